@@ -14,6 +14,13 @@ CLASSES = 1000
 """Classes of ImageNet, which the decision spaces are made of."""
 SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixteen": 16}
 """Decision space -> its classes. The space `all` is not here: it has those of the model."""
+
+
+def classes_decided(decision_space: str, classes: int) -> int:
+    """The classes that a model of so many classes decides between in a decision space."""
+    return SPACE_CLASSES.get(decision_space, classes)
+
+
 VALIDATION = 50_000
 """Images of ImageNet's validation set."""
 

@@ -13,8 +13,8 @@ import polars as pl
 from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
-from .correlations.models import study_table, subsets_of
-from .correlations.table import correlate
+from .correlations.models import study_table
+from .correlations.table import correlate_study
 from .database.conditions import read_conditions, with_facts
 from .database.open import open_store
 from .database.process import QueryProcess
@@ -58,9 +58,7 @@ class Results:
 
         Raises UsageError where the study has too few models or no metrics.
         """
-        table = study_table(self._store, study_label(self._store, study))
-        subsets = subsets_of(table.frame)
-        return correlate(table.frame, table.biases, table.groups, subsets, method, table.control, errors=table.errors)
+        return correlate_study(study_table(self._store, study_label(self._store, study)), method)
 
     def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.

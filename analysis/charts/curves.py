@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
+from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
 
 FEW = 7
 """Models that have a colour of their own; more are coloured by category."""
@@ -30,7 +30,7 @@ def curves(
     """Accuracy over the column `x` of one probe on one image set, a line a model.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
-    that is picked has.
+    that is picked has. A dotted line is chance, where the rows have that column.
 
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
@@ -86,7 +86,18 @@ def curves(
         ],
     )
     layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
+    if "chance" in curve.columns and curve["chance"].is_not_null().any():
+        layers.insert(0, _chance_lines(curve["chance"].drop_nulls().unique().sort(), measure))
     return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
+
+
+def _chance_lines(chances: pl.Series, measure: str) -> Any:
+    """Dotted lines at the accuracies of blind guesses; models of different numbers of classes have several."""
+    chart = alt.Chart(inline(pl.DataFrame({"chance": chances})))
+    return chart.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5).encode(
+        y=alt.Y("chance:Q", title=measure),
+        tooltip=[alt.Tooltip("chance:Q", title="chance", format=".3g")],
+    )
 
 
 def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (0, 1)) -> dict[str, Any]:

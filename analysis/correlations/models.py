@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
 from ..measures.outcomes import PredictionReader, right_of
+from ..measures.registry import MEASURES, title_of, without_replaced
 from ..measures.registry import biases as bias_names
-from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -141,6 +141,8 @@ def _by_gaps(values: Floats) -> list[tuple[Mask, Index]]:
 # The models of a study in a results database
 ID_BENCHMARK = "imagenet"
 """The benchmark whose clean accuracy a partial correlation holds fixed."""
+ID_GROUP = "ID"
+"""The group of benchmarks that ID_BENCHMARK is one of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class StudyTable:
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
     """Titles in charts for biases that the user computes."""
+    denominators: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Bias that is a ratio to clean accuracy -> the groups that are this accuracy, or a mean with it."""
 
     def title(self, name: str) -> str:
         """Title in charts of a bias or a group."""
@@ -186,6 +190,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
     titles = own_titles(store, label)
     metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
+    metric = without_replaced(metric)
     if metric.is_empty():
         return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
@@ -202,6 +207,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     metric = metric.with_columns(
         metric=pl.when(ambiguous).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
+    denominators = denominators_of(metric.select("metric", "image_set").unique().rows())
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
     long = pl.concat([metric, accuracy])
     doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
@@ -210,7 +216,22 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return f"{checkpoint} has {name} more than once; give each image set a name of its own"
     errors = read_errors(store, label) if with_errors else {}
     wide = _wide(models, long)
-    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles)
+    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles, denominators)
+
+
+def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[str]]:
+    """The `denominators` of a study, from the names of its biases and the image set of each."""
+    groups: dict[str, set[str]] = {}
+    for name, image_set in biases:
+        measure = MEASURES.get(name.partition(" (")[0])
+        if measure and measure.ratio_to_clean:
+            groups.setdefault(name, {ID_GROUP, ID_BENCHMARK}).add(clean_group(image_set))
+    return dict(groups)
+
+
+def clean_group(image_set: str) -> str:
+    """The name of the group that is the clean accuracy on one image set."""
+    return f"top1 {image_set}"
 
 
 def own_titles(store: Store, label: str) -> dict[str, str]:
@@ -245,7 +266,7 @@ def _clean_errors(store: Store, label: str) -> Errors:
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
         for checkpoint, cell in group.select("checkpoint", "cell").rows():
-            errors.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right_of(store, cell), clusters)
+            errors.setdefault(clean_group(str(name)), {})[checkpoint] = share_of(right_of(store, cell), clusters)
     return errors
 
 
@@ -288,5 +309,5 @@ def _control(store: Store, label: str, groups: list[str]) -> str | None:
         "ORDER BY image_set.count DESC, image_set.id",
         [label, ID_BENCHMARK],
     )
-    names = ["ID", *(f"top1 {name}" for name in sets["name"])]
+    names = [ID_GROUP, *map(clean_group, sets["name"])]
     return next((name for name in names if name in groups), None)

@@ -29,7 +29,7 @@ from ...errors import UnknownName
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
-from .models import FEWEST, Errors, Models, complete_blocks, read_models, values_of
+from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of, values_of
 
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     "method": pl.String,
@@ -99,6 +99,35 @@ def correlate(
     p = table["p"].fill_null(np.nan).to_numpy()
     table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def correlate_study(
+    study: StudyTable, method: Method = "spearman", resamples: int = 10_000, biases: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Correlate the models of a study as `correlate` does, in its subsets; some of its biases, or all.
+
+    The note names a bias that is a ratio to the accuracy that it is set against: the two go together by their making.
+    """
+    table = correlate(
+        study.frame,
+        biases or study.biases,
+        study.groups,
+        subsets_of(study.frame),
+        method,
+        study.control,
+        resamples,
+        study.errors,
+    )
+    notes = [
+        f"{bias} is a ratio to clean accuracy, which is part of {group}"
+        if group in study.denominators.get(bias, ())
+        else None
+        for bias, group in table.select("bias", "group").rows()
+    ]
+    ratio = pl.Series(notes, dtype=pl.String)
+    return table.with_columns(note=pl.concat_str(ratio, "note", separator="; ", ignore_nulls=True)).with_columns(
+        note=pl.when(pl.col("note") != "").then("note")
+    )
 
 
 def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:

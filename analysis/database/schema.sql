@@ -467,12 +467,19 @@ SELECT cell, scheme, n::BIGINT AS n, top1, top5,
 FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
 
+CREATE MACRO classes_decided(space, classes) AS
+    CASE space WHEN 'sixteen' THEN 16 WHEN 'imagenet-a' THEN 200 WHEN 'imagenet-r' THEN 200 ELSE classes END;
+COMMENT ON MACRO classes_decided IS 'The classes that a model of so many classes decides between in a decision space';
+
 CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
-       result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
+       result.n, result.top1, result.top5, result.low, result.high,
+       CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END AS chance,
+       detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
+JOIN checkpoint ON checkpoint.id = detail.checkpoint_id
 JOIN cell_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
 FROM no_study(which);
@@ -627,7 +634,9 @@ COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version 
 
 CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
-SELECT rows.*, clean.top1 AS clean_top1, rows.top1 / nullif(clean.top1, 0) AS ratio
+SELECT rows.*, clean.top1 AS clean_top1, rows.top1 / nullif(clean.top1, 0) AS ratio,
+       CASE WHEN clean.top1 > clean.chance THEN (rows.top1 - rows.chance) / (clean.top1 - clean.chance) END
+           AS ratio_above_chance
 FROM rows
 -- A version has one clean cell of a checkpoint and image set: it runs on one engine, at one precision, but for attacks.
 LEFT JOIN rows AS clean

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ...protocol import CUES
+from ...protocol import CLASSES, CUES
 from ...records import Condition
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
@@ -39,7 +39,8 @@ class State(StrEnum):
     UNDETERMINED = "undetermined"
     """There is no value: what was measured does not determine it."""
     AT_CHANCE = "at_chance"
-    """There is no value: without noise, accuracy is not far enough above that of a blind guess."""
+    """The accuracy that the number is of is not far enough above that of a blind guess: a value, where there is one,
+    says nothing of what the model sees."""
     MISSING = "missing"
     """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
     FAILED = "failed"
@@ -157,9 +158,16 @@ class Available:
     schemes: Collection[str] = ()
     """Label schemes of the images, such as `real` or `texture`."""
     labelled: bool = True
+    classes: int = CLASSES
+    """The fewest classes that a model of them decides between."""
     checkpoints: int = 1
     benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
+
+    @property
+    def few_classes(self) -> bool:
+        """Whether a blind guess is right often enough to change a ratio of accuracies by more than 0.002."""
+        return self.labelled and self.classes < CLASSES
 
     @property
     def conflicting(self) -> bool:
@@ -277,6 +285,12 @@ class Measure(Generic[Read]):
     """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
     change: tuple[str, str] | None = None
     """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
+    ratio_to_clean: bool = False
+    """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
+    stands_for: str = ""
+    """The measure whose place it takes in comparisons, correlations and charts, where an image set has both."""
+    needs_alike: str = ""
+    """The measure that has to be alike in two models for a sentence to compare them by this one."""
     number: str = ""
     """The quantity, where the report draws it: several estimators of one quantity share a panel."""
     number_title: str = ""
@@ -284,6 +298,8 @@ class Measure(Generic[Read]):
     estimator: str = ""
     published: tuple[str, ...] = ()
     """Columns of the published study's results that its figure is the mean of."""
+    published_classes: int = CLASSES
+    """The classes that the published study decided between."""
 
     def __post_init__(self) -> None:
         functions = [name for name in ("values", "estimates", "among") if getattr(self, name)]

@@ -12,8 +12,9 @@ frequency_cue_accuracy.
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
 a share and has the interval of one over clusters (`statistics.wilson`), also where all decisions are alike; with one
-cluster there is none. Frequency biases depend on the cutoff at which the set was split. Two biases are comparable where
-their cue accuracies are.
+cluster there is none. A bias is `at_chance` where the cue accuracy is within that of blind guesses
+(`statistics.chance`), which name either cue twice as often as a class, and `doubtful` below 20 decisions. Frequency
+biases depend on the cutoff at which the set was split. Two biases are comparable where their cue accuracies are.
 
 Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for the first two, Gavrikov et al. 2025
 for frequencies.
@@ -22,12 +23,14 @@ for frequencies.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from ...protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, Cues
+from ...protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..statistics.arrays import Mask, Whole
+from ..statistics.chance import within_chance
 from ..statistics.shares import difference_interval, share_of
 from ..statistics.wilson import share_of_sums
 from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, State, nothing, too_few_images
@@ -40,6 +43,15 @@ TITLES = {
     FREQUENCY_CUES.bias: "low-frequency cue bias",
     FREQUENCY_CUES.accuracy: "frequency cue accuracy",
 }
+
+CHANGES = {
+    SHAPE_CUES.bias: ("decides", "by shape"),
+    SHAPE_CUES.accuracy: ("recognizes", "of the two cues"),
+    FREQUENCY_CUES.bias: ("decides", "by low frequencies"),
+    FREQUENCY_CUES.accuracy: ("recognizes", "of the two bands' cues"),
+}
+FEWEST_DECISIONS = 20
+"""Decisions for a cue below which their share says little."""
 
 
 def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask]]:
@@ -70,7 +82,22 @@ def cue_estimates(cues: Cues, outcomes: Outcomes, _: Options) -> dict[str, Estim
     if clean is None or not clean.images.conflicting.any():
         return {}
     ids = np.unique(clean.images.clusters, return_inverse=True)[1]
-    return {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
+    estimates = {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
+    return estimates | _unsound(clean, 2 * outcomes.subject.floor, cues.bias, estimates[cues.bias])
+
+
+def _unsound(clean: CellOutcomes, chance: float, name: str, bias: Estimate) -> dict[str, Estimate]:
+    """The bias with its state, where the cues are recognized too rarely; `chance` is how often blind guesses do."""
+    _, either = _named_cues(clean)
+    conflicting = clean.images.conflicting
+    if not either.any():
+        return {}
+    if within_chance(share_of(either[conflicting], clean.images.clusters[conflicting]), chance):
+        note = f"a cue is named no more often than blind guesses name one, {chance:.3g}"
+        return {name: replace(bias, state=State.AT_CHANCE, note=note)}
+    if either.sum() < FEWEST_DECISIONS and bias.state == State.OK:
+        return {name: replace(bias, state=State.DOUBTFUL, note=f"it is a share of {either.sum()} decisions")}
+    return {}
 
 
 def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
@@ -131,9 +158,11 @@ def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
             differences=differences,
             is_bias=name == cues.bias,
             group=cues.bias,
-            change=("decides", "by shape") if name == SHAPE_CUES.bias else None,
+            change=CHANGES.get(name),
+            needs_alike=cues.accuracy if name == cues.bias else "",
             number=name,
             published=("shape-bias",) if name == SHAPE_CUES.bias else (),
+            published_classes=SPACE_CLASSES["sixteen"],
         )
 
 

@@ -268,7 +268,8 @@ class PredictionReader:
             for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored.condition for stored in cells]
-        return Outcomes(subject, Available(conditions, images.schemes, images.labelled), cells)
+        available = Available(conditions, images.schemes, images.labelled, subject.classes)
+        return Outcomes(subject, available, cells)
 
     def _class_names(self, subject: Subject) -> dict[int, str]:
         key = (subject.image_set_id, subject.checkpoint_id)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import polars as pl
+
+from ...protocol import CLASSES
 from ...records import Cell, Condition, ImageSetInfo, Model
 from . import (
     accuracy,
@@ -53,6 +56,17 @@ MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _AL
 def biases() -> list[str]:
     """Names of the measures that are set against generalization."""
     return [measure.name for measure in GRID_MEASURES if measure.is_bias]
+
+
+STAND_INS: Mapping[str, str] = {measure.stands_for: measure.name for measure in GRID_MEASURES if measure.stands_for}
+"""Measure -> the one that takes its place in comparisons, correlations and charts, where an image set has both."""
+
+
+def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the columns checkpoint, image_set and metric, less those of measures that another one stands for."""
+    stand_ins = {stand_in: name for name, stand_in in STAND_INS.items()}
+    replaced = values.select("checkpoint", "image_set", pl.col("metric").replace_strict(stand_ins, default=None))
+    return values.join(replaced, on=("checkpoint", "image_set", "metric"), how="anti")
 
 
 def label_of(name: str) -> str:
@@ -109,12 +123,14 @@ def determined_metrics(
     conditions: Iterable[tuple[ImageSetInfo, Condition]],
     schemes: Mapping[str, Collection[str]],
     own_measures: Sequence[Measure[Outcomes]] = (),
+    classes: Mapping[str, int] | None = None,
 ) -> list[Determined]:
     """List the numbers of many conditions that a study has what they need of, all of it or some.
 
     Args:
         conditions: what every checkpoint is run on.
         schemes: digest of an image set -> names of the label schemes that it has beside its labels.
+        classes: digest of an image set -> the fewest classes that a model decides between on it.
         own_measures: measures of the user's own.
     """
     by_set: dict[ImageSetInfo, list[Condition]] = {}
@@ -122,7 +138,9 @@ def determined_metrics(
         by_set.setdefault(images, []).append(condition)
     determined: list[Determined] = []
     for images, of_set in by_set.items():
-        available = Available(of_set, schemes.get(images.digest, ()), images.labelled)
+        available = Available(
+            of_set, schemes.get(images.digest, ()), images.labelled, (classes or {}).get(images.digest, CLASSES)
+        )
         determined += _together(images.name, (*GRID_MEASURES, *own_measures), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
     return determined + list(_together(None, BENCHMARK_MEASURES, Available(benchmarks=benchmarks)))
@@ -159,7 +177,7 @@ def condition_metrics(
             models.setdefault(cell.image_set, set()).add(cell.model)
     metrics: dict[str, list[str]] = {}
     for images, of_set in models.items():
-        available = Available((), schemes.get(images.digest, ()), images.labelled, len(of_set))
+        available = Available((), schemes.get(images.digest, ()), images.labelled, checkpoints=len(of_set))
         lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
         metrics[images.name] = [name for name, lack in lacks.items() if not lack]
     return metrics

@@ -8,6 +8,15 @@ With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
 
 All are fractions; the first two are rarely above 1, the third lies in [0, 1].
 
+With few classes, blind guesses alone keep much of the clean accuracy. Where a model decides between fewer than 1,000
+classes, the same three are also computed of accuracies above chance c = 1 / classes,
+
+    corrected ratio(c) = (top-1 under the filter - chance) / (clean top-1 - chance)
+
+as corrected_low_frequency_bias and so on: 0 where a band leaves blind guesses, 1 where it leaves all. They take the
+place of the published ones in comparisons, correlations and charts. A bias is `at_chance` where the clean accuracy, or
+the accuracy under each of its filters, is within chance (`statistics.chance`).
+
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2): at 224, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles,
 and high-passes remove what is below 100 to 56. A mean needs all five cutoffs, each once and each with a ratio, and is
@@ -25,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +44,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...protocol import BIAS_CUTOFFS
 from ..statistics.arrays import Floats, Mask
+from ..statistics.chance import within_chance
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of
 from ..statistics.wilson import contributing, share_of_sums
@@ -44,10 +54,18 @@ from .outcomes import CellOutcomes, Outcomes
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 """Mean of ratios -> the probe whose conditions it is over."""
 SHARE = "spectral_bias"
+FEW_APART = f"fewer than {FEWEST_APART} independent images tell it from what others would give"
+"""Why an estimate has no interval where resamples do not show the spread of its value."""
+CORRECTED = "corrected_"
+"""The beginning of the names of numbers that are made of accuracies above chance."""
 
 
 def _applies(available: Available) -> bool:
     return any(available.of_probe(probe) for probe in PROBES.values())
+
+
+def _applies_to_few_classes(available: Available) -> bool:
+    return available.few_classes and _applies(available)
 
 
 def _lacking_cutoffs(name: str, available: Available) -> str | None:
@@ -72,8 +90,25 @@ def _lacking_means(available: Available) -> str | None:
 
 def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     """The biases for which the conditions are there, with an interval over images where they have a value."""
+    estimates = _estimates(outcomes, options, 0.0)
+    if outcomes.available.few_classes:
+        note = f"a blind guess is right in 1 of {outcomes.subject.classes} images; {CORRECTED}{{}} is without it"
+        for name, estimate in estimates.items():
+            if estimate.state == State.OK:
+                estimates[name] = replace(estimate, state=State.DOUBTFUL, note=note.format(name))
+    return estimates
+
+
+def corrected_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """As `spectral_estimates`, of accuracies above chance."""
+    estimates = _estimates(outcomes, options, outcomes.subject.floor)
+    return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
+
+
+def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str, Estimate]:
+    """The biases of accuracies above `chance`, by the names of the published ones."""
     means, clean = _means(outcomes), outcomes.clean
-    ratios = {name: _mean_ratio(name, outcomes, clean) for name in means}
+    ratios = {name: _mean_ratio(name, outcomes, clean, chance) for name in means}
     estimates = {name: Estimate(ratio) if isinstance(ratio, float) else ratio for name, ratio in ratios.items()}
     if len(means) == len(PROBES):
         estimates[SHARE] = _share(estimates)
@@ -81,14 +116,38 @@ def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estima
     if not valued:
         return estimates
     clusters = outcomes.images.clusters
-    intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued)
+    intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals:
             estimates[name] = replace(estimate, low=intervals[name][0], high=intervals[name][1])
-        elif not intervals and not np.isnan(estimate.value):
-            estimates[name] = replace(estimate, state=State.NO_INTERVAL, note=note)
-    return estimates
+        elif not np.isnan(estimate.value):
+            why = FEW_APART if intervals else note
+            estimates[name] = replace(estimate, state=State.NO_INTERVAL, note=why)
+    return estimates | _at_chance(outcomes, estimates)
+
+
+def _at_chance(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The estimates with a value that are made of nothing but blind guesses."""
+    chance = outcomes.subject.floor
+    valued = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
+    if not chance or not valued:
+        return {}
+    clusters = outcomes.images.clusters
+
+    def guessed(cells: Sequence[CellOutcomes | None]) -> bool:
+        rights = [cell.right for cell in cells if cell is not None]
+        return all(right is not None and within_chance(share_of(right, clusters), chance) for right in rights)
+
+    blind = f"that of a blind guess, {chance:.3g}"
+    if guessed([outcomes.clean]):
+        note = f"clean accuracy is not told from {blind}"
+        return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name in valued}
+    at_chance = [name for name in valued if name in PROBES and guessed(_filtered(name, outcomes))]
+    states = {name: f"accuracy under each {PROBES[name]} of the bias is not told from {blind}" for name in at_chance}
+    if SHARE in valued and len(at_chance) == len(PROBES):
+        states[SHARE] = f"accuracy under each filter of the bias is not told from {blind}"
+    return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name, note in states.items()}
 
 
 def _means(outcomes: Outcomes) -> list[str]:
@@ -103,14 +162,16 @@ def _filtered(name: str, outcomes: Outcomes) -> list[CellOutcomes]:
     return [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
 
 
-def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None) -> float | Estimate:
+def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None, chance: float) -> float | Estimate:
     clean_right = None if clean is None else clean.right
     if clean_right is None or not clean_right.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
     rights = _right(outcomes, [name])
-    top1 = rights.sum(axis=1) / rights.shape[1]
-    return math.fsum(top1[1:] / top1[0]) / len(BIAS_CUTOFFS)
+    above = rights.sum(axis=1) / rights.shape[1] - chance
+    if above[0] <= 0:
+        return nothing(State.AT_CHANCE, f"clean accuracy is no greater than that of a blind guess, {chance:.3g}")
+    return math.fsum(above[1:] / above[0]) / len(BIAS_CUTOFFS)
 
 
 def _share(means: Mapping[str, Estimate]) -> Estimate:
@@ -118,7 +179,7 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
     if np.isnan(low) or np.isnan(high):
         notes = [note for name in PROBES if (note := means[name].note)]
         return nothing(State.UNDETERMINED, "; ".join(notes))
-    if low + high == 0:
+    if low + high <= 0:
         return nothing(State.UNDETERMINED, "nothing is recognized in either band")
     return Estimate(high / (low + high))
 
@@ -131,17 +192,29 @@ def _right(outcomes: Outcomes, means: Sequence[str]) -> Mask:
 
 def spectral_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """Paired intervals of the biases that both have a value of."""
+    return _differences(a, b, (0.0, 0.0))
+
+
+def corrected_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """As `spectral_differences`, of accuracies above chance."""
+    intervals = _differences(a, b, (a.subject.floor, b.subject.floor))
+    return {f"{CORRECTED}{name}": ends for name, ends in intervals.items()}
+
+
+def _differences(a: Outcomes, b: Outcomes, chances: tuple[float, float]) -> dict[str, Ends]:
     means = [
         name
         for name in PROBES
         if all(
-            name in _means(outcomes) and isinstance(_mean_ratio(name, outcomes, outcomes.clean), float)
-            for outcomes in (a, b)
+            name in _means(outcomes) and isinstance(_mean_ratio(name, outcomes, outcomes.clean, chance), float)
+            for outcomes, chance in zip((a, b), chances, strict=True)
         )
     ]
     if not means:
         return {}
-    return paired_spectral_intervals(_right(a, means), _right(b, means), a.images.clusters, means=means)
+    return paired_spectral_intervals(
+        _right(a, means), _right(b, means), a.images.clusters, means=means, chances=chances
+    )
 
 
 def spectral_intervals(
@@ -150,32 +223,33 @@ def spectral_intervals(
     resamples: int = 1000,
     seed: int = 0,
     means: Sequence[str] = tuple(PROBES),
+    chance: float = 0.0,
 ) -> dict[str, tuple[float, float]]:
     """Name -> (low, high) over images; without a bias that has no value, and empty with too few independent images.
 
     correct: (1 + 5 a mean, n) bool, the same images in every row: clean, then for each of `means`, which have a value,
-    its filter at BIAS_CUTOFFS.
+    its filter at BIAS_CUTOFFS. chance: accuracy of a blind guess, in [0, 1), above which accuracies are counted.
 
     The ends are percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where
     nothing is right under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies
     for a mean ratio, and that of a share for spectral_bias, the share of the right answers under the filters that are
-    high-pass.
+    high-pass; above a chance, spectral_bias is left out there.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
         return {}
-    right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
-    resampled = _values(right, means)
+    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    resampled = _values(right, means, chance * images)
     intervals: dict[str, tuple[float, float]] = {}
-    for name, (part, base) in _quotients(correct, means).items():
+    for name, (part, base) in _quotients(correct, means, chance).items():
         value, drawn = resampled[name][0], resampled[name][1:]
         parts, bases = (np.bincount(ids, right).astype(np.float64) for right in (part, base))
         if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
             intervals[name] = interval(drawn[~np.isnan(drawn)])
         elif name in PROBES:
-            intervals[name] = quotient(share_of(part, ids), share_of(base, ids))
-        elif base.any():
+            intervals[name] = quotient(share_of(part + chance, ids), share_of(base + chance, ids), chance)
+        elif base.any() and not chance:
             low, high = share_of_sums(5 * parts, 5 * bases)
             if low is not None and high is not None:
                 intervals[name] = low, high
@@ -189,22 +263,25 @@ def paired_spectral_intervals(
     resamples: int = 1000,
     seed: int = 0,
     means: Sequence[str] = tuple(PROBES),
+    chances: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, tuple[float, float]]:
     """Name -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. The ends are percentiles of the differences in
-    resamples that draw the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not
-    show what others would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty
-    with too few independent images.
+    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`, with the chance of each. The ends are percentiles of
+    the differences in resamples that draw the same clusters for both. Where fewer than 10 clusters make up a
+    difference, resamples do not show what others would do: there it is `paired_interval`, to first order. A bias
+    without a value is left out; empty with too few independent images.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(ids.max()) + 1
     if count < FEWEST_CLUSTERS:
         return {}
-    right, _ = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
     intervals = {}
-    values_a, values_b = _values(right[: len(a)], means), _values(right[len(a) :], means)
-    influences_a, influences_b = _influences(a, ids, means), _influences(b, ids, means)
+    chance_a, chance_b = chances
+    values_a = _values(right[: len(a)], means, chance_a * images)
+    values_b = _values(right[len(a) :], means, chance_b * images)
+    influences_a, influences_b = _influences(a, ids, means, chance_a), _influences(b, ids, means, chance_b)
     for name in values_a:
         drawn = values_b[name] - values_a[name]
         if np.isnan(drawn[0]):
@@ -219,34 +296,37 @@ def paired_spectral_intervals(
 
 
 def _influences(
-    correct: NDArray[np.bool_], ids: NDArray[np.intp], means: Sequence[str]
+    correct: NDArray[np.bool_], ids: NDArray[np.intp], means: Sequence[str], chance: float
 ) -> dict[str, tuple[Floats, float]]:
     """Name -> what each cluster (clusters,) adds to the error of its value, to first order; and what it is a part of.
 
     The latter is in images, and at least a fraction of one.
     """
     influences = {}
-    for name, (part, base) in _quotients(correct, means).items():
+    for name, (part, base) in _quotients(correct, means, chance).items():
         total = max(float(base.sum()), 1e-9)
         influences[name] = np.bincount(ids, part - part.sum() / total * base) / total, total
     return influences
 
 
-def _values(right: Floats, means: Sequence[str]) -> dict[str, Floats]:
+def _values(right: Floats, means: Sequence[str], guessed: Floats) -> dict[str, Floats]:
     """Name -> its values (resamples,), NaN where it has none, from right answers (1 + 5 a mean, resamples)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            name: np.where(base > 0, part / base, np.nan) for name, (part, base) in _quotients(right, means).items()
+            name: np.where(base > 0, part / base, np.nan)
+            for name, (part, base) in _quotients(right, means, guessed).items()
         }
 
 
-def _quotients(right: NDArray[Any], means: Sequence[str]) -> dict[str, tuple[Floats, Floats]]:
+def _quotients(right: NDArray[Any], means: Sequence[str], guessed: Floats | float) -> dict[str, tuple[Floats, Floats]]:
     """Name -> (part, whole), (m,) each, whose sums its value is the quotient of; right answers are (1 + 5 a mean, m).
 
-    The share is left out where only one of the two means is there.
+    `guessed` is how many of them blind guesses give, (m,) or one number for all. The share is left out where only one
+    of the two means is there.
     """
-    clean = right[0].astype(np.float64)
-    filtered = dict(zip(means, right[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1), strict=True))
+    clean = right[0] - guessed
+    means_of_cutoffs = right[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1) - guessed
+    filtered = dict(zip(means, means_of_cutoffs, strict=True))
     quotients = {name: (part, clean) for name, part in filtered.items()}
     if filtered.keys() == PROBES.keys():
         low, high = (filtered[name] for name in PROBES)
@@ -254,39 +334,40 @@ def _quotients(right: NDArray[Any], means: Sequence[str]) -> dict[str, tuple[Flo
     return quotients
 
 
-def _bias(
-    name: str,
-    title: str,
-    needs: Callable[[Available], str | None],
-    change: tuple[str, str] | None = None,
-    published: tuple[str, ...] = (),
-) -> Measure[Outcomes]:
-    return Measure(
+_spectral = partial(Measure, unit="share", scope=Scope.GRID, is_bias=True, ratio_to_clean=True)
+SIDES = dict(zip(PROBES, ("low", "high"), strict=True))
+CHANGES = {name: ("relies", f"on {side} frequencies") for name, side in SIDES.items()}
+TITLES = {name: f"{side}-frequency bias" for name, side in SIDES.items()} | {SHARE: "spectral bias"}
+NEEDS = {name: partial(_lacking_cutoffs, name) for name in PROBES} | {SHARE: _lacking_means}
+
+
+def _published(name: str) -> Measure[Outcomes]:
+    columns = [f"metric/bandpass/{SIDES[name][0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS if name in SIDES]
+    return _spectral(
         name,
-        title,
-        "share",
-        Scope.GRID,
+        TITLES[name],
         estimates=spectral_estimates,
         applies=_applies,
-        needs=needs,
+        needs=NEEDS[name],
         differences=spectral_differences,
-        is_bias=True,
-        change=change,
+        change=CHANGES.get(name),
         number=name,
-        published=published,
+        published=tuple(columns),
     )
 
 
-MEASURES = (
-    *(
-        _bias(
-            name,
-            f"{side}-frequency bias",
-            partial(_lacking_cutoffs, name),
-            ("relies", f"on {side} frequencies"),
-            tuple(f"metric/bandpass/{side[0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS),
-        )
-        for name, side in zip(PROBES, ("low", "high"), strict=True)
-    ),
-    _bias(SHARE, "spectral bias", _lacking_means),
-)
+def _corrected(name: str) -> Measure[Outcomes]:
+    return _spectral(
+        f"{CORRECTED}{name}",
+        f"{TITLES[name]} above chance",
+        estimates=corrected_estimates,
+        applies=_applies_to_few_classes,
+        needs=NEEDS[name],
+        differences=corrected_differences,
+        change=CHANGES.get(name),
+        number=f"{CORRECTED}{name}",
+        stands_for=name,
+    )
+
+
+MEASURES: Sequence[Measure[Outcomes]] = tuple(make(name) for make in (_published, _corrected) for name in TITLES)

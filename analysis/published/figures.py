@@ -21,7 +21,7 @@ import polars as pl
 
 from ...errors import StoreError, UsageError, some_of
 from ...protocol import ACCURACIES, AS_PUBLISHED, GROUPS
-from ..correlations.models import SUBSET_FILTERS
+from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlations
 from ..database.store import Store
 from ..measures import critical_band, cues, spectral_bias
@@ -61,6 +61,12 @@ _FIGURES = {**PUBLISHED_GROUPS, **BIASES}
 def shipped_figures() -> pl.DataFrame:
     """48 rows: model, category, the four groups, the six biases; six decimals."""
     return pl.read_csv(SHIPPED, comment_prefix="#")
+
+
+def published_table() -> StudyTable:
+    """The 48 models of the study as `correlate_study` takes them."""
+    denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
+    return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), ID_GROUP, denominators=denominators)
 
 
 def read_benchmark(path: Path) -> pl.DataFrame:

@@ -148,8 +148,8 @@ def _exact(share: Share) -> tuple[float, float]:
     return min(below, float(low)), max(above, float(high))
 
 
-def quotient(share_a: Share, share_b: Share) -> tuple[float, float]:
-    """Ends of a 95 % interval of a / b, from the exact interval of each; b is not 0.
+def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float, float]:
+    """Ends of a 95 % interval of a / b, from the exact interval of each; a and b are above `chance`, and b is not 0.
 
     MOVER (Donner & Zou 2012), with (l, u) the intervals of a and b:
 
@@ -158,13 +158,17 @@ def quotient(share_a: Share, share_b: Share) -> tuple[float, float]:
 
     It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
     """
-    a, b = share_a.value, share_b.value
-    (low_a, high_a), (low_b, high_b) = _exact(share_a), _exact(share_b)
+    a, b = share_a.value - chance, share_b.value - chance
+    (low_a, high_a), (low_b, high_b) = (
+        (low - chance, high - chance) for low, high in (_exact(share_a), _exact(share_b))
+    )
+    least = 0.0 if not chance else -inf
     below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
     product = (a * b) ** 2
     if above <= 0:
-        return 0.0, inf
+        return least, inf
     high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
     if below <= 0:
-        return 0.0, high
-    return max(0.0, a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below, high
+        return least, high
+    low = (a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below
+    return max(least, low), high

@@ -231,33 +231,31 @@ def correlate(
         target: accuracies as they are, or effective robustness.
         baseline: the models whose accuracies set what effective robustness expects.
     """
-    from ...analysis.correlations.models import subsets_of
-    from ...analysis.correlations.table import correlate
+    from ...analysis.correlations.table import correlate_study
 
     table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table_of(db, study), {})
     for name in biases:
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
-    chosen, subsets = list(dict.fromkeys(biases)) or table.biases, subsets_of(table.frame)
-    rows = correlate(table.frame, chosen, table.groups, subsets, method, table.control, resamples, table.errors)
+    rows = correlate_study(table, method, resamples, list(dict.fromkeys(biases)))
     return Correlated(rows, table.control, lines)
 
 
 def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
-    from ...analysis.correlations.models import StudyTable, study_table
+    from ...analysis.correlations.models import study_table
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
-    from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+    from ...analysis.published.figures import published_table
 
     if db is None:
-        return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), "ID")
+        return published_table()
     with open_store(Path(db), read_only=True) as store:
         return study_table(store, study_label(store, study), with_errors)
 
 
 def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Line]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
-    from ...analysis.correlations.models import StudyTable
+    from ...analysis.correlations.models import ID_BENCHMARK, StudyTable
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
@@ -273,7 +271,7 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
             frame = with_accuracies(store, study_label(store, study), table.frame)
     frame, targets = with_effective(frame, lines)
     used = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
-    return StudyTable(frame, table.biases, targets, "imagenet"), used
+    return StudyTable(frame, table.biases, targets, ID_BENCHMARK), used
 
 
 def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list[dict[str, Any]]:

@@ -171,8 +171,9 @@ class Answers:
                 self._condition(row)
                 for row in known.conditions.join(cells, left_on="digest", right_on="condition", how="semi").to_dicts()
             ],
-            "accuracy": cells.select("checkpoint", "image_set", "condition", "top1", "low", "high", "n", "cycles")
-            .to_dict(as_series=False),
+            "accuracy": cells.select(
+                "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
+            ).to_dict(as_series=False),
             "metrics": _metrics(known.table),
         }  # fmt: skip
 
@@ -296,7 +297,9 @@ class Answers:
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
                 "detail.cycles, condition.digest AS condition, "
-                "image_set.digest, result.n, result.top1, result.low, result.high "
+                "image_set.digest, result.n, result.top1, result.low, result.high, "
+                "CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END "
+                "AS chance "
                 "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "
                 "JOIN cell ON cell.id = detail.cell JOIN condition ON condition.id = cell.condition "
                 "JOIN image_set ON image_set.id = detail.image_set_id "

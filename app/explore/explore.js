@@ -116,7 +116,7 @@
       if (place === undefined || !models.has(table.checkpoint[i]) || table.image_set[i] !== $("set").value) continue;
       const { id, setting, series, x, x_title, y, y_title, cuts } = ofProbe[place];
       data.push({ place, model: table.checkpoint[i], condition: id, setting, series, x, x_title, y, y_title, cuts, cycles: table.cycles[i],
-        top1: table.top1[i], low: table.low[i], high: table.high[i], picked: id === picked });
+        top1: table.top1[i], low: table.low[i], high: table.high[i], chance: table.chance[i], picked: id === picked });
     }
     return data.sort((a, b) => a.place - b.place);
   };
@@ -156,6 +156,7 @@
   const curves = (data, x) => {
     const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
     const octaves = x === "cycles" && !data[0].cuts;
+    const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
     return {
       data: { values: data }, height: 270,
       encoding: {
@@ -163,6 +164,8 @@
         color: { field: "model", type: "nominal", scale: hues(), legend: null },
       },
       layer: [
+        { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "#8c8c8c" },
+          encoding: { x: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
         { mark: { type: "rule", opacity: 0.35 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },

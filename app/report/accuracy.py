@@ -12,13 +12,13 @@ from ...analysis.charts.curves import probe_panels, series_of
 from ...analysis.charts.metrics import add_estimators, number_chart
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
-from ...protocol import GROUPS
+from ...protocol import CUES, GROUPS
 from .data import ReportData
 from .sections import Figure, Section, Table
 
 CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
-    "picked from the list. Dashed: without perturbation."
+    "picked from the list. Dashed: without perturbation. Dotted: chance, the accuracy of a blind guess."
 )
 AGREEMENT = (
     "The images have no labels. What follows is agreement of each model with its own prediction for the unperturbed "
@@ -69,7 +69,10 @@ def accuracy_section(results: ReportData) -> Section:
     clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
     if clean.is_empty():
         return Section("accuracy", title, [AGREEMENT])
-    table = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
+    conflicting = results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"]
+    table = clean.filter(~pl.col("image_set").is_in(conflicting.to_list())).select(
+        "image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n"
+    )
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
     figures = list(_groups(results))
     return Section("accuracy", title, results.choice if figures else [], figures, tables=[shown])

@@ -17,11 +17,12 @@ from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.critical_band import RAW
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.psychometric import NUMBERS
-from ...analysis.measures.registry import label_of, title_of
+from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import baseline_lines, ground, imagenet_top1, networks, relations, with_effective
 from ...analysis.published.sources import shipped_values
+from ...protocol import SPACE_CLASSES
 from .data import ReportData
 from .sections import Figure, Section, Table
 
@@ -70,6 +71,8 @@ def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     return table, frame, lines[SHIFTS[0]].n
 
 
+NETWORK_CLASSES = SPACE_CLASSES["sixteen"]
+"""Classes that the networks with critical-band trials decided between."""
 NETWORKS = {INTEGER: RAW, "psychometric": NUMBERS}
 """Estimator of the networks with critical-band trials -> number -> one's own measure by it."""
 
@@ -80,8 +83,10 @@ def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
     A model of one's own without accuracy on ImageNet, measured or published, is a line across the panel.
     """
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
+    classes = {bias: MEASURES[bias].published_classes for bias in BIASES}
     caption = "Points are the study's 48 models, {}. Hover for names."
-    if figure := _figure("atlas-biases", "Your models among the study's", caption, results, study):
+    own = _own_metrics(results, classes)
+    if figure := _figure("atlas-biases", "Your models among the study's", caption, own, study, results):
         yield figure
     if results.atlas.filter(source="critical-band").is_empty():
         return
@@ -91,14 +96,19 @@ def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
         for name, metric in measures.items():
             points[metric] = frame.select("model", "category", "imagenet", pl.col(name).alias(metric))
     caption = "Points are networks of Subramanian et al. 2023 with published accuracies, {}. Hover for names."
-    if figure := _figure("atlas-networks", "Your models among many architectures", caption, results, points):
+    own = _own_metrics(results, dict.fromkeys(points, NETWORK_CLASSES))
+    if figure := _figure("atlas-networks", "Your models among many architectures", caption, own, points, results):
         yield figure
 
 
 def _figure(
-    name: str, title: str, caption: str, results: ReportData, points: Mapping[str, pl.DataFrame]
+    name: str,
+    title: str,
+    caption: str,
+    metrics: pl.DataFrame,
+    points: Mapping[str, pl.DataFrame],
+    results: ReportData,
 ) -> Figure | None:
-    metrics = _own_metrics(results).filter(pl.col("metric").is_in(list(points)))
     meaningful = ~pl.col("state").is_in(MEANINGLESS)
     drawn = results.seen(metrics.filter(meaningful))
     if drawn.is_empty():
@@ -112,7 +122,7 @@ def _figure(
     }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
     if not metrics.select(meaningful.all()).item():
-        yours += ". Your degenerate fits, whose numbers mean nothing, are in the table alone"
+        yours += ". Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
     if len(categories) < 2:
         return Figure(name, title, caption.format(yours), panels, 3, metrics)
@@ -120,8 +130,15 @@ def _figure(
     return Figure(name, title, caption.format(yours), panels, 3, metrics, colors(categories), models)
 
 
-def _own_metrics(results: ReportData) -> pl.DataFrame:
-    """One's own metrics with top-1 on ImageNet in percent: one's own, or else published, as imagenet_is tells."""
+def _own_metrics(results: ReportData, classes: Mapping[str, int]) -> pl.DataFrame:
+    """One's own metrics with top-1 on ImageNet in percent: one's own, or else published, as imagenet_is tells.
+
+    classes: metric -> the classes that published models decided between; decisions between others are left out, since
+    they are not comparable.
+    """
+    metrics = results.metrics.join(results.decided, on=("checkpoint", "image_set")).filter(
+        pl.col("classes") == pl.col("metric").replace_strict(classes, default=None, return_dtype=pl.Int64)
+    )
     measured = dict(results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows())
     published = {
         name: imagenet_top1(results.atlas, model)
@@ -136,7 +153,7 @@ def _own_metrics(results: ReportData) -> pl.DataFrame:
         {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String},
         orient="row",
     )
-    rows = results.metrics.drop_nulls("value").join(known, on="checkpoint", how="left", maintain_order="left")
+    rows = metrics.drop_nulls("value").join(known, on="checkpoint", how="left", maintain_order="left")
     numbers = ("metric", "value", "low", "high", "state", "note", "imagenet", "imagenet_is")
     return rows.select("checkpoint", "image_set", *numbers)
 

@@ -9,7 +9,7 @@ import polars as pl
 from ...analysis.charts.curves import band_map, series_of
 from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, threshold_map
 from ...analysis.measures.psychometric import THRESHOLDS
-from ...analysis.measures.registry import MEASURES, numbers_drawn
+from ...analysis.measures.registry import MEASURES, numbers_drawn, without_replaced
 from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import Figure, Section
@@ -51,8 +51,8 @@ def numbers_section(results: ReportData) -> Section:
     figures, titles = [], numbers_drawn() | results.own_titles
     drawn = [name for name, measure in MEASURES.items() if measure.number] + [*results.own_titles]
     for place, name in enumerate(names, 1):
-        metrics = add_estimators(results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn)))
-        metrics = results.seen(metrics)
+        of_set = results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn))
+        metrics = results.seen(add_estimators(without_replaced(of_set)))
         field = series_of(metrics)
         panels = {
             number: number_chart(metrics, number, title, field)

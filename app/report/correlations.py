@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,9 +9,9 @@ import polars as pl
 
 from ...analysis.charts.correlations import correlation_map, rho_text, scatter
 from ...analysis.charts.palette import colors
-from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
-from ...analysis.correlations.table import correlate
-from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from ...analysis.correlations.models import StudyTable
+from ...analysis.correlations.table import correlate_study
+from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.statistics.arrays import ALPHA
 from ...protocol import SUBSET_TITLES
 from .data import ReportData
@@ -75,7 +74,7 @@ def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
     study = results.correlated
     if isinstance(study, str):
         return [f"Your own models: {results.label}: {study}."], []
-    table = _correlations(study.frame, study.biases, study.groups, subsets_of(study.frame), study.control, study.errors)
+    table = _correlations(study)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     columns = 3 if len(study.groups) <= BESIDE else 1
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
@@ -96,20 +95,12 @@ def _caption(table: pl.DataFrame) -> str:
 
 @cache
 def _published() -> pl.DataFrame:
-    return _correlations(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, "ID")
+    return _correlations(published_table())
 
 
-def _correlations(
-    figures: pl.DataFrame,
-    biases: Sequence[str],
-    groups: Sequence[str],
-    subsets: Mapping[str, pl.Expr],
-    given: str | None,
-    errors: Errors | None = None,
-) -> pl.DataFrame:
+def _correlations(study: StudyTable) -> pl.DataFrame:
     """Correlations as every section asks for them."""
-    resamples = FEWER if len(figures) > MANY else RESAMPLES
-    table = correlate(figures, biases, groups, subsets, control=given, resamples=resamples, errors=errors)
+    table = correlate_study(study, resamples=FEWER if len(study.frame) > MANY else RESAMPLES)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 

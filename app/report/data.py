@@ -16,6 +16,7 @@ from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
+from ...protocol import SPACE_CLASSES
 from .choice import choose
 
 _TABLES = {
@@ -84,6 +85,17 @@ class ReportData:
 
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
+
+    @property
+    def decided(self) -> pl.DataFrame:
+        """The classes that each model decides between on each image set: checkpoint, image_set, classes."""
+        cells = self.cells.select("checkpoint", "image_set", "decision_space").unique()
+        models = self.checkpoints.select("classes", checkpoint="id", name="name")
+        sets = self.image_sets.select(image_set="id", images="name")
+        space, integer = pl.col("decision_space"), pl.Int64
+        classes = space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer)
+        rows = cells.join(models, on="checkpoint").join(sets, on="image_set")
+        return rows.select(checkpoint="name", image_set="images", classes=classes)
 
     @property
     def label(self) -> str:

@@ -23,6 +23,7 @@ from ...export.onnx.operations import count_operations
 from ...probes.arrays import to_numpy
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
+from ...protocol import classes_decided
 from ...records import Cell, Failed, Model, Variant
 from . import GATE_IMAGES
 from .file import Study
@@ -143,7 +144,11 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
 def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures])
+    fewest: dict[str, int] = {}
+    for model, images in dict.fromkeys((cell.model, cell.image_set) for cell in work.cells):
+        classes = classes_decided(images.decision_space, model.classes)
+        fewest[images.digest] = min(fewest.get(images.digest, classes), classes)
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], fewest)
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:

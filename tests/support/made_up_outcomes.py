@@ -49,13 +49,15 @@ def outcomes_of(
         for number, (setting, decided) in enumerate(decisions.items())
     }
     subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
-    return Outcomes(subject, Available(list(predicted), images.schemes), cells)
+    return Outcomes(subject, Available(list(predicted), images.schemes, classes=classes), cells)
 
 
-def right_outcomes(right: Mapping[Condition, NDArray[np.bool_]], clusters: ArrayLike | None = None) -> Outcomes:
+def right_outcomes(
+    right: Mapping[Condition, NDArray[np.bool_]], clusters: ArrayLike | None = None, classes: int = 1000
+) -> Outcomes:
     """Outcomes of images of class 0 that are right or wrong under each condition."""
-    count = len(next(iter(right.values())))
-    return outcomes_of({setting: ~answer for setting, answer in right.items()}, images_of(count, clusters))
+    images = images_of(len(next(iter(right.values()))), clusters)
+    return outcomes_of({setting: ~answer for setting, answer in right.items()}, images, classes=classes)
 
 
 def _decisions(predicted: NDArray[np.integer], label: NDArray[np.int64]) -> Decisions:

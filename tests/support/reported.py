@@ -22,17 +22,22 @@ GRID = make_grid(PUBLISHED, Path()).conditions
 
 def models(count: int) -> list[Model]:
     """Models of several categories; the second is hostile."""
-    named = [model(f"net_{k}", category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
-    return [*named[:1], model(HOSTILE), *named[2:]][:count]
+    named = [model(f"net_{k}", classes=1000, category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
+    return [*named[:1], model(HOSTILE, classes=1000), *named[2:]][:count]
 
 
 def make_database(
-    path: Path, count: int, conditions: Sequence[Condition] = (*GRID, *OWN_PROBE), shift: float = 0, images: int = 120
+    path: Path,
+    count: int,
+    conditions: Sequence[Condition] = (*GRID, *OWN_PROBE),
+    shift: float = 0,
+    images: int = 120,
+    decision_space: str = "all",
 ) -> None:
     """A study `many` of so many models; `shift` is added to the chance of being right."""
     random = np.random.default_rng(count)
     labels = random.integers(0, 10, images)
-    photographs = image_set(images, name="photographs", labels=labels)
+    photographs = image_set(images, name="photographs", labels=labels, decision_space=decision_space)
     parts = []
     for which in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))

@@ -106,8 +106,10 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
         results.plot_curves(study="second")
         results.plot_curves("critical_band", "noise_sd", study="second")
         chart = results.plot_curves(study="first", image_set="other").to_dict()
-    (rows,) = chart["datasets"].values()
+    datasets = list(chart["datasets"].values())
+    (rows,) = (rows for rows in datasets if "cycles" in rows[0])
     assert sorted((row["cycles"], row["n"]) for row in rows) == [(11, 5), (56, 5)]
+    assert [{"chance": 1 / 10}] in datasets
 
 
 def test_it_only_reads(database: Path) -> None:

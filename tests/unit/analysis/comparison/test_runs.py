@@ -361,8 +361,8 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
     alone = float(np.hypot(*(run.store.frame(width, [run.label]).item() for run in (a, b))))
     assert differences["low_frequency_bias"]["high"] - differences["low_frequency_bias"]["low"] < 0.8 * alone
     unchanged = compare_measures(a, a)[0]
-    assert unchanged["difference"].to_list() == [0] * 3
-    assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 3, "there is nothing to be in doubt of"
+    assert unchanged["difference"].to_list() == [0] * 6
+    assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 6, "there is nothing to be in doubt of"
 
 
 def test_few_images_that_differ_are_paired_too(store: Store, images: Images) -> None:

@@ -52,9 +52,9 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
     shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
     clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
     assert in_words(*runs, clean, metrics(LOW, high, shape)) == (
-        "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]; "
-        "it relies more on high frequencies: +0.100 [+0.050, +0.150]; "
-        "it is less accurate without perturbation: -0.050 [-0.060, -0.040]"
+        "v2 is less accurate without perturbation: -0.050 [-0.060, -0.040]; "
+        "it relies less on low frequencies: -0.021 [-0.034, -0.008]; "
+        "it relies more on high frequencies: +0.100 [+0.050, +0.150]"
     )
 
 
@@ -91,7 +91,7 @@ def filtered(store: Store, names: Sequence[str], lost: int) -> str:
         for setting in (condition(), *(condition(p, cutoff=c) for p in ("lowpass", "highpass") for c in BIAS_CUTOFFS)):
             wrong = 20 + (lost if setting.probe == "lowpass" and name == names[-1] else 0)
             rank = (np.arange(200) < wrong).astype(int)
-            parts.append(part(cell(images, setting, by=model(name)), rank, rank))
+            parts.append(part(cell(images, setting, by=model(name, classes=1000)), rank, rank))
     label = store_study(store, "s", images, parts)
     compute_measures(store, label)
     return label
@@ -105,3 +105,36 @@ def test_a_checkpoint_that_loses_images_under_low_pass_relies_less_on_low_freque
         back = compare_runs(*two_of(run, run, "checkpoint", "v2", "v1"))
     assert comparison.sentence.startswith("v2 relies less on low frequencies: -0.167 [-0.2")
     assert back.sentence.startswith("v1 relies more on low frequencies: +0.167 [+0.1")
+
+
+def test_models_that_guess_under_a_filter_are_not_told_apart_by_it(tmp_path: Path) -> None:
+    """Two models of 7 classes are right in 1 of 7 images under every high-pass; only their clean accuracies differ."""
+    images, parts, rng = image_set(700, labels=[k % 7 for k in range(700)]), [], np.random.default_rng(0)
+    filters = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS]
+    for name, clean in (("v1", 0.9), ("v2", 0.6)):
+        for setting in (condition(), *filters):
+            accuracy = {"clean": clean, "lowpass": clean, "highpass": 1 / 7}[setting.probe]
+            rank = (rng.permutation(700) >= round(700 * accuracy)).astype(int)
+            parts.append(part(cell(images, setting, by=model(name, classes=7)), rank, rank))
+    with open_store(tmp_path / "results.duckdb") as store:
+        label = store_study(store, "s", images, parts)
+        compute_measures(store, label)
+        run = Run(store, label)
+        comparison = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
+    high = comparison.metrics.filter(metric="high_frequency_bias").row(0, named=True)
+    assert high["low"] > 0, "the published number differs by the clean accuracy that it is a ratio to"
+    assert high["state_a"] == high["state_b"] == "at_chance"
+    assert comparison.sentence.startswith("v2 is less accurate without perturbation: -0.300")
+    assert "frequencies" not in comparison.sentence
+
+
+def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shape(runs: tuple[Run, Run]) -> None:
+    shape = ("v1, v2", "cue", "shape_bias", 0.261, 0.2, 0.32, "ok", "ok")
+    alike = ("v1, v2", "cue", "cue_accuracy", -0.01, -0.03, 0.01, "ok", "ok")
+    damaged = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
+    assert in_words(*runs, cells(), metrics(shape, alike)) == "v2 decides more by shape: +0.261 [+0.200, +0.320]"
+    assert in_words(*runs, cells(), metrics(shape, damaged)) == (
+        "v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
+    )
+    elsewhere = ("v1, v2", "other", *damaged[2:])
+    assert "decides more by shape" in in_words(*runs, cells(), metrics(shape, elsewhere))

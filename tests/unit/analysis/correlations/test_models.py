@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, image_set, model, part, store_study, store_values
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.correlations import compare_correlations
 from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
-from bandlens.analysis.correlations.table import correlate
+from bandlens.analysis.correlations.table import correlate, correlate_study
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures import registry
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.critical_band import fit_band
+from bandlens.protocol import BIAS_CUTOFFS
 
 BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
 CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
@@ -112,3 +115,27 @@ def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store
     )
     assert not joint.equals(alone)
     assert joint.drop("low_images", "high_images", "note").equals(alone.drop("low_images", "high_images", "note"))
+
+
+def test_untrained_networks_have_no_correlation_of_biases(tmp_path: Path) -> None:
+    """Each names the same class for every image, so that every accuracy is chance and every ratio 1."""
+    images, parts = image_set(140, labels=[k % 7 for k in range(140)]), []
+    filters = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS]
+    for net in range(6):
+        for setting in (condition(), *filters):
+            predicted = np.full(140, (net + len(parts)) % 7)
+            rank = (predicted != np.arange(140) % 7).astype(int)
+            parts.append(part(cell(images, setting, by=model(f"net{net}", classes=7)), predicted, rank))
+    with open_store(tmp_path / "results.duckdb") as store:
+        compute_measures(store, store_study(store, "s", images, parts))
+        table = correlate_study(study_table(store, "s@1"), resamples=100)
+    assert set(table["bias"]) == {f"corrected_{name}" for name in registry.STAND_INS}
+    assert table["n"].to_list() == [0] * len(table)
+    assert table["coefficient"].is_null().all()
+
+
+def test_a_ratio_is_named_where_it_is_set_against_its_denominator(store: Store) -> None:
+    table = correlate_study(measure(store, {"imagenet": BIASES, "conflict": CUES}), resamples=100)
+    notes = {(bias, group): note or "" for bias, group, note in table.select("bias", "group", "note").rows()}
+    named = {pair for pair, note in notes.items() if "is a ratio to clean accuracy, which is part of" in note}
+    assert named == {("low_frequency_bias", "top1 imagenet")}

@@ -25,7 +25,7 @@ from bandlens.analysis.measures.psychometric import LEVELS, accuracy_at, estimat
 from bandlens.errors import UsageError
 from bandlens.records import Condition, Failed, Finished
 
-COUNT, CLASSES, RESAMPLES = 80, 10, 100
+COUNT, CLASSES, RESAMPLES = 80, 1000, 100
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 CLEAN = condition()
 SPECTRAL = {probe: [condition(probe, cutoff=c) for c in CUTOFFS] for probe in ("lowpass", "highpass")}

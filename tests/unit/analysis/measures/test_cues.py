@@ -16,7 +16,7 @@ from scipy.stats import bootstrap, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Estimate, Options
+from bandlens.analysis.measures.base import Estimate, Options, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.cues import cue_differences, cue_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
@@ -214,3 +214,14 @@ def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store:
 def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
     for cues in CUES:
         assert store.frame(f"SELECT own_scheme('{cues.first}'), own_scheme('{cues.second}')").row(0) == (True, False)
+
+
+def test_a_bias_of_blind_guesses_or_of_few_decisions_says_so() -> None:
+    """Blind guesses between 16 classes name a cue in 1 of 8 images, and the shape in half of these."""
+    shape, texture = [0] * 400, [1] * 400
+    guesses = estimates(decided(shape, texture, [k % 16 for k in range(400)]))["shape_bias"]
+    assert (guesses.value, guesses.state) == (0.5, State.AT_CHANCE)
+    assert guesses.note == "a cue is named no more often than blind guesses name one, 0.125"
+    few = estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
+    assert (few.value, few.state, few.note) == (12 / 19, State.DOUBTFUL, "it is a share of 19 decisions")
+    assert estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 8 + [9] * 5))["shape_bias"].state == State.OK

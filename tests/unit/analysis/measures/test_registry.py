@@ -29,9 +29,9 @@ def grid(**probes: dict[str, object]) -> tuple[Condition, ...]:
 
 def determined(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
     pairs = [(images.info, setting) for images in sets for setting in conditions]
-    return {
-        str(plan): plan for plan in determined_metrics(pairs, {images.info.digest: images.schemes for images in sets})
-    }
+    schemes, classes = {images.info.digest: images.schemes for images in sets}, model().classes
+    plans = determined_metrics(pairs, schemes, classes=dict.fromkeys(schemes, classes))
+    return {str(plan): plan for plan in plans}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from bandlens.analysis.measures.base import Estimate, Options, State
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import GRID_MEASURES, lacking
-from bandlens.analysis.measures.spectral_bias import spectral_estimates, spectral_intervals
+from bandlens.analysis.measures.spectral_bias import (
+    corrected_differences,
+    corrected_estimates,
+    spectral_estimates,
+    spectral_intervals,
+)
 from bandlens.analysis.published.figures import read_benchmark, shipped_figures
 from bandlens.protocol import BIAS_CUTOFFS
 from bandlens.records import Condition
@@ -197,3 +202,105 @@ def test_intervals_hold_ratios_near_0_and_1(ratio: float) -> None:
         for name in held:
             held[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     assert min(held.values()) >= 0.91 * 150, held
+
+
+# Few classes
+
+CHANCE = 1 / 7
+GUESSED = dict.fromkeys(BIAS_CUTOFFS, CHANCE)
+
+
+def shares(low: Mapping[float, float], high: Mapping[float, float], clean: float) -> dict[Condition, NDArray[np.bool_]]:
+    """Right answers of 350 images, as many as each accuracy says."""
+    accuracies = {CLEAN: clean}
+    for probe, by_cutoff in (("lowpass", low), ("highpass", high)):
+        accuracies |= {condition(probe, cutoff=cutoff): accuracy for cutoff, accuracy in by_cutoff.items()}
+    rng = np.random.default_rng(0)
+    return {setting: rng.permutation(350) < round(350 * accuracy) for setting, accuracy in accuracies.items()}
+
+
+def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> None:
+    outcomes = right_outcomes(shares(dict.fromkeys(BIAS_CUTOFFS, 0.6), GUESSED, 0.8), classes=7)
+    published, corrected = (f(outcomes, Options(100)) for f in (spectral_estimates, corrected_estimates))
+    high = published["high_frequency_bias"]
+    assert (high.value, high.state) == (pytest.approx(CHANCE / 0.8), State.AT_CHANCE)
+    assert high.note == "accuracy under each highpass of the bias is not told from that of a blind guess, 0.143"
+    assert corrected["corrected_high_frequency_bias"].value == pytest.approx(0, abs=1e-12)
+    assert corrected["corrected_high_frequency_bias"].state == State.AT_CHANCE
+    low = corrected["corrected_low_frequency_bias"]
+    assert (low.value, low.state) == (pytest.approx((0.6 - CHANCE) / (0.8 - CHANCE)), State.OK)
+    assert low.low < low.value < low.high
+    assert published["low_frequency_bias"].state == State.DOUBTFUL
+    assert published["low_frequency_bias"].note == (
+        "a blind guess is right in 1 of 7 images; corrected_low_frequency_bias is without it"
+    )
+
+
+def test_every_bias_of_a_model_that_guesses_without_perturbation_is_at_chance() -> None:
+    outcomes = right_outcomes(shares(GUESSED, GUESSED, 0.16), classes=7)
+    for estimates in (spectral_estimates(outcomes, Options(100)), corrected_estimates(outcomes, Options(100))):
+        valued = [estimate for estimate in estimates.values() if not np.isnan(estimate.value)]
+        assert {estimate.state for estimate in valued} == {State.AT_CHANCE}
+        assert valued[0].note == "clean accuracy is not told from that of a blind guess, 0.143"
+    below = corrected_estimates(right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), Options(100))
+    assert {estimate.state for name, estimate in below.items() if "spectral" not in name} == {State.AT_CHANCE}
+
+
+def test_one_filter_above_chance_determines_a_bias() -> None:
+    outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.25}, 0.8), classes=7)
+    states = {name: estimate.state for name, estimate in corrected_estimates(outcomes, Options(100)).items()}
+    assert states["corrected_high_frequency_bias"] == State.OK
+    assert states["corrected_low_frequency_bias"] == State.AT_CHANCE
+
+
+def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> None:
+    outcomes = right_outcomes(curve(), classes=1000)
+    published, corrected = (f(outcomes, Options(100)) for f in (spectral_estimates, corrected_estimates))
+    for name, estimate in published.items():
+        assert estimate.state == State.OK
+        assert corrected[f"corrected_{name}"].value == pytest.approx(estimate.value, abs=0.002)
+    assert "corrected_spectral_bias" not in lacks(outcomes)
+    assert "corrected_spectral_bias" in lacks(right_outcomes(curve(), classes=999))
+
+
+def guessing(rng: np.random.Generator, images: int, seen: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
+    """(11, images): a model recognizes a share of images, of which a filter leaves a part, the rest is guessed."""
+    recognized = rng.random(images) < clean
+    kept = np.array([recognized, *(recognized & (rng.random(images) < part) for part in seen)])
+    return np.asarray(kept | (rng.random(kept.shape) < CHANCE))
+
+
+def test_corrected_intervals_hold_the_share_that_is_recognized() -> None:
+    """The truth is the mean part that filters leave of what is recognized, whatever is guessed."""
+    truth = {"low_frequency_bias": 0.5, "high_frequency_bias": 0.2, "spectral_bias": 0.2 / 0.7}
+    held = dict.fromkeys(truth, 0)
+    for run in range(100):
+        correct = guessing(np.random.default_rng(run), 300, RATIOS)
+        intervals = spectral_intervals(correct, np.arange(300), resamples=300, chance=CHANCE)
+        for name, value in truth.items():
+            held[name] += intervals[name][0] <= value <= intervals[name][1]
+    assert all(88 <= count <= 99 for count in held.values()), held
+
+
+def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
+    rng = np.random.default_rng(3)
+    runs = [guessing(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
+    settings = [CLEAN, *(condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS)]
+    a, b = (right_outcomes(dict(zip(settings, run, strict=True)), classes=7) for run in runs)
+    low, high = corrected_differences(a, b)["corrected_low_frequency_bias"]
+    differences = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 200, 200)
+        bias_a, bias_b = (
+            ((run[1:6, drawn].mean(axis=1) - CHANCE) / (run[0, drawn].mean() - CHANCE)).mean() for run in runs
+        )
+        differences.append(bias_b - bias_a)
+    ends = np.quantile(differences, [0.025, 0.975])
+    assert (low, high) == pytest.approx(ends, abs=0.08 * (ends[1] - ends[0]))
+
+
+def test_a_corrected_bias_of_few_answers_has_an_interval_that_reaches_below_0() -> None:
+    correct = np.array([np.arange(60) < 50, *[np.arange(60) < 9] * 10])
+    intervals = spectral_intervals(correct, np.arange(60), chance=CHANCE)
+    low, high = intervals["high_frequency_bias"]
+    assert low < 0 < (9 / 60 - CHANCE) / (50 / 60 - CHANCE) < high < 0.3

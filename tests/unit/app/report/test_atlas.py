@@ -45,11 +45,12 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     """resnet50.tv_in1k has 76.156 % in timm's results-imagenet.csv."""
     images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
     known = Model(
-        **{slot: getattr(model("mine"), slot) for slot in Model.__slots__} | {"weights_sha256": "0676ba61" * 8}
+        **{slot: getattr(model("mine", classes=1000), slot) for slot in Model.__slots__}
+        | {"weights_sha256": "0676ba61" * 8}
     )
     parts = [
         part(cell(images, setting, by=by), [int(k % 3 == 0) for k in range(120)], [int(k % 3 == 0) for k in range(120)])
-        for by in (known, model("other"))
+        for by in (known, model("other", classes=1000))
         for setting in GRID
     ]
     with open_store(path) as store:
@@ -72,7 +73,7 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
 def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
     wrong = [int(k % 3 == 0) for k in range(120)]
-    by = model("resnet50.a1_in1k")
+    by = model("resnet50.a1_in1k", classes=1000)
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images, setting, by=by), wrong, wrong) for setting in GRID])
         compute_measures(store, "s", Options(100))
@@ -86,7 +87,7 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
 
 def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: Path, shared: Path) -> None:
     path = tmp_path / "results.duckdb"
-    make_database(path, 2)
+    make_database(path, 2, decision_space="sixteen")
     add_metrics(path)
     source = sources()["critical-band"]
     with open_store(path) as store:
@@ -104,7 +105,7 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
     images = image_set(50_000, name="imagenet", labels=[0] * 50_000, benchmark="imagenet")
     rank = [int(k % 4 == 0) for k in range(50_000)]
     photographs = image_set(40, name="photographs", labels=[0] * 40)
-    net = model("resnet50.a1_in1k")
+    net = model("resnet50.a1_in1k", classes=1000)
     filters = [
         part(cell(photographs, setting, by=net), [0] * 40, [0] * 40)
         for setting in GRID
@@ -116,3 +117,14 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
         compute_measures(store, "s", Options(100))
     [*_, rows] = layers(figures(path)["atlas-biases"], "point")
     assert [(row["imagenet"], row["imagenet_is"]) for row in rows] == [(pytest.approx(75), "measured")]
+
+
+def test_models_of_other_classes_are_not_drawn_among_published_ones(tmp_path: Path) -> None:
+    """Accuracies of 10 classes say nothing beside those of 1,000."""
+    images, path = image_set(120, name="photographs", labels=[k % 10 for k in range(120)]), tmp_path / "results.duckdb"
+    wrong = [int(k % 3 == 0) for k in range(120)]
+    with open_store(path) as store:
+        parts = [part(cell(images, setting, by=model("own", classes=10)), wrong, wrong) for setting in GRID]
+        store_study(store, "s", images, parts)
+        compute_measures(store, "s", Options(100))
+    assert figures(path) == {}

@@ -84,7 +84,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         store_study(store, "s", [common, separate], parts)
         store.write_source("humans", store.frame("FROM published_value"), trials)
         compute_measures(store, "s", Options(100))
-        bias = {"metric": "low_frequency_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
+        bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     report_data = read_data(path)

@@ -1,0 +1,30 @@
+"""Accuracies that cannot be told from those of a blind guess.
+
+A blind guess between K classes is right in one image of K. An accuracy p over n independent images is within chance,
+c = 1 / K, where
+
+    p - c <= 2.576 sqrt(c (1 - c) / n)
+
+which is where Wilson's 99 % interval reaches c. Of five accuracies at chance, one at least is taken for more in 2.5 %
+of data sets. Images of one cluster count as fewer, by the effective number of `wilson`.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from .shares import Share
+from .wilson import clustered_interval
+
+Z_99 = 2.5758293035489004
+"""The 99.5 % quantile of the standard normal distribution."""
+
+
+def within_chance(share: Share, chance: float) -> bool:
+    """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
+    *_, effective = clustered_interval(
+        np.array(share.value), share.deviations, np.array(share.independent), share.images
+    )
+    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / float(effective))
