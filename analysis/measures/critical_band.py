@@ -12,10 +12,11 @@ the images are right; the bell through the seven thresholds is the channel that 
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
 Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
-relative to the clean images in colour, since the study does not state its reference. Names that end in `_raw` are
-without a reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only
-without noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian
-fits, the three numbers are degenerate.
+relative to the clean images in colour, since the study does not state its reference. Numbers are `at_chance` where no
+more than twice as many images are right without noise as by blind guesses, since half of that is no more than chance.
+Names that end in `_raw` are without a reference. The thresholds are numbers of their own, critical_threshold_0 …
+critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4, as published. Where all
+thresholds are equal, or no Gaussian fits, the three numbers are degenerate.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 
@@ -30,7 +31,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from .base import Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
+from .base import MEANINGLESS, Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
 from .outcomes import CellOutcomes, Outcomes
 
 PROBE = "critical_band"
@@ -253,7 +254,21 @@ def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
         estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
     else:
         estimates = dict.fromkeys(PUBLISHED, nothing(State.UNDETERMINED, "nothing is right without noise"))
-    return estimates | dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
+    estimates |= dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
+    why = at_chance(accuracy[0, 0] / 100, outcomes.subject.floor)
+    if why is None:
+        return estimates
+    return {
+        name: estimate if estimate.state in MEANINGLESS else replace(estimate, state=State.AT_CHANCE, note=why)
+        for name, estimate in estimates.items()
+    }
+
+
+def at_chance(reference: float, floor: float) -> str | None:
+    """Why half of the accuracy without noise is no more than that of a blind guess, `floor`; None where it is more."""
+    if not floor or reference > 2 * floor:
+        return None
+    return f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
 
 
 def _clean_percent(outcomes: Outcomes) -> float | None:

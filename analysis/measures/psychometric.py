@@ -61,6 +61,7 @@ from .critical_band import (
     TITLES,
     UNITS,
     Setting,
+    at_chance,
     band_cells,
     center,
     gaussian,
@@ -269,9 +270,8 @@ def paired_band_intervals(
 def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
     """The state of all numbers where too little is right without noise; `right` is (conditions, 1 + resamples)."""
     reference = right[0, 0] / images[0]
-    if floor and reference <= 2 * floor:
-        note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
-        return nothing(State.AT_CHANCE, note)
+    if why := at_chance(reference, floor):
+        return nothing(State.AT_CHANCE, why)
     if right[0, 0] < FEWEST_RIGHT:
         return _nothing(
             f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"

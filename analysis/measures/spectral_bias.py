@@ -243,6 +243,8 @@ def spectral_intervals(
     intervals: dict[str, tuple[float, float]] = {}
     for name, (part, base) in _quotients(correct, means, chance).items():
         value, drawn = resampled[name][0], resampled[name][1:]
+        if chance and np.isnan(value):
+            continue
         parts, bases = (np.bincount(ids, right).astype(np.float64) for right in (part, base))
         if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.

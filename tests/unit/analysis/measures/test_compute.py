@@ -299,6 +299,16 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
     assert value(store, "spectral_bias") is None
 
 
+def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Outcomes) -> None:
+    """Of two classes, half of any accuracy is no more than that of a blind guess."""
+    by = model(classes=2)
+    store_study(store, "s", labelled(), [part(cell(labelled(), s, by=by), ~r * 1, ~r * 1) for s, r in outcomes.items()])
+    compute_measures(store, "s", Options(RESAMPLES))
+    states = store.frame("SELECT DISTINCT state FROM metric WHERE metric LIKE 'critical_%'")["state"].to_list()
+    assert states == ["at_chance"]
+    assert "is no more than twice that of a blind guess, 0.5" in (note(store, "critical_bandwidth") or "")
+
+
 def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcomes) -> None:
     subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
     store_study(store, "s", labelled(), parts(subset, labelled()))
