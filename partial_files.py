@@ -12,6 +12,7 @@ import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
+from stat import S_IMODE
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
@@ -39,8 +40,32 @@ def remove_partial_files(folder: Path, name: str | None = None) -> None:
 def put_in_place(partial: Path, path: Path) -> None:
     """Give a file or folder that is whole its name; what the name stands for is on the disk before the name is."""
     _sync(*partial.rglob("*"), partial)
-    partial.replace(path)
+    take_name(partial, path)
     _sync(path.parent)
+
+
+def take_name(partial: Path, path: Path) -> None:
+    """Replace the file at `path` by one that is whole, which gets the mode and, where that is allowed, the owner.
+
+    `path` is no link: see `behind_links`.
+    """
+    with suppress(FileNotFoundError):
+        replaced = path.stat()
+        if not partial.is_dir():
+            with suppress(PermissionError):
+                os.chown(partial, replaced.st_uid, replaced.st_gid)
+            partial.chmod(S_IMODE(replaced.st_mode))
+    partial.replace(path)
+
+
+def behind_links(path: Path) -> Path:
+    """The file that a path leads to, so that what takes its place leaves a link as it is.
+
+    The file need not be there. A link that leads to itself is given as it is: to write through it fails.
+    """
+    with suppress(OSError, RuntimeError):
+        return path.resolve() if path.is_symlink() else path
+    return path
 
 
 def _sync(*paths: Path) -> None:

@@ -21,8 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ..analysis.database.open import open_store
-from ..analysis.database.store import Images, Store, check_names
-from ..analysis.measures.outcomes import UNKNOWN_RANK
+from ..analysis.database.store import UNKNOWN_RANK, Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
@@ -150,8 +149,6 @@ def store_predictions(store: Store, part: Finished, cells: Sequence[Cell], image
     if not store.progress([cell])[cell.key]:
         versions = json.dumps({"predictions": file.name, "sha256": _sha256(file)})
         store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, versions)})
-        of_cell = "FROM cell WHERE cell.id = part.cell AND cell.key = ?"
-        store.execute(f"UPDATE part SET right5 = NULL {of_cell} AND right1 < count", [cell.key])  # noqa: S608
     return label
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..partial_files import partial_prefix, remove_partial_files
+from ..partial_files import behind_links, partial_prefix, remove_partial_files, take_name
 
 
 def home() -> Path:
@@ -34,13 +34,17 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+
+    A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one.
+    """
+    path = behind_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_partial_files(path.parent, path.name)
     temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
     try:
         yield temporary
-        temporary.replace(path)
+        take_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

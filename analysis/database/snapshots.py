@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...errors import StoreError, UsageError
-from ...partial_files import partial_prefix, remove_partial_files
+from ...partial_files import behind_links, partial_prefix, remove_partial_files, take_name
 from .store import Store
 
 SHARE = 0.05
@@ -49,6 +49,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 def write_snapshot(store: Store, path: Path) -> None:
     """Copy the database, as it is now, to `path`."""
     store.execute("CHECKPOINT")
+    path = behind_links(path)
     try:
         with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
@@ -59,6 +60,6 @@ def write_snapshot(store: Store, path: Path) -> None:
             if copy.returncode:
                 reason = (copy.stderr.strip().splitlines() or [f"the copy ended with {copy.returncode}"])[-1]
                 raise StoreError(f"cannot write the snapshot {path}: {reason}")
-            draft.replace(path)
+            take_name(draft, path)
     except OSError as error:
         raise StoreError(f"cannot write the snapshot {path}: {error.strerror}") from error

@@ -25,6 +25,9 @@ from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
 from .reading import check_reading
 
+UNKNOWN_RANK = 65535
+"""The label_rank of a wrong imported prediction, whose rank is not known."""
+
 
 class Images(Protocol):
     """An image set as the database keeps it."""
@@ -604,14 +607,22 @@ def _octave(frequency: float | None) -> int | None:
 
 
 def _below(rank: int, finished: Sequence[Finished]) -> Sequence[int | None]:
-    """How many images of each part have their label among the `rank` highest logits; None without labels."""
+    """How many images of each part have their label among the `rank` highest logits.
+
+    None without labels, and where that of an image is not known: of an unknown rank it is known that it is not 0.
+    """
     ranks = [part.predictions.label_rank for part in finished]
     labelled = [rank for rank in ranks if rank is not None]
     if len(labelled) < len(finished):
         return [None] * len(finished)
-    ends = np.cumsum([0, *map(len, labelled)])
-    right = np.concatenate([[0], np.cumsum(np.concatenate(labelled) < rank)])
-    return list(np.diff(right[ends]))
+    joined, ends = np.concatenate(labelled), np.cumsum([0, *map(len, labelled)])
+    counts, unknown = (_sums(chosen, ends) for chosen in (joined < rank, joined == UNKNOWN_RANK))
+    return [None if missing and rank > 1 else int(count) for count, missing in zip(counts, unknown, strict=True)]
+
+
+def _sums(chosen: NDArray[np.bool_], ends: NDArray[np.intp]) -> NDArray[np.intp]:
+    """How many are chosen between each end and the next."""
+    return np.diff(np.concatenate([[0], np.cumsum(chosen)])[ends])
 
 
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from ...errors import StoreError
-from ...partial_files import partial_prefix
+from ...partial_files import behind_links, partial_prefix, take_name
 from .catalogue import differences
 from .errors import explained
 from .open import MEMORY_LIMIT, create, open_store
@@ -25,6 +25,7 @@ def vacuum(path: Path) -> tuple[int, int]:
     The new file takes the name when it is whole. Raises StoreError where another process has the database open, or the
     disk has no room for both.
     """
+    path = behind_links(path)
     with open_store(path):  # checks what it defines, and makes its log a part of it
         pass
     size_before = path.stat().st_size
@@ -55,4 +56,4 @@ def _copy(path: Path, draft: Path, folder: str) -> None:
             connection.execute(f"INSERT INTO new.{table} FROM old.{table}")
         connection.execute(CONTINUE_IDS).fetchall()
         connection.execute("DETACH new")
-        draft.replace(path)
+        take_name(draft, path)

@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ...records import Condition
-from ..database.store import Store
+from ..database.store import UNKNOWN_RANK, Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
 
-UNKNOWN_RANK = 65535
-"""Rank of the label of a wrong imported prediction, whose rank is not known."""
 CELLS = """
 SELECT detail.cell, condition.id AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters,
        condition.digest, detail.clean_cell

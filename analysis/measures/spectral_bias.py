@@ -54,8 +54,8 @@ from .outcomes import CellOutcomes, Outcomes
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 """Mean of ratios -> the probe whose conditions it is over."""
 SHARE = "spectral_bias"
-FEW_APART = f"fewer than {FEWEST_APART} independent images tell it from what others would give"
-"""Why an estimate has no interval where resamples do not show the spread of its value."""
+FEW_APART = "too few answers are right or differ for an interval"
+"""Why an estimate has no interval where resamples do not show the spread of its value, or clean accuracy may be 0."""
 CORRECTED = "corrected_"
 """The beginning of the names of numbers that are made of accuracies above chance."""
 
@@ -119,7 +119,7 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
     intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
-        if name in intervals:
+        if name in intervals and np.isfinite(intervals[name]).all():
             estimates[name] = replace(estimate, low=intervals[name][0], high=intervals[name][1])
         elif not np.isnan(estimate.value):
             why = FEW_APART if intervals else note

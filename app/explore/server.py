@@ -8,13 +8,15 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+import duckdb
+import polars as pl
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -97,20 +99,66 @@ class Doorkeeper:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
+TEXT, NUMBER = str, int
+CORRELATION: Mapping[str, type] = {"study": TEXT, "bias": TEXT, "group": TEXT, "models": list}
+"""Field of a request for a coefficient -> its type; a list is of texts."""
+IMAGES: Mapping[str, type] = {
+    **dict.fromkeys(("study", "image_set", "condition", "a", "selection"), TEXT),
+    "b": TEXT,
+    "label": NUMBER,
+    "models": list,
+    "offset": NUMBER,
+    "limit": NUMBER,
+}
+"""Field of a request for images -> its type; those of OPTIONAL may be null."""
+OPTIONAL = ("b", "label")
+LARGEST_NUMBER = 1 << 31
+MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+    pl.exceptions.PolarsError,
+    duckdb.Error,
+)
+"""Errors of requests that the page does not make."""
+
+
+def read_request(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
+    """The fields of a request in JSON; ValueError where it has others, or one of another type."""
+    asks = json.loads(body)
+    if not isinstance(asks, dict) or not asks.keys() <= fields.keys():
+        raise ValueError("the request has other fields")
+    for name, value in asks.items():
+        number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
+        texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        fits = {TEXT: isinstance(value, str), NUMBER: number, list: texts}[fields[name]]
+        if not fits and not (value is None and name in OPTIONAL):
+            raise ValueError(f"the request has another {name}")
+    return asks
+
+
+async def answer_in_thread(answer: Callable[[], Response]) -> Response:
+    """Answer in a thread; a request that cannot be answered gets status 400 and a line that says why."""
+    try:
+        return await run_in_threadpool(answer)
+    except BandlensError as error:
+        why = str(error)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+    except MALFORMED:
+        why = "the page asked for what is not there; load it again"
+    return _json({"error": why}, 400)
+
+
 def application(answers: Answers, token: str, port: int) -> ASGIApp:
     """The page, and the routes that it asks."""
     libraries = _libraries()
 
     def asked(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            try:
-                return await run_in_threadpool(answer, request)
-            except BandlensError as error:
-                return _json({"error": str(error)}, 400)
-            except (ValueError, KeyError):
-                return _json({"error": "the page asked for what is not there; load it again"}, 400)
-            except OSError as error:
-                return _json({"error": f"{error.filename}: {error.strerror}"}, 400)
+            return await answer_in_thread(lambda: answer(request))
 
         return endpoint
 
@@ -137,22 +185,14 @@ def application(answers: Answers, token: str, port: int) -> ASGIApp:
         content = answers.picture(asks["set"], int(asks["index"]), asks.get("condition"), int(asks.get("seed", "0")))
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
-    def posted(answer: Callable[..., Any]) -> Callable[[Request], Any]:
+    def posted(answer: Callable[..., Any], fields: Mapping[str, Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             body = b""
             async for part in request.stream():
                 body += part
                 if len(body) > LARGEST_BODY:
                     return _json({"error": "the request is too large"}, 413)
-            try:
-                asks = json.loads(body)
-                return _json(await run_in_threadpool(lambda: answer(**asks)))
-            except BandlensError as error:
-                return _json({"error": str(error)}, 400)
-            except (ValueError, TypeError, RecursionError):
-                return _json({"error": "the page asked for what is not there; load it again"}, 400)
-            except OSError as error:
-                return _json({"error": f"{error.filename}: {error.strerror}"}, 400)
+            return await answer_in_thread(lambda: _json(answer(**read_request(body, fields))))
 
         return endpoint
 
@@ -163,8 +203,8 @@ def application(answers: Answers, token: str, port: int) -> ASGIApp:
         Route("/api/study", asked(study)),
         Route("/api/classes", asked(classes)),
         Route("/api/picture", asked(picture)),
-        Route("/api/correlation", posted(answers.correlation), methods=["POST"]),
-        Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks))), methods=["POST"]),
+        Route("/api/correlation", posted(answers.correlation, CORRELATION), methods=["POST"]),
+        Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks)), IMAGES), methods=["POST"]),
     ]
     return Doorkeeper(Starlette(routes=routes), token, port)
 

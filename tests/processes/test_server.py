@@ -72,6 +72,13 @@ def ask(served: Served, path: str, **headers: str) -> Got:
         return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
 
+def post(served: Served, path: str, body: bytes) -> Got:
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+        connection.request("POST", path, body, {"Cookie": cookie(served)})
+        answer = connection.getresponse()
+        return Got(answer.status, dict(answer.getheaders()), answer.read())
+
+
 def cookie(served: Served) -> str:
     return f"bandlens_explorer_{served.port}={served.token}"
 
@@ -127,6 +134,69 @@ def test_no_file_but_images_of_packed_sets(served: Served, path: str) -> None:
     answer = ask(served, path, Cookie=cookie(served))
     assert answer.status in (400, 404)
     assert b"root:" not in answer.body
+
+
+MALFORMED_FIELDS = [
+    {"study": 1},
+    {"study": None, "models": [1]},
+    {"models": "net_0"},
+    {"models": [["net_0"]]},
+    {"models": {"net_0": 1}},
+    {"label": 1 << 31},
+    {"label": True},
+    {"label": 0.5},
+    {"offset": -1},
+    {"offset": 10**30},
+    {"limit": None},
+    {"a": ["net_0"]},
+    {"selection": "a'; DROP TABLE cell"},
+    {"selection": "flips_only_a", "b": None},
+    {"condition": "\0"},
+    {"other": 1},
+]
+MALFORMED_BODIES = [b"", b"null", b"[]", b"1", b"{", b"\xff", b"[" * 100_000, b'{"study": NaN}', b"[1e999]"]
+
+
+@pytest.mark.parametrize("path", ["/api/images", "/api/correlation"])
+def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> None:
+    study = json.loads(ask(served, "/api/study", Cookie=cookie(served)).body)
+    whole = {
+        "study": study["study"],
+        "image_set": study["image_sets"][0]["name"],
+        "selection": "all",
+        "b": None,
+        "condition": study["conditions"][0]["id"],
+        "a": study["models"][0]["name"],
+        "label": None,
+        "models": [],
+    }
+    if path == "/api/images":
+        assert post(served, path, json.dumps(whole).encode()).status == 200
+    bodies = [*MALFORMED_BODIES, *(json.dumps(whole | fields).encode() for fields in MALFORMED_FIELDS)]
+    for body in bodies:
+        answer = post(served, path, body)
+        assert (answer.status, list(json.loads(answer.body))) == (400, ["error"]), body[:100]
+        assert "\n" not in json.loads(answer.body)["error"]
+    assert post(served, path, b" " * (1 << 20) + b"{}").status == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/picture?set=%FF&index=0",
+        f"/api/picture?set=x&index={10**30}",
+        "/api/picture?set=x&index=%D9%A3",
+        "/api/picture?set=x&index=0&seed=-1",
+        "/api/picture?set=x&index=0&condition=%00",
+        "/api/study?study=%00",
+        "/api/study?study=%ED%A0%80",
+        "/api/classes?study=x",
+        "/api/classes?study=&set=",
+    ],
+)
+def test_a_malformed_address_is_400_and_one_line(served: Served, path: str) -> None:
+    answer = ask(served, path, Cookie=cookie(served))
+    assert (answer.status, list(json.loads(answer.body))) == (400, ["error"])
 
 
 def test_nobody_listens_on_other_addresses(served: Served) -> None:

@@ -24,3 +24,22 @@ def test_others_may_do_with_a_file_what_the_user_lets_them(umask: int, tmp_path:
         write_bytes(file, content)
         assert (file.read_bytes(), file.stat().st_mode & 0o777) == (content, 0o666 & ~umask)
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_link_stays_and_what_it_leads_to_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "private.csv", tmp_path / "answer.csv"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o600)
+    assert [file.name for file in target.parent.iterdir()] == ["private.csv"]
+
+
+def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "answer.csv"
+    link.symlink_to(tmp_path / "later.csv")
+    write_bytes(link, b"new")
+    assert (link.is_symlink(), (tmp_path / "later.csv").read_bytes()) == (True, b"new")

@@ -106,6 +106,17 @@ def test_without_labels_there_is_no_rank(store: Store) -> None:
     assert store.frame("FROM label").is_empty()
 
 
+def test_one_transaction_commits_a_part_and_that_its_top5_is_not_known(store: Store) -> None:
+    """A process that is killed after any transaction leaves no top-1 that reads as top-5."""
+    images = image_set(4, labels=[1, 2, 3, 4])
+    committed: list[object] = []
+    parts = [part(cell(images), [1, 9], [0, 65535]), part(cell(images), [3, 4], [0, 0], first=2)]
+    store.begin_study("s", "", [cell(images)], [images])
+    store.after_commit = lambda: committed.append(store.frame("SELECT right1, right5 FROM part ORDER BY first").rows())
+    store.commit(parts, {parts[0].cell.variant: SESSION})
+    assert committed == [[(1, None), (2, 2)]]
+
+
 def test_a_commit_is_all_or_nothing(store: Store) -> None:
     images = image_set(2)
     known, unknown = cell(images), cell(images, condition("lowpass", cutoff=0.5))

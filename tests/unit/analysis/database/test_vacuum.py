@@ -53,3 +53,13 @@ def test_ids_go_on_from_wherever_they_are(tmp_path: Path) -> None:
     vacuum(path)
     with open_store(path) as store:
         assert store.frame("SELECT nextval('id') AS next")["next"][0] == 4_000_000_000_000_000_001
+
+
+def test_a_link_to_a_database_of_one_user_stays_and_so_does_its_mode(database: Path) -> None:
+    link = database.with_name("link.duckdb")
+    link.symlink_to(database)
+    database.chmod(0o600)
+    before, after = vacuum(link)
+    assert after < before
+    assert link.is_symlink()
+    assert (database.stat().st_mode & 0o777, database.stat().st_size) == (0o600, after)

@@ -300,7 +300,7 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
 
 
 def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Outcomes) -> None:
-    """Of two classes, half of any accuracy is no more than that of a blind guess."""
+    """Half of any accuracy between two classes is no more than that of a blind guess."""
     by = model(classes=2)
     store_study(store, "s", labelled(), [part(cell(labelled(), s, by=by), ~r * 1, ~r * 1) for s, r in outcomes.items()])
     compute_measures(store, "s", Options(RESAMPLES))

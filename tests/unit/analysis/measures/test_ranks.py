@@ -10,7 +10,8 @@ import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
 from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 
-from bandlens.analysis.measures.outcomes import UNKNOWN_RANK, CellOutcomes
+from bandlens.analysis.database.store import UNKNOWN_RANK
+from bandlens.analysis.measures.outcomes import CellOutcomes
 from bandlens.analysis.measures.ranks import MEASURES
 
 COUNT, CLASSES = 50, 7
