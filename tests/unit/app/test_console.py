@@ -165,8 +165,8 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
 
 
 def lines_of_tables(out: str) -> list[str]:
-    """The lines of tables, which begin with two spaces, or one and the line under the names."""
-    return [line for line in out.splitlines() if line.startswith(("  ", " ─"))]
+    """The lines of tables: three spaces or more are between two columns, and never in a sentence."""
+    return [line for line in out.splitlines() if line.startswith(" ─") or "   " in line.strip()]
 
 
 def test_every_command_with_a_table_is_among_them() -> None:
