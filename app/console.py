@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import get_terminal_size
@@ -16,6 +16,7 @@ import typer
 
 from ..errors import UsageError
 from ..untrusted import printable
+from .tables import Table, TableLayout, lay_out
 
 if TYPE_CHECKING:
     from ..advance import Advance
@@ -27,37 +28,65 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None, whole: str = "--json"
+    rows: Sequence[Mapping[str, Any]],
+    as_json: bool = False,
+    title: str | None = None,
+    *,
+    titles: Sequence[str] = (),
+    whole: str = "--json",
 ) -> None:
     """Print rows as an aligned table, or as one JSON list of objects on stdout.
 
-    On a terminal that is too narrow for all columns a line names the others; `whole` is what shows them.
+    On a terminal that is too narrow, names are shortened, the columns in `titles` become headings, and numbers that
+    have no room continue below (`tables.lay_out`). A line names the texts that are left out, and `whole` shows them.
     """
     if as_json:
         print(json.dumps(list(rows), indent=1, default=str))
         return
+    if not rows:
+        print("(nothing)")
+        return
+    # A pipe has no width: let the longest row decide instead of shortening anything.
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    cells = {printable(name): [_cell(row[name]) for row in rows] for name in rows[0]}
+    numeric = {
+        printable(name)
+        for name in rows[0]
+        if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
+    }
+    layout = TableLayout([("", [cells])]) if width is None else lay_out(cells, width, titles)
+    for place, (heading, blocks) in enumerate(layout.parts):
+        if place:
+            print()
+        if heading := ": ".join(filter(None, (title and printable(title), heading))):
+            print(_filled(heading, width), end="\n\n")
+        print("\n\n".join(_drawn(block, numeric, width) for block in blocks))
+    if layout.repeated:
+        values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
+        print(_filled(f"in every row: {values}", width))
+    if layout.left_out:
+        print(_filled(f"left out for width: {', '.join(layout.left_out)}; {whole} shows all", width))
+
+
+def _drawn(block: Table, numeric: Container[str], width: int | None) -> str:
+    """A block of a table as lines, in which the columns `numeric` stand at the right."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Drawing
 
-    # A pipe has no width: let the longest row decide instead of leaving columns out.
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    cells = {name: [_cell(row[name]) for row in rows] for name in (rows[0] if rows else {})}
-    columns, left_out = list(cells), ""
-    if width is not None:
-        columns, left_out = fitting(cells, width)
-    table = Table(title=title and printable(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in columns:
-        numeric = all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
-        table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
-    for place in range(len(rows)):
-        table.add_row(*(cells[name][place] for name in columns))
+    drawing = Drawing(box=box.SIMPLE_HEAD)
+    for name in block:
+        drawing.add_column(name, justify="right" if name in numeric else "left", overflow="fold")
+    for row in zip(*block.values(), strict=True):
+        drawing.add_row(*row)
     console = Console(width=width or 1000, markup=False, emoji=False)  # [gpu] in a cell is no markup
     with console.capture() as captured:
-        console.print(table if rows else "(nothing)")
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
-    if left_out:
-        print(textwrap.fill(f"left out for width: {left_out}; {whole} shows all", width or 80, break_on_hyphens=False))
+        console.print(drawing)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def _filled(text: str, width: int | None) -> str:
+    return text if width is None else textwrap.fill(text, width, break_on_hyphens=False)
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -65,34 +94,6 @@ def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
     longest = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
     blocks = ["\n".join(f"{printable(name):<{longest}}  {_cell(row[name])}" for name in row) for row in rows]
     print("\n\n".join(blocks) or "(nothing)")
-
-
-def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], str]:
-    """The columns of a table that fit into so many characters, and the names of the others.
-
-    Columns that say least are left out first: those that are empty, the same in every row, or JSON, whose numbers have
-    columns of their own; then those at the right. An interval goes with both of its ends. One column is always shown.
-    """
-    from rich.cells import cell_len
-
-    # Two spaces and a line's width between columns, as rich draws SIMPLE_HEAD.
-    needs = {name: 3 + max(map(cell_len, (name, *column))) for name, column in cells.items()}
-    empty = [name for name, column in cells.items() if set(column) == {"-"}]
-    same = [name for name, column in cells.items() if len(column) > 1 and len(set(column)) == 1 and name not in empty]
-    json_ = [name for name, column in cells.items() if any(cell.startswith("{") for cell in column)]
-    gone: list[str] = []
-    for name in dict.fromkeys((*empty, *same, *json_, *reversed(list(cells)))):
-        if sum(needs[column] for column in cells if column not in gone) + 1 <= width or len(gone) == len(cells) - 1:
-            break
-        gone.append(name)
-    for name in [column for column in gone if column.endswith("high")]:
-        low = f"{name.removesuffix('high')}low"
-        if low in cells and low not in gone and len(gone) < len(cells) - 1:
-            gone.append(low)
-    if not gone:
-        return list(cells), ""
-    left_out = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
-    return [name for name in cells if name not in gone], ", ".join(left_out)
 
 
 def _cell(value: Any) -> str:
@@ -140,9 +141,15 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
     """
     from tqdm import tqdm
 
+    # With unit_scale, which shortens rates, tqdm writes a count of 1 as 1.00.
+    if total is None:
+        form = f"{{desc}}: {{n:,.0f}} {unit} [{{elapsed}}, {{rate_fmt}}]"
+    else:
+        form = "{l_bar}{bar}| {n:,.0f}/{total:,.0f} [{elapsed}<{remaining}, {rate_fmt}]"
     terminal = sys.stderr.isatty() and _stderr.level <= logging.INFO
     with tqdm(
         total=total,
+        bar_format=form,
         desc=title,
         unit=f" {unit}",
         unit_scale=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from ..measures.compute import has_values
-from .cells import Run, compare_cells, curves
+from .cells import DIFFERS, Run, compare_cells, curves
 from .correlations import compare_correlations
 from .measures import compare_measures
 from .words import in_words
@@ -55,6 +55,32 @@ class Comparison:
             metrics=self.metrics.filter(moved.fill_null(False) | appeared),
             conditions=self.conditions.filter(moved.fill_null(False) | appeared),
             correlations=self.correlations.filter(moved.fill_null(False)),
+        )
+
+    def beyond_chance(self) -> Comparison:
+        """Leave out the rows whose difference may be chance.
+
+        A row stays where the 95 % interval of its difference leaves zero out, where p is below 0.05 after Holm, where
+        the number means something else (`state`) or is there in one run alone, and where values or predictions differ
+        and there is no interval to judge that by. A curve stays where one of its cells differs after Holm.
+        """
+        low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
+        untested = (low.is_null() & (difference.abs() > SAME)).fill_null(False)
+        differs = ((low > 0) | (high < 0)).fill_null(False) | untested
+        unlike = pl.col("state_a").ne_missing(pl.col("state_b"))
+        appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()
+        without_accuracy = pl.col("changed") > 0
+        return replace(
+            self,
+            cells=self.cells.filter(
+                differs | DIFFERS.fill_null(False) | (difference.is_null() & without_accuracy).fill_null(False)
+            ),
+            curves=self.curves.filter(
+                (pl.col("different") > 0) | (pl.col("mean_difference").is_null() & without_accuracy)
+            ),
+            metrics=self.metrics.filter(differs | unlike | appeared),
+            conditions=self.conditions.filter(differs | unlike | appeared),
+            correlations=self.correlations if self.no_correlations else self.correlations.filter(differs),
         )
 
 

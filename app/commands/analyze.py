@@ -9,9 +9,17 @@ import typer
 
 from ...errors import UsageError
 from .. import api
-from ..console import Json, print_rows, progress, setting_in_words
+from ..console import Json, condition_in_words, print_rows, progress
 from .completion import complete_study
 from .options import Database
+
+TITLES = ("study", "checkpoint", "image_set")
+"""Columns that become headings on a terminal without room for them."""
+OF_CONDITIONS = (
+    *(*TITLES, "metric", "condition", "value", "low", "high", "state"),
+    *("difference", "difference_low", "difference_high", "n", "note"),
+)
+"""Columns of the table of conditions, each with its parameters in words."""
 
 
 def analyze(
@@ -60,5 +68,7 @@ def analyze(
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
     rows = metrics.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
-        rows = [row | {"parameters": setting_in_words(row["probe"], row["parameters"])} for row in rows]
-    print_rows(rows, as_json)
+        in_words = [row | {"condition": condition_in_words(row)} for row in rows]
+        print_rows([{name: row[name] for name in OF_CONDITIONS} for row in in_words], titles=(*TITLES, "metric"))
+    else:
+        print_rows(rows, as_json, titles=TITLES)

@@ -23,10 +23,20 @@ NAMED = 10
 """The number of cells of one run alone that are listed."""
 MOST_CONDITIONS = 7
 """The number of conditions of a probe that are listed where they were replaced."""
+TITLES = ("checkpoint", "image_set")
+"""Columns that become headings on a terminal without room for them."""
+COUNTED = {
+    "cells": "cell(s)",
+    "curves": "curve(s)",
+    "metrics": "metric(s)",
+    "conditions": "metric(s) of conditions",
+    "correlations": "correlation(s)",
+}
+"""Tables of a comparison, and the name of their rows in one line."""
 LAST = (
     "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "differs_in", "note",
 )  # fmt: skip
-"""Columns of a cell after the condition and the difference, as long as a terminal has room."""
+"""Columns of a cell after the condition and the difference."""
 
 
 def compare(
@@ -66,7 +76,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="List what is the same, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List what does not differ beyond chance, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
@@ -88,11 +98,10 @@ def compare(
         precisions=_pair("--precisions", precisions),
         progress=progress,
     )
-    shown = comparison if everything else comparison.what_differs()
     if as_json:
-        print(json.dumps(_as_json(comparison, shown), indent=1))
+        print(json.dumps(_as_json(comparison, comparison if everything else comparison.what_differs()), indent=1))
     else:
-        _print(comparison, shown)
+        _print(comparison, comparison if everything else comparison.beyond_chance())
 
 
 def _pair(option: str, text: str | None) -> tuple[str, str] | None:
@@ -135,32 +144,40 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
     print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
     print(
-        f"{comparison.same} cells are one and the same; of {len(comparison.cells)} others that both have, {different} "
-        "differ in accuracy (p < 0.05 after Holm)"
+        f"{comparison.same} {'cell is' if comparison.same == 1 else 'cells are'} one and the same; of "
+        f"{len(comparison.cells)} others that both have, {different} differ{'s' if different == 1 else ''} in accuracy "
+        "(p < 0.05 after Holm)"
     )
     for note, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
         print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         if len(cells):
-            print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
+            count = f"{len(cells)} {'cell is' if len(cells) == 1 else 'cells are'}"
+            print(f"{count} in {side} only: {_named(cells)}")
     for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True):
         print()
         print_rows(_of_cells(cells), title=f"Cells: {checkpoint} on {image_set}")
-    if shown.cells.is_empty():
-        print("\nCells: nothing differs")
     for title, frame, absent in (
         ("Curves", shown.curves, None),
         ("Metrics", shown.metrics, comparison.no_metrics),
         ("Metrics of conditions", shown.conditions, comparison.no_metrics),
         ("Correlations", shown.correlations, comparison.no_correlations),
     ):
-        print()
         if absent:
-            print(f"{title}: {absent}")
+            print(f"\n{title}: {absent}")
         elif len(frame):
-            print_rows(_shown(frame), title=title)
-        else:
-            print(f"{title}: nothing differs")
+            print()
+            print_rows(_shown(frame), title=title, titles=TITLES)
+    if counts := _unlisted(comparison, shown):
+        print(f"\nwithout a difference beyond chance: {counts}; --all lists them too")
+
+
+def _unlisted(comparison: Comparison, shown: Comparison) -> str:
+    """The numbers of rows that are compared and not shown, such as `49 cells, 1 curve`; empty where all are shown."""
+    counts = {name: len(getattr(comparison, table)) - len(getattr(shown, table)) for table, name in COUNTED.items()}
+    return ", ".join(
+        f"{count:,} {name.replace('(s)', '' if count == 1 else 's')}" for name, count in counts.items() if count
+    )
 
 
 def _conditions(probe: str, parameters: list[str]) -> str:
@@ -178,26 +195,27 @@ def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows of one checkpoint and image set, which a table need not repeat: 80 columns have room for the intervals."""
     from ...analysis.comparison.words import difference_in_words
 
-    last = [name for name in LAST if name in _filled(cells)]
-    return [
-        {
-            "condition": condition_in_words(row),
-            "difference": None if row["difference"] is None else difference_in_words(row),
-            **{name: row[name] for name in last},
-        }
+    columns = [name for name in ("difference", *LAST) if name in _filled(cells)]
+    rows = [
+        row | {"difference": None if row["difference"] is None else difference_in_words(row)}
         for row in cells.to_dicts()
     ]
+    return [{"condition": condition_in_words(row)} | {name: row[name] for name in columns} for row in rows]
 
 
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    return [
-        {
-            name: setting_in_words(row["probe"], value) if name in ("parameters", "at") else value
-            for name, value in row.items()
-        }
-        for row in frame.select(_filled(frame)).to_dicts()
-    ]
+    return [_in_words(row) for row in frame.select(_filled(frame)).to_dicts()]
+
+
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    if "at" in row:
+        return row | {"at": setting_in_words(row["probe"], row["at"])}
+    if "parameters" not in row:
+        return row
+    names = {"probe": "condition"}
+    words = row | {"probe": condition_in_words(row)}
+    return {names.get(name, name): value for name, value in words.items() if name != "parameters"}
 
 
 def _filled(frame: pl.DataFrame) -> list[str]:

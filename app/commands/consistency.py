@@ -26,4 +26,4 @@ def consistency(
 
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
-    print_rows(api.results.consistency(images, db, pairs=pairs), as_json=as_json)
+    print_rows(api.results.consistency(images, db, pairs=pairs), as_json=as_json, titles=("images", "condition"))

@@ -129,4 +129,4 @@ def _print(gated: Gated, db: Path) -> None:
     print(f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}")
     if open_ones:
         open_ones = [row | {"condition": condition_in_words(row)} for row in open_ones]
-        print_rows([{name: row[name] for name in SHOWN} for row in open_ones])
+        print_rows([{name: row[name] for name in SHOWN} for row in open_ones], titles=("checkpoint", "image_set"))

@@ -71,7 +71,7 @@ def plan(
             )
         )
         return
-    print_rows(planned.rows)
+    print_rows(planned.rows, titles=("checkpoint", "image_set"))
     if len(planned.packed) > 1:
         for how, (models, sets) in planned.packed.items():
             print(f"{how}: {some_of(models)} on {some_of(sets)}")

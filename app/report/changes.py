@@ -84,10 +84,11 @@ def _same_study(store: Store, name: str) -> str | None:
 
 def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:
     """How many cells there are to compare, how many differ, and which by most."""
+    different = len(rows.filter("differs"))
     counts = (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
         f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
-        f"{len(rows.filter('differs')):,} differ in accuracy (p < 0.05 after Holm's correction)"
+        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)"
     )
     if rows.filter(pl.col("difference") != 0).is_empty():
         return f"{counts}."

@@ -26,17 +26,18 @@ def table(*words: str, columns: int = 80) -> list[str]:
     return on_a_terminal(python(TABLE, *words), columns)
 
 
-def test_a_row_is_one_line_and_the_rest_is_named() -> None:
+def test_numbers_continue_below_and_the_rest_is_named() -> None:
     shown_lines = table()
-    first = next(place for place, line in enumerate(shown_lines) if line.startswith("left out"))
-    rows, hint = shown_lines[:first], " ".join(shown_lines[first:])
+    first = next(place for place, line in enumerate(shown_lines) if line.startswith("in every row"))
+    rows, notes = shown_lines[:first], " ".join(shown_lines[first:])
     assert all(len(line) <= 80 for line in shown_lines)
-    assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"]
-    assert hint.startswith("left out for width: study = mine, parameters, none, value")
-    assert hint.endswith("; --json shows all")
-    shown = set(rows[0].split())
-    assert "checkpoint" in shown
-    assert shown | set(hint.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
+    assert notes == "in every row: study = mine left out for width: parameters, none; --json shows all"
+    blocks = [line.split() for line in rows if line.strip().startswith("checkpoint")]
+    assert len(blocks) == 2
+    assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"] * 2
+    assert [name for block in blocks for name in block[1:]] == [f"value{n}" for n in range(12)]
+    printed = {text for line in rows for text in line.split()}
+    assert printed >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
 
 
 def test_a_wide_terminal_shows_everything() -> None:

@@ -1,33 +1,202 @@
-"""Tables on a terminal: what fits, and what is said of the rest."""
+"""Printing: every number of every command's table is on a terminal of 80 columns, and counts of progress are whole."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from bandlens.app.console import fitting
+import numpy as np
+import pytest
+from gated import WIDE
+from imports_of_folders import PACKAGE
+from made_up_results import Images, cell, image_set, model, part, store_study
+from small import Answer, Command, make_images, make_model, make_pictures, make_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.api.results import analyze
+from bandlens.app.console import progress
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.probes.grid import make_grid
+from bandlens.records import Finished, Model
+
+MODELS = ["resnet50_trained_on_SIN_and_IN", *(f"efficientnet_lite0_{'x' * 9}_{letter}" for letter in "bcd")]
+"""Names of 30 characters; the first one is that of a published model."""
+IMAGES = "photographs_of_foxes_012345678"
+STUDIES = [f"a_study_of_thirty_characters_{k}" for k in (1, 2)]
+PROBES: Mapping[str, Mapping[str, list[float]]] = {
+    "lowpass": {},
+    "highpass": {},
+    "critical_band": {"noise_sd": [0.02, 0.16], "frequency": [1, 3, 5]},
+}
+WIDTH = 80
+
+TABLES = ("cells", "curves", "metrics", "conditions", "correlations")
+COMMANDS = {
+    "analyze": "analyze --db results.duckdb --resamples 100",
+    "analyze, conditions": "analyze --db results.duckdb --resamples 100 --conditions",
+    "benchmarks": "benchmarks list",
+    "checkpoints": "checkpoints list",
+    "checkpoints, verify": "checkpoints verify --all",
+    "compare": f"compare {' '.join(STUDIES)} --db results.duckdb --all",
+    "consistency": f"consistency {IMAGES} --db results.duckdb --pairs",
+    "correlate": f"correlate --db results.duckdb --study {STUDIES[0]} --resamples 100",
+    "correlate, published": "correlate --resamples 100",
+    "correlate, effective": "correlate --resamples 100 --target effective",
+    "doctor": "doctor",
+    "gate": f"gate {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
+    "measures": "measures list",
+    "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
+    "probes": "probes list",
+    "published list": "published list",
+    "published sources": "published sources tv_resnet50",
+    "published agree": "published agree",
+    "published agree, models": "published agree --models",
+    "published relate": "published relate --models study",
+    "published joined": "published joined --db results.duckdb",
+    "published place": "published place tf_efficientnet_lite0.in1k",
+    "published fits": "published fits",
+    "published table": "published table",
+    "studies": "studies list --db results.duckdb",
+    "verify": "verify --db gated.duckdb",
+}
+"""Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
+PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
+"""The part of a command's JSON that its tables show, where that is not all of it."""
+FOR_JSON = {
+    "correlate": {"partial_p", "low_images", "high_images"},
+    "published": {"values", "models_within", "p", "n"},
+}
+"""Numbers that a command leaves to JSON."""
+WITHOUT_JSON = {"demo", "export", "images", "sql"}
+"""Modules of commands whose tables are those of others, are asked for in SQL, or need files that others pack."""
 
 
-def test_an_interval_goes_with_both_of_its_ends() -> None:
-    cells = {name: ["x" * 8, "y"] for name in ("top1", "low", "high", "flips_low", "flips_high")}
-    assert fitting(cells, 5 * 11 + 1 + 5)[0] == list(cells)
-    assert fitting(cells, 4 * 11 + 5) == (["top1", "low", "high"], "flips_low, flips_high")
-    assert fitting(cells, 2 * 11 + 5) == (["top1"], "low, high, flips_low, flips_high")
+def parts_of(images: Images, by: Model, precision: str, skill: float) -> Iterator[Finished]:
+    """Predictions under the published grid: worse the more of an image is gone, and the worse the model is."""
+    rng = np.random.default_rng([len(by.name), int(100 * skill)])
+    for setting in make_grid(PROBES, Path()).conditions:
+        values = dict(setting.parameters)
+        harm = abs(float(values.get("cutoff", 0.5)) - 0.5) + 3 * float(values.get("noise_sd", 0))
+        ranks = (rng.random(images.info.count) < min(0.95, 1 - skill + harm)).astype(int)
+        yield part(cell(images, setting, by=by, precision=precision), ranks, ranks)
 
 
-@given(
-    cells=st.dictionaries(
-        st.text("abc", min_size=1, max_size=9), st.lists(st.text("x{-", max_size=30), min_size=2, max_size=2),
-        min_size=1, max_size=9,
-    ),
-    width=st.integers(1, 120),
-)  # fmt: skip
-def test_every_column_is_shown_or_named(cells: dict[str, list[str]], width: int) -> None:
-    shown, note = fitting(cells, width)
-    assert shown
-    assert shown == [name for name in cells if name in shown]
-    gone = [name for name in cells if name not in shown]
-    assert bool(gone) == bool(note)
-    assert [part.partition(" = ")[0] for part in note.split(", ")] == (gone or [""])
-    needed = sum(3 + max(map(len, (name, *cells[name]))) for name in shown) + 1
-    assert needed <= width or len(shown) == 1
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of four models in two studies; models, images and a study file that a gate has compared."""
+    folder = tmp_path_factory.mktemp("tables")
+    images = image_set(60, name=IMAGES, labels=[0] * 60)
+    with open_store(folder / "results.duckdb") as store:
+        for study, precision in zip(STUDIES, ("fp32", "int8"), strict=True):
+            parts = [
+                finished
+                for k, name in enumerate(MODELS)
+                for finished in parts_of(images, model(name), precision, 0.95 - 0.07 * k - 0.1 * (precision == "int8"))
+            ]
+            store_study(store, study, images, parts)
+    analyze(folder / "results.duckdb", resamples=100)
+    make_images(folder / "images.set", make_pictures(40), labels=[k % 12 for k in range(40)], name=IMAGES)
+    for seed, name in enumerate(MODELS[:2]):
+        network = make_model(folder / "models", name, seed=seed)
+        other = make_model(folder / "others", name, seed=seed + 5)
+        save_onnx_file(network, "int8", other.path.read_bytes(), {})
+    file = make_study(folder, name=STUDIES[1], checkpoints=MODELS[:2], probes=f"lowpass = {{}}\n{WIDE}")
+    run_study(resolve(Study.read(file)), folder / "gated.duckdb")
+    return folder
+
+
+def numbers_in(rows: object, for_json: set[str]) -> Iterator[float]:
+    """Every number in JSON, at any depth, but ids and those of the keys `for_json`."""
+    if isinstance(rows, dict):
+        for name, value in rows.items():
+            if name not in for_json and not name.endswith("_id"):
+                yield from numbers_in(value, for_json)
+    elif isinstance(rows, list):
+        for row in rows:
+            yield from numbers_in(row, for_json)
+    elif isinstance(rows, (int, float)) and not isinstance(rows, bool):
+        yield rows
+
+
+def forms(number: float) -> set[str]:
+    """The texts of a number in tables: whole, in four digits, as a difference, a coefficient or a p-value."""
+    if isinstance(number, int):
+        return {str(number), f"{number:,}"}
+    two = f"{round(number, 2) + 0:.2f}"
+    return {f"{number:.4g}", f"{number:+.3f}", two, f"{number:.3g}", f"{number:.4f}", f"{number:.0e}"}
+
+
+@pytest.fixture
+def terminal(command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Command:
+    """`command`, with standard output a terminal of 80 columns, in the folder of the databases."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("BANDLENS_HOME", str(folder / "home"))
+
+    def run(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        return command(*words)
+
+    return run
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) -> None:
+    words = COMMANDS[name].split()
+    answer = terminal(*words)
+    printed = set(re.findall(r"[-+]?[\d.,]*\d(?:e[-+]\d+)?", answer.out))
+    printed |= {text.lstrip("+-") for text in printed}
+    if name == "doctor":  # facts of this machine, which may change between two calls
+        assert "onnxruntime" in answer.out
+        return
+    rows = json.loads(terminal(*words, "--json").out)
+    if words[0] in PRINTED:
+        rows = [rows[table] for table in PRINTED[words[0]]]
+    missing = {number for number in numbers_in(rows, FOR_JSON.get(words[0], set())) if not forms(number) & printed}
+    assert missing == set()
+    assert [line for line in lines_of_tables(answer.out) if len(line) > WIDTH] == []
+
+
+def lines_of_tables(out: str) -> list[str]:
+    """The lines of tables: three spaces or more are between two columns, and never in a sentence."""
+    return [line for line in out.splitlines() if line.startswith(" ─") or "   " in line.strip()]
+
+
+def test_every_command_with_a_table_is_among_them() -> None:
+    files = (PACKAGE / "app" / "commands").glob("*.py")
+    printing = {file.stem for file in files if "print_rows" in file.read_text(encoding="utf-8")}
+    assert printing - WITHOUT_JSON == {words.split()[0] for words in COMMANDS.values()}
+
+
+def test_the_answer_of_a_query_has_every_number_on_80_columns(terminal: Command) -> None:
+    query = f"FROM curve WHERE checkpoint = '{MODELS[0]}'"
+    printed = set(terminal("sql", query, "--db", "results.duckdb").out.replace(",", " ").split())
+    rows = json.loads(terminal("sql", query, "--db", "results.duckdb", "--format", "json").out)
+    assert {number for number in numbers_in(rows, set()) if not forms(number) & printed} == set()
+
+
+def test_a_metric_has_its_state_on_its_line(terminal: Command) -> None:
+    words = COMMANDS["analyze"].split()
+    lines = terminal(*words).out.splitlines()
+    rows = [row for row in json.loads(terminal(*words, "--json").out) if row["value"] is not None]
+    assert len({row["state"] for row in rows}) > 1
+    for row in rows:
+        number = f"{row['value']:.4g}"
+        assert [line for line in lines if number in line.split() and line.split()[-1] == row["state"]], row
+
+
+@pytest.mark.parametrize(("total", "count"), [(None, "writing: 2 charts ["), (3, "2/3 ["), (12_345, "2/12,345 [")])
+def test_counts_of_progress_are_whole(total: int | None, count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        with progress("writing", total, "charts", delay=0) as advance:
+            advance()
+            advance()
+    assert count in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,32 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     assert len(moved.cells) == len(moved.curves) == 1
     assert moved.no_correlations is not None
     assert "1 model, and a correlation needs 4" in moved.no_correlations
+
+
+def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store: Store, images: Images) -> None:
+    a, b = two_versions(store, images)
+    without = {"equal": (3.0, None, None), "lost": (1.0, None, None), "without": (3.0, None, None)}
+    metrics(a, without | {"above": (1.0, 0.7, 1.4), "within": (2.0, 1.0, 3.0)})
+    without |= {"lost": (None, None, None), "without": (3.5, None, None)}
+    metrics(b, without | {"above": (2.0, 1.6, 2.3), "within": (2.1, 1.1, 3.1)})
+    comparison = compare_runs(a, b)
+    assert comparison.what_differs().metrics["metric"].to_list() == ["above", "lost", "within", "without"]
+    assert comparison.beyond_chance().metrics["metric"].to_list() == ["above", "lost", "without"]
+    another = pl.when(metric="equal").then(pl.lit("doubtful")).otherwise("state_b")
+    with_state = replace(comparison, metrics=comparison.metrics.with_columns(state_b=another))
+    assert with_state.beyond_chance().metrics["metric"].to_list() == ["above", "equal", "lost", "without"]
+
+
+def test_cells_and_curves_that_chance_explains_are_those_without_a_finding(
+    store: Store, store_b: Store, images: Images
+) -> None:
+    settings = [condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.9), HIGH]
+    for run, shares in ((store, (0.3, 0.3, 0.3)), (store_b, (0.3, 0.9, 0.31))):
+        parts = [outcome(images, setting, 5, share) for setting, share in zip(settings, shares, strict=True)]
+        store_study(run, "s", images, parts)
+    shown = compare_runs(Run(store, "s@1"), Run(store_b, "s@1")).beyond_chance()
+    assert shown.cells.select("probe", "parameters").rows() == [("lowpass", '{"cutoff": 0.9}')]
+    assert shown.curves["probe"].to_list() == ["lowpass"]
 
 
 def test_means_over_several_image_sets_are_compared_too(store: Store, images: Images) -> None:

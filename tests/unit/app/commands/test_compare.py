@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.paired import paired
 from bandlens.app.commands.compare import compare
 from bandlens.errors import BandlensError
+from bandlens.probes.grid import PUBLISHED, make_grid
 
 app = typer.Typer()
 app.command()(compare)
@@ -52,7 +55,7 @@ def db(tmp_path: Path) -> Path:
 
 def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     printed = call("s@1", "s@2", "--db", db)
-    assert "1 cells are one and the same; of 2 others that both have, 1 differ in accuracy" in printed
+    assert "1 cell is one and the same; of 2 others that both have, 1 differs in accuracy" in printed
     assert "13 cells are in A only: net set lowpass cutoff=0.15; " in printed
     assert "and 3 more" in printed
     assert "in B only" not in printed
@@ -64,7 +67,10 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "Correlations: " in printed
     assert "1 model, and a correlation needs 4" in printed
     assert "cutoff=0.1 " not in printed
-    assert "cutoff=0.1 " in call("s@1", "s@2", "--db", db, "--all")
+    assert printed.endswith("without a difference beyond chance: 1 cell; --all lists them too\n")
+    everything = call("s@1", "s@2", "--db", db, "--all")
+    assert "cutoff=0.1 " in everything
+    assert "beyond chance:" not in everything
 
 
 def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
@@ -79,6 +85,24 @@ def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
     printed = call("with", "without", "--db", path)
     assert "of 2 others that both have, 0 differ in accuracy" in printed
     assert "\n2 of them are not compared: only one of the runs has labels\n" in printed
+
+
+def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> None:
+    """The published grid in two precisions: two images of 60 differ under each condition, one in each direction."""
+    images, path = image_set(60, labels=[0] * 60), tmp_path / "results.duckdb"
+    grid = make_grid(PUBLISHED, Path()).conditions
+    with open_store(path) as store:
+        for precision, wrong in (("fp32", [0, 1, 2]), ("int8", [1, 2, 3])):
+            rank = np.isin(np.arange(60), wrong).astype(int)
+            parts = [part(cell(images, setting, precision=precision), rank, rank) for setting in grid]
+            store_study(store, "s", images, parts)
+        for version in ("s@1", "s@2"):
+            compute_measures(store, version, Options(100))
+    printed = call("s@1", "s@2", "--db", path)
+    assert len(printed.splitlines()) <= 8
+    counts = re.search(r"without a difference beyond chance: 52 cells, 4 curves, \d+ metrics, \d+ metrics of", printed)
+    assert counts, printed
+    assert len(call("s@1", "s@2", "--db", path, "--all").splitlines()) > 200
 
 
 def test_json_holds_every_table(db: Path) -> None:
