@@ -20,7 +20,7 @@ from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from .grey import CONTRAST
 from .patches import PATCH_SHUFFLE
-from .phase import PHASE_SCRAMBLE
+from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
 from .power_law import POWER_LAW_NOISE
 from .spectral import HIGHPASS, LOWPASS
 from .uniform_noise import UNIFORM_NOISE
@@ -33,6 +33,7 @@ FAMILIES = {
         *(LOWPASS, HIGHPASS, CRITICAL_BAND),
         *(FOURIER_BASIS, FOURIER_BIN, POWER_LAW_NOISE),
         *(GAUSSIAN_LOWPASS, GAUSSIAN_HIGHPASS, CONTRAST, UNIFORM_NOISE, PHASE_SCRAMBLE),
+        PHASE_SHIFT,
         *(PATCH_SHUFFLE, BILATERAL, GREY_BLEND, CHANNEL_SHUFFLE),
     )
 }

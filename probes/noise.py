@@ -22,7 +22,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 WORD = 0xFFFFFFFF
 
-FOURIER, UNIFORM, PHASES, PATCHES, CHANNELS, POWER_LAW = range(2, 14, 2)
+FOURIER, UNIFORM, PHASES, PATCHES, CHANNELS, POWER_LAW, UNPAIRED_PHASES = range(2, 16, 2)
 """Draws of the families beside critical_band, so that what one of them draws is independent of the others' draws. The
 critical band has 0, and odd numbers for conditions that draw by themselves."""
 

@@ -1,17 +1,31 @@
-"""Phase scrambling: a grey image keeps the amplitudes of its Fourier transform, and its phases are shifted at random.
+"""Random phases: a grey image whose Fourier transform's phases are shifted, as people saw it and as textbooks have it.
 
-    y = clip(inverse of (F exp(i width pi / 180 u)), 0, 1),  u uniform in (-1, 1) for each frequency, u(-f) = -u(f)
+phase_scramble is the stimulus of the published experiments, by the formula of their code:
 
-F is the transform of the grey image of probes/grey.py. The opposite signs keep the picture real. The mean and the
-frequencies of size / 2, of which the spectrum has one sign alone, are not shifted, as in the published code. One u an
-image serves all widths.
+    y = clip(real part of the inverse of (F exp(i d)), 0, 1)
+    d_k = w u_k for k < n,   d_n = 0,   d_k = -w u_(k - n - 1) for k > n,   w = width pi / 180,   u uniform in (-1, 1)
 
-Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks").
+F is the transform of the grey image of probes/grey.py, and k counts its 2 n + 1 frequencies below size / 2 row by row,
+from the most negative on, so that k = n is the mean. The conjugate of k is 2 n - k, but the second half of u is not
+reversed: two conjugate frequencies have unrelated shifts a = w u_k and b = w u_(n - 1 - k), and the real part keeps
+
+    F (exp(i a) + exp(i b)) / 2 = F cos((a - b) / 2) exp(i (a + b) / 2)
+
+So amplitudes shrink by |cos((a - b) / 2)|, and phases move less far than with opposite shifts.
+
+phase_shift is the textbook's formula, with opposite shifts at conjugate frequencies, which keep the amplitudes:
+
+    y = clip(inverse of (F exp(i w u)), 0, 1),   u uniform in (-1, 1) for each frequency,   u(-f) = -u(f)
+
+In both, the mean and the frequencies of size / 2, of which the spectrum has one sign alone, are not shifted, and one u
+an image serves all widths. docs/decisions/0025-people-saw-smaller-amplitudes.md says why there are two.
+
+Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks"), scramble_phases of its code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -20,10 +34,34 @@ from ..records import Condition
 from .arrays import Array, chunks
 from .family import Batch, Buffer, Family, Parameter, even_size, number_in
 from .grey import grey
-from .noise import PHASES, random_words, uniform
+from .noise import PHASES, UNPAIRED_PHASES, random_words, uniform
+
+WIDTHS = (0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0)
 
 
-def unit_shifts(xp: ModuleType, seed: int, keys: Array, size: int) -> Array:
+def unpaired_shifts(xp: ModuleType, seed: int, keys: Array, size: int) -> Array:
+    """(n, ((size - 1)^2 - 1) / 2) float32 in (-1, 1): u of phase_scramble, in the order of its formula."""
+    return uniform(xp, random_words(xp, seed, keys, UNPAIRED_PHASES, (size - 1) ** 2 // 2))
+
+
+def scramble_factors(xp: ModuleType, shifts: Array, width: float, size: int) -> Array:
+    """Make (n, size, size / 2 + 1) complex64 that phase_scramble multiplies spectra by, laid out as `rfft2` has these.
+
+    `shifts` are those of `unpaired_shifts`, and `width` is in radians.
+    """
+    half, pairs = size // 2, shifts.shape[1]
+    turns = xp.exp(xp.complex64(1j * width) * shifts)
+    means = (turns + turns[:, ::-1]) / 2
+    centred = xp.ones((len(shifts), 2 * pairs + 1), dtype=xp.complex64)
+    # The factor of k is that of n - 1 - k, so that the second half, whose conjugates run backwards, needs no reversal.
+    centred[:, :pairs], centred[:, pairs + 1 :] = means, means.conj()
+    upwards = centred.reshape(-1, size - 1, size - 1)[..., half - 1 :]
+    factors = xp.ones((len(shifts), size, half + 1), dtype=xp.complex64)
+    factors[:, :half, :half], factors[:, half + 1 :, :half] = upwards[:, half - 1 :], upwards[:, : half - 1]
+    return factors
+
+
+def opposite_shifts(xp: ModuleType, seed: int, keys: Array, size: int) -> Array:
     """(n, size, size / 2 + 1) float32 in (-1, 1), laid out as the spectra of `rfft2` are; zero where nothing shifts."""
     half = size // 2
     drawn = uniform(xp, random_words(xp, seed, keys, PHASES, size * half)).reshape(-1, size, half)
@@ -35,26 +73,59 @@ def unit_shifts(xp: ModuleType, seed: int, keys: Array, size: int) -> Array:
     return shifts
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+def shift_factors(xp: ModuleType, shifts: Array, width: float, _: int) -> Array:
+    """Make what phase_shift multiplies spectra by, as `scramble_factors` does, of the shifts of `opposite_shifts`."""
+    return xp.exp(xp.complex64(1j * width) * shifts)
+
+
+def multiply_spectra(
+    xp: ModuleType,
+    batch: Batch,
+    conditions: Sequence[Condition],
+    buffer: Buffer,
+    draw: Callable[[ModuleType, int, Array, int], Array],
+    factors: Callable[[ModuleType, Array, float, int], Array],
 ) -> Iterator[tuple[Condition, Array]]:
+    """Yield the grey images with their spectra multiplied by the factors of what is drawn for each image."""
     count, size = len(batch.pixels), batch.pixels.shape[-1]
-    shifts = unit_shifts(xp, batch.seed, batch.keys, size)
+    shifts = draw(xp, batch.seed, batch.keys, size)
     spectra = xp.fft.rfft2(grey(xp, batch.pixels))
     for condition in conditions:
         out, width = buffer(), np.pi / 180 * float(condition["width"])
         for part in chunks(xp, count):
-            shifted = spectra[part] * xp.exp(xp.complex64(1j * width) * shifts[part])
-            out[part] = xp.clip(xp.fft.irfft2(shifted, s=(size, size)), 0, 1)[:, None]
+            product = spectra[part] * factors(xp, shifts[part], width, size)
+            out[part] = xp.clip(xp.fft.irfft2(product, s=(size, size)), 0, 1)[:, None]
         yield condition, out
+
+
+def perturb_scramble(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    return multiply_spectra(xp, batch, conditions, buffer, unpaired_shifts, scramble_factors)
+
+
+def perturb_shift(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    return multiply_spectra(xp, batch, conditions, buffer, opposite_shifts, shift_factors)
 
 
 PHASE_SCRAMBLE = Family(
     "phase_scramble",
-    "grey, with the phases of its Fourier transform shifted by up to width degrees",
+    "grey, with the phases of its Fourier transform scrambled by up to width degrees, as people saw it",
+    2,
+    (Parameter("width", number_in(0, 180), WIDTHS),),
+    perturb_scramble,
+    random=True,
+    check_size=even_size,
+)
+
+PHASE_SHIFT = Family(
+    "phase_shift",
+    "grey, with the phases of its Fourier transform shifted by up to width degrees, and its amplitudes kept",
     1,
-    (Parameter("width", number_in(0, 180), (0.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0)),),
-    perturb,
+    (Parameter("width", number_in(0, 180), WIDTHS),),
+    perturb_shift,
     random=True,
     check_size=even_size,
 )

@@ -263,6 +263,16 @@ CREATE TABLE human_trial (
 );
 COMMENT ON TABLE human_trial IS 'Trials of human observers, as `bandlens published import humans` reads them';
 
+CREATE TABLE human_value (
+    metric VARCHAR NOT NULL,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    state VARCHAR NOT NULL,
+    note VARCHAR
+);
+COMMENT ON TABLE human_value IS 'Numbers of people by measures of models, from published trials, as `bandlens analyze` wrote them last';
+
 CREATE TABLE error_consistency (
     images VARCHAR NOT NULL,
     condition VARCHAR NOT NULL,
@@ -694,6 +704,24 @@ COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its new
 
 CREATE VIEW metric AS FROM metric_of('*');
 COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest version of each study, as computed last';
+
+CREATE MACRO human_metric_of(which) AS TABLE
+SELECT metric, false AS human, checkpoint AS subject, category, image_set AS images, value, low, high, state, note
+FROM metric_of(which)
+SEMI JOIN human_value USING (metric)
+SEMI JOIN (
+    SELECT label AS version, shown.name AS image_set
+    FROM study_version JOIN study_image_set AS shown ON shown.study = study_id JOIN image_set ON image_set.id = shown.image_set
+    WHERE labelled
+) AS labelled USING (version, image_set)
+UNION ALL BY NAME
+SELECT metric, true AS human, 'humans' AS subject, 'humans' AS category, value, low, high, state, note FROM human_value
+UNION ALL BY NAME
+SELECT study AS metric FROM no_study(which);
+COMMENT ON MACRO TABLE human_metric_of IS 'The view human_metric with the models of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW human_metric AS FROM human_metric_of('*');
+COMMENT ON VIEW human_metric IS 'Numbers of models against labels that people have, too, and those of people by the same measure. The images need not be the same';
 
 CREATE MACRO condition_metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category, shown.name AS image_set,

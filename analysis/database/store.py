@@ -513,6 +513,12 @@ class Store:
             self.execute("DELETE FROM error_consistency WHERE images = ?", [images])
             self._load("INSERT INTO error_consistency BY NAME FROM loaded", frame.to_arrow())
 
+    def write_human_values(self, frame: pl.DataFrame) -> None:
+        """Replace the numbers of people: the columns of human_value."""
+        with self.transaction():
+            self.execute("DELETE FROM human_value")
+            self._load("INSERT INTO human_value BY NAME FROM loaded", frame.to_arrow())
+
     def write_gates(self, frame: pl.DataFrame) -> None:
         """Replace the precision gates of the pairs of cells in the frame.
 

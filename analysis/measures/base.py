@@ -296,6 +296,8 @@ class Measure(Generic[Read]):
     number_title: str = ""
     """The title of its panel; by default the label."""
     estimator: str = ""
+    people: Callable[[], Mapping[str, Estimate]] | None = None
+    """Name -> estimate of people in published trials, of all measures with this function; None where there are none."""
     published: tuple[str, ...] = ()
     """Columns of the published study's results that its figure is the mean of."""
     published_classes: int = CLASSES

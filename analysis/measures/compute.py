@@ -28,7 +28,7 @@ from .outcomes import (
     subjects,
 )
 from .own import OwnMeasure, answer_table
-from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
+from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking, people_estimates
 
 SCHEMA = {
     **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
@@ -39,6 +39,8 @@ SCHEMA = {
 }
 """Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
 over benchmarks."""
+PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
+"""Columns of SCHEMA that the table human_value has."""
 Row = dict[str, Any]
 DEFAULTS = Options()
 
@@ -70,7 +72,14 @@ def compute_measures(
     listed = subjects(store, study)
     values = _values(store, listed, MeasureSelection(), options, advance)
     store.write_values(values, {subject.study_id for subject in listed})
+    store.write_human_values(_people_values())
     return values
+
+
+def _people_values() -> pl.DataFrame:
+    """The columns of human_value: numbers of people in published trials, by measures of models."""
+    columns = {name: kind for name, kind in SCHEMA.items() if name in PEOPLE_COLUMNS}
+    return pl.DataFrame([_row(name, estimate) for name, estimate in people_estimates().items()], columns)
 
 
 def compute_own(

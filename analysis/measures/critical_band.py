@@ -16,7 +16,9 @@ relative to the clean images in colour, since the study does not state its refer
 more than twice as many images are right without noise as by blind guesses, since half of that is no more than chance.
 Names that end in `_raw` are without a reference. The thresholds are numbers of their own, critical_threshold_0 …
 critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4, as published. Where all
-thresholds are equal, or no Gaussian fits, the three numbers are degenerate.
+thresholds are equal, or no Gaussian fits, the three numbers are degenerate. People stand beside models in the view
+human_metric by the numbers without a reference: their thresholds 0, 0, 0, 0, 2, 2, 0 were taken so. Their bandwidth of
+one octave is the bound of the fit.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 
@@ -30,7 +32,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -64,6 +66,8 @@ RAW = {number: f"{measure}_raw" for measure, number in PUBLISHED.items()}
 """Number -> the measure of accuracies as they are."""
 COLUMNS = {"bandwidth": "bw_norm", "center_frequency": "cf_norm", "peak_noise_sensitivity": "pns_norm"}
 """Number -> the end of the name of its column in the published results."""
+OF_PEOPLE = (0, 0, 0, 0, 2, 2, 0)
+"""Thresholds of people, from the mean of the accuracies of 14 observers (Subramanian et al. 2023), not normalized."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
 LOWEST = FREQUENCIES[0] - 0.5
@@ -285,6 +289,11 @@ def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estima
         yield f"critical_threshold_{frequency}{suffix}", Estimate(float(steps))
 
 
+def people_estimates() -> dict[str, Estimate]:
+    """The channel of people by the published estimator, which took their accuracies as they are (NAME_raw)."""
+    return dict(_band_numbers(fit_band(OF_PEOPLE), "_raw"))
+
+
 def has_band(available: Available) -> bool:
     """Whether an image set is run under band noise."""
     return bool(available.of_probe(PROBE))
@@ -306,11 +315,13 @@ _in_band = partial(
 )
 
 
-def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
+def _published(
+    suffix: str, words: str, people: Callable[[], Mapping[str, Estimate]] | None = None
+) -> Iterator[Measure[Outcomes]]:
     for measure, number in PUBLISHED.items():
         title, unit = f"{SHORT[number]}{words}", UNITS[number]
         if suffix:
-            yield _in_band(f"{measure}{suffix}", title, unit)
+            yield _in_band(f"{measure}{suffix}", title, unit, people=people)
             continue
         yield _in_band(
             measure,
@@ -323,10 +334,10 @@ def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
         )
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
-        yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps")
+        yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps", people=people)
 
 
 MEASURES: Sequence[Measure[Outcomes]] = (
     *_published("", ""),
-    *_published("_raw", ", accuracies not normalized"),
+    *_published("_raw", ", accuracies not normalized", people_estimates),
 )

@@ -2,11 +2,15 @@
 
 The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several conditions
 two subjects agree on which are hard, whatever they share on any of them (Geirhos, Meding & Wichmann 2020).
+
+The mean kappa to humans is over pairs and conditions, and its interval is over images: what all subjects answered to
+one image under any condition, or to the images of one cluster, is drawn together. Humans stay these humans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +20,8 @@ from numpy.typing import NDArray
 
 from ...errors import UnknownName
 from ..database.store import Store
-from ..statistics.consistency import Consistency, error_consistency
+from ..statistics.consistency import Consistency, consistency_with_others, error_consistency
+from ..statistics.shares import Share, mean_interval, mean_of, share_of
 
 PAIR_KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
 SCHEMA = {
@@ -46,6 +51,19 @@ def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFr
 
     `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
     """
+    rows = []
+    for pair in _pairs(_read_judgements(store, images)):
+        consistency = error_consistency(*pair.right, pair.clusters, resamples)
+        names = (images, pair.condition, *pair.subjects, pair.humans)
+        rows.append(
+            dict(zip(PAIR_KEYS, names, strict=True))
+            | {name: getattr(consistency, name) for name in Consistency.__slots__}
+        )
+    return pl.DataFrame(rows, SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _read_judgements(store: Store, images: str) -> pl.DataFrame:
+    """Rows of `judgement` on some images, with `photograph`: what is drawn as one. UnknownName where nobody judged."""
     judged = store.frame(
         "SELECT condition, image, cluster, subject, human, correct FROM judgement WHERE images = ? "
         "ORDER BY condition, NOT human, subject",
@@ -56,36 +74,67 @@ def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFr
             "SELECT DISTINCT images FROM judgement UNION SELECT stimulus_set FROM human_trial ORDER BY 1"
         )
         raise UnknownName("image set", images, listed.to_series().to_list())
-    rows: list[dict[str, Any]] = []
+    cluster = pl.col("cluster").cast(pl.Int64).max().over("image")
+    # An image that no model saw under any condition is in no cluster and stands for itself.
+    return judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two subjects on the n images of one condition that both of them judged."""
+
+    condition: str
+    subjects: tuple[str, str]
+    humans: int
+    """Number of humans among the two."""
+    right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    """Whether the first has each image right, (n,), and whether the second has."""
+    clusters: NDArray[np.int64] | None
+    """The clusters of the images, (n,); None where each image of the condition stands for itself."""
+    photographs: NDArray[np.int64]
+    """As `clusters`, (n,), by numbers that are the same under all conditions."""
+
+
+def _pairs(judged: pl.DataFrame) -> Iterator[_Pair]:
+    """Every two subjects under every condition that both judged an image of, humans first."""
     for (condition,), answers in judged.group_by("condition", maintain_order=True):
-        who, right, clusters = _by_subject(answers)
+        who, right, clusters, photographs = _by_subject(answers)
         for first, second in combinations(range(len(who)), 2):
             both = (right[first] != UNSEEN) & (right[second] != UNSEEN)
             if both.any():
-                a, b = right[first, both] == 1, right[second, both] == 1
-                consistency = error_consistency(a, b, None if clusters is None else clusters[both], resamples)
-                names = (images, condition, who[first][0], who[second][0], who[first][1] + who[second][1])
-                rows.append(
-                    dict(zip(PAIR_KEYS, names, strict=True))
-                    | {name: getattr(consistency, name) for name in Consistency.__slots__}
+                yield _Pair(
+                    str(condition),
+                    (who[first][0], who[second][0]),
+                    who[first][1] + who[second][1],
+                    (right[first, both] == 1, right[second, both] == 1),
+                    None if clusters is None else clusters[both],
+                    photographs[both],
                 )
-    return pl.DataFrame(rows, SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _by_subject(
     judged: pl.DataFrame,
-) -> tuple[list[tuple[str, bool]], NDArray[np.int8], NDArray[np.int64] | None]:
-    """(name, human) of the subjects; (subjects, images) right 1, wrong 0, or UNSEEN; clusters of the images, if any."""
+) -> tuple[list[tuple[str, bool]], NDArray[np.int8], NDArray[np.int64] | None, NDArray[np.int64]]:
+    """Arrange the answers of one condition by subject and image.
+
+    Returns (name, human) of the subjects; (subjects, images) right 1, wrong 0, or UNSEEN; the clusters of the images,
+    if any; and their photographs.
+    """
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
-    images = judged.group_by("image", maintain_order=True).agg(pl.col("cluster").max()).with_row_index("column")
-    placed = judged.join(subjects, on=["subject", "human"]).join(images.drop("cluster"), on="image")
+    images = (
+        judged.group_by("image", maintain_order=True)
+        .agg(pl.col("cluster").max(), pl.col("photograph").first())
+        .with_row_index("column")
+    )
+    placed = judged.join(subjects, on=["subject", "human"]).join(images.select("image", "column"), on="image")
     right = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     right[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["correct"].to_numpy()
     # An image that no model saw is in no cluster and stands for itself.
     cluster = images.select(pl.coalesce(pl.col("cluster").cast(pl.Int64), -1 - pl.col("column").cast(pl.Int64)))
     clusters = cluster.to_series().to_numpy()
     alone = len(np.unique(clusters)) == len(clusters)
-    return subjects.select("subject", "human").rows(), right, None if alone else clusters
+    who = subjects.select("subject", "human").rows()
+    return who, right, None if alone else clusters, images["photograph"].to_numpy()
 
 
 def write_consistencies(
@@ -97,21 +146,42 @@ def write_consistencies(
         advance(1)
 
 
-def mean_consistencies(table: pl.DataFrame) -> list[dict[str, Any]]:
+def mean_consistencies(store: Store, images: str) -> list[dict[str, Any]]:
     """The mean kappa between humans, and of each model to humans, over pairs and conditions.
 
-    Rows of subject, pairs, kappa to humans, lowest, highest.
+    Returns rows of subject, pairs, kappa to humans, its 95 % interval over images (low, high), and the lowest and
+    highest kappa of a pair under a condition; no rows where no human judged the images. A number that is undefined is
+    None. Raises UnknownName as `consistencies` does.
     """
-    mixed = table.filter(pl.col("humans") == 1)
-    groups = {"humans": table.filter(pl.col("humans") == 2)}
-    groups |= {str(name): pairs for (name,), pairs in mixed.group_by("second_subject", maintain_order=True)}
+    by_subject: dict[str, list[_Pair]] = {"humans": []}
+    for pair in _pairs(_read_judgements(store, images)):
+        if pair.humans:
+            by_subject.setdefault("humans" if pair.humans == 2 else pair.subjects[1], []).append(pair)
+    if not any(by_subject.values()):
+        return []
     return [
-        {
-            "subject": name,
-            "pairs": pairs.select("first_subject", "second_subject").n_unique(),
-            "kappa to humans": pairs["kappa"].mean(),
-            "lowest": pairs["kappa"].min(),
-            "highest": pairs["kappa"].max(),
-        }
-        for name, pairs in groups.items()
+        {"subject": subject, "pairs": len({pair.subjects for pair in pairs})} | _mean_kappa(pairs)
+        for subject, pairs in by_subject.items()
     ]
+
+
+def _mean_kappa(pairs: list[_Pair]) -> dict[str, float | None]:
+    """The columns of `mean_consistencies` that are numbers of kappa, over the pairs that have one."""
+    shares = []
+    for pair in pairs:
+        contributions = consistency_with_others(np.stack(pair.right))[0]
+        if not np.isnan(contributions).any():
+            shares.append(share_of(contributions, pair.photographs))
+    if not shares:
+        return dict.fromkeys(MEAN_COLUMNS)
+    mean, kappas = mean_of(shares), [share.value for share in shares]
+    low, high = _interval(mean)
+    return dict(zip(MEAN_COLUMNS, (mean.value, low, high, min(kappas), max(kappas)), strict=True))
+
+
+MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")
+
+
+def _interval(mean: Share) -> tuple[float | None, float | None]:
+    """The interval of a mean kappa; none where a single photograph is behind it."""
+    return mean_interval(mean) if len(mean.clusters) > 1 else (None, None)

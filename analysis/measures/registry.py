@@ -25,7 +25,7 @@ from . import (
     ranks,
     spectral_bias,
 )
-from .base import Available, Measure
+from .base import Available, Estimate, Measure
 from .outcomes import CellOutcomes, Outcomes
 
 GRID_MEASURES: Sequence[Measure[Outcomes]] = (
@@ -82,6 +82,12 @@ def title_of(name: str) -> str:
 def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
     measure, bracket, image_set = name.partition(" (")
     return words(MEASURES[measure]) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
+
+
+def people_estimates() -> dict[str, Estimate]:
+    """Name of each number of GRID_MEASURES that published trials of people have -> the estimate of these people."""
+    functions = dict.fromkeys(measure.people for measure in GRID_MEASURES if measure.people)
+    return {name: estimate for people in functions for name, estimate in people().items()}
 
 
 def numbers_drawn() -> dict[str, str]:

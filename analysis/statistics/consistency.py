@@ -14,7 +14,8 @@ and an image on which they are a and b, 0 or 1, adds
 
     (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
 
-averaged over the others; `shares` makes the interval of it, and of its difference from another condition.
+averaged over the others; `shares` makes the interval of it, and of its difference from another condition. The mean
+kappa to humans is such a mean over pairs and conditions, each with the weight of one, of the images that a pair shares.
 """
 
 from __future__ import annotations

@@ -280,14 +280,14 @@ def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list
     Args:
         images: a stimulus set, benchmark or image set of the database.
         db: the results database.
-        pairs: a row for every two subjects, even where there are humans, and else the means over humans.
+        pairs: a row for every two subjects, even where there are humans, and else the means over humans, whose
+            intervals are over images.
     """
     from ...analysis.database.open import open_store
     from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
     with open_store(Path(db), read_only=True) as store:
-        table = consistencies(store, images)
-    return mean_consistencies(table) if (table["humans"] > 0).any() and not pairs else table.to_dicts()
+        return (not pairs and mean_consistencies(store, images)) or consistencies(store, images).to_dicts()
 
 
 def report(

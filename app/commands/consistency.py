@@ -21,8 +21,8 @@ def consistency(
     """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
 
     Models are those with a clean run on the images; humans are there after `bandlens published import humans`. With
-    humans, the means of kappa over them; without, or with --pairs, every two subjects, and the most that their
-    accuracies allow.
+    humans, the means of kappa over them, with intervals over images, and the lowest and highest kappa of a pair;
+    without, or with --pairs, every two subjects, and the most that their accuracies allow.
 
     Example: bandlens consistency cue-conflict --db results.duckdb
     """

@@ -9,7 +9,7 @@ import polars as pl
 from ...analysis.charts.curves import band_map, series_of
 from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, threshold_map
 from ...analysis.measures.psychometric import THRESHOLDS
-from ...analysis.measures.registry import MEASURES, numbers_drawn, without_replaced
+from ...analysis.measures.registry import MEASURES, label_of, numbers_drawn, without_replaced
 from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import Figure, Section
@@ -29,6 +29,11 @@ NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
     "×: no value, or a degenerate fit. Of a channel, squares are the published estimator, which has no interval, and "
     "circles the psychometric one."
+)
+
+PEOPLE_CAPTION = (
+    "Numbers that published trials of people have, too, by the same estimator. Hollow: to be read with its note "
+    "(hover, or the table). ×: no value, or a degenerate fit. People saw photographs of their own."
 )
 
 
@@ -64,7 +69,32 @@ def numbers_section(results: ReportData) -> Section:
         )
         heading = f"Every number on {name}"
         figures.append(Figure(f"numbers-{place}", heading, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
+        figures += _beside_people(results, name, place)
     return Section("numbers", "Biases and channels", results.choice, figures)
+
+
+def _beside_people(results: ReportData, image_set: str, place: int) -> Iterator[Figure]:
+    """Each number that models on an image set and people both have: a panel with a line for each."""
+    rows = results.human_metric.filter(pl.col("human") | (pl.col("images") == image_set))
+    table = rows.sort("metric", "human", "subject")
+    if table.is_empty() or table["human"].all():
+        return
+    metrics = results.seen(add_estimators(table.rename({"subject": "checkpoint"})))
+    field = series_of(metrics)
+    panels = {
+        label_of(metric): number_chart(metrics, metric, label_of(metric), field)
+        for metric in metrics["metric"].unique(maintain_order=True)
+    }
+    yield Figure(
+        f"beside-people-{place}",
+        f"Models on {image_set} beside people",
+        PEOPLE_CAPTION,
+        panels,
+        3,
+        table,
+        **key(metrics),
+        folded=True,
+    )
 
 
 def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:

@@ -78,6 +78,8 @@ class ReportData:
     """Rows of the view condition_accuracy on the study's images: its models, and people."""
     human_probe: pl.DataFrame
     """Rows of the view human_probe: the study's models, and people where their trials are imported."""
+    human_metric: pl.DataFrame
+    """Rows of the view human_metric: the study's models, and people in published trials."""
     atlas: pl.DataFrame
     """Published figures: rows of VALUES, those imported into the database among them."""
     joined: pl.DataFrame
@@ -162,6 +164,7 @@ def _read(store: Store, label: str) -> ReportData:
             [label],
         ),
         human_probe=store.frame("FROM human_probe_of(?)", [label]),
+        human_metric=store.frame("FROM human_metric_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
         drawn=choose(_accuracies(frames["checkpoints"], curve)),

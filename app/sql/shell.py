@@ -34,7 +34,7 @@ KEYWORDS = (
 )  # fmt: skip
 STUDY_MACROS = (
     *("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "condition_metric_of("),
-    *("study_detail_of(", "version_of("),
+    *("human_metric_of(", "study_detail_of(", "version_of("),
 )
 """Macros that take a study, as they are completed."""
 

@@ -30,6 +30,7 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "contrast": {},
     "uniform_noise": {},
     "phase_scramble": {},
+    "phase_shift": {},
     "patch_shuffle": {},
     "bilateral": {"d": [4, 9], "sigma_color": [50, 200]},
     "grey_blend": {},

@@ -77,7 +77,8 @@ def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str
 
 def test_random_families_draw_independently_of_each_other() -> None:
     """Their draws differ: no two families turn the same words into their noise."""
-    draws = [noise.FOURIER, noise.UNIFORM, noise.PHASES, noise.PATCHES, noise.CHANNELS, noise.POWER_LAW]
+    patterns = [noise.FOURIER, noise.UNIFORM, noise.PATCHES, noise.CHANNELS, noise.POWER_LAW]
+    draws = [*patterns, noise.PHASES, noise.UNPAIRED_PHASES]
     keys = np.array([7], np.uint64)
     words = [noise.random_words(np, 1, keys, draw, 4000)[0].astype(np.float64) for draw in [0, *draws]]
     assert np.abs(np.corrcoef(words) - np.eye(len(words))).max() < 5 / np.sqrt(4000)
@@ -89,5 +90,6 @@ def test_the_published_conditions_of_a_source_need_no_parameters() -> None:
     counts = {name: sum(condition.probe == name for condition in grid.conditions) for name in grid.families}
     filters = {"clean": 1, "lowpass": 11, "highpass": 11, "gaussian_lowpass": 8, "gaussian_highpass": 8}
     noise_alone = {"critical_band": 29, "fourier": 1985, "fourier_bin": 20, "uniform_noise": 8}
-    remainder = {"contrast": 8, "phase_scramble": 7, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
-    assert counts.items() >= (filters | noise_alone | remainder).items()
+    phases = {"phase_scramble": 7, "phase_shift": 7}
+    remainder = {"contrast": 8, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
+    assert counts.items() >= (filters | noise_alone | phases | remainder).items()

@@ -59,6 +59,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "study_image_set",
             "published_value",
             "human_trial",
+            "human_value",
             "error_consistency",
         ),
         *("cell", "part", "prediction", "measure_value", "own_measure", "own_answer", "published", "precision_gate"),

@@ -224,6 +224,7 @@ MACROS = (
     "flip_of",
     "metric_of",
     "condition_metric_of",
+    "human_metric_of",
     "study_detail_of",
     "version_of",
 )

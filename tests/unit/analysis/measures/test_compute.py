@@ -379,3 +379,22 @@ def test_a_study_that_is_not_there_is_named(store: Store, outcomes: Outcomes) ->
         compute_measures(store, "mien", Options(RESAMPLES))
     with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
         compute_measures(store, "mine", Options(RESAMPLES))
+
+
+def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: Store, outcomes: Outcomes) -> None:
+    labelled = image_set(COUNT, name="labelled", labels=[0] * COUNT)
+    store_study(store, "labels", labelled, parts(outcomes, labelled))
+    alone = image_set(COUNT, name="alone")
+    store_study(store, "agreement", alone, parts(outcomes, alone))
+    assert store.frame("FROM human_metric").is_empty()
+    compute_measures(store, "*", Options(RESAMPLES))
+    compute_measures(store, "labels", Options(RESAMPLES))  # people are there once
+    rows = store.frame("FROM human_metric ORDER BY metric, human")
+    assert rows.filter(human=False).select("subject", "images").unique().rows() == [("net", "labelled")]
+    assert rows.filter(human=True)["metric"].to_list() == rows.filter(human=False)["metric"].to_list()
+    thresholds = "SELECT value FROM human_metric WHERE metric LIKE 'critical_threshold_%' AND human ORDER BY metric"
+    assert store.frame(thresholds)["value"].to_list() == [0, 0, 0, 0, 2, 2, 0]
+    [(model_width, state)] = rows.filter(metric="critical_bandwidth_raw", human=False).select("value", "state").rows()
+    expected = "SELECT value, state FROM metric_of('labels') WHERE metric = 'critical_bandwidth_raw'"
+    assert store.frame(expected).rows() == [(model_width, state)]
+    assert store.frame("FROM human_metric_of('agreement')")["human"].all()

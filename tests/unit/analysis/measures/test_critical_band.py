@@ -8,13 +8,16 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.measures import critical_band
+from bandlens.analysis.measures.base import State
 from bandlens.analysis.measures.critical_band import (
     NOISE_SDS,
     center,
     fit_band,
     integer_thresholds,
     normalized_thresholds,
+    people_estimates,
 )
+from bandlens.analysis.measures.registry import MEASURES
 from bandlens.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 
@@ -186,3 +189,13 @@ def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
         fit_band(thresholds).center_frequency * size / 224
     )
     assert fit_band(thresholds, size).bandwidth == fit_band(thresholds).bandwidth
+
+
+def test_the_channel_of_people_is_the_published_one_and_stands_by_measures_of_models() -> None:
+    """One octave wide; the mean of the observers' own centres is published as 39.13 +- 2.98 cycles per image."""
+    estimates = people_estimates()
+    assert estimates["critical_bandwidth_raw"].value == pytest.approx(1, abs=1e-3)
+    assert estimates["critical_center_frequency_raw"].value == pytest.approx(39.13, abs=2.98)
+    assert {estimate.state for name, estimate in estimates.items() if "threshold" not in name} == {State.DOUBTFUL}
+    assert [estimates[f"critical_threshold_{f}_raw"].value for f in range(7)] == [0, 0, 0, 0, 2, 2, 0]
+    assert {name for name in MEASURES if MEASURES[name].people} == estimates.keys()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from small import Command
 
 from bandlens.analysis.database.open import open_store
@@ -105,8 +105,89 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
         "resnet50": (10, 0.054),
         "resnet50_trained_on_SIN": (10, 0.185),
     }
+    with open_store(db, read_only=True) as store:
+        answers = store.frame("FROM judgement WHERE images = 'cue-conflict'").pivot(
+            "subject", index="image", values="correct"
+        )
+    right = {name: answers[name].to_numpy().astype(float) for name in answers.columns[1:]}
+    observers = np.stack([right[name] for name in right if name.startswith("subject-")])
+    random = np.random.default_rng(0)
+    drawn = random.multinomial(1200, np.full(1200, 1 / 1200), 2000)
+    for row in shown:
+        own = observers if row["subject"] == "humans" else right[row["subject"]][None]
+        low, high = np.quantile(resampled_mean_kappas(own, observers, drawn), [0.025, 0.975])
+        assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.12 * (high - low))
+        assert row["lowest"] <= row["kappa to humans"] <= row["highest"]
     unknown = command("consistency", "low-pas", "--db", db)
     assert (unknown.code, "did you mean low-pass" in unknown.err) == (2, True)
+
+
+def resampled_mean_kappas(
+    subjects: NDArray[np.float64], observers: NDArray[np.float64], drawn: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The mean of Cohen's kappa of each subject with each other observer, for each resample of the images.
+
+    subjects (s, n) and observers (m, n) are right 1 or wrong 0, drawn (R, n) says how often a resample has an image.
+    """
+    shares = drawn / drawn.sum(axis=1, keepdims=True)
+    kappas = []
+    for subject in subjects:
+        for observer in observers:
+            if subject is not observer and not np.array_equal(subject, observer):
+                p, q, observed = (shares @ values for values in (subject, observer, subject == observer))
+                expected = p * q + (1 - p) * (1 - q)
+                kappas.append((observed - expected) / (1 - expected))
+    return np.mean(kappas, axis=0)
+
+
+def judged_by(answers: Mapping[str, NDArray[np.bool_]], conditions: Sequence[str]) -> pl.DataFrame:
+    """Trials of people on one stimulus set: observer -> (conditions, images), whether each answer is right."""
+    return pl.DataFrame(
+        [
+            {
+                "stimulus_set": "contrast",
+                "condition": condition,
+                "subject": observer,
+                "session": 1,
+                "trial": row * len(rights) + place,
+                "image": f"n0_{place}.png",
+                "category": "bear",
+                "response": "bear" if right else "cat",
+            }
+            for observer, right_by_condition in answers.items()
+            for row, (condition, rights) in enumerate(zip(conditions, right_by_condition, strict=True))
+            for place, right in enumerate(rights)
+        ]
+    )
+
+
+def test_the_interval_of_a_mean_kappa_draws_an_image_under_all_conditions_together(store: Store) -> None:
+    random = np.random.default_rng(0)
+    hard = random.random(300)
+    rights = {
+        name: np.stack([hard + random.normal(0, 0.3, 300) < share for share in (0.8, 0.5)])
+        for name in ("subject-01", "subject-02", "subject-03")
+    }
+    store.write_source("humans", store.frame("FROM published_value"), judged_by(rights, ("c100", "c05")))
+    [row] = mean_consistencies(store, "contrast")
+    drawn = random.multinomial(300, np.full(300, 1 / 300), 3000)
+    by_condition = [
+        resampled_mean_kappas(observers, observers, drawn)
+        for observers in np.stack([*rights.values()]).astype(float).swapaxes(0, 1)
+    ]
+    low, high = np.quantile(np.mean(by_condition, axis=0), [0.025, 0.975])
+    assert (row["subject"], row["pairs"]) == ("humans", 3)
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.12 * (high - low))
+
+
+def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> None:
+    """An observer without errors has no kappa, and one image makes no interval."""
+    never_wrong = {"subject-01": np.ones((1, 9), bool), "subject-02": np.arange(9)[None] > 3}
+    store.write_source("humans", store.frame("FROM published_value"), judged_by(never_wrong, ("c100",)))
+    [row] = mean_consistencies(store, "contrast")
+    assert row.pop("subject") == "humans"
+    assert row.pop("pairs") == 1
+    assert row == dict.fromkeys(("kappa to humans", "low", "high", "lowest", "highest"))
 
 
 def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -> None:
@@ -138,7 +219,10 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     pairs = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
     assert pairs["kappa"].to_list() == pytest.approx([1] * len(pairs))
     assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
-    assert {row["subject"]: row["pairs"] for row in mean_consistencies(table)} == {"humans": 6, "copy of subject-01": 4}
+    assert {row["subject"]: row["pairs"] for row in mean_consistencies(store, "low-pass")} == {
+        "humans": 6,
+        "copy of subject-01": 4,
+    }
 
 
 def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(
@@ -149,7 +233,7 @@ def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_non
     images = image_set(4, labels=[1, 2, 3, 4], name="mine", decision_space="sixteen")
     cells = [
         answered(images, "net", np.ones(4, bool), probe=name, **dict(setting.parameters))
-        for name in EXPERIMENTS.values()
+        for name in (*EXPERIMENTS.values(), "phase_shift")  # the textbook's phases, which nobody saw
         for setting in FAMILIES[name].conditions({})
     ]
     store_study(store, "study", images, cells)
