@@ -48,7 +48,7 @@ class Parity:
         )
 
 
-def measure_parity(expected: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
+def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) arrays of logits."""
     import numpy as np
 
