@@ -156,6 +156,8 @@ class Model:
     classes: int
     crop: Crop | None = None
     """The crop that makes its images of photographs; None where any serves."""
+    precision: str = "fp32"
+    """The precision that the ONNX file computes in: fp16 or int8 for some that came finished."""
 
 
 @dataclass(frozen=True, slots=True)

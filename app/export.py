@@ -165,7 +165,7 @@ def lower_model(model: Model, lowering: Lowering) -> list[dict[str, Any]]:
         onnx_file, parity = _onnx_file(model, precision, lowering.calibration)
         row = {
             "name": model.name,
-            "precision": precision,
+            "precision": onnx_file.precision,
             "sha256": onnx_file.sha256[:16],
             "classes": model.classes,
             "images": parity.get("images"),
@@ -182,14 +182,12 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
     from ..export.models import describe_model
     from ..export.onnx.files import describe_onnx_file, load_onnx_file
 
-    if precision == "fp16" or (precision == "int8" and calibration is not None):
+    if precision != model.precision and (precision == "fp16" or (precision == "int8" and calibration is not None)):
         from ..export.onnx.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
     onnx_file = load_onnx_file(model, precision)
-    about = (
-        describe_model(onnx_file.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
-    )
+    about = describe_model(onnx_file.models, model.name) if onnx_file.itself else describe_onnx_file(model, precision)
     return onnx_file, about.get("parity", {})
 
 

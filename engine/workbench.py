@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from ..errors import BandlensError, DeviceError
+from ..errors import BandlensError, DeviceError, EngineError
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from ..records import Failed, SessionInfo, Variant
@@ -40,18 +40,33 @@ class Workbench:
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
     """The variant that is attacked, where the only session was opened for an attack."""
-    _broken: dict[Variant, str] = field(default_factory=dict, init=False)
-    """The networks that cannot be attacked, and their errors."""
+    refused: dict[Variant, str] = field(default_factory=dict, init=False)
+    """The networks that their engine does not open, or that cannot be attacked, and their errors."""
     _image_set: ImageSet | None = field(default=None, init=False)
     _resources: RunResources | None = field(default=None, init=False)
 
     def open(self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None) -> None:
-        """Open sessions that are not open yet; `opened` is called for each variant."""
+        """Open sessions that are not open yet; `opened` is called for each variant.
+
+        A variant that its engine refuses is noted in `refused`, and the others are opened. Raises DeviceError, and what
+        `here` does.
+        """
         for variant in variants:
-            if variant not in self.sessions:
-                session = open_session(self.here(variant), self.batch, self.threads)
-                self.sessions[variant] = self._opened.enter_context(session)
+            if variant not in self.sessions and variant not in self.refused:
+                self._try(open_session, variant)
             opened()
+
+    def require_opened(self, variants: Iterable[Variant]) -> None:
+        """EngineError, the first of them, where an engine refuses all of these variants at one precision.
+
+        Then it is the engine that cannot be used here, rather than a network that is odd.
+        """
+        groups: dict[tuple[str, str], list[Variant]] = {}
+        for variant in variants:
+            groups.setdefault((variant.engine, variant.precision), []).append(variant)
+        for members in groups.values():
+            if self.refused.keys() >= set(members):
+                raise EngineError(self.refused[members[0]])
 
     def compute(
         self,
@@ -60,7 +75,7 @@ class Workbench:
         range_seconds: float = WHOLE,
         progress: Progress = lambda _: None,
     ) -> Iterator[list[Outcome]]:
-        """Yield what `engine.run.run` does for the task's cells; a network that cannot be attacked fails its cells.
+        """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
 
         Args:
             task: the task.
@@ -68,19 +83,21 @@ class Workbench:
             range_seconds: parts are yielded after about this time.
             progress: called with the number of predictions made since the last call.
 
-        Raises DeviceError when the device is lost or out of memory, and what sessions and image sets raise when they
-        are opened.
+        Raises DeviceError when the device is lost or out of memory, and what image sets raise when they are opened.
         """
         done = done or {}
         images = self._images_of(task)
         if task.attack:
-            if error := self._open_attacked(task.variants[0]):
-                yield [Failed(cell, error) for cell in task.cells]
-                return
+            self._open_attacked(task.variants[0])
         else:
             if self._attacked:
                 self.close()
             self.open(task.variants)
+        if failed := [Failed(cell, self.refused[cell.variant]) for cell in task.cells if cell.variant in self.refused]:
+            yield list(failed)
+            task = task.limited_to([cell for cell in task.cells if cell.variant not in self.refused])
+        if not task.cells:
+            return
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._resources = self._resources or make_resources(xp, images, self.sessions)
@@ -98,19 +115,22 @@ class Workbench:
             self._image_set = self.images(digest)
         return self._image_set
 
-    def _open_attacked(self, variant: Variant) -> str | None:
-        """Open the network alone; gives the error, where it cannot be attacked."""
-        if self._attacked != variant and variant not in self._broken:
+    def _open_attacked(self, variant: Variant) -> None:
+        """Open the network alone."""
+        if self._attacked != variant and variant not in self.refused:
             self.close()
-            try:
-                session = open_attacker(self.here(variant), self.batch, self.threads)
-                self.sessions[variant] = self._opened.enter_context(session)
-                self._attacked = variant
-            except DeviceError:
-                raise
-            except BandlensError as error:
-                self._broken[variant] = str(error)
-        return self._broken.get(variant)
+            self._try(open_attacker, variant)
+            self._attacked = variant if variant in self.sessions else None
+
+    def _try(self, open_variant: Callable[[Variant, int, int], Session], variant: Variant) -> None:
+        """Open a session, or note the error of a variant that is refused."""
+        here = self.here(variant)
+        try:
+            self.sessions[variant] = self._opened.enter_context(open_variant(here, self.batch, self.threads))
+        except DeviceError:
+            raise
+        except BandlensError as error:
+            self.refused[variant] = str(error)
 
     def close(self) -> None:
         """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""

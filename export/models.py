@@ -23,6 +23,8 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 """Names that can name a file, with an ending, on any file system."""
 ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
+PRECISIONS = ("fp32", "fp16", "int8")
+"""The precisions of ONNX files."""
 BATCH = "batch"
 """The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16
@@ -73,6 +75,8 @@ def load_model(folder: Path | None, name: str) -> Model:
             raise ValueError(f"it is of {model.name}, in {model.path}")
         if model.image_size < 1 or not 1 <= model.classes <= MOST_CLASSES:
             raise ValueError(f"{model.classes} classes of images of {model.image_size} pixels")
+        if model.precision not in PRECISIONS:
+            raise ValueError(f"its precision is {model.precision}, not {', '.join(PRECISIONS)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is damaged: {error}; export {name} again") from error
     model = replace(model, path=folder / model.path, source=without_secrets(model.source))

@@ -135,9 +135,12 @@ def import_onnx(
     `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    content, sha256, size, classes, parity = take_onnx(path, normalization, image_size)
-    facts = ModelFacts(name, OWN, FINISHED, f"file:{path.name}", sha256, normalization, size)
-    return _save(facts, content, classes, parity, {}, folder)
+    taken = take_onnx(path, normalization, image_size)
+    source = f"file:{path.name}"
+    facts = ModelFacts(
+        name, OWN, FINISHED, source, taken.sha256, normalization, taken.image_size, precision=taken.precision
+    )
+    return _save(facts, taken.content, taken.classes, taken.parity, {}, folder)
 
 
 def export_network(
@@ -193,6 +196,7 @@ class ModelFacts:
     normalization: Normalization
     image_size: int
     crop: Crop | None = None
+    precision: str = "fp32"
 
 
 def _check_user_name(name: str) -> None:
@@ -243,6 +247,7 @@ def _save(
         image_size=facts.image_size,
         classes=classes,
         crop=facts.crop,
+        precision=facts.precision,
     )
     save_model(model, content, {**made, "parity": asdict(parity)})
     return model, parity

@@ -44,8 +44,10 @@ def gate_study(
     study, so that its views show one precision. Interrupt it at will: what was committed stays and is not run again.
     """
     works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
-    names = [f"{work.cells[0].variant.engine}:{work.cells[0].variant.precision}" for work in works]
-    if names[0] == names[1]:
+    names = [f"{work.study.engine}:{work.study.precision}" for work in works]
+    # A finished file of another precision runs at its own, whichever is asked for.
+    pairs = [pair for pair in zip(works[0].cells, works[1].cells, strict=True) if pair[0] != pair[1]]
+    if not pairs:
         raise UsageError(f"{names[0]} would be compared with itself; name another with --candidate")
     arrays = [engine_of(work.study.engine).arrays for work in works]
     if arrays[0] != arrays[1]:
@@ -53,7 +55,7 @@ def gate_study(
             f"{names[0]} takes {arrays[0]} arrays and {names[1]} {arrays[1]} ones, so they cannot share perturbed "
             "images; name two engines of the CPU, or two of the GPU"
         )
-    both = replace(works[0], cells=[cell for work in works for cell in work.cells])
+    both = replace(works[0], cells=list(dict.fromkeys(cell for work in works for cell in work.cells)))
     with open_store(database) as store:
 
         def begin() -> str:
@@ -63,7 +65,6 @@ def gate_study(
         ran = run_whole(both, store, begin, store.progress(both.cells), range_seconds, progress)
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            pairs = list(zip(works[0].cells, works[1].cells, strict=True))
             return Gated(ran, gate_cells(store, pairs, study.gate, advance), study.gate)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ...analysis.measures.registry import Determined, condition_metrics, determi
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
-from ...errors import ExportError
+from ...errors import BandlensError, DeviceError, ExportError
 from ...export.models import FINISHED, verify_model
 from ...export.onnx.operations import count_operations
 from ...probes.arrays import to_numpy
@@ -182,18 +182,34 @@ def _estimate_perturbed(
     known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
-        known = {variants[0]: _measured_rate(variants[0], study)}
-        basis = f"one batch of {variants[0].model.name}, measured now"
+        measured, rate = _measure_first(variants, lambda variant: _measured_rate(variant, study))
+        known = {measured: rate}
+        basis = f"one batch of {measured.model.name}, measured now"
     usual = float(np.median(list(known.values())))
     return sum(lacking[cell.key] / known.get(cell.variant, usual) for cell in cells), basis
 
 
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
-    variant = cells[0].variant
-    with open_attacker(variant, study.batch, study.thread_count) as session:
-        seconds = session.step_seconds()
+    def step_seconds(variant: Variant) -> float:
+        with open_attacker(variant, study.batch, study.thread_count) as session:
+            return session.step_seconds()
+
+    variant, seconds = _measure_first(list(dict.fromkeys(cell.variant for cell in cells)), step_seconds)
     steps = sum(lacking[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
     return steps * seconds, f"one step of an attack on {variant.model.name}, measured now"
+
+
+def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], float]) -> tuple[Variant, float]:
+    """The first variant that its engine does not refuse, and its measurement; the first error where all are refused."""
+    errors: list[BandlensError] = []
+    for variant in variants:
+        try:
+            return variant, measure(variant)
+        except DeviceError:
+            raise
+        except BandlensError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _measured_rate(variant: Variant, study: Study) -> float:

@@ -118,14 +118,14 @@ def run_whole(
     perturbed, attacked = by_attack(todo)
     with make_workbench(work) as bench:
         # Engines and models are opened before anything is recorded: a study that cannot run must not take the place of
-        # its last version in the views. A network that cannot be attacked is no reason to leave the rest out, but an
-        # engine is.
+        # its last version in the views. A network that is refused is no reason to leave the rest out, but an engine is.
         for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
             if not readiness(engine).ready:
                 raise EngineError(readiness(engine).line)
         variants = list(dict.fromkeys(cell.variant for cell in perturbed))
         with progress("opening", len(variants), "models") as opened:
             bench.open(variants, opened)
+        bench.require_opened(dict.fromkeys(cell.variant for cell in by_attack(work.cells)[0]))
         label = begin()
         for activity, cells in (("running", perturbed), ("attacking", attacked)):
             with (

@@ -60,7 +60,8 @@ def run_in_shards(
     cells = {cell.key: cell for cell in todo}
     committer = Committer(store, folder, cells, begin, done, sharded.later, sharded.commit_seconds)
     with ExitStack() as stack:
-        job = job_of(study.probes, study.folder, work.image_sets, study.batch, study.thread_count, folder.name, todo)
+        sets, complete = work.image_sets, [cell for cell in work.cells if cell.key not in cells]
+        job = job_of(study.probes, study.folder, sets, study.batch, study.thread_count, folder.name, todo, complete)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
         if sharded.ray and todo:

@@ -101,6 +101,9 @@ def engine_of(name: str) -> Engine:
 def variant_of(model: Model, engine: str, precision: str) -> Variant:
     """The variant that the engine runs of the model at that precision.
 
+    A finished file that computes in fp16 or int8 runs so instead of in fp32, where the engine has that precision.
+    Elsewhere its float16 numbers are computed with in float32.
+
     Raises UnknownName for an engine that there is not, EngineError for a precision that it does not have, and
     ExportError where the ONNX file of the precision has not been made.
     """
@@ -110,6 +113,8 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
             f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them"
         )
     onnx_file = load_onnx_file(model, precisions[precision])
+    if precision == "fp32" and onnx_file.precision in precisions:
+        precision = onnx_file.precision
     return Variant(model, engine, precision, onnx_file.path, onnx_file.sha256)
 
 
@@ -120,7 +125,8 @@ def attack_variant(model: Model, engine: str) -> Variant:
 
 def onnx_file_of(variant: Variant) -> OnnxFile:
     """The ONNX file of the variant."""
-    return OnnxFile(ENGINES[variant.engine].precisions[variant.precision], variant.path, variant.sha256)
+    precision = ENGINES[variant.engine].precisions[variant.precision]
+    return OnnxFile(precision, variant.path, variant.sha256, variant.model.path.parent)
 
 
 def content_of(variant: Variant) -> bytes:

@@ -165,18 +165,26 @@ def _quantized_weights(model: Any) -> int:
 
 
 def _check_executed(variant: Variant, compiled: Any, precision: Precision, quantized: int) -> None:
-    """EngineError unless multiplications run at the precision: all of them, or those that are quantized."""
+    """EngineError unless multiplications run at the precision: all of them, or those that are quantized.
+
+    A network without any is refused, since nothing shows at which precision it runs.
+    """
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
     executed = Counter(
         info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) in MULTIPLICATIONS
     )
+    if not executed:
+        raise EngineError(
+            f"{variant}: OpenVINO finds no convolution and no matrix product in this network, by whose arithmetic "
+            "bandlens checks the precision that runs; run the network with engine onnxruntime or torch"
+        )
     at_precision = sum(count for name, count in executed.items() if name in precision.executed)
     expected = quantized if variant.precision == "int8" else executed.total()
     if hint != precision.hint or at_precision < max(expected, 1):
         ran = ", ".join(f"{count} in {name}" for name, count in executed.items())
         raise EngineError(
-            f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({ran or 'it has none'}, the "
+            f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({ran}, the "
             f"rest in {hint}); take another precision, or engine onnxruntime"
         )
 

@@ -38,7 +38,9 @@ class Job:
     shards: str
     """The results folder."""
     variants: tuple[Variant, ...]
-    """The variants that see perturbed images; attacked ones are not among them."""
+    """The variants that see perturbed images and miss predictions; attacked ones are not among them."""
+    complete: tuple[Variant, ...] = ()
+    """The variants that see perturbed images and miss none; no worker opens them."""
 
 
 def job_of(
@@ -49,8 +51,15 @@ def job_of(
     threads: int,
     shards: str,
     cells: Sequence[Cell],
+    complete: Sequence[Cell] = (),
 ) -> Job:
-    """Make the job, with absolute paths, since a worker has another current folder."""
+    """Make the job of `cells`, with absolute paths, since a worker has another current folder.
+
+    `complete` are the cells of the study that lack nothing.
+    """
+    variants, complete_variants = (
+        dict.fromkeys(cell.variant for cell in by_attack(some_cells)[0]) for some_cells in (cells, complete)
+    )
     return Job(
         probes=probes,
         folder=folder.absolute(),
@@ -61,7 +70,8 @@ def job_of(
         batch=batch,
         threads=threads,
         shards=shards,
-        variants=tuple(dict.fromkeys(cell.variant for cell in by_attack(cells)[0])),
+        variants=tuple(variants),
+        complete=tuple(variant for variant in complete_variants if variant not in variants),
     )
 
 
@@ -101,8 +111,9 @@ class Worker:
         self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
 
     def open(self) -> None:
-        """Open all sessions, so that one that cannot be opened fails before there are results."""
+        """Open all sessions, so that an engine that opens none of them fails before there are results."""
         self._bench.open(self.job.variants, self._step)
+        self._bench.require_opened((*self.job.variants, *self.job.complete))
 
     def _step(self, number: int = 1) -> None:
         self.steps += number
@@ -111,7 +122,7 @@ class Worker:
         """Compute a task and write its shard.
 
         Raises DeviceError when the device is lost or out of memory, ShardError where the shard cannot be written, and
-        what sessions, image sets and probes raise when they are opened.
+        what image sets and probes raise when they are opened.
         """
         here = {*self._grid.conditions, *self._grid.attacks}
         if missing := {cell.condition for cell in task.cells} - here:

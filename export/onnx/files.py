@@ -1,9 +1,9 @@
 """The ONNX files of a model on disk, one per precision.
 
-The fp32 file is the model itself, MODELS/NAME.onnx. Files made from it lie in a folder per precision,
-MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx. A NAME.json beside each holds `precision`, `sha256`, `bytes`,
-`made_from` (sha256 of the fp32 file) and how the file was made: `versions`, `parity` with the fp32 file, and for int8
-`calibration`.
+The model itself is MODELS/NAME.onnx: the fp32 file, or a finished one at its own precision. Files made from the fp32
+file lie in a folder per precision, MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx. A NAME.json beside each holds
+`precision`, `sha256`, `bytes`, `made_from` (sha256 of the fp32 file) and how the file was made: `versions`, `parity`
+with the fp32 file, and for int8 `calibration`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from ...errors import ExportError, UnknownName
 from ...records import Model
 from ...untrusted import parse_json, read_text
 from ..files import write_bytes
-from ..models import LARGEST, read_onnx
-
-PRECISIONS = ("fp32", "fp16", "int8")
+from ..models import LARGEST, PRECISIONS, read_onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class OnnxFile:
     precision: str
     path: Path
     sha256: str
+    models: Path
+    """The folder of the models."""
 
     @property
     def name(self) -> str:
@@ -39,14 +39,16 @@ class OnnxFile:
         return self.path.name.removesuffix(".onnx")
 
     @property
-    def models(self) -> Path:
-        """The folder of the models."""
-        return self.path.parent if self.precision == "fp32" else self.path.parent.parent
+    def itself(self) -> bool:
+        """Whether it is the model itself, and no file that was made of it."""
+        return self.path.parent == self.models
 
     @property
     def command(self) -> str:
         """The command that makes the file and its TensorRT plan."""
-        return f"bandlens export {self.name} --precision {self.precision} --out {shlex.quote(str(self.models))}"
+        # fp32 stands for the model itself, whatever precision that has.
+        precision = "fp32" if self.itself else self.precision
+        return f"bandlens export {self.name} --precision {precision} --out {shlex.quote(str(self.models))}"
 
 
 def check_precision(precision: str) -> str:
@@ -72,20 +74,22 @@ def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[s
         write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
-    return OnnxFile(precision, path, sha256)
+    return OnnxFile(precision, path, sha256, model.path.parent)
 
 
 def load_onnx_file(model: Model, precision: str) -> OnnxFile:
     """The model's ONNX file of a precision; `read_onnx_file` reads and verifies its content.
 
+    fp32 stands for the model itself, whatever precision that has.
+
     Raises UnknownName for an unknown precision; ExportError, with the command to run, for a file that is missing,
     damaged, or made from another fp32 file than the model's.
     """
-    if check_precision(precision) == "fp32":
-        return OnnxFile(precision, model.path, model.sha256)
+    if check_precision(precision) in ("fp32", model.precision):
+        return OnnxFile(model.precision, model.path, model.sha256, model.path.parent)
     path = _path(model, precision)
     description = describe_onnx_file(model, precision)
-    onnx_file = OnnxFile(precision, path, description["sha256"])
+    onnx_file = OnnxFile(precision, path, description["sha256"], model.path.parent)
     if description["made_from"] != model.sha256:
         raise ExportError(f"{path} was made from another export of {model.name}; {_hint(onnx_file)}")
     if not path.is_file() or path.stat().st_size != description["bytes"]:
@@ -96,7 +100,7 @@ def load_onnx_file(model: Model, precision: str) -> OnnxFile:
 def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
     """The description of a file made from the model's fp32 file; ExportError if it is missing or damaged."""
     path = _path(model, precision)
-    hint = _hint(OnnxFile(precision, path, ""))
+    hint = _hint(OnnxFile(precision, path, "", model.path.parent))
     try:
         description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
         kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
@@ -115,7 +119,8 @@ def read_onnx_file(onnx_file: OnnxFile) -> bytes:
 
 
 def _hint(onnx_file: OnnxFile) -> str:
-    return f"run: {onnx_file.command}{' --calibration IMAGE_SET' if onnx_file.precision == 'int8' else ''}"
+    calibrated = onnx_file.precision == "int8" and not onnx_file.itself
+    return f"run: {onnx_file.command}{' --calibration IMAGE_SET' if calibrated else ''}"
 
 
 def _path(model: Model, precision: str) -> Path:

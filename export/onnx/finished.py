@@ -7,6 +7,8 @@ normalization are new, and the model is compared with the file that it was made 
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +20,13 @@ from ...untrusted import first_line
 from ..models import BATCH
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .parity import Parity, check_finite, measure_parity, onnx_logits
+from .parity import AT_ONCE, Parity, check_finite, check_logits, measure_parity, onnx_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_TO_ONE = 1e-3
-"""The largest distance from 1 that the sum of an image's probabilities may have."""
+QUANTIZES = re.compile(r"QuantizeLinear|DynamicQuantize\w+|QLinear\w+|QGemm|QAttention|\w+Integer\w*")
+"""Operators that quantize activations, or take quantized ones: those of ONNX, and ONNX Runtime's own."""
 
 
 def is_onnx(path: Path) -> bool:
@@ -38,9 +40,23 @@ def is_onnx(path: Path) -> bool:
         return False
 
 
-def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
-    """The model's ONNX file, the sha256 of the user's file with all its weights inside, image size, number of classes,
-    and the parity of the two files.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A model's ONNX file that was made of a user's."""
+
+    content: bytes
+    sha256: str
+    """The digest of the user's file with all its weights inside."""
+    image_size: int
+    classes: int
+    precision: str
+    """The precision that the file computes in: fp32, fp16 or int8."""
+    parity: Parity
+    """The difference between the two files."""
+
+
+def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> Taken:
+    """The model's ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
@@ -56,10 +72,14 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
         )
     batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
-    expected = check_finite(_logits_of_file(path, model, images, batch, normalization), str(path))
+    # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
+    dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
+    step, at_once = (batch or AT_ONCE,) * 2 if dynamic else (batch or 1, AT_ONCE)
+    outputs = _outputs_of_file(path, model, images, step, normalization)
+    expected = check_logits(check_finite(outputs, str(path)), str(path))
     content = _rewrite(model, size, expected.shape[1], normalization)
     try:
-        logits = onnx_logits(content, images)
+        logits = onnx_logits(content, images, at_once)
     except ExportError as error:
         if batch is None:
             raise
@@ -69,7 +89,20 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
     parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
-    return content, sha256, size, expected.shape[1], parity
+    return Taken(content, sha256, size, expected.shape[1], precision_of(model), parity)
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """The precision that an ONNX file computes in: int8 where it quantizes activations, fp16 where it holds float16.
+
+    Weights alone that are quantized are multiplied in float32, so a file of such is fp32.
+    """
+    if any(QUANTIZES.fullmatch(node.op_type) for node in model.graph.node):
+        return "int8"
+    types = {initializer.data_type for initializer in model.graph.initializer}
+    for node in model.graph.node:
+        types |= {attribute.t.data_type for attribute in node.attribute}
+    return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -110,11 +143,10 @@ def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | N
     return shape[0] if isinstance(shape[0], int) else None, size
 
 
-def _logits_of_file(
-    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, normalization: Normalization
+def _outputs_of_file(
+    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], step: int, normalization: Normalization
 ) -> NDArray[np.float32]:
-    """(n, classes) that the user's file computes from normalized images; ExportError unless they are logits."""
-    step = batch or 1
+    """(n, classes) that the file computes from normalized images, `step` at once; ExportError for any other shape."""
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in normalization)
     output = onnx_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
@@ -123,10 +155,7 @@ def _logits_of_file(
             f"{path} gives {output.shape} {output.dtype} for {len(filled)} images; export it to give (batch, classes) "
             "float32 logits"
         )
-    logits = output[: len(images)]
-    if logits.min() >= 0 and np.abs(logits.sum(axis=1) - 1).max() < SUMS_TO_ONE:
-        raise ExportError(f"{path} gives probabilities, not logits; export the network without its last softmax")
-    return logits
+    return output[: len(images)]
 
 
 def _rewrite(model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:

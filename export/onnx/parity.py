@@ -19,6 +19,8 @@ TOLERANCE = 1e-3
 """The largest difference of a logit, relative to the largest |logit|, that an export may have."""
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
+SUMS_TO_ONE = 1e-3
+"""The largest distance from 1 that the sum of an image's probabilities may have."""
 AT_ONCE = 8
 """Images that a comparison runs at once."""
 
@@ -48,7 +50,7 @@ class Parity:
         )
 
 
-def measure_parity(expected: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
+def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) arrays of logits."""
     import numpy as np
 
@@ -69,7 +71,7 @@ def measure_parity(expected: NDArray[np.float32], logits: NDArray[np.float32]) -
 
 def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
     """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless their logits agree."""
-    expected = check_finite(_torch_logits(network, images), f"{name} in torch")
+    expected = check_logits(check_finite(_torch_logits(network, images), f"{name} in torch"), name)
     parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
         raise ExportError(
@@ -95,6 +97,26 @@ def check_finite(logits: NDArray[np.float32], network: str) -> NDArray[np.float3
             "nothing was written; do weights, normalization and architecture belong together?"
         )
     return logits
+
+
+def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float32]:
+    """The finite (n, classes) outputs of n images, unless they are those of a softmax or a sigmoid: then ExportError.
+
+    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
+    (0, 1] on every image. So do logits now and then, and the error says how to shift them. `network` is named in it.
+    """
+    import numpy as np
+
+    if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
+        raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
+    # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
+    if outputs.min() > 0 and outputs.max() <= 1:
+        raise ExportError(
+            f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
+            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid, "
+            "or, if these are logits, with 1 taken from each of them, which changes no confidence"
+        )
+    return outputs
 
 
 def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:

@@ -36,9 +36,11 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
     They are compared on the calibration's images, or else on photographs. Their distance is recorded with the file and
     decides nothing: whoever runs it decides, on the images that are run.
 
-    Raises UsageError for int8 without calibration, and ExportError for a file that cannot be made, or whose logits are
-    not finite.
+    Raises UsageError for int8 without calibration, or for a model that is no fp32 file; ExportError for a file that
+    cannot be made, or whose logits are not finite.
     """
+    if model.precision != "fp32":
+        raise UsageError(f"{model.name} came as an {model.precision} file; a {precision} one is made of fp32 alone")
     content = verify_model(model)
     size = model.image_size
     images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)

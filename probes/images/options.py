@@ -47,7 +47,7 @@ class How:
     progress: Progress = silent
     """A function that shows how far packing is."""
     say: Say = lambda _text: None
-    """A function that is told how much room is needed, before anything is decoded."""
+    """A function that is told how much room is needed, before anything is decoded, and what is odd about the set."""
 
 
 WHOLE_SOURCE, USUAL = Contents(), How()

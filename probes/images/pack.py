@@ -98,6 +98,7 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
         if len(sha256s) + len(skipped) < len(place):
             raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
         index = _index(source, choice, sha256s)
+        _tell_classes_that_are_clusters(out, index, how)
         more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
         if choice.names is not None:
             more["class_names"] = list(choice.names)
@@ -119,6 +120,19 @@ def _index(source: ImageSource, choice: Choice, sha256s: Mapping[int, str]) -> I
     labels = None if choice.labels is None else choice.labels[whole]
     schemes = {name: [lists[at] for at in whole] for name, lists in choice.schemes.items()}
     return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes)
+
+
+def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
+    """Warn where each class is one cluster: intervals are then as wide as those of so few images."""
+    if index.labels is None:
+        return
+    classes, clusters = set(index.labels.tolist()), set(index.clusters.tolist())
+    pairs = set(zip(index.labels.tolist(), index.clusters.tolist(), strict=True))
+    if len(pairs) == len(classes) == len(clusters) < len(index.paths):
+        how.say(
+            f"{out}: warning: each class is one cluster, so intervals rest on {len(clusters)} clusters, not on "
+            f"{len(index.paths)} images; leave out --clusters unless all images of a class depend on each other"
+        )
 
 
 def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> None:
@@ -224,6 +238,7 @@ def pack_arrays(
         classes = None if labels is None else _checked_labels(out, labels, len(paths))
         refuse_outside(out, paths, classes, space)
         index = Index(paths, classes, clusters(paths), [sha256s[row] for row in range(len(paths))])
+        _tell_classes_that_are_clusters(out, index, how)
         with writing(out):
             finish_pixels(file, crop.size, range(len(paths)))
             describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0)

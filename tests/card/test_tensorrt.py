@@ -307,7 +307,9 @@ def test_a_plan_is_read_once(card: PretendCupy, tmp_path: Path, monkeypatch: pyt
 
 def make_shared_plan(model: Model) -> None:
     device = tensorrt_session.device_of("tensorrt")
-    plans.ensure_trt_plan(device.trt, OnnxFile("fp32", model.path, model.sha256), device.target(BATCH, refit=True))
+    plans.ensure_trt_plan(
+        device.trt, OnnxFile("fp32", model.path, model.sha256, model.path.parent), device.target(BATCH, refit=True)
+    )
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 
+from bandlens.app.export import Lowering, lower_model
+from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import CheckpointError, ExportError, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.finished import is_onnx
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.pipeline import import_onnx
+from bandlens.export.onnx.precisions import make_onnx_file
+from bandlens.export.pipeline import export_network, import_onnx
 from bandlens.export.weights.read import read
 
 IMAGENET, NONE = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
@@ -61,6 +68,13 @@ class Last(Small):
 class Likely(Small):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).softmax(1)
+
+
+class Independent(Small):
+    """Gives each class a probability of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).sigmoid()
 
 
 class Map(Small):
@@ -156,6 +170,7 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
         (Two(), (1, 3, 64, 64), "has 1 inputs and 2 outputs"),
         (Last(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size) float32"),
         (Likely(), (1, 3, 64, 64), "gives probabilities, not logits; export the network without its last softmax"),
+        (Independent(), (1, 3, 64, 64), "for all 18 images, as a sigmoid does, not logits, whose softmax is the"),
         (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
         (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
         (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
@@ -170,6 +185,95 @@ def test_what_is_no_classifier_is_refused(
         import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
     assert message in str(caught.value)
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Likely(), "small gives probabilities, not logits; export the network without its last softmax"),
+        (Independent(), "for all 18 images, as a sigmoid does, not logits, whose softmax is the confidence; export"),
+    ],
+)
+def test_a_network_in_memory_is_held_to_logits_too(network: nn.Module, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_network(network, "small", NONE, tmp_path / "models", image_size=64)
+    assert message in str(caught.value)
+    assert not (tmp_path / "models").exists()
+
+
+class Shifted(Independent):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) - 1
+
+
+def test_logits_in_the_unit_interval_are_taken_once_they_are_shifted(tmp_path: Path) -> None:
+    model, _ = export_network(Shifted(), "small", NONE, tmp_path / "models", image_size=64)
+    assert model.classes == 7
+
+
+# Files that compute in another precision
+
+
+class Images(CalibrationDataReader):
+    """Eight images for ONNX Runtime to quantize on."""
+
+    def __init__(self) -> None:
+        self.batches = iter([{"logits": np.random.default_rng(k).random((1, 3, 64, 64), np.float32)} for k in range(8)])
+
+    def get_next(self) -> Any:
+        return next(self.batches, None)
+
+
+def to_half(path: Path, out: Path) -> None:
+    half = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    OnnxModel.graph_topological_sort(half.graph)
+    onnx.save(half, out)
+
+
+LOWERED: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "QDQ": ("int8", lambda path, out: quantize_static(path, out, Images(), quant_format=QuantFormat.QDQ)),
+    "QOperator": ("int8", lambda path, out: quantize_static(path, out, Images(), quant_format=QuantFormat.QOperator)),
+    "dynamic": ("int8", lambda path, out: quantize_dynamic(path, out, op_types_to_quantize=["MatMul", "Gemm"])),
+    "half": ("fp16", to_half),
+}
+
+
+@pytest.mark.parametrize("kind", LOWERED)
+def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx", dynamic="b")
+    precision, lower = LOWERED[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lower(tmp_path / "small.onnx", tmp_path / "lower.onnx")
+    import_onnx(tmp_path / "lower.onnx", "small", NONE, tmp_path / "models")
+    model = load_model(tmp_path / "models", "small")
+    assert model.precision == precision
+    [row] = lower_model(model, Lowering())
+    assert row["precision"] == precision
+    # ONNX Runtime on the CPU computes with float16 numbers in float32, and with int8 ones in int8.
+    variant = variant_of(model, "onnxruntime", "fp32")
+    assert variant.precision == {"int8": "int8", "fp16": "fp32"}[precision]
+    assert variant_of(model, "onnxruntime", variant.precision) == variant
+    with open_session(variant, 2, 1) as session:
+        assert np.isfinite(session.infer(np.zeros((2, 3, 64, 64), np.float32))).all()
+    with pytest.raises(UsageError, match=f"small came as an {precision} file; a .* one is made of fp32 alone"):
+        make_onnx_file(model, {"int8": "fp16", "fp16": "int8"}[precision])
+
+
+def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx", dynamic="b")
+    to_half(tmp_path / "small.onnx", tmp_path / "half.onnx")
+    model, _ = import_onnx(tmp_path / "half.onnx", "small", NONE, tmp_path / "models")
+    variant = variant_of(model, "torch", "fp32")
+    assert (variant.precision, variant.path) == ("fp16", model.path)
+    with open_session(variant, 2, 1) as session:
+        assert np.isfinite(session.infer(np.full((2, 3, 64, 64), 0.5, np.float32))).all()
+
+
+def test_a_plain_file_is_fp32(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx", dynamic="b")
+    model, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
+    assert (model.precision, variant_of(model, "torch", "fp32").precision) == ("fp32", "fp32")
 
 
 def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ The weights are EfficientNet-Lite0's. What is measured is how many photographs a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from small import ask, make_images, make_model, make_pictures, make_study
@@ -28,7 +30,7 @@ from bandlens.app.study.run import run_study
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.errors import EngineError
-from bandlens.export.models import load_model
+from bandlens.export.models import load_model, save_model
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 from bandlens.probes.images.pack import pack
@@ -140,6 +142,32 @@ def test_a_precision_that_openvino_does_not_keep_to_is_refused(model: Model, mon
         EngineError, match=r"one \(openvino bf16\): OpenVINO runs .* otherwise \(2 in f32, the rest in f32"
     ):
         open_session(variant_of(model, "openvino", "bf16"), 4, 1)
+
+
+def without_products(folder: Path) -> Model:
+    """A network of means of colours alone."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    case (float[batch, 3, 128, 128] images) => (float[batch, 3] logits) {
+        logits = ReduceMean <axes = [2, 3], keepdims = 0> (images)
+    }"""
+    content = onnx.parser.parse_model(text).SerializeToString()
+    model = replace(make_model(folder, "colours", classes=3), sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
+
+
+def test_a_network_without_products_fails_its_own_cells_and_says_why(tmp_path: Path) -> None:
+    without_products(tmp_path / "models")
+    make_model(tmp_path / "models", "sound", classes=3)
+    make_images(tmp_path / "images.set", make_pictures(9), labels=[k % 3 for k in range(9)])
+    study = make_study(tmp_path, engine="openvino", probes=STUDY)
+    summary = run_study(resolve(Study.read(study)), tmp_path / "results.duckdb")
+    assert {failure.cell.model.name for failure in summary.failed} == {"colours"}
+    assert {failure.error for failure in summary.failed} == {
+        "colours (openvino fp32): OpenVINO finds no convolution and no matrix product in this network, by whose "
+        "arithmetic bandlens checks the precision that runs; run the network with engine onnxruntime or torch"
+    }
+    assert summary.predictions == 9 * (summary.cells - len(summary.failed)) > 0
 
 
 def test_bf16_needs_a_processor_that_has_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

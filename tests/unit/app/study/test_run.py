@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 from polars.testing import assert_frame_equal
 from small import Command, ask, rows_of, study_in
@@ -16,6 +18,7 @@ from small import Command, ask, rows_of, study_in
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
+from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import background_commits, run_study
 from bandlens.app.study.shards import Sharded
@@ -24,6 +27,7 @@ from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
 from bandlens.errors import EngineError, StoreError
+from bandlens.export.models import load_model, save_model
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
 COUNT = 20
@@ -82,6 +86,47 @@ def test_a_study_that_cannot_attack_is_not_begun(work: Work, tmp_path: Path) -> 
     database = tmp_path / "results.duckdb"
     with pytest.raises(EngineError, match="GPU"):
         run_study(replace(work, cells=[*perturbed, *on_gpu]), database)
+    assert ask(database, "SELECT count(*) FROM study") == [(0,)]
+
+
+@pytest.fixture
+def refused_work(tmp_path: Path) -> Work:
+    """A study of a model with an operator that no engine knows, and of one that is sound; the refused comes first."""
+    study = study_in(tmp_path, COUNT, PROBES, ("a_refused", "sound"))
+    network = onnx.load(tmp_path / "models" / "a_refused.onnx")
+    network.graph.node[1].op_type = "Unheard"
+    content = network.SerializeToString()
+    model = replace(load_model(tmp_path / "models", "a_refused"), sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return resolve(Study.read(study))
+
+
+@pytest.mark.parametrize(("engine", "sharded"), [("onnxruntime", False), ("torch", True)])
+def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
+    refused_work: Work, engine: str, sharded: bool, tmp_path: Path
+) -> None:
+    work = resolve(replace(refused_work.study, engine=engine))
+    shards = Sharded(str(tmp_path / "shards")) if sharded else None
+    database = tmp_path / "results.duckdb"
+    planned = plan_study(work, database)
+    assert "sound" in planned.estimate
+    for ran in (len(work.cells), len(work.cells) // 2):  # the second run tries the refused ones again
+        summary = run_study(work, database, sharded=shards)
+        assert (summary.ran, len(summary.failed)) == (ran, len(work.cells) // 2)
+        assert {failure.cell.model.name for failure in summary.failed} == {"a_refused"}
+        assert all("Unheard" in failure.error for failure in summary.failed)
+    counts = "SELECT checkpoint, count(*) FROM study_detail JOIN prediction USING (cell) GROUP BY ALL"
+    assert ask(database, counts) == [("sound", COUNT * len(work.cells) // 2)]
+    errors = {(failure.cell.key, failure.error) for failure in summary.failed}
+    assert set(ask(database, "SELECT key, error FROM cell WHERE error IS NOT NULL")) == errors
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_engine_that_opens_no_model_begins_no_study(refused_work: Work, sharded: bool, tmp_path: Path) -> None:
+    cells = [cell for cell in refused_work.cells if cell.model.name == "a_refused"]
+    database, shards = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards")) if sharded else None
+    with pytest.raises(EngineError, match="Unheard"):
+        run_study(replace(refused_work, cells=cells), database, sharded=shards)
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
 

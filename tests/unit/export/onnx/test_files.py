@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> Model:
 
 def test_fp32_is_the_models_own_file(model: Model) -> None:
     onnx_file = load_onnx_file(model, "fp32")
-    assert onnx_file == OnnxFile("fp32", model.path, model.sha256)
+    assert onnx_file == OnnxFile("fp32", model.path, model.sha256, model.path.parent)
     assert (onnx_file.name, onnx_file.models) == ("a.v1", model.path.parent)
     assert read_onnx_file(onnx_file) == verify_model(model)
 

@@ -24,7 +24,7 @@ from bandlens.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images import files as image_files
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
-from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
 from bandlens.records import Crop
 
 
@@ -218,6 +218,30 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos
     assert np.array_equal(images.pixels, full_set.pixels)
     assert images.info.digest == full_set.info.digest
     check_image_set(images.folder)
+
+
+@pytest.mark.parametrize(
+    ("paths", "warned"),
+    [
+        (["a/0.png", "a/1.png", "b/2.png"], True),
+        (["a/0.png", "b/1.png"], False),
+        (["a/0/0.png", "a/0/1.png", "a/1/2.png", "b/2/3.png"], False),
+    ],
+    ids=["each class a folder", "each image a class", "several folders in a class"],
+)
+def test_classes_that_are_clusters_are_warned_of_in_one_line(paths: list[str], warned: bool, tmp_path: Path) -> None:
+    photos, lines = photographs(tmp_path / "photos", paths), list[str]()
+    how = How(say=lines.append)
+    images = pack(photos, tmp_path / "set", crop=CROP, labels=FOLDERS, contents=Contents(clusters="folder"), how=how)
+    warnings = [line for line in lines if "warning" in line]
+    expected = (
+        f"{images.folder}: warning: each class is one cluster, so intervals rest on 2 clusters, not on 3 images; leave "
+        "out --clusters unless all images of a class depend on each other"
+    )
+    assert warnings == ([expected] if warned else [])
+    independent = pack(photos, tmp_path / "independent", crop=CROP, labels=FOLDERS, how=how)
+    assert independent.info.count == len(paths)
+    assert len([line for line in lines if "warning" in line]) == len(warnings)
 
 
 def test_only_broken_images(tmp_path: Path) -> None:
