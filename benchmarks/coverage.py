@@ -1,7 +1,9 @@
 """How often 95 % intervals hold the true number, on simulated images of which it is known.
 
 `share`: statistics.wilson, as in the view `accuracy`, for flips of gates and shape bias. The right answers of
-a cluster are beta-binomial, with an intraclass correlation (ICC). `before`: Wilson's with the normal quantile.
+a cluster are beta-binomial, with an intraclass correlation (ICC); at 1, a cluster is right or wrong as a whole.
+Clusters have 8 images, 1 to 40 (evenly, or as a geometric series), or 40 in every second or fifth and else 1.
+`normal`: Wilson's with the normal quantile.
 `mean`: statistics.shares, the mean of the accuracies on two sets that show the same photographs.
 `ratio`: statistics.shares, accuracy under a filter over clean accuracy, of independent images.
 `bias`: measures.spectral_bias, high-frequency bias and spectral bias.
@@ -30,24 +32,42 @@ from bandlens.analysis.measures.psychometric import (
     paired_band_intervals,
 )
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
-from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics.arrays import Floats, Whole
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_interval, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, ratio_interval, share_interval, share_of
-from bandlens.analysis.statistics.wilson import clustered_interval, independent_quantile, wilson
+from bandlens.analysis.statistics.wilson import interval_of_sums, wilson
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
 CLUSTERS = (10, 20, 30, 100, 1000)
 SIZE = 8
-ICC = (0.0, 0.1, 0.5)
+ICC = (0.0, 0.1, 0.3, 0.5, 1.0)
 SEED = 0
 
 
-def answers(rng: np.random.Generator, p: float, icc: float, shape: tuple[int, int], size: int) -> Floats:
-    """Right answers of clusters (draws, clusters)."""
-    scale = 1 / icc - 1 if icc else np.inf
-    chance = rng.beta(p * scale, (1 - p) * scale, shape) if icc else np.full(shape, p)
-    return rng.binomial(size, chance).astype(np.float64)
+def cluster_sizes(clusters: int) -> dict[str, Whole]:
+    """Name -> images of each cluster, (clusters,)."""
+    place = np.arange(clusters)
+    return {
+        str(SIZE): np.full(clusters, SIZE),
+        "1 to 40": np.rint(np.linspace(1, 40, clusters)).astype(np.int64),
+        "1 to 40, geometric": np.rint(np.geomspace(1, 40, clusters)).astype(np.int64),
+        "40, 1, …": np.where(place % 2, 1, 40),
+        "40, 1, 1, 1, 1, …": np.where(place % 5, 1, 40),
+    }
+
+
+def answers(rng: np.random.Generator, p: float, icc: float, draws: int, sizes: Whole) -> Floats:
+    """Right answers of clusters (draws, clusters) of `sizes` (clusters,)."""
+    shape = (draws, len(sizes))
+    if icc == 0:
+        chance = np.full(shape, p)
+    elif icc == 1:
+        chance = (rng.random(shape) < p).astype(np.float64)
+    else:
+        scale = 1 / icc - 1
+        chance = rng.beta(p * scale, (1 - p) * scale, shape)
+    return rng.binomial(sizes, chance).astype(np.float64)
 
 
 def held(low: Floats, high: Floats, truth: float) -> float:
@@ -55,21 +75,18 @@ def held(low: Floats, high: Floats, truth: float) -> float:
 
 
 def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]]:
-    """The numbers that head a row, and its coverages now and before."""
+    """The numbers that head a row, and its coverages now and with the normal quantile."""
     for clusters in CLUSTERS:
-        for size, icc in ((1, 0.0), *((SIZE, correlation) for correlation in ICC)):
-            now, before = [], []
+        designs = [("1", np.ones(clusters, np.int64), 0.0)]
+        designs += [(name, sizes, icc) for name, sizes in cluster_sizes(clusters).items() for icc in ICC]
+        for name, sizes, icc in designs:
+            coverages, normal = [], []
             for p in SHARES:
-                right = answers(np.random.default_rng([SEED, clusters, size]), p, icc, (draws, clusters), size)
-                n, share = clusters * size, right.mean(axis=1) / size
-                deviations = (right - size * share[:, None]) / n
-                low, high, effective = clustered_interval(share, deviations, share * (1 - share) / n, n)
-                if size == 1:
-                    low, high = wilson(share, n, independent_quantile(n))
-                    effective = np.full(draws, float(n))
-                now.append(held(low, high, p))
-                before.append(held(*wilson(share, effective), p))
-            yield [clusters, size, icc], now, before
+                right = answers(np.random.default_rng([SEED, clusters, len(name)]), p, icc, draws, sizes)
+                low, high, effective = interval_of_sums(right, sizes)
+                coverages.append(held(low, high, p))
+                normal.append(held(*wilson(right.sum(axis=1) / sizes.sum(), effective), p))
+            yield [clusters, name, icc], coverages, normal
 
 
 def means(draws: int, clusters: int, p: float) -> float:
@@ -107,20 +124,22 @@ def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
     return count["high_frequency_bias"] / draws, count["spectral_bias"] / draws
 
 
-def differences(draws: int, clusters: int, size: int, p: float, changed_share: float) -> tuple[float, float]:
-    """Coverage for cells, as in `compare`, and for means of accuracies; half of a cluster's images share their fate.
+def differences(draws: int, sizes: Whole, p: float, changed_share: float, alike: float) -> tuple[float, float]:
+    """Coverage for cells, as in `compare`, and for means of accuracies.
 
+    A share `alike` of a cluster's images has one fate.
     B is right with probability p. A is right in half of these; or, with changed_share > 0, wherever B is, but for that
     share of clusters, which have other answers, half as often right.
     """
+    clusters = len(sizes)
     rng = np.random.default_rng([SEED, 4, clusters])
-    ids, truth, count = np.repeat(np.arange(clusters), size), p / 2 * (changed_share or 1), [0.0, 0.0]
+    ids, truth, count = np.repeat(np.arange(clusters), sizes), p / 2 * (changed_share or 1), [0.0, 0.0]
     for _ in range(draws):
-        fate = np.repeat(rng.random(clusters), size)
-        draw = np.where(rng.random(len(ids)) < 0.5, fate, rng.random(len(ids)))
+        fate = np.repeat(rng.random(clusters), sizes)
+        draw = np.where(rng.random(len(ids)) < alike, fate, rng.random(len(ids)))
         a, b = draw < p / 2, draw < p
         if changed_share:
-            redraw, chance = np.repeat(rng.random((2, clusters)), size, axis=1)
+            redraw, chance = np.repeat(rng.random((2, clusters)), sizes, axis=1)
             a = np.where(chance < changed_share, redraw < p / 2, b)
         intervals = paired(a[None], b[None], ids)
         count[0] += held(intervals.low, intervals.high, truth)
@@ -224,12 +243,12 @@ def main() -> None:
     options = arguments(__doc__, repeats=1, quick=1, draws=(2000, "simulated sets of images for each number"))
     draws = 200 if options.quick else options.draws
     print(f"seed {SEED}, {draws} draws\n")
-    rows, worst, worst_before = [], 1.0, 1.0
-    for names, now, before in shares(draws):
-        rows.append([*map(str, names), *numbers(now), f"{min(before):.3f}"])
-        worst, worst_before = min(worst, *now), min(worst_before, *before)
-    table(["clusters", "images each", "ICC", *(f"p = {p}" for p in SHARES), "worst before"], rows)
-    print(f"share: worst {worst:.3f}; with the normal quantile {worst_before:.3f}\n")
+    rows, worst, worst_normal = [], 1.0, 1.0
+    for names, coverages, normal in shares(draws):
+        rows.append([*map(str, names), *numbers(coverages), f"{min(normal):.3f}"])
+        worst, worst_normal = min(worst, *coverages), min(worst_normal, *normal)
+    table(["clusters", "images each", "ICC", *(f"p = {p}" for p in SHARES), "worst, normal"], rows)
+    print(f"share: worst {worst:.3f}; with the normal quantile {worst_normal:.3f}\n")
     sizes = (30, 100, 1000)
     table(
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
@@ -248,18 +267,26 @@ def main() -> None:
             ["spectral_bias", *numbers([spectral for _, spectral in coverages])],
         ],
     )
-    rows, lowest = [], 1.0
-    for n, size in ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8)):
+    rows, lowest = [], np.ones(2)
+    pairs = ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8))
+    equal = [(f"{n} clusters of {size}", np.full(n, size), 0.5) for n, size in pairs]
+    unequal = [
+        (f"{n} of {name}, {alike:g} alike", sizes, alike)
+        for n in (20, 60)
+        for name, sizes in cluster_sizes(n).items()
+        for alike in (0.5, 1.0)
+    ]
+    for name, sizes, alike in equal + unequal:
         for changed_share in (0.0, 0.03):
-            both = np.array([differences(max(20, draws // 2), n, size, p, changed_share) for p in SHARES]).T
-            named = [f"{n} clusters of {size}", "half" if not changed_share else "3 % anew"]
+            both = np.array([differences(max(20, draws // 2), sizes, p, changed_share, alike) for p in SHARES]).T
+            named = [name, "half" if not changed_share else "3 % anew"]
             rows += [
                 [*named, quantity, *numbers(shares_held)]
                 for quantity, shares_held in zip(("cell", "mean"), both, strict=True)
             ]
-            lowest = min(lowest, both.min())
+            lowest = np.minimum(lowest, both.min(axis=1))
     table(["difference of two accuracies", "A", "of a", *(f"p = {p}" for p in SHARES)], rows)
-    print(f"difference: worst {lowest:.3f}\n")
+    print(f"difference: worst {lowest[0]:.3f} of a cell, {lowest[1]:.3f} of a mean\n")
     rows = []
     for n, change in ((100, 0.05), (100, 0.2), (100, 1.0), (300, 0.05)):
         rows.append([str(n), str(change), *numbers(channels(max(20, draws // 10), n, change))])

@@ -25,7 +25,7 @@ import polars as pl
 from ...records import Cell
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole, Z
-from ..statistics.wilson import clustered_interval, independent_quantile, wilson
+from ..statistics.wilson import independent_quantile, interval_of_sums, wilson
 from .cells import pair_cells
 from .verdicts import Limits, verdict
 
@@ -41,7 +41,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
     if len(first) == n:
         return *wilson(share, n, independent_quantile(n)), np.full(len(share), float(n))
     sums = np.add.reduceat(flipped[:, order], first, axis=1, dtype=np.int64)
-    return clustered_interval(share, (sums - sizes * share[:, None]) / n, share * (1 - share) / n, n)
+    return interval_of_sums(sums, sizes)
 
 
 def images_needed(

@@ -421,12 +421,23 @@ CREATE MACRO clustered_quantile(n, right1, share) AS
     END;
 COMMENT ON MACRO clustered_quantile IS 'Of clusters with n images, right1 of them right, and a share over all of them: the quantile for the 95 % interval of the share. Student''s with Satterthwaite''s degrees of freedom: clusters - 1, or fewer where few clusters make up the variance';
 
+CREATE MACRO cluster_likeness(n, right1, share) AS
+    CASE WHEN sum((right1 - n * share) ** 2) > 1e-9 THEN
+         greatest(0, least(1, 1 - (sum(n) - sum((right1 - n * share) ** 2 / n) / any_value(share * (1 - share)))
+                                  / (sum(n) - count(*) + (sum(n * n) / sum(n) - 1) / 2)))
+    ELSE 0 END;
+COMMENT ON MACRO cluster_likeness IS 'Of clusters with n images, right1 of them right, and a share over all of them that is not 0 or 1: the intraclass correlation by Fleiss and Cuzick, 0 where images are independent to 1 where a cluster is right or wrong as a whole, with half a cluster added whose images are all alike';
+
 CREATE MACRO independent_images(n, right1, share) AS
-    CASE WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
-         ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
-                            / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
+    CASE WHEN count(*) = sum(n) THEN count(*)
+         WHEN count(*) = 1 OR any_value(share) IN (0, 1) THEN sum(n) ** 2 / sum(n * n)
+         ELSE least(sum(n), any_value(share * (1 - share)) * sum(n) ** 2
+                            / (greatest(sum((right1 - n * share) ** 2),
+                                        any_value(share * (1 - share))
+                                        * (sum(n) + cluster_likeness(n, right1, share) * (sum(n * n) - sum(n))))
+                               * count(*) / (count(*) - 1)))
     END;
-COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. Where all is right, or all wrong, or all in one cluster, the variance is unknown, and a cluster counts as one image';
+COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. The variance is at least what clusters of these sizes have that are as alike as these. Where all is right, or all wrong, or all in one cluster, it is unknown, and counts as that of images that are all alike within their cluster';
 
 CREATE MACRO right5_of(label_rank) AS
     CASE WHEN max(label_rank) < 65535 THEN sum((label_rank < 5)::INTEGER) END;

@@ -252,7 +252,7 @@ def spectral_intervals(
         elif name in PROBES:
             intervals[name] = quotient(share_of(part + chance, ids), share_of(base + chance, ids), chance)
         elif base.any() and not chance:
-            low, high = share_of_sums(5 * parts, 5 * bases)
+            low, high = share_of_sums(5 * parts, 5 * bases, widest=1.0)
             if low is not None and high is not None:
                 intervals[name] = low, high
     return intervals

@@ -17,7 +17,7 @@ import polars as pl
 
 from ...errors import UnknownName, UsageError
 from ...protocol import SHAPE_CUES, SIZE
-from ..correlations.effective import Line, effective, fit_line
+from ..correlations.effective import Expectation, effective, fit_line, fit_testbed
 from ..correlations.families import by_family
 from ..correlations.models import values_of
 from ..database.store import Store
@@ -34,11 +34,24 @@ PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
 """Benchmark -> the condition that counts, where it is not the empty one."""
 STANDARD = "Standard training"
 TYPES = Path(__file__).with_name("testbed_types.csv")
+REFERENCES = "aws|batch64"
+"""Parts of the names of networks that the testbed trained again as a reference, and leaves out of its lines."""
+CLEAN: Mapping[str, str] = {"imagenet-a": "imagenet-a-clean", "imagenet-r": "imagenet-r-clean"}
+"""Benchmark of 200 classes -> the accuracy on ImageNet over these classes alone, their logits compared alone."""
+CLEAN_CONDITIONS: Mapping[str, str] = {f"classes of {benchmark}": clean for benchmark, clean in CLEAN.items()}
+"""Condition under which the testbed has such an accuracy -> its name elsewhere."""
 BASELINES: Mapping[str, str] = {
-    "testbed": "the testbed's models of standard training",
-    "timm": "all of timm's models at all of their input sizes",
+    "testbed": "the testbed's definition (Taori et al. 2020): logit lines of its 85 standard models, over the 200 "
+    "classes of A and of R, two lines for A",
+    "standard": "probit lines of the testbed's 87 standard models, over 1,000 classes",
+    "timm": "probit lines of all of timm's models at all of their input sizes, over 1,000 classes",
 }
-"""Name of a baseline -> whose accuracies its line is fitted to."""
+"""Name of a baseline -> whose accuracies its lines are fitted to, and how."""
+EFFECTIVE: Mapping[str, str] = {
+    "testbed": "effective_robustness",
+    "standard": "effective_robustness_1000_classes",
+}
+"""Baseline -> the metric of effective robustness by it, among published values."""
 GROUNDS = ("study", "timm", "critical-band")
 COUNTERPARTS: Mapping[str, str] = {
     "shape_accuracy": SHAPE_CUES.bias,
@@ -61,48 +74,65 @@ class Ground:
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
     primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
-    rows = values.filter(primary, source=source, metric="top1")
+    over_classes = (pl.col("benchmark") == "imagenet") & pl.col("condition").is_in(list(CLEAN_CONDITIONS))
+    named = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
+    rows = values.filter(primary | over_classes, source=source, metric="top1").with_columns(benchmark=named)
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
-def baseline_lines(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
-    """Benchmark -> the line of a baseline's models on it over ImageNet. UnknownName for no baseline."""
+def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str, Expectation]:
+    """Benchmark -> what a baseline lets one expect of accuracy on it. UnknownName for no baseline."""
     if baseline not in BASELINES:
         raise UnknownName("baseline", baseline, BASELINES)
-    rows = accuracies(values, baseline)
-    if baseline == "testbed":
+    rows = accuracies(values, "timm" if baseline == "timm" else "testbed")
+    shifts = _shared(rows)
+    if baseline == "timm":
+        # The line is that of models that all six sets have.
+        rows = rows.drop_nulls(["imagenet", *shifts])
+    else:
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
-    else:
-        # The line is that of models that all six sets have.
-        rows = rows.drop_nulls(_shared(rows))
-    shifts = _shared(rows)
-    table = values_of(rows, ["imagenet", *shifts])
-    return {shift: fit_line(table[0], y) for shift, y in zip(shifts, table[1:], strict=True)}
+    if baseline != "testbed":
+        x, *of_shifts = values_of(rows, ["imagenet", *shifts])
+        return {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, of_shifts, strict=True)}
+    rows = rows.filter(~pl.col("name").str.contains(REFERENCES))
+    over = {shift: CLEAN.get(shift, "imagenet") for shift in shifts}
+    return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
 
 
-def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.DataFrame, list[str]]:
+def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
+    """A row for each line: benchmark, `over` which ImageNet accuracy, `up_to` or `above` which, and Line's fields."""
+    rows = []
+    for benchmark, expectation in lines.items():
+        pivots = [None] if expectation.pivot is None else [expectation.pivot] * 2
+        for place, (line, pivot) in enumerate(zip(expectation.lines, pivots, strict=True)):
+            limits = {"up_to": pivot if place == 0 else None, "above": pivot if place == 1 else None}
+            rows.append({"benchmark": benchmark, "over": expectation.x, **limits, **asdict(line)})
+    return rows
+
+
+def with_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tuple[pl.DataFrame, list[str]]:
     """The frame with a column `effective_BENCHMARK`, in points, for each benchmark that it and the lines have.
 
-    Raises UsageError where it has no ImageNet accuracy, or no other benchmark.
+    Benchmarks over whose classes the frame has no ImageNet accuracy are left out. Raises UsageError where none is left.
     """
-    shifts = [shift for shift in lines if shift in frame.columns]
-    if "imagenet" not in frame.columns or not shifts:
+    shifts = [shift for shift, line in lines.items() if shift in frame.columns and line.x in frame.columns]
+    if not shifts:
         raise UsageError(f"effective robustness needs accuracies on imagenet and one of {', '.join(lines)}")
-    table = values_of(frame, ["imagenet", *shifts])
-    columns = {
-        f"effective_{shift}": effective(table[0], y, lines[shift]) for shift, y in zip(shifts, table[1:], strict=True)
-    }
+    columns = {}
+    for shift in shifts:
+        x, y = values_of(frame, [lines[shift].x, shift])
+        columns[f"effective_{shift}"] = effective(x, y, lines[shift])
     series = {name: pl.Series(points).fill_nan(None) for name, points in columns.items()}
     return frame.with_columns(**series), list(columns)
 
 
-def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: str) -> pl.DataFrame:
-    """Rows of VALUES with the metric effective_robustness, in points, of every model that has the accuracies."""
+def effective_values(values: pl.DataFrame, lines: Mapping[str, Expectation], baseline: str) -> pl.DataFrame:
+    """Rows of VALUES with the metric of EFFECTIVE, in points, of every model that has the accuracies."""
     rows = []
     for source in values["source"].unique(maintain_order=True):
         table = accuracies(values, source)
-        if "imagenet" not in table.columns or not any(shift in table.columns for shift in lines):
+        if not any(shift in table.columns and line.x in table.columns for shift, line in lines.items()):
             continue
         frame, names = with_effective(table, lines)
         long = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
@@ -112,20 +142,22 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
                 model="name",
                 source=pl.lit(source),
                 benchmark=benchmark,
-                metric=pl.lit("effective_robustness"),
+                metric=pl.lit(EFFECTIVE[baseline]),
                 condition=benchmark.replace_strict(PRIMARY, default=""),
                 input_size="input_size",
                 value="value",
                 unit=pl.lit("points"),
-                note=pl.lit(f"baseline: {BASELINES[baseline]}"),
+                note=pl.lit(f"baseline {baseline}: {BASELINES[baseline]}"),
             )
         )
     return pl.concat([pl.DataFrame(schema=VALUES), *rows], how="diagonal")
 
 
 def with_effective_values(values: pl.DataFrame) -> pl.DataFrame:
-    """Rows of VALUES, and effective robustness by the testbed's line of every model that has the accuracies."""
-    return pl.concat([values, effective_values(values, baseline_lines(shipped_values(), "testbed"), "testbed")])
+    """Rows of VALUES, and effective robustness by each baseline of EFFECTIVE of every model with the accuracies."""
+    shipped = shipped_values()
+    by_definition = [effective_values(values, baseline_lines(shipped, baseline), baseline) for baseline in EFFECTIVE]
+    return pl.concat([values, *by_definition])
 
 
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:

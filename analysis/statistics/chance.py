@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-import numpy as np
-
-from .shares import Share
-from .wilson import clustered_interval
+from .shares import Share, wilson_interval
 
 Z_99 = 2.5758293035489004
 """The 99.5 % quantile of the standard normal distribution."""
@@ -24,7 +21,5 @@ Z_99 = 2.5758293035489004
 
 def within_chance(share: Share, chance: float) -> bool:
     """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
-    *_, effective = clustered_interval(
-        np.array(share.value), share.deviations, np.array(share.independent), share.images
-    )
-    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / float(effective))
+    *_, effective = wilson_interval(share)
+    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / effective)

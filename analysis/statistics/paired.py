@@ -9,10 +9,12 @@ Bonett & Price 2012:
 t is Student's quantile with C - 1 degrees of freedom for C clusters, fewer where few make up the variance (`wilson`).
 Where images are clustered, gained, lost and n are first divided by the design effect (Kish 1965), at least 1:
 
-    effect = (C / (C - 1) sum (D_k - n_k d)^2 + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
+    effect = (C / (C - 1) S + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
+    S      = max(sum (D_k - n_k d)^2, n^2 M),   M as in `wilson`, with v = (gained + lost) / n - d^2
 
-The last term of each is half a cluster that differs as a whole, the pseudo-count of Bonett & Price: without it a single
-image that differs would say that images are independent.
+M is greater where large clusters did not differ, and small ones did. The last term of each is half a cluster that
+differs as a whole, the pseudo-count of Bonett & Price: without it a single image that differs would say that images are
+independent.
 
 p is McNemar's test (McNemar 1947) of as many gained as lost:
 
@@ -31,12 +33,10 @@ import numpy as np
 from scipy.special import chdtrc
 
 from .arrays import Floats, Mask, Whole
-from .wilson import NO_SPREAD, student
+from .wilson import NO_SPREAD, UNSEEN, student, widening
 
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
-UNSEEN = 0.5
-"""Weight of a cluster that differs as a whole: it is counted among those that were seen to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,9 @@ def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole)
         return nothing, nothing
     mean = ((gained - lost) / n)[:, None]
     squares = (sums - sizes * mean) ** 2
-    clustered, fourth = squares.sum(axis=1) * count / (count - 1), (squares**2).sum(axis=1)
+    variance = (gained + lost) / n - mean[:, 0] ** 2
+    widest = widening((sums - sizes * mean) / n, sizes, variance / n)
+    clustered, fourth = widest * squares.sum(axis=1) * count / (count - 1), (squares**2).sum(axis=1)
     freedom = np.full(len(sums), count - 1.0)
     if count < n:
         spread = fourth > NO_SPREAD

@@ -14,12 +14,16 @@ interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u
 right or nothing is lost, it is that of a quotient of two shares (MOVER, Donner & Zou 2012), each of which reaches as
 far as the exact interval does (Clopper & Pearson 1934): safe and wide.
 
+A mean is as much wider as the set whose clusters ask for most (M in `wilson`). Clusters of one ask for nothing.
+
 A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
 
-    B - A ± t sqrt(C / (C - 1) (sum (d_u(B) - d_u(A))^2 + w^2))
+    B - A ± t sqrt(C / (C - 1) (S + w^2)),     D_u = d_u(B) - d_u(A),   S = max(sum D_u^2, m sum D_u^2 / n_u)
 
-with t as in `wilson`. w is what a cluster adds whose images all differ, 1 / C for a share: half of one that was lost
-and half of one that was gained, as in `paired`, since what did not differ on these images may on others.
+with t as in `wilson`, and m the images in the cluster of an average image, sum n_u^2 / sum n_u: where large clusters
+did not differ, small ones say how much they may. Clusters of one size have S = sum D_u^2. w is what a cluster adds
+whose images all differ, sqrt(m / (C sum n_u)), or 1 / C for clusters of one size: half of one that was lost and half
+of one that was gained, as in `paired`, since what did not differ on these images may on others.
 
 Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
 
@@ -35,9 +39,8 @@ from math import inf, sqrt
 import numpy as np
 from scipy.special import betaincinv
 
-from .arrays import ALPHA, Floats, Mask, Whole, Z
-from .paired import UNSEEN
-from .wilson import clustered_interval, contributing, student
+from .arrays import ALPHA, Floats, Index, Mask, Whole, Z
+from .wilson import UNSEEN, clustered_interval, contributing, student, widening
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Share:
     """(C,): d_u."""
     independent: float
     """V if no two images showed one cluster."""
+    widest: float
+    """How many times sum d_u^2 the variance is at least, by the sizes of the clusters: `wilson.widening`."""
+    sizes: Floats
+    """(C,): images of each cluster, in the set that has most of them."""
 
 
 def share_of(right: Mask | Floats, clusters: Whole) -> Share:
@@ -60,7 +67,10 @@ def share_of(right: Mask | Floats, clusters: Whole) -> Share:
     value = float(right.mean())
     distinct, place = np.unique(clusters, return_inverse=True)
     deviations = np.bincount(place, weights=right - value) / len(right)
-    return Share(value, len(right), distinct, deviations, float(np.square(right - value).mean()) / len(right))
+    independent = float(np.square(right - value).mean()) / len(right)
+    sizes = np.bincount(place).astype(np.float64)
+    widest = float(widening(deviations, sizes, np.asarray(independent)))
+    return Share(value, len(right), distinct, deviations, independent, widest, sizes)
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -73,19 +83,34 @@ def mean_of(shares: Sequence[Share]) -> Share:
         distinct,
         deviations,
         sum(share.independent for share in shares) / len(shares) ** 2,
+        max(share.widest for share in shares),
+        _largest(place, shares),
     )
+
+
+def _largest(place: Index, shares: Sequence[Share]) -> Floats:
+    """(C,): the images of each cluster in the share that has most of them; `place` numbers the clusters of all."""
+    sizes = np.zeros(place.max() + 1)
+    np.maximum.at(sizes, place, np.concatenate([share.sizes for share in shares]))
+    return sizes
 
 
 def share_interval(share: Share) -> tuple[float, float]:
     """The 95 % interval of the share."""
+    low, high, _ = wilson_interval(share)
+    return low, high
+
+
+def wilson_interval(share: Share) -> tuple[float, float, float]:
+    """(low, high, effective) of a share: the ends of its 95 % interval, and what its images count as."""
     value, independent = np.array(share.value), np.array(share.independent)
-    low, high, _ = clustered_interval(value, share.deviations, independent, share.images)
-    return float(low), float(high)
+    low, high, effective = clustered_interval(value, share.deviations, independent, share.images, share.widest)
+    return float(low), float(high), float(effective)
 
 
 def mean_interval(share: Share) -> tuple[float, float]:
     """The 95 % interval of a mean that is no share, such as of numbers below 0; it is at most 1: `paired_interval`."""
-    low, high = paired_interval(share.value, share.deviations, 1 / len(share.clusters))
+    low, high = paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes)
     return low, min(1.0, high)
 
 
@@ -118,19 +143,27 @@ def difference_interval(a: Share, b: Share) -> tuple[float, float] | None:
     if len(distinct) == len(a.clusters) + len(b.clusters) or len(distinct) == 1:
         return None
     deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
-    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct))
+    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), _largest(place, [a, b]))
     return max(-1.0, low), min(1.0, high)
 
 
-def paired_interval(difference: float, deviations: Floats, most: float) -> tuple[float, float]:
+def paired_interval(
+    difference: float, deviations: Floats, most: float, sizes: Floats | None = None
+) -> tuple[float, float]:
     """Ends of the 95 % interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
 
-    `most` is w above; its two halves count among the clusters that make up the variance.
+    `most` is w above for clusters of one size; its two halves count among the clusters that make up the variance.
+    `sizes` (C,) are the images of each cluster; left out, clusters have one size.
     """
-    unseen, count = most * sqrt(UNSEEN), len(deviations)
+    count = len(deviations)
+    sizes = np.ones(count) if sizes is None else sizes
+    average = np.square(sizes).sum() / sizes.sum()
+    most *= sqrt(average * count / sizes.sum())
+    unseen = most * sqrt(UNSEEN)
     apart = contributing(np.array([*deviations, unseen, -unseen]) / most)
     half = float(student(np.array(min(count - 1, 2 * apart))))
-    half *= sqrt(((deviations**2).sum() + most**2) * count / (count - 1))
+    second = max((deviations**2).sum(), (deviations**2 / sizes).sum() * average)
+    half *= sqrt((second + most**2) * count / (count - 1))
     return difference - half, difference + half
 
 
@@ -139,13 +172,11 @@ def _exact(share: Share) -> tuple[float, float]:
 
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
-    low, high, effective = clustered_interval(
-        np.array(share.value), share.deviations, np.array(share.independent), share.images
-    )
-    n, right = float(effective), float(effective) * share.value
+    low, high, effective = wilson_interval(share)
+    n, right = effective, effective * share.value
     below = float(betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
     above = float(betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0
-    return min(below, float(low)), max(above, float(high))
+    return min(below, low), max(above, high)
 
 
 def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float, float]:

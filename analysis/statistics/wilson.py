@@ -1,16 +1,22 @@
 """The 95 % interval of a share of images, which may depend on each other: Wilson's, with a number of images to match.
 
-It is the interval of accuracies, flips of a gate, shape biases, benchmarks and their means. A share p that is off by
-e = sum of d_u over the C clusters u, which are independent of each other, has the variance
+It is the interval of accuracies, flips of a gate, shape biases, benchmarks and their means. A share p of n images that
+is off by e = sum of d_u over the C clusters u of n_u images, which are independent of each other, has the variance
 
-    V         = sum d_u^2 * C / (C - 1), and at least what it would be if all images were independent
-    effective = p (1 - p) / V, or C where all images are alike and hide V    (Franco, Little, Louis & Slud 2019)
+    V         = max(sum d_u^2, M) * C / (C - 1), and at least v / n, what it would be if all images were independent
+    M         = v / n (1 + rho (m - 1)),   m = sum n_u^2 / n,   v = p (1 - p)
+    rho       = 1 - (n v - sum n^2 d_u^2 / n_u) / (v (n - C + (m - 1) / 2)), from 0 to 1; 0 where all d_u are 0
+    effective = p (1 - p) / V, or n / m where all images are alike and hide V      (Franco, Little, Louis & Slud 2019)
     z         = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
     ends      = (p + z^2 / (2 e) ± z sqrt(p (1 - p) / e + z^2 / (4 e^2))) / (1 + z^2 / e),   e = effective
 
 The ends are Wilson's (Wilson 1927), the degrees of freedom Satterthwaite's (1946): where few clusters differ from the
-others, as where p is near 0 or 1, V is hardly known, however many there are. Independent images have the normal
-quantile, 1.96; fewer than 30 have Student's with C - 1.
+others, as where p is near 0 or 1, V is hardly known, however many there are. M is what V is expected to be where
+clusters differ in their sizes alone, with m images in the cluster of an average image (Kish 1965). Large clusters make
+up most of the error, and those that were drawn may all be right, which hides it from sum d_u^2; the images within
+clusters show how alike they are. rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m
+images that are all alike among the clusters: a few right answers apart from each other do not show that images are
+independent. Independent images have the normal quantile, 1.96; fewer than 30 have Student's with C - 1.
 
 The view `accuracy` computes the same in SQL, with Student's quantile as a polynomial that is right to 2e-9.
 """
@@ -20,10 +26,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import stdtrit
 
-from .arrays import ALPHA, Floats, Z
+from .arrays import ALPHA, Floats, Whole, Z
 
 FEW = 30
 """Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""
+UNSEEN = 0.5
+"""Weight of a cluster whose images are all alike, or all differ: it is counted among those that were seen."""
 NO_SPREAD = 1e-9
 """Deviations in images, or a sum of their fourth powers, up to which clusters are alike but for rounding."""
 
@@ -54,26 +62,69 @@ def contributing(deviations: Floats) -> float:
     return float(squares.sum() ** 2 / np.square(squares).sum()) if len(squares) else 0.0
 
 
-def share_of_sums(right: Floats, sizes: Floats) -> tuple[float, float] | tuple[None, None]:
+def widening(deviations: Floats, sizes: Floats | Whole, independent: Floats) -> Floats:
+    """How many times sum d_u^2 the variance of shares (…) is at least, by the sizes of clusters: max(1, M / sum d_u^2).
+
+    Args:
+        deviations: d_u, (…, clusters).
+        sizes: images of each cluster, (clusters,), at least 1.
+        independent: v / n, (…).
+
+    Where all images are alike, it is how many times fewer images n / m are than clusters. Clusters of one have 1.
+    """
+    n, count = sizes.sum(), len(sizes)
+    if count == n:
+        return np.ones_like(independent)
+    average = np.square(sizes).sum() / n
+    alike = independent <= 0
+    spread = np.where(alike, 1, independent) * n**2  # n v, within and between clusters
+    within = spread - (np.square(deviations * n) / sizes).sum(axis=-1)
+    rho = (1 - within * n / (spread * (n - count + UNSEEN * (average - 1)))).clip(0, 1)
+    model, second = independent * (1 + rho * (average - 1)), np.square(deviations).sum(axis=-1)
+    # Clusters that all have the same share show no correlation, and have no variance to be widened.
+    apart = second * float(n) ** 2 > NO_SPREAD
+    ratio = np.divide(model, second, out=np.ones_like(model), where=apart)
+    return np.asarray(np.where(alike, count * average / n, ratio.clip(1)), np.float64)
+
+
+def share_of_sums(
+    right: Floats, sizes: Floats, widest: Floats | float | None = None
+) -> tuple[float, float] | tuple[None, None]:
     """Ends of the interval of sum right / sum sizes, from right answers and answers by cluster, (clusters,).
 
-    Clusters without an answer say nothing. No interval where fewer than two clusters have one.
+    Clusters without an answer say nothing. No interval where fewer than two clusters have one. For `widest`, see
+    `interval_of_sums`.
     """
     right, sizes = right[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return None, None
-    n, share = float(sizes.sum()), np.asarray(right.sum() / sizes.sum())
-    low, high, _ = clustered_interval(share, (right - sizes * share) / n, share * (1 - share) / n, round(n))
+    low, high, _ = interval_of_sums(right, sizes, widest)
     return float(low), float(high)
 
 
+def interval_of_sums(
+    right: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """(low, high, effective) of shares sum right / sum sizes, from right answers (…, clusters) and sizes (clusters,).
+
+    Every cluster has an answer. `widest` is `widening` where none is given: sizes that are numbers of right answers,
+    and no plan of what to photograph, have 1.
+    """
+    n = sizes.sum()
+    share = np.asarray(right.sum(axis=-1) / n)
+    deviations, independent = (right - sizes * share[..., None]) / n, share * (1 - share) / n
+    if widest is None:
+        widest = widening(deviations, sizes, independent)
+    return clustered_interval(share, deviations, independent, round(n), widest)
+
+
 def clustered_interval(
-    share: Floats, deviations: Floats, independent: Floats, images: int
+    share: Floats, deviations: Floats, independent: Floats, images: int, widest: Floats | float
 ) -> tuple[Floats, Floats, Floats]:
     """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
 
     independent (…) is the variance if all of the images were independent of each other. They are where there are as
-    many clusters as images.
+    many clusters as images. widest (…) is what `widening` gives.
     """
     count = deviations.shape[-1]
     second, fourth = (deviations**2).sum(axis=-1), (deviations**4).sum(axis=-1)
@@ -81,11 +132,11 @@ def clustered_interval(
         spread = fourth * float(images) ** 4 > NO_SPREAD
         seen = np.where(spread, 2 * second**2 / np.where(spread, fourth, 1), np.inf)
         quantile: Floats | float = student(np.minimum(count - 1, seen))
-        variance = second * (count / max(1, count - 1))
+        variance = second * (count / max(1, count - 1)) * widest
     else:
         quantile, variance = independent_quantile(count), second
     variance = np.maximum(variance, independent)
     estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
     variance = np.where(estimable, variance, 1)
-    effective = np.where(estimable, share * (1 - share) / variance, count)
+    effective = np.where(estimable, share * (1 - share) / variance, count / widest)
     return *wilson(share, effective, quantile), effective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,14 +132,15 @@ def place_model(model: str, db: File | None = None) -> tuple[pl.DataFrame, str |
 
 
 def effective_lines() -> list[dict[str, Any]]:
-    """A row for each line that effective robustness is measured from, with its R2."""
-    from ...analysis.published.relate import BASELINES, baseline_lines
+    """A row for each line that effective robustness is measured from, with its R2.
+
+    `over` is the ImageNet accuracy that it runs over, `up_to` and `above` where one of two lines holds.
+    """
+    from ...analysis.published.relate import BASELINES, baseline_lines, line_rows
 
     values = published_values()
     return [
-        {"baseline": baseline, "benchmark": benchmark, **asdict(line)}
-        for baseline in BASELINES
-        for benchmark, line in baseline_lines(values, baseline).items()
+        {"baseline": baseline, **row} for baseline in BASELINES for row in line_rows(baseline_lines(values, baseline))
     ]
 
 

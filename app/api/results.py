@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...analysis.comparison.cells import Run
     from ...analysis.comparison.runs import Comparison
-    from ...analysis.correlations.effective import Line
+    from ...analysis.correlations.effective import Expectation
     from ...analysis.correlations.models import StudyTable
     from ...analysis.database.process import QueryProcess
     from ...analysis.database.store import Store
@@ -206,8 +206,10 @@ class Correlated:
     """A row for each bias, group and subset: see docs/guide/compare.md."""
     partial_on: str | None
     """The accuracy that partial correlations hold fixed."""
-    lines: Mapping[str, Line] = field(default_factory=dict)
-    """Benchmark -> the line that effective robustness is measured from."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """A row for each line that effective robustness is measured from."""
+    definition: str = ""
+    """What effective robustness is by the chosen baseline."""
 
 
 def correlate(
@@ -218,7 +220,7 @@ def correlate(
     method: Literal["spearman", "pearson", "kendall"] = "spearman",
     resamples: int = 10_000,
     target: Literal["raw", "effective"] = "raw",
-    baseline: Literal["testbed", "timm"] = "testbed",
+    baseline: Literal["testbed", "standard", "timm"] = "standard",
 ) -> Correlated:
     """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
 
@@ -229,16 +231,23 @@ def correlate(
         method: the coefficient.
         resamples: of the bootstrap over models, and as many permutations.
         target: accuracies as they are, or effective robustness.
-        baseline: the models whose accuracies set what effective robustness expects.
+        baseline: the definition of effective robustness: `testbed` is that of Taori et al. 2020, for benchmarks over
+            whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
     """
+    import polars as pl
+
     from ...analysis.correlations.table import correlate_study
+    from ...analysis.published.relate import BASELINES, line_rows
 
     table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table_of(db, study), {})
     for name in biases:
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
     rows = correlate_study(table, method, resamples, list(dict.fromkeys(biases)))
-    return Correlated(rows, table.control, lines)
+    if target == "raw":
+        return Correlated(rows, table.control)
+    definition = f"baseline {baseline}: {BASELINES[baseline]}"
+    return Correlated(rows.with_columns(baseline=pl.lit(baseline)), table.control, line_rows(lines), definition)
 
 
 def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
@@ -253,7 +262,7 @@ def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> S
         return study_table(store, study_label(store, study), with_errors)
 
 
-def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Line]]:
+def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
     from ...analysis.correlations.models import ID_BENCHMARK, StudyTable
     from ...analysis.database.open import open_store

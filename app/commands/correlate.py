@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +31,7 @@ class Accuracies(StrEnum):
 
 class Baseline(StrEnum):
     testbed = "testbed"
+    standard = "standard"
     timm = "timm"
 
 
@@ -60,8 +60,8 @@ def correlate(
         Accuracies, typer.Option("--target", help="Accuracies as they are, or effective robustness.")
     ] = Accuracies.raw,
     baseline: Annotated[
-        Baseline, typer.Option("--baseline", help="Of effective robustness: whose accuracies set what is expected.")
-    ] = Baseline.testbed,
+        Baseline, typer.Option("--baseline", help="Which definition of effective robustness; only testbed is Taori's.")
+    ] = Baseline.standard,
     as_published: Annotated[
         bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
     ] = False,
@@ -96,8 +96,7 @@ def correlate(
         print_rows(rows.to_dicts(), as_json=True)
         return
     if correlated.lines:
-        lines = [{"benchmark": name, **asdict(line)} for name, line in correlated.lines.items()]
-        print_rows(lines, title=f"Probit lines over ImageNet, baseline {baseline.value}")
+        print_rows(correlated.lines, title=f"Effective robustness, {correlated.definition}")
     for subset in rows["subset"].unique(maintain_order=True):
         _print_subset(rows.filter(subset=subset), subset, correlated.partial_on)
     print(_tests_in_words(rows))

@@ -35,7 +35,8 @@ def import_(
 ) -> None:
     """Read the study's results file, or another source's files, into a results database, for SQL and other commands.
 
-    A source that ships needs no DIR. Effective robustness is added where a source has the accuracies.
+    A source that ships needs no DIR. Effective robustness, as the testbed defines it and over 1,000 classes, is added
+    where a source has the accuracies.
 
     Example: bandlens published import critical-band critical-band-masking --db results.duckdb
     """
@@ -168,12 +169,13 @@ def place(
         return
     if joined_by is not None:
         print(f"{model} is {published_name}, by its {joined_by}")
-    print_rows(rows.drop("model").to_dicts(), title=published_name)
+    title = f"{published_name} (baseline timm: the line of all timm models)"
+    print_rows(rows.drop("model").to_dicts(), title=title)
 
 
 @app.command()
 def fits(as_json: Json = False) -> None:
-    """Print the lines that effective robustness is measured from, with their R2.
+    """Print the lines that effective robustness is measured from, by each definition, with their R2.
 
     Example: bandlens published fits
     """

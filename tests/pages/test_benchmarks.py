@@ -54,7 +54,8 @@ def test_intervals_are_counted_and_hold(tmp_path: Path) -> None:
     output = run("coverage", "--quick", tmp_path)
     match = re.search(r"^share: worst ([\d.]+); with the normal quantile ([\d.]+)$", output, re.MULTILINE)
     assert match is not None
-    assert float(match[1]) > 0.9 > float(match[2])
+    # The least of 910 numbers of 200 draws lies three standard errors below what 2,000 draws give.
+    assert float(match[1]) > 0.88 > float(match[2])
 
 
 def test_every_program_is_tested() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, norm, spearmanr
 
-from bandlens.analysis.correlations.effective import effective, fit_line
+from bandlens.analysis.correlations.effective import effective, fit_line, fit_testbed
 from bandlens.errors import UsageError
 
 
@@ -50,3 +50,19 @@ def test_shares_of_more_than_all_and_lines_of_two_models_are_refused() -> None:
         fit_line([10, 20, 101], [1, 2, 3])
     with pytest.raises(UsageError, match="2 models have both"):
         fit_line([10, 20, 30], [1, 2, 0])
+
+
+def test_the_testbed_has_logit_lines_on_either_side_of_a_network_with_nothing_right() -> None:
+    """ImageNet-A has the photographs that ResNet-50 has wrong; its own accuracy on them is 0, and it is on no line."""
+    x, y = accuracies()
+    x, y = np.append(x, 70), np.append(y, 0)
+    fit, sides = fit_testbed("imagenet-a-clean", x, y), (x < 70, x > 70)
+    assert (fit.x, fit.pivot) == ("imagenet-a-clean", 70)
+    expected = np.empty_like(x)
+    for fitted, side, line in zip(sides, (x <= 70, x > 70), fit.lines, strict=True):
+        regression = linregress(*(np.log(p[fitted] / (100 - p[fitted])) for p in (x, y)))
+        assert (line.slope, line.intercept) == pytest.approx((regression.slope, regression.intercept))
+        odds = np.exp(regression.intercept + regression.slope * np.log(x[side] / (100 - x[side])))
+        expected[side] = 100 * odds / (1 + odds)
+    assert effective(x, y, fit) == pytest.approx(y - expected)
+    assert fit_testbed("imagenet", *accuracies()).pivot is None

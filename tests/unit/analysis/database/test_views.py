@@ -64,13 +64,18 @@ def freedom(right: Sequence[Sequence[bool]]) -> float:
 
 
 def effective(right: Sequence[Sequence[bool]]) -> float:
-    """Independent images of the same variance, from the cluster-robust variance of a mean, in plain Python."""
+    """Independent images of the same variance, by the formula of docs/reference/statistics.md, in plain Python."""
     n, clusters = sum(map(len, right)), len(right)
     share = sum(map(sum, right)) / n
+    mean_size = sum(len(cluster) ** 2 for cluster in right) / n
     if clusters == 1 or share in (0, 1):
-        return clusters  # the variance is unknown
-    variance = sum((sum(cluster) - len(cluster) * share) ** 2 for cluster in right) / n**2 * clusters / (clusters - 1)
-    return min(n, share * (1 - share) / max(variance, 1e-12))
+        return n / mean_size  # the variance is unknown
+    squares = [(sum(cluster) - len(cluster) * share) ** 2 for cluster in right]
+    v = share * (1 - share)
+    within = n * v - sum(square / len(cluster) for square, cluster in zip(squares, right, strict=True))
+    alike = min(1, max(0, 1 - within / (v * (n - clusters + (mean_size - 1) / 2)))) if sum(squares) > 1e-9 else 0
+    variance = max(sum(squares) / n**2, v / n * (1 + alike * (mean_size - 1))) * clusters / (clusters - 1)
+    return min(n, v / max(variance, 1e-12))
 
 
 def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:

@@ -69,7 +69,7 @@ def test_group_means_of_published_columns_are_the_published_groups(shared: Path)
     zeros = np.zeros(1)
     for row in figures.to_dicts():
         measured = {
-            name: Measured(Share(values[row["model"], column] / 100, 1, zeros.astype(np.int64), zeros, 0.0))
+            name: Measured(Share(values[row["model"], column] / 100, 1, zeros.astype(np.int64), zeros, 0.0, 1.0, zeros))
             for name, column in columns.items()
         }
         groups = {"ID": "ID_as_published"} | {group: group for group in PUBLISHED_GROUPS if group != "ID"}

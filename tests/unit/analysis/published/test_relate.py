@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import linregress
 from small import Command
 
 from bandlens.analysis.correlations.models import values_of
 from bandlens.analysis.published.imports import INTEGER, read_import
 from bandlens.analysis.published.relate import (
     baseline_lines,
+    effective_values,
     ground,
     relations,
     sentences,
     with_effective,
+    with_effective_values,
 )
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.errors import UsageError
@@ -42,7 +46,7 @@ def networks() -> pl.DataFrame:
 
 
 def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
-    lines = baseline_lines(values, "timm")
+    lines = {name: expectation.lines[0] for name, expectation in baseline_lines(values, "timm").items()}
     assert {name: round(line.r2, 3) for name, line in lines.items()} == {
         "imagenet-v2": 0.992,
         "imagenet-real": 0.976,
@@ -57,12 +61,68 @@ def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
     assert (len(rows), rows["name"].n_unique()) == (1555, 1265)
 
 
-def test_the_named_baseline_is_the_standard_models_of_the_testbed(values: pl.DataFrame) -> None:
-    lines = baseline_lines(values)
-    assert lines["imagenet-v2"].n == 87
-    assert lines["imagenet-v2"].r2 > 0.99
+def test_a_baseline_is_named_by_its_models(values: pl.DataFrame) -> None:
+    for baseline, models in (("standard", 87), ("testbed", 85)):
+        [line] = baseline_lines(values, baseline)["imagenet-v2"].lines
+        assert (line.n, line.r2 > 0.99) == (models, True)
     with pytest.raises(UsageError, match="unknown baseline 'testbd'; did you mean testbed"):
         baseline_lines(values, "testbd")
+
+
+@needs_atlas
+@pytest.mark.parametrize(
+    ("benchmark", "over", "models"),
+    [
+        ("imagenet-v2", "val", 85),
+        ("imagenet-sketch", "val", 85),
+        ("imagenet-a", "val-on-imagenet-a-classes", 84),
+        ("imagenet-r", "val-on-imagenet-r-classes", 80),
+    ],
+)
+def test_the_baseline_testbed_is_the_testbed_s_own_definition(
+    values: pl.DataFrame, benchmark: str, over: str, models: int
+) -> None:
+    """Taori et al. 2020, from the testbed's table: log odds, no reference networks, 200 classes, two lines for A."""
+    column = {"imagenet-v2": "imagenetv2-matched-frequency-format-val"}.get(benchmark, benchmark)
+    table = pl.read_csv(ATLAS / "testbed_robustness_top1s.csv").select("model", over, column).drop_nulls()
+    standard = pl.read_csv(ATLAS / "testbed_model_types.csv").filter(type="Standard training")["model"].to_list()
+    fitted = table.filter(
+        pl.col("model").is_in(standard), ~pl.col("model").str.contains("aws|batch64"), pl.col(column) > 0
+    )
+    assert len(fitted) == models
+    x, y = table.select(over, column).to_numpy().T
+    sides = [(table[over] > 0, fitted)]
+    if benchmark == "imagenet-a":
+        (pivot,) = table.filter(model="resnet50")[over]
+        sides = [
+            (table[over] <= pivot, fitted.filter(pl.col(over) < pivot)),
+            (table[over] > pivot, fitted.filter(pl.col(over) > pivot)),
+        ]
+    expected = np.zeros(len(x))
+    for side, models_on_side in sides:
+        of_side = linregress(*logit(models_on_side.select(over, column).to_numpy().T / 100))
+        expected += side.to_numpy() * 100 * expit(of_side.slope * logit(x / 100) + of_side.intercept)
+    rows = effective_values(values, baseline_lines(values, "testbed"), "testbed")
+    shipped = rows.filter(source="testbed", benchmark=benchmark, metric="effective_robustness")
+    both = table.with_columns(robustness=y - expected).join(shipped, on="model", validate="1:1")
+    assert len(both) == len(table)
+    assert both["value"].to_numpy() == pytest.approx(both["robustness"].to_numpy(), abs=0.001)
+
+
+def test_robustness_over_1000_classes_is_another_number_by_another_name(values: pl.DataFrame) -> None:
+    """A model with the same name in both has two values on A and R, and the study none by the testbed's definition."""
+    rows = with_effective_values(values)
+    a, r = (
+        rows.filter(pl.col("metric").str.starts_with("effective"), benchmark=benchmark).pivot(
+            "metric", index=["source", "model", "input_size"], values="value"
+        )
+        for benchmark in ("imagenet-a", "imagenet-r")
+    )
+    assert a.filter(source="study")["effective_robustness"].is_null().all()
+    for table in (a, r):
+        both = table.filter(source="testbed").drop_nulls("effective_robustness")
+        apart = both["effective_robustness"] - both["effective_robustness_1000_classes"]
+        assert apart.abs().max() > 0.4
 
 
 @needs_atlas
@@ -78,7 +138,7 @@ def test_effective_robustness_needs_accuracies(values: pl.DataFrame) -> None:
 
 
 def test_shape_training_gains_where_accuracy_does_not_say_so(values: pl.DataFrame) -> None:
-    frame, names = with_effective(ground(values, "study").frame, baseline_lines(values))
+    frame, names = with_effective(ground(values, "study").frame, baseline_lines(values, "standard"))
     assert names == [
         "effective_imagenet-v2",
         "effective_imagenet-sketch",
@@ -211,7 +271,7 @@ def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path,
 
 def test_commands(command: Command) -> None:
     rows = json.loads(command("published", "fits", "--json").out)
-    assert {row["baseline"] for row in rows} == {"testbed", "timm"}
+    assert {row["baseline"] for row in rows} == {"testbed", "standard", "timm"}
     answer = command("published", "relate", "--models", "study")
     assert "48 models of 7 families" in answer.out
     assert len(json.loads(command("published", "relate", "--json").out)) == 6

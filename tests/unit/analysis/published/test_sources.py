@@ -175,8 +175,8 @@ def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tm
     result = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
     assert result.code == 0, result.err
     rows = {row["source"]: row for row in json.loads(command("published", "list", "--db", db, "--json").out)}
-    # They include the effective robustness on V2, Sketch, A and R, less the one row without A.
-    assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 4 * 1556 - 1)
+    # They include the effective robustness on V2, Sketch, A and R by two definitions, less the one row without A.
+    assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 2 * (4 * 1556 - 1))
 
 
 def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) -> None:
@@ -184,17 +184,20 @@ def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) ->
     result = command("published", "import", "testbed", "--db", db)
     assert (result.code, "licence: MIT" in result.out) == (0, True), result.err
     query = (
-        "SELECT value, unit, note FROM published_value WHERE metric = 'effective_robustness' "
+        "SELECT value, unit, note FROM published_value WHERE metric = 'effective_robustness_1000_classes' "
         "AND benchmark = 'imagenet-r' AND model = 'resnet50_trained_on_SIN'"
     )
     (row,) = json.loads(command("sql", query, "--db", db, "--format", "json").out)
     top1 = shipped_values(["testbed"]).filter(model="resnet50_trained_on_SIN", metric="top1", condition="")
     x, y = (top1.filter(benchmark=name)["value"].item() for name in ("imagenet", "imagenet-r"))
-    line = baseline_lines(shipped_values())["imagenet-r"]
+    line = baseline_lines(shipped_values(), "standard")["imagenet-r"].lines[0]
     expected = 100 * norm.cdf(line.slope * norm.ppf(x / 100) + line.intercept)
     assert row["value"] == pytest.approx(y - expected)
     assert row["value"] > 10
-    assert (row["unit"], row["note"]) == ("points", "baseline: the testbed's models of standard training")
+    assert (row["unit"], row["note"]) == (
+        "points",
+        "baseline standard: probit lines of the testbed's 87 standard models, over 1,000 classes",
+    )
 
 
 def test_a_source_without_its_folder_is_told(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

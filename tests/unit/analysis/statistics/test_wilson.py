@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.arrays import Floats, Whole, Z
-from bandlens.analysis.statistics.wilson import clustered_interval, independent_quantile, wilson
+from bandlens.analysis.statistics.wilson import independent_quantile, interval_of_sums, wilson
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 def interval(right: Whole, sizes: Whole) -> tuple[Floats, Floats, Floats]:
     """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
-    n = int(sizes.sum())
-    share = right.sum(axis=-1) / n
-    return clustered_interval(share, (right - sizes * share[..., None]) / n, share * (1 - share) / n, n)
+    return interval_of_sums(right, sizes)
 
 
 @given(right=st.integers(0, 5000), wrong=st.integers(0, 5000))
@@ -109,3 +108,51 @@ def test_it_holds_the_share_where_few_clusters_are_near_0_or_1(p: float, cluster
     right = rng.binomial(8, rng.beta(p, 1 - p, (4000, clusters)))
     low, high, _ = interval(right, np.full(clusters, 8))
     assert np.mean((low <= p) & (p <= high)) > 0.93
+
+
+K = np.arange(60)
+SIZES = {
+    "1 to 40": np.round(np.geomspace(1, 40, 30)).astype(np.int64),
+    "1 or 40": np.where(K[:30] % 2, 1, 40),
+    "12 of 60 are large": np.where(K % 5, 1, 40),
+}
+"""Images of clusters of unequal size."""
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("correlation", [0.3, 1.0])
+@pytest.mark.parametrize("p", [0.1, 0.95])
+def test_it_holds_the_share_where_clusters_are_unequal_or_all_or_none(sizes: str, correlation: float, p: float) -> None:
+    """Clusters are beta-binomial, or right or wrong as a whole; the sandwich variance alone held in as few as 0.49."""
+    rng, images = np.random.default_rng(2), SIZES[sizes]
+    scale = 1 / correlation - 1
+    shape = (4000, len(images))
+    chance = rng.beta(p * scale, (1 - p) * scale, shape) if scale else (rng.random(shape) < p).astype(float)
+    low, high, _ = interval(rng.binomial(images, chance), images)
+    assert np.mean((low <= p) & (p <= high)) > 0.93
+
+
+def test_where_sizes_hide_nothing_the_variance_is_that_of_statsmodels() -> None:
+    """Large clusters are right or wrong as a whole, and small ones are mixed: V exceeds what sizes let one expect."""
+    sizes = np.repeat([20, 4], [12, 60])
+    right = np.concatenate([np.tile([20, 0], 6), np.tile([1, 2, 3], 20)])
+    y = np.concatenate([np.arange(n) < r for n, r in zip(sizes, right, strict=True)]).astype(float)
+    fit = OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(72), sizes)})
+    share, (_, _, effective) = y.mean(), interval(right, sizes)
+    assert share * (1 - share) / effective == pytest.approx(fit.cov_params()[0, 0])
+
+
+def test_clusters_of_one_are_independent_images_to_the_bit() -> None:
+    right = np.random.default_rng(0).integers(0, 2, (50, 40))
+    low, high, effective = interval(right, np.ones(40, np.int64))
+    expected = wilson(right.mean(axis=1), effective)
+    assert np.array_equal((low, high), expected)
+    assert effective == pytest.approx(40)
+
+
+def test_where_nothing_is_right_unequal_clusters_count_as_fewer() -> None:
+    """Three clusters of 40 hold nearly all images, so they are nearly all that is known."""
+    sizes = np.repeat([40, 1], [3, 27])
+    low, high, effective = interval(np.zeros(30, np.int64), sizes)
+    assert effective == pytest.approx(147**2 / (3 * 1600 + 27))
+    assert (low, high) == pytest.approx(wilson(0.0, effective, t.ppf(0.975, 29)))
