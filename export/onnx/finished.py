@@ -7,6 +7,7 @@ normalization are new, and the model is compared with the file that it was made 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,24 @@ def is_onnx(path: Path) -> bool:
         return False
 
 
-def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
-    """The model's ONNX file, the sha256 of the user's file with all its weights inside, image size, number of classes,
-    and the parity of the two files.
+@dataclass(frozen=True, slots=True)
+class TakenFile:
+    """A user's ONNX file as a model."""
+
+    content: bytes
+    """The model's ONNX file."""
+    sha256: str
+    """The digest of the user's file with all its weights inside."""
+    image_size: int
+    classes: int
+    parity: Parity
+    """The agreement of the two files."""
+    metadata: dict[str, str]
+    """Metadata of the user's file by key; the names of its classes may be among them."""
+
+
+def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> TakenFile:
+    """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
@@ -69,7 +85,8 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
     parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
-    return content, sha256, size, expected.shape[1], parity
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return TakenFile(content, sha256, size, expected.shape[1], parity, metadata)
 
 
 def _read(path: Path) -> onnx.ModelProto:
