@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .app.api.models import fetch_weights as fetch_weights
     from .app.api.models import list_checkpoints as list_checkpoints
     from .app.api.models import lower as lower
+    from .app.api.models import name_classes as name_classes
     from .app.api.models import verify_weights as verify_weights
     from .app.api.published import check_published as check_published
     from .app.api.published import compare_sources as compare_sources
@@ -95,7 +96,9 @@ _LATER = {
     ".app.api.images": (
         "check_images draw_images list_benchmarks list_conditions pack pack_benchmark pack_frequency_conflict preview"
     ),
-    ".app.api.models": "describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower verify_weights",
+    ".app.api.models": (
+        "describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes verify_weights"
+    ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "
         "place_model published_table published_values relate_published values_of_model"

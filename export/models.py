@@ -1,7 +1,7 @@
 """Exported models on disk: NAME.onnx, and NAME.json that describes it. Free of torch.
 
 NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
-`parity`, `opset`, `torch` and the weights' `dropped` keys.
+`parity`, `opset`, `torch`, the weights' `dropped` keys, and `class_names` where they are known.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, UnknownName, UsageError
+from ..errors import ExportError, UnknownName, UsageError, some_of
 from ..records import Crop, Model
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
@@ -91,6 +92,34 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
     return dict(parse_json(read_text(path, LARGEST)))
+
+
+def class_names_of(model: Model) -> list[str] | None:
+    """The names of a model's classes in the order of its logits, where its description has them; else None.
+
+    Raises ExportError for a description whose names are not one a class.
+    """
+    path = _description_path(model.path.parent, model.name)
+    names = describe_model(model.path.parent, model.name).get("class_names")
+    if names is not None and not (
+        isinstance(names, list) and len(names) == model.classes and all(isinstance(name, str) for name in names)
+    ):
+        raise ExportError(f"{path} is damaged: class_names are not {model.classes} texts; export {model.name} again")
+    return names
+
+
+def name_classes(model: Model, names: Sequence[str]) -> None:
+    """Keep the names of the model's classes in its description; UsageError unless each class has one of its own."""
+    if len(names) != model.classes:
+        raise UsageError(
+            f"{len(names)} names were given for the {model.classes} classes of {model.name}, whose names stay as they "
+            "were; give one name for each class, in the order of the logits"
+        )
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"several classes of {model.name} are called {some_of(repeated)}; give each its own name")
+    folder = model.path.parent
+    description = describe_model(folder, model.name) | {"class_names": list(names)}
+    write_bytes(_description_path(folder, model.name), json.dumps(description, indent=1).encode())
 
 
 def verify_model(model: Model) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..errors import ExportError, UsageError
 from ..protocol import SIZE
 from ..records import Crop, Model, digest_of
 from ..untrusted import first_line
+from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
 from .models import FINISHED, MOST_CLASSES, check_name, save_model
 from .normalization import NORMALIZATIONS, Normalization, normalization_name
@@ -91,7 +92,8 @@ def export_user_checkpoint(
     if classes is not None and 1 <= classes <= MOST_CLASSES:
         network = build(architecture, classes)
     load_strictly(network, content, str(path))
-    facts = ModelFacts(name, OWN, architecture, f"file:{path.name}", sha256_of(path), normalization, image_size)
+    source = f"file:{path.name}"
+    facts = ModelFacts(name, OWN, architecture, source, sha256_of(path), normalization, image_size, notes=content.notes)
     return _export(facts, network, _describe(content), folder, images)
 
 
@@ -118,6 +120,7 @@ def export_pretrained(
         published.normalization,
         published.crop.size,
         published.crop,
+        notes={} if published.class_names is None else {"class_names": published.class_names},
     )
     return _export(facts, network, {}, folder, images)
 
@@ -136,9 +139,10 @@ def import_onnx(
     """
     _check_user_name(name)
     taken = take_onnx(path, normalization, image_size)
-    source = f"file:{path.name}"
     facts = ModelFacts(
-        name, OWN, FINISHED, source, taken.sha256, normalization, taken.image_size, precision=taken.precision
+        *(name, OWN, FINISHED, f"file:{path.name}", taken.sha256, normalization, taken.image_size),
+        precision=taken.precision,
+        notes=taken.metadata,
     )
     return _save(facts, taken.content, taken.classes, taken.parity, {}, folder)
 
@@ -197,6 +201,8 @@ class ModelFacts:
     image_size: int
     crop: Crop | None = None
     precision: str = "fp32"
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Values beside the weights that may name the classes: see `class_names.find_class_names`."""
 
 
 def _check_user_name(name: str) -> None:
@@ -249,5 +255,6 @@ def _save(
         crop=facts.crop,
         precision=facts.precision,
     )
-    save_model(model, content, {**made, "parity": asdict(parity)})
+    names = find_class_names(facts.notes, classes)
+    save_model(model, content, {**made, **({"class_names": names} if names else {}), "parity": asdict(parity)})
     return model, parity

@@ -268,7 +268,9 @@ class Store:
 
     def _add_images(self, images: Images) -> None:
         info = images.info
-        if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
+        known = self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])
+        if len(known):
+            self._name_classes(known.item(), images)
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         own = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
@@ -293,14 +295,23 @@ class Store:
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
-        if images.class_names:
-            names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
-            self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
+        self._name_classes(self.frame("SELECT currval('id')").item(), images)
         for scheme, (rows, classes) in (own | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
             self._load(
                 "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)
             )
+
+    def _name_classes(self, image_set: int, images: Images) -> None:
+        """Keep the names of a set's classes (image_set.id); a model whose names are known may have added some."""
+        if images.class_names:
+            count = len(images.class_names)
+            columns = {
+                "image_set": pa.array([image_set] * count, pa.int32()),
+                "class": pa.array(range(count), pa.uint16()),
+                "name": list(images.class_names),
+            }
+            self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", pa.table(columns))
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()

@@ -211,6 +211,27 @@ def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
     return describe_model(_models_folder(out), name)
 
 
+def read_class_names(file: File) -> list[str]:
+    """The names of classes in a text file, one a line; UsageError where it cannot be read, or a line is empty."""
+    from ...export.class_names import read_class_names
+
+    return read_class_names(Path(file))
+
+
+def name_classes(model: Model, names: File | Sequence[str]) -> None:
+    """Keep the names of an exported model's classes, by which the labels of image sets are matched.
+
+    Args:
+        model: the model.
+        names: a name for each class in the order of the logits, or a text file of them, one a line.
+
+    Raises UsageError where the file cannot be read, or has another number of names.
+    """
+    from ...export.models import name_classes
+
+    name_classes(model, read_class_names(names) if isinstance(names, (str, PathLike)) else names)
+
+
 def _models_folder(out: File | None) -> Path:
     from ...export.files import models_folder
 

@@ -115,6 +115,15 @@ def export_own(
             show_default="ema where there is one",
         ),
     ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="The names of the classes, one a line in the order of the logits; labels are matched by them.",
+            show_default="those that the file holds",
+        ),
+    ] = None,
     image_size: Size = None,
     trust: Trust = False,
     precision: Precisions = None,
@@ -139,6 +148,7 @@ def export_own(
     if source is None or (onnx is None and architecture is None):
         raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
     mean_channels, std_channels = channels(mean, std, normalization)
+    class_names = None if classes is None else api.models.read_class_names(classes)
     api.models.check_calibration([name], lowering, out)
 
     def export_model() -> Model:
@@ -152,7 +162,12 @@ def export_own(
             reading=Reading(rule, weights, trust),
             out=out,
         )
-        choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
+        description = api.models.describe_model(name, out)
+        if class_names is not None:
+            api.models.name_classes(model, class_names)
+        elif "class_names" in description:
+            log.info(f"bandlens: {name}: took the names of its classes from the file; --classes FILE gives others")
+        choice = description.get("weights", NO_CHOICE)
         if choice["left"]:
             untaken = ", ".join(choice["left"])
             average = "the moving average " if choice["ema"] else ""

@@ -66,6 +66,7 @@ def plan(
                         for probe in planned.own_probes
                     ],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
+                    "doubts": planned.doubts,
                 },
                 indent=1,
             )
@@ -110,6 +111,8 @@ def plan(
     for lacking in planned.metrics:
         if lacking.why:
             print(f"no {lacking}: {lacking.why}")
+    for doubt in planned.doubts:
+        print(f"warning: {one_line(doubt)}")
     if planned.failed:
         first = planned.failed[0]
         print(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -46,7 +47,8 @@ def _places(folder: Path) -> Iterator[Path]:
 def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
     """The image set of the database with this digest, if these are its images, or some of these.
 
-    A study with a limit, or a set that was packed with one, has some of the images of a set, and a digest of its own.
+    A study with a limit, or a set that was packed with one, has some of the images of a set, and a digest of its own;
+    so has one whose labels were matched with a model's classes by name.
     """
     if images.info.digest == digest:
         return images
@@ -55,11 +57,27 @@ def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
     ).rows(named=True)
     if not recorded or any(getattr(images.info, name) != recorded[0][name] for name in ALIKE):
         return None
-    paths = store.frame("SELECT path FROM image WHERE image_set = ? ORDER BY image_index", [recorded[0]["id"]])["path"]
-    if len(paths) != recorded[0]["count"] or not set(paths) < set(images.paths):
+    rows = store.frame(
+        "SELECT path, label.class FROM image JOIN image_set ON image_set.id = image_set LEFT JOIN label "
+        "ON (label.image_set, label.scheme, label.image_index) = (image_set.id, image_set.scheme, image.image_index) "
+        "WHERE image_set.id = ? ORDER BY image.image_index",
+        [recorded[0]["id"]],
+    )
+    if len(rows) != recorded[0]["count"] or not set(rows["path"]) <= set(images.paths):
         return None
-    selection = open_image_set(images.folder, paths.to_list())
+    selection = open_image_set(images.folder, rows["path"].to_list(), _numbers_of(images, rows))
     return selection if selection.info.digest == digest else None
+
+
+def _numbers_of(images: ImageSet, rows: pl.DataFrame) -> list[int] | None:
+    """The number that each class of a set has in rows of the path and class of its images; None without names."""
+    if images.labels is None or images.class_names is None:
+        return None
+    class_of = dict(zip(images.paths, images.labels.tolist(), strict=True))
+    numbers = list(range(int(images.labels.max()) + 1))
+    for path, number in rows.rows():
+        numbers[class_of[path]] = number
+    return numbers
 
 
 class Conditions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
+from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
 from ...protocol import SPACE_CLASSES
@@ -85,6 +87,8 @@ class ReportData:
     joined: pl.DataFrame
     """Which published models the checkpoints are; see `published.joined`."""
 
+    doubts: list[str]
+    """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
 
@@ -167,9 +171,19 @@ def _read(store: Store, label: str) -> ReportData:
         human_metric=store.frame("FROM human_metric_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
+        doubts=_doubts(store, study["id"], frames),
         drawn=choose(_accuracies(frames["checkpoints"], curve)),
         **frames,
     )
+
+
+def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> list[str]:
+    names, image_sets = (dict(frames[table].select("id", "name").rows()) for table in ("checkpoints", "image_sets"))
+    cells = {
+        key: (names[checkpoint], image_sets[image_set])
+        for key, checkpoint, image_set in frames["cells"].select("key", "checkpoint", "image_set").rows()
+    }
+    return [*doubt_counts_of_study(store, study_id), *doubt_accuracies(store, cells)]
 
 
 def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:

@@ -43,6 +43,7 @@ def overview(results: ReportData | None, path: str) -> Section:
             f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
             "run` goes on where it stopped."
         )
+    text += [f"Warning: {doubt}." for doubt in results.doubts]
     if results.other_studies:
         text.append(f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses.")
     return Section("overview", "Overview", text, facts=facts)

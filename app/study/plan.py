@@ -27,6 +27,7 @@ from ...protocol import classes_decided
 from ...records import Cell, Failed, Model, Variant
 from . import GATE_IMAGES
 from .file import Study
+from .mislabelling import doubt_numbers, doubt_results
 from .record import missing_cells
 from .resolve import Work, takes_images
 
@@ -60,6 +61,8 @@ class Plan:
     """The predictions that a gate would run at fp32, and as many at the study's precision; 0 for fp32."""
     own_probes: list[Family]
     """The probes that are files of the user's."""
+    doubts: list[str]
+    """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -72,6 +75,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     stale: list[tuple[str, str, str]] = []
     rates: dict[Variant, float] = {}
     errors: dict[str, str] = {}
+    doubts = doubt_numbers(work)
     if database.exists():
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
@@ -80,6 +84,7 @@ def plan_study(work: Work, database: Path) -> Plan:
                 store.rates({cell.variant for cell in work.cells}),
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
+            doubts += doubt_results(work, store)
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         group = (cell.model.name, cell.image_set.name, cell.condition.probe)
@@ -114,6 +119,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
         own_probes=[family for family in work.grid.families.values() if family.files],
+        doubts=doubts,
     )
 
 

@@ -17,6 +17,7 @@ from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
 from ...records import Cell, ImageSetInfo, Model
+from .class_names import match_labels
 from .file import AUTO, Study
 
 MOST_CELLS = 1_000_000
@@ -52,7 +53,7 @@ def _resolve(study: Study) -> Work:
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
     draw = Draw(study.limit, study.seed) if study.limit else None
     paths = (*perturbed, *(path for path in clean if path not in perturbed))
-    image_sets = [open_image_set(path, draw) for path in paths]
+    image_sets = [_open_for(models, path, draw) for path in paths]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
@@ -81,6 +82,12 @@ def _resolve(study: Study) -> Work:
         if takes_images(variant.model, images.info)
     ]
     return Work(study, grid, models, image_sets, cells)
+
+
+def _open_for(models: Sequence[Model], path: Path, draw: Draw | None) -> ImageSet:
+    """The image set, with labels in the numbers of the models that take its images."""
+    images = open_image_set(path, draw)
+    return match_labels(images, [model for model in models if takes_images(model, images.info)])
 
 
 def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:

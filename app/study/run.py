@@ -20,6 +20,7 @@ from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, some_of
 from ...records import Failed, Finished, SessionInfo, Variant
 from ..console import log
+from .mislabelling import doubt_numbers, doubt_results
 from .record import Committed, Summary, images_left, missing_cells, record_study
 from .resolve import Work
 
@@ -59,18 +60,27 @@ def run_study(
         done = store.progress(work.cells)
         if images_left(work.cells, done):
             _tell_gaps(work)
+        _warn(doubt_numbers(work))
         begin = partial(record_study, work, store)
         if sharded is None:
-            return run_whole(work, store, begin, done, range_seconds, progress)
-        from .shards import run_in_shards  # Ray and file systems, which a run in this process does without
+            summary = run_whole(work, store, begin, done, range_seconds, progress)
+        else:
+            from .shards import run_in_shards  # Ray and file systems, which a run in this process does without
 
-        return run_in_shards(work, store, begin, done, sharded, progress)
+            summary = run_in_shards(work, store, begin, done, sharded, progress)
+        _warn(doubt_results(work, store))
+        return summary
 
 
 def make_workbench(work: Work) -> Workbench:
     """A workbench that computes tasks of the study in this process."""
     sets = {images.info.digest: images for images in work.image_sets}
     return Workbench(work.grid, work.study.batch, work.study.thread_count, sets.__getitem__)
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        log.warning(f"bandlens: warning: {line}")
 
 
 def _check_gate(work: Work, store: Store, required: bool) -> None:
@@ -86,7 +96,7 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     )
     if required:
         raise BandlensError(message)
-    log.warning(f"bandlens: warning: {message}")
+    _warn([message])
 
 
 def _tell_gaps(work: Work) -> None:

@@ -51,6 +51,8 @@ class PackedSet(NamedTuple):
     """The digest of all that the folder holds."""
     draw: Draw | None
     """The draw of the images that are run; None where all are."""
+    numbers: tuple[int, ...] | None = None
+    """The numbers of the packed classes, where they are not the packed ones: see `open_image_set`."""
 
 
 KeptFiles = Mapping[str, Path]
@@ -107,11 +109,11 @@ class NodeFiles:
 
     def images(self, packed: PackedSet) -> ImageSet:
         """The image set; ImageSetError or EngineError where there is none to be had."""
-        folder, digest, draw = packed
+        folder, digest, draw, numbers = packed
         if self.source is None:
-            return open_image_set(folder, draw)
+            return open_image_set(folder, draw, numbers)
         try:
-            images = open_image_set(folder, draw)
+            images = open_image_set(folder, draw, numbers)
             if images.packed == digest:
                 return images
         except BandlensError:
@@ -120,7 +122,7 @@ class NodeFiles:
         def verify(fetched: Path) -> bool:
             return check_image_set(fetched).info.digest == digest
 
-        return open_image_set(self._fetched(digest, f"image set {folder}", verify), draw)
+        return open_image_set(self._fetched(digest, f"image set {folder}", verify), draw, numbers)
 
     def variant(self, variant: Variant) -> Variant:
         """The variant with the path of its file here."""

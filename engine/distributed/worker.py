@@ -65,7 +65,8 @@ def job_of(
         folder=folder.absolute(),
         sources={name: source_digest(source) for name, source in probe_sources(probes, folder).items()},
         image_sets={
-            images.info.digest: PackedSet(images.folder.absolute(), images.packed, images.draw) for images in image_sets
+            images.info.digest: PackedSet(images.folder.absolute(), images.packed, images.draw, images.numbers)
+            for images in image_sets
         },
         batch=batch,
         threads=threads,

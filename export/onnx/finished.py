@@ -41,10 +41,11 @@ def is_onnx(path: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A model's ONNX file that was made of a user's."""
+class TakenFile:
+    """A user's ONNX file as a model."""
 
     content: bytes
+    """The model's ONNX file."""
     sha256: str
     """The digest of the user's file with all its weights inside."""
     image_size: int
@@ -52,11 +53,13 @@ class Taken:
     precision: str
     """The precision that the file computes in: fp32, fp16 or int8."""
     parity: Parity
-    """The difference between the two files."""
+    """The agreement of the two files."""
+    metadata: dict[str, str]
+    """Metadata of the user's file by key; the names of its classes may be among them."""
 
 
-def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> Taken:
-    """The model's ONNX file.
+def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> TakenFile:
+    """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
@@ -89,7 +92,8 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
     parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
-    return Taken(content, sha256, size, expected.shape[1], precision_of(model), parity)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return TakenFile(content, sha256, size, expected.shape[1], precision_of(model), parity, metadata)
 
 
 def precision_of(model: onnx.ModelProto) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import CheckpointError, ExportError, UnknownName, UsageError
+from ...protocol import CLASSES
 from ...records import INTERPOLATIONS, Crop
 from ...untrusted import first_line
 from ..normalization import Normalization
@@ -26,6 +27,8 @@ class Pretrained:
     source: Origin
     normalization: Normalization
     crop: Crop
+    class_names: list[str] | None
+    """The names of its classes in their order; None for those of ImageNet-1k, and where timm has none."""
 
 
 def pretrained(name: str) -> Pretrained:
@@ -58,7 +61,16 @@ def pretrained(name: str) -> Pretrained:
         raise ExportError(f"{full} takes images that image sets do not have ({images}); take another model")
     crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
-    return Pretrained(full, Origin("timm", config.hf_hub_id), (mean, std), crop)
+    return Pretrained(full, Origin("timm", config.hf_hub_id), (mean, std), crop, _class_names(config))
+
+
+def _class_names(config: Any) -> list[str] | None:
+    """The names in timm's description of a model, or the WordNet ids of a larger ImageNet."""
+    data = _timm().data
+    subset = data.infer_imagenet_subset(config.to_dict())
+    if config.label_names or subset is None:
+        return list(config.label_names) if config.label_names else None
+    return None if config.num_classes == CLASSES else list(data.ImageNetInfo(subset).label_names())
 
 
 def load_pretrained(name: str, file: Path) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ...untrusted import first_line
+from ..class_names import notes_of
 from ..files import html_title
 from ..onnx.finished import is_onnx
 from .archives import MAGIC, locate_members, read_directory
@@ -50,6 +51,8 @@ class Weights:
     """The file's other containers that hold all of the same names."""
     averaged: bool = False
     """Whether they are an exponential moving average (EMA) of the weights in training."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """The file's values that may name its classes: see `class_names.notes_of`."""
 
 
 def read(path: Path, trust: bool = False) -> Any:
@@ -278,7 +281,9 @@ def read_weights(
     """Read one file, or several that make up one network, each with the name of its key rule; see `apply_rule`."""
     weights = Weights()
     for number, (path, rule) in enumerate(files):
-        part = apply_rule(key_rule(rule), read(path, trust), str(path), choice, expected)
+        content = read(path, trust)
+        part = apply_rule(key_rule(rule), content, str(path), choice, expected)
+        weights.notes |= notes_of(content)
         repeated = weights.tensors.keys() & part.tensors.keys()
         if repeated:
             raise CheckpointError(

@@ -65,6 +65,8 @@ class ImageSet:
     """The draw that chose this set's images among those in `folder`; None where all of them are in it."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
     """(n,) the images' places in `source`; None where they all lie there in their order."""
+    numbers: tuple[int, ...] | None = None
+    """The number that each of the packed classes has here; None where it is the packed one."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -102,11 +104,14 @@ class ImageSet:
         return images
 
 
-def open_image_set(path: Path, draw: Draw | Sequence[str] | None = None) -> ImageSet:
+def open_image_set(
+    path: Path, draw: Draw | Sequence[str] | None = None, numbers: Sequence[int] | None = None
+) -> ImageSet:
     """Open a set: its files must be there and fit each other; pixels are not read (see `check`).
 
     With `draw` it is the set that packing so many of its images would have made; one that has no more stays whole.
-    With paths it is the set that packing these alone, in their order, would have made.
+    With paths it is the set that packing these alone, in their order, would have made. With `numbers` it is the set
+    whose labels are `numbers[class]` for each packed class.
 
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format, KeyError for
     a path that it does not have.
@@ -136,7 +141,15 @@ def open_image_set(path: Path, draw: Draw | Sequence[str] | None = None) -> Imag
     packed, rows = info.digest, _rows(index, draw)
     if rows is not None:
         index, keys = _drawn(index, rows), keys[rows]
-        info = replace(info, count=len(rows), digest=digest(index, info.size, info.preprocessing, info.decision_space))
+    if numbers is not None:
+        try:
+            index = _renumbered(index, np.array(numbers, np.int32))
+        except IndexError as error:
+            raise ImageSetError(f"{path / files.INDEX}: a class has no name; pack the images again") from error
+    if rows is not None or numbers is not None:
+        info = replace(
+            info, count=len(index.paths), digest=digest(index, info.size, info.preprocessing, info.decision_space)
+        )
     return ImageSet(
         info=info,
         labels=index.labels,
@@ -152,6 +165,7 @@ def open_image_set(path: Path, draw: Draw | Sequence[str] | None = None) -> Imag
         packed=packed,
         draw=draw if rows is not None and isinstance(draw, Draw) else None,
         rows=rows,
+        numbers=None if numbers is None else tuple(numbers),
     )
 
 
@@ -175,6 +189,13 @@ def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
         [index.sha256s[row] for row in rows],
         {name: [lists[row] for row in rows] for name, lists in index.schemes.items()},
     )
+
+
+def _renumbered(index: files.Index, numbers: NDArray[np.int32]) -> files.Index:
+    """The index with `numbers[class]` in place of each class of its labels and label schemes."""
+    labels = None if index.labels is None else numbers[index.labels]
+    schemes = {name: [numbers[list(classes)].tolist() for classes in lists] for name, lists in index.schemes.items()}
+    return replace(index, labels=labels, schemes=schemes)
 
 
 def _flat(lists: files.Lists) -> Scheme:

@@ -22,7 +22,7 @@ from torch import nn
 from bandlens.app.export import Lowering, lower_model
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import CheckpointError, ExportError, UsageError
-from bandlens.export.models import load_model, verify_model
+from bandlens.export.models import class_names_of, load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.finished import is_onnx
 from bandlens.export.onnx.parity import onnx_logits
@@ -281,6 +281,18 @@ def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
         import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
+
+
+def test_names_of_classes_in_the_metadata_are_kept(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    names = ["ant", "bee", "crow", "deer", "elk", "fox", "gnu"]
+    taken, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
+    assert class_names_of(taken) is None
+    content = onnx.load(tmp_path / "small.onnx")
+    onnx.helper.set_model_props(content, {"names": str(dict(enumerate(names))), "author": "somebody"})
+    onnx.save(content, tmp_path / "named.onnx")
+    taken, _ = import_onnx(tmp_path / "named.onnx", "named", NONE, tmp_path / "models")
+    assert class_names_of(taken) == names
 
 
 def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path) -> None:

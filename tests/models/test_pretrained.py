@@ -54,6 +54,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.mark.parametrize(
+    ("name", "subset"), [("mobilenetv3_large_100.miil_in21k", "imagenet-21k-miil"), ("resnet18.tv_in1k", None)]
+)
+def test_classes_of_a_larger_imagenet_are_called_as_timm_calls_them(name: str, subset: str | None) -> None:
+    expected = None if subset is None else timm.data.ImageNetInfo(subset).label_names()
+    assert pretrained(name).class_names == expected
+
+
 def test_a_name_without_a_tag_has_timms_choice() -> None:
     assert pretrained("resnet18").name == "resnet18.a1_in1k"
 

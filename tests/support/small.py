@@ -16,12 +16,13 @@ import onnx
 import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from bandlens.analysis.database.open import open_store
 from bandlens.export.models import save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
-from bandlens.probes.images.pack import pack_arrays
+from bandlens.probes.images.pack import pack, pack_arrays
 from bandlens.records import Crop, Model
 
 CLASSES = 12
@@ -134,6 +135,16 @@ def make_images(
     return pack_arrays(
         named, out, crop=Crop(size, size), labels=labels, contents=Contents(name=name, clusters=clusters)
     )
+
+
+def pack_folders(folder: Path, names: Sequence[str], each: int = 4) -> ImageSet:
+    """Pack images.set of folders of pictures, one a class, as `images pack --labels folders` does."""
+    pictures = iter(make_pictures(each * len(names)))
+    for name in names:
+        (folder / "photographs" / name).mkdir(parents=True)
+        for number in range(each):
+            Image.fromarray(next(pictures)).save(folder / "photographs" / name / f"{number}.png")
+    return pack(folder / "photographs", folder / "images.set", crop=Crop(128, 128), labels=Path("folders"))
 
 
 def make_study(folder: Path, **keys: Any) -> Path:

@@ -142,3 +142,17 @@ def test_every_help_has_an_example(command: str | None) -> None:
     result = run(*words, "--help")
     assert result.exit_code == 0
     assert "bandlens " + " ".join(words) in " ".join(result.stdout.split())
+
+
+def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path, tmp_path: Path) -> None:
+    names = [f"class of {number}" for number in range(10)]
+    torch.save(torch.load(tiny) | {"hyper_parameters": {"class_names": names}}, tmp_path / "mine.ckpt")
+    words = ("export-own", tmp_path / "mine.ckpt", "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
+    words = (*words, "--architecture", "tried_tiny:Tiny", "--normalization", "none")
+    result = run(*words)
+    assert "bandlens: mine: took the names of its classes from the file" in result.stderr
+    description = tmp_path / "models" / "mine.json"
+    assert json.loads(description.read_text())["class_names"] == names
+    (tmp_path / "names.txt").write_text("\n".join(names[::-1]) + "\n")
+    assert run(*words, "--classes", tmp_path / "names.txt").exit_code == 0
+    assert json.loads(description.read_text())["class_names"] == names[::-1]

@@ -1,0 +1,92 @@
+"""The names of a model's classes: listed in a text file, or found beside its weights.
+
+NAME.json keeps them as `class_names`, a list in the order of the logits. By them the labels of image sets are matched.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..untrusted import parse_json, read_text
+
+KEYS = (
+    *("class_names", "classes", "CLASSES", "label_names", "labels", "names"),
+    *("idx_to_class", "class_to_idx", "id2label", "label2id"),
+)
+"""Keys under which training scripts keep the names of classes: Lightning's, torchvision's, timm's, mmpretrain's."""
+PLACES = ("hyper_parameters", "datamodule_hyper_parameters", "meta", "config", "pretrained_cfg")
+"""Containers beside the weights in which these keys may lie; hyperparameters are those of Lightning."""
+LARGEST = 1 << 22
+"""The most bytes that a list of names may have."""
+PLACEHOLDER = re.compile(r"(LABEL_|class_?)?\d+", re.IGNORECASE)
+"""Names that are no more than numbers, as of models whose classes nobody named."""
+
+
+def read_class_names(file: Path) -> list[str]:
+    """The lines of a UTF-8 file, each the name of a class; UsageError where one is empty."""
+    try:
+        names = [line.strip() for line in read_text(file, LARGEST, pipe=True).rstrip().splitlines()]
+    except OSError as error:
+        raise UsageError(f"{file}: cannot read the names of classes ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: no list of classes ({error}); write one name a line, in UTF-8") from error
+    if not all(names):
+        raise UsageError(f"{file}, line {names.index('') + 1}: the name of a class is missing; write one name a line")
+    return names
+
+
+def notes_of(content: Any) -> dict[str, Any]:
+    """The values of a weights file that may name its classes, by their keys; those at the top come first."""
+    containers = [content, *(content.get(place) for place in PLACES)] if isinstance(content, Mapping) else []
+    notes: dict[str, Any] = {}
+    for container in containers:
+        if isinstance(container, Mapping):
+            notes = {key: container[key] for key in KEYS if key in container} | notes
+    return notes
+
+
+def find_class_names(notes: Mapping[str, Any], classes: int) -> list[str] | None:
+    """The names of so many classes among values beside the weights; None where none of them are such names.
+
+    A value is a list in the order of the logits, a mapping of numbers to names or of names to numbers, or a text that
+    is written so. Numbers for names, names of several classes, and lists of another length are passed over.
+    """
+    for key in KEYS:
+        for value in _readings(notes.get(key)):
+            names = _in_order(value)
+            if len(names) == classes == len(set(names)) and not all(map(PLACEHOLDER.fullmatch, names)):
+                return names
+    return None
+
+
+def _readings(value: Any) -> Iterator[Any]:
+    """A value, or what its text may stand for."""
+    if not isinstance(value, str):
+        yield value
+    elif len(value) <= LARGEST:
+        for parse in (parse_json, ast.literal_eval):
+            try:
+                yield parse(value)
+            # A text that is nested too deeply, or holds a null byte, is as little a list as any other.
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+        yield [name.strip() for name in re.split(r"\n" if "\n" in value.strip() else ",", value.strip())]
+
+
+def _in_order(value: Any) -> list[str]:
+    """The names in the order of their numbers; none where the value is no list of names."""
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and isinstance(number, int) for key, number in value.items()):
+            value = {number: name for name, number in value.items()}
+        try:
+            by_number = {int(number): name for number, name in value.items()}
+        except (TypeError, ValueError, OverflowError):
+            return []
+        value = [by_number.get(number) for number in range(len(value))]
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return list(value) if is_list and all(isinstance(name, str) and name for name in value) else []

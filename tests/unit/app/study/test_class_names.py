@@ -1,0 +1,123 @@
+"""Labels are those of the model's classes by name; the digest is that of a set which was packed with these labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import ask, make_images, make_model, make_pictures, make_study, pack_folders
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.pictures.conditions import as_recorded
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import Work, resolve
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
+from bandlens.errors import UsageError
+from bandlens.export.models import name_classes
+from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
+from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.images.pack import pack
+from bandlens.protocol import CLASSES
+from bandlens.records import Crop
+
+NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]
+CROP = Crop(128, 128)
+
+
+def resolved(folder: Path, **keys: object) -> Work:
+    return resolve(Study.read(make_study(folder, **keys)))
+
+
+def test_three_of_seven_classes_get_the_numbers_that_the_model_has_for_them(tmp_path: Path) -> None:
+    packed = pack_folders(tmp_path, ["whale", "bee", "zebra"])
+    assert packed.labels is not None
+    model = make_model(tmp_path / "models", classes=len(NAMES))
+    (unmatched,) = resolved(tmp_path).image_sets
+    assert (unmatched.info.digest, unmatched.class_names) == (packed.info.digest, ["bee", "whale", "zebra"])
+    name_classes(model, NAMES)
+    (images,) = resolved(tmp_path).image_sets
+    assert images.labels is not None
+    assert [NAMES[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
+    assert images.class_names == NAMES
+    assert open_image_set(packed.folder).info == packed.info, "the set stays as it is"
+
+    listed = tmp_path / "classes.csv"
+    rows = [f"{path},{label}\n" for path, label in zip(images.paths, images.labels, strict=True)]
+    listed.write_text("path,class\n" + "".join(rows))
+    numbered = pack(tmp_path / "photographs", tmp_path / "numbered.set", crop=CROP, labels=listed)
+    assert images.info.digest == numbered.info.digest != packed.info.digest
+
+
+def test_a_run_ranks_the_labels_that_were_matched_and_so_does_one_in_shards(tmp_path: Path) -> None:
+    packed = pack_folders(tmp_path, ["bee", "elk", "crow"])
+    name_classes(make_model(tmp_path / "models", classes=len(NAMES), seed=7), NAMES)
+    run_study(resolved(tmp_path, limit=10), tmp_path / "results.duckdb")
+    query = "SELECT image_index, path, predicted, label_rank FROM prediction JOIN image USING (image_index) ORDER BY 1"
+    rows = ask(tmp_path / "results.duckdb", query)
+    assert len(rows) == 10
+    assert all((NAMES[predicted] == path.split("/")[0]) == (rank == 0) for _, path, predicted, rank in rows)
+    assert sum(rank == 0 for *_, rank in rows) >= 4, "the order of the folders would have made all of them wrong"
+    sharded = Sharded(str(tmp_path / "shards"))
+    run_study(resolved(tmp_path, limit=10), tmp_path / "sharded.duckdb", sharded=sharded)
+    assert ask(tmp_path / "sharded.duckdb", query) == rows
+    names = ask(tmp_path / "results.duckdb", "SELECT name FROM shown_class ORDER BY class")
+    assert [name for (name,) in names] == NAMES
+    with open_store(tmp_path / "results.duckdb", read_only=True) as store:
+        digest = store.frame("SELECT digest FROM image_set").item()
+        recorded = as_recorded(store, packed, digest)
+    assert recorded is not None, "the explorer shows its pictures"
+    assert recorded.paths == [path for _, path, *_ in rows]
+
+
+@pytest.mark.parametrize("category", ["own", "baseline"])
+@pytest.mark.parametrize("kind", ["WordNet ids", "names"])
+def test_folders_of_some_of_imagenets_classes_have_their_numbers_among_the_1000(
+    kind: str, category: str, tmp_path: Path
+) -> None:
+    numbers = [7, 1, 999]
+    names = list(imagenet_classes()) if kind == "WordNet ids" else decision_space("all").names
+    pack_folders(tmp_path, [names[number] for number in numbers])
+    make_model(tmp_path / "models", classes=CLASSES, category=category)
+    (images,) = resolved(tmp_path).image_sets
+    assert images.labels is not None
+    assert [names[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
+    assert images.class_names is None
+    if kind == "WordNet ids":
+        by_ids = pack(tmp_path / "photographs", tmp_path / "ids.set", crop=CROP)
+        assert images.info.digest == by_ids.info.digest
+
+
+def test_folders_that_the_model_has_no_class_for_are_named(tmp_path: Path) -> None:
+    pack_folders(tmp_path, ["bee", "hornet", "wasp"], each=1)
+    model = make_model(tmp_path / "models", classes=len(NAMES))
+    resolved(tmp_path)
+    name_classes(model, NAMES)
+    with pytest.raises(UsageError, match=r"images\.set: hornet, wasp are none of the 7 classes of one, such as zebra"):
+        resolved(tmp_path)
+    make_model(tmp_path / "models", classes=CLASSES)
+    resolved(tmp_path)
+    make_model(tmp_path / "models", classes=CLASSES, category="timm")
+    with pytest.raises(UsageError, match="are none of the 1000 classes of one, such as tench"):
+        resolved(tmp_path)
+
+
+def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> None:
+    pack_folders(tmp_path, ["ant", "bee"], each=1)
+    models = [make_model(tmp_path / "models", name, classes=7, seed=seed) for seed, name in enumerate(("one", "two"))]
+    for model in models:
+        name_classes(model, NAMES)
+    assert len({cell.image_set.digest for cell in resolved(tmp_path).cells}) == 1
+    name_classes(models[1], sorted(NAMES))
+    with pytest.raises(UsageError, match="'ant' is class 1 of one and 0 of two"):
+        resolved(tmp_path)
+    assert len(resolved(tmp_path, checkpoints=["two"]).image_sets) == 1
+
+
+def test_sets_whose_classes_have_no_names_stay_as_they_were_packed(tmp_path: Path) -> None:
+    packed = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 0, 1, 2])
+    name_classes(make_model(tmp_path / "models", classes=len(NAMES)), NAMES)
+    (images,) = resolved(tmp_path).image_sets
+    assert images.info == packed.info
+    np.testing.assert_array_equal(images.labels, packed.labels)

@@ -1,0 +1,64 @@
+"""`plan`, `run` and the report say in a line that labels may be of other classes than a model's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from small import Command, ask, make_images, make_model, make_pictures, make_study, pack_folders
+
+from bandlens.export.models import name_classes
+
+ALWAYS = 5
+"""The class that the network of `make_model(seed=1)` sees in every picture."""
+COUNTS = "image set images.set has labels of 3 classes and one has 7"
+CHANCE = "accuracy without perturbation lies below chance on image set images.set (one 0.000 ["
+
+
+def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_have_names(
+    tmp_path: Path, command: Command
+) -> None:
+    pack_folders(tmp_path, ["ant", "bee", "crow"], each=12)
+    model = make_model(tmp_path / "models", classes=7, seed=1)
+    study, database, page = make_study(tmp_path), tmp_path / "results.duckdb", tmp_path / "report.html"
+
+    def ask_plan() -> list[str]:
+        answer = command("plan", study, "--db", database, "--json")
+        lines: list[str] = json.loads(answer.out)["doubts"]
+        assert lines == [
+            line.removeprefix("warning: ")
+            for line in command("plan", study, "--db", database).out.splitlines()
+            if line.startswith("warning: ")
+        ]
+        return lines
+
+    (line,) = ask_plan()
+    assert line.startswith(COUNTS)
+    ran = command("run", study, "--db", database)
+    assert ran.code == 0
+    doubts = [line.removeprefix("bandlens: warning: ") for line in ran.err.splitlines() if "warning" in line]
+    assert [line.startswith(start) for line, start in zip(doubts, (COUNTS, CHANCE), strict=True)] == [True, True]
+    assert ask_plan() == doubts
+    assert command("report", "--db", database, "--out", page).code == 0
+    report = page.read_text()
+    assert all(f"Warning: {line}" in report for line in doubts)
+
+    names = ["elk", "fox", "gnu", "ant", "hen", "bee", "crow"]
+    name_classes(model, names)
+    assert ask_plan() == []
+    ran = command("run", study, "--db", database)
+    assert (ran.code, ran.err) == (0, "")
+    assert command("report", "--db", database, "--out", page).code == 0
+    assert "Warning: " not in page.read_text()
+    assert ask(database, "SELECT top1 FROM accuracy") == [(1 / 3,)], "every bee is right"
+    assert names[ALWAYS] == "bee"
+
+
+def test_sets_and_models_of_the_same_classes_are_not_doubted(tmp_path: Path, command: Command) -> None:
+    pack_folders(tmp_path, ["ant", "bee", "crow"])
+    make_images(tmp_path / "numbers.set", make_pictures(8, seed=1), labels=[0, 1, 2, 0, 1, 2, 0, 1])
+    make_images(tmp_path / "none.set", make_pictures(8, seed=2))
+    make_model(tmp_path / "models", classes=3, seed=7)
+    study = make_study(tmp_path, images=["images.set", "numbers.set", "none.set"])
+    ran = command("run", study, "--db", tmp_path / "results.duckdb")
+    assert (ran.code, ran.err) == (0, "")
