@@ -60,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a baseline lets one expect of accuracy on a benchmark: a line, or one below and one above a pivot."""
+    """Expected accuracy on a benchmark by a baseline: a line, or one below and one above a pivot."""
 
     x: str
     """The benchmark whose accuracy x is: `imagenet`, or `imagenet-a-clean` over the 200 classes of ImageNet-A."""

@@ -209,7 +209,7 @@ class Correlated:
     lines: list[dict[str, Any]] = field(default_factory=list)
     """A row for each line that effective robustness is measured from."""
     definition: str = ""
-    """What effective robustness is by the chosen baseline."""
+    """The definition of effective robustness by the chosen baseline."""
 
 
 def correlate(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-import duckdb
 import polars as pl
 import uvicorn
 from starlette.applications import Starlette
@@ -120,7 +119,6 @@ MALFORMED = (
     ArithmeticError,
     RecursionError,
     pl.exceptions.PolarsError,
-    duckdb.Error,
 )
 """Errors of requests that the page does not make."""
 

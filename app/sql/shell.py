@@ -64,7 +64,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
         history: a file that keeps the lines that were typed.
     """
     if history:
-        history.touch(0o600)  # what was asked is nobody else's business
+        history.touch(0o600)  # queries are nobody else's business
     session_history: History = FileHistory(history) if history else InMemoryHistory()
     session: PromptSession[str] = PromptSession(
         history=session_history, completer=completer(store), complete_while_typing=False

@@ -44,7 +44,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with results.duckdb, small.toml, images.set, blur.py and models."""
     place = tmp_path_factory.mktemp("explored")
     for seed in range(MODELS):
-        make_model(place / "models", f"net_{seed}", seed=seed, category=HOSTILE if seed == 1 else "own")
+        make_model(place / "models", f"net_{seed}", classes=24, seed=seed, category=HOSTILE if seed == 1 else "own")
     pictures = make_pictures(IMAGES)
     make_images(place / "images.set", pictures, labels=_labels(place / "models", pictures), name="images")
     (place / "blur.py").write_text(BLUR)

@@ -307,7 +307,7 @@ def test_a_corrected_bias_of_few_answers_has_an_interval_that_reaches_below_0() 
 
 
 def test_an_interval_without_an_end_is_none() -> None:
-    """Of 20 images 5 are right when clean and under every filter: clean accuracy may be that of blind guesses."""
+    """Where 5 of 20 images are right when clean, clean accuracy may be that of blind guesses."""
     right = dict.fromkeys(shares(GUESSED, GUESSED, 0.8), np.arange(20) < 5)
     for name, estimate in corrected_estimates(right_outcomes(right, classes=12), Options(100)).items():
         assert np.isnan(estimate.low) == np.isnan(estimate.high), name

@@ -124,7 +124,7 @@ def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Pa
     study(db, 5, constant=name)
     printed = call("--db", db, "--resamples", "100")
     assert "and images" in printed
-    intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a" in line}
+    intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a  " in line}
     assert intervals == {"high_frequency_bias": 2, "low_frequency_bias": 2, name: 0}
 
 
