@@ -285,6 +285,8 @@ class Measure(Generic[Read]):
     """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
     change: tuple[str, str] | None = None
     """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
+    verdict: Mapping[State, str] = field(default_factory=dict)
+    """State -> what a model does, in words with {accuracy} and {value}: see `comparison.verdict`."""
     ratio_to_clean: bool = False
     """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
     stands_for: str = ""

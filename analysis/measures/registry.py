@@ -21,6 +21,7 @@ from . import (
     critical_band,
     cues,
     generalization,
+    half_cut,
     psychometric,
     ranks,
     spectral_bias,
@@ -30,6 +31,7 @@ from .outcomes import CellOutcomes, Outcomes
 
 GRID_MEASURES: Sequence[Measure[Outcomes]] = (
     *spectral_bias.MEASURES,
+    *half_cut.MEASURES,
     *critical_band.MEASURES,
     *psychometric.MEASURES,
     *cues.MEASURES,

@@ -1,0 +1,177 @@
+"""The cut at which a filter leaves half of the accuracy above chance: where on the frequency axis a classifier lives.
+
+With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - chance), k in cycles per image,
+
+    lowpass_half_cut    k up to which frequencies leave half of the accuracy: above it, each low-pass leaves more
+    highpass_half_cut   k from which on frequencies leave half of it: below it, each high-pass leaves more
+
+Between two tested cuts the ratio is taken as linear in log2 k. At images of n pixels a side, a low-pass of cutoff c
+keeps frequencies below int(c n / 2) cycles per image, and a high-pass removes those below int((1 - c) n / 2). chance is
+1 / classes, and 0 where agreement is measured. A value takes two cutoffs. Where no tested cut leaves less than half, or
+none leaves more, it is the end of the tested cuts, and the state `censored_below` or `censored_above`.
+
+Intervals (95 %) are percentiles over 1,000 resamples of the images (`statistics.images`), kept within the tested cuts,
+from 20 independent images on. Two runs on the same images are paired: each resample draws the same clusters for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ..statistics.arrays import Floats, Mask
+from ..statistics.chance import within_chance
+from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.shares import share_of
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images
+from .outcomes import Outcomes
+
+PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
+"""Measure -> the filter that it is a cut of."""
+FEWEST_CUTS = 2
+"""Cutoffs that a cut is sought between at least."""
+RESAMPLES = 1000
+"""Resamples of the images behind the interval of a difference."""
+
+
+def cut_of(probe: str, cutoff: float, size: int) -> int:
+    """Cycles per image of a filter's cut, at images of `size` pixels a side; `cutoff` is its own, in [0, 1]."""
+    share = round(cutoff, 6)
+    return int((share if probe == "lowpass" else 1 - share) * size / 2 + 1e-9)
+
+
+def _cutoffs(probe: str, available: Available) -> list[float]:
+    return sorted({round(condition.number("cutoff") or 0, 6) for condition in available.of_probe(probe)})
+
+
+def _applies(probe: str, available: Available) -> bool:
+    return bool(_cutoffs(probe, available))
+
+
+def _lacks(probe: str, available: Available) -> str | None:
+    if len(_cutoffs(probe, available)) >= FEWEST_CUTS:
+        return None
+    return f"{probe} has one cutoff, and a cut takes {FEWEST_CUTS}"
+
+
+def half_cuts(right: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:
+    """Cut (m,) that leaves half of what is right of clean images, from right answers (1 + cuts, m): clean ones first.
+
+    The rows are in the order in which a filter leaves more and more; `guessed` is how many blind guesses give, (m,) or
+    one number. NaN where no more than those are right when clean.
+    """
+    above = right - guessed
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(above[0] > 0, above[1:] / above[0], np.nan)
+    octaves = np.log2(np.maximum(cuts, 0.5))
+    below = ratios < 0.5
+    last = len(cuts) - 1 - np.argmax(below[::-1], axis=0)  # the last cut that leaves less than half
+    after, column = np.minimum(last + 1, len(cuts) - 1), np.arange(ratios.shape[1])
+    left, right_ratio = ratios[last, column], ratios[after, column]
+    step = np.where(after > last, (0.5 - left) / np.where(right_ratio > left, right_ratio - left, 1), 0)
+    crossing = np.exp2(octaves[last] + step * (octaves[after] - octaves[last]))
+    cut = np.where(below.any(axis=0), crossing, cuts[0])
+    return np.where(np.isnan(ratios[0]), np.nan, cut)
+
+
+def _right(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
+    """(1 + cuts, n) right or wrong, clean first, then as a filter leaves more and more; and the cuts. None without."""
+    cells = {round(condition.number("cutoff") or 0, 6): cell for condition, cell in outcomes.of_probe(probe).items()}
+    rights = [None if outcomes.clean is None else outcomes.clean.right, *(cells[c].right for c in sorted(cells))]
+    known = [right for right in rights if right is not None]
+    cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(cells)]
+    return (np.array(known), cuts) if len(known) == len(rights) else None
+
+
+def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """The cut with its interval over images."""
+    probe, chance = PROBES[name], outcomes.subject.floor
+    read = _right(probe, outcomes)
+    if read is None:
+        return {name: nothing(State.MISSING, "no clean prediction to compare with")}
+    (right, cuts), clusters = read, outcomes.images.clusters
+    if not right[0].any() or within_chance(share_of(right[0], clusters), chance):
+        note = f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
+        return {name: nothing(State.AT_CHANCE, note)}
+    images = float(right.shape[1])
+    value = float(half_cuts(right.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
+    state, note = _state(right, cuts, chance)
+    estimate = Estimate(value, state=state, note=note)
+    ids = np.unique(clusters, return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS:
+        note = too_few_images(int(ids.max()) + 1)
+        return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
+    drawn, sizes = count_right(right, ids, options.resamples, np.random.default_rng(0))
+    values = half_cuts(drawn, cuts, chance * sizes)[1:]
+    low, high = interval(values[~np.isnan(values)])
+    return {name: replace(estimate, low=low, high=high)}
+
+
+def _state(right: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
+    """The state of a cut, and a note where it lies at an end of the tested cuts."""
+    shares = right.mean(axis=1) - chance
+    ratios = shares[1:] / shares[0]
+    if (ratios >= 0.5).all():
+        side, note = cuts[0] <= cuts[-1], f"half or more is left even at {cuts[0]} cycles per image"
+    elif ratios[-1] < 0.5:
+        side, note = cuts[0] > cuts[-1], f"less than half is left even at {cuts[-1]} cycles per image"
+    else:
+        return State.OK, None
+    return State.CENSORED_BELOW if side else State.CENSORED_ABOVE, note
+
+
+def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """The paired interval of the difference of two cuts, where both have a value."""
+    reads = [read for outcomes in (a, b) if (read := _right(PROBES[name], outcomes))]
+    ids = np.unique(a.images.clusters, return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS or len(reads) < 2:
+        return {}
+    values_a, values_b = (
+        half_cuts(drawn, cuts, outcomes.subject.floor * sizes)[1:]
+        for outcomes, (right, cuts) in zip((a, b), reads, strict=True)
+        for drawn, sizes in [count_right(right, ids, RESAMPLES, np.random.default_rng(0))]
+    )
+    differences = values_b - values_a
+    return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}
+
+
+def _measure(name: str, title: str, verdict: Mapping[State, str]) -> Measure[Outcomes]:
+    return Measure(
+        name,
+        title,
+        "cycles per image",
+        Scope.GRID,
+        estimates=partial(half_cut_estimates, name),
+        applies=partial(_applies, PROBES[name]),
+        needs=partial(_lacks, PROBES[name]),
+        differences=partial(half_cut_differences, name),
+        number=name,
+        verdict=verdict,
+    )
+
+
+MEASURES = (
+    _measure(
+        "lowpass_half_cut",
+        "half of the accuracy lies below",
+        {
+            State.OK: "keeps half of its {accuracy} on frequencies below {value} cycles per image",
+            State.CENSORED_BELOW: "keeps half or more of its {accuracy} on frequencies below {value} cycles per image",
+            State.CENSORED_ABOVE: "loses more than half of its {accuracy} without frequencies above {value} cycles per "
+            "image",
+        },
+    ),
+    _measure(
+        "highpass_half_cut",
+        "half of the accuracy lies above",
+        {
+            State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
+            State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "
+            "image",
+            State.CENSORED_ABOVE: "keeps half or more of its {accuracy} on frequencies above {value} cycles per image",
+        },
+    ),
+)
