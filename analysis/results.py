@@ -13,6 +13,7 @@ import polars as pl
 from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
+from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
 from .database.conditions import read_conditions, with_facts
@@ -52,6 +53,10 @@ class Results:
     def conditions(self, study: str = "*") -> pl.DataFrame:
         """Metrics of every condition, and how they differ from clean: the view `condition_metric`."""
         return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
+
+    def verdict(self, study: str | None = None) -> list[str]:
+        """Sentences on what the models of one study live on, and on what is not determined."""
+        return verdict(self._store, study_label(self._store, study))
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
         """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.

@@ -13,7 +13,7 @@ import polars as pl
 
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, State
-from ..measures.registry import GRID_MEASURES, label_of
+from ..measures.registry import GRID_MEASURES, title_of
 from .cells import Run, two_of
 from .runs import compare_runs
 
@@ -78,9 +78,9 @@ def _together(rows: pl.DataFrame) -> Iterator[str]:
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
-    """What is not determined, and why: the reasons, each with the models that it is of."""
+    """Yield the reasons why something is not determined, each with the models that it is of."""
     unsound = rows.filter(pl.col("state").is_in([*MEANINGLESS, State.NO_INTERVAL]))
     for (metric, note), of_note in unsound.group_by("metric", "note", maintain_order=True):
         models = of_note["checkpoint"].unique(maintain_order=True).to_list()
         named = ", ".join(models) if len(models) <= FEW else f"{len(models):,} models"
-        yield f"Not determined is where {label_of(str(metric))} of {named}: {note}."
+        yield f"Not determined for {named}: {title_of(str(metric))}, since {note}."

@@ -98,8 +98,8 @@ def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[
         return {name: nothing(State.AT_CHANCE, note)}
     images = float(right.shape[1])
     value = float(half_cuts(right.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
-    state, note = _state(right, cuts, chance)
-    estimate = Estimate(value, state=state, note=note)
+    state, why = _state(right, cuts, chance)
+    estimate = Estimate(value, state=state, note=why)
     ids = np.unique(clusters, return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS:
         note = too_few_images(int(ids.max()) + 1)
@@ -156,7 +156,7 @@ def _measure(name: str, title: str, verdict: Mapping[State, str]) -> Measure[Out
 MEASURES = (
     _measure(
         "lowpass_half_cut",
-        "half of the accuracy lies below",
+        "cut of low-passes that leaves half",
         {
             State.OK: "keeps half of its {accuracy} on frequencies below {value} cycles per image",
             State.CENSORED_BELOW: "keeps half or more of its {accuracy} on frequencies below {value} cycles per image",
@@ -166,7 +166,7 @@ MEASURES = (
     ),
     _measure(
         "highpass_half_cut",
-        "half of the accuracy lies above",
+        "cut of high-passes that leaves half",
         {
             State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
             State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "

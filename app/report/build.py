@@ -21,7 +21,7 @@ from .correlations import correlations_section, published_section, scatter_secti
 from .data import ReportData, read_data
 from .figures import make_folder, write_figures
 from .page import render
-from .provenance import overview, provenance
+from .provenance import overview, provenance, verdict_section
 from .sections import Section
 
 
@@ -76,6 +76,8 @@ def write_report(
 
 
 def _sections(db: Path, results: ReportData | None, against: str | None, photograph: Path | None) -> Iterator[Section]:
+    if results:
+        yield verdict_section(results)
     yield overview(results, db.name)
     if against is not None:
         if results is None:
@@ -87,14 +89,15 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
-        yield correlations_section(results)
         if len(results.condition_metrics):
             yield conditions_section(results)
         if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
             yield consistency_section(results)
+        yield correlations_section(results)
     yield contact_sheet(results, photograph)
-    yield published_section()
-    yield scatter_section()
-    yield atlas_section(results)
+    if results is None or results.is_of_imagenet:
+        yield atlas_section(results)
+        yield published_section()
+        yield scatter_section()
     if results:
         yield provenance(results)

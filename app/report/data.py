@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ...analysis.comparison.verdict import verdict
 from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
 from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
@@ -18,7 +19,7 @@ from ...analysis.measures.error_consistency import judged_images
 from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
-from ...protocol import SPACE_CLASSES
+from ...protocol import CLASSES, SPACE_CLASSES
 from .choice import choose
 
 _TABLES = {
@@ -89,6 +90,8 @@ class ReportData:
 
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
+    verdict: list[str]
+    """Sentences on what the models live on, and what is not determined."""
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
 
@@ -102,6 +105,11 @@ class ReportData:
         classes = space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer)
         rows = cells.join(models, on="checkpoint").join(sets, on="image_set")
         return rows.select(checkpoint="name", image_set="images", classes=classes)
+
+    @property
+    def is_of_imagenet(self) -> bool:
+        """Whether a model has ImageNet's classes, so that the published study says something beside it."""
+        return bool((self.checkpoints["classes"] == CLASSES).any())
 
     @property
     def label(self) -> str:
@@ -171,6 +179,7 @@ def _read(store: Store, label: str) -> ReportData:
         human_metric=store.frame("FROM human_metric_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
+        verdict=verdict(store, label),
         doubts=_doubts(store, study["id"], frames),
         drawn=choose(_accuracies(frames["checkpoints"], curve)),
         **frames,

@@ -20,6 +20,11 @@ GATE = (
 """Columns of the table of gates."""
 
 
+def verdict_section(results: ReportData) -> Section:
+    """The sentences that a reader takes away; their numbers are drawn below."""
+    return Section("verdict", "Verdict", results.verdict)
+
+
 def overview(results: ReportData | None, path: str) -> Section:
     """The size and date of the study; or a line that says that the database holds none."""
     if results is None:

@@ -314,7 +314,7 @@ def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcome
     store_study(store, "s", labelled(), parts(subset, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("SELECT metric FROM metric ORDER BY ALL")["metric"].to_list() == [
-        "high_frequency_bias", "low_frequency_bias", "spectral_bias"
+        "high_frequency_bias", "highpass_half_cut", "low_frequency_bias", "lowpass_half_cut", "spectral_bias"
     ]  # fmt: skip
 
 

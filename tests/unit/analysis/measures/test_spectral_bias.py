@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bandlens.analysis.measures.base import Estimate, Options, State
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.analysis.measures.registry import GRID_MEASURES, lacking
+from bandlens.analysis.measures.registry import lacking
 from bandlens.analysis.measures.spectral_bias import (
+    MEASURES,
     corrected_differences,
     corrected_estimates,
     spectral_estimates,
@@ -47,7 +48,7 @@ def estimates(right: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
 
 
 def lacks(outcomes: Outcomes) -> dict[str, str | None]:
-    return lacking(GRID_MEASURES, outcomes.available)
+    return lacking(MEASURES, outcomes.available)
 
 
 def test_means_over_the_five_cutoffs_and_their_share() -> None:

@@ -101,8 +101,8 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
-        "overview", "accuracy", "curves", "critical-band", "numbers", "correlations", "measures",
-        "conditions", "study", "published", "atlas", "provenance",
+        "verdict", "overview", "accuracy", "curves", "critical-band", "numbers", "measures", "correlations",
+        "conditions", "atlas", "study", "published", "provenance",
     ]  # fmt: skip
     assert "33,000" in page.sections["overview"]
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
@@ -141,7 +141,7 @@ def test_a_database_without_a_study(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
     page = page_of(tmp_path / "empty.duckdb")
-    assert list(page.sections) == ["overview", "conditions", "study", "published", "atlas"]
+    assert list(page.sections) == ["overview", "conditions", "atlas", "study", "published"]
     assert "empty.duckdb holds no study yet" in page.sections["overview"]
     with pytest.raises(UsageError, match="holds no study, so there is nothing to compare"):
         page_of(tmp_path / "empty.duckdb", against="a@1")
@@ -283,7 +283,7 @@ def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
     app.command()(report)
     result = CliRunner().invoke(app, ["--db", str(many), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
-    assert re.search(r"r.html: 12 sections, \d+ charts, \d(\.\d+)? MB", result.output)
+    assert re.search(r"r.html: 13 sections, \d+ charts, \d(\.\d+)? MB", result.output)
 
 
 def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:

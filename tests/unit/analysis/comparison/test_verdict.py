@@ -1,0 +1,95 @@
+"""The verdict is made of estimates with intervals and states, and says what is not determined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+import bandlens
+from bandlens.analysis.comparison.verdict import FEW, verdict
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.protocol import BIAS_CUTOFFS
+
+
+def study(path: Path, middles: dict[str, float], classes: int = 1000, n: int = 400, labelled: bool = True) -> str:
+    """Models that recognize 4 of 5 images, of which a low-pass leaves as many as its cut lies above the middle."""
+    truth = [k % min(classes, 7) for k in range(n)]
+    images, parts = image_set(n, name="photos", labels=truth if labelled else None), []
+    for name, middle in middles.items():
+        rng = np.random.default_rng(3)
+        clean, needed = rng.random(n) < 0.8, middle * 2 ** rng.logistic(scale=0.3, size=n)
+        for setting in (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS)):
+            right = clean & (needed <= int(112 * (setting.number("cutoff") or 10)))
+            rank = (~right).astype(int)
+            decided = np.where(right, truth, (np.array(truth) + 1) % classes)
+            parts.append(
+                part(cell(images, setting, by=model(name, classes=classes)), decided, rank if labelled else None)
+            )
+    with open_store(path) as store:
+        label = store_study(store, "s", images, parts)
+        compute_measures(store, label, Options(200))
+    return label
+
+
+def sentences(path: Path) -> list[str]:
+    with bandlens.open(path) as results:
+        return results.verdict("s")
+
+
+def test_each_model_is_told_by_the_cut_that_leaves_half_with_its_interval(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"net": 30})
+    (first, *rest) = sentences(tmp_path / "r.duckdb")
+    assert first.startswith("net keeps half of its accuracy above chance on frequencies below 29 [28, 30]")
+    assert first.endswith(" cycles per image, on photos.")
+    assert rest == []
+
+
+def test_two_models_are_told_apart(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"coarse": 20, "fine": 40})
+    coarse, fine, between = sentences(tmp_path / "r.duckdb")
+    assert (coarse.split()[0], fine.split()[0]) == ("coarse", "fine")
+    assert between.startswith("fine relies less on low frequencies: -0.")
+
+
+def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {f"net{k}": 18 + 4 * k for k in range(FEW + 1)})
+    (sentence,) = sentences(tmp_path / "r.duckdb")
+    assert sentence.startswith("of 6 models, net0 keeps half")
+    assert "at one end and net5 keeps half" in sentence
+
+
+def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"net": 30}, classes=2, n=24)
+    assert sentences(tmp_path / "r.duckdb") == [
+        "Not determined for net: cut of low-passes that leaves half, since "
+        "clean accuracy is not told from that of a blind guess, 0.5."
+    ]
+
+
+def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"net": 30}, labelled=False)
+    (sentence,) = sentences(tmp_path / "r.duckdb")
+    assert "of its agreement with what it says of clean images" in sentence
+
+
+def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"net": 2})
+    (sentence,) = sentences(tmp_path / "r.duckdb")
+    assert sentence.startswith("net keeps half or more of its accuracy above chance on frequencies below 11")
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_a_study_without_filters_says_what_to_do(tmp_path: Path, analyzed: bool) -> None:
+    images = image_set(4, labels=[1, 2, 3, 4])
+    with open_store(tmp_path / "r.duckdb") as store:
+        label = store_study(store, "s", images, [part(cell(images), [1, 2, 3, 4], [0] * 4)])
+        if analyzed:
+            compute_measures(store, label)
+        assert verdict(store, label) == [
+            f"Nothing is determined yet: run a study with filters, then `bandlens analyze --db {tmp_path}/r.duckdb`."
+        ]
