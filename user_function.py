@@ -149,7 +149,7 @@ class _Process:
         # Where standard error was closed, its number may be another file's by now.
         prints = 2 if sys.__stderr__ else subprocess.DEVNULL
         with its_end:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 # -u: what it prints comes before it crashes
                 [sys.executable, "-u", "-P", "-m", "bandlens.user_process"],
                 stdin=its_end.fileno(),
@@ -158,7 +158,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C is for this process, with which it ends
             )
         self._channel = Channel(end)
-        weakref.finalize(self, _end, self._process, end)
+        weakref.finalize(self, _end, self.process, end)
         self.description: Any = None
         self.send((sys.path, task))
 
@@ -174,21 +174,22 @@ class _Process:
             try:
                 return self._channel.receive()
             except TimeoutError:
-                if self._process.poll() is not None:
+                if self.process.poll() is not None:
                     raise EOFError from None
                 if time.monotonic() > deadline:
                     raise
 
-    def fate(self) -> str:
-        """The fate of the process, now that it answers no more."""
-        try:
-            code = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "closed the socket that it answers on"
-        if code >= 0:
-            return f"ended with exit status {code}"
-        name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
-        return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+
+def describe_end(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended that answers no more."""
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "closed the socket that it answers on"
+    if code >= 0:
+        return f"ended with exit status {code}"
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
 
 
 def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
@@ -206,5 +207,5 @@ def _receive_answer(
     except TimeoutError:
         raise error(f"{failing}: it takes more than {seconds:g} s") from None
     except (OSError, EOFError, pickle.UnpicklingError):
-        raise error(f"{failing}: its process {process.fate()}") from None
+        raise error(f"{failing}: its process {describe_end(process.process)}") from None
     return result, refusal

@@ -41,13 +41,22 @@ PYTHON = (sys.prefix, sys.base_prefix)
 """Folders of Python and its libraries, which may lie below the user's."""
 
 
-def main() -> None:
+def open_channel() -> Channel:
+    """The channel to the command that started this process, which from now on ends with it.
+
+    Where memory is short, this process is the first to be ended.
+    """
     # The socket gets another number, since `input()` in the user's file would read messages from 0.
     channel = Channel(socket.socket(fileno=os.dup(0)))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with suppress(OSError):  # only Linux has it
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go where memory is short
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+    return channel
+
+
+def main() -> None:
+    channel = open_channel()
     try:
         search_path, task = channel.receive()
         sys.path[:] = search_path

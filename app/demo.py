@@ -120,7 +120,8 @@ def draw_pictures(folder: Path) -> tuple[Path, Path]:
 
     sheet, curves = folder / "sheet.png", folder / "curves.png"
     images = open_image_set(folder / "photographs.set")
-    draw_sheet(images.pixels[images.paths.index("chelsea/0.png")], make_grid(PUBLISHED, folder), 0, sheet)
+    (photograph,) = images.take(np.array([images.paths.index("chelsea/0.png")]))
+    draw_sheet(photograph, make_grid(PUBLISHED, folder), 0, sheet)
     if results := read_data(folder / "results.duckdb", "demo"):
         write_png([*curves_section(results).figures, *band_section(results).figures], curves)
     return sheet, curves

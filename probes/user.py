@@ -30,7 +30,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +62,10 @@ ROUNDING = 1e-4
 """Difference up to which two values are the same: libraries round a little otherwise in a batch of another size."""
 BORDER_SHARE = 2e-4
 """Share of an image's values that may differ by more: rounding pushes them across a border that the function has."""
+KEPT_VALUES = 1 << 14
+"""Values of an image that are kept of each condition, to be compared later in the run."""
+GROWTH = 8
+"""A condition is checked again before it has had this many times the batches that it had at the last check."""
 
 
 def start_probe(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
@@ -139,8 +143,27 @@ def _perturb(function: UserFunction, how: ProbeCall) -> Callable[..., Iterator[t
 
 # The rest of this module runs in the process of the user's file.
 
-_trusted = set[Condition]()
-"""Conditions under which the function was found to treat each image by itself."""
+
+@dataclass(slots=True)
+class _Watch:
+    """The state of the watch over a function under a condition."""
+
+    picture: Batch
+    """An image of the condition's first batch."""
+    values: NDArray[np.float32]
+    """(KEPT_VALUES,) some of the values that the function made of the picture then."""
+    batches: int = 1
+    """The number of batches so far."""
+    next_check: int = 0
+    """The number of the batch with which the function is checked again."""
+    refusal: str | None = None
+    """The line that says on what else an image depends."""
+
+
+_watches: dict[tuple[Condition, int, int], _Watch] = {}
+"""The watch of each condition, seed and size of images."""
+_pictures: dict[tuple[int, int, int], Batch] = {}
+"""The pictures of all conditions, most of which share one, by key, position and seed."""
 
 
 def perturb_batch(
@@ -148,17 +171,22 @@ def perturb_batch(
 ) -> NDArray[np.float32]:
     """(n, 3, size, size): what the function makes of a batch in the host's memory.
 
-    Raises ProbeError where that is no batch of images, or where an image depends on others.
+    Raises ProbeError where that is no batch of images, or where an image depends on others, or on earlier calls.
+    Whether it does is looked for in a condition's first batch and, at random, in later ones.
     """
     if on_cpu:
         _use_one_thread()
     images = _called_images(function, how, batch, condition)
-    if condition not in _trusted and _depends_on_more(function, how, batch, condition):
-        raise ProbeError(
-            f"{how.what} gives an image other values when it is called again or with other images; treat each "
-            f"image by itself, and draw random numbers from rng alone: {how.with_rng}"
-        )
-    _trusted.add(condition)
+    key = (condition, batch.seed, batch.pixels.shape[-1])
+    watch = _watches.get(key)
+    if watch is None:
+        watch = _watches[key] = _begin_watch(function, how, batch, images, condition)
+    else:
+        watch.batches += 1
+        if watch.batches == watch.next_check:
+            _check_batch(function, how, batch, images, condition, watch)
+    if watch.refusal is not None:
+        raise ProbeError(watch.refusal)
     return images
 
 
@@ -170,20 +198,81 @@ def _use_one_thread() -> None:
     threadpool_limits(1, "blas")
 
 
-def _depends_on_more(function: Callable[..., Any], how: ProbeCall, batch: Batch, condition: Condition) -> bool:
-    """Whether a picture comes out otherwise a second time, or as the last of three.
+def _begin_watch(
+    function: Callable[..., Any], how: ProbeCall, batch: Batch, images: NDArray[np.float32], condition: Condition
+) -> _Watch:
+    """Check the first batch of a condition, with a picture alone, alone again, and among others."""
+    count = len(batch.pixels)
+    # Alone it is the first and the last at once, so it is neither in the batch where that is possible, and its number
+    # is odd, so that a function that treats every second image alike treats it otherwise here.
+    rows = range(1, count - 1, 2) or [count - 1]
+    row = rows[int(np.random.default_rng(int(batch.keys[0])).integers(len(rows)))]
+    key = (int(batch.keys[row]), int(batch.positions[row]), batch.seed)
+    picture = _pictures.setdefault(key, _rows_of(batch, np.array([row])))
+    alone, again = (_called_images(function, how, picture, condition)[0] for _ in range(2))
+    watch = _Watch(picture, alone.ravel()[_kept_places(alone.size)])
+    if (np.abs(alone - again) > ROUNDING).any():
+        watch.refusal = _refusal(how, picture, 0, "when it is called again")
+    elif _differ(alone, images[row]):
+        watch.refusal = _refusal(how, picture, 0, "by itself than beside others")
+    else:
+        _check_batch(function, how, batch, images, condition, watch)
+    return watch
 
-    The picture is the batch's first image, turned by half a turn: it differs from the two beside it, and has no value
-    that is none of the set's, so that a function fails with it no sooner.
+
+def _check_batch(
+    function: Callable[..., Any],
+    how: ProbeCall,
+    batch: Batch,
+    images: NDArray[np.float32],
+    condition: Condition,
+    watch: _Watch,
+) -> None:
+    """Compare some images with what they are at other places of a batch of another size, and the picture with itself.
+
+    The batch is the first image turned by half a turn, the last one and one or two others in any order, and the
+    picture. What is turned has no value that is none of the set's, so that a function fails with it no sooner. What is
+    drawn depends on the images and the condition, so that a run fails again as it failed before.
     """
-    picture = batch.pixels[:1, :, ::-1, ::-1]
-    rows = np.array([0, -1, 0])
-    alone = Batch(picture, batch.keys[:1], batch.positions[:1], batch.seed)
-    three = Batch(
-        np.concatenate([batch.pixels[rows[:2]], picture]), batch.keys[rows], batch.positions[rows], batch.seed
+    count, picture = len(batch.pixels), watch.picture
+    random = np.random.default_rng([int(batch.keys[0]), int(condition.digest[:16], 16), watch.batches])
+    watch.next_check = watch.batches + int(random.integers(1, (GROWTH - 1) * watch.batches + 1))
+    chosen = 2 if count == 4 else 1 if count == 5 else int(random.integers(1, 3))
+    rows = random.permutation(np.append(random.permutation(count - 1)[:chosen], count - 1))
+    stranger, members = _rows_of(batch, np.array([0])), _rows_of(batch, rows)
+    trial = Batch(
+        np.concatenate([stranger.pixels[..., ::-1, ::-1], members.pixels, picture.pixels]),
+        np.concatenate([stranger.keys, members.keys, picture.keys]),
+        np.concatenate([stranger.positions, members.positions, picture.positions]),
+        batch.seed,
     )
-    first, second, last = (_called_images(function, how, images, condition)[-1] for images in (alone, alone, three))
-    return bool((np.abs(first - second) > ROUNDING).any() or (np.abs(first - last) > ROUNDING).mean() > BORDER_SHARE)
+    results = _called_images(function, how, trial, condition)
+    for place, row in enumerate(rows, 1):
+        if _differ(results[place], images[row]):
+            watch.refusal = _refusal(how, trial, place, "in another batch")
+    if _differ(results[-1].ravel()[_kept_places(results[-1].size)], watch.values):
+        watch.refusal = _refusal(how, trial, -1, "later in the run")
+
+
+def _rows_of(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    return Batch(batch.pixels[rows], batch.keys[rows], batch.positions[rows], batch.seed)
+
+
+@cache
+def _kept_places(size: int) -> NDArray[np.int64]:
+    """The places, in an image of so many values, of those that are kept."""
+    return np.random.default_rng(0).integers(0, size, KEPT_VALUES)
+
+
+def _differ(image_a: NDArray[np.float32], image_b: NDArray[np.float32]) -> bool:
+    return bool((np.abs(image_a - image_b) > ROUNDING).mean() > BORDER_SHARE)
+
+
+def _refusal(how: ProbeCall, batch: Batch, place: int, when: str) -> str:
+    return (
+        f"{how.what} gives image {batch.positions[place]} of the set, counted from 0, other values {when}; treat each "
+        f"image by itself, and draw random numbers from rng alone: {how.with_rng}"
+    )
 
 
 def _called_images(

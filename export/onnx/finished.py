@@ -20,7 +20,8 @@ from ...untrusted import first_line
 from ..models import BATCH
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .parity import AT_ONCE, Parity, check_finite, check_logits, measure_parity, onnx_logits
+from .parity import AT_ONCE, Parity, check_finite, check_logits, measure_parity
+from .trial import try_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +83,7 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
     expected = check_logits(check_finite(outputs, str(path)), str(path))
     content = _rewrite(model, size, expected.shape[1], normalization)
     try:
-        logits = onnx_logits(content, images, at_once)
+        logits = try_logits(content, images, at_once, f"the model of {path}")
     except ExportError as error:
         if batch is None:
             raise
@@ -153,7 +154,7 @@ def _outputs_of_file(
     """(n, classes) that the file computes from normalized images, `step` at once; ExportError for any other shape."""
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in normalization)
-    output = onnx_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
+    output = try_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
     if output.ndim != 2 or len(output) != len(filled) or output.dtype != np.float32:
         raise ExportError(
             f"{path} gives {output.shape} {output.dtype} for {len(filled)} images; export it to give (batch, classes) "

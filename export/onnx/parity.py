@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -134,16 +135,29 @@ def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np
     import torch
 
     with torch.inference_mode(), redirect_stdout(io.StringIO()):
-        return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in _batches(images)])
+        return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in split_batches(images)])
 
 
-def onnx_logits(
-    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, file: str = "the export"
-) -> NDArray[np.float32]:
-    """The one output of an ONNX file, usually (n, classes) logits, computed by ONNX Runtime on the CPU.
+def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The one output of an ONNX file, usually (n, classes) logits, computed by ONNX Runtime on the CPU."""
+    return join_outputs(run_in_batches(content, split_batches(images), "the export"), "the export")
 
-    `file` names it in the error if it does not run on `batch` images at once.
-    """
+
+def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[np.float32]:
+    """The outputs of batches as one array; ExportError where their shapes do not fit."""
+    import numpy as np
+
+    arrays = list(outputs)
+    try:
+        return np.concatenate(arrays)
+    except ValueError as error:
+        raise ExportError(
+            f"{file} gives other shapes for other batches ({first_line(error)}); export it with a dynamic batch"
+        ) from error
+
+
+def run_in_batches(content: bytes, batches: Iterable[NDArray[np.float32]], file: str) -> Iterator[NDArray[np.float32]]:
+    """The output for each batch, by ONNX Runtime on the CPU; ExportError, which names `file`, where that fails."""
     import numpy as np
 
     try:
@@ -155,8 +169,8 @@ def onnx_logits(
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        outputs = [session.run(None, {name: part})[0] for part in _batches(images, batch)]
-        return np.concatenate([np.atleast_1d(output) for output in outputs])
+        for images in batches:
+            yield np.atleast_1d(session.run(None, {name: images})[0])
     # ONNX Runtime raises another class for every status.
     except Exception as error:
         raise ExportError(
@@ -164,5 +178,6 @@ def onnx_logits(
         ) from error
 
 
-def _batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
+def split_batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
+    """The images, so many at once; the last batch may have fewer."""
     return [images[start : start + size] for start in range(0, len(images), size)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,17 +163,18 @@ def read_index(folder: Path, count: int) -> Index:
     )
 
 
-def read_pixels(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The memory map of pixels.npy, read-only; ImageSetError where it does not hold so many or is cut off."""
+def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """A descriptor of pixels.npy and where its pixels begin; ImageSetError where it does not hold so many."""
     file = folder / PIXELS
     try:
         with regular(file).open("rb") as content:
             np.lib.format.read_magic(content)
             stored_shape, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
-            start = content.tell()
-        # The map comes after these checks: NumPy can end the process over a type of no bytes.
-        if stored_shape == shape and dtype == np.uint8 and not columns_first:
-            return np.memmap(file, np.uint8, "r", start, shape)
+            start, length = content.tell(), os.fstat(content.fileno()).st_size
+            if stored_shape == shape and dtype == np.uint8 and not columns_first:
+                if length < start + math.prod(shape):
+                    raise ValueError(f"{length} bytes, where {start + math.prod(shape)} were packed")
+                return os.dup(content.fileno()), start
     # The header is a Python expression, which can be wrong in any way.
     except Exception as error:
         raise _damaged(file, error) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from ...untrusted import as_record
 from . import files
 from .labels import spread
 from .options import Draw
+from .packed import PackedPixels
 from .rows import in_parallel
 from .stream import Stream, open_stream
 
@@ -57,8 +56,8 @@ class ImageSet:
     """Broken files that were left out, and why."""
     ignored: int
     """The number of files that were no images by their suffix."""
-    source: NDArray[np.uint8] | Stream = field(repr=False)
-    """The read-only memory map of pixels.npy, or the files to decode."""
+    source: PackedPixels | Stream = field(repr=False)
+    """The open pixels.npy, or the files to decode."""
     packed: str = ""
     """The digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
     draw: Draw | None = None
@@ -85,23 +84,18 @@ class ImageSet:
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """(n, 3, size, size) RGB, 0 to 255: a read-only memory map. ImageSetError where the set is streamed."""
+        """(n, 3, size, size) RGB, 0 to 255: a read-only memory map. ImageSetError where the set is streamed.
+
+        Nothing of it is checked, and a file that is cut off meanwhile ends the process: see `take`.
+        """
         if isinstance(self.source, Stream):
             raise ImageSetError(f"{self.folder}: streams its images and has no pixels.npy; pack it without --stream")
-        return self.source if self.rows is None else self.source[self.rows]
+        pixels = self.source.map()
+        return pixels if self.rows is None else pixels[self.rows]
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(k, 3, size, size): copies of images, whose pages are given back, so that a run's memory stays the same.
-
-        Raises ImageSetError where a streamed image is not the one that was indexed.
-        """
-        rows = rows if self.rows is None else self.rows[rows]
-        if isinstance(self.source, Stream):
-            return self.source.take(rows, out)
-        images = self.source.take(rows, axis=0, out=out, mode="clip")
-        if isinstance(self.source.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self.source.base.madvise(mmap.MADV_DONTNEED)
-        return images
+        """(k, 3, size, size): copies of images; ImageSetError where one is not the image that was packed or indexed."""
+        return self.source.take(rows if self.rows is None else self.rows[rows], out)
 
 
 def open_image_set(
@@ -125,10 +119,12 @@ def open_image_set(
             isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
         ):
             raise TypeError("class_names are no list of texts")
-        shape = (info.count, 3, info.size, info.size)
-        pixels = None if "streamed" in about else files.read_pixels(path, shape)
         index = files.read_index(path, info.count)
-        source = open_stream(about["streamed"], info.size, index.paths, index.sha256s) if pixels is None else pixels
+        source = (
+            open_stream(about["streamed"], info.size, index.paths, index.sha256s)
+            if "streamed" in about
+            else PackedPixels(path, info.size, index.paths, index.sha256s)
+        )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
     whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
@@ -207,12 +203,8 @@ def check_image_set(path: Path, *, workers: int | None = None, progress: Progres
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
     info, index = images.info, files.read_index(path, images.info.count)
-    read = images.source.pixels if isinstance(images.source, Stream) else images.source.__getitem__
     with progress("checking", info.count, "images") as advance:
-        sha256s = in_parallel(lambda row: hashlib.sha256(read(row).data).hexdigest(), range(info.count), workers)
-        for row, (sha256, packed) in enumerate(zip(sha256s, index.sha256s, strict=True)):
-            if sha256 != packed:
-                raise ImageSetError(f"{path}: image {row} ('{images.paths[row]}') is damaged; pack the images again")
+        for _ in in_parallel(images.source.pixels, range(info.count), workers):
             advance(1)
     if info.digest != digest(index, info.size, info.preprocessing, info.decision_space):
         raise ImageSetError(f"{path}: labels, clusters or hashes are not those packed; pack the images again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -280,7 +281,7 @@ def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: py
     written(Small(), tmp_path / "small.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
-        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
+        onnx_logits((tmp_path / "small.onnx").read_bytes(), np.zeros((1, 3, 64, 64), np.float32))
 
 
 def test_names_of_classes_in_the_metadata_are_kept(tmp_path: Path) -> None:
@@ -324,3 +325,66 @@ def test_the_command_takes_it(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert load_model(tmp_path / "models", "small").classes == 7
+
+
+def endless(path: Path, images_at_most: int) -> None:
+    """Write a classifier that loops for ever where it is given more images."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["more"], ["goes_on"]), helper.make_node("Identity", ["sums"], ["sums_after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", kinds.INT64, []),
+            helper.make_tensor_value_info("more", kinds.BOOL, []),
+            helper.make_tensor_value_info("sums", kinds.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", kinds.BOOL, []),
+            helper.make_tensor_value_info("sums_after", kinds.FLOAT, None),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["count"], start=0, end=1),
+            helper.make_node("Squeeze", ["count"], ["number"]),
+            helper.make_node("Greater", ["number", "most"], ["long"]),
+            helper.make_node("ReduceMean", ["x"], ["means"], axes=[2, 3], keepdims=0),
+            helper.make_node("Loop", ["", "long", "means"], ["sums_end"], body=body),
+            helper.make_node("Mul", ["sums_end", "four"], ["y"]),
+        ],
+        "endless",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, ["batch", 3, 64, 64])],
+        [helper.make_tensor_value_info("y", kinds.FLOAT, ["batch", 3])],
+        [
+            helper.make_tensor("most", kinds.INT64, [], [images_at_most]),
+            helper.make_tensor("four", kinds.FLOAT, [], [4]),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def children() -> list[str]:
+    """The processes that this one has started and not waited for."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.parametrize("images_at_most", [0, 1])
+def test_a_file_that_never_comes_back_is_one_line(
+    images_at_most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second file loops on batches alone, which the model made of it is run on."""
+    endless(tmp_path / "ends.onnx", 99)
+    before = children()
+    taken, _ = import_onnx(tmp_path / "ends.onnx", "ends", NONE, tmp_path / "models")
+    assert taken.classes == 3
+    endless(tmp_path / "mine.onnx", images_at_most)
+    monkeypatch.setattr("bandlens.export.onnx.trial.SECONDS", 4.0)
+    with pytest.raises(ExportError) as caught:
+        import_onnx(tmp_path / "mine.onnx", "mine", NONE, tmp_path / "models")
+    file, count = (tmp_path / "mine.onnx", 1) if images_at_most == 0 else (f"the model of {tmp_path / 'mine.onnx'}", 8)
+    assert str(caught.value) == (
+        f"{file} does not come back from {count} images within 4 s, and so nothing was written; does it loop without "
+        "an end?"
+    )
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["ends.json", "ends.onnx"]
+    assert children() == before

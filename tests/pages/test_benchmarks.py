@@ -25,7 +25,18 @@ QUICK = [
         "store",
     )
 ]
-HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling", "versions"]
+HEAVY = [
+    "attack",
+    "engines",
+    "executors",
+    "gpu_study",
+    "many_models",
+    "memory",
+    "reading",
+    "run_rate",
+    "scaling",
+    "versions",
+]
 """They export a ResNet-50, make thousands of models or compare checkouts: only their help is asked for."""
 
 

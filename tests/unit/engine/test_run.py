@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -21,7 +23,7 @@ from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
-from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.records import Cell, Condition, Failed, Finished, Model, Variant
 
 COUNT = 21
@@ -304,6 +306,21 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
         if cell.key not in outcome.failed:
             assert len(outcome.columns[cell.key]) == COUNT
     assert not running()
+
+
+def test_pixels_that_were_changed_are_not_run(bench: Bench, whole: Outcome, tmp_path: Path) -> None:
+    """Every cell fails with the image's name, and has at most predictions of the batches before."""
+    folder = tmp_path / "changed.set"
+    shutil.copytree(bench.images.folder, folder)
+    with (folder / "pixels.npy").open("r+b") as file:
+        file.seek(-7 * bench.images.pixels[0].nbytes, os.SEEK_END)
+        file.write(bytes(3000))
+    outcome = bench.run(bench.cells(), batch=4, images=open_image_set(folder))
+    assert outcome.failed.keys() == whole.columns.keys()
+    line = f"{folder}: image 14 ('{bench.images.paths[14]}') is damaged; pack the images again"
+    assert set(outcome.failed.values()) == {line}
+    for key, rows in outcome.columns.items():
+        assert rows == whole.columns[key][:12]
 
 
 def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:

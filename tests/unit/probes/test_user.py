@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from own_probes import PIXELS, Write, run
 
-from bandlens.errors import UsageError
+from bandlens.errors import ProbeError, UsageError
+from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
+from bandlens.probes.user import ProbeCall, perturb_batch
+from bandlens.records import Condition, Facts, digest_of
 
 FLIP = '''
 def mirror(images, strength, sideways="yes"):
@@ -175,15 +181,7 @@ def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
     )
     made = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
     np.testing.assert_allclose(made[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
-    write(
-        "import numpy as np\n"
-        "turned = None\n"
-        "def mirror(images, size):\n"
-        "    global turned\n"
-        "    turned = images[:1, :, ::-1, ::-1] if turned is None else turned\n"
-        "    assert len(images) == 3 or np.array_equal(images, turned), 'all but one picture at once'\n"
-        "    return images * (size == 16)\n"
-    )
+    write("def mirror(images, size):\n    return images * (size == 16)\n")
     np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
 
 
@@ -289,3 +287,72 @@ def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
     }
     grid = make_grid(probes, tmp_path)
     assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS
+
+
+def halve(images: NDArray[np.float32], chosen: Any) -> NDArray[np.float32]:
+    images[chosen] *= 0.5
+    return images
+
+
+DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]] = {
+    "every second image": lambda images, _, __: halve(images, slice(1, None, 2)),
+    "the first": lambda images, _, __: halve(images, 0),
+    "the last": lambda images, _, __: halve(images, -1),
+    "all but the last": lambda images, _, __: halve(images, slice(None, -1)),
+    "more than three images": lambda images, _, __: halve(images, slice(None if len(images) > 3 else 0)),
+    "more than six calls": lambda images, call, _: halve(images, slice(None if call > 6 else 0)),
+    "the clock": lambda images, _, hours: halve(images, slice(None if hours > 2 else 0)),
+    "the images beside it": lambda images, _, __: images * images.max(axis=(1, 2, 3)).mean(),
+    "the place": lambda images, _, __: images / np.arange(1, len(images) + 1).reshape(-1, 1, 1, 1),
+}
+"""Functions of images, the number of the call, and the hours since the run began."""
+HOW = ProbeCall("probe odd", (), "def odd(images, rng)")
+
+
+class Watched:
+    """A run in which the clock goes on by an hour a batch; the key of an image is its position in the set."""
+
+    def __init__(self, name: str, function: Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]) -> None:
+        self.function, self.calls, self.images = function, 0, 0
+        self.condition = Condition(name, (), digest_of(name), Facts())
+
+    def run(self, count: int, batches: int = 40) -> None:
+        """Perturb so many batches of `count` images; ProbeError where the function is refused."""
+
+        def call(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.calls += 1
+            self.images += len(images)
+            return self.function(images, self.calls, hours)
+
+        for hours in range(batches):
+            positions = np.arange(count) + hours * count
+            pixels = np.random.default_rng(hours).integers(50, 250, (count, 3, 8, 8), np.uint8)
+            pixels[:, 0, 0, 0] = positions % 200
+            batch = Batch(pixels, positions.astype(np.uint64), positions, 0)
+            images = perturb_batch(call, HOW, False, batch, self.condition)
+            assert images.shape == pixels.shape
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 33])
+def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, count: int) -> None:
+    watched = Watched(f"{name}, {count}", DEPENDENT[name])
+    line = r"^probe odd gives image (\d+) of the set, counted from 0, other values (.+); treat each image by itself"
+    with pytest.raises(ProbeError, match=line) as caught:
+        watched.run(count)
+    assert 0 <= int(re.findall(line, str(caught.value))[0][0]) < 40 * count
+    with pytest.raises(ProbeError, match=line) as again:  # a run goes on with its conditions one by one
+        watched.run(count, 1)
+    assert str(again.value) == str(caught.value)
+
+
+def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
+    watched = Watched("sound", lambda images, _, __: images)
+    watched.run(32, 320)
+    assert 0 < watched.images - 32 * 320 < 32 * 320 / 100
+
+
+def test_images_are_refused_one_at_a_time_too() -> None:
+    watched = Watched("calls", lambda images, call, _: images / call)
+    with pytest.raises(ProbeError, match="gives image 0 of the set, counted from 0, other values when it is called ag"):
+        watched.run(1)

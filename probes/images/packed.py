@@ -1,0 +1,92 @@
+"""The pixels of a packed set: read row by row from pixels.npy, and compared with their sha256 the first time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import ImageSetError
+from ...untrusted import words_of
+from . import files
+from .rows import in_parallel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class PackedPixels:
+    """The open pixels.npy of a set, and what its pixels were when they were packed.
+
+    An image is hashed when it is first read, and again when the file's time or length has changed since. The file is
+    read and not mapped: a file that is cut off meanwhile is then an error, where a map would end the process.
+    """
+
+    def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
+        """Open the file of n = len(paths) images; ImageSetError where it does not hold so many."""
+        self.shape = (len(paths), 3, size, size)
+        self._folder, self._paths, self._sha256s = folder, paths, sha256s
+        self._file, self._start = files.open_pixels(folder, self.shape)
+        weakref.finalize(self, os.close, self._file)
+        self._checked = np.zeros(len(paths), bool)
+        self._state = self._read_state()
+
+    def map(self) -> NDArray[np.uint8]:
+        """(n, 3, size, size): a read-only memory map, of which nothing is checked."""
+        return np.memmap(self._folder / files.PIXELS, np.uint8, "r", self._start, self.shape)
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """(3, size, size) of one image; ImageSetError unless they are those that were packed."""
+        pixels = np.empty(self.shape[1:], np.uint8)
+        self._read(row, pixels)
+        self._check(row, pixels)
+        return pixels
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(k, 3, size, size): copies of images; ImageSetError where one is not the image that was packed."""
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
+        if (state := self._read_state()) != self._state:
+            self._checked[:] = False
+            self._state = state
+        unchecked = ~self._checked[rows]
+        for row, image in zip(rows[~unchecked].tolist(), np.flatnonzero(~unchecked).tolist(), strict=True):
+            self._read(row, images[image])
+
+        def read_and_check(place: int) -> None:
+            row = int(rows[place])
+            self._read(row, images[place])
+            self._check(row, images[place])
+            self._checked[row] = True
+
+        if unchecked.any():
+            for _ in in_parallel(read_and_check, np.flatnonzero(unchecked).tolist(), None):
+                pass
+        return images
+
+    def _read_state(self) -> tuple[int, int, int]:
+        state = os.fstat(self._file)
+        return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+    def _read(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        unread = pixels.reshape(-1).data
+        offset = self._start + row * len(unread)
+        while unread:
+            try:
+                count = os.preadv(self._file, [unread], offset)
+            except OSError as error:
+                raise ImageSetError(f"{self._name(row)} cannot be read ({words_of(error)}); try again") from error
+            if not count:
+                raise ImageSetError(f"{self._name(row)} is cut off in {files.PIXELS}; pack the images again")
+            unread, offset = unread[count:], offset + count
+
+    def _check(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        if hashlib.sha256(pixels.data).hexdigest() != self._sha256s[row]:
+            raise ImageSetError(f"{self._name(row)} is damaged; pack the images again")
+
+    def _name(self, row: int) -> str:
+        return f"{self._folder}: image {row} ('{self._paths[row]}')"
