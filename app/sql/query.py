@@ -112,7 +112,7 @@ def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: BinaryIO)
         raise UsageError(
             f"the answer cannot be written as {file_format}: {error}; cast the column, or use json"
         ) from error
-    except pa.ArrowNotImplementedError as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"the answer cannot be written as {file_format}: {error}; cast it to VARCHAR") from error
 
 
@@ -161,12 +161,14 @@ def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
 def _parquet(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     with pq.ParquetWriter(sink, reader.schema) as writer:
         for batch in reader:
+            batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
 
 
 def _arrow(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     with pa.ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:
+            batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
 
 
