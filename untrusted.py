@@ -97,11 +97,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} … {line[-half:]}"
 
 
-def printable(text: str) -> str:
-    """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; lines stay."""
+def printable(text: str, kept: str = "\n") -> str:
+    """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; what is `kept` stays."""
     if text.isprintable():
         return text
-    return "".join(ascii(sign)[1:-1] if sign != "\n" and category(sign) in _UNSEEN else sign for sign in text)
+    return "".join(ascii(sign)[1:-1] if sign not in kept and category(sign) in _UNSEEN else sign for sign in text)
 
 
 def without_secrets(text: str) -> str:

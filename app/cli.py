@@ -145,7 +145,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     console.listen()
     try:
-        app()
+        with console.guarded_terminal():
+            app()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BandlensError.exit_code)

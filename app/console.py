@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,39 @@ log = logging.getLogger("bandlens")
 """The log of what a command says beside its results: notes, warnings and errors, each a line."""
 VERBOSE = logging.DEBUG
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Terminal(TextIOWrapper):
+    """Standard output where it is a terminal, which shows the signs that it would otherwise obey, but tabs."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(printable(text, kept="\n\t"))
+
+    def isatty(self) -> bool:
+        return True
+
+    def write_drawn(self, text: str) -> None:
+        """Write a text of this program's own, with the bold letters of a table's head."""
+        super().write(text)
+
+
+@contextmanager
+def guarded_terminal() -> Iterator[None]:
+    """Have whatever the block prints on standard output pass through `Terminal`, if that is a terminal.
+
+    What a database, a study or a checkpoint says may be somebody else's. A file and a pipe get it as it is.
+    """
+    stdout = sys.stdout
+    if not (isinstance(stdout, TextIOWrapper) and stdout.isatty()):
+        yield
+        return
+    terminal = Terminal(stdout.buffer, stdout.encoding, stdout.errors, line_buffering=stdout.line_buffering)
+    sys.stdout = terminal
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        terminal.detach()  # else its end would close the buffer
 
 
 def print_rows(
@@ -60,7 +94,11 @@ def print_rows(
             print()
         if heading := ": ".join(filter(None, (title and printable(title), heading))):
             print(_filled(heading, width), end="\n\n")
-        print("\n\n".join(_drawn(block, numeric, width) for block in blocks))
+        drawing = "\n\n".join(_drawn(block, numeric, width) for block in blocks)
+        if isinstance(sys.stdout, Terminal):
+            sys.stdout.write_drawn(f"{drawing}\n")
+        else:
+            print(drawing)
     if layout.repeated:
         values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
         print(_filled(f"in every row: {values}", width))
@@ -106,7 +144,7 @@ class _Stderr(logging.Handler):
     """A handler that prints on stderr as it is at the moment of printing, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(printable(self.format(record), kept="\n\t"), file=sys.stderr)
 
 
 _stderr = _Stderr()

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ...errors import BandlensError, StoreError
 from .open import open_store
-from .store import Store
+from .store import NATIVE, PLAIN, Store
 from .trial import limit_memory
 
 ANSWERS = 1 << 30
@@ -67,7 +67,7 @@ def _end_with_the_parent() -> None:
 
 
 def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int, native: bool) -> None:
-    with store.reader(sql, parameters, rows, as_text=not native) as reader:
+    with store.reader(sql, parameters, rows, NATIVE if native else PLAIN) as reader:
         _send_all(out, reader)
 
 

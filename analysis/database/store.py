@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -58,11 +58,18 @@ VALUE_COLUMNS = (
     *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
 )
 """Columns of measure_value that are no keys."""
-PLAIN = {
-    *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
-    *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
+PLAIN = frozenset(
+    {
+        *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint", "uinteger"),
+        *("ubigint", "float", "double", "varchar", "decimal", "uuid", "list", "array", "struct"),
+    }
+)
+"""Types whose every value any reader of tables can hold, or which are made of others."""
+NATIVE = PLAIN | {
+    *("null", "blob", "date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
+    *("timestamp with time zone", "timestamptz_ns", "map"),
 }
-"""Types whose every value any reader of tables can hold; the others are shown as DuckDB writes them."""
+"""Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
 
 
 class Store:
@@ -87,17 +94,17 @@ class Store:
 
     @contextmanager
     def reader(
-        self, sql: str, parameters: Sequence[Any] = (), rows: int = 100_000, as_text: bool = False
+        self, sql: str, parameters: Sequence[Any] = (), rows: int = 100_000, types: Collection[str] = NATIVE
     ) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
 
-        With `as_text`, columns that few readers of tables can hold come as DuckDB writes them in text.
+        Columns of other `types`, or that are made of others, come as DuckDB writes them in text.
         """
         with explained(self.path):
             try:
                 relation = self._query(sql, parameters)
-                if as_text and not all(map(_is_plain, relation.types)):
-                    relation = relation.project(", ".join(_as_text(relation)))
+                if not all(_is_made_of(kind, types) for kind in relation.types):
+                    relation = relation.project(", ".join(_with_text(relation, types)))
                 yield relation.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
@@ -567,18 +574,20 @@ def _value_table(frame: pl.DataFrame) -> pa.Table:
     return frame.select(*keys, *VALUE_COLUMNS).to_arrow()
 
 
-def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:
-    """Whether every value of a type can be held by any reader of tables: its name, and those that it is made of."""
-    if kind.id in ("list", "array", "struct"):
-        return all(_is_plain(child) for _, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
-    return str(kind).partition("(")[0].upper() in PLAIN
+def _is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> bool:
+    """Whether a type is one of `types`, with all that it is made of."""
+    parts = kind.children if kind.id in ("list", "array", "struct", "map") else ()
+    # The length of an array is among its parts.
+    kinds = [part for _, part in parts if isinstance(part, duckdb.sqltypes.DuckDBPyType)]
+    is_empty = kind.id == "struct" and not kinds  # Parquet holds none
+    return kind.id in types and not is_empty and all(_is_made_of(part, types) for part in kinds)
 
 
-def _as_text(found: duckdb.DuckDBPyRelation) -> Iterator[str]:
-    """The columns by their places, since names may be there twice; those that are not plain as text."""
-    for place, (name, kind) in enumerate(zip(found.columns, found.types, strict=True), start=1):
+def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iterator[str]:
+    """The columns by their places, since names may be there twice; those that are not made of `types` as text."""
+    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
         quoted = name.replace('"', '""')
-        yield f'#{place}{"" if _is_plain(kind) else "::VARCHAR"} AS "{quoted}"'
+        yield f'#{place}{"" if _is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -70,6 +70,20 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
 
 # Writing an answer, batch by batch as it comes
 
+
+class AnswerFile(Protocol):
+    """A binary file, or what takes its place."""
+
+    def write(self, content: bytes, /) -> object: ...
+
+
+class _TerminalSink:
+    """Standard output as a terminal shows it: see `console.Terminal`."""
+
+    def write(self, content: bytes, /) -> None:
+        sys.stdout.write(content.decode())
+
+
 BINARY = ("parquet", "arrow")
 """Formats whose files hold one answer, with types of their own."""
 
@@ -85,7 +99,7 @@ def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | No
             f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
         )
 
-    def write_all(sink: BinaryIO) -> None:
+    def write_all(sink: AnswerFile) -> None:
         for place, statement in enumerate(statements):
             if place:
                 sink.write(b"\n")
@@ -94,7 +108,7 @@ def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | No
 
     try:
         if out is None:
-            write_all(sys.stdout.buffer)
+            write_all(_TerminalSink() if sys.stdout.isatty() else sys.stdout.buffer)
         else:
             with replacing(out) as temporary, temporary.open("wb") as sink:
                 write_all(sink)
@@ -104,7 +118,7 @@ def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | No
         raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
 
 
-def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: BinaryIO) -> None:
+def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: AnswerFile) -> None:
     """Write the rows as csv, tsv (with a header line), markdown, latex, json (a list of objects), parquet, or arrow."""
     try:
         WRITERS[file_format](reader, sink)
@@ -112,17 +126,17 @@ def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: BinaryIO)
         raise UsageError(
             f"the answer cannot be written as {file_format}: {error}; cast the column, or use json"
         ) from error
-    except pa.ArrowNotImplementedError as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"the answer cannot be written as {file_format}: {error}; cast it to VARCHAR") from error
 
 
-def _csv(reader: pa.RecordBatchReader, sink: BinaryIO, separator: str = ",") -> None:
+def _csv(reader: pa.RecordBatchReader, sink: AnswerFile, separator: str = ",") -> None:
     sink.write(_frame(reader.schema.empty_table()).write_csv(separator=separator).encode())
     for batch in reader:
         sink.write(_frame(batch).write_csv(include_header=False, separator=separator).encode())
 
 
-def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+def _markdown(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     frame = _frame(reader.read_all())
     escaped = frame.with_columns(pl.col(pl.String).str.replace_all("|", "\\|", literal=True).str.replace_all("\n", " "))
     with pl.Config(
@@ -138,7 +152,7 @@ def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
         sink.write(f"{escaped}\n".encode())
 
 
-def _latex(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+def _latex(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     """A tabular with the rules of booktabs; what LaTeX would take for commands is escaped."""
     frame = _frame(reader.read_all())
     if nested := [name for name, kind in frame.schema.items() if kind.is_nested()]:
@@ -149,7 +163,7 @@ def _latex(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     sink.write(f"{table}\n".encode())
 
 
-def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+def _json(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     separator = b"["
     for batch in reader:
         if batch.num_rows:
@@ -158,15 +172,17 @@ def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     sink.write(b"]\n" if separator != b"[" else b"[]\n")
 
 
-def _parquet(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+def _parquet(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     with pq.ParquetWriter(sink, reader.schema) as writer:
         for batch in reader:
+            batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
 
 
-def _arrow(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+def _arrow(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     with pa.ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:
+            batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
 
 
@@ -175,7 +191,7 @@ def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
     return readable(frame if isinstance(frame, pl.DataFrame) else frame.to_frame())
 
 
-WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
+WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, AnswerFile], None]] = {
     "csv": _csv,
     "tsv": partial(_csv, separator="\t"),
     "markdown": _markdown,

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import psutil
 import pyarrow as pa
@@ -20,7 +21,8 @@ from small import Command
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.process import QueryProcess
-from bandlens.app.sql.query import write_answer
+from bandlens.app.sql.query import BINARY, WRITERS, write_answer
+from bandlens.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,60 @@ def test_csv_holds_no_lists(command: Command, database: Path) -> None:
     assert "cannot be written as csv" in refusal(command("sql", query, "--db", database, "--format", "csv"), 2)
     answer = command("sql", query, "--db", database, "--format", "json")
     assert json.loads(answer.out) == [{"all_of_them": [4, 4]}]
+
+
+NESTED_ENUMS = ("[small_enum]", "{'a': small_enum}", "map {1: small_enum}", "union_value(e := small_enum)")
+READERS = {
+    "csv": "read_csv('{}', header = true, all_varchar = true)",
+    "json": "read_json('{}', columns = {{v: 'VARCHAR'}})",
+    "parquet": "read_parquet('{}')",
+}
+BEYOND_ARROW = ("HUGEINT", "TIME", "TIME_NS")
+"""Types of which DuckDB has values that Arrow has not, such as 24:00:00."""
+
+
+def _is_nested(kind: str) -> bool:
+    return kind.startswith(("INTEGER[", "DOUBLE[", "VARCHAR[", "STRUCT("))
+
+
+@pytest.mark.parametrize("ending", [*READERS, "arrow"])
+def test_every_type_comes_out_as_duckdb_has_it_or_is_refused(database: Path, tmp_path: Path, ending: str) -> None:
+    """DuckDB reads each file back: it has to hold what the same value is as text."""
+    columns = [(f'"{row[0]}"', str(row[1])) for row in duckdb.sql("DESCRIBE FROM test_all_types()").fetchall()]
+    refused = set()
+    with QueryProcess(database, 60) as process:
+        for column, kind in [*columns, *((enum, "") for enum in NESTED_ENUMS)]:
+            query, out = f"SELECT {column} AS v FROM test_all_types()", tmp_path / f"answer.{ending}"
+            try:
+                with out.open("wb") as sink, process.answer(query, native=ending in BINARY) as reader:
+                    write_answer(reader, ending, sink)
+            except UsageError:
+                refused.add(kind)
+                continue
+            if ending == "json" and _is_nested(kind):  # as text, JSON is written in another way
+                assert len(json.loads(out.read_text())) == 3
+                continue
+            # A connection of its own for each: an error within DuckDB ends the connection.
+            with duckdb.connect() as connection:
+                texts = connection.sql(f"SELECT v::VARCHAR FROM ({query})").fetchall()
+                content = pa.ipc.open_stream(out.read_bytes()).read_all() if ending == "arrow" else None
+                table = "content" if content else READERS[ending].format(out)
+                assert connection.sql(f"SELECT v::VARCHAR FROM {table}").fetchall() == texts, column
+    limits = {kind for _, kind in columns if (kind in BEYOND_ARROW if ending in BINARY else _is_nested(kind))}
+    assert refused == (limits if ending != "json" else set())
+
+
+@pytest.mark.parametrize("chosen", ["table", *WRITERS])
+def test_all_types_at_once_are_an_answer_or_one_line(
+    command: Command, database: Path, tmp_path: Path, chosen: str
+) -> None:
+    query = "FROM (SELECT *, [small_enum] AS enums FROM test_all_types())"
+    out = () if chosen == "table" else ("--out", tmp_path / "answer")
+    answer = command("sql", query, "--db", database, "--format", chosen, *out)
+    if chosen in ("table", "markdown", "json"):
+        assert (answer.code, answer.err) == (0, "")
+    else:
+        assert f"cannot be written as {chosen}" in refusal(answer, 2)
 
 
 def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path, tmp_path: Path) -> None:

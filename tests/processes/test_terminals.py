@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, python, store_study
 from small import Command
 from terminals import on_a_terminal
@@ -48,6 +50,46 @@ def test_lines_show_every_field() -> None:
     shown = table("--line")
     assert shown[:2] == ["study       mine", "checkpoint  net0"]
     assert len(shown) == 3 * 16 + 2
+
+
+HOSTILE = "\x1b[2J\x9b31m\u202egnp.exe"
+"""A text that clears a terminal, colours it, and turns the direction of what follows."""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a study whose text and whose image paths are somebody else's."""
+    path, images = tmp_path_factory.mktemp("hostile") / "results.duckdb", image_set(4, labels=[0] * 4)
+    with open_store(path) as store:
+        parts = [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])]
+        store_study(store, "s", images, parts)
+        store.execute("UPDATE study SET toml = ?", [f"# {HOSTILE}"])
+        store.execute("UPDATE image SET path = ?", [HOSTILE])
+    return path
+
+
+PATHS = ("sql", "SELECT path, 'a\tb' AS tab FROM image")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((*PATHS, "--format", name) for name in ("table", "csv", "tsv", "markdown", "latex", "json")),
+        (*PATHS, "--line"),
+        ("studies", "show", "s"),
+    ],
+    ids=lambda words: "-".join(words[2:]),
+)
+def test_a_terminal_shows_escapes_that_a_pipe_gets_as_they_are(hostile: Path, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-P", "-m", "bandlens", *words, "--db", str(hostile)]
+    shown = "\n".join(on_a_terminal(command, 200))
+    assert not {"\x1b", "\x9b", "\u202e"} & set(shown), shown
+    assert "u202egnp.exe" in shown
+    if words[-1] in ("csv", "tsv", "markdown", "s"):
+        piped = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+        assert HOSTILE in piped
+    if words[-1] == "tsv":
+        assert 'gnp.exe\t"a\tb"' in shown
 
 
 def ranks(images: Images, wrong: int) -> np.ndarray:
