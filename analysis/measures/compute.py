@@ -41,6 +41,8 @@ SCHEMA = {
 over benchmarks."""
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
+COMPARING = 0.1
+"""The share of a study's progress that its models are compared in; the rest of it is each model by itself."""
 Row = dict[str, Any]
 DEFAULTS = Options()
 
@@ -64,7 +66,7 @@ def compute_measures(
         store: open for writing.
         study: name, name@version, or `*`.
         options: how to estimate.
-        advance: called once a checkpoint and image set.
+        advance: called with amounts that add up to the number of checkpoints and image sets.
 
     Returns:
         The columns of SCHEMA: first the rows without a condition, then those with one.
@@ -185,12 +187,12 @@ def _of_study(
             ):
                 yield keys | row
             answers.add(outcomes)
-            advance(1)
+            advance(1 - COMPARING)
         if benchmarks:
             keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
             yield from (keys | row for row in benchmarks.rows(checkpoint_id, options))
         predictions.forget()
-    yield from answers.rows()
+    yield from answers.rows(lambda share: advance(COMPARING * len(listed) * share))
 
 
 class _Benchmarks:
@@ -301,13 +303,20 @@ class PeerAnswers:
                 answers = conditions.setdefault(stored.key, [])
                 answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
 
-    def rows(self) -> Iterator[Row]:
-        """Whole rows of each model beside the others, for each condition that several models ran."""
+    def rows(self, advance: Callable[[float], None]) -> Iterator[Row]:
+        """Whole rows of each model beside the others, for each condition that several models ran.
+
+        `advance` is called with shares of the work, which add up to 1.
+        """
+        count = sum(len(conditions) for conditions in self._of_set.values())
+        if not count:
+            advance(1)
         for image_set, conditions in sorted(self._of_set.items()):
             images = self._images[image_set]
             clean_shares: dict[str, Mapping[int, Share]] = {}
             # Clean images come first, since every other condition is compared with them.
             for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
+                advance(1 / count)
                 answers = sorted(conditions[key], key=lambda answer: answer.cell)
                 if len(answers) < 2:
                     continue

@@ -9,16 +9,19 @@ one image under any condition, or to the images of one cluster, is drawn togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ...advance import Progress, silent
 from ...errors import UnknownName
+from ...processors import processors
 from ..database.store import Store
 from ..statistics.consistency import Consistency, consistency_with_others, error_consistency
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
@@ -46,20 +49,27 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
     return judged["images"].to_list()
 
 
-def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFrame:
+def consistencies(store: Store, images: str, resamples: int = 1000, progress: Progress = silent) -> pl.DataFrame:
     """The columns of SCHEMA: every two subjects that judged images of one condition, people first, NaN as null.
 
     `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
     """
-    rows = []
-    for pair in _pairs(_read_judgements(store, images)):
+    judged = _read_judgements(store, images)
+
+    def row_of(pair: _Pair) -> tuple[Any, ...]:
         consistency = error_consistency(*pair.right, pair.clusters, resamples)
-        names = (images, pair.condition, *pair.subjects, pair.humans)
-        rows.append(
-            dict(zip(PAIR_KEYS, names, strict=True))
-            | {name: getattr(consistency, name) for name in Consistency.__slots__}
-        )
-    return pl.DataFrame(rows, SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+        numbers = (getattr(consistency, name) for name in Consistency.__slots__)
+        return (images, pair.condition, *pair.subjects, pair.humans, *numbers)
+
+    rows = list[tuple[Any, ...]]()
+    with (
+        progress("comparing errors", _count_pairs(judged), "pairs") as advance,
+        ThreadPoolExecutor(processors()) as pool,  # NumPy draws resamples without Python's lock
+    ):
+        for pairs in _pairs_by_first(judged):
+            rows += pool.map(row_of, pairs)
+            advance(len(pairs))
+    return pl.DataFrame(rows, SCHEMA, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _read_judgements(store: Store, images: str) -> pl.DataFrame:
@@ -95,21 +105,38 @@ class _Pair:
     """As `clusters`, (n,), by numbers that are the same under all conditions."""
 
 
-def _pairs(judged: pl.DataFrame) -> Iterator[_Pair]:
-    """Every two subjects under every condition that both judged an image of, humans first."""
+def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator[list[_Pair]]:
+    """Every two subjects under every condition that both judged an image of, humans first, by the first of the two.
+
+    `with_humans` leaves out those of two models.
+    """
     for (condition,), answers in judged.group_by("condition", maintain_order=True):
         who, right, clusters, photographs = _by_subject(answers)
-        for first, second in combinations(range(len(who)), 2):
-            both = (right[first] != UNSEEN) & (right[second] != UNSEEN)
-            if both.any():
-                yield _Pair(
-                    str(condition),
-                    (who[first][0], who[second][0]),
-                    who[first][1] + who[second][1],
-                    (right[first, both] == 1, right[second, both] == 1),
-                    None if clusters is None else clusters[both],
-                    photographs[both],
-                )
+        for first, (subject, human) in enumerate(who):
+            if human or not with_humans:
+                pairs = []
+                for second in range(first + 1, len(who)):
+                    both = (right[first] != UNSEEN) & (right[second] != UNSEEN)
+                    if both.any():
+                        pairs.append(
+                            _Pair(
+                                str(condition),
+                                (subject, who[second][0]),
+                                human + who[second][1],
+                                (right[first, both] == 1, right[second, both] == 1),
+                                None if clusters is None else clusters[both],
+                                photographs[both],
+                            )
+                        )
+                yield pairs
+
+
+def _count_pairs(judged: pl.DataFrame, with_humans: bool = False) -> int:
+    """The number of pairs if every two subjects of a condition judged an image in common."""
+    subjects = judged.select("condition", "subject", "human").unique()
+    models = subjects.filter(~pl.col("human")) if with_humans else subjects.clear()
+    of_all, of_models = (frame.group_by("condition").len()["len"].to_list() for frame in (subjects, models))
+    return sum(comb(count, 2) for count in of_all) - sum(comb(count, 2) for count in of_models)
 
 
 def _by_subject(
@@ -137,41 +164,45 @@ def _by_subject(
     return who, right, None if alone else clusters, images["photograph"].to_numpy()
 
 
-def write_consistencies(
-    store: Store, images: list[str], resamples: int = 1000, advance: Callable[[float], None] = lambda _: None
-) -> None:
+def write_consistencies(store: Store, images: list[str], resamples: int = 1000, progress: Progress = silent) -> None:
     """Compute error consistency on each of `images` and keep it in the table error_consistency."""
     for name in images:
-        store.write_consistencies(name, consistencies(store, name, resamples))
-        advance(1)
+        store.write_consistencies(name, consistencies(store, name, resamples, progress))
 
 
-def mean_consistencies(store: Store, images: str) -> list[dict[str, Any]]:
+def mean_consistencies(store: Store, images: str, progress: Progress = silent) -> list[dict[str, Any]]:
     """The mean kappa between humans, and of each model to humans, over pairs and conditions.
 
     Returns rows of subject, pairs, kappa to humans, its 95 % interval over images (low, high), and the lowest and
     highest kappa of a pair under a condition; no rows where no human judged the images. A number that is undefined is
     None. Raises UnknownName as `consistencies` does.
     """
-    by_subject: dict[str, list[_Pair]] = {"humans": []}
-    for pair in _pairs(_read_judgements(store, images)):
-        if pair.humans:
-            by_subject.setdefault("humans" if pair.humans == 2 else pair.subjects[1], []).append(pair)
-    if not any(by_subject.values()):
+    judged = _read_judgements(store, images)
+    by_subject: dict[str, list[Share]] = {"humans": []}
+    subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
+    with progress("comparing errors with humans", _count_pairs(judged, with_humans=True), "pairs") as advance:
+        for pairs in _pairs_by_first(judged, with_humans=True):
+            for pair in pairs:
+                subject = "humans" if pair.humans == 2 else pair.subjects[1]
+                subjects.setdefault(subject, set()).add(pair.subjects)
+                by_subject.setdefault(subject, []).extend(_share_of_pair(pair))
+            advance(len(pairs))
+    if not any(subjects.values()):
         return []
     return [
-        {"subject": subject, "pairs": len({pair.subjects for pair in pairs})} | _mean_kappa(pairs)
-        for subject, pairs in by_subject.items()
+        {"subject": subject, "pairs": len(subjects[subject])} | _mean_kappa(shares)
+        for subject, shares in by_subject.items()
     ]
 
 
-def _mean_kappa(pairs: list[_Pair]) -> dict[str, float | None]:
+def _share_of_pair(pair: _Pair) -> list[Share]:
+    """The kappa of a pair as a mean over its images; nothing where it is undefined."""
+    contributions = consistency_with_others(np.stack(pair.right))[0]
+    return [] if np.isnan(contributions).any() else [share_of(contributions, pair.photographs)]
+
+
+def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:
     """The columns of `mean_consistencies` that are numbers of kappa, over the pairs that have one."""
-    shares = []
-    for pair in pairs:
-        contributions = consistency_with_others(np.stack(pair.right))[0]
-        if not np.isnan(contributions).any():
-            shares.append(share_of(contributions, pair.photographs))
     if not shares:
         return dict.fromkeys(MEAN_COLUMNS)
     mean, kappas = mean_of(shares), [share.value for share in shares]

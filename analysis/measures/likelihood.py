@@ -13,18 +13,19 @@ Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]
 """likelihood(theta, *data) for R fits with P parameters: theta is (P, R), each array of data (…, R). It gives the
 log-likelihood (R,), its gradient (R, P), and the information (R, P, P): minus the expected or approximate second
 derivative, positive semidefinite."""
-
+LogLikelihood: TypeAlias = Callable[..., Floats]
+"""The first of the three alone, to the bit."""
 
 MOST_STEPS = 200
 
 
-def best_start(likelihood: Likelihood, starts: Iterable[Sequence[float]], data: Sequence[Floats]) -> Floats:
+def best_start(log_likelihood: LogLikelihood, starts: Iterable[Sequence[float]], data: Sequence[Floats]) -> Floats:
     """The likeliest of `starts` for each fit, (P, R)."""
     fits = data[0].shape[-1]
     best, top = None, np.full(fits, -np.inf)
     for start in starts:
         theta = np.repeat(np.array(start, dtype=np.float64)[:, None], fits, axis=1)
-        value = likelihood(theta, *data)[0]
+        value = log_likelihood(theta, *data)
         best = theta if best is None else np.where(value > top, theta, best)
         top = np.fmax(top, value)
     if best is None:

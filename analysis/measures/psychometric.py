@@ -216,7 +216,7 @@ def estimate_band(
     """
     ids = _check_outcomes(correct, settings, clusters, floor, resamples)
     noise = noise_of(settings)
-    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(correct, ids, resamples, seed)
     independent = int(ids.max()) + 1
     if too_little := _too_little(right, images, floor):
         return _without(too_little, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
@@ -251,7 +251,7 @@ def paired_band_intervals(
     noise = noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
-    right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
     runs = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
     if any(_too_little(right_of_run, images, floor) for right_of_run, floor in runs):
         return {}
@@ -507,7 +507,7 @@ def fit_thresholds(
     data = (right, images, reference, np.full_like(reference, floor), np.broadcast_to(x, right.shape))
     low, high = threshold_bounds(x)
     starts = product(np.arange(low[0] + 2, high[0] - 1, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0))
-    sensitivity, log_slope = maximize(_binomial, best_start(_binomial, starts, data), low, high, data)
+    sensitivity, log_slope = maximize(_binomial, best_start(_log_binomial, starts, data), low, high, data)
     return sensitivity, np.exp2(log_slope)
 
 
@@ -527,14 +527,27 @@ def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats
     return accuracy
 
 
+def _log_binomial(theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats) -> Floats:
+    images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
+    return _log_of_accuracy(right, images, _accuracy(theta, reference, floor, x))
+
+
+def _accuracy(theta: Floats, reference: Floats, floor: Floats, x: Floats) -> Floats:
+    return np.clip(accuracy_at(x, theta[0], np.exp2(theta[1]), reference, floor), 1e-12, 1 - 1e-12)
+
+
+def _log_of_accuracy(right: Floats, images: Floats, p: Floats) -> Floats:
+    return np.asarray((right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0))
+
+
 def _binomial(
     theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
     sensitivity, slope = theta[0], np.exp2(theta[1])
     images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
     offset = x + sensitivity
-    p = np.clip(accuracy_at(x, sensitivity, slope, reference, floor), 1e-12, 1 - 1e-12)
-    value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
+    p = _accuracy(theta, reference, floor, x)
+    value = _log_of_accuracy(right, images, p)
     share = (p - floor) / (reference - floor)
     rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
     score = rise * (right - images * p) / (p * (1 - p))
@@ -559,7 +572,7 @@ def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
         np.arange(noise.frequencies[0], noise.frequencies[-1] + 1.0),
         (0.5, 1.0, 2.0, 4.0),
     )
-    return maximize(_tobit, best_start(_tobit, starts, data), low, high, data)
+    return maximize(_tobit, best_start(_log_tobit, starts, data), low, high, data)
 
 
 def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
@@ -574,20 +587,39 @@ def _channel_range(noise: Noise) -> tuple[Floats, Floats]:
     return np.maximum(noise.low, 0.0), np.maximum(noise.high, 0.0)
 
 
-def _tobit(
-    theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
-) -> tuple[Floats, Floats, Floats]:
-    amplitude, mu, sigma = theta
+def _log_tobit(theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats) -> Floats:
     frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
+    _, _, z, censored, log_side = _residuals(theta, sensitivity, frequency, low, high)
+    return np.asarray(np.where(censored, log_side, -(z**2) / 2).sum(axis=0))
+
+
+def _residuals(
+    theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, Floats, Mask, Floats]:
+    """(frequencies, R) each: distance, model, z, whether S is censored, and log Phi(z), 0 where it is not.
+
+    z is in units of the scatter: the residual where S is known, the distance to the censored side's edge elsewhere.
+    """
+    amplitude, mu, sigma = theta
     distance = (frequency - mu) / sigma
     model = gaussian(distance, amplitude, 0.0, 1.0)
     above, below = sensitivity > high, sensitivity < low
-    # In units of the scatter: the residual where it is known, the distance to the censored side's edge elsewhere.
-    sign = np.where(below, -1.0, 1.0)
-    z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
-    log_side = log_ndtr(z)
-    hazard = np.exp(-(z**2) / 2 - log_side) / np.sqrt(2 * np.pi)
     censored = above | below
+    z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
+    # The normal distribution takes longer than everything else, and few thresholds are censored.
+    log_side = np.zeros_like(z)
+    log_side[censored] = log_ndtr(z[censored])
+    return distance, model, z, censored, log_side
+
+
+def _tobit(
+    theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, Floats]:
+    amplitude, _, sigma = theta
+    frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
+    distance, model, z, censored, log_side = _residuals(theta, sensitivity, frequency, low, high)
+    sign = np.where(sensitivity < low, -1.0, 1.0)
+    hazard = np.exp(-(z**2) / 2 - log_side) / np.sqrt(2 * np.pi)
     value = np.where(censored, log_side, -(z**2) / 2).sum(axis=0)
     score = np.where(censored, sign * hazard, z) / SCATTER
     weight = np.where(censored, hazard * (hazard + z), 1.0) / SCATTER**2

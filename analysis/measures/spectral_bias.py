@@ -238,7 +238,7 @@ def spectral_intervals(
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
         return {}
-    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(correct, ids, resamples, seed)
     resampled = _values(right, means, chance * images)
     intervals: dict[str, tuple[float, float]] = {}
     for name, (part, base) in _quotients(correct, means, chance).items():
@@ -278,7 +278,7 @@ def paired_spectral_intervals(
     count = int(ids.max()) + 1
     if count < FEWEST_CLUSTERS:
         return {}
-    right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
     intervals = {}
     chance_a, chance_b = chances
     values_a = _values(right[: len(a)], means, chance_a * images)

@@ -6,6 +6,9 @@ Intervals are percentiles over 1,000 resamples, drawn from a seed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
+
 import numpy as np
 
 from .arrays import LEVEL, Floats, Index, Mask
@@ -15,25 +18,44 @@ FEWEST_CLUSTERS = 20
 _DRAWS_AT_ONCE = 1 << 20
 
 
-def count_right(correct: Mask, ids: Index, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def count_right(correct: Mask, ids: Index, resamples: int, seed: int) -> tuple[Floats, Floats]:
     """Right answers (conditions, 1 + resamples) and images (1 + resamples,): the data first, then C clusters anew.
 
-    `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1.
+    `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1. The draws are a function of `seed`.
     """
     held = int(ids.max()) + 1
     table = np.stack([np.bincount(ids, weights=row, minlength=held) for row in correct] + [np.bincount(ids)], axis=1)
     totals = [table.sum(axis=0)[None]]
+    # Draws that fit into memory are kept, since every model of a study asks for the same.
+    draws = _kept_draws if resamples * held <= _DRAWS_AT_ONCE else _draws
+    totals += [times @ table for times in draws(held, resamples, seed)]
+    counts = np.concatenate(totals).T
+    return counts[:-1], counts[-1]
+
+
+def _draws(held: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """(…, C): how often each cluster is drawn, for some resamples at a time."""
+    rng = np.random.default_rng(seed)
     step = max(1, _DRAWS_AT_ONCE // held)
     for first in range(0, resamples, step):
         size = min(step, resamples - first)
         drawn = rng.integers(held, size=(size, held)) + np.arange(size)[:, None] * held
         times = np.bincount(drawn.ravel(), minlength=size * held).reshape(size, held)
-        totals.append(times.astype(np.float64) @ table)
-    counts = np.concatenate(totals).T
-    return counts[:-1], counts[-1]
+        yield times.astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(held: int, resamples: int, seed: int) -> tuple[Floats, ...]:
+    return tuple(_draws(held, resamples, seed))
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """The central 95 % of resampled values."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The central 95 % interval of resampled values."""
+    low, high = intervals(values)
     return float(low), float(high)
+
+
+def intervals(values: Floats) -> tuple[Floats, Floats]:
+    """The central 95 % of resampled values (…, resamples): low and high ends, (…)."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
+    return low, high

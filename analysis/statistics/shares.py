@@ -65,12 +65,19 @@ class Share:
 def share_of(right: Mask | Floats, clusters: Whole) -> Share:
     """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
     value = float(right.mean())
-    distinct, place = np.unique(clusters, return_inverse=True)
+    distinct, place = _distinct(clusters)
     deviations = np.bincount(place, weights=right - value) / len(right)
     independent = float(np.square(right - value).mean()) / len(right)
     sizes = np.bincount(place).astype(np.float64)
     widest = float(widening(deviations, sizes, np.asarray(independent)))
     return Share(value, len(right), distinct, deviations, independent, widest, sizes)
+
+
+def _distinct(clusters: Whole) -> tuple[Whole, Index]:
+    """The distinct clusters, ascending, and the place of each image's among them."""
+    if len(clusters) and (clusters[1:] > clusters[:-1]).all():  # each image stands for itself
+        return clusters, np.arange(len(clusters))
+    return np.unique(clusters, return_inverse=True)
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -139,11 +146,17 @@ def difference_interval(a: Share, b: Share) -> tuple[float, float] | None:
 
     There is none where no cluster is shared, or there is but one.
     """
-    distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
-    if len(distinct) == len(a.clusters) + len(b.clusters) or len(distinct) == 1:
+    if np.array_equal(a.clusters, b.clusters):  # the usual case, of the same images, needs no search for them
+        distinct, deviations, sizes = a.clusters, b.deviations - a.deviations, np.maximum(a.sizes, b.sizes)
+    else:
+        distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
+        deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
+        sizes = _largest(place, [a, b])
+        if len(distinct) == len(a.clusters) + len(b.clusters):
+            return None
+    if len(distinct) == 1:
         return None
-    deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
-    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), _largest(place, [a, b]))
+    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes)
     return max(-1.0, low), min(1.0, high)
 
 
@@ -160,7 +173,7 @@ def paired_interval(
     average = np.square(sizes).sum() / sizes.sum()
     most *= sqrt(average * count / sizes.sum())
     unseen = most * sqrt(UNSEEN)
-    apart = contributing(np.array([*deviations, unseen, -unseen]) / most)
+    apart = contributing(np.append(deviations, [unseen, -unseen]) / most)
     half = float(student(np.array(min(count - 1, 2 * apart))))
     second = max((deviations**2).sum(), (deviations**2 / sizes).sum() * average)
     half *= sqrt((second + most**2) * count / (count - 1))

@@ -127,8 +127,9 @@ def clustered_interval(
     many clusters as images. widest (…) is what `widening` gives.
     """
     count = deviations.shape[-1]
-    second, fourth = (deviations**2).sum(axis=-1), (deviations**4).sum(axis=-1)
+    second = (deviations**2).sum(axis=-1)
     if count < images:
+        fourth = (deviations**4).sum(axis=-1)
         spread = fourth * float(images) ** 4 > NO_SPREAD
         seen = np.where(spread, 2 * second**2 / np.where(spread, fourth, 1), np.inf)
         quantile: Floats | float = student(np.minimum(count - 1, seen))

@@ -84,9 +84,7 @@ def analyze(
         if not measures or options != Options() or not has_values(store, name):
             with progress("analyzing", count, "checkpoints and image sets") as advance:
                 compute_measures(store, name, options, advance)
-            judged = judged_images(store, name)
-            with progress("comparing errors", len(judged), "image sets") as advance:
-                write_consistencies(store, judged, resamples, advance)
+            write_consistencies(store, judged_images(store, name), resamples, progress)
         values = stored_values(store, name, conditions)
     return values if conditions else metrics_of(values)
 
@@ -283,7 +281,9 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
     return StudyTable(frame, table.biases, targets, ID_BENCHMARK), used
 
 
-def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list[dict[str, Any]]:
+def consistency(
+    images: str, db: File = RESULTS, *, pairs: bool = False, progress: Progress = silent
+) -> list[dict[str, Any]]:
     """Rows on how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
 
     Args:
@@ -291,12 +291,14 @@ def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list
         db: the results database.
         pairs: a row for every two subjects, even where there are humans, and else the means over humans, whose
             intervals are over images.
+        progress: shows how far it is.
     """
     from ...analysis.database.open import open_store
     from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
     with open_store(Path(db), read_only=True) as store:
-        return (not pairs and mean_consistencies(store, images)) or consistencies(store, images).to_dicts()
+        means = [] if pairs else mean_consistencies(store, images, progress)
+        return means or consistencies(store, images, progress=progress).to_dicts()
 
 
 def report(

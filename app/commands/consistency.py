@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import Json, print_rows
+from ..console import Json, print_rows, progress
 from .options import Database
 
 
@@ -26,4 +26,5 @@ def consistency(
 
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
-    print_rows(api.results.consistency(images, db, pairs=pairs), as_json=as_json, titles=("images", "condition"))
+    rows = api.results.consistency(images, db, pairs=pairs, progress=progress)
+    print_rows(rows, as_json=as_json, titles=("images", "condition"))

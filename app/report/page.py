@@ -19,6 +19,10 @@ from ...analysis.charts.style import CONFIG
 from ...version import __version__
 from .sections import Figure, Section
 
+LONGEST_CELL = 2000
+"""The most characters of a text in a table."""
+LONGEST_TEXT = 1 << 18
+"""The most characters of any other text: a study file may have as many bytes, and a made-up database may hold more."""
 MOST_ROWS = 3000
 """The most rows that a table on the page shows."""
 
@@ -30,7 +34,9 @@ def vega_lite_version() -> str:
 
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page; it may run its own two scripts, by their hashes, and load nothing."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_with_limit
+    )
     environment.filters |= {"cell": cell, "numeric": lambda frame: [kind.is_numeric() for kind in frame.dtypes]}
     program, libraries = _asset("page.js"), _libraries(vega_lite_version())
     headings, specs = dict[str, tuple[str, list[str]]](), dict[str, dict[str, Any]]()
@@ -89,7 +95,17 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _shorten(str(value), LONGEST_CELL)
+
+
+def _with_limit(value: Any) -> Any:
+    """What the template is about to write; text that is not ours, with a limit."""
+    return _shorten(value, LONGEST_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _shorten(text: str, most: int) -> str:
+    """The beginning of a text that is longer than a page should show, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]} … (the first {most:,} of {len(text):,} characters)"
 
 
 def heading(title: Any) -> tuple[str, list[str]]:

@@ -34,6 +34,8 @@ LARGEST_TUPLE = 1000
 time that it is used, and by a function of C that calls itself for a tuple in a tuple."""
 COPIED = 1_000_000
 """Elements that a pickle may have copied from one container to another, besides one for each of its bytes."""
+MOST_READS = 5_000_000
+"""Times that a pickle may be read from: once for each operation and each of its arguments. A tensor takes some 50."""
 LEGACY = 0x1950A86A20F9469CFC6C, 1001
 """Contents of the first two pickles in the older format: its mark, and its version."""
 VERSIONS = range(1, 11)
@@ -243,6 +245,8 @@ _OPERATIONS = {
     **{code[0]: _fill(_LOADERS[code[0]], 0) for code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS)},
     pickle.APPEND[0]: _fill(_LOADERS[pickle.APPEND[0]], 2),
     pickle.SETITEM[0]: _fill(_LOADERS[pickle.SETITEM[0]], 3),
+    # A frame lets a reader take many operations to memory at once. Here each is read from the file, and counted.
+    pickle.FRAME[0]: lambda unpickler: unpickler.read(8),
     pickle.BUILD[0]: _fill(_drop_state, 2),
     pickle.REDUCE[0]: _call,
     pickle.NEWOBJ[0]: _make_object(1),
@@ -253,6 +257,28 @@ _OPERATIONS = {
     pickle.LONG[0]: _load_number(_LOADERS[pickle.LONG[0]]),
     pickle.INT[0]: _load_number(_LOADERS[pickle.INT[0]]),
 }
+
+
+class _CountedReads:
+    """A file that can be read from MOST_READS times: a pickle of many small values takes Python long to build."""
+
+    def __init__(self, file: io.BufferedReader | io.BytesIO, path: Path) -> None:
+        self.file, self.path, self.reads_left = file, path, MOST_READS
+
+    def _count(self) -> None:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise CheckpointError(
+                f"{self.path} holds millions of values beside its tensors; save the module's state_dict() alone"
+            )
+
+    def read(self, size: int) -> bytes:
+        self._count()
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        self._count()
+        return self.file.readline()
 
 
 class _Unpickler(pickle._Unpickler):
@@ -267,7 +293,7 @@ class _Unpickler(pickle._Unpickler):
         size: int,
         load_storage: Callable[[str, torch.dtype, int], Storage],
     ) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_CountedReads(file, path), encoding="utf-8")
         self.path = path
         self.load_storage = load_storage
         self.storages: dict[str, Storage] = {}

@@ -35,6 +35,8 @@ FOREIGN = {
 """Files that people take for torch's weights: where they have which bytes."""
 DEEPEST = 3
 """Levels of containers in containers that are searched for tensors."""
+MOST_TENSORS = 50_000
+"""The most tensors of a file: large networks with their average and the state of an optimizer have fewer."""
 LONGEST_KEY = 4096
 """Characters of the longest key that may be a name: each wrapper that is taken off a key copies it."""
 
@@ -67,13 +69,12 @@ def read(path: Path, trust: bool = False) -> Any:
     try:
         _refuse_other_kinds(path)
         if _is_safetensors(path):
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         with path.open("rb") as file:
             spans = None
             if file.read(len(MAGIC)) == MAGIC:
                 members = read_directory(file)
+                _check_count(path, len(members))
                 _refuse_other_archives(path, [member.name for member in members])
                 spans = locate_members(file, members)
             if not trust:
@@ -86,6 +87,23 @@ def read(path: Path, trust: bool = False) -> Any:
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
         raise CheckpointError(f"cannot read weights from {path}: {first_line(error)}; fetch the file again") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, framework="pt") as file:
+        _check_count(path, len(file.keys()))
+    return load_file(path)
+
+
+def _check_count(path: Path, tensors: int) -> None:
+    if tensors > MOST_TENSORS:
+        raise CheckpointError(
+            f"{path} holds {tensors:,} tensors, and at most {MOST_TENSORS:,} are read; save the module's state_dict() "
+            "alone"
+        )
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -221,6 +221,16 @@ def overlapping() -> bytes:
     return out.getvalue()
 
 
+def in_members(count: int) -> bytes:
+    """A zip of so many members beside its pickle."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        for number in range(count):
+            archive.writestr(f"archive/data/{number}", b"")
+    return out.getvalue()
+
+
 def nested(start: bytes, times: int, around: bytes) -> bytes:
     """A pickled dictionary whose key is what `start` pushes, within so many containers, each made by `around`."""
     return b"\x80\x02}" + start + around * times + b"K\x01s."
@@ -310,6 +320,24 @@ for file in sys.argv[1:]:
     attempts = limited(code, *files.values())
     for name, file in files.items():
         assert_refused({"name": name} | attempts[str(file)])
+
+
+NUMBERS = b"K\x01" * 10**5
+FRAME = b"\x95" + struct.pack("<Q", len(NUMBERS))
+MANY = {
+    "numbers": (in_zip(b"\x80\x02](" + NUMBERS * 100 + b"e."), "holds millions of values beside its tensors"),
+    "numbers in the older format": (in_legacy(b"\x80\x02](" + NUMBERS * 100 + b"e."), "holds millions of values"),
+    "numbers in frames": (in_zip(b"\x80\x04](" + (FRAME + NUMBERS) * 100 + b"e."), "holds millions of values"),
+    "members": (in_members(100_000), "holds 100,001 tensors, and at most 50,000 are read"),
+    "tensors in safetensors": (save({f"fc.{k}": torch.zeros(1) for k in range(60_000)}), "holds 60,000 tensors"),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_files_of_very_many_values_are_refused_before_they_are_built(kind: str, folder: Path) -> None:
+    content, message = MANY[kind]
+    (folder / "weights.pth").write_bytes(content)
+    assert message in str(refusal(lambda: loaded(folder / "weights.pth")))
 
 
 def test_pickles_hold_no_attributes_of_what_they_are_given(folder: Path) -> None:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.weights.pretrained import pretrained
+from bandlens.export.weights.pretrained import load_pretrained, pretrained
 from bandlens.probes.images.decode import planar
 
 timm = pytest.importorskip("timm")
@@ -114,6 +114,18 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected, atol=1e-3 * np.abs(expected).max())
     again = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
+
+
+def test_complex_weights_are_refused_before_they_lose_their_imaginary_parts(
+    tmp_path: Path, network: torch.nn.Module
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = network.state_dict()
+    file = tmp_path / "weights.safetensors"
+    save_file(tensors | {"head.bias": tensors["head.bias"] * (1 + 1j)}, file)
+    with pytest.raises(CheckpointError, match=r"complex tensors \(head\.bias\)"):
+        load_pretrained(NAME, file)
 
 
 def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from numpy.typing import ArrayLike, NDArray
 from small import Command
 
+from bandlens.advance import Advance
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.error_consistency import (
@@ -334,3 +337,27 @@ def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store
     for macro in ("judgement_of", "condition_accuracy_of"):
         with pytest.raises(UsageError, match="unknown study 'yours'"):
             store.frame(f"FROM {macro}('yours')")
+
+
+def test_comparing_errors_says_how_far_it_is(store: Store) -> None:
+    jobs: list[list[Any]] = []
+
+    @contextmanager
+    def record(title: str, total: float | None, _unit: str) -> Iterator[Advance]:
+        jobs.append([title, total, 0.0])
+
+        def advance(amount: float = 1, /) -> None:
+            jobs[-1][-1] += amount
+
+        yield advance
+
+    right = np.random.default_rng(0).random((4, 60)) < 0.6
+    images = image_set(60, labels=[3] * 60)
+    store_study(store, "study", images, [answered(images, name, row) for name, row in zip("abcd", right, strict=True)])
+    consistencies(store, "set", 100, record)
+    mean_consistencies(store, "set", record)
+    assert jobs == [["comparing errors", 6, 6], ["comparing errors with humans", 0, 0]]
+    people = {f"subject-{k}": right[k : k + 1] for k in range(3)}
+    store.write_source("humans", store.frame("FROM published_value"), judged_by(people, ("c100",)))
+    mean_consistencies(store, "contrast", record)
+    assert jobs[2:] == [["comparing errors with humans", 3, 3]]

@@ -14,6 +14,10 @@ from bandlens.analysis.measures.psychometric import (
     SCATTER,
     Estimate,
     PsychometricBand,
+    _binomial,
+    _log_binomial,
+    _log_tobit,
+    _tobit,
     accuracy_at,
     channel_gap,
     estimate_band,
@@ -377,3 +381,34 @@ def test_counts_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match="give right of all"):
             estimate_band_of_counts(right, trials)
+
+
+def test_the_likelihood_alone_is_that_of_the_fit_to_the_bit() -> None:
+    """Starts are chosen by the one, and steps are judged by the other."""
+    random = np.random.default_rng(3)
+    sensitivity = random.uniform(-3, 6, (7, 501))  # some are censored on either side
+    low, high = np.zeros((7, 501)), np.full((7, 501), 3.0)
+    frequency = np.repeat(np.arange(7.0)[:, None], 501, axis=1)
+    theta = np.stack([random.uniform(*ends, 501) for ends in ((0.01, 6), (-3, 9), (0.25, 7))])
+    data = (sensitivity, frequency, low, high)
+    np.testing.assert_array_equal(_log_tobit(theta, *data), _tobit(theta, *data)[0])
+
+    images, reference = np.full((4, 501), 200.0), np.full(501, 0.8)
+    right = random.integers(0, 200, (4, 501)).astype(np.float64)
+    theta = np.stack([random.uniform(-3, 6, 501), random.uniform(-2, 5, 501)])
+    data = (right, images, reference, np.full(501, 0.1), np.broadcast_to(LEVELS[:, None], right.shape))
+    np.testing.assert_array_equal(_log_binomial(theta, *data), _binomial(theta, *data)[0])
+
+
+def test_the_censored_fit_is_that_of_scipy() -> None:
+    """Each term of the likelihood of one fit, from the normal distribution of scipy."""
+    sensitivity = np.array([[-1.0], [0.5], [2.9], [3.5]])
+    frequency, low, high = np.arange(4.0)[:, None], np.zeros((4, 1)), np.full((4, 1), 3.0)
+    model = 2.5 * np.exp(-((frequency - 2) ** 2) / 2 / 1.5**2)
+    expected = (
+        norm.logcdf(-model[0] / 0.05)
+        - ((sensitivity - model)[1:3] ** 2).sum() / 2 / 0.05**2
+        + norm.logcdf((model[3] - 3) / 0.05)
+    )
+    theta = np.array([[2.5], [2.0], [1.5]])
+    np.testing.assert_allclose(_log_tobit(theta, sensitivity, frequency, low, high), expected)

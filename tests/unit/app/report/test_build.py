@@ -19,6 +19,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.report import report
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
+from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
 from bandlens.errors import StoreError, UnknownName, UsageError
 from bandlens.version import __version__
@@ -291,3 +292,14 @@ def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
     tiles = [tile for row in section.tiles.values() for tile in row]
     assert len(tiles) == 52
     assert sum(len(tile.source) for tile in tiles) < 400_000
+
+
+def test_texts_of_a_made_up_database_do_not_make_a_huge_page(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    make_database(db, 1)
+    with open_store(db) as store:
+        store.execute("UPDATE study SET toml = repeat('x', 20_000_000), host = repeat('y', 20_000_000)")
+    page = page_of(db)
+    assert len(page.html) < 3e6
+    assert "the first 262,144 of 20,000,000 characters" in page.sections["provenance"]
+    assert cell_text("z" * 20_000_000).endswith("z … (the first 2,000 of 20,000,000 characters)")
