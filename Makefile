@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages support faults soak archives
+JOBS ?= models card processes hostile pages support faults soak archives disks
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
@@ -30,7 +30,7 @@ test: setup
 
 campaign: $(JOBS:%=campaign-%)
 
-campaign-faults campaign-soak: campaign-%: setup
+campaign-faults campaign-soak campaign-disks: campaign-%: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
 
 campaign-archives: setup

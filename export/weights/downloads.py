@@ -1,17 +1,26 @@
 """One download per kind of source. Each goes on where an earlier one stopped, and shows a bar on a terminal.
 
+Weights come over https, or from this machine: whoever sits between could replace what comes over plain http, and most
+files have no published sha256 that would show it.
+
 What the network or the server does wrong is raised as requests, huggingface_hub and gdown raise it; `fetch` gives it a
 line. CheckpointError where more is known.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from ...errors import CheckpointError
+from ...untrusted import without_secrets
+from ..files import sha256_of
 from .registry import Origin
 
 CHUNK = 1 << 16
@@ -20,11 +29,15 @@ CHUNK = 1 << 16
 TIMEOUT = 60.0
 """Seconds without a byte after which a download fails."""
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""The names of this machine."""
+
 DRIVE = "https://drive.google.com/uc?id="
 
 
 def download(source: Origin, partial: Path) -> None:
     """Fill `partial`, whose name is kept from one attempt to the next, with the file at `source`."""
+    _refuse_links(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     DOWNLOADERS[source.kind](source.address, partial)
 
@@ -36,6 +49,45 @@ def published_digits(source: Origin) -> str:
     address = _torchvision_url(source.address) if source.kind == "torchvision" else source.address
     match = re.search(r"-([0-9a-f]{8})\.pth", address)
     return match[1] if match else ""
+
+
+def check_address(address: str) -> None:
+    """Raise CheckpointError for an address of plain http, unless it is this machine's own."""
+    parts = urlsplit(address)
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        raise CheckpointError(
+            f"{without_secrets(address)} is plain http, over which anybody on the way can replace weights; "
+            "fetch from a network, or with an HF_ENDPOINT, that leads to https"
+        )
+
+
+def check_response(response: Any, **_: Any) -> None:
+    """Raise CheckpointError for a response of requests that came over plain http, or is redirected to it."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    check_address(response.url)
+    if response.url.startswith("https:") and not target.startswith("https:"):
+        # A server elsewhere has no business with the ports of this machine either.
+        raise CheckpointError(
+            f"{without_secrets(response.url)} redirects to {without_secrets(target)}, which is plain http; try again "
+            "from another network"
+        )
+    check_address(target)
+
+
+def _refuse_links(partial: Path) -> None:
+    """Raise CheckpointError where writing on the way to `partial` would write into a file or folder elsewhere."""
+    if partial.parent.is_symlink():
+        raise CheckpointError(f"{partial.parent} is a link; remove it, since it would be written through")
+    for path in partial.parent.glob(f"{partial.name}*"):
+        for inner in (path, *path.rglob("*")):
+            status = inner.lstat()
+            if not (stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
+                raise CheckpointError(f"{inner} is no file of one name; remove it, since it would be written through")
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """An opener that fails where the path is a link: it may have become one since `_refuse_links`."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _bar(file_name: str, **options: Any) -> Any:
@@ -56,13 +108,17 @@ def _http(url: str, partial: Path) -> None:
         # The server sends the rest if the version is still the same, or else the whole file.
         headers |= {"Range": f"bytes={size}-", "If-Range": version}
 
-    with partial.open("ab") as file:
+    check_address(url)
+    with open(partial, "ab", opener=_open_no_link) as file:
 
         def on_response(response: Any, **_: Any) -> None:
+            check_response(response)
             # 200: the whole file follows; 416: nothing follows what is here already.
             if response.status_code in (200, 416):
                 file.truncate(0)
-                state.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+                state.unlink(missing_ok=True)
+                with state.open("x") as version_file:
+                    version_file.write(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
         with _bar(partial.name, total=1) as bar:  # a bar without a total has no truth value; pooch sets it
             fetch = pooch.HTTPDownloader(bar, CHUNK, headers=headers, timeout=TIMEOUT, hooks={"response": on_response})
@@ -92,9 +148,19 @@ def _huggingface(address: str, partial: Path) -> None:
 
     repository, _, name = address.partition(":")
     # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
-    get_hf_file_metadata(hf_hub_url(repository, name))
+    url = hf_hub_url(repository, name)
+    check_address(url)
+    # The hub states the sha256 of every large file, which comes from another server.
+    stated = get_hf_file_metadata(url).etag or ""
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
-    Path(hf_hub_download(repository, name, local_dir=folder)).replace(partial)
+    file = Path(hf_hub_download(repository, name, local_dir=folder))
+    sha256 = sha256_of(file)
+    if re.fullmatch("[0-9a-f]{64}", stated) and stated != sha256:
+        shutil.rmtree(folder)
+        raise CheckpointError(
+            f"{address} has sha256 {sha256[:8]}… but the hub states {stated[:8]}…; it was thrown away, fetch it again"
+        )
+    file.replace(partial)
     shutil.rmtree(folder)
 
 
@@ -111,11 +177,31 @@ def _gdrive(identity: str, partial: Path) -> None:
         try:
             # Without cookies Drive answers the same on every machine, and none of the user's are touched.
             url = DRIVE + identity
-            gdown.download(
-                url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, progress=show
-            )
+            with _checked_sessions():
+                gdown.download(
+                    url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, progress=show
+                )
         except FileURLRetrievalError as error:
             raise CheckpointError(drive_answer(identity, str(error))) from error
+
+
+@contextmanager
+def _checked_sessions() -> Iterator[None]:
+    """Have sessions that gdown opens check every response: gdown takes neither a session nor a hook."""
+    import requests
+
+    open_session = requests.session
+
+    def open_checked_session() -> requests.Session:
+        session = open_session()
+        session.hooks["response"].append(check_response)
+        return session
+
+    requests.session = open_checked_session
+    try:
+        yield
+    finally:
+        requests.session = open_session
 
 
 def drive_answer(identity: str, text: str) -> str:

@@ -143,6 +143,10 @@ class Published:
     cut_after: int | None = None
     """Close the connection after so many bytes of one answer."""
     ranges: bool = True
+    location: str = ""
+    """The address that the server redirects to, instead of the content."""
+    linked: str = ""
+    """The sha256 that a hub states of a large file."""
 
 
 @dataclass
@@ -179,6 +183,12 @@ def server() -> Iterator[Server]:
             if published is None:
                 self.send_error(404)
                 return
+            if published.location:
+                self.send_response(302)
+                self.send_header("Location", published.location)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             first, total = 0, len(published.content)
             same = self.headers.get("If-Range", published.version) == published.version
             if byte_range and published.ranges and same:
@@ -198,6 +208,8 @@ def server() -> Iterator[Server]:
                 ("X-Repo-Commit", "0" * 40),
             ):
                 self.send_header(name, value)
+            if published.linked:
+                self.send_header("X-Linked-Etag", f'"{published.linked}"')
             self.end_headers()
             if body:
                 self.wfile.write(rest[: published.cut_after])

@@ -3,10 +3,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import torch
 from gdown.exceptions import FileURLRetrievalError
 
@@ -188,6 +190,87 @@ def test_a_web_page_is_not_weights(server: Any, published: Any, tmp_path: Path) 
     assert not (tmp_path / "partial" / "tried.pth").exists()
 
 
+ELSEWHERE = "http://192.0.2.1/a.pth"
+"""An address for documents, where no machine is: to ask it takes a minute."""
+
+
+def test_every_checkpoint_is_fetched_over_https() -> None:
+    origins = [part.source for entry in checkpoints() for part in entry.parts]
+    assert len(origins) == 50
+    assert all(origin.address.startswith("https://") for origin in origins if origin.kind == "url")
+
+
+def test_plain_http_is_asked_of_this_machine_alone(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"http://192\.0\.2\.1/a\.pth is plain http"):
+        fetch(published_at(Origin("url", ELSEWHERE)), tmp_path)
+
+
+def test_a_redirect_to_plain_http_is_refused(server: Any, published: Any, tmp_path: Path) -> None:
+    server.files |= {"/a.pth": published(b"", location="/b.pth"), "/b.pth": published(b"", location=ELSEWHERE)}
+    with pytest.raises(CheckpointError, match=r"http://192\.0\.2\.1/a\.pth is plain http"):
+        fetch(published_at(url(server, "/a.pth")), tmp_path)
+    assert [path for _, path, _ in server.asked] == ["/a.pth", "/b.pth"]
+    assert not (tmp_path / "tried.pth").exists()
+
+
+def test_a_redirect_within_a_server_is_followed(server: Any, published: Any, tmp_path: Path) -> None:
+    server.files |= {"/a.pth": published(b"", location="/b.pth"), "/b.pth": published(CONTENT)}
+    assert fetch(published_at(url(server, "/a.pth")), tmp_path)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("address", [ELSEWHERE, "http://localhost:8000/a.pth", "//EXAMPLE.org/a.pth", "https:/a.pth"])
+def test_a_redirect_from_https_leads_to_https_alone(address: str) -> None:
+    response = requests.Response()
+    response.url, response.status_code = "https://example.org/a.pth", 302
+    response.headers["Location"] = address
+    if address.startswith("http:"):
+        with pytest.raises(CheckpointError, match="is plain http"):
+            downloads.check_response(response)
+    else:
+        downloads.check_response(response)
+
+
+def linked_folder(weights: Path, target: Path) -> None:
+    target.mkdir()
+    (weights / "partial").symlink_to(target)
+
+
+def linked_file(weights: Path, target: Path) -> None:
+    target.write_bytes(b"precious")
+    (weights / "partial").mkdir()
+    (weights / "partial" / "tried.pth").symlink_to(target)
+
+
+def linked_state(weights: Path, target: Path) -> None:
+    target.write_bytes(b"precious")
+    (weights / "partial").mkdir()
+    (weights / "partial" / "tried.pth.state").symlink_to(target)
+
+
+def second_name(weights: Path, target: Path) -> None:
+    target.write_bytes(b"precious")
+    (weights / "partial").mkdir()
+    (weights / "partial" / "tried.pth").hardlink_to(target)
+
+
+def pipe(weights: Path, target: Path) -> None:
+    target.write_bytes(b"precious")
+    (weights / "partial").mkdir()
+    os.mkfifo(weights / "partial" / "tried.pth")
+
+
+@pytest.mark.parametrize("plant", [linked_folder, linked_file, linked_state, second_name, pipe])
+def test_nothing_is_written_through_a_link(plant: Any, server: Any, published: Any, tmp_path: Path) -> None:
+    server.files["/a.pth"] = published(CONTENT)
+    weights, target = tmp_path / "weights", tmp_path / "target"
+    weights.mkdir()
+    plant(weights, target)
+    with pytest.raises(CheckpointError, match=r"partial.* is (a link|no file of one name); remove it"):
+        fetch(published_at(url(server, "/a.pth")), weights)
+    assert server.asked == []
+    assert list(target.iterdir()) == [] if target.is_dir() else target.read_bytes() == b"precious"
+
+
 @pytest.fixture
 def drive(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Google Drive's address, pointed at the local server; gdown itself is real."""
@@ -205,6 +288,12 @@ def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> 
     assert path.read_bytes() == CONTENT
     assert any(ranges(drive))
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_google_drive_is_not_followed_to_plain_http(drive: Any, published: Any, tmp_path: Path) -> None:
+    drive.files["/uc?id=abc"] = published(b"", location=ELSEWHERE)
+    with pytest.raises(CheckpointError, match=r"http://192\.0\.2\.1/a\.pth is plain http"):
+        fetch(published_at(Origin("gdrive", "abc")), tmp_path)
 
 
 def test_google_drives_quota_page_is_recognised(drive: Any, published: Any, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""The stand-in for a disk, and a few of the faults that disks.py strikes by the thousand."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from random import Random
+
+import pytest
+from disks import (
+    Change,
+    acknowledged_by,
+    compile_disk,
+    lose_power,
+    preloaded,
+    read_log,
+    record_runs,
+    strike_power,
+    write_files,
+)
+from faults import Bench, bench
+from made_up_results import python
+
+WRITE = """
+import os, sys
+def sync(path):
+    number = os.open(path, os.O_RDONLY)
+    os.fsync(number)
+    os.close(number)
+root = sys.argv[1]
+with open(f"{root}/a", "wb") as file:
+    file.write(b"1" * 5000)
+sync(f"{root}/a")
+os.rename(f"{root}/a", f"{root}/b")
+with open(f"{root}/c", "wb") as file:
+    file.write(b"2" * 5000)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_disk(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def write(root: Path, library: Path, **variables: object) -> subprocess.CompletedProcess[str]:
+    environment = preloaded(library, root, **variables)
+    return subprocess.run(python(WRITE, root), env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_what_was_synced_survives_a_loss_of_power_and_all_else_may_be_lost(library: Path, root: Path) -> None:
+    assert write(root, library, LOG=root.with_name("log")).returncode == 0
+    changes = read_log(root.with_name("log"))
+    assert lose_power(changes, Random(0), survival=1) == {"/b": b"1" * 5000, "/c": b"2" * 5000}
+    assert lose_power(changes, Random(0), survival=0) == {"/a": b"1" * 5000}
+    unsynced = [change for change in changes if change.kind != "S"]
+    assert lose_power(unsynced, Random(0), survival=0) == {}
+    ends = {tuple(sorted(lose_power(changes, Random(seed), survival=0.5))) for seed in range(50)}
+    assert ends == {("/a",), ("/b",), ("/b", "/c")}, "names change in order"
+
+
+def test_a_change_is_refused_or_the_process_is_killed_there(library: Path, root: Path) -> None:
+    failed = write(root, library, AT=3, ERRNO=28)
+    assert (failed.returncode, "No space left on device" in failed.stderr) == (1, True)
+    assert [file.name for file in root.iterdir()] == ["a"]
+    (root / "a").unlink()
+    assert write(root, library, AT=1, ERRNO=0).returncode == -9
+    assert (root / "a").read_bytes() == b""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("disks") / "bench")
+
+
+@pytest.fixture(scope="module")
+def recorded(made: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[Change]]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {sharded: record_runs(made, library, folder / str(sharded), sharded) for sharded in (False, True)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_loss_of_power_loses_nothing_that_was_committed(
+    made: Bench, recorded: dict[bool, list[Change]], tmp_path: Path, seed: int
+) -> None:
+    strike_power(made, recorded, tmp_path, seed)
+
+
+def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(
+    made: Bench, recorded: dict[bool, list[Change]], tmp_path: Path
+) -> None:
+    """The check has to see a loss: without the syncs of DuckDB's log there is one."""
+    changes = [change for change in recorded[False] if not (change.kind == "S" and change.path.endswith(".wal"))]
+    first = next(k for k in range(len(changes)) if acknowledged_by(changes[:k]))
+    write_files(tmp_path, lose_power(changes[:first], Random(0), survival=0))
+    assert made.check(tmp_path / "results.duckdb") < acknowledged_by(changes[:first])
