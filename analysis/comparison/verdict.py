@@ -51,12 +51,13 @@ def verdict(store: Store, label: str) -> list[str]:
 
 
 def in_words(row: Mapping[str, Any]) -> str | None:
-    """The words of one estimate, with its interval where it has one; None where its state has none."""
+    """The words of one estimate, with its interval where it is sound; None where its state has none."""
     template = TOLD[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
         return None
-    interval = "" if row["low"] is None else f" [{row['low']:.0f}, {row['high']:.0f}]"
-    accuracy = "accuracy above chance" if row["labelled"] else "agreement with what it says of clean images"
+    determined = row["state"] == State.OK.value and row["low"] is not None
+    interval = f" [{row['low']:.0f}, {row['high']:.0f}]" if determined else ""  # the words say on which side it lies
+    accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
     return template.format(accuracy=accuracy, value=f"{row['value']:.0f}{interval}")
 
 

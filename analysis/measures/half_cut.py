@@ -104,7 +104,7 @@ def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[
     if ids.max() + 1 < FEWEST_CLUSTERS:
         note = too_few_images(int(ids.max()) + 1)
         return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
-    drawn, sizes = count_right(right, ids, options.resamples, np.random.default_rng(0))
+    drawn, sizes = count_right(right, ids, options.resamples, 0)
     values = half_cuts(drawn, cuts, chance * sizes)[1:]
     low, high = interval(values[~np.isnan(values)])
     return {name: replace(estimate, low=low, high=high)}
@@ -132,7 +132,7 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
     values_a, values_b = (
         half_cuts(drawn, cuts, outcomes.subject.floor * sizes)[1:]
         for outcomes, (right, cuts) in zip((a, b), reads, strict=True)
-        for drawn, sizes in [count_right(right, ids, RESAMPLES, np.random.default_rng(0))]
+        for drawn, sizes in [count_right(right, ids, RESAMPLES, 0)]
     )
     differences = values_b - values_a
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}
