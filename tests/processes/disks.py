@@ -365,9 +365,9 @@ def _folder_of(path: Path) -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--power", type=int, default=8, help="losses of power (default 15)")
-    parser.add_argument("--struck", type=int, default=2, help="commands that are struck (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first fault (default 0)")
+    parser.add_argument("--power", type=int, default=8, help="losses of power (default %(default)s)")
+    parser.add_argument("--struck", type=int, default=2, help="commands that are struck (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first fault (default %(default)s)")
     options = parser.parse_args()
     print(f"seeds of the faults: from {options.seed} on", flush=True)
     started = time.monotonic()
