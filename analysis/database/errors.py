@@ -40,7 +40,20 @@ def explanation(path: Path, message: str) -> BandlensError:
     if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
         user = f"process {holder[1]}" if holder else "another process"
-        return StoreError(f"{path} is in use by {user}; wait for it to end, or name another file with --db")
+        return StoreError(
+            f"{path} is in use by {user}; wait for it to end, read the copy that `bandlens run --snapshot FILE` keeps, "
+            "or name another file with --db"
+        )
+    if "different configuration" in line:  # DuckDB opens a file once in a program, to read or to write
+        return StoreError(
+            f"{path} is open in this program, to read where it is now to be written or the other way round; close that "
+            "first, or read the copy that a run's snapshot keeps"
+        )
+    if "Could not read enough bytes" in line or "Corrupt database" in line:
+        return StoreError(
+            f"{path} is cut off or damaged; take the copy of a snapshot, `bandlens rebuild` it of shards, or run "
+            "again with a new --db"
+        )
     if unknown := re.search(r"unknown study '.*", line):  # the macro version_of raises it
         return UsageError(unknown[0])
     if reason := next((reason for words, reason in NO_ROOM.items() if words in line), None):

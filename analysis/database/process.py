@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ... import errors
 from ...errors import BandlensError, StoreError, UsageError
+from ...partial_files import partial_prefix, remove_partial_files
 from .trial import limited_environment
 
 START_SECONDS = 60.0
@@ -38,7 +39,9 @@ class QueryProcess:
         """`seconds` is how long the database may take for one query; 0 is no limit."""
         self.database = database
         self.seconds = seconds
-        self._temporary = Path(tempfile.mkdtemp(prefix="bandlens-sql-"))
+        place = Path(tempfile.gettempdir(), "bandlens-sql")
+        remove_partial_files(place.parent, place.name)  # folders of processes that were killed
+        self._temporary = Path(tempfile.mkdtemp(prefix=partial_prefix(place)))
         self._process: subprocess.Popen[bytes] | None = None
         self._used = 0.0
         self._answering = False

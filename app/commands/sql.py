@@ -81,6 +81,8 @@ def sql(
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
     if query is not None:
+        if Path(query).is_file():
+            raise UsageError(f'{query} is a file and no query; give "FROM accuracy" or the like, with --db {query}')
         query = _text(query)
     if file is not None:
         query = _content(file)

@@ -158,7 +158,11 @@ def _text(file: Path) -> str:
         return read_text(file, LARGEST, pipe=True)
     except FileNotFoundError:
         raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
+    except IsADirectoryError:
+        raise UsageError(f"{file} is a folder; give the study's TOML file") from None
     except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError
+        if file.suffix == ".duckdb":
+            raise UsageError(f"{file} is a results database; give the study's TOML file, and --db {file}") from None
         raise UsageError(f"{file} cannot be read as TOML: {error}") from None
 
 

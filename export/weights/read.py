@@ -33,6 +33,8 @@ FOREIGN = {
     "a NumPy array": (0, b"\x93NUMPY"),
 }
 """Files that people take for torch's weights: where they have which bytes."""
+OTHER = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip archive": b"\x1f\x8b"}
+"""Files that people give by mistake, and their first bytes."""
 DEEPEST = 3
 """Levels of containers in containers that are searched for tensors."""
 MOST_TENSORS = 50_000
@@ -135,6 +137,17 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
     if _is_tar(path):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
+    kind = next((kind for kind, sign in OTHER.items() if head.startswith(sign)), None)
+    if kind or _is_text(path):
+        raise CheckpointError(
+            f"{path} is {kind or 'text'}, not weights; give a file that torch.save or safetensors wrote"
+        )
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    return bool(head) and head.isascii() and "".join(head.decode().split()).isprintable()
 
 
 def _refuse_other_archives(path: Path, names: list[str]) -> None:

@@ -208,7 +208,10 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, str, str]]:
             raise ImageSetError(f"{file}: needs the columns path and class, found {columns[:60]}")
         yield from ((number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2))
     except OSError as error:
-        raise UsageError(f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file") from error
+        raise UsageError(
+            f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file, or `folders` for the names "
+            "of the images' folders"
+        ) from error
     except (csv.Error, ValueError) as error:
         raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are path and class") from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from made_up_results import python
 
+import bandlens
 from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.vacuum import vacuum
@@ -52,6 +53,43 @@ def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: 
         holder.communicate("")
     with open_store(path, read_only):
         pass
+
+
+WRITE = """
+import sys
+import duckdb
+duckdb.connect(sys.argv[1]).close()
+"""
+
+
+def refuses_a_writer(path: Path) -> bool:
+    """Whether DuckDB in another process, which knows nothing of bandlens, may not open the database."""
+    writer = subprocess.run(python(WRITE, path), capture_output=True, text=True, check=False)
+    assert (writer.returncode == 0) != ("Could not set lock" in writer.stderr)
+    return writer.returncode != 0
+
+
+def test_a_second_reader_in_one_program_leaves_the_lock_of_the_first(path: Path) -> None:
+    """A lock of POSIX belongs to the process, and any close of the file in it gives the lock up."""
+    link = path.with_name("link.duckdb")
+    link.symlink_to(path)
+    with open_store(path):
+        pass
+    with bandlens.open(path):
+        for name in (path, link):
+            with bandlens.open(name) as second:
+                assert second.sql("SELECT 1 AS one").item() == 1
+            assert refuses_a_writer(path)
+    assert not refuses_a_writer(path)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_look_beside_a_run_in_one_program_is_refused_and_leaves_the_lock(path: Path, read_only: bool) -> None:
+    with open_store(path):
+        pass
+    with open_store(path, not read_only):
+        assert "is open in this program, to read where it is now to be written" in refusal(path, read_only)
+        assert refuses_a_writer(path)
 
 
 def test_it_waits_for_nobody(path: Path) -> None:

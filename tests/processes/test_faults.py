@@ -237,7 +237,8 @@ def test_a_database_in_use_is_said_in_one_line(workplace: Path) -> None:
         result = bandlens("run", study, "--db", database)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, or name another file with --db\n"
+        f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, read the copy that "
+        "`bandlens run --snapshot FILE` keeps, or name another file with --db\n"
     )
 
 

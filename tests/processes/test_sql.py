@@ -264,3 +264,15 @@ def test_ctrl_c_ends_a_long_query_soon(database: Path, delay: float) -> None:
         _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
     assert err.strip() == "bandlens: interrupted; what was committed stays, run the same command to go on"
+
+
+def test_the_next_command_removes_the_folder_of_one_that_was_killed(database: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    endless = [*(sys.executable, "-P", "-m", "bandlens", "sql", "SELECT count(*) FROM range(1e15::BIGINT)"), "--db"]
+    with subprocess.Popen([*endless, database], env=environment, text=True) as killed:
+        wait_until(lambda: list(tmp_path.iterdir()), killed)
+        killed.kill()
+    assert list(tmp_path.iterdir())
+    command = [sys.executable, "-P", "-m", "bandlens", "sql", "SELECT 1", "--db", database]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert list(tmp_path.iterdir()) == []

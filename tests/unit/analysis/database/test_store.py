@@ -386,8 +386,11 @@ def test_a_study_of_an_earlier_database_is_refused_by_every_command(path: Path, 
 def test_a_truncated_database_is_refused(path: Path) -> None:
     with open_store(path):
         pass
-    path.write_bytes(path.read_bytes()[:5000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
     refusal(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "is cut off or damaged; take the copy of a snapshot" in refusal(path)
 
 
 def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:

@@ -206,7 +206,13 @@ def test_what_is_not_toml_is_named(workplace: Path, content: bytes) -> None:
 
 def test_a_study_that_is_not_there_or_a_folder_is_named(workplace: Path) -> None:
     assert f"no study file {workplace}/none.toml" in refusal(workplace / "none.toml")
-    assert "Is a directory" in refusal(workplace)
+    assert refusal(workplace) == f"{workplace} is a folder; give the study's TOML file"
+
+
+def test_a_database_in_place_of_a_study_is_named(workplace: Path) -> None:
+    database = workplace / "results.duckdb"
+    database.write_bytes(bytes(1 << 19))
+    assert refusal(database) == f"{database} is a results database; give the study's TOML file, and --db {database}"
 
 
 # Built in Python

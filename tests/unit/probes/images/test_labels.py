@@ -144,7 +144,7 @@ def test_another_seed_draws_other_images() -> None:
 
 
 def test_unreadable_csv(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read the labels"):
+    with pytest.raises(UsageError, match=r"cannot read the labels .*; give --labels a CSV file, or `folders`"):
         labels_of_csv(tmp_path / "nowhere.csv", PATHS)
     (tmp_path / "labels.csv").write_bytes(b"path,class\n\xff.jpg,1\n")
     with pytest.raises(ImageSetError, match="not a CSV file in UTF-8"):
