@@ -31,7 +31,7 @@ def array_module(name: str) -> ModuleType:
         raise EngineError(f"CuPy is not installed ({error}); run: pip install 'bandlens[gpu]'") from error
     except Exception as error:
         raise EngineError(
-            f"CuPy cannot use a GPU here ({first_line(error)}); use the numpy array module or mend the driver"
+            f'CuPy cannot use a GPU here ({first_line(error)}); mend the driver, or set engine = "onnxruntime"'
         ) from error
     module: ModuleType = cupy
     return module

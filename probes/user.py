@@ -295,6 +295,10 @@ def _called_images(
     return images
 
 
+LEAST_BYTES = 16
+"""A greatest value above this is taken for one of 0 to 255."""
+
+
 def _checked(what: str, result: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The result as a batch of images of that shape; ProbeError says what was expected where it is something else."""
     images = _in_host_memory(result)
@@ -304,9 +308,12 @@ def _checked(what: str, result: Any, shape: tuple[int, ...]) -> NDArray[np.float
     if images.dtype.kind not in "fiu":
         raise ProbeError(f"{what} returned {images.dtype} values; expected numbers in [0, 1]")
     low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):  # NaN is neither
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ProbeError(f"{what} returned NaN or infinity; expected finite values in [0, 1]: look for a division by 0")
+    if low < 0 or high > 1:
+        advice = "divide them by 255" if low >= 0 and LEAST_BYTES < high <= 255 else "clip them"
         raise ProbeError(
-            f"{what} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so clip them"
+            f"{what} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so {advice}"
         )
     return images.astype(np.float32)  # a copy: the function may keep the array and fill it again
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -62,13 +63,15 @@ def sql(
 
     Views: accuracy, curve, flip, metric. Tables: prediction, cell, checkpoint, image_set, image, label, condition, …
 
-    Several statements are answered one after another, with an empty line between two answers. Without --db, it is the
-    database that $BANDLENS_DB names.
+    Several statements are answered one after another, with an empty line between two answers. Without a query, standard
+    input holds it, if that is no terminal. Without --db, it is the database that $BANDLENS_DB names.
 
     Example: bandlens sql -f query.sql --format markdown
 
     Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
+    if query is None and file is None and not interactive and not sys.stdin.isatty():
+        file = STDIN
     if (query is not None) + (file is not None) + interactive != 1:
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
     chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
@@ -81,8 +84,9 @@ def sql(
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
     if query is not None:
-        if Path(query).is_file():
-            raise UsageError(f'{query} is a file and no query; give "FROM accuracy" or the like, with --db {query}')
+        with suppress(OSError):  # most queries are too long for a name
+            if Path(query).is_file():
+                raise UsageError(f'{query} is a file and no query; give "FROM accuracy" or the like, with --db {query}')
         query = _text(query)
     if file is not None:
         query = _content(file)

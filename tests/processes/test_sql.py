@@ -276,3 +276,9 @@ def test_the_next_command_removes_the_folder_of_one_that_was_killed(database: Pa
     command = [sys.executable, "-P", "-m", "bandlens", "sql", "SELECT 1", "--db", database]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_comes_through_a_pipe(database: Path) -> None:
+    command = [sys.executable, "-P", "-m", "bandlens", "sql", "--db", database, "--format", "csv"]
+    answer = subprocess.run(command, input="SELECT 1 AS one", text=True, capture_output=True, check=True)
+    assert answer.stdout == "one\n1\n"

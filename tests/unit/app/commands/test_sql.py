@@ -66,8 +66,12 @@ def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_p
 
 
 def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:
-    for words in ((), ("SELECT 1", "--interactive")):
-        assert "give one query, such as" in refusal(command("sql", *words, "--db", database), 2)
+    assert "give one query, such as" in refusal(command("sql", "SELECT 1", "--interactive", "--db", database), 2)
+
+
+def test_without_a_query_standard_input_holds_it(command: Command, database: Path) -> None:
+    """The command's standard input is empty here; a pipe with a query is read in the processes' tests."""
+    assert "the query is empty; give one SELECT" in refusal(command("sql", "--db", database), 2)
 
 
 def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
