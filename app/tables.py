@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-SHORTEST, LEAST = 24, 8
-"""Characters to which text is shortened; and those to which the names of rows are, where they leave no room."""
+SHORTEST = 24
+"""Characters to which text is shortened."""
+LEAST = 8
+"""Characters to which the names of rows are shortened where they leave no room for numbers."""
 STATES = frozenset(("state", "state_a", "state_b", "status", "verdict"))
 """Columns that say what a number is worth, or how a check ended."""
 SETTINGS = frozenset(("at", "condition", "parameters", "setting"))

@@ -98,16 +98,15 @@ class Doorkeeper:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
-TEXT, NUMBER = str, int
-CORRELATION: Mapping[str, type] = {"study": TEXT, "bias": TEXT, "group": TEXT, "models": list}
+CORRELATION: Mapping[str, type] = {"study": str, "bias": str, "group": str, "models": list}
 """Field of a request for a coefficient -> its type; a list is of texts."""
 IMAGES: Mapping[str, type] = {
-    **dict.fromkeys(("study", "image_set", "condition", "a", "selection"), TEXT),
-    "b": TEXT,
-    "label": NUMBER,
+    **dict.fromkeys(("study", "image_set", "condition", "a", "selection"), str),
+    "b": str,
+    "label": int,
     "models": list,
-    "offset": NUMBER,
-    "limit": NUMBER,
+    "offset": int,
+    "limit": int,
 }
 """Field of a request for images -> its type; those of OPTIONAL may be null."""
 OPTIONAL = ("b", "label")
@@ -131,7 +130,7 @@ def read_request(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
     for name, value in asks.items():
         number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
         texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
-        fits = {TEXT: isinstance(value, str), NUMBER: number, list: texts}[fields[name]]
+        fits = {str: isinstance(value, str), int: number, list: texts}[fields[name]]
         if not fits and not (value is None and name in OPTIONAL):
             raise ValueError(f"the request has another {name}")
     return asks
