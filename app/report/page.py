@@ -99,7 +99,7 @@ def cell(value: Any) -> str:
 
 
 def _with_limit(value: Any) -> Any:
-    """What the template is about to write; text that is not ours, with a limit."""
+    """Limit what the template is about to write where it is text that is not ours."""
     return _shorten(value, LONGEST_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -79,7 +79,7 @@ def read_log(log: Path) -> list[Change]:
 
 @dataclass
 class File:
-    """What was done to one file, and how much of it is certain to be on the disk."""
+    """The changes of one file, and how much of it is certain to be on the disk."""
 
     changes: list[Change] = field(default_factory=list)
     synced: int = 0
@@ -246,7 +246,7 @@ FACTS = (
     "SELECT key, sum(right1), sum(right5) FROM part JOIN cell ON cell.id = cell WHERE complete GROUP BY key",
     "SELECT study, checkpoint, image_set, metric, value, low, high, state FROM metric",
 )
-"""What a database holds, without times and ids; a cell that was begun says nothing until it is complete."""
+"""Read the content of a database, without times and ids; a cell that was begun says nothing until it is complete."""
 
 
 def steps_of(study: Path, folder: Path) -> dict[str, list[str | Path]]:
@@ -277,7 +277,7 @@ class Step:
     before: Path
     """The folder as it was."""
     facts: tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]
-    """What the database held before it and after it."""
+    """The content of the database before and after a fault."""
     changes: int
     """Changes of the disk that it made."""
 

@@ -14,7 +14,7 @@ from bandlens.app.study.run import run_study
 
 GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"
 METRICS = {
-    *("low_frequency_bias", "high_frequency_bias", "spectral_bias"),
+    *("low_frequency_bias", "high_frequency_bias", "spectral_bias", "lowpass_half_cut", "highpass_half_cut"),
     *(
         f"critical_{name}{suffix}"
         for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")
