@@ -137,11 +137,9 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
     if _is_tar(path):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
-    kind = next((kind for kind, sign in OTHER.items() if head.startswith(sign)), None)
-    if kind or _is_text(path):
-        raise CheckpointError(
-            f"{path} is {kind or 'text'}, not weights; give a file that torch.save or safetensors wrote"
-        )
+    known = [name for name, sign in OTHER.items() if head.startswith(sign)]
+    for name in known or ["text"] * _is_text(path):
+        raise CheckpointError(f"{path} is {name}, not weights; give a file that torch.save or safetensors wrote")
 
 
 def _is_text(path: Path) -> bool:
