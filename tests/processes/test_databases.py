@@ -55,7 +55,7 @@ def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: 
         pass
 
 
-WRITE = """
+OPEN_BY_DUCKDB = """
 import sys
 import duckdb
 duckdb.connect(sys.argv[1]).close()
@@ -64,7 +64,7 @@ duckdb.connect(sys.argv[1]).close()
 
 def refuses_a_writer(path: Path) -> bool:
     """Whether DuckDB in another process, which knows nothing of bandlens, may not open the database."""
-    writer = subprocess.run(python(WRITE, path), capture_output=True, text=True, check=False)
+    writer = subprocess.run(python(OPEN_BY_DUCKDB, path), capture_output=True, text=True, check=False)
     assert (writer.returncode == 0) != ("Could not set lock" in writer.stderr)
     return writer.returncode != 0
 

@@ -34,7 +34,8 @@ def packed(tmp_path: Path) -> ImageSet:
 
 def away(variant: Variant) -> Variant:
     """The variant as a machine sees it that has none of the driver's folders."""
-    return replace(variant, path=Path(f"/nowhere{variant.path}"))
+    model = replace(variant.model, path=Path(f"/nowhere{variant.model.path}"))
+    return replace(variant, model=model, path=Path(f"/nowhere{variant.path}"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
