@@ -207,6 +207,17 @@ class Bench:
         return remaining < needed
 
 
+@dataclass(frozen=True)
+class MadeUpPixels:
+    """Pixels in memory, (n, 3, side, side), in place of those of a packed set."""
+
+    array: NDArray[np.uint8]
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(k, 3, side, side): copies of images."""
+        return self.array.take(rows, axis=0, out=out, mode="clip")
+
+
 def made_up_images(count: int, side: int) -> ImageSet:
     """Patches of colour at several scales, labelled at random."""
     random = np.random.default_rng(0)
@@ -229,7 +240,7 @@ def made_up_images(count: int, side: int) -> ImageSet:
         folder=Path(),
         skipped={},
         ignored=0,
-        source=pixels,
+        source=MadeUpPixels(pixels),  # type: ignore[arg-type]
     )
 
 
