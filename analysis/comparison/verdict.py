@@ -73,7 +73,7 @@ def _together(rows: pl.DataFrame) -> Iterator[str]:
     sound = rows.filter(state=State.OK.value).sort("value", "checkpoint", maintain_order=True)
     for _, of_measure in sound.group_by("metric", maintain_order=True):
         first, last = of_measure.row(0, named=True), of_measure.row(-1, named=True)
-        count = f"of {len(of_measure):,} models"
+        count = f"Of {len(of_measure):,} models"
         ends = [f"{row['checkpoint']} {in_words(row)}" for row in (first, last)]
         yield f"{count}, {ends[0]} at one end and {ends[1]} at the other" if len(of_measure) > 1 else ends[0]
 

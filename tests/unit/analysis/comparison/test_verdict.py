@@ -60,7 +60,7 @@ def test_two_models_are_told_apart(tmp_path: Path) -> None:
 def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
     study(tmp_path / "r.duckdb", {f"net{k}": 18 + 4 * k for k in range(FEW + 1)})
     (sentence,) = sentences(tmp_path / "r.duckdb")
-    assert sentence.startswith("of 6 models, net0 keeps half")
+    assert sentence.startswith("Of 6 models, net0 keeps half")
     assert "at one end and net5 keeps half" in sentence
 
 
