@@ -143,11 +143,11 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
             print(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
     print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
-    print(
-        f"{comparison.same} {'cell is' if comparison.same == 1 else 'cells are'} one and the same; of "
-        f"{len(comparison.cells)} others that both have, {different} differ{'s' if different == 1 else ''} in accuracy "
-        "(p < 0.05 after Holm)"
-    )
+    shared = comparison.same + len(comparison.cells)
+    cell_counts = [f"{different} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm)"]
+    if comparison.same:
+        cell_counts.insert(0, f"{comparison.same} {'is' if comparison.same == 1 else 'are'} one and the same")
+    print(f"Both have {shared} cell{'' if shared == 1 else 's'}: {', '.join(cell_counts)}")
     for note, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
         print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):

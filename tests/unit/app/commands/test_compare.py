@@ -55,7 +55,7 @@ def db(tmp_path: Path) -> Path:
 
 def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     printed = call("s@1", "s@2", "--db", db)
-    assert "1 cell is one and the same; of 2 others that both have, 1 differs in accuracy" in printed
+    assert "Both have 3 cells: 1 is one and the same, 1 differs in accuracy" in printed
     assert "13 cells are in A only: net set lowpass cutoff=0.15; " in printed
     assert "and 3 more" in printed
     assert "in B only" not in printed
@@ -83,7 +83,7 @@ def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
             ]
             store_study(store, name, images, parts)
     printed = call("with", "without", "--db", path)
-    assert "of 2 others that both have, 0 differ in accuracy" in printed
+    assert "Both have 2 cells: 0 differ in accuracy" in printed
     assert "\n2 of them are not compared: only one of the runs has labels\n" in printed
 
 
