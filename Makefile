@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages support faults soak archives disks
+JOBS ?= models card processes hostile pages support faults soak archives disks interrupts dependent_probes
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
@@ -30,14 +30,14 @@ test: setup
 
 campaign: $(JOBS:%=campaign-%)
 
-campaign-faults campaign-soak campaign-disks: campaign-%: setup
+campaign-faults campaign-soak campaign-disks campaign-interrupts campaign-dependent_probes: campaign-%: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
 
 campaign-archives: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py --seed $(SEED) $(ARGS)
 
 campaign-%: setup
-	$(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
+	BANDLENS_SEED=$(SEED) $(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

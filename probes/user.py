@@ -64,7 +64,9 @@ BORDER_SHARE = 2e-4
 """Share of an image's values that may differ by more: rounding pushes them across a border that the function has."""
 KEPT_VALUES = 1 << 14
 """Values of an image that are kept of each condition, to be compared later in the run."""
-GROWTH = 8
+MOST_ROWS = 8
+"""The most images of a batch, beside its last one, that a check compares."""
+GROWTH = 4
 """A condition is checked again before it has had this many times the batches that it had at the last check."""
 
 
@@ -230,15 +232,15 @@ def _check_batch(
 ) -> None:
     """Compare some images with what they are at other places of a batch of another size, and the picture with itself.
 
-    The batch is the first image turned by half a turn, the last one and one or two others in any order, and the
-    picture. What is turned has no value that is none of the set's, so that a function fails with it no sooner. What is
-    drawn depends on the images and the condition, so that a run fails again as it failed before.
+    The batch is the first image turned by half a turn, the last one and some others in any order, and the picture.
+    What is turned has no value that is none of the set's, so that a function fails with it no sooner. What is drawn
+    depends on the images and the condition, so that a run fails again as it failed before.
     """
     count, picture = len(batch.pixels), watch.picture
     random = np.random.default_rng([int(batch.keys[0]), int(condition.digest[:16], 16), watch.batches])
     watch.next_check = watch.batches + int(random.integers(1, (GROWTH - 1) * watch.batches + 1))
-    chosen = 2 if count == 4 else 1 if count == 5 else int(random.integers(1, 3))
-    rows = random.permutation(np.append(random.permutation(count - 1)[:chosen], count - 1))
+    sizes = [size for size in range(min(count, MOST_ROWS + 1)) if size + 3 != count][-3:]
+    rows = random.permutation(np.append(random.permutation(count - 1)[: random.choice(sizes)], count - 1))
     stranger, members = _rows_of(batch, np.array([0])), _rows_of(batch, rows)
     trial = Batch(
         np.concatenate([stranger.pixels[..., ::-1, ::-1], members.pixels, picture.pixels]),

@@ -1,0 +1,127 @@
+"""Signals at random moments of the first fractions of a second, under seeds, and how a command must end then.
+
+`make campaign JOBS=interrupts SEED=0 ARGS="1000"` is the long campaign. A moment is a number of events that Python's
+audit hooks see: imports, opened files, compiled and executed code. So a seed strikes one instruction on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+from made_up_results import cell, image_set, part, python, store_study
+from small import make_images, make_model, make_pictures, make_study
+from waiting import LIMIT_SECONDS
+
+from bandlens.analysis.database.open import open_store
+
+MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on\n"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+COMMANDS = (
+    *("--version", "--help", "probes list", "measures list", "published list", "doctor"),
+    *("sql FROM|accuracy --db results.duckdb", "studies list --db results.duckdb", "verify --db results.duckdb"),
+    *("analyze --db results.duckdb", "plan study.toml --db results.duckdb", "run study.toml --db results.duckdb"),
+)
+STRUCK = """
+import os, sys, time
+moment, number, *words = sys.argv[1:]
+moment, events = int(moment), 0
+def count(event, arguments):
+    global events
+    events += 1
+    if events == moment:
+        os.kill(os.getpid(), int(number))
+sys.addaudithook(count)
+import atexit
+if not moment:
+    atexit.register(lambda: os.write(2, f"{events}".encode()))
+from bandlens.__main__ import main
+sys.argv = ["bandlens", *words]
+main()
+"""
+"""A command whose process gets a signal at an event; with 0 for it, the number of events is what it prints last."""
+
+
+def call(words: str, folder: Path, moment: int, number: int) -> subprocess.CompletedProcess[str]:
+    command = python(STRUCK, moment, number, *(word.replace("|", " ") for word in words.split()))
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "BANDLENS_HOME": str(folder / "home")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+
+
+def make_bench(folder: Path) -> None:
+    """A results database, a model, images and a study that runs in a second."""
+    folder.mkdir()
+    images = image_set(4, labels=[0] * 4)
+    with open_store(folder / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])])
+    make_model(folder / "models", "a")
+    make_images(folder / "images.set", make_pictures(6), labels=[k % 6 for k in range(6)])
+    make_study(folder, probes="lowpass = {cutoff = 0.3}")
+
+
+def strike(words: str, events: int, bench: Path, folder: Path, seed: int) -> str:
+    """Strike one command; it ends with one line, or was done, and ends well when it is given again."""
+    random = Random(seed)
+    number, moment = random.choice(SIGNALS), random.randint(1, events)
+    shutil.copytree(bench, folder)
+    answer = call(words, folder, moment, number)
+    case = f"seed {seed}: {words}, {number.name} at event {moment} of {events}"
+    if answer.returncode == 0:  # it was done before it heard of the signal
+        outcome = "was done"
+    else:
+        # Before the first line of bandlens Python itself answers, which no program can change.
+        assert answer.returncode in (128 + number, -number), (case, answer.returncode, answer.stderr)
+        outcome = "ended with one line" if answer.returncode > 0 else "ended by Python's own start"
+    assert "Traceback" not in answer.stderr, (case, answer.stderr)
+    if answer.returncode == 128 + number:
+        assert answer.stderr.splitlines(keepends=True)[-1] == MESSAGE, (case, answer.stderr)
+    repeated = call(words, folder, -1, number)
+    assert repeated.returncode == 0, (case, "repeated", repeated.stderr)
+    assert not [file.name for file in folder.iterdir() if file.name.startswith(".")], (case, list(folder.iterdir()))
+    return f"{number.name}: {outcome}"
+
+
+def campaign(count: int, seed: int, scratch: Path) -> Counter[str]:
+    """Strike so many commands in turn; how they ended, and how often."""
+    bench, counts = scratch / "bench", Counter[str]()
+    make_bench(bench)
+    events = dict[str, int]()
+    for place in range(count):
+        words = COMMANDS[(seed + place) % len(COMMANDS)]
+        if words not in events:
+            shutil.copytree(bench, scratch / "whole")
+            answer = call(words, scratch / "whole", 0, 0)
+            assert answer.returncode == 0, (words, answer.stderr)
+            events[words] = int("".join(answer.stderr.split("\n")[-1:]))
+            shutil.rmtree(scratch / "whole")
+        counts[strike(words, events[words], bench, scratch / "struck", seed + place)] += 1
+        shutil.rmtree(scratch / "struck")
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=24, help="signals (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first signal (default %(default)s)")
+    options = parser.parse_args()
+    print(f"seeds of the signals: from {options.seed} on", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="interrupts-") as scratch:
+        counts = campaign(options.count, options.seed, Path(scratch).resolve())
+    for name, number in sorted(counts.items()):
+        print(f"{number:5}  {name}")
+    print(f"{counts.total():5}  signals in {time.monotonic() - started:.0f} s, none with a traceback")
+
+
+if __name__ == "__main__":
+    main()
