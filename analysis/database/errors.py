@@ -54,6 +54,8 @@ def explanation(path: Path, message: str) -> BandlensError:
             f"{path} is cut off or damaged; take the copy of a snapshot, `bandlens rebuild` it of shards, or run "
             "again with a new --db"
         )
+    if "Out of Memory Error" in line:
+        return StoreError(f"{path}: the query needs too much memory; ask for less")
     if unknown := re.search(r"unknown study '.*", line):  # the macro version_of raises it
         return UsageError(unknown[0])
     if reason := next((reason for words, reason in NO_ROOM.items() if words in line), None):

@@ -22,6 +22,8 @@ from .trial import try_opening
 
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+QUERY_MEMORY_LIMIT = "1GB"
+"""The memory of a query that can put the rest into a temporary folder."""
 CLOSED = {"enable_external_access": "false"}
 """No query, and no view or macro of the file, can read another file or the network."""
 READ_ONLY = {"max_temp_directory_size": "10GB"}
@@ -112,7 +114,7 @@ def _connected(
     if read_only:
         config |= READ_ONLY
     if temporary:
-        config["temp_directory"] = temporary
+        config |= {"temp_directory": temporary, "memory_limit": QUERY_MEMORY_LIMIT}
     with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
         # DuckDB would draw the bar on standard output, between the rows of an answer that takes two seconds.

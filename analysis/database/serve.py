@@ -27,8 +27,8 @@ from .trial import limit_memory
 
 ANSWERS = 1 << 30
 """Bytes of address space for an answer under way."""
-DATABASE = 2_000_000_000
-"""Bytes of address space for DuckDB, which is told to keep to as many: MEMORY_LIMIT of `open`."""
+DATABASE = 3_000_000_000
+"""Bytes of address space for DuckDB. Its allocator keeps more than twice of QUERY_MEMORY_LIMIT while a query spills."""
 LARGEST_PIECE = 1 << 26
 """The most bytes of a frame that holds more than one row."""
 

@@ -273,6 +273,14 @@ def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> 
     assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 4 << 20, "kilobytes"
 
 
+def test_a_query_larger_than_memory_is_answered_with_the_help_of_the_disk(database: Path, command: Command) -> None:
+    count = 80_000_000
+    places = f"SELECT row_number() OVER (ORDER BY hash(x)) AS place FROM range({count}) t(x)"
+    query = f"SELECT sum(place) AS s FROM ({places})"
+    answer = command("sql", query, "--db", database, "--timeout", "0", "--format", "csv")
+    assert (answer.err, answer.out) == ("", f"s\n{count * (count + 1) // 2}\n")
+
+
 def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
     code = """
 import os, sys
