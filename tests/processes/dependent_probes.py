@@ -1,16 +1,15 @@
 """Probes whose images depend on more than the image, drawn under seeds: does a run refuse them before it believes them?
 
-`make campaign JOBS=dependent_probes SEED=0 ARGS="10000"` is the long campaign. Each probe darkens some images where
-they should be left alone: by their place in the batch, its size, its content, or the calls before. A probe is caught
-where its run ends with the error; one that made a wrong image and was not caught is a silent error. The watch looks at
-a sample, so a few are silent by chance, more of them in 512 images than in a larger set. A sound one is never refused.
+`make campaign JOBS=dependent_probes SEED=0 ARGS="--probes 10000"` is the long campaign. Each probe darkens some images
+where they should be left alone: by their place in the batch, its size, its content, or the calls before. A probe is
+caught where its run ends with the error; one that made a wrong image and was not caught is a silent error. The watch
+looks at a sample, so a few are silent by chance, more of them in 512 images than in a larger set. A sound probe is
+never refused.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+
+from campaigns import run_campaign
 
 from bandlens.errors import ProbeError
 from bandlens.probes.family import Batch
@@ -121,28 +122,20 @@ def run(kind: Callable[[Random], Rows], seed: int) -> str:
     return "silent" if kind in DEPENDENT and wrong else "accepted"
 
 
-def campaign(count: int, seed: int) -> Counter[tuple[str, str]]:
-    """Run so many probes, of each kind in turn; (kind, outcome) -> how many."""
-    kinds, counts = (*DEPENDENT, *SOUND), Counter[tuple[str, str]]()
-    for number in range(seed, seed + count):
+def campaign(probes: int, seed: int) -> Counter[str]:
+    """Run so many probes, of each kind in turn; how each kind ended, and how often."""
+    kinds, counts = (*DEPENDENT, *SOUND), Counter[str]()
+    for number in range(seed, seed + probes):
         kind = kinds[number % len(kinds)]
-        counts[kind.__name__, run(kind, number)] += 1
+        counts[f"{kind.__name__.replace('_', ' ')}: {run(kind, number)}"] += 1
     return counts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("count", type=int, nargs="?", default=500, help="probes (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first probe (default %(default)s)")
-    options = parser.parse_args()
-    started = time.monotonic()
-    counts = campaign(options.count, options.seed)
-    for (kind, outcome), number in sorted(counts.items()):
-        print(f"{number:5}  {kind.replace('_', ' ')}: {outcome}")
-    print(f"{counts.total():5}  probes from seed {options.seed} in {time.monotonic() - started:.0f} s")
-    refused = sum(counts[kind.__name__, "refused"] for kind in SOUND)
-    silent = sum(number for (_, outcome), number in counts.items() if outcome == "silent")
-    print(f"{silent:5}  gave wrong images unseen, {silent / counts.total():.1%}")
+    counts = run_campaign(__doc__, campaign, {"probes": (500, "probes")})
+    refused = sum(counts[f"{kind.__name__.replace('_', ' ')}: refused"] for kind in SOUND)
+    silent = sum(number for name, number in counts.items() if name.endswith("silent"))
+    print(f"{silent:6}  gave wrong images unseen, {silent / counts.total():.1%}")
     sys.exit(refused > 0 or silent > MOST_SILENT * counts.total())
 
 

@@ -7,7 +7,6 @@ rest nothing, all or a part. A change that is struck fails, as do all that follo
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import shutil
@@ -16,7 +15,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+from campaigns import run_campaign
 from faults import Bench, bench
 from made_up_results import python
 from required import miss
@@ -364,17 +363,7 @@ def _folder_of(path: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--power", type=int, default=8, help="losses of power (default %(default)s)")
-    parser.add_argument("--struck", type=int, default=2, help="commands that are struck (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first fault (default %(default)s)")
-    options = parser.parse_args()
-    print(f"seeds of the faults: from {options.seed} on", flush=True)
-    started = time.monotonic()
-    counts = campaign(options.power, options.struck, options.seed)
-    for name, count in sorted(counts.items()):
-        print(f"{count:5}  {name}")
-    print(f"{counts.total():5}  faults in {time.monotonic() - started:.0f} s, nothing lost")
+    run_campaign(__doc__, campaign, {"power": (8, "losses of power"), "struck": (2, "commands that are struck")})
 
 
 if __name__ == "__main__":

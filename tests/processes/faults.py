@@ -7,7 +7,6 @@ that was committed goes away; and one undisturbed run at the end makes it equal 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -29,6 +28,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+from campaigns import run_campaign
 from ray_clusters import MEMORY
 from small import ask, make_study, rows_of, study_in
 from waiting import LIMIT_SECONDS
@@ -506,17 +506,7 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--local", type=int, default=20, help="faults on the local executor (default 20)")
-    parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
-    options = parser.parse_args()
-    print(f"seeds of the rounds: from {options.seed} on", flush=True)
-    started = time.monotonic()
-    struck = campaign(options.local, options.ray, options.seed)
-    for name, count in sorted(struck.items()):
-        print(f"{count:5}  {name}")
-    print(f"{struck.total():5}  faults in {time.monotonic() - started:.0f} s, none lost and none duplicated")
+    run_campaign(__doc__, campaign, {"local": (20, "faults of the local executor"), "ray": (5, "faults of Ray")})
 
 
 if __name__ == "__main__":

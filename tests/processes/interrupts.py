@@ -1,31 +1,30 @@
-"""Signals at random moments of the first fractions of a second, under seeds, and how a command must end then.
+"""Signals at random moments of a command, most of them in its first fractions of a second, and how it must end then.
 
-`make campaign JOBS=interrupts SEED=0 ARGS="1000"` is the long campaign. A moment is a number of events that Python's
-audit hooks see: imports, opened files, compiled and executed code. So a seed strikes one instruction on every machine.
+`make campaign JOBS=interrupts SEED=0 ARGS="--signals 1000"` is the long campaign. A moment is a number of events that
+Python's audit hooks see: imports, opened files, executed code. So a seed strikes one instruction on every machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+from campaigns import run_campaign
 from made_up_results import cell, image_set, part, python, store_study
 from small import make_images, make_model, make_pictures, make_study
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
+from bandlens.app.signals import MESSAGE
 
-MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (
     *("--version", "--help", "probes list", "measures list", "published list", "doctor"),
@@ -84,43 +83,35 @@ def strike(words: str, events: int, bench: Path, folder: Path, seed: int) -> str
         outcome = "ended with one line" if answer.returncode > 0 else "ended by Python's own start"
     assert "Traceback" not in answer.stderr, (case, answer.stderr)
     if answer.returncode == 128 + number:
-        assert answer.stderr.splitlines(keepends=True)[-1] == MESSAGE, (case, answer.stderr)
+        assert answer.stderr.splitlines()[-1] == MESSAGE, (case, answer.stderr)
     repeated = call(words, folder, -1, number)
     assert repeated.returncode == 0, (case, "repeated", repeated.stderr)
     assert not [file.name for file in folder.iterdir() if file.name.startswith(".")], (case, list(folder.iterdir()))
     return f"{number.name}: {outcome}"
 
 
-def campaign(count: int, seed: int, scratch: Path) -> Counter[str]:
-    """Strike so many commands in turn; how they ended, and how often."""
-    bench, counts = scratch / "bench", Counter[str]()
-    make_bench(bench)
-    events = dict[str, int]()
-    for place in range(count):
-        words = COMMANDS[(seed + place) % len(COMMANDS)]
-        if words not in events:
-            shutil.copytree(bench, scratch / "whole")
-            answer = call(words, scratch / "whole", 0, 0)
-            assert answer.returncode == 0, (words, answer.stderr)
-            events[words] = int("".join(answer.stderr.split("\n")[-1:]))
-            shutil.rmtree(scratch / "whole")
-        counts[strike(words, events[words], bench, scratch / "struck", seed + place)] += 1
-        shutil.rmtree(scratch / "struck")
+def campaign(signals: int, seed: int) -> Counter[str]:
+    """Send so many signals, to each command in turn; how they ended, and how often."""
+    events, counts = dict[str, int](), Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="interrupts-") as name:
+        scratch = Path(name).resolve()
+        bench = scratch / "bench"
+        make_bench(bench)
+        for number in range(seed, seed + signals):
+            words = COMMANDS[number % len(COMMANDS)]
+            if words not in events:
+                shutil.copytree(bench, scratch / "whole")
+                answer = call(words, scratch / "whole", 0, 0)
+                assert answer.returncode == 0, (words, answer.stderr)
+                events[words] = int(answer.stderr.split("\n")[-1])
+                shutil.rmtree(scratch / "whole")
+            counts[strike(words, events[words], bench, scratch / "struck", number)] += 1
+            shutil.rmtree(scratch / "struck")
     return counts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("count", type=int, nargs="?", default=24, help="signals (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first signal (default %(default)s)")
-    options = parser.parse_args()
-    print(f"seeds of the signals: from {options.seed} on", flush=True)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="interrupts-") as scratch:
-        counts = campaign(options.count, options.seed, Path(scratch).resolve())
-    for name, number in sorted(counts.items()):
-        print(f"{number:5}  {name}")
-    print(f"{counts.total():5}  signals in {time.monotonic() - started:.0f} s, none with a traceback")
+    run_campaign(__doc__, campaign, {"signals": (24, "signals")})
 
 
 if __name__ == "__main__":
