@@ -17,7 +17,8 @@ import typer
 
 from ..errors import UsageError
 from ..untrusted import printable
-from .tables import Table, TableLayout, lay_out
+from .formats import Format, Rows, csv_text, json_text, paper_text
+from .tables import Table, TableLayout, cell_text, lay_out
 
 if TYPE_CHECKING:
     from ..advance import Advance
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("bandlens")
 """The log of what a command says beside its results: notes, warnings and errors, each a line."""
 VERBOSE = logging.DEBUG
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+TableFormat = Annotated[
+    Format,
+    typer.Option(
+        "--format", help="How tables are written: csv and json with all digits, markdown and latex with four."
+    ),
+]
 
 
 class Terminal(TextIOWrapper):
@@ -62,27 +68,69 @@ def guarded_terminal() -> Iterator[None]:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]],
-    as_json: bool = False,
+    rows: Rows,
+    table_format: Format = Format.table,
     title: str | None = None,
     *,
     titles: Sequence[str] = (),
-    whole: str = "--json",
+    whole: str = "--format json",
 ) -> None:
-    """Print rows as an aligned table, or as one JSON list of objects on stdout.
+    """Print rows as an aligned table, or in the format that is asked for, with nothing beside them on stdout.
 
     On a terminal that is too narrow, names are shortened, the columns in `titles` become headings, and numbers that
     have no room continue below (`tables.lay_out`). A line names the texts that are left out, and `whole` shows them.
     """
-    if as_json:
-        print(json.dumps(list(rows), indent=1, default=str))
+    if table_format == Format.json:
+        print(json_text(list(rows)))
+    elif not rows:
+        print_note("(nothing)", table_format)
+    elif table_format == Format.csv:
+        print(csv_text(rows), end="")
+    elif table_format == Format.table:
+        _print_layout(rows, title, titles, whole)
+    else:
+        print(paper_text({name: [row[name] for row in rows] for name in rows[0]}, table_format, title))
+
+
+def print_tables(tables: Mapping[str, Rows], table_format: Format, *, titles: Sequence[str] = ()) -> None:
+    """Print tables under their titles. CSV is one table, in which a first column `table` has the titles."""
+    if table_format == Format.json:
+        print(json_text(tables))
+    elif table_format == Format.csv:
+        print_rows([{"table": title, **row} for title, rows in tables.items() for row in rows], table_format)
+    else:
+        for place, (title, rows) in enumerate(tables.items()):
+            if place:
+                print()
+            print_rows(rows, table_format, title, titles=titles)
+
+
+def print_document(document: Mapping[str, Any], table_format: Format) -> None:
+    """Print all that a command found. Whatever is no list is a row of the table `summary`, except in JSON."""
+    if table_format == Format.json:
+        print(json_text(document))
         return
-    if not rows:
-        print("(nothing)")
-        return
+    summary = {name: value for name, value in document.items() if not isinstance(value, list)}
+    tables = {
+        name: [row if isinstance(row, dict) else {name: row} for row in rows]
+        for name, rows in document.items()
+        if isinstance(rows, list) and rows
+    }
+    print_tables({"summary": [summary], **tables} if summary else tables, table_format)
+
+
+def print_note(text: str, table_format: Format) -> None:
+    """Print a sentence beside tables: on stdout where these are for the terminal, else on stderr."""
+    if table_format == Format.table:
+        print(text)
+    else:
+        log.info(text.strip())
+
+
+def _print_layout(rows: Rows, title: str | None, titles: Sequence[str], whole: str) -> None:
     # A pipe has no width: let the longest row decide instead of shortening anything.
     width = get_terminal_size().columns if sys.stdout.isatty() else None
-    cells = {printable(name): [_cell(row[name]) for row in rows] for name in rows[0]}
+    cells = {printable(name): [cell_text(row[name]) for row in rows] for name in rows[0]}
     numeric = {
         printable(name)
         for name in rows[0]
@@ -130,14 +178,8 @@ def _filled(text: str, width: int | None) -> str:
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print each row as lines of field and value, with a blank line between two rows."""
     longest = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
-    blocks = ["\n".join(f"{printable(name):<{longest}}  {_cell(row[name])}" for name in row) for row in rows]
+    blocks = ["\n".join(f"{printable(name):<{longest}}  {cell_text(row[name])}" for name in row) for row in rows]
     print("\n\n".join(blocks) or "(nothing)")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 class _Stderr(logging.Handler):

@@ -18,6 +18,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from ..untrusted import printable
 
 SHORTEST = 24
 """Characters to which text is shortened."""
@@ -81,6 +84,13 @@ class TextColumn:
         return (
             self.cells if self.fixed or self.widest <= longest else shorten(self.cells, longest, self.name in SETTINGS)
         )
+
+
+def cell_text(value: Any) -> str:
+    """A value as it stands in a table that people read: a float has four digits, and no value is a hyphen."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout:

@@ -9,7 +9,8 @@ import typer
 
 from ...errors import UsageError
 from .. import api
-from ..console import Json, condition_in_words, print_rows, progress
+from ..console import TableFormat, condition_in_words, print_rows, progress
+from ..formats import Format
 from .completion import complete_study
 from .options import Database
 
@@ -44,7 +45,7 @@ def analyze(
     conditions: Annotated[
         bool, typer.Option("--conditions", help="Print the metrics of every condition instead of the others.")
     ] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Compute spectral, critical-band and shape biases, and group means; print them and keep them in the view `metric`.
 
@@ -57,7 +58,7 @@ def analyze(
     changed; what is there of built-in ones stays, unless an option
     says how to estimate.
 
-    Example: bandlens analyze --db results.duckdb --json
+    Example: bandlens analyze --db results.duckdb --format csv
     """
     if file is not None and study != "*":
         raise UsageError(f"{file} and --study {study} name a study each; give one of them")
@@ -67,8 +68,9 @@ def analyze(
     )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
     rows = metrics.drop(*ids, strict=False).to_dicts()
-    if conditions and not as_json:
+    if conditions and not table_format.is_for_programs:
         in_words = [row | {"condition": condition_in_words(row)} for row in rows]
-        print_rows([{name: row[name] for name in OF_CONDITIONS} for row in in_words], titles=(*TITLES, "metric"))
+        shown = [{name: row[name] for name in OF_CONDITIONS} for row in in_words]
+        print_rows(shown, table_format, titles=(*TITLES, "metric"))
     else:
-        print_rows(rows, as_json, titles=TITLES)
+        print_rows(rows, table_format, titles=TITLES)

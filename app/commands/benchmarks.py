@@ -11,7 +11,8 @@ import typer
 from ...probes.images.options import How
 from ...protocol import BENCHMARKS, SIZE
 from .. import api
-from ..console import Json, print_rows, progress
+from ..console import TableFormat, print_rows, progress
+from ..formats import Format
 from .completion import complete_benchmark
 from .images import (
     Clusters,
@@ -38,12 +39,12 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(table_format: TableFormat = Format.table) -> None:
     """List the benchmarks that `pack` knows.
 
     Example: bandlens benchmarks list
     """
-    print_rows(api.images.list_benchmarks(), as_json=json)
+    print_rows(api.images.list_benchmarks(), table_format)
 
 
 @app.command()
@@ -83,7 +84,7 @@ def pack(
     stream: Stream = False,
     skip_broken: SkipBroken = False,
     workers: Workers = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Check that a folder holds a benchmark, whole or the part that is asked for, and pack it.
 
@@ -106,4 +107,4 @@ def pack(
         subset=Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
         how=How(skip_broken, stream, workers, progress, say),
     )
-    print_sets(images, time.perf_counter() - start, json)
+    print_sets(images, time.perf_counter() - start, table_format)

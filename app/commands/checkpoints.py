@@ -9,7 +9,8 @@ import typer
 
 from ...errors import BandlensError, CheckpointError
 from .. import api
-from ..console import Json, log, print_lines, print_rows
+from ..console import TableFormat, log, print_lines, print_rows
+from ..formats import Format
 from .completion import complete_category, complete_checkpoint
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Category = Annotated[
 
 
 @app.command("list")
-def list_(category: Category = None, json: Json = False) -> None:
+def list_(category: Category = None, table_format: TableFormat = Format.table) -> None:
     """List the checkpoints.
 
     Example: bandlens checkpoints list --category contrastive
@@ -49,22 +50,23 @@ def list_(category: Category = None, json: Json = False) -> None:
         }
         for checkpoint in api.models.list_checkpoints(category)
     ]
-    print_rows(rows, json)
+    print_rows(rows, table_format)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_checkpoint)], json: Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_checkpoint)],
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Show one checkpoint: where its files are published and stored, and how their keys are read.
 
     Example: bandlens checkpoints show resnet50_dino
     """
     rows = api.models.describe_checkpoint(name)
-    if json:
-        print_rows(rows, as_json=True)
-    else:
+    if table_format == Format.table:
         print_lines(rows)
+    else:
+        print_rows(rows, table_format)
 
 
 @app.command()
@@ -84,14 +86,18 @@ def fetch(names: Names = None, every: Every = False, category: Category = None) 
 
 
 @app.command()
-def verify(names: Names = None, every: Every = False, category: Category = None, json: Json = False) -> None:
+def verify(
+    names: Names = None, every: Every = False, category: Category = None, table_format: TableFormat = Format.table
+) -> None:
     """Compare the stored weights with the lock file; nothing is downloaded. Exit 1 unless all are there and unchanged.
 
     Example: bandlens checkpoints verify --all
     """
     chosen = api.models.select_checkpoints(names or [], every, category)
     rows = [row for checkpoint in chosen for row in api.models.verify_weights(checkpoint)]
-    print_rows([{"name": row.name, "status": row.status, "sha256": row.sha256, "file": row.file} for row in rows], json)
+    print_rows(
+        [{"name": row.name, "status": row.status, "sha256": row.sha256, "file": row.file} for row in rows], table_format
+    )
     bad = list(dict.fromkeys(row.name for row in rows if row.status != "ok"))
     if bad:
         raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,16 @@ import typer
 
 from ...errors import UsageError, some_of
 from .. import api
-from ..console import Json, condition_in_words, print_rows, progress, setting_in_words
+from ..console import (
+    TableFormat,
+    condition_in_words,
+    print_document,
+    print_note,
+    print_tables,
+    progress,
+    setting_in_words,
+)
+from ..formats import Format
 from .completion import complete_study
 from .options import Database
 
@@ -77,7 +86,7 @@ def compare(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what does not differ beyond chance, too.")] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
@@ -98,10 +107,10 @@ def compare(
         precisions=_pair("--precisions", precisions),
         progress=progress,
     )
-    if as_json:
-        print(json.dumps(_as_json(comparison, comparison if everything else comparison.what_differs()), indent=1))
+    if table_format.is_for_programs:
+        print_document(_document(comparison, comparison if everything else comparison.what_differs()), table_format)
     else:
-        _print(comparison, comparison if everything else comparison.beyond_chance())
+        _print(comparison, comparison if everything else comparison.beyond_chance(), table_format)
 
 
 def _pair(option: str, text: str | None) -> tuple[str, str] | None:
@@ -113,7 +122,7 @@ def _pair(option: str, text: str | None) -> tuple[str, str] | None:
     return of_a, of_b
 
 
-def _as_json(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
+def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
     tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b", "replaced")
     return {
         "a": comparison.a,
@@ -127,49 +136,59 @@ def _as_json(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
     }
 
 
-def _print(comparison: Comparison, shown: Comparison) -> None:
+def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
+    note = partial(print_note, table_format=table_format)
     for row in comparison.replaced.rows(named=True):
         only_in_a, only_in_b, reimplemented = (
             _conditions(row["probe"], row[name]) for name in ("only_in_a", "only_in_b", "reimplemented")
         )
         if only_in_b:
-            print(
+            note(
                 f"{row['probe']}: these {len(row['only_in_a'])} conditions became those {len(row['only_in_b'])}: "
                 f"{only_in_a}; now {only_in_b}"
             )
         if reimplemented:
-            print(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
-    print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
+            note(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
+    note(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
     shared = comparison.same + len(comparison.cells)
     cell_counts = [f"{different} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm)"]
     if comparison.same:
         cell_counts.insert(0, f"{comparison.same} {'is' if comparison.same == 1 else 'are'} one and the same")
-    print(f"Both have {shared} cell{'' if shared == 1 else 's'}: {', '.join(cell_counts)}")
-    for note, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
-        print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
+    note(f"Both have {shared} cell{'' if shared == 1 else 's'}: {', '.join(cell_counts)}")
+    for reason, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
+        note(f"{count} of them {'is' if count == 1 else 'are'} not compared: {reason}")
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         if len(cells):
             count = f"{len(cells)} {'cell is' if len(cells) == 1 else 'cells are'}"
-            print(f"{count} in {side} only: {_named(cells)}")
-    for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True):
+            note(f"{count} in {side} only: {_named(cells)}")
+    in_words = table_format == Format.table
+    tables = {
+        f"Cells: {checkpoint} on {image_set}": _of_cells(cells, in_words)
+        for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True)
+    }
+    frames = {
+        "Curves": shown.curves,
+        "Metrics": shown.metrics,
+        "Metrics of conditions": shown.conditions,
+        "Correlations": shown.correlations,
+    }
+    tables |= {title: _shown(frame) for title, frame in frames.items() if len(frame)}
+    if in_words and tables:
         print()
-        print_rows(_of_cells(cells), title=f"Cells: {checkpoint} on {image_set}")
-    for title, frame, absent in (
-        ("Curves", shown.curves, None),
-        ("Metrics", shown.metrics, comparison.no_metrics),
-        ("Metrics of conditions", shown.conditions, comparison.no_metrics),
-        ("Correlations", shown.correlations, comparison.no_correlations),
-    ):
-        if absent:
-            print(f"\n{title}: {absent}")
-        elif len(frame):
-            print()
-            print_rows(_shown(frame), title=title, titles=TITLES)
+    print_tables(tables, table_format, titles=TITLES)
+    absent = {
+        "Metrics": comparison.no_metrics,
+        "Metrics of conditions": comparison.no_metrics,
+        "Correlations": comparison.no_correlations,
+    }
+    for title, why in absent.items():
+        if why:
+            note(f"\n{title}: {why}")
     if counts := _unlisted(comparison, shown):
-        print(f"\nwithout a difference beyond chance: {counts}; --all lists them too")
+        note(f"\nwithout a difference beyond chance: {counts}; --all lists them too")
 
 
 def _unlisted(comparison: Comparison, shown: Comparison) -> str:
@@ -191,15 +210,19 @@ def _named(cells: pl.DataFrame) -> str:
     return some_of(names, NAMED, "; ")
 
 
-def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows of one checkpoint and image set, which a table need not repeat: 80 columns have room for the intervals."""
+def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
+    """Rows of one checkpoint and image set, which a table need not repeat.
+
+    With the difference and its interval `in_words`, 80 columns have room for both.
+    """
     from ...analysis.comparison.words import difference_in_words
 
     columns = [name for name in ("difference", *LAST) if name in _filled(cells)]
-    rows = [
-        row | {"difference": None if row["difference"] is None else difference_in_words(row)}
-        for row in cells.to_dicts()
-    ]
+    rows = cells.to_dicts()
+    if in_words:
+        rows = [row | {"difference": None if row["difference"] is None else difference_in_words(row)} for row in rows]
+    elif "difference" in columns:
+        columns[1:1] = ["low", "high"]
     return [{"condition": condition_in_words(row)} | {name: row[name] for name in columns} for row in rows]
 
 

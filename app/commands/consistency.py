@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import Json, print_rows, progress
+from ..console import TableFormat, print_rows, progress
+from ..formats import Format
 from .options import Database
 
 
@@ -16,7 +17,7 @@ def consistency(
     images: Annotated[str, typer.Argument(help="A stimulus set, benchmark or image set of the database.")],
     db: Database = Path("results.duckdb"),
     pairs: Annotated[bool, typer.Option("--pairs", help="Every two subjects, even where there are humans.")] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
 
@@ -27,4 +28,4 @@ def consistency(
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
     rows = api.results.consistency(images, db, pairs=pairs, progress=progress)
-    print_rows(rows, as_json=as_json, titles=("images", "condition"))
+    print_rows(rows, table_format, titles=("images", "condition"))

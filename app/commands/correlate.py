@@ -11,7 +11,8 @@ import typer
 from ...errors import UsageError
 from ...protocol import SUBSET_TITLES
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_note, print_rows, print_tables
+from ..formats import Format
 from .completion import complete_study
 
 if TYPE_CHECKING:
@@ -65,20 +66,20 @@ def correlate(
     as_published: Annotated[
         bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
     ] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
 
     Without --db, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 
-    Example: bandlens correlate --method kendall --json
+    Example: bandlens correlate --method kendall --format csv
     """
     if as_published:
         if db or study or bias or target != Accuracies.raw or method != Method.spearman:
             raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
         from .published import table
 
-        table(as_json=as_json)
+        table(table_format=table_format)
         return
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
@@ -92,29 +93,47 @@ def correlate(
         baseline=baseline.value,
     )
     rows = correlated.rows
-    if as_json:
-        print_rows(rows.to_dicts(), as_json=True)
+    if table_format.is_for_programs:
+        print_rows(rows.to_dicts(), table_format)
         return
-    if correlated.lines:
-        print_rows(correlated.lines, title=f"Effective robustness, {correlated.definition}")
-    for subset in rows["subset"].unique(maintain_order=True):
-        _print_subset(rows.filter(subset=subset), subset, correlated.partial_on)
-    print(_tests_in_words(rows))
+    subsets = {
+        f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, sorted(of_subset['n'].unique())))})": of_subset
+        for (subset,), of_subset in rows.group_by("subset", maintain_order=True)
+    }
+    lines = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
+    if table_format == Format.table:
+        for title, of_effective in lines.items():
+            print_rows(of_effective, title=title)
+        for title, of_subset in subsets.items():
+            _print_subset(of_subset, title, correlated.partial_on)
+    else:
+        tables = {
+            title: [_numbers(row, correlated.partial_on) for row in of_subset.to_dicts()]
+            for title, of_subset in subsets.items()
+        }
+        print_tables(lines | tables, table_format)
+    print_note(_tests_in_words(rows), table_format)
 
 
-def _print_subset(rows: pl.DataFrame, subset: str, partial_on: str | None) -> None:
-    counts = ", ".join(map(str, sorted(rows["n"].unique())))
+def _print_subset(rows: pl.DataFrame, title: str, partial_on: str | None) -> None:
     over_images = rows["low_images"].is_not_null().any()
-    print_rows(
-        [_shown(row, partial_on, over_images) for row in rows.to_dicts()],
-        title=f"{SUBSET_TITLES[subset]} models (n = {counts})",
-    )
+    print_rows([_shown(row, partial_on, over_images) for row in rows.to_dicts()], title=title)
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()
 
 
+def _numbers(row: dict[str, Any], partial_on: str | None) -> dict[str, Any]:
+    """The row for a paper, with numbers that its format rounds."""
+    method = row["method"]
+    numbers = {"bias": row["bias"], "group": row["group"], method: row["coefficient"]}
+    numbers |= {f"{method}_low": row["low"], f"{method}_high": row["high"]}
+    numbers |= {name: row[name] for name in ("p", "p_permutation", "p_holm", "p_bh")}
+    return numbers | {f"given {partial_on}" if partial_on else "partial": row["partial"]}
+
+
 def _shown(row: dict[str, Any], partial_on: str | None, over_images: bool) -> dict[str, Any]:
+    """The row for a terminal, in two decimals."""
     return {
         "bias": row["bias"],
         "group": row["group"],

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_rows
+from ..formats import Format
 from .completion import complete_engine
 
 Engine = Annotated[
@@ -21,9 +22,9 @@ Engine = Annotated[
 ]
 
 
-def doctor(engine: Engine = None, as_json: Json = False) -> None:
+def doctor(engine: Engine = None, table_format: TableFormat = Format.table) -> None:
     """Say what this machine can run: engines, GPUs, versions, free space.
 
     Example, once before a long job or as a container starts: bandlens doctor --engine tensorrt
     """
-    print_rows([{"what": subject, "found": finding} for subject, finding in api.models.doctor(engine)], as_json)
+    print_rows([{"what": subject, "found": finding} for subject, finding in api.models.doctor(engine)], table_format)

@@ -15,8 +15,9 @@ from ...errors import ExportError, UsageError
 from ...export.weights.registry import OWN, Reading
 from ...protocol import SIZE
 from .. import api
-from ..console import Json, log, print_rows, progress
+from ..console import TableFormat, log, print_rows, progress
 from ..export import Exportable, Lowering, ModelSelection, read_precisions
+from ..formats import Format
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export(
         typer.Option("--refit", help="One TensorRT plan for all models of equal structure.", rich_help_panel=LOWER),
     ] = False,
     out: Out = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Export checkpoints, fetched if need be, to ONNX, and to TensorRT plans where there is a GPU.
 
@@ -80,7 +81,7 @@ def export(
     lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit)
     selection = ModelSelection(names or (), every, category, timm or ())
     models = api.models.models_to_export(selection, lowering, image_size=image_size, trust=trust, out=out)
-    _export(models, lowering, json)
+    _export(models, lowering, table_format)
 
 
 def export_own(
@@ -130,7 +131,7 @@ def export_own(
     calibration: CalibrationSet = None,
     batch: Batch = 256,
     out: Out = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
 
@@ -181,7 +182,9 @@ def export_own(
         choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
         return row | {"weights": choice["taken"], "weights_left": choice["left"]}
 
-    _export([Exportable(name, export_model)], lowering, json, with_choice if json else None)
+    _export(
+        [Exportable(name, export_model)], lowering, table_format, with_choice if table_format.is_for_programs else None
+    )
 
 
 NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
@@ -191,7 +194,7 @@ NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
 def _export(
     models: Sequence[Exportable],
     lowering: Lowering,
-    json: bool,
+    table_format: Format,
     complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
     """Export, and print a row for each ONNX file, with what `complete` adds to it."""
@@ -202,7 +205,7 @@ def _export(
 
     with progress("exporting", len(models), "checkpoints", delay=0) as advance:
         failed = for_each(models, make_files, advance)
-    print_rows(rows if complete is None else list(map(complete, rows)), json)
+    print_rows(rows if complete is None else list(map(complete, rows)), table_format)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,17 @@ import typer
 
 from ...errors import BandlensError
 from .. import api
-from ..console import Json, condition_in_words, duration, print_rows, progress
+from ..console import (
+    TableFormat,
+    condition_in_words,
+    duration,
+    print_document,
+    print_note,
+    print_rows,
+    print_tables,
+    progress,
+)
+from ..formats import Format
 from ..study import GATE_IMAGES
 from .options import Database
 
@@ -44,7 +54,7 @@ def gate(
         int, typer.Option("--images", min=0, help="Of each image set, drawn from all classes evenly; 0 takes all.")
     ] = GATE_IMAGES,
     db: Database = Path("results.duckdb"),
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
 
@@ -59,10 +69,10 @@ def gate(
     gated = api.studies.gate(
         study, reference, candidate, db, checkpoints=checkpoints or (), images=images, progress=progress
     )
-    if as_json:
-        print(json.dumps(_as_json(gated), indent=1, default=str))
+    if table_format.is_for_programs:
+        print_document(_document(gated), table_format)
     else:
-        _print(gated, db)
+        _print(gated, db, table_format)
     if message := _complaint(gated):
         raise BandlensError(message)
 
@@ -103,7 +113,7 @@ def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _as_json(gated: Gated) -> dict[str, Any]:
+def _document(gated: Gated) -> dict[str, Any]:
     ran = gated.ran
     return {
         "compared": ran.label,
@@ -117,16 +127,26 @@ def _as_json(gated: Gated) -> dict[str, Any]:
     }
 
 
-def _print(gated: Gated, db: Path) -> None:
+def _print(gated: Gated, db: Path, table_format: Format) -> None:
     ran, rows, limits = gated.ran, gated.rows, gated.limits
-    print(
+    note = partial(print_note, table_format=table_format)
+    note(
         f"{ran.label}: ran {ran.ran:,} of {ran.cells:,} cells, {ran.predictions:,} predictions in "
         f"{duration(ran.seconds)}, into {db}"
     )
-    print(f"limits: flips {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points")
-    print_rows(_summaries(rows))
-    open_ones = rows.filter(rows["verdict"] != "pass").to_dicts()
-    print(f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}")
-    if open_ones:
-        open_ones = [row | {"condition": condition_in_words(row)} for row in open_ones]
-        print_rows([{name: row[name] for name in SHOWN} for row in open_ones], titles=("checkpoint", "image_set"))
+    note(f"limits: flips {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points")
+    open_ones = [
+        {name: row[name] for name in SHOWN}
+        for row in (row | {"condition": condition_in_words(row)} for row in rows.to_dicts())
+        if row["verdict"] != "pass"
+    ]
+    count = f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}"
+    if table_format == Format.table:
+        print_rows(_summaries(rows))
+        print(count)
+        if open_ones:
+            print_rows(open_ones, titles=("checkpoint", "image_set"))
+    else:
+        note(count)
+        failing = {"Gates that do not pass": open_ones} if open_ones else {}
+        print_tables({"Gates by checkpoint": _summaries(rows)} | failing, table_format)

@@ -14,7 +14,8 @@ from ...protocol import SIZE, SPACE_CLASSES
 from ...records import Crop
 from ...untrusted import printable
 from .. import api
-from ..console import Json, log, print_lines, print_rows, progress
+from ..console import TableFormat, log, print_lines, print_rows, progress
+from ..formats import Format
 from .options import Database
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def pack(
     stream: Stream = False,
     skip_broken: SkipBroken = False,
     workers: Workers = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Decode every image of a folder or archive of your own once, into a new image set.
 
@@ -96,7 +97,7 @@ def pack(
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
         how=How(skip_broken, stream, workers, progress, say),
     )
-    print_sets([images], time.perf_counter() - start, json)
+    print_sets([images], time.perf_counter() - start, table_format)
 
 
 @app.command("frequency-conflict")
@@ -109,7 +110,7 @@ def frequency_conflict(
     seed: Annotated[int, typer.Option("--seed", min=0, help="What the pairs are drawn by.")] = 0,
     name: Name = None,
     workers: Workers = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Make a set whose images have the low frequencies of one image and the high ones of an image of another class.
 
@@ -118,14 +119,14 @@ def frequency_conflict(
     start = time.perf_counter()
     how = How(workers=workers, progress=progress, say=say)
     images = api.images.pack_frequency_conflict(image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
-    print_sets([images], time.perf_counter() - start, json)
+    print_sets([images], time.perf_counter() - start, table_format)
 
 
 @app.command()
 def check(
     image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
     workers: Workers = None,
-    json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Read a set again and compare counts, pixels, labels and digest with what was packed.
 
@@ -133,7 +134,7 @@ def check(
     """
     start = time.perf_counter()
     images = api.images.check_images(image_set, workers=workers, progress=progress)
-    print_sets([images], time.perf_counter() - start, json)
+    print_sets([images], time.perf_counter() - start, table_format)
 
 
 @app.command()
@@ -174,20 +175,21 @@ def say(text: str) -> None:
     log.info(text)
 
 
-def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
+def print_sets(sets: Sequence[ImageSet], seconds: float, table_format: Format) -> None:
     """Print what was packed or checked, and on stderr what was left out."""
     rate = sum(images.info.count for images in sets) / seconds
     rows = [_row(images, rate) for images in sets]
-    if json:
+    if table_format.is_for_programs:
         broken = [[{"path": path, "reason": reason} for path, reason in images.skipped.items()] for images in sets]
         labelled = [images.info.labelled for images in sets]
         details = zip(rows, labelled, broken, strict=True)
-        print_rows([row | {"labelled": known, "skipped": skipped} for row, known, skipped in details], as_json=True)
+        print_rows([row | {"labelled": known, "skipped": skipped} for row, known, skipped in details], table_format)
         return
-    if len(rows) == 1:
+    if len(rows) == 1 and table_format == Format.table:
         print_lines(rows)
     else:
-        print_rows([{name: row[name] for name in ("name", "images", "skipped", "bytes", "digest")} for row in rows])
+        columns = ("name", "images", "skipped", "bytes", "digest")
+        print_rows([{name: row[name] for name in columns} for row in rows], table_format)
     for images in sets:
         for path, reason in images.skipped.items():
             log.info(printable(f"left out {path}: {reason}"))

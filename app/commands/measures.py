@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_rows
+from ..formats import Format
 
 app = typer.Typer(help="Numbers that are computed of decisions: what there is.", no_args_is_help=True)
 
@@ -18,10 +19,10 @@ def list_(
     study: Annotated[
         Path | None, typer.Option("--study", help="A study whose own measures are listed too.", show_default=False)
     ] = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """List the measures: name, title, unit, what each is a number of, and whether `correlate` takes it.
 
     Example: bandlens measures list --study study.toml
     """
-    print_rows(api.results.list_measures(study), as_json)
+    print_rows(api.results.list_measures(study), table_format)

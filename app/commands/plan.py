@@ -2,30 +2,94 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...errors import amount, some_of
 from ...untrusted import one_line
 from .. import api
-from ..console import Json, duration, print_rows
+from ..console import TableFormat, duration, print_document, print_note, print_rows
+from ..formats import Format
 from ..study import GATE_IMAGES
 from .options import Database, EngineOption, StudyFile, resolve_study
 
+if TYPE_CHECKING:
+    from ..study.plan import Plan
+
 MOST_FILES = 5
-"""The number of files of a user's probe that are named, except in JSON."""
+"""The number of files of a user's probe that are named, except in JSON and CSV."""
 
 
 def plan(
-    study: StudyFile, db: Database = Path("results.duckdb"), engine: EngineOption = None, as_json: Json = False
+    study: StudyFile,
+    db: Database = Path("results.duckdb"),
+    engine: EngineOption = None,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Show which cells of a study are done, missing or stale, an estimate of the time, and which metrics it will have.
 
     Example: bandlens plan study.toml --db results.duckdb
     """
     planned = api.studies.plan(resolve_study(study, engine), db)
-    if as_json:
-        summary = {
+    if table_format.is_for_programs:
+        print_document(_document(planned), table_format)
+        return
+    print_rows(planned.rows, table_format, titles=("checkpoint", "image_set"))
+    note = partial(print_note, table_format=table_format)
+    if len(planned.packed) > 1:
+        for how, (models, sets) in planned.packed.items():
+            note(f"{how}: {some_of(models)} on {some_of(sets)}")
+    if planned.missing:
+        note(
+            f"to run: {len(planned.missing):,} cells, {planned.predictions:,} predictions, "
+            f"about {duration(planned.seconds)} here ({planned.estimate})"
+        )
+        least = planned.cost.h100_seconds
+        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
+        note(
+            f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more; "
+            f"on an H100: {on_h100}"
+        )
+    else:
+        note("nothing to run: every cell is done")
+    if planned.smaller_maps:
+        maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
+        note(f"predictions of smaller maps of waves: {maps}")
+    for probe in planned.own_probes:
+        named = one_line(some_of(probe.files, MOST_FILES))
+        note(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
+    if planned.gate_predictions:
+        note(
+            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs "
+            f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
+            "(--images 0) it takes longer than the study itself"
+        )
+    if metrics := [str(determined) for determined in planned.metrics if not determined.why]:
+        note(f"metrics: {', '.join(metrics)}")
+    sets_by_metrics: dict[str, list[str]] = {}
+    for image_set, names in planned.condition_metrics.items():
+        sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
+    for listed, image_sets in sets_by_metrics.items():
+        note(f"under each condition of {some_of(image_sets)}: {listed}")
+    for lacking in planned.metrics:
+        if lacking.why:
+            note(f"no {lacking}: {lacking.why}")
+    for doubt in planned.doubts:
+        note(f"warning: {one_line(doubt)}")
+    if planned.failed:
+        first = planned.failed[0]
+        note(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")
+
+
+def _document(planned: Plan) -> dict[str, Any]:
+    return {
+        "rows": planned.rows,
+        "packed": [
+            {"preprocessing": how, "checkpoints": models, "image_sets": sets}
+            for how, (models, sets) in planned.packed.items()
+        ],
+        "to_run": {
             "cells": len(planned.missing),
             "predictions": planned.predictions,
             "seconds": round(planned.seconds, 1),
@@ -34,85 +98,27 @@ def plan(
             "h100_seconds_at_peak": planned.cost.h100_seconds,
             "database_bytes": round(planned.cost.database_bytes),
             "image_bytes": planned.cost.image_bytes,
-        }
-        missing = [
+            "estimate": planned.estimate,
+        },
+        "smaller_maps": planned.smaller_maps,
+        "missing": [
             {"checkpoint": cell.model.name, "image_set": cell.image_set.name, "condition": str(cell.condition)}
             for cell in planned.missing
-        ]
-        print(
-            json.dumps(
-                {
-                    "rows": planned.rows,
-                    "packed": [
-                        {"preprocessing": how, "checkpoints": models, "image_sets": sets}
-                        for how, (models, sets) in planned.packed.items()
-                    ],
-                    "to_run": summary | {"estimate": planned.estimate},
-                    "smaller_maps": planned.smaller_maps,
-                    "missing": missing,
-                    "gate_predictions": planned.gate_predictions,
-                    "metrics": [
-                        {
-                            "image_set": determined.image_set,
-                            "metrics": list(determined.metrics),
-                            "determined": not determined.why,
-                            "why": determined.why,
-                        }
-                        for determined in planned.metrics
-                    ],
-                    "condition_metrics": planned.condition_metrics,
-                    "own_probes": [
-                        {"probe": probe.name, "files": list(probe.files), "random": probe.random}
-                        for probe in planned.own_probes
-                    ],
-                    "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
-                    "doubts": planned.doubts,
-                },
-                indent=1,
-            )
-        )
-        return
-    print_rows(planned.rows, titles=("checkpoint", "image_set"))
-    if len(planned.packed) > 1:
-        for how, (models, sets) in planned.packed.items():
-            print(f"{how}: {some_of(models)} on {some_of(sets)}")
-    if planned.missing:
-        print(
-            f"to run: {len(planned.missing):,} cells, {planned.predictions:,} predictions, "
-            f"about {duration(planned.seconds)} here ({planned.estimate})"
-        )
-        least = planned.cost.h100_seconds
-        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
-        print(
-            f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more; "
-            f"on an H100: {on_h100}"
-        )
-    else:
-        print("nothing to run: every cell is done")
-    if planned.smaller_maps:
-        maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
-        print(f"predictions of smaller maps of waves: {maps}")
-    for probe in planned.own_probes:
-        named = one_line(some_of(probe.files, MOST_FILES))
-        print(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
-    if planned.gate_predictions:
-        print(
-            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs "
-            f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
-            "(--images 0) it takes longer than the study itself"
-        )
-    if metrics := [str(determined) for determined in planned.metrics if not determined.why]:
-        print(f"metrics: {', '.join(metrics)}")
-    sets_by_metrics: dict[str, list[str]] = {}
-    for image_set, names in planned.condition_metrics.items():
-        sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
-    for listed, image_sets in sets_by_metrics.items():
-        print(f"under each condition of {some_of(image_sets)}: {listed}")
-    for lacking in planned.metrics:
-        if lacking.why:
-            print(f"no {lacking}: {lacking.why}")
-    for doubt in planned.doubts:
-        print(f"warning: {one_line(doubt)}")
-    if planned.failed:
-        first = planned.failed[0]
-        print(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")
+        ],
+        "gate_predictions": planned.gate_predictions,
+        "metrics": [
+            {
+                "image_set": determined.image_set,
+                "metrics": list(determined.metrics),
+                "determined": not determined.why,
+                "why": determined.why,
+            }
+            for determined in planned.metrics
+        ],
+        "condition_metrics": planned.condition_metrics,
+        "own_probes": [
+            {"probe": probe.name, "files": list(probe.files), "random": probe.random} for probe in planned.own_probes
+        ],
+        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
+        "doubts": planned.doubts,
+    }

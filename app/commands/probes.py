@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_rows
+from ..formats import Format
 
 app = typer.Typer(help="Perturbations: what there is, and what it looks like.", no_args_is_help=True)
 
@@ -24,13 +25,13 @@ def list_(
     attacks: Annotated[
         bool, typer.Option("--attacks", help="The attacks only: those of --study, or all with the published budget.")
     ] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """List the conditions of the published grid, or of a study with its attacks.
 
-    Example: bandlens probes list --json
+    Example: bandlens probes list --format csv
     """
-    print_rows(api.images.list_conditions(study, attacks=attacks), as_json)
+    print_rows(api.images.list_conditions(study, attacks=attacks), table_format)
 
 
 @app.command()

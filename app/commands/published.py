@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,8 @@ import typer
 
 from ...protocol import SUBSET_TITLES
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_document, print_note, print_rows, print_tables
+from ..formats import Format
 from .options import Database
 
 app = typer.Typer(
@@ -49,25 +50,26 @@ def import_(
 
 
 @app.command("list")
-def list_(db: AtlasDb = None, as_json: Json = False) -> None:
-    """List the sources of published figures: models, benchmarks, licence and commit; with --json whose they are, too.
+def list_(db: AtlasDb = None, table_format: TableFormat = Format.table) -> None:
+    """List the sources of published figures: models, benchmarks, licence, commit; csv and json say whose they are.
 
     Example: bandlens published list
     """
     rows = api.published.list_sources(db)
-    if as_json:
-        print_rows(rows, as_json=True)
+    if table_format.is_for_programs:
+        print_rows(rows, table_format)
         return
-    print_rows([{name: row[name] for name in ("source", "models", "benchmarks", "licence", "commit")} for row in rows])
+    columns = ("source", "models", "benchmarks", "licence", "commit")
+    print_rows([{name: row[name] for name in columns} for row in rows], table_format)
     if absent := [row["source"] for row in rows if row["here"] is None]:
-        print(f"not here: {', '.join(absent)} (`bandlens published import`)")
+        print_note(f"not here: {', '.join(absent)} (`bandlens published import`)", table_format)
 
 
 @app.command("sources")
 def sources_(
     model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
     db: AtlasDb = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Print all published figures of a model, and how far sources of the same checkpoint are apart.
 
@@ -76,23 +78,24 @@ def sources_(
     Example: bandlens published sources tv_resnet50
     """
     rows = api.published.values_of_model(model, db)
-    empty = [] if as_json else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
-    print_rows(rows.drop(empty).to_dicts(), as_json=as_json)
-    if not as_json and (namesakes := rows["model"].unique().sort().to_list())[1:]:
-        print(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}")
+    complete = table_format.is_for_programs
+    empty = [] if complete else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
+    print_rows(rows.drop(empty).to_dicts(), table_format)
+    if not complete and (namesakes := rows["model"].unique().sort().to_list())[1:]:
+        print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 
 
 @app.command()
 def agree(
     models: Annotated[bool, typer.Option("--models", help="Each model, not only means and ends.")] = False,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Compare the study's accuracies with those of the same checkpoints in other sources, and say why they differ.
 
     Example: bandlens published agree --models
     """
     means, of_models = api.published.compare_sources()
-    print_rows((of_models if models else means).to_dicts(), as_json=as_json)
+    print_rows((of_models if models else means).to_dicts(), table_format)
 
 
 class Grounds(StrEnum):
@@ -105,7 +108,7 @@ class Grounds(StrEnum):
 def relate(
     models: Annotated[Grounds, typer.Option("--models", help="Whose biases and accuracies.")] = Grounds.timm,
     db: AtlasDb = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
 
@@ -114,17 +117,19 @@ def relate(
     Example: bandlens published relate --models study
     """
     rows, sentences = api.published.relate_published(models.value, db)
-    if as_json:
-        print_rows(rows.to_dicts(), as_json=True)
+    if table_format.is_for_programs:
+        print_rows(rows.to_dicts(), table_format)
         return
     columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
     titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
+    shown = _two_decimals if table_format == Format.table else lambda _name, value: value
     print_rows(
-        [{titles.get(name, name): _two_decimals(name, row[name]) for name in columns} for row in rows.to_dicts()],
-        title="{} models of {} families".format(*rows.select("n", "families").max().row(0)),
+        [{titles.get(name, name): shown(name, row[name]) for name in columns} for row in rows.to_dicts()],
+        table_format,
+        "{} models of {} families".format(*rows.select("n", "families").max().row(0)),
     )
     for sentence in sentences:
-        print(sentence)
+        print_note(sentence, table_format)
 
 
 COEFFICIENTS = ("overall", "partial", "within", "between")
@@ -141,13 +146,13 @@ def joined_(
     study: Annotated[
         str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
     ] = "*",
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Print which published model each checkpoint of a results database is, and by what: weights, study or name.
 
     Example: bandlens published joined --db results.duckdb
     """
-    print_rows(api.published.join_published(db, study).to_dicts(), as_json=as_json)
+    print_rows(api.published.join_published(db, study).to_dicts(), table_format)
 
 
 @app.command()
@@ -156,7 +161,7 @@ def place(
         str, typer.Argument(help="A model, by its name in any source, or a checkpoint of --db.", show_default=False)
     ],
     db: AtlasDb = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Print where a model stands among all of timm's: its rank, and what its ImageNet accuracy lets one expect.
 
@@ -164,22 +169,22 @@ def place(
     """
     rows, joined_by = api.published.place_model(model, db)
     published_name = rows["model"][0]
-    if as_json:
-        print_rows(rows.to_dicts(), as_json=True)
+    if table_format.is_for_programs:
+        print_rows(rows.to_dicts(), table_format)
         return
     if joined_by is not None:
-        print(f"{model} is {published_name}, by its {joined_by}")
+        print_note(f"{model} is {published_name}, by its {joined_by}", table_format)
     title = f"{published_name} (baseline timm: the line of all timm models)"
-    print_rows(rows.drop("model").to_dicts(), title=title)
+    print_rows(rows.drop("model").to_dicts(), table_format, title)
 
 
 @app.command()
-def fits(as_json: Json = False) -> None:
+def fits(table_format: TableFormat = Format.table) -> None:
     """Print the lines that effective robustness is measured from, by each definition, with their R2.
 
     Example: bandlens published fits
     """
-    print_rows(api.published.effective_lines(), as_json=as_json)
+    print_rows(api.published.effective_lines(), table_format)
 
 
 @app.command()
@@ -187,20 +192,23 @@ def table(
     db: Annotated[
         Path | None, typer.Option(help="Take the figures from this results database instead of the shipped ones.")
     ] = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published.
 
-    Example: bandlens published table --json
+    Example: bandlens published table --format latex
     """
     rows = api.published.published_table(db)
-    if as_json:
-        print_rows(rows, as_json=True)
+    if table_format.is_for_programs:
+        print_rows(rows, table_format)
         return
+    tables = {}
     for subset, title in SUBSET_TITLES.items():
         of_subset = [row for row in rows if row["subset"] == subset]
         counts = sorted({row["n"] for row in of_subset})
-        print_rows(_wide(of_subset), title=f"{title} models (n = {', '.join(map(str, counts))})")
+        wide = _wide(of_subset, in_words=table_format == Format.table)
+        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = wide
+    print_tables(tables, table_format)
 
 
 @app.command()
@@ -209,7 +217,7 @@ def check(
     study: Annotated[
         str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
     ] = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Set your clean top-1, spectral ratios, group means and biases beside the published ones, with the difference.
 
@@ -219,21 +227,31 @@ def check(
     """
     label, comparison = api.published.check_published(db, study)
     rows = comparison.rows.to_dicts()
-    if as_json:
-        print(json.dumps({"study": label, "rows": rows, "left_out": comparison.left_out}, indent=1))
+    if table_format == Format.json:
+        print_document({"study": label, "rows": rows, "left_out": comparison.left_out}, table_format)
+        return
+    if table_format == Format.csv:
+        print_rows(rows, table_format)
         return
     faults = list(dict.fromkeys(row["fault"] for row in rows if row["fault"]))
-    print_rows([_comparison_row(row, faults) for row in rows], title=f"{label} beside the published study")
+    in_words = table_format == Format.table
+    shown = [_comparison_row(row, faults, in_words) for row in rows]
+    print_rows(shown, table_format, f"{label} beside the published study")
+    note = partial(print_note, table_format=table_format)
     for number, fault in enumerate(faults, 1):
-        print(f"[{number}] {fault}")
+        note(f"[{number}] {fault}")
     compared, outside = comparison.rows["difference"].count(), comparison.rows["outside"].sum()
-    print(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
+    note(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
     for line in comparison.left_out:
-        print(line)
+        note(line)
 
 
-def _comparison_row(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+def _comparison_row(row: dict[str, Any], faults: list[str], in_words: bool) -> dict[str, Any]:
     low, high = row["difference_low"], row["difference_high"]
+    if in_words:
+        interval = {"95 % interval": "-" if low is None else f"{low:.3g} … {high:.3g}"}
+    else:
+        interval = {"difference_low": low, "difference_high": high}
     return {
         "checkpoint": row["model"],
         "published figure": row["figure"],
@@ -241,17 +259,19 @@ def _comparison_row(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         "own": row["own"],
         "published": row["published"],
         "difference": row["difference"],
-        "95 % interval": "-" if low is None else f"{low:.3g} … {high:.3g}",
+        **interval,
         "outside": "*" if row["outside"] else "",
         "fault": f"[{faults.index(row['fault']) + 1}]" if row["fault"] else "",
         "note": row["note"] or "",
     }
 
 
-def _wide(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row for each bias, with a column for each group."""
-    wide: dict[str, dict[str, str]] = {}
+def _wide(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
+    """A row for each bias, with a column for each group; `in_words`, coefficients have two decimals."""
+    wide: dict[str, dict[str, Any]] = {}
     for row in rows:
-        coefficient = "-" if row["spearman"] is None else f"{row['spearman']:.2f}"
+        coefficient = row["spearman"]
+        if in_words and coefficient is not None:
+            coefficient = f"{coefficient:.2f}"
         wide.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
     return list(wide.values())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import api
-from ..console import Json, progress
+from ..console import TableFormat, print_document, progress
+from ..formats import Format
 from .options import Database, EngineOption, StudyFile, resolve_study
 
 
@@ -18,24 +18,24 @@ def rebuild(
     shards: Annotated[str, typer.Option("--shards", help="The results folder of its runs.", show_default=False)],
     db: Database = Path("results.duckdb"),
     engine: EngineOption = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Make the database of a study from the shards of its runs, or complete it with them. Nothing is computed.
 
     Example: bandlens rebuild study.toml --shards results.duckdb.shards --db new.duckdb
     """
     rebuilt = api.studies.rebuild(resolve_study(study, engine), shards, db, progress=progress)
-    if as_json:
+    if table_format != Format.table:
         missing = [
             {"cell": str(cell), "images": cell.image_set.count, "there": stored} for cell, stored in rebuilt.missing
         ]
-        rows = {
+        document = {
             "study": rebuilt.label,
             "cells": rebuilt.cells,
             "predictions": rebuilt.predictions,
             "missing": missing,
         }
-        print(json.dumps(rows, indent=1))
+        print_document(document, table_format)
         return
     complete = rebuilt.cells - len(rebuilt.missing)
     print(

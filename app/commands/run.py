@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,8 @@ import typer
 
 from ...errors import UnknownName, UsageError
 from .. import api
-from ..console import Json, duration, progress
+from ..console import TableFormat, duration, print_document, progress
+from ..formats import Format
 from .options import Database, EngineOption, StudyFile, resolve_study
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(
             "--snapshot", metavar="FILE", help="A copy for readers, renewed while this runs; name it with --db."
         ),
     ] = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
     summary = api.studies.run(
@@ -87,21 +87,16 @@ def run(
         raise_failures=False,  # the summary is printed first
         progress=progress,
     )
-    if as_json:
-        failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
-        print(
-            json.dumps(
-                {
-                    "study": summary.label,
-                    "cells": summary.cells,
-                    "ran": summary.ran,
-                    "predictions": summary.predictions,
-                    "seconds": round(summary.seconds, 3),
-                    "failed": failed,
-                },
-                indent=1,
-            )
-        )
+    if table_format != Format.table:
+        document = {
+            "study": summary.label,
+            "cells": summary.cells,
+            "ran": summary.ran,
+            "predictions": summary.predictions,
+            "seconds": round(summary.seconds, 3),
+            "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed],
+        }
+        print_document(document, table_format)
     elif summary.ran:
         rate = summary.predictions / summary.seconds
         into = sharded.folder if sharded and sharded.later else db

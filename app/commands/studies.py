@@ -10,7 +10,8 @@ import typer
 
 from ...errors import UsageError, amount
 from .. import api
-from ..console import Json, print_rows
+from ..console import TableFormat, print_rows
+from ..formats import Format
 from .completion import complete_study
 from .options import Database
 
@@ -31,13 +32,13 @@ StudyName = Annotated[
 
 
 @app.command("list")
-def list_(db: Database = Path("results.duckdb"), json: Json = False) -> None:
+def list_(db: Database = Path("results.duckdb"), table_format: TableFormat = Format.table) -> None:
     """List every version of every study: its cells, how many are complete, and how many no other version has.
 
     Example: bandlens studies list --db results.duckdb
     """
     rows = api.results.list_studies(db).to_dicts()
-    print_rows([{name: _minute(name, value) for name, value in row.items()} for row in rows], json)
+    print_rows([{name: _minute(name, value) for name, value in row.items()} for row in rows], table_format)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,8 @@ import typer
 
 from ...errors import StoreError
 from .. import api
-from ..console import Json, print_rows, progress
+from ..console import TableFormat, print_document, print_rows, progress
+from ..formats import Format
 from .options import Database, EngineOption, resolve_study
 
 
@@ -24,7 +24,7 @@ def verify(
     images: Annotated[int, typer.Option("--images", min=1, help="Of each of them, so many in a row.")] = 256,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice.")] = 0,
     engine: EngineOption = None,
-    as_json: Json = False,
+    table_format: TableFormat = Format.table,
 ) -> None:
     """Check that a database agrees with itself; with a study, also its files, and some cells by computing them anew.
 
@@ -48,8 +48,9 @@ def verify(
         }
         for part in verified.recomputed
     ]
-    if as_json:
-        print(json.dumps({"checks": checks, "recomputed": recomputed, "problems": verified.problems}, indent=1))
+    if table_format != Format.table:
+        document = {"checks": checks, "recomputed": recomputed, "problems": verified.problems}
+        print_document(document, table_format)
     else:
         print_rows(checks)
         for part in verified.recomputed:

@@ -11,13 +11,13 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tabulate import tabulate
 
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
 from ...export.files import replacing
 from ..console import print_lines, print_rows
+from ..formats import paper_text
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -136,31 +136,9 @@ def _csv(reader: pa.RecordBatchReader, sink: AnswerFile, separator: str = ",") -
         sink.write(_frame(batch).write_csv(include_header=False, separator=separator).encode())
 
 
-def _markdown(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
-    frame = _frame(reader.read_all())
-    escaped = frame.with_columns(pl.col(pl.String).str.replace_all("|", "\\|", literal=True).str.replace_all("\n", " "))
-    with pl.Config(
-        tbl_formatting="MARKDOWN",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=1 << 15,
-        fmt_str_lengths=1 << 15,
-        float_precision=None,
-    ):
-        sink.write(f"{escaped}\n".encode())
-
-
-def _latex(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
-    """A tabular with the rules of booktabs; what LaTeX would take for commands is escaped."""
-    frame = _frame(reader.read_all())
-    if nested := [name for name, kind in frame.schema.items() if kind.is_nested()]:
-        raise pl.exceptions.ComputeError(f"column {nested[0]} holds several values a row")
-    rows = [[None if value is None else str(value) for value in row] for row in frame.rows()]
-    sides = ["right" if kind.is_numeric() else "left" for kind in frame.dtypes]
-    table = tabulate(rows, frame.columns, "latex_booktabs", disable_numparse=True, colalign=sides if rows else None)
-    sink.write(f"{table}\n".encode())
+def _paper(reader: pa.RecordBatchReader, sink: AnswerFile, table_format: str) -> None:
+    columns = _frame(reader.read_all()).to_dict(as_series=False)
+    sink.write(f"{paper_text(columns, table_format)}\n".encode())
 
 
 def _json(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
@@ -194,8 +172,8 @@ def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
 WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, AnswerFile], None]] = {
     "csv": _csv,
     "tsv": partial(_csv, separator="\t"),
-    "markdown": _markdown,
-    "latex": _latex,
+    "markdown": partial(_paper, table_format="markdown"),
+    "latex": partial(_paper, table_format="latex"),
     "json": _json,
     "parquet": _parquet,
     "arrow": _arrow,

@@ -59,7 +59,7 @@ def forget() -> None:
 
 
 def test_this_machine() -> None:
-    result = doctor("--json")
+    result = doctor("--format", "json")
     rows = rows_of(result.stdout)
     assert (result.returncode, result.stderr) == (0, "")
     assert rows["bandlens"] == bandlens.__version__
@@ -71,7 +71,7 @@ def test_this_machine() -> None:
 
 
 def test_hidden_gpus_are_no_problem() -> None:
-    result = doctor("--json", CUDA_VISIBLE_DEVICES="-1")
+    result = doctor("--format", "json", CUDA_VISIBLE_DEVICES="-1")
     rows = rows_of(result.stdout)
     assert rows["GPU"] == 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'
     assert rows["engine tensorrt"] == f"not ready: {rows['GPU']}"
@@ -79,7 +79,7 @@ def test_hidden_gpus_are_no_problem() -> None:
 
 
 def test_a_gpu_is_described(driver: Path) -> None:
-    rows = rows_of(doctor("--json", LD_LIBRARY_PATH=str(driver.parent)).stdout)
+    rows = rows_of(doctor("--format", "json", LD_LIBRARY_PATH=str(driver.parent)).stdout)
     assert rows["GPU 0"].startswith(f"{H100}, 80 GiB, compute capability 9.0, driver ")
     assert rows["engine onnxruntime"].startswith("ready")
     assert rows["engine tensorrt"].startswith("not ready"), "this driver runs nothing"
@@ -87,7 +87,7 @@ def test_a_gpu_is_described(driver: Path) -> None:
 
 
 def test_a_gpu_that_cannot_be_used_is_seen_at_once(updated: None, command: Command) -> None:
-    answer = command("doctor", "--json")
+    answer = command("doctor", "--format", "json")
     rows = rows_of(answer.out)
     assert answer.code == 0, "a report, not a verdict"
     assert rows["GPU"].startswith(
@@ -111,13 +111,13 @@ def test_asked_about_one_engine_it_fails_with_the_reason(engine: str, updated: N
 
 
 def test_asked_about_an_engine_that_is_ready_it_succeeds(updated: None, command: Command) -> None:
-    answer = command("doctor", "--engine", "onnxruntime", "--json")
+    answer = command("doctor", "--engine", "onnxruntime", "--format", "json")
     assert answer.code == 0
     assert list(rows_of(answer.out)) == ["engine onnxruntime"]
 
 
 def test_auto_without_a_gpu_is_healthy() -> None:
-    result = doctor("--engine", "auto", "--json", CUDA_VISIBLE_DEVICES="")
+    result = doctor("--engine", "auto", "--format", "json", CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0
     assert rows_of(result.stdout)["engine auto"].startswith("ready: onnxruntime (")
 

@@ -65,7 +65,7 @@ def test_what_a_probe_does_is_its_cells_error_and_json_stays_json(workplace: Pat
     attacks = json.dumps([*ATTACKS, *HARMLESS])
     make_study(workplace, probes=f"lowpass.cutoff = 0.3\nperturb = {{file = 'perturb.py', attack = {attacks}}}")
     # A relative path, so that a probe that moves elsewhere would be noticed.
-    answer = bandlens("run", "study.toml", "--db", "results.duckdb", "--json", cwd=workplace)
+    answer = bandlens("run", "study.toml", "--db", "results.duckdb", "--format", "json", cwd=workplace)
     summary = json.loads(answer.stdout)
     assert answer.returncode == 1
     assert answer.stderr.count("said\n") >= 4
@@ -92,7 +92,7 @@ def test_a_crash_at_any_image_is_the_error_of_its_cell_alone(workplace: Path) ->
     (workplace / "crashes.py").write_text(CRASHES)
     study = make_study(workplace, probes="crashes = {file = 'crashes.py', at = [0, 17, -1]}\nlowpass.cutoff = 0.3")
     database = workplace / "results.duckdb"
-    answer = bandlens("run", study, "--db", database, "--json")
+    answer = bandlens("run", study, "--db", database, "--format", "json")
     assert answer.returncode == 1
     errors = {failure["cell"].partition("at=")[2]: failure["error"] for failure in json.loads(answer.stdout)["failed"]}
     assert errors == dict.fromkeys(["0", "17"], "probe crashes failed: its process was ended by SIGSEGV")
@@ -137,7 +137,7 @@ def test_what_a_file_does_when_it_is_loaded_is_one_line(
 def test_what_a_file_prints_as_it_is_loaded_goes_to_standard_error(workplace: Path) -> None:
     (workplace / "mine.py").write_text("import os\nprint('said')\nos.abort()\n")
     study = make_study(workplace, probes="mine.file = 'mine.py'")
-    answer = bandlens("plan", study, "--db", workplace / "results.duckdb", "--json")
+    answer = bandlens("plan", study, "--db", workplace / "results.duckdb", "--format", "json")
     assert (answer.returncode, answer.stdout) == (2, "")
     printed, line = answer.stderr.splitlines()
     assert printed == "said"

@@ -78,7 +78,7 @@ def test_pictures_and_metrics(demo: tuple[Path, str]) -> None:
 def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tuple[Path, str]) -> None:
     out, _ = demo
     run = [sys.executable, "-P", "-m", "bandlens", "run", str(out / "study.toml"), "--db", str(out / "results.duckdb")]
-    result = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True)
+    result = subprocess.run([*run, "--format", "json"], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout)["ran"] == 0
 
 

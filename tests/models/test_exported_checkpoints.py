@@ -50,7 +50,7 @@ def test_export_goes_on_after_a_failure(resnet50: nn.Module, home: Path) -> None
     weights.mkdir(parents=True)
     save_file(resnet50.state_dict(), weights / "tv_resnet50.safetensors")
     (weights / "resnet50_frozen_random.pth").write_bytes(b"damaged")
-    result = run("export", "resnet50_frozen_random", "tv_resnet50", "--image-size", 64, "--json")
+    result = run("export", "resnet50_frozen_random", "tv_resnet50", "--image-size", 64, "--format", "json")
     error = failure(result)
     assert (error.exit_code, str(error).split(";")[0]) == (1, "1 not exported: resnet50_frozen_random")
     assert "bandlens: resnet50_frozen_random: " in result.stderr
@@ -67,7 +67,7 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     model = make_model(folder, "mine", size=64)
     images = make_images(tmp_path / "images.set", make_pictures(310, size=64))
-    command = ("export", "mine", "--out", folder, "--json")
+    command = ("export", "mine", "--out", folder, "--format", "json")
     assert "give a packed image set" in str(failure(run(*command, "--precision", "int8")))
     assert "unknown precision 'int9'" in str(failure(run(*command, "--precision", "fp16,int9")))
     made = run(*command, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
@@ -91,7 +91,7 @@ def test_one_of_the_48_is_exported_once(resnet50: nn.Module, home: Path) -> None
     weights = home / "weights" / "tv_resnet50.safetensors"
     weights.parent.mkdir(parents=True)
     save_file(resnet50.state_dict(), weights)
-    fp16 = ("export", "tv_resnet50", "--image-size", 64, "--precision", "fp16", "--json")
+    fp16 = ("export", "tv_resnet50", "--image-size", 64, "--precision", "fp16", "--format", "json")
     (row,) = json.loads(run(*fp16).stdout)
     assert row["precision"] == "fp16"
     weights.unlink()  # nothing is left to export from
@@ -107,7 +107,7 @@ def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch
     monkeypatch.setattr(devices, "gpus", lambda: (gpu,))
     monkeypatch.setattr(requirements, "load", lambda _: rtx)
     make_model(tmp_path, "mine", size=64)
-    words = ("export", "mine", "--out", tmp_path, "--precision", "fp32,fp16", "--batch", 4, "--json")
+    words = ("export", "mine", "--out", tmp_path, "--precision", "fp32,fp16", "--batch", 4, "--format", "json")
     plans = [Path(row["trt_plan"]) for row in json.loads(run(*words).stdout)]
     assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in plans] == ["mine.fp32.b4", "mine.fp16.b4"]
     assert all(path.stat().st_size > 0 for path in plans)
@@ -145,7 +145,7 @@ def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(
 
     def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
         words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
-        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--json")
+        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--format", "json")
         assert result.exit_code == 0, result.exception
         (row,) = json.loads(result.stdout)
         lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]

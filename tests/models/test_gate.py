@@ -95,7 +95,7 @@ def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(comman
 @pytest.mark.usefixtures("int8")
 def test_json_holds_every_row(command: Command, place: Path) -> None:
     study = gated_study(place, "one", "two", precision="int8")
-    answer = command("gate", study, *REFERENCE, "--db", place / "r.duckdb", "--json")
+    answer = command("gate", study, *REFERENCE, "--db", place / "r.duckdb", "--format", "json")
     assert answer.code == 1
     summary = json.loads(answer.out)
     assert (summary["cells"], summary["ran"], summary["predictions"], summary["failed"]) == (12, 12, 12 * COUNT, [])

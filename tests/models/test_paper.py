@@ -84,7 +84,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
 
 
 def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
-    to_run = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--json"))["to_run"]
+    to_run = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--format", "json"))["to_run"]
     sets = paper.sets()
     assert to_run["cells"] == len(MODELS) * COUNT
     perturbed, unperturbed = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")

@@ -77,7 +77,7 @@ def finish(folder: Path) -> Callable[[str], Done]:
     def finished(name: str) -> Done:
         study, file, db = run("study", name), folder / f"{name}.toml", ("--db", folder / f"{name}.duckdb")
         file.write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 2\n{study}')
-        planned = json.loads(run("plan", file, *db, "--json"))["to_run"]
+        planned = json.loads(run("plan", file, *db, "--format", "json"))["to_run"]
         if name == "fourier-map":  # the smallest map of its remarks: the whole one takes minutes
             [small] = re.findall(r"# +(fourier = .*)\n# +61 waves", study)
             file.write_text(file.read_text().replace("\nfourier = {}", f"\n{small}"))

@@ -112,6 +112,6 @@ def test_doctor_warns_of_a_cluster_without_a_token(monkeypatch: pytest.MonkeyPat
 
         address = ray.get_runtime_context().gcs_address
         monkeypatch.setenv("RAY_ADDRESS", address)
-        states = {row["what"]: row["found"] for row in json.loads(command("doctor", "--json").out)}
+        states = {row["what"]: row["found"] for row in json.loads(command("doctor", "--format", "json").out)}
     assert states[f"Ray cluster {address}"].startswith("WARNING: it asks for no token")
     assert asks_for_token("127.0.0.1:1") is None

@@ -267,7 +267,7 @@ def test_the_database_is_rebuilt_from_shards(
         answer.out == f"study@1: {CELLS * COUNT:,} predictions from {shards}; {CELLS} of {CELLS} cells are complete\n"
     )
     assert_same(database, direct)
-    again = json.loads(command("rebuild", study, "--shards", shards, "--db", database, "--json").out)
+    again = json.loads(command("rebuild", study, "--shards", shards, "--db", database, "--format", "json").out)
     assert (again["predictions"], again["missing"]) == (0, [])
 
 
@@ -352,7 +352,9 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)
     plan = command("plan", study, "--db", tmp_path / "ray.duckdb")
     assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0: logits are" in plan.out
-    assert len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--json").out)["failed"]) == 3
+    assert (
+        len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--format", "json").out)["failed"]) == 3
+    )
 
 
 DEADLY = """
@@ -417,7 +419,7 @@ def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced
 ) -> None:
     (workplace / "hangs.py").write_text(HANGS)
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
-    options = ("--executor", "ray", "--workers", "1", "--task-timeout", "8", "--json")
+    options = ("--executor", "ray", "--workers", "1", "--task-timeout", "8", "--format", "json")
     answer = command("run", study, "--db", workplace / "results.duckdb", *options)
     assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
     assert (workplace / "stopped").exists()

@@ -125,12 +125,12 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
         log = database.with_name("results.duckdb.wal")
         wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 40
         process.kill()
-    plan = json.loads(command("plan", study, "--db", database, "--json").out)
+    plan = json.loads(command("plan", study, "--db", database, "--format", "json").out)
     assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == 12
     remaining = plan["to_run"]["predictions"]
     assert remaining == 12 * COUNT - stored(database)
     assert command("sql", "FROM accuracy", "--db", database).code == 0
-    ran = json.loads(command("run", study, "--db", database, "--json").out)
+    ran = json.loads(command("run", study, "--db", database, "--format", "json").out)
     assert ran["predictions"] == remaining
     assert_frame_equal(rows_of(database), uninterrupted)
 
@@ -255,7 +255,7 @@ def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_p
             "at image 0; check the weights and the precision; the others are stored, and the next run tries the failed "
             "ones again"
         )
-    ran = command("run", study, "--db", database, "--json")
+    ran = command("run", study, "--db", database, "--format", "json")
     assert ran.code == 1
     assert json.loads(ran.out)["failed"] == [
         {

@@ -34,7 +34,7 @@ def test_what_a_probe_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
     )
     study = tmp_path / "study.toml"
     study.write_text('checkpoints = ["a"]\nimages = ["b"]\n[probes]\nloud = { file = "loud.py" }\n')
-    listed = bandlens("probes", "list", "--study", study, "--json")
+    listed = bandlens("probes", "list", "--study", study, "--format", "json")
     assert [row["what"] for row in json.loads(listed.stdout)] == ["the images as they are", "Says what it does."]
     assert "loading" in listed.stderr
 

@@ -160,7 +160,7 @@ class Recording:
         """Run a command, and write what it printed, its notes and its exit status to a file named by it."""
         answer = self.run(line)
         printed = answer.stdout
-        if "--json" in line and printed:
+        if "--format json" in line and printed:
             value = json.loads(printed, object_hook=without_volatile)
             printed = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         place = f"{folder}/{re.sub(r'[^-@.,a-zA-Z0-9]+', '_', line)}"
@@ -223,7 +223,7 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
         (scratch / folder).mkdir()
         (scratch / folder / "blur.py").write_text(DATA["own_probe"].format(weight=weight))
     draw_benchmarks(scratch / "raw")
-    draw_published(scratch, [row["name"] for row in json.loads(recording.run("checkpoints list --json").stdout)])
+    draw_published(scratch, [row["name"] for row in json.loads(recording.run("checkpoints list --format json").stdout)])
     sources = {name: name for name in (*DATA["folders"], "colour", "stylized", "cue-conflict")}
     for file in sorted(cue_conflict.glob("*/*1-*.png")) if cue_conflict else ():
         with Image.open(file) as opened:
@@ -231,16 +231,17 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
         write_image(scratch / "raw" / "photographed" / file.parent.name / file.name, pixels)
         sources["photographed"] = "cue-conflict"
     for source, benchmark in sources.items():
-        line = f"benchmarks pack {benchmark} raw/{source} --partial --size {SIZE} --json"
+        line = f"benchmarks pack {benchmark} raw/{source} --partial --size {SIZE} --format json"
         line += f" --resize {SIZE}" if source in DATA["folders"].keys() - DATA["corruptions"] else ""
         line += " --real raw/real.json" if source == "imagenet-real" else ""
         name = source.removesuffix("-real")
         recording.ask("sets", f"{line} --name {name} --out sets/{name}")
-    recording.ask("sets", "images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict --json")
+    line = "images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict --format json"
+    recording.ask("sets", line)
     names = list(DATA["checkpoints"])
     for number, about in enumerate(DATA["checkpoints"].values()):
         (scratch / "drawn.onnx").write_bytes(make_network(about["blocks"], about["patterns"], number))
-        line = f"export-own --onnx drawn.onnx --name drawn{number} --normalization none --out exported --json"
+        line = f"export-own --onnx drawn.onnx --name drawn{number} --normalization none --out exported --format json"
         recording.ask("models", line)
         description, content = (scratch / f"exported/drawn{number}.{suffix}" for suffix in ("json", "onnx"))
         for folder, name in (("models", names[number]), ("models2", names[number - 1])):

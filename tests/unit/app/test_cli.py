@@ -120,13 +120,13 @@ def test_an_unknown_command_is_wrong_use(command: Command) -> None:
 
 
 def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
-    rows = json.loads(command("checkpoints", "list", "--json").out)
+    rows = json.loads(command("checkpoints", "list", "--format", "json").out)
     assert len(rows) == 48
     assert all({"name", "category"} <= row.keys() for row in rows)
 
 
 def test_probes_list_json_has_52_conditions(command: Command) -> None:
-    rows = json.loads(command("probes", "list", "--json").out)
+    rows = json.loads(command("probes", "list", "--format", "json").out)
     assert len(rows) == 52
     assert rows[0]["probe"] == "clean"
 
@@ -190,7 +190,7 @@ def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path
     database = tmp_path / "results.duckdb"
     db = ("--db", database)
     cells = 1 + 2 * len(CUTOFFS)
-    assert json.loads(command("plan", study, *db, "--json").out)["to_run"]["predictions"] == 12 * cells
+    assert json.loads(command("plan", study, *db, "--format", "json").out)["to_run"]["predictions"] == 12 * cells
     ran = command("run", study, *db)
     assert f"ran {cells} of {cells} cells" in ran.out
     assert "nothing to run" in command("run", study, *db).out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import sys
@@ -156,7 +158,7 @@ def test_every_number_of_a_table_is_on_80_columns(terminal: Command, name: str) 
     if name == "doctor":  # facts of this machine, which may change between two calls
         assert "onnxruntime" in answer.out
         return
-    rows = json.loads(terminal(*words, "--json").out)
+    rows = json.loads(terminal(*words, "--format", "json").out)
     if words[0] in PRINTED:
         rows = [rows[table] for table in PRINTED[words[0]]]
     missing = {number for number in numbers_in(rows, FOR_JSON.get(words[0], set())) if not forms(number) & printed}
@@ -171,7 +173,7 @@ def lines_of_tables(out: str) -> list[str]:
 
 def test_every_command_with_a_table_is_among_them() -> None:
     files = (PACKAGE / "app" / "commands").glob("*.py")
-    printing = {file.stem for file in files if "print_rows" in file.read_text(encoding="utf-8")}
+    printing = {file.stem for file in files if re.search("print_(rows|tables)", file.read_text(encoding="utf-8"))}
     assert printing - WITHOUT_JSON == {words.split()[0] for words in COMMANDS.values()}
 
 
@@ -185,7 +187,7 @@ def test_the_answer_of_a_query_has_every_number_on_80_columns(terminal: Command)
 def test_a_metric_has_its_state_on_its_line(terminal: Command) -> None:
     words = COMMANDS["analyze"].split()
     lines = terminal(*words).out.splitlines()
-    rows = [row for row in json.loads(terminal(*words, "--json").out) if row["value"] is not None]
+    rows = [row for row in json.loads(terminal(*words, "--format", "json").out) if row["value"] is not None]
     assert len({row["state"] for row in rows}) > 1
     for row in rows:
         number = f"{row['value']:.4g}"
@@ -200,3 +202,40 @@ def test_counts_of_progress_are_whole(total: int | None, count: str, capsys: pyt
             advance()
             advance()
     assert count in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["analyze", "compare", "correlate, published", "gate", "plan", "published table", "studies"]
+)
+def test_a_pipe_gets_the_tables_and_nothing_else(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("BANDLENS_HOME", str(folder / "home"))
+    words = COMMANDS[name].split()
+    markdown = [line for line in command(*words, "--format", "markdown").out.splitlines() if line]
+    assert len(markdown) > 2
+    assert [line for line in markdown if not line.startswith(("| ", "|:", "|-", "## "))] == []
+    latex = command(*words, "--format", "latex").out
+    tabulars = re.sub(r"\\begin\{tabular\}.*?\\end\{tabular\}", "", latex, flags=re.DOTALL)
+    assert tabulars != latex
+    assert re.sub(r"\\(begin|end)\{table\}|\\caption\{.*\}", "", tabulars).strip() == ""
+    rows = list(csv.reader(io.StringIO(command(*words, "--format", "csv").out)))
+    assert len(rows) > 1
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_markdown_has_four_digits_and_csv_those_of_the_database(command: Command, folder: Path) -> None:
+    words = ("compare", *STUDIES, "--db", folder / "results.duckdb", "--all", "--format")
+    [cells] = [rows for name, rows in json.loads(command(*words, "json").out).items() if name == "cells"]
+    exact = [row for row in csv.DictReader(io.StringIO(command(*words, "csv").out)) if row["table"] == "cells"]
+    for name in ("difference", "low", "high"):
+        assert [row[name] and float(row[name]) for row in exact] == [
+            "" if row[name] is None else row[name] for row in cells
+        ]
+    intervals = {
+        f"{row['difference']:.4g} [{row['low']:.4g}, {row['high']:.4g}]" for row in cells if row["low"] is not None
+    }
+    markdown = command(*words, "markdown").out
+    assert len(intervals) > 20
+    assert [text for text in intervals if f"| {text} " not in re.sub(" +", " ", markdown)] == []

@@ -46,7 +46,7 @@ def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -
         "ViT": 0.78006,
     }
     assert {(row["top5"], row["n"], row["engine"]) for row in rows.values()} == {(None, 50_000, "imported")}
-    pairs = json.loads(command("consistency", "labels", "--db", db, "--json").out)
+    pairs = json.loads(command("consistency", "labels", "--db", db, "--format", "json").out)
     kappas = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
     kappas |= {(second, first): kappa for (first, second), kappa in kappas.items()}
     assert KAPPA.items() <= kappas.items()
@@ -56,7 +56,7 @@ def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -
     kept = json.loads(command("sql", query, "--db", db, "--format", "json").out)
     assert {(row["first_subject"], row["second_subject"]): row["kappa"] for row in kept}.items() <= kappas.items()
     assert len(kept) == 6
-    words = ("ResNet50", "ViT", "--checkpoints", "ResNet50,ViT", "--db", db, "--json")
+    words = ("ResNet50", "ViT", "--checkpoints", "ResNet50,ViT", "--db", db, "--format", "json")
     compared = json.loads(command("compare", *words).out)
     assert [row["difference"] for row in compared["cells"]] == [pytest.approx(0.78006 - 0.76130, abs=1e-5)]
     assert "top1_imagenet" in {row["metric"] for row in compared["metrics"]}
@@ -128,7 +128,7 @@ def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, small: P
     pl.read_csv(small / "predictions.csv").with_columns(predicted_class=9).write_csv(small / "predictions.csv")
     assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, small)[1]
     assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
-    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
+    assert json.loads(command("verify", "--db", db, "--format", "json").out)["problems"] == []
     (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
     code, out, err = run(command, small, small / "more.csv")
     assert (code, out, "two image sets are named more" in err) == (2, "", True)
@@ -179,7 +179,7 @@ def test_top5_of_a_packed_set_is_known_where_all_is_right(
     assert code == 0, err
     db = tmp_path / "results.duckdb"
     assert ask(db, "SELECT top1, top5 FROM accuracy") == [(5 / 6, None) if wrong else (1, 1)]
-    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
+    assert json.loads(command("verify", "--db", db, "--format", "json").out)["problems"] == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
     assert [(humans, pairs) for humans, pairs, _ in by_two.rows()] == [(0, 1), (1, 20), (2, 45)]
     assert (table["low"] < table["kappa"]).all()
     assert (table["kappa"] <= table["most"]).all()
-    shown = json.loads(command("consistency", "cue-conflict", "--db", db, "--json").out)
+    shown = json.loads(command("consistency", "cue-conflict", "--db", db, "--format", "json").out)
     assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in shown} == {
         "humans": (45, 0.335),
         "resnet50": (10, 0.054),

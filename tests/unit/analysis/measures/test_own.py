@@ -280,7 +280,7 @@ def test_a_study_file_names_measures_and_the_commands_take_them(
         '[measures]\nworst = { file = "mine.py", quantile = 0.1, unit = "share" }\n',
         encoding="utf-8",
     )
-    listed = json.loads(command("measures", "list", "--study", study, "--json").out)
+    listed = json.loads(command("measures", "list", "--study", study, "--format", "json").out)
     assert listed[-1] == {
         "name": "worst",
         "title": "Confidence of the least confident right answers",
@@ -289,7 +289,7 @@ def test_a_study_file_names_measures_and_the_commands_take_them(
         "bias": True,
     }
     assert "low_frequency_bias" in {row["name"] for row in listed}
-    answer = command("analyze", study, "--db", database, "--json")
+    answer = command("analyze", study, "--db", database, "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     assert {"worst", "accuracy"} <= {row["metric"] for row in json.loads(answer.out)} | {"accuracy"}
     assert ask(database, "SELECT name, title, unit FROM own_measure") == [

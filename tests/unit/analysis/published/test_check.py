@@ -257,7 +257,7 @@ def test_the_command_prints_a_table_with_faults_below_or_json(command: Command, 
     several = command("published", "check", "--db", db)
     assert (several.code, several.err.count("\n")) == (2, 1)
     assert "name one of them with --study" in several.err
-    printed = json.loads(command("published", "check", "--db", db, "--study", "s", "--json").out)
+    printed = json.loads(command("published", "check", "--db", db, "--study", "s", "--format", "json").out)
     assert (printed["study"], printed["left_out"]) == ("s@1", [])
     assert printed["rows"] == rows
     shown = command("published", "check", "--db", db, "--study", "s").out

@@ -203,7 +203,7 @@ def test_the_table_command_prints_three_tables_or_one_list() -> None:
     for word in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "Concepts"):
         assert word in printed
     assert printed.count("critical_bandwidth") == 3
-    rows = json.loads(CliRunner().invoke(app, ["table", "--json"]).output)
+    rows = json.loads(CliRunner().invoke(app, ["table", "--format", "json"]).output)
     assert rows == correlation_table(shipped_figures())
 
 
@@ -212,7 +212,7 @@ def test_figures_go_through_a_database(small: Path, tmp_path: Path) -> None:
     imported = CliRunner().invoke(app, ["import", str(small), "--db", str(db)])
     assert imported.exception is None
     assert f"{48 * len(COLUMNS)} published values of 48 models" in imported.output
-    rows = json.loads(CliRunner().invoke(app, ["table", "--json", "--db", str(db)]).output)
+    rows = json.loads(CliRunner().invoke(app, ["table", "--format", "json", "--db", str(db)]).output)
     assert rows == correlation_table(figures_from_benchmark(read_benchmark(small)))
 
 

@@ -80,7 +80,9 @@ def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) 
     own_model = Model(**{slot: getattr(named[0], slot) for slot in Model.__slots__} | {"weights_sha256": weights})
     with open_store(db) as store:
         store_study(store, "s", images, [part(cell(images, by=by), [0, 0]) for by in (own_model, *named[1:])])
-    rows = {row["checkpoint"]: row for row in json.loads(command("published", "joined", "--db", db, "--json").out)}
+    rows = {
+        row["checkpoint"]: row for row in json.loads(command("published", "joined", "--db", db, "--format", "json").out)
+    }
     assert {name: (row["model"], row["by"]) for name, row in rows.items()} == {
         "mine": ("resnet50.tv_in1k", "weights"),
         "resnet50": (None, None),

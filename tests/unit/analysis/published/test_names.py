@@ -90,7 +90,7 @@ def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Pa
     arguments = ("published", "sources", "tf_efficientnet_lite0.in1k")
     [row] = [
         row
-        for row in json.loads(command(*arguments, "--db", str(tmp_path / "r.duckdb"), "--json").out)
+        for row in json.loads(command(*arguments, "--db", str(tmp_path / "r.duckdb"), "--format", "json").out)
         if row["source"] == "critical-band"
     ]
     assert (row["value"], row["low"], row["high"], row["note"]) == (1.2, 0.7, 1.6, "is narrow")
@@ -159,7 +159,7 @@ def test_what_shares_only_an_architecture_is_not_compared() -> None:
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "sources", "tf_efficientnet_lite0.in1k", "--json").out)
+    rows = json.loads(command("published", "sources", "tf_efficientnet_lite0.in1k", "--format", "json").out)
     assert {row["value"] for row in rows if row["benchmark"] == "imagenet" and row["source"] == "timm"} == {74.846}
     assert (
         "resnet50 is the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k"
@@ -168,7 +168,7 @@ def test_commands(command: Command) -> None:
     unknown = command("published", "sources", "resnet5")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "5,000 of the 50,000" in command("published", "agree").out
-    assert len(json.loads(command("published", "agree", "--models", "--json").out)) > 100
+    assert len(json.loads(command("published", "agree", "--models", "--format", "json").out)) > 100
 
 
 def test_corruptions_in_memory_are_easier_than_on_disk() -> None:

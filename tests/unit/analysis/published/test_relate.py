@@ -270,14 +270,14 @@ def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path,
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "fits", "--json").out)
+    rows = json.loads(command("published", "fits", "--format", "json").out)
     assert {row["baseline"] for row in rows} == {"testbed", "standard", "timm"}
     answer = command("published", "relate", "--models", "study")
     assert "48 models of 7 families" in answer.out
-    assert len(json.loads(command("published", "relate", "--json").out)) == 6
+    assert len(json.loads(command("published", "relate", "--format", "json").out)) == 6
     answer = command("correlate", "--target", "effective", "--resamples", "100", "--bias", "shape_bias")
     assert "0.9955" in answer.out  # the R2 of the line for V2
     assert "effective_imagenet-r" in answer.out
-    rows = json.loads(command("correlate", "--target", "effective", "--resamples", "100", "--json").out)
+    rows = json.loads(command("correlate", "--target", "effective", "--resamples", "100", "--format", "json").out)
     assert len(rows) == 6 * 4 * 3
     assert command("correlate", "--target", "effective", "--as-published").code == 2

@@ -39,7 +39,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, database: Path) -> None:
-    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--json")
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     printed = json.loads(answer.out)
     for checkpoint in ("one", "two"):
@@ -53,7 +53,7 @@ def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, 
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
-    printed = json.loads(command("analyze", "--db", database, "--resamples", 100, "--json").out)
+    printed = json.loads(command("analyze", "--db", database, "--resamples", 100, "--format", "json").out)
     assert {row["study"] for row in printed} == {"a@1", "b@1"}
     [row] = {
         (row["state"], row["note"][:30])
@@ -64,7 +64,9 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
 
 
 def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
-    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions", "--json")
+    answer = command(
+        "analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions", "--format", "json"
+    )
     assert (answer.code, answer.err) == (0, "")
     printed = json.loads(answer.out)
     assert {row["metric"] for row in printed} == {"agreement", "confidence"}, "the images have no labels"

@@ -36,7 +36,9 @@ def test_pack_a_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ImageSetError, match="take what is there with --partial"):
         raise run("pack", "imagenet-c", tmp_path / "in", "--out", out).exception or AssertionError
-    first = run("pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--json")
+    first = run(
+        "pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--format", "json"
+    )
     assert first.exit_code == 0, first.output
     [row] = json.loads(first.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
@@ -48,16 +50,16 @@ def test_pack_a_benchmark(tmp_path: Path) -> None:
     assert [line.split()[0] for line in rest.stdout.splitlines()[2:]] == [
         f"out/{corruption}/{severity}" for corruption in ("gaussian_noise", "shot_noise") for severity in (1, 5)
     ]
-    [checked] = json.loads(run_command(images.app, "check", out / "shot_noise" / "5", "--json").stdout)
+    [checked] = json.loads(run_command(images.app, "check", out / "shot_noise" / "5", "--format", "json").stdout)
     assert checked["digest"] == row["digest"]
 
 
 def test_pack_every_benchmark(tmp_path: Path) -> None:
-    listed = {row["benchmark"]: row for row in json.loads(run("list", "--json").stdout)}
+    listed = {row["benchmark"]: row for row in json.loads(run("list", "--format", "json").stdout)}
     miniatures = make_benchmarks(tmp_path / "in", size=16)
     assert list(miniatures) == list(listed)
     for name, miniature in miniatures.items():
-        result = run("pack", *miniature.words, "--out", tmp_path / name, "--json")
+        result = run("pack", *miniature.words, "--out", tmp_path / name, "--format", "json")
         assert result.exit_code == 0, result.output
         rows = json.loads(result.stdout)
         assert (len(rows), {row["images"] for row in rows}) == (listed[name]["sets"], {3})
@@ -67,7 +69,7 @@ def test_pack_every_benchmark(tmp_path: Path) -> None:
 
 def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
-    options = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
+    options = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--format", "json"]
     result = run("pack", *miniature.words, "--out", tmp_path / "set", *options)
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
@@ -90,7 +92,7 @@ def test_a_name_that_is_none_gets_the_nearest(tmp_path: Path) -> None:
 def test_the_documentation_names_every_benchmark() -> None:
     rows = re.findall(r"^(\S+) +(\d+) +([\d,]+) +(\d+) +([\d.]+) +\d+$", DOCUMENT, re.MULTILINE)
     documented = {name: [float(number.replace(",", "")) for number in numbers] for name, *numbers in rows}
-    for row in json.loads(run("list", "--json").stdout):
+    for row in json.loads(run("list", "--format", "json").stdout):
         numbers = [row[name] for name in ("sets", "images", "classes", "GB")]
         assert documented.pop(row["benchmark"]) == pytest.approx(numbers, rel=0.01)
         assert any(command.startswith(f"pack {row['benchmark']} ") for command in COMMANDS)
@@ -106,7 +108,7 @@ def test_documented_commands_lack_the_data_only(command: str, tmp_path: Path, mo
 
 
 def test_benchmarks_are_listed_with_their_size() -> None:
-    rows = {row["benchmark"]: row for row in json.loads(run("list", "--json").stdout)}
+    rows = {row["benchmark"]: row for row in json.loads(run("list", "--format", "json").stdout)}
     assert rows["imagenet-c"]["images"] == 95 * 50_000
     assert rows["imagenet-c"]["GB"] == pytest.approx(715, abs=1)
     assert rows["imagenet"]["GB"] == pytest.approx(7.53, abs=0.01)

@@ -32,7 +32,7 @@ def failure(result: Result) -> BandlensError:
 
 
 def test_list() -> None:
-    rows = json.loads(run("checkpoints", "list", "--json").stdout)
+    rows = json.loads(run("checkpoints", "list", "--format", "json").stdout)
     assert len(rows) == 48
     assert rows[0] == {
         "name": "tv_resnet50",
@@ -49,7 +49,7 @@ def test_list() -> None:
 
 
 def test_show(home: Path) -> None:
-    backbone, head = json.loads(run("checkpoints", "show", "resnet50_swav", "--json").stdout)
+    backbone, head = json.loads(run("checkpoints", "show", "resnet50_swav", "--format", "json").stdout)
     assert (backbone["rule"], head["rule"]) == ("swav", "linear_head")
     assert head["file"] == str(home / "weights" / "resnet50_swav.head.pth")
     assert head["status"] == "not fetched"
@@ -65,13 +65,13 @@ def test_fetch_and_verify(home: Path) -> None:
     stored.parent.mkdir(parents=True)
     torch.save({}, stored)
     assert run("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(stored)
-    (row,) = json.loads(run("checkpoints", "verify", "resnet50_frozen_random", "--json").stdout)
+    (row,) = json.loads(run("checkpoints", "verify", "resnet50_frozen_random", "--format", "json").stdout)
     assert row["status"] == "ok"
 
 
 def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     words = ("export-own", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
-    result = run(*words, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--json")
+    result = run(*words, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--format", "json")
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)

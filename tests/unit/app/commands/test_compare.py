@@ -106,7 +106,7 @@ def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> Non
 
 
 def test_json_holds_every_table(db: Path) -> None:
-    comparison = json.loads(call("s@1", "s", "--db", db, "--json"))
+    comparison = json.loads(call("s@1", "s", "--db", db, "--format", "json"))
     assert comparison["same_cells"] == 1
     assert comparison["compared_cells"] == 2
     assert len(comparison["only_a"]) == 13
@@ -122,9 +122,9 @@ def test_databases_are_compared_too(db: Path, tmp_path: Path) -> None:
     second_db = tmp_path / "other.duckdb"
     with open_store(second_db) as store:
         store_study(store, "s", images, [part(cell(images), ranks(images, 40), ranks(images, 40))])
-    [row] = json.loads(call(second_db, db, "--json"))["cells"]
+    [row] = json.loads(call(second_db, db, "--format", "json"))["cells"]
     assert (row["probe"], row["difference"]) == ("clean", pytest.approx(0.3))
-    [row] = json.loads(call("s@1", second_db, "--db", db, "--json"))["cells"]
+    [row] = json.loads(call("s@1", second_db, "--db", db, "--format", "json"))["cells"]
     assert row["difference"] == pytest.approx(-0.3)
 
 
@@ -139,8 +139,8 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
-    comparison = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
-    assert comparison == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    comparison = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
+    assert comparison == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
     assert comparison["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
     clean, low = comparison["cells"]
@@ -177,7 +177,7 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     ]
     with open_store(path) as store:
         store_study(store, "s", sets, parts)
-    comparison = json.loads(call("s", "--image-sets", "clear,fog", "--db", path, "--json"))
+    comparison = json.loads(call("s", "--image-sets", "clear,fog", "--db", path, "--format", "json"))
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, clear", f"{path}, s@1, fog"]
     assert [
         (row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in comparison["cells"]
@@ -196,12 +196,12 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
                 cells = [cell(images, setting, precision=precision) for setting in (condition(), *conditions)]
                 parts = [part(cell, ranks(images, count), ranks(images, count)) for cell in cells]
                 store_study(store, "s", images, [*parts, attack])  # an attack is in fp32 whatever the study is in
-    comparison = json.loads(call("s", "--precisions", "fp32,int8", "--db", path, "--json"))
+    comparison = json.loads(call("s", "--precisions", "fp32,int8", "--db", path, "--format", "json"))
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
     assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
     assert comparison["same_cells"] == 1
     assert comparison["sentence"].startswith("net in int8 is less accurate without perturbation: -0.200 [")
-    words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--json")
+    words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--format", "json")
     assert [json.loads(call(*words))[side] for side in "ab"] == [f"{path}, s@3, int8", f"{path}, s@1, fp32"]
     refused = refusal("s", "--precisions", "fp32,bf16", "--db", path)
     assert refused == f"{path}: s was run in fp32, int8, and not in bf16; set that precision in its file and run it"

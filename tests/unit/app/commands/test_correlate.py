@@ -88,21 +88,21 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
 
 
 def test_json_has_every_column_of_every_row() -> None:
-    rows = json.loads(call("--resamples", "200", "--method", "kendall", "--bias", "shape_bias", "--json"))
+    rows = json.loads(call("--resamples", "200", "--method", "kendall", "--bias", "shape_bias", "--format", "json"))
     assert len(rows) == 12
     assert list(rows[0]) == list(SCHEMA)
     assert {row["method"] for row in rows} == {"kendall"}
 
 
 def test_as_published_is_the_published_table() -> None:
-    assert json.loads(call("--as-published", "--json")) == correlation_table(shipped_figures())
+    assert json.loads(call("--as-published", "--format", "json")) == correlation_table(shipped_figures())
     assert "give it alone" in refusal("--as-published", "--method", "pearson")
 
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8)
-    rows = json.loads(call("--db", db, "--resamples", "300", "--json"))
+    rows = json.loads(call("--db", db, "--resamples", "300", "--format", "json"))
     pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
     assert pairs == [
         (bias, group, "total")
@@ -140,7 +140,18 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
                     [study_id, checkpoint_id, metric, value],
                 )
     rows = json.loads(
-        call("--db", db, "--target", "effective", "--bias", "low_frequency_bias", "--resamples", "100", "--json")
+        call(
+            "--db",
+            db,
+            "--target",
+            "effective",
+            "--bias",
+            "low_frequency_bias",
+            "--resamples",
+            "100",
+            "--format",
+            "json",
+        )
     )
     [(group, n)] = [(row["group"], row["n"]) for row in rows]
     assert (group, n) == ("effective_imagenet-v2", 5)
@@ -149,7 +160,7 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8, category="adversarial_training")
-    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--resamples", "100", "--json"))
+    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--resamples", "100", "--format", "json"))
     counts = {row["subset"]: row["n"] for row in rows}
     assert counts == {"total": 8, "adversarial_training": 4, "other": 4}
 

@@ -33,7 +33,9 @@ def photos(tmp_path: Path) -> Path:
 def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     assert isinstance(run("pack", photos, "--out", out).exception, ImageSetError)
-    result = run("pack", photos, "--out", out, "--skip-broken", "--workers", 2, "--size", 32, "--resize", 32, "--json")
+    result = run(
+        "pack", photos, "--out", out, "--skip-broken", "--workers", 2, "--size", 32, "--resize", 32, "--format", "json"
+    )
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["images"], row["labelled"], row["classes"], row["bytes"]) == (2, True, 2, 2 * 3 * 32 * 32)
@@ -44,7 +46,7 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     assert checked.exit_code == 0
     assert row["digest"] in checked.stdout
     assert "left out n01440764/c.jpg: not a JPEG" in checked.stderr
-    [again] = json.loads(run("check", out, "--json").stdout)
+    [again] = json.loads(run("check", out, "--format", "json").stdout)
     assert again["digest"] == row["digest"]
 
 
@@ -95,7 +97,9 @@ def test_options_that_cannot_be(options: tuple[str, ...], message: str, photos: 
 def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> None:
     source = make_images(tmp_path / "source.set", make_pictures(6, 32), labels=[0, 0, 1, 1, 2, 2])
     out = tmp_path / "conflicts"
-    result = run("frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out, "--seed", 3, "--json")
+    result = run(
+        "frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out, "--seed", 3, "--format", "json"
+    )
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["name"], row["images"], row["labelled"], row["classes"]) == ("conflicts", 6, True, 3)

@@ -29,7 +29,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_list_and_show(command: Command, database: Path) -> None:
-    rows = json.loads(command("studies", "list", "--db", database, "--json").out)
+    rows = json.loads(command("studies", "list", "--db", database, "--format", "json").out)
     assert [(row["study"], row["cells"], row["own"]) for row in rows] == [("mine@1", 1, 0), ("mine@2", 2, 1)]
     assert command("studies", "show", "mine", "--db", database).out == 'name = "mine"\n'
     assert "did you mean mine" in command("studies", "show", "mime", "--db", database).err

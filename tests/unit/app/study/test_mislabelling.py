@@ -23,7 +23,7 @@ def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_hav
     study, database, page = make_study(tmp_path), tmp_path / "results.duckdb", tmp_path / "report.html"
 
     def ask_plan() -> list[str]:
-        answer = command("plan", study, "--db", database, "--json")
+        answer = command("plan", study, "--db", database, "--format", "json")
         lines: list[str] = json.loads(answer.out)["doubts"]
         assert lines == [
             line.removeprefix("warning: ")

@@ -282,17 +282,17 @@ def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(pla
 
 def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}")
-    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
     assert planned["to_run"]["cells"] == 6
     assert planned["to_run"]["predictions"] == 120
     assert planned["to_run"]["seconds"] >= 0
     assert {row["probe"] for row in planned["rows"]} == {"clean", "lowpass"}
     assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass cutoff=0.1"} in planned["missing"]
-    ran = json.loads(command("run", file, "--db", place.database, "--json").out)
+    ran = json.loads(command("run", file, "--db", place.database, "--format", "json").out)
     assert ran | {"seconds": 0} == {
         "study": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": []
     }  # fmt: skip
-    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
     assert planned["to_run"]["cells"] == 0
     assert planned["missing"] == []
     assert all(row["done"] > 0 == row["missing"] == row["stale"] for row in planned["rows"])
@@ -304,7 +304,7 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     words = command("plan", file, "--db", place.database)
     assert f"no critical band on images.set: {why}\n" in words.out
     assert "metrics: psychometric channel on images.set, psychometric thresholds on images.set\n" in words.out
-    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
+    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["metrics"]
     assert [(row["image_set"], row["determined"], row["why"]) for row in planned] == [
         ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
     ]  # fmt: skip
@@ -330,7 +330,7 @@ def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place
     """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
     file = make_study(place.folder, probes="fourier = {}")
     maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
-    assert json.loads(command("plan", file, "--db", place.database, "--json").out)["smaller_maps"] == maps
+    assert json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["smaller_maps"] == maps
     assert (
         "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
         in command("plan", file, "--db", place.database).out
@@ -358,7 +358,7 @@ def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) ->
     file = make_study(place.folder, probes="lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}")
     shown = command("plan", file, "--db", place.database).out.splitlines()
     assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
-    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
     assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
 
 

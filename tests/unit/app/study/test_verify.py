@@ -39,7 +39,7 @@ def test_a_database_that_is_right_passes(command: Command, original: Path) -> No
     answer = command(*words)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.count(": equal\n") == 8, "cells of attacks among them"
-    report = json.loads(command(*words, "--json").out)
+    report = json.loads(command(*words, "--format", "json").out)
     assert report["problems"] == []
     assert {row["problems"] for row in report["checks"]} == {0}
     assert all(row["differing"] == 0 and row["same_session"] for row in report["recomputed"])
@@ -47,7 +47,7 @@ def test_a_database_that_is_right_passes(command: Command, original: Path) -> No
 
 def test_the_seed_chooses_the_cells(command: Command, original: Path) -> None:
     def chosen(seed: int) -> list[tuple[str, int]]:
-        words = ("--cells", "2", "--images", "8", "--seed", str(seed), "--json")
+        words = ("--cells", "2", "--images", "8", "--seed", str(seed), "--format", "json")
         answer = command("verify", original / "study.toml", "--db", original / "results.duckdb", *words)
         return [(row["cell"], row["first"]) for row in json.loads(answer.out)["recomputed"]]
 
@@ -56,7 +56,7 @@ def test_the_seed_chooses_the_cells(command: Command, original: Path) -> None:
 
 
 def test_without_a_study_the_database_alone_is_checked(command: Command, original: Path) -> None:
-    answer = command("verify", "--db", original / "results.duckdb", "--json")
+    answer = command("verify", "--db", original / "results.duckdb", "--format", "json")
     assert answer.code == 0
     assert "files" not in {row["check"] for row in json.loads(answer.out)["checks"]}
 
@@ -92,7 +92,8 @@ def test_what_does_not_fit_is_found(command: Command, folder: Path, damage: str,
     assert answer.code == 1
     assert len(answer.err.splitlines()) == 1
     assert any(
-        words in problem for problem in json.loads(command("verify", "--db", database, "--json").out)["problems"]
+        words in problem
+        for problem in json.loads(command("verify", "--db", database, "--format", "json").out)["problems"]
     )
 
 
@@ -105,13 +106,13 @@ def test_predictions_that_fit_each_other_but_not_the_images_are_found_by_computi
             "UPDATE prediction SET predicted = (predicted + 1) % 12, label_rank = 11 WHERE label_rank NOT IN (0, 11) "
             "AND image_index < 16"
         )
-    words = ("verify", folder / "study.toml", "--db", database, "--cells", "8", "--images", "64", "--json")
+    words = ("verify", folder / "study.toml", "--db", database, "--cells", "8", "--images", "64", "--format", "json")
     problems = json.loads(command(*words).out)["problems"]
     assert any("are predicted otherwise" in problem for problem in problems)
 
 
 def test_images_and_models_that_changed_are_found(command: Command, folder: Path) -> None:
-    words = ("verify", folder / "study.toml", "--db", folder / "results.duckdb", "--cells", "0", "--json")
+    words = ("verify", folder / "study.toml", "--db", folder / "results.duckdb", "--cells", "0", "--format", "json")
     pixels = folder / "images.set" / "pixels.npy"
     content = bytearray(pixels.read_bytes())
     content[-1] ^= 1

@@ -58,7 +58,7 @@ def test_factories(expression: str, shape: tuple[int, int], networks: None, caps
     network = build(f"tried_networks:{expression}")
     assert isinstance(network.layer, nn.Linear)
     assert tuple(network.layer.weight.shape) == shape
-    assert capsys.readouterr().out == ""  # stdout belongs to --json
+    assert capsys.readouterr().out == ""  # stdout belongs to --format json
 
 
 @pytest.mark.parametrize(
