@@ -307,7 +307,8 @@ def report(
     study: str | None = None,
     *,
     against: str | None = None,
-    figures: File | None = None,
+    figures: Sequence[str] = (),
+    folder: File = Path("figures"),
     photograph: File | None = None,
     progress: Progress = silent,
 ) -> Written:
@@ -318,14 +319,15 @@ def report(
         out: the file.
         study: name or name@version; by default the one that ran last.
         against: another results database, or another study of this one, to compare with.
-        figures: a folder for each chart as SVG and PDF, in the widths of a journal's columns, and their list.
+        figures: names of charts to write as SVG, PDF and PNG, in the widths of a journal's columns; `all` is each.
+        folder: where these go, with a list of them.
         photograph: for the contact sheet, instead of one that scikit-image ships.
         progress: shows how far it is.
     """
     from ..report.build import write_report
 
     with progress("writing", None, "charts") as advance:
-        return write_report(Path(db), Path(out), study, against, path_of(figures), path_of(photograph), advance)
+        return write_report(Path(db), Path(out), study, against, figures, Path(folder), path_of(photograph), advance)
 
 
 def explore(

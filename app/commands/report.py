@@ -35,11 +35,15 @@ def report(
         ),
     ] = None,
     figures: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--figures", help="A folder for the charts as SVG and PDF files, 3.5 or 7 in wide.", show_default=False
+            "--figures",
+            metavar="NAME,…|all",
+            help="Charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.",
+            show_default="none",
         ),
     ] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where --figures go.")] = Path("figures"),
     photograph: Annotated[
         Path | None,
         typer.Option("--photograph", help="For the contact sheet.", show_default="a cat of scikit-image"),
@@ -52,8 +56,15 @@ def report(
     Example: bandlens report --db results.duckdb --out report.html
     """
     written = api.results.report(
-        db, out, study, against=against, figures=figures, photograph=photograph, progress=progress
+        db,
+        out,
+        study,
+        against=against,
+        figures=figures.split(",") if figures else (),
+        folder=folder,
+        photograph=photograph,
+        progress=progress,
     )
     print(f"{out}: {written.sections} sections, {written.charts} charts, {amount(written.bytes)}")
     if figures:
-        print(f"{figures}: {len(written.figures)} files")
+        print(f"{folder}: {len(written.figures)} files")

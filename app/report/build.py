@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .consistency import consistency_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, published_section, scatter_section
 from .data import ReportData, read_data
-from .figures import make_folder, write_figures
+from .figures import choose_figures, make_folder, write_figures
 from .page import render
 from .provenance import overview, provenance, verdict_section
 from .sections import Section
@@ -41,7 +41,8 @@ def write_report(
     out: Path,
     study: str | None = None,
     against: str | None = None,
-    figures: Path | None = None,
+    figures: Sequence[str] = (),
+    folder: Path = Path("figures"),
     photograph: Path | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Written:
@@ -52,7 +53,8 @@ def write_report(
         out: the file.
         study: name, or name@version.
         against: another results database, or another study of this one, to compare with.
-        figures: a folder for each chart as SVG and PDF, in the widths of a journal's columns, and their list.
+        figures: names of charts to write as SVG, PDF and PNG, in the widths of a journal's columns; `all` is each.
+        folder: where these go, with a list of them.
         photograph: for the contact sheet, instead of a photograph that scikit-image ships.
         advance: called once a chart that is written.
 
@@ -60,18 +62,19 @@ def write_report(
         UnknownName, UsageError, StoreError: what is asked for is not there, or cannot be written.
     """
     if figures:
-        make_folder(figures)
+        make_folder(folder)
     results = read_data(db, study)
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
         parts = list(_sections(db, results, against, photograph))
+    drawn = [figure for part in parts for figure in part.figures]
+    chosen = choose_figures(drawn, figures)
     title = f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
     page = render(title, parts).encode()
     try:
         write_bytes(out, page)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
-    drawn = [figure for part in parts for figure in part.figures]
-    files = write_figures(drawn, figures, advance) if figures else []
+    files = write_figures(chosen, folder, advance) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
 
 

@@ -1,10 +1,11 @@
-"""Charts as files for papers: each panel as SVG and PDF, as wide as one column of a journal or two."""
+"""Charts as files for papers: each panel as SVG, PDF and PNG, as wide as one column of a journal or two."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import altair as alt
 import polars as pl
 
 from ...analysis.charts.style import CONFIG, words
-from ...errors import UsageError
+from ...errors import UsageError, some_of
 from ...export.files import write_bytes
 from ...untrusted import regular
 from .accuracy import slug
 from .page import heading, spec_of, vega_lite_version
 from .sections import Figure
 
+ALL = "all"
+"""The word for every figure."""
+DOTS_PER_INCH = 300
+"""Resolution of a PNG for a paper."""
 SCALE = 2
-"""Pixels of a PNG for each pixel of the chart."""
+"""Pixels of the demo's picture for each pixel of the chart."""
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
 """Inches that a chart is wide, in a column of a journal and in two."""
 POINTS = 0.7
@@ -30,8 +35,10 @@ LETTER, BOLD_LETTER = 6, 7.5
 """Pixels that an average letter takes at most, in labels and in titles."""
 MOST_LETTERS = 120
 """Letters that the name of a file has at most."""
+MOST_NAMES = 60
+"""Names that the message on an unknown figure lists."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
-ENDINGS = ("svg", "pdf")
+ENDINGS = ("svg", "pdf", "png")
 
 
 def make_folder(folder: Path) -> None:
@@ -39,7 +46,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --figures") from None
+        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --folder") from None
 
 
 def write_png(figures: Iterable[Figure], out: Path) -> None:
@@ -52,29 +59,67 @@ def write_png(figures: Iterable[Figure], out: Path) -> None:
     write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
 
-def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:
-    """Write each panel as an SVG and a PDF file called after what it shows, and list them in figures.csv.
+@dataclass(frozen=True, slots=True)
+class FigureFile:
+    """A panel as a file, which is called after what it shows."""
+
+    name: str
+    """The name of its files without their endings."""
+    title: str
+    figure: Figure
+    panel: Any
+
+    @property
+    def inches(self) -> float:
+        return TWO_COLUMNS if self.figure.columns == 1 else ONE_COLUMN
+
+
+def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[FigureFile]:
+    """The panels of the figures, each with the name of its files, as far as they are among `names`.
+
+    The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures.
+    UsageError for a name that no figure has.
+    """
+    files: dict[str, FigureFile] = {}
+    for figure in figures:
+        for panel_name, panel in figure.panels.items():
+            title = figure.title if len(figure.panels) == 1 else f"{figure.title}: {words(panel_name)}"
+            name = _unlike(slug(title)[:MOST_LETTERS], files)
+            files[name] = FigureFile(name, title, figure, panel)
+    groups = dict.fromkeys(slug(file.figure.title) for file in files.values())
+    for name in names:
+        if name != ALL and name not in files and name not in groups:
+            known = some_of([*dict.fromkeys((ALL, *groups, *files))], MOST_NAMES)
+            raise UsageError(f"no figure is called {name!r}; name some of {known}")
+    chosen = {*names}
+    return [file for file in files.values() if chosen & {ALL, file.name, slug(file.figure.title)}]
+
+
+def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None]) -> list[Path]:
+    """Write each panel as SVG, PDF and PNG, and list them in figures.csv.
 
     Those of an earlier list that are not written again are removed, so that all of a folder's charts are of one report.
     """
     import vl_convert
 
-    rows: dict[str, dict[str, Any]] = {}
-    for figure in figures:
-        inches = TWO_COLUMNS if figure.columns == 1 else ONE_COLUMN
-        for name, panel in figure.panels.items():
-            title = figure.title if len(figure.panels) == 1 else f"{figure.title}: {words(name)}"
-            svg = vl_convert.vegalite_to_svg(printed(panel, figure, inches), vl_version=vega_lite_version())
-            file = _unlike(slug(title)[:MOST_LETTERS], rows)
-            _write(folder / f"{file}.svg", in_points(svg, "pt").encode())
-            _write(folder / f"{file}.pdf", vl_convert.svg_to_pdf(in_points(svg, "")))  # whose unit is the point
-            rows[file] = {"file": file, "width_in": inches, "title": title, "caption": figure.caption}
-            advance(1)
-    for file in _listed(folder / INDEX) - {*rows}:
+    for file in files:
+        svg = vl_convert.vegalite_to_svg(printed(file.panel, file.figure, file.inches), vl_version=vega_lite_version())
+        in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG
+        contents = {
+            "svg": in_points(svg, "pt").encode(),
+            "pdf": vl_convert.svg_to_pdf(in_pixels),
+            "png": vl_convert.svg_to_png(in_pixels, ppi=DOTS_PER_INCH),
+        }
+        for ending, content in contents.items():
+            _write(folder / f"{file.name}.{ending}", content)
+        advance(1)
+    names = [file.name for file in files]
+    for name in _listed(folder / INDEX) - {*names}:
         for ending in ENDINGS:
-            (folder / f"{file}.{ending}").unlink(missing_ok=True)
-    _write(folder / INDEX, pl.DataFrame(list(rows.values()), COLUMNS).write_csv().encode())
-    return [folder / f"{file}.{ending}" for file in rows for ending in ENDINGS] + [folder / INDEX]
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
+    rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
+    _write(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
+    return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
 
 
 def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
@@ -126,4 +171,4 @@ def _write(file: Path, content: bytes) -> None:
     try:
         write_bytes(file, content)
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or choose another --figures") from None
+        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or choose another --folder") from None

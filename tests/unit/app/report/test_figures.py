@@ -21,7 +21,7 @@ from bandlens.analysis.charts.metrics import channel_chart
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
-from bandlens.app.report.figures import ONE_COLUMN, printed, write_figures
+from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
 from bandlens.app.report.page import vega_lite_version
 from bandlens.app.report.sections import Figure, Section
 from bandlens.errors import UsageError
@@ -43,7 +43,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("report")
     make_database(folder / "results.duckdb", 5)
     add_metrics(folder / "results.duckdb")
-    return write_report(folder / "results.duckdb", folder / "report.html", figures=folder / "figures")
+    return write_report(folder / "results.duckdb", folder / "report.html", figures=["all"], folder=folder / "figures")
 
 
 def pictures(written: Written) -> dict[str, ET.Element]:
@@ -63,9 +63,10 @@ def outside(svg: str) -> bool:
 
 
 def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> None:
-    stems = {ending: [file.stem for file in written.figures if file.suffix == ending] for ending in (".svg", ".pdf")}
+    endings = (".svg", ".pdf", ".png")
+    stems = {ending: [file.stem for file in written.figures if file.suffix == ending] for ending in endings}
     index = pl.read_csv(written.figures[-1])
-    assert stems[".svg"] == stems[".pdf"] == index["file"].to_list()
+    assert stems[".svg"] == stems[".pdf"] == stems[".png"] == index["file"].to_list()
     assert len(index) == written.charts
     assert len(list(written.figures[-1].parent.iterdir())) == len(written.figures)
     titles = dict(index.select("file", "title").rows())
@@ -90,6 +91,10 @@ def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(written: Wri
         if file.suffix == ".pdf":
             [box] = re.findall(rb"/MediaBox *\[([^]]*)\]", file.read_bytes())
             assert float(box.split()[2]) == pytest.approx(width[file.stem])
+        if file.suffix == ".png":
+            with Image.open(file) as png:
+                assert png.width == pytest.approx(width[file.stem] / 72 * 300, abs=1)
+                assert png.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
 def test_nothing_is_cut(written: Written) -> None:
@@ -128,10 +133,39 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
     named = [condition(), *(condition(probe, strength=strength) for probe in probes for strength in (1.0, 2.0))]
     with open_store(tmp_path / "a.duckdb") as store:
         store_study(store, "a", images, [part(cell(images, setting), [0] * 20, [0] * 20) for setting in named])
-    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=tmp_path / "figures")
+    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "figures")
     assert {file.parent for file in written.figures} == {tmp_path / "figures"}
     names = {file.name for file in written.figures}
     assert {"etc-pass-wd-on-set.svg", "etc-pass-wd-on-set-2.svg"} <= names
+
+
+def test_figures_are_chosen_by_the_names_of_their_files() -> None:
+    panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
+    filters = Figure("curves-1", "Filters on a|b", "", {"lowpass": panel, "highpass": panel}, 2, pl.DataFrame())
+    hostile = Figure("blur-1", "blur on \u202egnp.exe", "", {"blur": panel}, 2, pl.DataFrame())
+
+    def chosen(*names: str) -> list[str]:
+        return [file.name for file in choose_figures([filters, hostile], names)]
+
+    assert chosen() == []
+    assert chosen("filters-on-a-b-highpass") == ["filters-on-a-b-highpass"]
+    assert chosen("blur-on-gnp-exe", "filters-on-a-b") == [
+        "filters-on-a-b-lowpass", "filters-on-a-b-highpass", "blur-on-gnp-exe"
+    ]  # fmt: skip
+    assert chosen("all") == chosen("filters-on-a-b", "blur-on-gnp-exe")
+    with pytest.raises(UsageError) as error:
+        chosen("blur-on-gnp-exe", "figures\u202e")
+    assert str(error.value) == (
+        "no figure is called 'figures\\u202e'; name some of all, filters-on-a-b, blur-on-gnp-exe, "
+        "filters-on-a-b-lowpass, filters-on-a-b-highpass"
+    )
+
+
+def test_an_unknown_figure_is_told_before_the_report_is_written(tmp_path: Path) -> None:
+    make_database(tmp_path / "results.duckdb", 1)
+    with pytest.raises(UsageError, match="no figure is called 'figures'; name some of all, "):
+        write_report(tmp_path / "results.duckdb", tmp_path / "a.html", figures=["figures"], folder=tmp_path / "new")
+    assert not (tmp_path / "a.html").exists()
 
 
 def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> None:
@@ -139,14 +173,15 @@ def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> N
     user_files = {folder / "mine.svg", tmp_path / "outside.svg"}
     panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
     mist, fog, rain = (Figure(name, name, "", {"it": panel}, 2, pl.DataFrame()) for name in ("mist", "fog", "rain"))
-    index = write_figures([mist, fog], folder, lambda _: None)[-1]
+    folder.mkdir()
+    index = write_figures(choose_figures([mist, fog], ["all"]), folder, lambda _: None)[-1]
     with index.open("a") as rows:
         rows.write("../outside,3.5,t,c\n")  # no report writes such a row
     for file in user_files:
         file.touch()
-    write_figures([fog, rain], folder, lambda _: None)
+    write_figures(choose_figures([fog, rain], ["all"]), folder, lambda _: None)
     assert sorted(file.name for file in folder.iterdir()) == [
-        "figures.csv", "fog.pdf", "fog.svg", "mine.svg", "rain.pdf", "rain.svg"
+        "figures.csv", "fog.pdf", "fog.png", "fog.svg", "mine.svg", "rain.pdf", "rain.png", "rain.svg"
     ]  # fmt: skip
     assert all(file.exists() for file in user_files)
 
@@ -162,4 +197,6 @@ def test_a_list_that_no_report_wrote_removes_nothing(tmp_path: Path, text: str) 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot make .*file/figures: Not a directory; name another folder"):
-        write_report(tmp_path / "none.duckdb", tmp_path / "a.html", figures=tmp_path / "file" / "figures")
+        write_report(
+            tmp_path / "none.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "file" / "figures"
+        )
