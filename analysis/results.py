@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import altair as alt
 import polars as pl
 
 from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
+from .charts import metrics as metric_charts
 from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
@@ -21,6 +23,8 @@ from .database.open import open_store
 from .database.process import QueryProcess
 from .database.store import readable
 from .database.studies import study_label
+from .measures.psychometric import THRESHOLDS
+from .measures.registry import title_of
 from .statistics.coefficients import Method
 
 
@@ -84,15 +88,8 @@ class Results:
         where there is nothing to draw, or more than one line a model.
         """
         rows = self.curves(study).filter(pl.col("probe") == probe)
-        if image_set is not None:
-            rows = rows.filter(pl.col("image_set") == image_set)
-        if rows.is_empty() or x not in rows.columns or rows[x].is_null().all():
-            on = "" if image_set is None else f" on {image_set}"
-            raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}{on}")
-        for name, column in (("study", "version"), ("image_set", "image_set")):
-            if len(names := rows[column].unique().sort()) > 1:
-                raise UsageError(f"{self._store.path} has {probe} of {', '.join(names)}; name one of them with {name}=")
-        rows = rows.filter(pl.col(x).is_not_null())
+        rows = rows.filter(pl.col(x).is_not_null() if x in rows.columns else pl.lit(value=False))
+        rows = self._select_one(rows, probe, study, image_set, f" with {x}")
         if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
             raise UsageError(
                 f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
@@ -100,6 +97,72 @@ class Results:
             )
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
         return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
+
+    def plot_shape_bias(self, study: str = "*", image_set: str | None = None) -> Any:
+        """An Altair chart of the shape bias of each model on one image set, a share, with its 95 % interval.
+
+        UsageError where `bandlens analyze` has computed none, or there are several studies or image sets to choose of.
+        """
+        bias = "shape_bias"
+        rows = self.metrics(study).filter(pl.col("metric") == bias)
+        metrics = metric_charts.add_estimators(self._select_one(rows, bias, study, image_set))
+        return metric_charts.number_chart(metrics, bias, title_of(bias), charts.series_of(metrics))
+
+    def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
+        """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.
+
+        With `fourier_bin` as the probe, a tile is an octave and an orientation. UsageError as `plot_curves`.
+        """
+        rows = self._select_one(self.curves(study).filter(pl.col("probe") == probe), probe, study, image_set)
+        rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
+        if rows["y"].is_null().all():
+            raise UsageError(f"{probe} has one axis and no map; draw it with plot_curves")
+        return alt.concat(*charts.probe_panels(charts.as_errors(rows), probe).values(), columns=2)
+
+    def plot_channels(self, study: str = "*", image_set: str | None = None) -> Any:
+        """An Altair chart of the channel of each model on one image set: noise_sd over cycles per image.
+
+        Points are thresholds with 95 % intervals. UsageError as `plot_shape_bias`.
+        """
+        metrics, size = self._thresholds(study, image_set)
+        models = metrics.group_by("checkpoint", maintain_order=True)
+        return alt.concat(
+            *(metric_charts.channel_chart(of_model, str(name), size) for (name,), of_model in models), columns=2
+        )
+
+    def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
+        """An Altair chart of thresholds on one image set, models down and octaves of noise across.
+
+        A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_shape_bias`.
+        """
+        metrics, size = self._thresholds(study, image_set)
+        return metric_charts.threshold_map(metrics, "noise_sd that takes half of the accuracy", size)
+
+    def _thresholds(self, study: str, image_set: str | None) -> tuple[pl.DataFrame, int]:
+        """The metrics of models that have thresholds on one image set, and the pixels that its images have a side."""
+        has_thresholds = pl.col("metric").is_in(list(THRESHOLDS)).any().over("version", "checkpoint", "image_set")
+        rows = self._select_one(self.metrics(study).filter(has_thresholds), "thresholds", study, image_set)
+        query = (
+            "SELECT size FROM study_version JOIN study_image_set AS shown ON shown.study = study_id "
+            "JOIN image_set ON image_set.id = shown.image_set WHERE label = ? AND shown.name = ?"
+        )
+        return rows, int(self.sql(query, rows.select("version", "image_set").row(0)).item())
+
+    def _select_one(
+        self, rows: pl.DataFrame, subject: str, study: str, image_set: str | None, detail: str = ""
+    ) -> pl.DataFrame:
+        """The rows on `image_set`; UsageError where there are none, or those of several studies or image sets."""
+        if image_set is not None:
+            rows = rows.filter(pl.col("image_set") == image_set)
+        if rows.is_empty():
+            on = "" if image_set is None else f" on {image_set}"
+            raise UsageError(f"{self._store.path} has no {subject}{detail} in study {study}{on}")
+        for name, column in (("study", "version"), ("image_set", "image_set")):
+            if len(names := rows[column].unique().sort()) > 1:
+                raise UsageError(
+                    f"{self._store.path} has {subject} of {', '.join(names)}; name one of them with {name}="
+                )
+        return rows
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
         """An Altair heat map of one subset of what `correlations` gives."""

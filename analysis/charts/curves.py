@@ -125,6 +125,15 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
     return panels
 
 
+def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the view `curve` in which probes with two axes have errors, 1 - top1, as published maps do."""
+    mapped = pl.col("y").is_not_null()
+    return rows.with_columns(
+        top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
+        measure=pl.when(mapped).then(pl.format("1 - {}", "measure")).otherwise("measure"),
+    )
+
+
 def band_map(curve: pl.DataFrame, title: str) -> Any:
     """Accuracy of one model under a probe that acts on bands of frequencies: their centres across, its series down.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import probe_panels, series_of
+from ...analysis.charts.curves import as_errors, probe_panels, series_of
 from ...analysis.charts.metrics import add_estimators, number_chart
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
@@ -106,12 +106,8 @@ def curves_section(results: ReportData) -> Section:
 
 
 def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
-    """The panels of some probes; maps show errors, as published ones do."""
-    mapped = pl.col("y").is_not_null()
-    seen = results.seen(rows).with_columns(
-        top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
-        measure=pl.when(mapped).then(pl.format("1 - {}", "measure")).otherwise("measure"),
-    )
+    """The panels of some probes."""
+    seen = as_errors(results.seen(rows))
     panels = {
         panel: chart
         for (probe,), part in seen.group_by("probe", maintain_order=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,9 +14,14 @@ from polars.testing import assert_frame_equal
 
 import bandlens
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.critical_band import center
+from bandlens.analysis.measures.psychometric import THRESHOLDS
 from bandlens.analysis.statistics.coefficients import Method
 from bandlens.errors import StoreError, UsageError
 from bandlens.records import Condition, Finished
+
+HOSTILE = ("a|b \\textbf{x}", "\u202egnp.exe")
+"""Names that Markdown, LaTeX or a terminal would obey."""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +117,97 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
     (rows,) = (rows for rows in datasets if "cycles" in rows[0])
     assert sorted((row["cycles"], row["n"]) for row in rows) == [(11, 5), (56, 5)]
     assert [{"chance": 1 / 10}] in datasets
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints on two image sets under waves of two rows, with made-up thresholds and shape biases on each."""
+    path, rng = tmp_path_factory.mktemp("measured") / "results.duckdb", np.random.default_rng(1)
+    sets = [image_set(20 + k, name=name, labels=np.zeros(20 + k)) for k, name in enumerate(("photographs", "cues"))]
+    waves = [condition("fourier", row=row, column=column, norm=15.7) for row in (0, 2) for column in (1, 2)]
+    with open_store(path) as store:
+        parts = []
+        for images, setting, name in product(sets, (condition(), *waves), HOSTILE):
+            rank = (rng.random(images.info.count) < 0.3).astype(int)
+            parts.append(part(cell(images, setting, by=model(name)), rank, rank))
+        store_study(store, "mine", sets, parts)
+        ids = store.frame(
+            "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_version "
+            "JOIN study_cell ON study_cell.study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
+        )
+        rows = []
+        for place, name in enumerate(("shape_bias", *THRESHOLDS)):
+            value = pl.Series(0.02 + 0.01 * place + 0.001 * np.arange(len(ids)))
+            rows.append(ids.with_columns(metric=pl.lit(name), value=value, low=value / 2, high=value * 1.1))
+        store_values(store, pl.concat(rows))
+    return path
+
+
+def six_digits(value: float) -> float:
+    """A number as charts hold it."""
+    return float(f"{value:.6g}")
+
+
+def drawn(chart: Any) -> list[dict[str, Any]]:
+    """All rows that a chart holds, those of its parts included."""
+    return [row for dataset in chart.to_dict()["datasets"].values() for row in dataset]
+
+
+def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path) -> None:
+    with bandlens.open(measured) as results:
+        rows = {
+            (row["model"], row["value"], row["low"], row["high"])
+            for row in drawn(results.plot_shape_bias(image_set="cues"))
+        }
+        view = results.metrics().filter(pl.col("metric") == "shape_bias", pl.col("image_set") == "cues")
+    numbers = {(row[0], *map(six_digits, row[1:])) for row in view.select("checkpoint", "value", "low", "high").rows()}
+    assert rows == numbers
+    assert {row[0] for row in rows} == set(HOSTILE)
+
+
+def test_fourier_maps_hold_the_errors_of_the_database(measured: Path) -> None:
+    with bandlens.open(measured) as results:
+        chart = results.plot_fourier_maps("mine", "photographs")
+        curve = results.curves().filter(pl.col("probe") == "fourier", pl.col("image_set") == "photographs")
+    spec = chart.to_dict()
+    assert [panel["title"] for panel in spec["concat"]] == [f"{name}, norm=15.7" for name in sorted(HOSTILE)]
+    for name, panel in zip(sorted(HOSTILE), spec["concat"], strict=True):
+        accuracies = curve.filter(pl.col("checkpoint") == name)["top1"].to_list()
+        errors = [row["top1"] for row in spec["datasets"][panel["data"]["name"]]]
+        # Each wave stands at its frequency and at the opposite one.
+        assert sorted(errors) == pytest.approx(sorted(2 * [1 - top1 for top1 in accuracies]))
+
+
+def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path) -> None:
+    with bandlens.open(measured) as results:
+        channels, octaves = (plot("mine@1", "cues") for plot in (results.plot_channels, results.plot_octaves))
+        view = results.metrics().filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("image_set") == "cues")
+        size = results.sql("SELECT size FROM image_set WHERE name = 'cues'").item()
+    expected = {
+        (row["checkpoint"], six_digits(center(THRESHOLDS[row["metric"]], size)), six_digits(row["value"]))
+        for row in view.to_dicts()
+    }
+    assert len(expected) == 2 * len(THRESHOLDS)
+    assert {(row["model"], row["cycles"], row["value"]) for row in drawn(octaves)} == expected
+    spec = channels.to_dict()
+    titles = [panel["title"]["text"] for panel in spec["concat"]]
+    assert titles == sorted(HOSTILE)
+    points = {(row["cycles"], row["noise_sd"]) for row in drawn(channels)}
+    assert points == {(cycles, value) for _, cycles, value in expected}
+
+
+def test_charts_of_metrics_are_of_one_image_set_that_has_them(database: Path, measured: Path) -> None:
+    with bandlens.open(measured) as results:
+        for plot in (results.plot_shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
+            with pytest.raises(UsageError, match=r"of cues, photographs; name one of them with image_set=$"):
+                plot()
+    with bandlens.open(database) as results:
+        with pytest.raises(UsageError, match=r"has no shape_bias in study mine on set$"):
+            results.plot_shape_bias("mine", "set")
+        with pytest.raises(UsageError, match=r"has no thresholds in study \*$"):
+            results.plot_channels()
+        with pytest.raises(UsageError, match="lowpass has one axis and no map; draw it with plot_curves"):
+            results.plot_fourier_maps(probe="lowpass")
 
 
 def test_it_only_reads(database: Path) -> None:
