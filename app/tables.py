@@ -68,10 +68,8 @@ class TextColumn:
     @classmethod
     def measure(cls, name: str, cells: Sequence[str]) -> TextColumn:
         """Measure a column as it stands in a table."""
-        from rich.cells import cell_len
-
         fixed = name in STATES or all(NUMBER.fullmatch(cell) for cell in cells)
-        return cls(name, cells, max(map(cell_len, (name, *cells))), fixed)
+        return cls(name, cells, max(map(columns_of, (name, *cells))), fixed)
 
     def width(self, longest: int | None = None) -> int:
         """Characters with the space around it as rich draws SIMPLE_HEAD, where its text is at most `longest` long."""
@@ -91,6 +89,15 @@ def cell_text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+
+
+def columns_of(text: str) -> int:
+    """The columns of a terminal that a text takes."""
+    if text.isascii() and text.isprintable():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout:

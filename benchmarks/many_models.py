@@ -1,34 +1,40 @@
-"""A thousand checkpoints by the grid in one database: opening it, reading it, running what is there, reporting it.
+"""A thousand checkpoints by the grid in one database: analyzing it, reporting it, reading it, running what is there.
 
-Predictions are made up, a few cells' worth of them in turn: what is timed does not depend on their values. The study in
-full has 50,000 images, which makes 2.6 G predictions and a file of 19 GB; fewer images, as by default, leave as many
-cells and models, and as many parts of as many images each. Models are descriptions alone, and images have 128 pixels a
-side: a run that finds nothing to do opens neither. Whatever can be repeated is, and commands are whole processes.
+Predictions are made up, with structure: a model has a skill and a channel, an image is as hard for all models, and a
+filter or a noise costs what a logistic says. So errors are consistent, and fits end as they do on measured predictions.
+The study in full has 50,000 images, which makes 2.6 G predictions and a file of 19 GB; fewer images, as by default,
+leave as many cells and models. Models are descriptions alone, and images have 128 pixels a side: a run that finds
+nothing to do opens neither. Commands are whole processes; `analyze` takes minutes, and runs once. Beside seconds stand
+the seconds of processor time, which say the same on a busy machine, and the most memory that was resident.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
-from cli import models, process
-from store import opening, predictions
+from cli import models
+from numpy.typing import NDArray
+from store import opening
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Crop, Finished, SessionInfo
+from bandlens.records import Condition, Crop, Finished, Predictions, SessionInfo
 
 SIZE, CLASSES = 128, 1000
-RANGE = 2_500
-"""Images of a part."""
-KINDS = 7
-"""The number of different predictions among cells."""
+STRONGEST = 0.16
+"""Standard deviation of the strongest noise."""
 
 
 def study(folder: Path, checkpoints: int, images: int) -> Path:
@@ -47,15 +53,50 @@ def study(folder: Path, checkpoints: int, images: int) -> Path:
     return file
 
 
+def draw_costs(random: np.random.Generator, conditions: Sequence[Condition]) -> NDArray[np.float64]:
+    """(conditions,) by how much each condition lowers the log-odds of a right answer of one model."""
+    peak, height, width = random.normal(2.8, 0.6), random.uniform(1, 3.5), random.uniform(0.8, 2)
+    low, high = random.uniform(2, 8, 2)
+    losses = []
+    for condition in conditions:
+        cutoff, sd, octave = (condition.number(name) or 0.0 for name in ("cutoff", "noise_sd", "frequency"))
+        bell = height * np.exp(-((octave - peak) ** 2) / (2 * width**2))
+        losses.append(
+            {
+                "clean": 0.0,
+                "lowpass": low * (1 - cutoff) ** 3,
+                "highpass": high * (1 - cutoff),
+                "critical_band": 1.0 + (np.logaddexp(0, 2 * (np.log2(sd / STRONGEST) + bell)) if sd else 0.0),
+            }[condition.probe]
+        )
+    return np.array(losses)
+
+
+def draw_answers(work: Work) -> Iterator[list[Finished]]:
+    """Yield the parts of each model, all images of every cell."""
+    random, labels = np.random.default_rng(1), work.image_sets[0].labels
+    assert labels is not None
+    hardness = random.logistic(size=len(labels))
+    by_model: dict[str, list[int]] = {}
+    for k, cell in enumerate(work.cells):
+        by_model.setdefault(cell.variant.model.name, []).append(k)
+    for places in by_model.values():
+        cells = [work.cells[k] for k in places]
+        skill = random.normal(1.5, 0.7) - draw_costs(random, [cell.condition for cell in cells])
+        drawn = random.logistic(size=(len(cells), len(labels))) / 2
+        right = skill[:, None] > hardness + drawn
+        # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
+        ranks = np.where(right, 0, np.exp(random.random(right.shape) * np.log(CLASSES))).astype(np.uint16)
+        predicted = np.where(right, labels, (labels + ranks) % CLASSES).astype(np.uint16)
+        confidence = (random.random(right.shape) ** np.where(right, 0.3, 1)).astype(np.float32)
+        yield [
+            Finished(cell, 0, Predictions(*columns), 1.0)
+            for cell, *columns in zip(cells, predicted, ranks, confidence, strict=True)
+        ]
+
+
 def fill(work: Work, database: Path) -> float:
     """Store made-up predictions of every cell; gives seconds."""
-    images, random = work.image_sets[0], np.random.default_rng(1)
-    assert images.labels is not None
-    made = {
-        first: [predictions(random, images.labels[first : first + RANGE]) for _ in range(KINDS)]
-        for first in range(0, images.info.count, RANGE)
-    }
-    kinds = itertools.cycle(range(KINDS))
     session = SessionInfo("made up", 32, 2, "{}")
     with open_store(database) as store:
         store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
@@ -63,17 +104,47 @@ def fill(work: Work, database: Path) -> float:
         store.execute("INSERT INTO label SELECT image_set, 'real', image_index, class FROM label")
 
         def commit() -> None:
-            for first, several in made.items():
-                for cells in (work.cells[k : k + 1000] for k in range(0, len(work.cells), 1000)):
-                    parts = [Finished(cell, first, several[next(kinds)], 1.0) for cell in cells]
-                    store.commit(parts, dict.fromkeys((cell.variant for cell in cells), session))
+            for parts in draw_answers(work):
+                store.commit(parts, {part.cell.variant: session for part in parts})
 
         return timed(commit)()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Time and memory of one process."""
+
+    seconds: float
+    processor: float
+    """Seconds of processor time, of user and system, all threads and children together."""
+    resident: float
+    """The most memory that was resident, in MB."""
+
+
+WAITER = """
+import json, resource, subprocess, sys
+process = subprocess.run(sys.argv[2:], stdout=subprocess.PIPE, text=True)
+if process.returncode or sys.argv[1] not in process.stdout:
+    sys.exit(f"{sys.argv[2:]} ended with {process.returncode} and {process.stdout[:200]!r}")
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000]))
+"""
+"""A process that has a single child, whose usage is therefore that of its children."""
+
+
+def measure_usage(says: str, *command: str) -> Usage:
+    """Run a command whose output must have the text `says`."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    started = time.perf_counter()
+    printed = subprocess.run(
+        [sys.executable, "-c", WAITER, says, *command], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    ).stdout
+    return Usage(time.perf_counter() - started, *json.loads(printed))
+
+
 def main() -> None:
     options = arguments(
-        __doc__, repeats=5, quick=1, checkpoints=(1_000, "checkpoints"), images=(5_000, "images, of 50,000 in full")
+        __doc__, repeats=5, quick=1, checkpoints=(1_000, "checkpoints"), images=(1_000, "images, of 50,000 in full")
     )
     checkpoints, images = (20, 500) if options.quick else (options.checkpoints, options.images)
     bandlens = str(Path(sys.executable).with_name("bandlens"))
@@ -85,32 +156,43 @@ def main() -> None:
             seconds = fill(work, database)
             count = len(work.cells) * images
             print(f"{len(work.cells):,} cells, {count:,} predictions, stored in {seconds:.0f} s\n")
+        db = ("--db", str(database))
+        commands = {
+            "analyze": (["analyze", "--format", "json", *db], "spectral_bias", "180 s", 1),
+            "consistency": (["consistency", "images.set", "--format", "json", *db], "kappa", "-", 1),
+            "verify": (["verify", *db], "labels", "1,000 MB", 1),
+            "run, nothing to do": (["run", str(file), *db], "nothing to run", "2.5 s", options.repeats),
+            "plan, nothing to do": (["plan", str(file), *db], "nothing to run", "-", options.repeats),
+            "report": (["report", *db, "--out", str(report)], " MB", "10 s", options.repeats),
+        }
+        usages = {
+            name: [measure_usage(says, bandlens, *command) for _ in range(repeats)]
+            for name, (command, says, _, repeats) in commands.items()
+        }
         with open_store(database, read_only=True) as store:
             labelled = "SELECT * FROM label_accuracy WHERE checkpoint = 'model7' AND probe = 'lowpass'"
             queries = {
-                "accuracy of all cells": ("FROM accuracy", "<= 2"),
-                "label_accuracy of a checkpoint and probe": (labelled, "-"),
-                "label_accuracy of all cells": ("FROM label_accuracy", "-"),
+                "accuracy of all cells": "FROM accuracy",
+                "label_accuracy of a checkpoint and probe": labelled,
+                "label_accuracy of all cells": "FROM label_accuracy",
             }
             timings = in_turn(
-                {name: timed(lambda sql=sql: store.frame(sql)) for name, (sql, _) in queries.items()}, options.repeats
+                {name: timed(lambda sql=sql: store.frame(sql)) for name, sql in queries.items()}, options.repeats
             )
-        goals = {name: goal for name, (_, goal) in queries.items()}
         timings |= in_turn({"opening": timed(lambda: opening(database))}, options.repeats)
-        words = {
-            "run, nothing to do": (["run", str(file), "--db", str(database)], "nothing to run", "<= 3"),
-            "plan, nothing to do": (["plan", str(file), "--db", str(database)], "nothing to run", "-"),
-            "report, without metrics": (["report", "--db", str(database), "--out", str(report)], " MB", "-"),
-        }
-        timings |= in_turn(
-            {name: process(bandlens, *command, says=says) for name, (command, says, _) in words.items()},
-            options.repeats,
-        )
-        goals |= {"opening": "<= 1"} | {name: goal for name, (_, _, goal) in words.items()}
         print(f"database: {database.stat().st_size / 1e9:.2f} GB; report: {report.stat().st_size / 1e6:.1f} MB")
-        table(["what", "s", "goal, s"], [[name, spread(values), goals[name]] for name, values in timings.items()])
+    table(
+        ["command", "s", "processor, s", "MB", "goal"],
+        [
+            [name, *(spread([getattr(run, field) for run in runs]) for field in Usage.__slots__), commands[name][2]]
+            for name, runs in usages.items()
+        ],
+    )
+    table(["query", "s"], [[name, spread(values)] for name, values in timings.items()])
     few, whole = (timings[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
     ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(few, whole), "< 1")
+    seconds_of = {name: [run.seconds for run in runs] for name, runs in usages.items()}
+    ratio("analyze over its goal of 180 s, time", [seconds / 180 for seconds in seconds_of["analyze"]], "<= 1")
 
 
 if __name__ == "__main__":

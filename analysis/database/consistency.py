@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .store import Store
 
+MEMORY_LIMIT = "512MB"
+"""The memory that DuckDB takes for the checks: groups of cells and labels need little, whatever the file holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -81,6 +84,8 @@ FROM image_set ORDER BY name
 
 def check_database(store: Store) -> list[Check]:
     """Put every rule to the database, and say where it does not hold."""
+    # Every prediction is read twice, and what was read stays in memory as far as the limit allows.
+    store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     cells = store.frame(CELLS)
     checks = [
         Check(

@@ -30,16 +30,15 @@ above. Few integers carry little: see `psychometric` for continuous thresholds w
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import least_squares
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
@@ -189,7 +188,7 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
     values = np.asarray(thresholds, dtype=np.float64)
     if values.shape != (len(FREQUENCIES),) or not np.all((values >= 0) & (values <= 4)):
         raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
-    fit = _least_squares(values)
+    fit = _least_squares(tuple(values.tolist()))
     amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
     bandwidth = FULL_WIDTH * abs(sigma)
     meaningless, doubts = None, []
@@ -220,18 +219,15 @@ def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.fl
     return np.asarray(amplitude * np.exp(-((np.asarray(f) - mu) ** 2) / (2 * sigma**2)), dtype=np.float64)
 
 
-def _least_squares(thresholds: NDArray[np.float64]) -> tuple[float, float, float] | None:
+@lru_cache(maxsize=4096)  # many models have the same seven integers, and a fit takes 10 ms
+def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] | None:
     """(A, mu, sigma) from the published start and bounds, or None where no optimum is found."""
+    octaves, values = np.array(FREQUENCIES, dtype=np.float64), np.array(thresholds)
     bounds = ([0, -np.inf, -np.inf], [4, np.inf, np.inf])
-    with warnings.catch_warnings():
-        # The covariance is not used; that it cannot be estimated is one more face of a degenerate fit.
-        warnings.simplefilter("ignore", OptimizeWarning)
-        try:
-            (amplitude, mu, sigma), _ = curve_fit(
-                gaussian, np.array(FREQUENCIES, dtype=np.float64), thresholds, p0=(1, 0, 1), bounds=bounds
-            )
-        except RuntimeError:  # evaluations are used up
-            return None
+    fit = least_squares(lambda parameters: gaussian(octaves, *parameters) - values, (1.0, 0.0, 1.0), bounds=bounds)
+    if not fit.success:  # evaluations are used up
+        return None
+    amplitude, mu, sigma = fit.x
     return float(amplitude), float(mu), float(sigma)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from math import comb
 from typing import Any
 
@@ -23,7 +24,8 @@ from ...advance import Progress, silent
 from ...errors import UnknownName
 from ...processors import processors
 from ..database.store import Store
-from ..statistics.consistency import Consistency, consistency_with_others, error_consistency
+from ..statistics.arrays import Mask, Whole
+from ..statistics.consistency import Consistency, consistency_with_others, error_consistencies
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
 
 PAIR_KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
@@ -34,6 +36,8 @@ SCHEMA = {
     **{name: pl.Float64 for name in Consistency.__slots__ if name != "n"},
 }
 UNSEEN = -1
+PAIRS_AT_ONCE = 32
+"""Pairs that are compared at once: enough for arrays to be worth their making, and few enough for the cache."""
 
 
 def judged_images(store: Store, study: str = "*") -> list[str]:
@@ -56,20 +60,21 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
     """
     judged = _read_judgements(store, images)
 
-    def row_of(pair: _Pair) -> tuple[Any, ...]:
-        consistency = error_consistency(*pair.right, pair.clusters, resamples)
-        numbers = (getattr(consistency, name) for name in Consistency.__slots__)
-        return (images, pair.condition, *pair.subjects, pair.humans, *numbers)
+    def frame_of(pairs: _Pairs) -> pl.DataFrame:
+        numbers = error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples)
+        keys = (images, pairs.condition, pairs.first, pairs.seconds, pairs.humans)
+        return pl.DataFrame(dict(zip(PAIR_KEYS, keys, strict=True)) | numbers, SCHEMA)
 
-    rows = list[tuple[Any, ...]]()
+    frames = [pl.DataFrame(schema=SCHEMA)]
     with (
         progress("comparing errors", _count_pairs(judged), "pairs") as advance,
         ThreadPoolExecutor(processors()) as pool,  # NumPy draws resamples without Python's lock
     ):
-        for pairs in _pairs_by_first(judged):
-            rows += pool.map(row_of, pairs)
-            advance(len(pairs))
-    return pl.DataFrame(rows, SCHEMA, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
+        for of_first in _pairs_by_first(judged):
+            for frame in pool.map(frame_of, of_first):
+                frames.append(frame)
+                advance(len(frame))
+    return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _read_judgements(store: Store, images: str) -> pl.DataFrame:
@@ -90,22 +95,25 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two subjects on the n images of one condition that both of them judged."""
+class _Pairs:
+    """One subject beside each of m more, on the n images of one condition that all of them judged."""
 
     condition: str
-    subjects: tuple[str, str]
-    humans: int
-    """Number of humans among the two."""
-    right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-    """Whether the first has each image right, (n,), and whether the second has."""
-    clusters: NDArray[np.int64] | None
+    first: str
+    seconds: list[str]
+    humans: list[int]
+    """Number of humans in each pair."""
+    first_right: Mask
+    """Which images the first has right, (n,)."""
+    seconds_right: Mask
+    """Which images each of the seconds has right, (m, n)."""
+    clusters: Whole | None
     """The clusters of the images, (n,); None where each image of the condition stands for itself."""
-    photographs: NDArray[np.int64]
+    photographs: Whole
     """As `clusters`, (n,), by numbers that are the same under all conditions."""
 
 
-def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator[list[_Pair]]:
+def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator[list[_Pairs]]:
     """Every two subjects under every condition that both judged an image of, humans first, by the first of the two.
 
     `with_humans` leaves out those of two models.
@@ -113,22 +121,29 @@ def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator
     for (condition,), answers in judged.group_by("condition", maintain_order=True):
         who, right, clusters, photographs = _by_subject(answers)
         for first, (subject, human) in enumerate(who):
-            if human or not with_humans:
-                pairs = []
-                for second in range(first + 1, len(who)):
-                    both = (right[first] != UNSEEN) & (right[second] != UNSEEN)
-                    if both.any():
-                        pairs.append(
-                            _Pair(
-                                str(condition),
-                                (subject, who[second][0]),
-                                human + who[second][1],
-                                (right[first, both] == 1, right[second, both] == 1),
-                                None if clusters is None else clusters[both],
-                                photographs[both],
-                            )
+            if with_humans and not human:
+                continue
+            both = (right != UNSEEN) & (right[first] != UNSEEN)
+            # Seconds that judged the same images come together, since their numbers are computed as arrays.
+            keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(both)]
+            pairs = []
+            for _, places in groupby(range(first + 1, len(who)), keys.__getitem__):
+                rows = list(places)
+                images = both[rows[0]]
+                if images.any():
+                    pairs.append(
+                        _Pairs(
+                            str(condition),
+                            subject,
+                            [who[row][0] for row in rows],
+                            [human + who[row][1] for row in rows],
+                            right[first, images] == 1,
+                            right[rows][:, images] == 1,
+                            None if clusters is None else clusters[images],
+                            photographs[images],
                         )
-                yield pairs
+                    )
+            yield pairs
 
 
 def _count_pairs(judged: pl.DataFrame, with_humans: bool = False) -> int:
@@ -177,16 +192,21 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     highest kappa of a pair under a condition; no rows where no human judged the images. A number that is undefined is
     None. Raises UnknownName as `consistencies` does.
     """
+    humans = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
+    if humans == [False]:
+        return []  # The answers of a thousand models take seconds to read.
     judged = _read_judgements(store, images)
     by_subject: dict[str, list[Share]] = {"humans": []}
     subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
     with progress("comparing errors with humans", _count_pairs(judged, with_humans=True), "pairs") as advance:
         for pairs in _pairs_by_first(judged, with_humans=True):
-            for pair in pairs:
-                subject = "humans" if pair.humans == 2 else pair.subjects[1]
-                subjects.setdefault(subject, set()).add(pair.subjects)
-                by_subject.setdefault(subject, []).extend(_share_of_pair(pair))
-            advance(len(pairs))
+            for of_first in pairs:
+                rows = zip(of_first.seconds, of_first.humans, of_first.seconds_right, strict=True)
+                for second, count, right in rows:
+                    subject = "humans" if count == 2 else second
+                    subjects.setdefault(subject, set()).add((of_first.first, second))
+                    by_subject.setdefault(subject, []).extend(_share_of_pair(of_first, right))
+                advance(len(of_first.seconds))
     if not any(subjects.values()):
         return []
     return [
@@ -195,10 +215,10 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     ]
 
 
-def _share_of_pair(pair: _Pair) -> list[Share]:
-    """The kappa of a pair as a mean over its images; nothing where it is undefined."""
-    contributions = consistency_with_others(np.stack(pair.right))[0]
-    return [] if np.isnan(contributions).any() else [share_of(contributions, pair.photographs)]
+def _share_of_pair(pairs: _Pairs, second_right: Mask) -> list[Share]:
+    """The kappa of the first and a second as a mean over their (n,) images; nothing where it is undefined."""
+    contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
+    return [] if np.isnan(contributions).any() else [share_of(contributions, pairs.photographs)]
 
 
 def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:

@@ -95,8 +95,8 @@ class Measured:
 class Benchmarked:
     """The cells of a version of a study that show benchmarks."""
 
-    cells: Mapping[str, Sequence[Row]]
-    """Name in ACCURACIES -> cells of every checkpoint that may be the benchmark or a part of it; large sets first."""
+    cells: Mapping[int, Mapping[str, Sequence[Row]]]
+    """Checkpoint -> name in ACCURACIES -> its cells that may be the benchmark or a part of it; large sets first."""
     names: Sequence[str]
     groups: Sequence[str]
     """Groups of which it has more than `imagenet`."""
@@ -107,7 +107,7 @@ class Benchmarked:
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
     """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
     cells = by_accuracy(_cells(store, study_id))
-    return Benchmarked(cells, *accuracies_of(cells), _clusters(store, cells))
+    return Benchmarked(_by_checkpoint(cells), *accuracies_of(cells), _clusters(store, cells))
 
 
 def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ class BenchmarkOutcomes:
 
     def measured(self) -> dict[str, Measured]:
         """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
-        cells = _cells_of(self.checkpoint_id, self.study.cells)
+        cells = self.study.cells.get(self.checkpoint_id, dict.fromkeys(ACCURACIES, ()))
         measured = {
             name: _measure(self.predictions, cells[name], accuracy, self.study.clusters)
             for name, accuracy in ACCURACIES.items()
@@ -217,10 +217,14 @@ def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[st
     return intervals
 
 
-def _cells_of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    return {
-        name: [cell for cell in of_name if cell["checkpoint_id"] == checkpoint_id] for name, of_name in cells.items()
-    }
+def _by_checkpoint(cells: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, list[Row]]]:
+    """Checkpoint -> name -> its cells, of each checkpoint that has any; a name of which it has none has no cells."""
+    by_checkpoint: dict[int, dict[str, list[Row]]] = {}
+    for name, of_name in cells.items():
+        for cell in of_name:
+            of_checkpoint = by_checkpoint.setdefault(cell["checkpoint_id"], {accuracy: [] for accuracy in cells})
+            of_checkpoint[name].append(cell)
+    return by_checkpoint
 
 
 def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
@@ -238,17 +242,17 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarke
             name: [cell for cell in of_key if accuracy.probe == "clean" and _shows(cell, accuracy)]
             for name, accuracy in ACCURACIES.items()
         }
-        names, groups = _complete_means(under)
+        by_checkpoint = _by_checkpoint(under)
+        names, groups = _complete_means(by_checkpoint)
         if names or groups:
-            benchmarked[key] = Benchmarked(under, names, groups, _clusters(store, under))
+            benchmarked[key] = Benchmarked(by_checkpoint, names, groups, _clusters(store, under))
     return benchmarked if any(not key.is_clean for key in benchmarked) else {}
 
 
-def _complete_means(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
+def _complete_means(cells: Mapping[int, Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
     """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
     names, groups = set[str](), set[str]()
-    for checkpoint in {cell["checkpoint_id"] for rows in cells.values() for cell in rows}:
-        of_checkpoint = _cells_of(checkpoint, cells)
+    for of_checkpoint in cells.values():
         gaps = {name: gap(of_checkpoint[name], accuracy) for name, accuracy in ACCURACIES.items()}
         names |= {
             name

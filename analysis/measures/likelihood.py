@@ -13,24 +13,25 @@ Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]
 """likelihood(theta, *data) for R fits with P parameters: theta is (P, R), each array of data (…, R). It gives the
 log-likelihood (R,), its gradient (R, P), and the information (R, P, P): minus the expected or approximate second
 derivative, positive semidefinite."""
-LogLikelihood: TypeAlias = Callable[..., Floats]
-"""The first of the three alone, to the bit."""
-
 MOST_STEPS = 200
 
 
-def best_start(log_likelihood: LogLikelihood, starts: Iterable[Sequence[float]], data: Sequence[Floats]) -> Floats:
-    """The likeliest of `starts` for each fit, (P, R)."""
-    fits = data[0].shape[-1]
-    best, top = None, np.full(fits, -np.inf)
-    for start in starts:
-        theta = np.repeat(np.array(start, dtype=np.float64)[:, None], fits, axis=1)
-        value = log_likelihood(theta, *data)
-        best = theta if best is None else np.where(value > top, theta, best)
+def best_start(candidates: Iterable[tuple[Sequence[float], Floats]]) -> Floats:
+    """The likeliest start of each fit, (P, R): from starts of P parameters, and the log-likelihood (R,) of each.
+
+    The likelihoods have to be those of the fit to the bit, since steps are judged by these.
+    """
+    starts = list[Sequence[float]]()
+    top, best = np.empty(0), np.empty(0, np.intp)
+    for start, value in candidates:
+        if not starts:
+            top, best = np.full(value.shape, -np.inf), np.zeros(value.shape, np.intp)
+        best[value > top] = len(starts)
         top = np.fmax(top, value)
-    if best is None:
+        starts.append(start)
+    if not starts:
         raise ValueError("no starts")
-    return best
+    return np.ascontiguousarray(np.array(starts, dtype=np.float64)[best].T)
 
 
 def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, data: Sequence[Floats]) -> Floats:

@@ -95,7 +95,7 @@ class ImageTruth:
     label: Whole
     """(n,): class that predictions are ranked by; -1 without labels."""
     accepted: Whole
-    """Images and the classes that ReaL accepts for them, as image * 65536 + class."""
+    """Images and the classes that ReaL accepts for them, as image * 65536 + class, ascending."""
     cues: Cues | None
     """The cues that conflict in the images, if any do."""
     first_cue: Whole
@@ -110,6 +110,11 @@ class ImageTruth:
     @cached_property
     def clustered(self) -> bool:
         return len(np.unique(self.clusters)) < len(self.clusters)
+
+    @cached_property
+    def listed_by_real(self) -> Whole:
+        """(m,): the images that ReaL lists, ascending."""
+        return np.unique(self.accepted >> 16)
 
     @cached_property
     def conflicting(self) -> Mask:
@@ -307,7 +312,7 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         clusters=clusters["cluster"].to_numpy().astype(np.int64),
         labelled=labelled,
         label=classes(own_scheme or ""),
-        accepted=real @ np.array([1 << 16, 1]),
+        accepted=np.sort(real @ np.array([1 << 16, 1])),
         cues=cues,
         first_cue=classes(first),
         second_cue=classes(second),

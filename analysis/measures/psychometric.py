@@ -40,7 +40,7 @@ Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -428,7 +428,7 @@ def _threshold(
 
 def _channel(fits: _Fits, size: int, too_few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity."""
-    (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, 0]
+    (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, :1]
     met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
     if met < FEWEST_FREQUENCIES:
         note = f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
@@ -506,9 +506,33 @@ def fit_thresholds(
     """
     data = (right, images, reference, np.full_like(reference, floor), np.broadcast_to(x, right.shape))
     low, high = threshold_bounds(x)
-    starts = product(np.arange(low[0] + 2, high[0] - 1, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0))
-    sensitivity, log_slope = maximize(_binomial, best_start(_log_binomial, starts, data), low, high, data)
+    sensitivities = np.arange(low[0] + 2, high[0] - 1, 0.5)
+    start = best_start(_threshold_starts(sensitivities, right, images, reference, floor, x))
+    sensitivity, log_slope = maximize(_binomial, start, low, high, data)
     return sensitivity, np.exp2(log_slope)
+
+
+def _threshold_starts(
+    sensitivities: Floats, right: Floats, images: Floats, reference: Floats, floor: float, x: Floats
+) -> Iterator[tuple[tuple[float, float], Floats]]:
+    """Yield starts (S, log2 slope) with their log-likelihoods (R,), which are those of `_binomial` to the bit.
+
+    The data are as for `fit_thresholds`. An accuracy depends on the reference and on x + S, of which there are few
+    among resamples and levels, so that its logarithms are computed once for each two of them and looked up.
+    """
+    wrong = images - right
+    references, column = np.unique(reference, return_inverse=True)
+    levels, level = np.unique(x, return_inverse=True)
+    offsets = np.unique(levels + sensitivities[:, None])
+    tables = []
+    for log_slope in (-1.0, 0.0, 1.0, 2.0, 3.0):
+        p = _accuracy(np.array([0.0, log_slope]), references, np.array(floor), offsets[:, None])
+        tables.append((log_slope, np.log(p), np.log1p(-p)))
+    for sensitivity in sensitivities:
+        row = np.searchsorted(offsets, levels + sensitivity)[level.reshape(x.shape)]
+        place = row * len(references) + column
+        for log_slope, log_p, log_q in tables:
+            yield (sensitivity, log_slope), (right * log_p.take(place) + wrong * log_q.take(place)).sum(axis=0)
 
 
 def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
@@ -527,17 +551,8 @@ def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats
     return accuracy
 
 
-def _log_binomial(theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats) -> Floats:
-    images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
-    return _log_of_accuracy(right, images, _accuracy(theta, reference, floor, x))
-
-
 def _accuracy(theta: Floats, reference: Floats, floor: Floats, x: Floats) -> Floats:
     return np.clip(accuracy_at(x, theta[0], np.exp2(theta[1]), reference, floor), 1e-12, 1 - 1e-12)
-
-
-def _log_of_accuracy(right: Floats, images: Floats, p: Floats) -> Floats:
-    return np.asarray((right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0))
 
 
 def _binomial(
@@ -547,7 +562,7 @@ def _binomial(
     images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
     offset = x + sensitivity
     p = _accuracy(theta, reference, floor, x)
-    value = _log_of_accuracy(right, images, p)
+    value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
     share = (p - floor) / (reference - floor)
     rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
     score = rise * (right - images * p) / (p * (1 - p))
@@ -564,15 +579,32 @@ def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
     1958). The noise is the published one by default.
     """
     noise = noise or noise_of(PUBLISHED)
-    columns = (np.array(noise.frequencies, dtype=np.float64), *_channel_range(noise))
-    data = (sensitivity, *(np.broadcast_to(column[:, None], sensitivity.shape) for column in columns))
+    columns = (np.array(noise.frequencies, dtype=np.float64)[:, None], *_channel_range(noise))
+    data = (sensitivity, *(np.broadcast_to(column, sensitivity.shape) for column in columns))
     low, high = channel_bounds(noise)
     starts = product(
         np.arange(1.0, max(high[0] - BEYOND, 0) + 1.5),
         np.arange(noise.frequencies[0], noise.frequencies[-1] + 1.0),
         (0.5, 1.0, 2.0, 4.0),
     )
-    return maximize(_tobit, best_start(_log_tobit, starts, data), low, high, data)
+    return maximize(_tobit, best_start(_channel_starts(starts, sensitivity, *columns)), low, high, data)
+
+
+def _channel_starts(
+    starts: Iterable[tuple[float, float, float]], sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
+) -> Iterator[tuple[tuple[float, float, float], Floats]]:
+    """Yield starts with their log-likelihoods (R,), which are those of `_tobit` to the bit.
+
+    sensitivity is (frequencies, R); the others are (frequencies, 1): at a start all fits have one model, and one value
+    of what is censored.
+    """
+    above, below = sensitivity > high, sensitivity < low
+    for start in starts:
+        amplitude, mu, sigma = start
+        model = gaussian((frequency - mu) / sigma, amplitude, 0.0, 1.0)
+        log_above, log_below = log_ndtr((model - high) / SCATTER), log_ndtr((low - model) / SCATTER)
+        known = -(((sensitivity - model) / SCATTER) ** 2) / 2
+        yield start, np.where(above, log_above, np.where(below, log_below, known)).sum(axis=0)
 
 
 def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
@@ -583,14 +615,8 @@ def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
 
 
 def _channel_range(noise: Noise) -> tuple[Floats, Floats]:
-    """(frequencies,) sensitivities that a channel can be told from: the bell has none below 0, which is 0.16."""
-    return np.maximum(noise.low, 0.0), np.maximum(noise.high, 0.0)
-
-
-def _log_tobit(theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats) -> Floats:
-    frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
-    _, _, z, censored, log_side = _residuals(theta, sensitivity, frequency, low, high)
-    return np.asarray(np.where(censored, log_side, -(z**2) / 2).sum(axis=0))
+    """(frequencies, 1) sensitivities that a channel can be told from: the bell has none below 0, which is 0.16."""
+    return np.maximum(noise.low, 0.0)[:, None], np.maximum(noise.high, 0.0)[:, None]
 
 
 def _residuals(

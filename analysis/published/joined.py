@@ -38,7 +38,9 @@ def join(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
 
     `by` is weights, study or name; note says why a name does not do.
     """
-    table = models(values)
+    names = checkpoints["name"].to_list()
+    # Each checkpoint looks through the table, which is long.
+    table = models(values).filter(pl.col("name").is_in(names) | pl.col("model").is_in(names))
     rows = [_joined(checkpoint, table) for checkpoint in checkpoints.to_dicts()]
     return pl.DataFrame(rows, JOINED, orient="row")
 

@@ -21,13 +21,14 @@ kappa to humans is such a mean over pairs and conditions, each with the weight o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
-from .arrays import Floats, Mask
-from .images import interval
+from .arrays import Floats, Mask, Whole
+from .images import intervals
 
 ENOUGH = 0.95
 """The share of resamples that must have a kappa."""
@@ -57,9 +58,10 @@ def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
         return np.where(varied, (observed - expected) / (1 - expected), np.nan)
 
 
-def most_of(p: float, q: float) -> float:
+def most_of(p: Floats | float, q: Floats | float) -> Floats:
     """The greatest kappa that two accuracies allow."""
-    return float(kappa_of(np.asarray(1 - abs(p - q)), np.asarray(p), np.asarray(q)))
+    p, q = np.asarray(p), np.asarray(q)
+    return kappa_of(1 - abs(p - q), p, q)
 
 
 def error_consistency(
@@ -78,38 +80,64 @@ def error_consistency(
         raise UsageError(
             f"error consistency: {first.dtype} {first.shape} and {second.dtype} {second.shape}; give bool (n,)"
         )
-    # Each image is one of four kinds; nothing but their counts matters.
-    kind = 2 * first + second
+    columns = error_consistencies(first, second[None], clusters, resamples, seed)
+    return Consistency(**{name: column.item() for name, column in columns.items()})
+
+
+def error_consistencies(
+    first: Mask, seconds: Mask, clusters: Whole | None = None, resamples: int = 2000, seed: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Field of `Consistency` -> its values (m,), of one observer (n,) with each of m others (m, n).
+
+    Each pair has the draws that it would have alone.
+    """
+    n, all_first, all_second = len(first), first.sum(), seconds.sum(axis=1)
+    both = (seconds & first).sum(axis=1)
+    # Each image is one of four kinds; nothing but their counts (m, 4) matters.
+    kinds = (n - all_first - all_second + both, all_second - both, all_first - both, both)
+    counts = np.stack(kinds, axis=1).astype(np.float64)
     random = np.random.default_rng(seed)
     if clusters is None:
-        counts = np.bincount(kind, minlength=4).astype(np.float64)
-        drawn = random.multinomial(len(kind), counts / len(kind), resamples).astype(np.float64)
+        drawn, start = np.empty((len(seconds), resamples, 4)), random.bit_generator.state
+        for row, shares in enumerate(counts / n):
+            random.bit_generator.state = start
+            drawn[row] = random.multinomial(n, shares, resamples)
     else:
         _, place = np.unique(clusters, return_inverse=True)
         held = int(place.max()) + 1
-        table = np.zeros((held, 4))
-        np.add.at(table, (place, kind), 1)
-        counts = table.sum(axis=0)
-        drawn = random.multinomial(held, np.full(held, 1 / held), resamples) @ table
-    totals = np.concatenate([counts[None], drawn])
-    shares = totals / totals.sum(axis=1, keepdims=True)
-    p, q, observed = shares[:, 2] + shares[:, 3], shares[:, 1] + shares[:, 3], shares[:, 0] + shares[:, 3]
+        times = random.multinomial(held, np.full(held, 1 / held), resamples).astype(np.float64)
+        of_kinds = [np.bincount(4 * place + 2 * first + second, minlength=4 * held) for second in seconds]
+        drawn = times @ np.stack(of_kinds).reshape(-1, held, 4).astype(np.float64)
+    totals = np.concatenate([counts[:, None], drawn], axis=1)
+    of_kind = totals / totals.sum(axis=-1, keepdims=True)
+    p, q = of_kind[..., 2] + of_kind[..., 3], of_kind[..., 1] + of_kind[..., 3]
+    observed = of_kind[..., 0] + of_kind[..., 3]
     kappa = kappa_of(observed, p, q)
-    defined = kappa[1:][~np.isnan(kappa[1:])]
-    low = high = np.nan
-    if not np.isnan(kappa[0]) and len(defined) >= ENOUGH * resamples:
-        low, high = interval(defined)
-    first_share, second_share = float(p[0]), float(q[0])
-    return Consistency(
-        len(kind),
-        first_share,
-        second_share,
-        float(observed[0]),
-        float(kappa[0]),
-        float(low),
-        float(high),
-        most_of(first_share, second_share),
-    )
+    low, high = _kappa_intervals(kappa)
+    return {
+        "n": np.full(len(seconds), n),
+        "first_accuracy": p[:, 0],
+        "second_accuracy": q[:, 0],
+        "observed": observed[:, 0],
+        "kappa": kappa[:, 0],
+        "low": low,
+        "high": high,
+        "most": most_of(p[:, 0], q[:, 0]),
+    }
+
+
+def _kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
+    """Ends (m,) of the intervals of kappas (m, 1 + resamples), of the data first; NaN with too few that have one."""
+    low, high = np.full((2, len(kappa)), np.nan)
+    undefined = np.isnan(kappa)
+    whole = ~undefined.any(axis=1)
+    if whole.any():
+        low[whole], high[whole] = intervals(kappa[whole, 1:])
+    for row in np.flatnonzero(~whole & ~undefined[:, 0]):
+        defined = kappa[row, 1:][~undefined[row, 1:]]
+        if len(defined) >= ENOUGH * (kappa.shape[1] - 1):
+            low[row], high[row] = intervals(defined)
+    return low, high
 
 
 def consistency_with_others(right: Mask) -> Floats:

@@ -140,6 +140,13 @@ def test_a_deleted_study_leaves_what_others_use(
         delete_study(filled, "mine@1")
 
 
+def test_checks_of_a_database_keep_to_a_quarter_of_the_memory(filled: Store) -> None:
+    """They read every prediction, and DuckDB keeps what it has read for as long as there is room."""
+    of_store = filled.frame("SELECT current_setting('memory_limit')").item()
+    check_database(filled)
+    assert (of_store, filled.frame("SELECT current_setting('memory_limit')").item()) == ("1.8 GiB", "488.2 MiB")
+
+
 def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None:
     delete_study(filled, "alone")
     assert filled.frame("SELECT name FROM checkpoint")["name"].to_list() == ["net"]

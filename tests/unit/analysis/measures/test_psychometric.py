@@ -15,8 +15,8 @@ from bandlens.analysis.measures.psychometric import (
     Estimate,
     PsychometricBand,
     _binomial,
-    _log_binomial,
-    _log_tobit,
+    _channel_starts,
+    _threshold_starts,
     _tobit,
     accuracy_at,
     channel_gap,
@@ -383,21 +383,27 @@ def test_counts_that_do_not_fit_are_refused() -> None:
             estimate_band_of_counts(right, trials)
 
 
-def test_the_likelihood_alone_is_that_of_the_fit_to_the_bit() -> None:
-    """Starts are chosen by the one, and steps are judged by the other."""
+def test_the_likelihoods_of_starts_are_those_of_the_fit_to_the_bit() -> None:
+    """Starts are chosen by the ones, and steps are judged by the others."""
     random = np.random.default_rng(3)
     sensitivity = random.uniform(-3, 6, (7, 501))  # some are censored on either side
-    low, high = np.zeros((7, 501)), np.full((7, 501), 3.0)
-    frequency = np.repeat(np.arange(7.0)[:, None], 501, axis=1)
-    theta = np.stack([random.uniform(*ends, 501) for ends in ((0.01, 6), (-3, 9), (0.25, 7))])
-    data = (sensitivity, frequency, low, high)
-    np.testing.assert_array_equal(_log_tobit(theta, *data), _tobit(theta, *data)[0])
+    columns = (np.arange(7.0)[:, None], np.zeros((7, 1)), np.full((7, 1), 3.0))
+    data = (sensitivity, *(np.repeat(column, 501, axis=1) for column in columns))
+    channels = [(1.0, 0.0, 0.5), (4.0, 6.0, 4.0), (2.0, 3.0, 1.0)]
+    for start, values in _channel_starts(channels, sensitivity, *columns):
+        theta = np.repeat(np.array(start)[:, None], 501, axis=1)
+        np.testing.assert_array_equal(values, _tobit(theta, *data)[0])
 
-    images, reference = np.full((4, 501), 200.0), np.full(501, 0.8)
+    reference, images = random.integers(50, 100, 501) / 100, np.full((4, 501), 200.0)
     right = random.integers(0, 200, (4, 501)).astype(np.float64)
-    theta = np.stack([random.uniform(-3, 6, 501), random.uniform(-2, 5, 501)])
-    data = (right, images, reference, np.full(501, 0.1), np.broadcast_to(LEVELS[:, None], right.shape))
-    np.testing.assert_array_equal(_log_binomial(theta, *data), _binomial(theta, *data)[0])
+    levels = np.log2(np.array([[0.013], [0.05], [0.1], [0.17]]) / 0.16)  # no level is a whole number of octaves
+    x = np.where(np.arange(501) < 250, levels, LEVELS[:, None])
+    starts = list(_threshold_starts(np.arange(-1.0, 5.0, 0.5), right, images, reference, 0.1, x))
+    assert len({start for start, _ in starts}) == len(starts) == 60
+    for start, values in starts:
+        theta = np.repeat(np.array(start)[:, None], 501, axis=1)
+        expected, _, _ = _binomial(theta, right, images, reference, np.full(501, 0.1), x)
+        np.testing.assert_array_equal(values, expected)
 
 
 def test_the_censored_fit_is_that_of_scipy() -> None:
@@ -410,5 +416,5 @@ def test_the_censored_fit_is_that_of_scipy() -> None:
         - ((sensitivity - model)[1:3] ** 2).sum() / 2 / 0.05**2
         + norm.logcdf((model[3] - 3) / 0.05)
     )
-    theta = np.array([[2.5], [2.0], [1.5]])
-    np.testing.assert_allclose(_log_tobit(theta, sensitivity, frequency, low, high), expected)
+    [(_, value)] = _channel_starts([(2.5, 2.0, 1.5)], sensitivity, frequency, low, high)
+    np.testing.assert_allclose(value, expected)

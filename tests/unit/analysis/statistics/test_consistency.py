@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from bandlens.analysis.statistics.consistency import consistency_with_others, error_consistency, most_of
+from bandlens.analysis.statistics.consistency import (
+    consistency_with_others,
+    error_consistencies,
+    error_consistency,
+    most_of,
+)
 from bandlens.analysis.statistics.shares import mean_interval, share_of
 from bandlens.errors import UsageError
 
@@ -133,3 +140,28 @@ def test_intervals_of_mean_kappas_hold_the_true_one() -> None:
     ends = [mean_interval(share_of(consistency_with_others(several(150, k))[0], np.arange(150))) for k in range(200)]
     held = np.mean([low <= truth <= high for low, high in ends])
     assert 0.91 <= held <= 0.99
+
+
+def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
+    random = np.random.default_rng(5)
+    rights = random.random(60) + random.normal(0, 0.3, (6, 60)) < np.linspace(0.2, 0.8, 6)[:, None]
+    rights[1], rights[2], rights[3] = True, False, np.arange(60) == 0  # without a kappa, and with few in resamples
+    for clusters in (None, np.arange(60) // 4):
+        columns = error_consistencies(rights[4], rights, clusters, 300)
+        for row, right in enumerate(rights):
+            alone = asdict(error_consistency(rights[4], right, clusters, 300))
+            np.testing.assert_equal({name: column[row] for name, column in columns.items()}, alone)
+    assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
+
+
+def test_draws_of_clusters_are_multinomial() -> None:
+    """The interval over clusters is that of kappas of resampled tables, one resample at a time."""
+    first, second = observers(40)
+    clusters = np.repeat(np.arange(10), 4)
+    times = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 200)
+    kappas = []
+    for drawn in times:
+        counts = np.bincount(2 * first + second, weights=drawn[clusters], minlength=4)
+        kappas.append(cohens_kappa(counts.reshape(2, 2)).kappa)
+    estimate = error_consistency(first, second, clusters, 200)
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(kappas, [0.025, 0.975])))
