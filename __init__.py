@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .app.api.studies import run as run
     from .app.api.studies import study_text as study_text
     from .app.api.studies import verify as verify
+    from .app.api.studies import write_study as write_study
     from .app.console import progress as progress
     from .app.export import Lowering as Lowering
     from .app.study.file import Study as Study
@@ -107,7 +108,7 @@ _LATER = {
         "analyze compare consistency correlate delete_study explore list_measures list_studies measure "
         "open open_query rename_study report stored_study vacuum"
     ),
-    ".app.api.studies": "gate import_predictions plan rebuild run study_text verify",
+    ".app.api.studies": "gate import_predictions plan rebuild run study_text verify write_study",
     ".app.console": "progress",
     ".app.export": "Lowering",
     ".export.weights.registry": "Reading",

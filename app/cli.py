@@ -30,6 +30,7 @@ from .commands import (
     gate,
     images,
     imports,
+    init,
     measures,
     plan,
     probes,
@@ -103,6 +104,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "measures": measures.app,
     },
     "Run": {
+        "init": init.init,
         "study": study.study,
         "plan": plan.plan,
         "gate": gate.gate,

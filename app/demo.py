@@ -1,8 +1,8 @@
-"""The main job on a small scale: a real classifier, real photographs, the whole grid, no GPU and no account.
+"""The main job on a small scale: a real classifier, real pictures, the whole grid, no GPU and no account.
 
-EfficientNet-Lite0 and the photographs come with Python packages. Few of the photographs show a class of ImageNet beyond
-doubt, so what is measured is agreement with the model's own clean prediction, and intervals treat the crops of one
-photograph as one.
+EfficientNet-Lite0 and the pictures come with Python packages. Few of the pictures show a class of ImageNet beyond
+doubt, so what is measured is agreement with the model's own clean prediction. The crops of one picture are no
+independent images, and intervals over images take 20 of these: so there are 20 pictures.
 """
 
 from __future__ import annotations
@@ -29,33 +29,40 @@ ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-l
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """The network takes (x - 127) / 128 of values up to 255."""
 
-PHOTOGRAPHS = (
+PICTURES = (
     "astronaut.png",
+    "brick.png",
     "camera.png",
+    "cell.png",
     "chelsea.png",
+    "clock_motion.png",
     "coffee.png",
     "coins.png",
+    "grass.png",
+    "gravel.png",
+    "horse.png",
     "hubble_deep_field.jpg",
+    "ihc.png",
+    "microaneurysms.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
     "retina.jpg",
     "rocket.jpg",
+    "text.png",
 )
-"""Photographs of scikit-image: in the public domain, CC0, or without known restrictions."""
+"""Every picture of something in scikit-image's package, read where it is installed: photographs, micrographs, textures,
+a page and a silhouette. docs/decisions/0027-pictures-of-the-demo.md has their licences."""
 
-CROPS = (
-    (1.0, 0.5, 0.5),
-    (0.8, 0.5, 0.5),
-    (0.6, 0.5, 0.5),
-    (0.45, 0.5, 0.5),
-    *((0.7, x, y) for x in (0, 1) for y in (0, 1)),
-)
-"""The side of each window as a share of the photograph's shorter side, and its place from left to right and from top to
+CROPS = ((1.0, 0.5, 0.5), (0.8, 0.5, 0.5), (0.7, 0.0, 0.0), (0.7, 1.0, 1.0))
+"""The side of each window as a share of the picture's shorter side, and its place from left to right and from top to
 bottom."""
 
 STUDY = """\
 name = "demo"
 checkpoints = ["efficientnet_lite0"]
 models = "models"
-images = ["photographs.set"]
+images = ["pictures.set"]
 engine = "onnxruntime"
 
 [probes]
@@ -79,26 +86,26 @@ def export_model(folder: Path) -> tuple[Model, Parity | None]:
     return export_user_checkpoint(weights, MODEL, ARCHITECTURE, (MEAN, STD), folder)
 
 
-def pack_photographs(out: Path) -> ImageSet:
-    """The 64 crops as an image set; a set that is there already is opened."""
+def pack_pictures(out: Path) -> ImageSet:
+    """The crops as an image set; a set that is there already is opened."""
     if out.exists():
         return open_image_set(out)
-    return pack_arrays(crops(), out, contents=Contents(name="photographs", benchmark="demo", clusters="folder"))
+    return pack_arrays(crops(), out, contents=Contents(name="pictures", benchmark="demo", clusters="folder"))
 
 
 def crops() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """(name, (height, width, 3) uint8) of eight crops of each photograph."""
+    """(name, (height, width, 3) uint8) of each window of each picture."""
     from PIL import Image
 
     from ..export.photographs import photograph_folder
 
-    for file in PHOTOGRAPHS:
+    for file in PICTURES:
         with Image.open(photograph_folder() / file) as opened:
-            photograph = np.asarray(opened.convert("RGB"))
+            picture = np.asarray(opened.convert("RGB"))
         for number, (share, x, y) in enumerate(CROPS):
-            side = int(min(photograph.shape[:2]) * share)
-            y0, x0 = (int(place * (length - side)) for place, length in zip((y, x), photograph.shape[:2], strict=True))
-            yield f"{Path(file).stem}/{number}.png", photograph[y0 : y0 + side, x0 : x0 + side]
+            side = int(min(picture.shape[:2]) * share)
+            y0, x0 = (int(place * (length - side)) for place, length in zip((y, x), picture.shape[:2], strict=True))
+            yield f"{Path(file).stem}/{number}.png", picture[y0 : y0 + side, x0 : x0 + side]
 
 
 def write_study(folder: Path) -> Path:
@@ -107,21 +114,3 @@ def write_study(folder: Path) -> Path:
     if not file.exists():
         file.write_text(STUDY, encoding="utf-8")
     return file
-
-
-def draw_pictures(folder: Path) -> tuple[Path, Path]:
-    """Draw a photograph under every condition, and the curves of the study; gives the two PNG files."""
-    from ..probes.grid import PUBLISHED, make_grid
-    from .pictures.sheet import draw_sheet
-    from .report.accuracy import curves_section
-    from .report.band import band_section
-    from .report.data import read_data
-    from .report.figures import write_png
-
-    sheet, curves = folder / "sheet.png", folder / "curves.png"
-    images = open_image_set(folder / "photographs.set")
-    (photograph,) = images.take(np.array([images.paths.index("chelsea/0.png")]))
-    draw_sheet(photograph, make_grid(PUBLISHED, folder), 0, sheet)
-    if results := read_data(folder / "results.duckdb", "demo"):
-        write_png([*curves_section(results).figures, *band_section(results).figures], curves)
-    return sheet, curves

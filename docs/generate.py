@@ -176,6 +176,7 @@ STUDY = """\
 # Study files
 
 ```sh
+bandlens init study.toml           # for your models and images
 bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance
 bandlens plan study.toml
 ```

@@ -33,6 +33,21 @@ def study_text(name: str) -> str:
     return known[name].read_text(encoding="utf-8")
 
 
+def write_study(file: File) -> tuple[Study, str]:
+    """Write a study file for the models and image sets that are on the disk.
+
+    Args:
+        file: the new file. Models are those in the folder `models` beside it, or else in $BANDLENS_HOME/models; image
+            sets are those in its folder and four levels below. With nothing there it has names to replace.
+
+    Gives the study, and a line on what it lacks or leaves out, empty where that is nothing. Raises UsageError where
+    there is a file already, or none can be written; ExportError for a damaged model.
+    """
+    from ..draft import write_study
+
+    return write_study(Path(file))
+
+
 def read_study(study: Study | File, engine: str | None = None) -> Study:
     """The study of a file, or the study itself; with another engine where one is given."""
     from ..study.file import Study

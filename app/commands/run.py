@@ -16,18 +16,6 @@ from .options import Database, EngineOption, StudyFile, resolve_study
 if TYPE_CHECKING:
     from ..study.shards import Sharded
 
-EXAMPLE = """
-\b
-A study file:
-    name = "mine"
-    checkpoints = ["tv_resnet50", "category:adversarial_training"]
-    images = ["imagenet.set"]
-    [probes]
-    lowpass = { cutoff = [0.1, 0.3, 0.5] }
-    critical_band = {}                          # the published levels and frequencies
-    blur = { file = "blur.py", sigma = [1, 2] } # a probe of your own
-"""
-
 
 def run(
     study: StudyFile,
@@ -77,6 +65,12 @@ def run(
     ] = None,
     table_format: TableFormat = Format.table,
 ) -> None:
+    """Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.
+
+    `bandlens init` writes a study file for the models and images that are here.
+
+    Example: bandlens run study.toml --db results.duckdb
+    """
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
     summary = api.studies.run(
         resolve_study(study, engine),
@@ -144,9 +138,3 @@ def _sharded(
 
     ray = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
     return Sharded(shards or f"{db}.shards", ray, later=commit == "later")
-
-
-run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.
-
-Example: bandlens run study.toml --db results.duckdb
-{EXAMPLE}"""

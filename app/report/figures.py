@@ -10,7 +10,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import polars as pl
 
 from ...analysis.charts.style import CONFIG, words
@@ -25,8 +24,6 @@ ALL = "all"
 """The word for every figure."""
 DOTS_PER_INCH = 300
 """Resolution of a PNG for a paper."""
-SCALE = 2
-"""Pixels of the demo's picture for each pixel of the chart."""
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
 """Inches that a chart is wide, in a column of a journal and in two."""
 POINTS = 0.7
@@ -47,16 +44,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --folder") from None
-
-
-def write_png(figures: Iterable[Figure], out: Path) -> None:
-    """Write the panels of several figures as one picture, two panels a row."""
-    import vl_convert
-
-    chart = alt.concat(*(panel for figure in figures for panel in figure.panels.values()), columns=2)
-    chart = chart.resolve_scale(color="independent", shape="independent")  # each figure has a meaning for them
-    spec = spec_of(chart) | {"config": CONFIG}
-    write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _text(file: Path) -> str:
     try:
         return read_text(file, LARGEST, pipe=True)
     except FileNotFoundError:
-        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
+        raise UsageError(f"no study file {file}; `bandlens init {file}` writes one") from None
     except IsADirectoryError:
         raise UsageError(f"{file} is a folder; give the study's TOML file") from None
     except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError

@@ -38,6 +38,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         "doctor",
         "export",
         "export-own",
+        "init",
         "study",
         "plan",
         "run",

@@ -1,0 +1,106 @@
+"""A first study file, which names the models and the image sets that are on the disk."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import BandlensError, UsageError, some_of
+from ..export.models import load_model, model_names
+from ..probes.images.image_set import ImageSet
+from ..records import Model
+from .pictures.conditions import find_sets
+from .study.file import Study
+from .study.resolve import resolve, takes_images
+
+MODELS = "models"
+"""The folder beside a study file whose models are taken before those of the default folder."""
+MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
+"""The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
+
+Selection = tuple[Sequence[Model], Sequence[ImageSet]]
+
+
+def write_study(file: Path) -> tuple[Study, str]:
+    """Write a study of what is there: the models that are exported, and image sets in the file's folder and below.
+
+    Gives the study as it was written, and a line on what it lacks or leaves out, empty where that is nothing. The file
+    names as many models and image sets as make one study. Raises UsageError where there is a file already, or none can
+    be written; ExportError for a damaged model.
+    """
+    folder = file.parent
+    beside = bool(model_names(folder / MODELS)) or not model_names()
+    exported = folder / MODELS if beside else None
+    models = [load_model(exported, name) for name in model_names(exported)]
+    sets = list(find_sets([folder]).values())
+    problems = []
+    for selection in _selections(models, sets):
+        names, paths = _names(selection, folder)
+        text = _text(file.name, names or [MISSING_MODEL], paths or [MISSING_IMAGES], beside)
+        # The engine is named, so that nothing asks for the fastest of this machine.
+        study = Study(file.stem, **tomllib.loads(text), folder=folder, engine="onnxruntime")
+        try:
+            resolve(study)
+            break
+        except BandlensError as error:
+            problems.append(str(error))
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(f"{file} is there already and stays as it is; name another file") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from None
+    every_name, every_path = _names((models, sets), folder)
+    left_out = [name for name in (*every_name, *every_path) if name not in (*names, *paths)]
+    return Study.read(file), f"left out {some_of(left_out)}: {problems[0]}" if left_out else "".join(problems[:1])
+
+
+def _selections(models: Sequence[Model], sets: Sequence[ImageSet]) -> Iterator[Selection]:
+    """Models and image sets that may make one study: the most of them first, and all of them again where none does."""
+    yield models, sets
+    fitting = [(model, images) for model in models for images in sets if takes_images(model, images.info)]
+    yield _distinct(fitting)
+    yield from (_distinct([pair for pair in fitting if pair[1] is images]) for images in sets)
+    yield from (([model], [images]) for model, images in fitting)
+    yield models, sets
+
+
+def _distinct(pairs: Sequence[tuple[Model, ImageSet]]) -> Selection:
+    models = {model.name: model for model, _ in pairs}
+    sets = {images.folder: images for _, images in pairs}
+    return list(models.values()), list(sets.values())
+
+
+def _names(selection: Selection, folder: Path) -> tuple[list[str], list[str]]:
+    """The names of models, and the paths of image sets from the folder, as a study has them."""
+    models, sets = selection
+    return [model.name for model in models], [images.folder.relative_to(folder).as_posix() for images in sets]
+
+
+def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: bool) -> str:
+    """The study file. Its probes come last, so that a line at the end adds one."""
+    return f"""\
+# Which image frequencies do these models live on?
+# `bandlens plan {file}` says what a run would compute, and how long it would take;
+# `bandlens run {file}` computes it, into results.duckdb; `bandlens analyze` prints the numbers, with intervals.
+# docs/reference/study.md has all keys.
+
+# Names of exported models; "*" stands for all of them. `bandlens export-own --out {MODELS}` makes one of your weights.
+checkpoints = {json.dumps(checkpoints)}
+# Folder of the exported models; without this line it is $BANDLENS_HOME/models.
+{"" if beside else "# "}models = "{MODELS}"
+# Folders of image sets; * in a path stands for any name. `bandlens images pack` makes one of a folder of pictures.
+images = {json.dumps(images, ensure_ascii=False)}
+# Number of images of each set that are run, drawn evenly from all classes; without this line all of them.
+# limit = 1000
+# What runs the models, as `bandlens doctor` lists it; without this line the fastest that is ready.
+# engine = "onnxruntime"
+
+# What the images go through, a line for each probe; docs/guide/probes.md has all of them, and how to write one.
+[probes]
+lowpass = {{ cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }}   # 0.1 keeps the lowest tenth of frequencies
+highpass = {{ cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }}  # 0.1 keeps the highest tenth
+"""

@@ -1,0 +1,167 @@
+"""Studies that `bandlens init` writes: as they are, they can be planned, or their plan says what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from small import CLASSES, Answer, Command, make_images, make_model, make_pictures
+
+from bandlens.app.study.file import KEYS, Study
+
+PREFIX = "bandlens: "
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, beside an empty home."""
+    monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def plan(command: Command, file: str = "study.toml") -> Answer:
+    return command("plan", file, "--engine", "onnxruntime", "--db", "results.duckdb")
+
+
+def study_of(command: Command) -> Study:
+    """The study that `init` writes and that is planned without a change."""
+    assert command("init").code == 0
+    planned = plan(command)
+    assert (planned.code, planned.err) == (0, "")
+    return Study.read("study.toml")
+
+
+def test_models_and_images_beside_the_file_are_planned_as_they_are(folder: Path, command: Command) -> None:
+    make_model(folder / "models")
+    make_images(folder / "images.set", make_pictures(20))
+    answer = command("init")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == "study.toml: one on images.set; next: bandlens plan study.toml\n"
+    assert "to run: 11 cells, 220 predictions" in plan(command).out
+    study = Study.read("study.toml")
+    assert (study.name, study.checkpoints, study.images, study.models) == ("study", ["one"], ["images.set"], "models")
+
+
+def test_what_it_writes_determines_the_biases_and_the_verdict(folder: Path, command: Command) -> None:
+    make_model(folder / "models")
+    make_images(folder / "images.set", make_pictures(20), labels=[k % CLASSES for k in range(20)])
+    study_of(command)
+    answer = command("plan", "study.toml", "--engine", "onnxruntime", "--db", "results.duckdb", "--json")
+    metrics = json.loads(answer.out)["metrics"]
+    assert all(row["determined"] for row in metrics)
+    names = {name for row in metrics for name in row["metrics"]}
+    assert {"corrected_spectral_bias", "lowpass_half_cut", "highpass_half_cut"} <= names
+
+
+def test_a_file_that_is_there_is_kept(folder: Path, command: Command) -> None:
+    (folder / "study.toml").write_text("mine")
+    answer = command("init")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "bandlens: study.toml is there already and stays as it is; name another file\n"
+    assert (folder / "study.toml").read_text() == "mine"
+    (folder / "link.toml").symlink_to("nowhere")
+    assert command("init", "link.toml").code == 2
+    assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("nowhere/study.toml", "cannot write nowhere/study.toml: No such file"), ("a@1.toml", "name must be a line")],
+)
+def test_a_file_that_cannot_be_one_gets_one_line(folder: Path, command: Command, file: str, message: str) -> None:
+    answer = command("init", file)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("models", "images", "missing"),
+    [
+        (False, False, "unknown model 'mine'; export it into models with `bandlens export`"),
+        (False, True, "unknown model 'mine'; export it into models with `bandlens export`"),
+        (True, False, "photos.set: not an image set; make one with 'bandlens images pack'"),
+    ],
+)
+def test_a_plan_says_what_is_missing(folder: Path, command: Command, models: bool, images: bool, missing: str) -> None:
+    if models:
+        make_model(folder / "models")
+    if images:
+        make_images(folder / "images.set", make_pictures(20))
+    answer = command("init")
+    assert (answer.code, answer.err) == (0, f"{missing}\n")
+    planned = plan(command)
+    assert (planned.code, planned.err) == (2, f"{PREFIX}{missing}\n")
+    study = Study.read("study.toml")
+    assert (study.checkpoints, study.images) == (
+        ["one"] if models else ["mine"],
+        ["images.set"] if images else ["photos.set"],
+    )
+
+
+def test_models_of_the_default_folder_are_taken_where_none_are_beside_it(folder: Path, command: Command) -> None:
+    make_model(folder.parent / "home" / "models", "stored")
+    (folder / "sets" / "a").mkdir(parents=True)
+    make_images(folder / "sets" / "a" / "1", make_pictures(20))
+    study = study_of(command)
+    assert (study.checkpoints, study.images, study.models) == (["stored"], ["sets/a/1"], "")
+    (folder / "study.toml").unlink()
+    make_model(folder / "models", "near")
+    assert study_of(command).checkpoints == ["near"]
+
+
+def test_the_file_may_lie_in_another_folder(folder: Path, command: Command) -> None:
+    make_model(folder / "sub" / "models")
+    make_images(folder / "sub" / "images.set", make_pictures(20))
+    make_images(folder / "other.set", make_pictures(20, seed=1))
+    assert command("init", "sub/first.toml").code == 0
+    assert plan(command, "sub/first.toml").code == 0
+    assert Study.read("sub/first.toml").images == ["images.set"]
+
+
+# Models and images that do not make one study
+
+
+def left_out(command: Command) -> str:
+    """The line of `init` on the rest of the folder, beside a study that is planned without a change."""
+    answer = command("init")
+    planned = plan(command)
+    assert (answer.code, planned.code, planned.err) == (0, 0, "")
+    assert len(answer.err.splitlines()) == 1
+    return answer.err
+
+
+def test_a_model_without_images_of_its_size_is_left_out(folder: Path, command: Command) -> None:
+    for name, size in (("a", 128), ("b", 128), ("small", 64)):
+        make_model(folder / "models", name, size=size, seed=size + len(name) + ord(name[0]))
+    make_images(folder / "images.set", make_pictures(20))
+    assert left_out(command).startswith("left out small: no image set of the study has the pixels")
+    assert Study.read("study.toml").checkpoints == ["a", "b"]
+
+
+def test_one_of_two_models_with_the_same_file_is_left_out(folder: Path, command: Command) -> None:
+    for name in ("a", "b"):
+        make_model(folder / "models", name)
+    make_images(folder / "images.set", make_pictures(20))
+    assert left_out(command) == "left out b: models a and b have the same files; leave one of them out\n"
+
+
+def test_images_with_classes_that_a_model_does_not_have_are_left_out(folder: Path, command: Command) -> None:
+    make_model(folder / "models")
+    make_images(folder / "a.set", make_pictures(20, seed=1), labels=[CLASSES] * 20)
+    make_images(folder / "b.set", make_pictures(20), labels=[0] * 20)
+    assert f"0.png is labelled {CLASSES}" in left_out(command)
+    assert Study.read("study.toml").images == ["b.set"]
+
+
+def test_the_comments_name_keys_that_a_study_has(folder: Path, command: Command) -> None:
+    command("init")
+    commented = re.findall(r"^# (\w+) = ", (folder / "study.toml").read_text(), re.MULTILINE)
+    assert commented == ["limit", "engine"]
+    assert set(commented) <= set(KEYS)
+    assert max(map(len, (folder / "study.toml").read_text().splitlines())) <= 120
