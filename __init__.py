@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .app.api.images import pack_benchmark as pack_benchmark
     from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
     from .app.api.images import preview as preview
+    from .app.api.models import categorize_model as categorize_model
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
     from .app.api.models import doctor as doctor
@@ -98,7 +99,8 @@ _LATER = {
         "check_images draw_images list_benchmarks list_conditions pack pack_benchmark pack_frequency_conflict preview"
     ),
     ".app.api.models": (
-        "describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes verify_weights"
+        "categorize_model describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes "
+        "verify_weights"
     ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "

@@ -149,6 +149,29 @@ def _named_models(
     return [Exportable(name, model_of(name)) for name in names]
 
 
+def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:
+    """The weights, ONNX files or folders by the names of their models: `name`, or else what each of them is called.
+
+    Endings such as `.pth` and `.pth.tar` are no part of a name. UsageError for a name of several sources, and where
+    two of them would have the same.
+    """
+    if name is not None and len(sources) > 1:
+        raise UsageError(
+            f"--name {name} is for one model, and {len(sources)} were given; leave it out, and each is called like its "
+            "file"
+        )
+    named: dict[str, Path] = {}
+    for source in sources:
+        file_name = source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".tar")).stem
+        model_name = file_name if name is None else name
+        if model_name in named:
+            raise UsageError(
+                f"{named[model_name]} and {source} would both be called {model_name}; export each alone, with a --name"
+            )
+        named[model_name] = source
+    return named
+
+
 def check_calibration(names: Sequence[str], lowering: Lowering, folder: Path) -> None:
     """UsageError if an int8 ONNX file would have to be made without images."""
     from ..export.models import model_names

@@ -20,8 +20,8 @@ from ..records import Crop, Model
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
-"""Names that can name a file, with an ending, on any file system."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=()-]{0,199}(?<! )")
+"""Names that can name a file, with an ending, on any file system. A comma separates the two names of a comparison."""
 ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -36,10 +36,12 @@ LARGEST = 1 << 24
 """The most bytes that a description may have."""
 
 
-def check_name(name: str) -> str:
-    """The name, if it can name a file; UsageError otherwise."""
+def check_name(name: str, kind: str = "model") -> str:
+    """The name, if it can name a file, and so a model or a category of them; UsageError otherwise."""
     if not MODEL_NAME.fullmatch(name):
-        raise UsageError(f"'{name}' cannot name a model; use letters, digits, and . _ + -")
+        raise UsageError(
+            f"'{name}' cannot name a {kind}; use letters, digits, spaces and . _ + - = ( ), a letter or digit first"
+        )
     return name
 
 
@@ -117,8 +119,18 @@ def name_classes(model: Model, names: Sequence[str]) -> None:
         )
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"several classes of {model.name} are called {some_of(repeated)}; give each its own name")
+    _describe_again(model, {"class_names": list(names)})
+
+
+def categorize_model(model: Model, category: str) -> Model:
+    """The model in another category, which its description keeps; UsageError for one that cannot name a category."""
+    _describe_again(model, {"category": check_name(category, "category")})
+    return replace(model, category=category)
+
+
+def _describe_again(model: Model, changes: dict[str, Any]) -> None:
     folder = model.path.parent
-    description = describe_model(folder, model.name) | {"class_names": list(names)}
+    description = describe_model(folder, model.name) | changes
     write_bytes(_description_path(folder, model.name), json.dumps(description, indent=1).encode())
 
 

@@ -24,6 +24,7 @@ from .onnx.from_torch import OPSET, Normalized, to_onnx
 from .onnx.parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
 from .weights.architectures import build
+from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files
 from .weights.pretrained import load_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
@@ -125,6 +126,40 @@ def export_pretrained(
     return _export(facts, network, {}, folder, images)
 
 
+def export_classifier(
+    source: Path,
+    name: str,
+    normalization: Normalization | None,
+    folder: Path | None = None,
+    *,
+    image_size: int | None = None,
+) -> tuple[Model, Parity]:
+    """Export an image classifier of a folder that transformers saved as the model `name`.
+
+    Without a `normalization`, it is the folder's own, and so are image size and crop. Raises CheckpointError,
+    ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
+    """
+    _check_user_name(name)
+    network, files, unused = load_classifier(source)
+    crop = None
+    if normalization is None:
+        normalization, crop = read_preprocessing(source)
+        if image_size not in (None, crop.size):
+            raise UsageError(f"{source} takes images of {crop.size} pixels; leave out --image-size")
+    facts = ModelFacts(
+        name,
+        OWN,
+        _architecture_of(network),
+        f"folder:{source.resolve().name}",
+        _sha256(files),
+        normalization,
+        crop.size if crop else image_size or image_size_of(network.config),
+        crop,
+        notes={"id2label": labels_of(network.config)},
+    )
+    return _export(facts, network, {"dropped": {"no part of the network": unused} if unused else {}}, folder, None)
+
+
 def import_onnx(
     path: Path,
     name: str,
@@ -166,16 +201,20 @@ def export_network(
         raise UsageError(f"{name} is to be a torch.nn.Module, not a {type(network).__name__}")
     try:
         copy = deepcopy(network).cpu().eval()
-        parameters, sha256 = sum(weight.numel() for weight in copy.parameters()), sha256_of_tensors(copy)
+        sha256 = sha256_of_tensors(copy)
     # A stranger's module may refuse in any way.
     except Exception as error:
         raise ExportError(
             f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
         ) from error
-    # A class of networks has them in any size, and what they compute is counted once for each architecture.
-    architecture = f"{type(copy).__qualname__} with {parameters:,} parameters"
-    facts = ModelFacts(name, OWN, architecture, "memory", sha256, normalization, image_size)
+    facts = ModelFacts(name, OWN, _architecture_of(copy), "memory", sha256, normalization, image_size)
     return _export(facts, copy, {}, folder, images)
+
+
+def _architecture_of(network: nn.Module) -> str:
+    # A class of networks has them in any size, and what they compute is counted once for each architecture.
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return f"{type(network).__qualname__} with {parameters:,} parameters"
 
 
 def sha256_of_tensors(network: nn.Module) -> str:

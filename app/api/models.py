@@ -125,11 +125,12 @@ def export(
 
     Args:
         source: a network in memory, which stays as it is; a file of weights of an `architecture`; a finished ONNX file;
-            one of the 48 checkpoints by name; or a pretrained model of timm, `timm:NAME`.
+            a folder that transformers saved an image classifier in; one of the 48 checkpoints by name; or a pretrained
+            model of timm, `timm:NAME`.
         name: what studies call the model; not for checkpoints and models of timm, which have names.
         architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
         mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted; (0, 0, 0) where it
-            does that itself. Checkpoints and models of timm know theirs.
+            does that itself. Checkpoints, models of timm and most folders know theirs.
         std: by which it expects them to be divided; (1, 1, 1) where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
         reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
@@ -141,6 +142,15 @@ def export(
     from ...export import pipeline
 
     folder, size = path_of(out), image_size or SIZE
+    # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
+    if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
+        if architecture is not None or (mean is None) != (std is None):
+            raise UsageError(
+                f"{source} is a folder, whose config.json names the architecture; leave that out, and give mean and "
+                "std both or neither"
+            )
+        stated = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
+        return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size)[0]
     if isinstance(source, str) and architecture is None and not Path(source).is_file():
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
@@ -190,6 +200,16 @@ def models_to_export(
     return models_to_export(selection, lowering or Lowering(), _models_folder(out), image_size, trust)
 
 
+def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:
+    """The files and folders to export by the names of their models: `name` for a single one, else what each is called.
+
+    UsageError where `name` is for several, or two would have the same.
+    """
+    from ..export import name_sources
+
+    return name_sources(sources, name)
+
+
 def check_calibration(names: Sequence[str], lowering: Lowering, out: File | None = None) -> None:
     """UsageError where an int8 file of one of these models would have to be made without images."""
     from ..export import check_calibration
@@ -230,6 +250,28 @@ def name_classes(model: Model, names: File | Sequence[str]) -> None:
     from ...export.models import name_classes
 
     name_classes(model, read_class_names(names) if isinstance(names, (str, PathLike)) else names)
+
+
+def categorize_model(model: Model, category: str) -> Model:
+    """The model in a category of its own, which is kept with it.
+
+    Args:
+        model: an exported model.
+        category: what studies from then on put the model in: charts colour by it, and `category:NAME` names all
+            models of it. The user's own models are in `own` at first.
+
+    Raises UsageError for a category that a file could not be named by.
+    """
+    from ...export.models import categorize_model
+
+    return categorize_model(model, category)
+
+
+def check_category(category: str) -> str:
+    """The category, if models can be put in it; UsageError otherwise."""
+    from ...export.models import check_name
+
+    return check_name(category, "category")
 
 
 def _models_folder(out: File | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import reduce
+from functools import partial, reduce
 from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,8 +85,18 @@ def export(
 
 
 def export_own(
-    name: Annotated[str, typer.Option("--name", help="The name of the model made of it.", show_default=False)],
-    file: Annotated[Path | None, typer.Argument(help="A file of weights.", show_default=False)] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE…", help="Files of weights, or folders that transformers saved.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The name of the model made of it.", show_default="that of the file")
+    ] = None,
+    category: Annotated[
+        str, typer.Option("--category", metavar="C", help="What charts and `category:C` in a study put it in.")
+    ] = OWN,
     architecture: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +107,7 @@ def export_own(
     ] = None,
     onnx: Annotated[
         Path | None,
-        typer.Option("--onnx", metavar="FILE", help="A finished ONNX file instead of weights.", show_default=False),
+        typer.Option("--onnx", metavar="FILE…", help="Finished ONNX files instead of weights.", show_default=False),
     ] = None,
     mean: Annotated[
         str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
@@ -137,22 +147,32 @@ def export_own(
 
     The same checks as for `bandlens export`; afterwards the model goes by its name there. A torchvision or timm model
     gets as many classes as the weights have. Of weights and their moving average in one file the average is taken, and
-    a line says so. Of an ONNX file that normalizes, the normalization is `none`.
+    a line says so. Of an ONNX file that normalizes, the normalization is `none`. A folder that transformers saved an
+    image classifier in says its normalization, size and crop itself.
 
-    Examples: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet,
-    bandlens export-own --onnx mine.onnx --name mine --normalization imagenet
+    Examples: bandlens export-own mine.pth --architecture resnet18 --normalization imagenet,
+    bandlens export-own runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
+    bandlens export-own --onnx mine.onnx --normalization imagenet, bandlens export-own saved_by_transformers
     """
     lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch)
-    if onnx is not None and (file, architecture, weights, trust, rule) != (None, None, None, False, OWN):
+    if onnx is not None and (architecture, weights, trust, rule) != (None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
-    source = file if onnx is None else onnx
-    if source is None or (onnx is None and architecture is None):
-        raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
-    mean_channels, std_channels = channels(mean, std, normalization)
+    # A shell writes the rest of `--onnx *.onnx` where files of weights stand.
+    sources = [*([] if onnx is None else [onnx]), *(files or ())]
+    of_weights = onnx is None and not all(source.is_dir() for source in sources)
+    if not sources or (of_weights and architecture is None):
+        raise UsageError(
+            "give files of weights and their --architecture, folders that transformers saved, or finished networks "
+            "with --onnx"
+        )
+    describes_itself = not of_weights and onnx is None and (mean, std, normalization) == (None, None, None)
+    mean_channels, std_channels = (None, None) if describes_itself else channels(mean, std, normalization)
     class_names = None if classes is None else api.models.read_class_names(classes)
-    api.models.check_calibration([name], lowering, out)
+    named = api.models.name_sources(sources, name)
+    api.models.check_category(category)
+    api.models.check_calibration(list(named), lowering, out)
 
-    def export_model() -> Model:
+    def export_model(source: Path, name: str) -> Model:
         model = api.models.export(
             source,
             name,
@@ -163,6 +183,7 @@ def export_own(
             reading=Reading(rule, weights, trust),
             out=out,
         )
+        model = api.models.categorize_model(model, category)
         description = api.models.describe_model(name, out)
         if class_names is not None:
             api.models.name_classes(model, class_names)
@@ -179,12 +200,11 @@ def export_own(
         return model
 
     def with_choice(row: dict[str, Any]) -> dict[str, Any]:
-        choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
+        choice = api.models.describe_model(row["name"], out).get("weights", NO_CHOICE)
         return row | {"weights": choice["taken"], "weights_left": choice["left"]}
 
-    _export(
-        [Exportable(name, export_model)], lowering, table_format, with_choice if table_format.is_for_programs else None
-    )
+    models = [Exportable(name, partial(export_model, source, name)) for name, source in named.items()]
+    _export(models, lowering, table_format, with_choice if table_format.is_for_programs else None)
 
 
 NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}

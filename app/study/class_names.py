@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...errors import UsageError, some_of
 from ...export.models import class_names_of
-from ...export.weights.registry import OWN
+from ...export.weights.registry import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...protocol import CLASSES
@@ -67,7 +67,8 @@ def _classes_of(model: Model) -> ModelClasses | None:
         return ModelClasses({name: number for number, name in enumerate(names)}, names, certain=True)
     if model.classes != CLASSES:
         return None
-    return ModelClasses(names_of(ALL) | imagenet_classes(), None, certain=model.category != OWN)
+    published = model.source.startswith("timm:") or any(model.name == checkpoint.name for checkpoint in checkpoints())
+    return ModelClasses(names_of(ALL) | imagenet_classes(), None, certain=published)
 
 
 def _numbers(image_set: str, names: Sequence[str], classes: ModelClasses, model: Model) -> tuple[int, ...] | None:

@@ -48,7 +48,7 @@ class OnnxFile:
         """The command that makes the file and its TensorRT plan."""
         # fp32 stands for the model itself, whatever precision that has.
         precision = "fp32" if self.itself else self.precision
-        return f"bandlens export {self.name} --precision {precision} --out {shlex.quote(str(self.models))}"
+        return shlex.join(["bandlens", "export", self.name, "--precision", precision, "--out", str(self.models)])
 
 
 def check_precision(precision: str) -> str:

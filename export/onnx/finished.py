@@ -139,7 +139,10 @@ def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | N
         raise ExportError(f"{path} takes {takes}; export it to take (batch, 3, size, size) float32, RGB")
     sides = {side for side in shape[2:] if isinstance(side, int)}
     if len(sides) > 1:
-        raise ExportError(f"{path} takes images of {shape[2]} x {shape[3]} pixels; only square ones can be measured")
+        raise ExportError(
+            f"{path} takes images of {shape[2]} x {shape[3]} pixels, and only square ones can be measured; export it "
+            "with a Resize of square images in front"
+        )
     if not sides and image_size is None:
         raise UsageError(f"{path} leaves the size of its images open; say which with --image-size")
     size = sides.pop() if sides else image_size or 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 
 import onnx
@@ -24,7 +25,10 @@ OPSET = 18
 
 
 class Normalized(nn.Module):
-    """A network behind (images - mean) / std, where mean and std are a number per channel."""
+    """A network behind (images - mean) / std, where mean and std are a number per channel.
+
+    Of an output that is a mapping or an object with `logits`, as transformers gives it, these are taken.
+    """
 
     def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
         super().__init__()
@@ -33,7 +37,10 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.get_buffer("mean")) / self.get_buffer("std"))
+        output = self.network((images - self.get_buffer("mean")) / self.get_buffer("std"))
+        logits: Tensor = (
+            output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+        )
         return logits
 
 
@@ -46,7 +53,8 @@ def count_classes(network: Normalized, image_size: int) -> int:
     # A stranger's network may fail in any way, and the user can change its size.
     except Exception as error:
         raise ExportError(
-            f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another --image-size"
+            f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another "
+            "--image-size, or resize inside a network of images that are not square: only square ones can be measured"
         ) from error
     if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.ndim != 2 or len(logits) != 2:
         gives = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__

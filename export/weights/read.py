@@ -91,13 +91,15 @@ def read(path: Path, trust: bool = False) -> Any:
         raise CheckpointError(f"cannot read weights from {path}: {first_line(error)}; fetch the file again") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors, and texts of the file's metadata that may name its classes."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
     with safe_open(path, framework="pt") as file:
         _check_count(path, len(file.keys()))
-    return load_file(path)
+        notes = notes_of(file.metadata())
+    return notes | load_file(path)
 
 
 def _check_count(path: Path, tensors: int) -> None:

@@ -175,7 +175,7 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
         (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
         (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
         (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
-        (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels; only square ones can be measured"),
+        (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels, and only square ones can be measured; export it"),
     ],
 )
 def test_what_is_no_classifier_is_refused(

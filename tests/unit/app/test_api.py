@@ -14,7 +14,7 @@ import pytest
 import torch
 from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
-from small import Command, ask, make_model, make_pictures, rows_of
+from small import Command, ask, make_images, make_model, make_pictures, rows_of
 from torch import nn
 
 import bandlens
@@ -183,6 +183,26 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     assert answer.out.splitlines()[0] == comparison.sentence
     written = bandlens.report(database, str(workplace / "report.html"))
     assert written.out.stat().st_size == written.bytes > 100_000
+
+
+def test_names_with_spaces_go_through_a_study_and_all_that_is_made_of_it(tmp_path: Path, command: Command) -> None:
+    names = ("epoch=3-val_loss=0.12", "my net (v2)")
+    for seed, name in enumerate(names):
+        bandlens.categorize_model(make_model(tmp_path / "models", name, seed=seed), f"my nets {seed}")
+    make_images(tmp_path / "images.set", make_pictures(24), labels=[number % 12 for number in range(24)])
+    study, database = study_of(tmp_path, checkpoints=["category:my nets 1", names[0]]), tmp_path / "results.duckdb"
+    bandlens.run(study, database)
+    assert set(bandlens.analyze(database, "mine", resamples=20)["checkpoint"]) == set(names)
+    assert ask(database, "SELECT DISTINCT checkpoint, category FROM accuracy ORDER BY 1") == [
+        (name, f"my nets {seed}") for seed, name in enumerate(names)
+    ]
+    compared = command("compare", "mine", "--db", database, "--checkpoints", ",".join(names))
+    assert (compared.code, compared.err) == (0, "")
+    assert all(name in compared.out for name in names)
+    page = bandlens.report(database, tmp_path / "report.html").out.read_text()
+    assert all(name in page for name in names)
+    answer = command("sql", "--db", database, "SELECT count(*) FROM curve WHERE checkpoint = 'my net (v2)'")
+    assert (answer.code, answer.err) == (0, "")
 
 
 def test_what_is_not_there_is_told_in_one_line(workplace: Path) -> None:

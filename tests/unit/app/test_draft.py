@@ -50,7 +50,7 @@ def test_what_it_writes_determines_the_biases_and_the_verdict(folder: Path, comm
     make_model(folder / "models")
     make_images(folder / "images.set", make_pictures(20), labels=[k % CLASSES for k in range(20)])
     study_of(command)
-    answer = command("plan", "study.toml", "--engine", "onnxruntime", "--db", "results.duckdb", "--json")
+    answer = command("plan", "study.toml", "--engine", "onnxruntime", "--db", "results.duckdb", "--format", "json")
     metrics = json.loads(answer.out)["metrics"]
     assert all(row["determined"] for row in metrics)
     names = {name for row in metrics for name in row["metrics"]}

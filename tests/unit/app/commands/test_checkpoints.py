@@ -7,6 +7,7 @@ import pytest
 import torch
 import typer
 from click.testing import Result
+from safetensors.torch import save_file
 from small import make_model
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from bandlens.app.commands import checkpoints
 from bandlens.app.commands.export import channels, export, export_own
 from bandlens.engine.device.devices import readiness
 from bandlens.errors import BandlensError, UsageError
+from bandlens.export.models import class_names_of, load_model
 
 app = typer.Typer()
 app.add_typer(checkpoints.app)
@@ -156,3 +158,29 @@ def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path
     (tmp_path / "names.txt").write_text("\n".join(names[::-1]) + "\n")
     assert run(*words, "--classes", tmp_path / "names.txt").exit_code == 0
     assert json.loads(description.read_text())["class_names"] == names[::-1]
+
+
+def test_several_files_become_models_of_their_names_and_one_that_fails_stops_none(tiny: Path, tmp_path: Path) -> None:
+    names = [f"class of {number}" for number in range(10)]
+    state = torch.load(tiny)["state_dict"]
+    save_file(state, tmp_path / "epoch=3.safetensors", {"class_names": json.dumps(names)})
+    (tmp_path / "broken.pth").write_text("no weights")
+    torch.save({"state_dict": state}, tmp_path / "my net (v2).pth.tar")
+    files = [tmp_path / name for name in ("epoch=3.safetensors", "broken.pth", "my net (v2).pth.tar")]
+    words = ("export-own", *files, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
+    words = (*words, "--category", "my nets", "--out", tmp_path / "models", "--format", "json")
+    result = run(*words)
+    error = failure(result)
+    assert (error.exit_code, str(error).split(";")[0]) == (1, "1 not exported: broken")
+    assert "bandlens: broken: " in result.stderr
+    assert [row["name"] for row in json.loads(result.stdout)] == ["epoch=3", "my net (v2)"]
+    models = [load_model(tmp_path / "models", name) for name in ("epoch=3", "my net (v2)")]
+    assert {model.category for model in models} == {"my nets"}
+    assert [class_names_of(model) for model in models] == [names, None]
+
+
+def test_names_of_several_files_are_their_own(tmp_path: Path) -> None:
+    words = ("export-own", "--architecture", "resnet18", "--normalization", "none", "a/best.pth", "--out", tmp_path)
+    assert "--name x is for one model, and 2 were given" in str(failure(run(*words, "b.pth", "--name", "x")))
+    assert "a/best.pth and b/best.pt would both be called best" in str(failure(run(*words, "b/best.pt")))
+    assert "'a/b' cannot name a category" in str(failure(run(*words, "--category", "a/b")))

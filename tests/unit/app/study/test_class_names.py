@@ -71,15 +71,15 @@ def test_a_run_ranks_the_labels_that_were_matched_and_so_does_one_in_shards(tmp_
     assert recorded.paths == [path for _, path, *_ in rows]
 
 
-@pytest.mark.parametrize("category", ["own", "baseline"])
+@pytest.mark.parametrize("name", ["mine", "tv_resnet50"])
 @pytest.mark.parametrize("kind", ["WordNet ids", "names"])
 def test_folders_of_some_of_imagenets_classes_have_their_numbers_among_the_1000(
-    kind: str, category: str, tmp_path: Path
+    kind: str, name: str, tmp_path: Path
 ) -> None:
     numbers = [7, 1, 999]
     names = list(imagenet_classes()) if kind == "WordNet ids" else decision_space("all").names
     pack_folders(tmp_path, [names[number] for number in numbers])
-    make_model(tmp_path / "models", classes=CLASSES, category=category)
+    make_model(tmp_path / "models", name, classes=CLASSES)
     (images,) = resolved(tmp_path).image_sets
     assert images.labels is not None
     assert [names[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
@@ -96,11 +96,12 @@ def test_folders_that_the_model_has_no_class_for_are_named(tmp_path: Path) -> No
     name_classes(model, NAMES)
     with pytest.raises(UsageError, match=r"images\.set: hornet, wasp are none of the 7 classes of one, such as zebra"):
         resolved(tmp_path)
-    make_model(tmp_path / "models", classes=CLASSES)
+    # Other classes than ImageNet's may be what the user calls adversarial training.
+    make_model(tmp_path / "models", classes=CLASSES, category="adversarial_training")
     resolved(tmp_path)
-    make_model(tmp_path / "models", classes=CLASSES, category="timm")
-    with pytest.raises(UsageError, match="are none of the 1000 classes of one, such as tench"):
-        resolved(tmp_path)
+    make_model(tmp_path / "models", "tv_resnet50", classes=CLASSES)
+    with pytest.raises(UsageError, match="are none of the 1000 classes of tv_resnet50, such as tench"):
+        resolved(tmp_path, checkpoints=["tv_resnet50"])
 
 
 def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> None:

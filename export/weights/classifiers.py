@@ -1,0 +1,176 @@
+"""Image classifiers in folders that `save_pretrained` of transformers wrote: networks, and how their images are made.
+
+A folder holds config.json, safetensors and, mostly, preprocessor_config.json. Nothing else is read or fetched, and no
+code of a folder is run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.Image import Resampling
+
+from ...errors import CheckpointError, ExportError, UsageError, some_of
+from ...protocol import SIZE
+from ...records import INTERPOLATIONS, Crop
+from ...untrusted import first_line
+from ..normalization import NORMALIZATIONS, Normalization
+from ..photographs import photograph_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
+PHOTOGRAPH = "chelsea.png"
+"""The photograph that a folder's own preprocessing is compared on; it is not square."""
+SHARES = (1.0, 224 / 256)
+"""Shares of the shorter side that a crop takes, where a folder states none: in transformers they lie in the code."""
+NEAREST = 2.0
+"""The largest mean difference of two preprocessings that are the same but for rounding, in grey levels of 255."""
+
+
+def load_classifier(folder: Path) -> tuple[nn.Module, list[Path], list[str]]:
+    """The network of a folder, its files of weights, and the keys in them that it has no use for.
+
+    Every tensor of the network must be there. Raises UsageError for a folder of something else, CheckpointError where
+    weights are missing, and ExportError where transformers cannot load it.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UsageError(
+            f"{folder} has no {CONFIG}; give a folder that save_pretrained of transformers wrote, or a file of weights"
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} holds no safetensors; save it again with save_pretrained of transformers")
+    loading: dict[str, Any]
+    with _transformers(folder) as transformers:
+        network, loading = transformers.AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            # Another implementation may be named in the folder, and be fetched from a hub.
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    # transformers draws weights that it does not find.
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} tensors of a {type(network).__name__} ({some_of(missing)}); save the "
+            "classifier with its head"
+        )
+    return network.eval(), files, sorted(loading["unexpected_keys"])
+
+
+def image_size_of(config: Any) -> int:
+    """The width and height that a network's configuration states, or 224; ExportError where these are two."""
+    size = getattr(config, "image_size", None) or SIZE
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(set(sides)) > 1:
+        raise ExportError(
+            f"the network takes images of {' x '.join(map(str, sides))} pixels, and only square ones can be measured; "
+            "resize square images inside the network, and export it with bandlens.export"
+        )
+    return int(sides[0])
+
+
+def labels_of(config: Any) -> dict[int, str]:
+    """Number -> name of the classes that a network's configuration states.
+
+    There are none for ImageNet-1k, whose classes image sets know by shorter names and by WordNet ids.
+    """
+    from torchvision.models import ResNet50_Weights
+
+    labels: dict[int, str] = dict(config.id2label)
+    categories = ResNet50_Weights.DEFAULT.meta["categories"]
+    common = sum(labels.get(number, "").partition(",")[0] == name for number, name in enumerate(categories))
+    return {} if 2 * common > len(categories) else labels
+
+
+def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
+    """Normalization and crop of a folder's images, which give what its own processor makes of a photograph.
+
+    Raises UsageError where the folder does not say, and ExportError for images that image sets do not have.
+    """
+    advice = "say it with --normalization, or --mean and --std, and with --image-size"
+    if not (folder / PREPROCESSING).is_file():
+        raise UsageError(f"{folder} has no {PREPROCESSING}, which says how images are made; {advice}")
+    with _transformers(folder) as transformers, Image.open(photograph_folder() / PHOTOGRAPH) as file:
+        photograph = file.convert("RGB")
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        expected = processor(photograph, return_tensors="np")["pixel_values"][0]
+        settings: dict[str, Any] = processor.to_dict()
+    normalization = NORMALIZATIONS["none"]
+    if settings.get("do_normalize"):
+        mean, std = (np.broadcast_to(settings[key], 3).tolist() for key in ("image_mean", "image_std"))
+        normalization = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    centre, scale = (np.array(channels).reshape(3, 1, 1) for channels in normalization)
+    for crop in _crops(settings, expected.shape):
+        pixels = (expected * scale + centre) * 255
+        if np.abs(pixels - _cropped(photograph, crop)).mean() < NEAREST:
+            return normalization, crop
+    images = f"{settings.get('image_processor_type')} to {' x '.join(map(str, expected.shape))}"
+    raise ExportError(f"{folder} takes images that image sets do not have ({images}); {advice}")
+
+
+def _crops(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Crop]:
+    """The crops that a processor's settings may mean, for images of this shape: its class decides between them."""
+    interpolation = Resampling(settings.get("resample") or Resampling.BILINEAR).name.lower()
+    if shape != (3, shape[-1], shape[-1]) or interpolation not in INTERPOLATIONS:
+        return
+    stated = settings.get("size") or {}
+    sides = [side for side in (stated.values() if isinstance(stated, Mapping) else [stated]) if side]
+    shares = (settings["crop_pct"],) if settings.get("crop_pct") else SHARES
+    for resize in sorted({*sides, *(int(side / share) for side in sides for share in shares)}):
+        for squash in (True, False):
+            if resize >= shape[-1]:
+                yield Crop(shape[-1], resize, interpolation=interpolation, squash=squash)
+
+
+def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
+    """(3, size, size) in [0, 255]."""
+    shorter = min(photograph.size)
+    width, height = (crop.resize if crop.squash else crop.resize * side // shorter for side in photograph.size)
+    resized = photograph.resize((width, height), Resampling[crop.interpolation.upper()])
+    left, top = (round((side - crop.size) / 2) for side in (width, height))
+    pixels = np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)), np.float64)
+    return pixels.transpose(2, 0, 1)
+
+
+@contextmanager
+def _transformers(folder: Path) -> Iterator[Any]:
+    """The library, which says nothing in the block; what fails there is ExportError about the folder."""
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError as error:
+        raise UsageError(f"{folder} needs transformers; pip install 'bandlens[transformers]'") from error
+    logging = transformers.utils.logging
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield transformers
+    # Configurations are a stranger's, and every class of transformers fails in a way of its own.
+    except Exception as error:
+        raise ExportError(
+            f"transformers cannot load {folder}: {first_line(error)}; load it yourself, and export the network with "
+            "bandlens.export"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()

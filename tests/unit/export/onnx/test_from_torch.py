@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bandlens.errors import ExportError
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, count_classes, to_onnx
+from bandlens.export.onnx.parity import onnx_logits
+
+
+class Small(nn.Module):
+    """Logits of six classes, in whatever the network gives them in."""
+
+    def __init__(self, give: Callable[[Tensor], object] = lambda logits: logits) -> None:
+        super().__init__()
+        self.give = give
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 6))
+
+    def forward(self, images: Tensor) -> object:
+        return self.give(self.layers(images))
+
+
+def normalized(network: nn.Module) -> Normalized:
+    return Normalized(network, *NORMALIZATIONS["imagenet"]).eval()
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda logits: {"loss": logits.sum(), "logits": logits},
+        lambda logits: SimpleNamespace(logits=logits, features=logits[:, :2]),
+    ],
+    ids=["mapping", "object"],
+)
+def test_logits_are_taken_from_what_holds_them(give: Callable[[Tensor], object]) -> None:
+    torch.manual_seed(0)
+    plain = Small()
+    images = torch.rand(3, 3, 32, 32)
+    with torch.inference_mode():
+        expected = normalized(plain)(images).numpy()
+    wrapped = Small(give)
+    wrapped.load_state_dict(plain.state_dict())
+    content, classes = to_onnx(normalized(wrapped), 32)
+    assert classes == 6
+    np.testing.assert_allclose(onnx_logits(content, images.numpy()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("give", [lambda logits: {"output": logits}, lambda logits: (logits, logits)])
+def test_what_holds_no_logits_is_named(give: Callable[[Tensor], object]) -> None:
+    with pytest.raises(ExportError, match=r"for 2 images the network gives (dict|tuple); wrap it to give"):
+        count_classes(normalized(Small(give)), 32)
+
+
+def test_a_network_of_images_that_are_not_square_is_refused_with_a_way_on() -> None:
+    rectangular = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 48, 6))
+    with pytest.raises(ExportError, match=r"fails on images of 32 x 32: .* only square ones can be measured"):
+        count_classes(normalized(rectangular), 32)
