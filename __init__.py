@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .app.api.studies import plan as plan
     from .app.api.studies import rebuild as rebuild
     from .app.api.studies import run as run
+    from .app.api.studies import run_progress as run_progress
     from .app.api.studies import study_text as study_text
     from .app.api.studies import verify as verify
     from .app.api.studies import write_study as write_study
@@ -110,7 +111,7 @@ _LATER = {
         "analyze compare consistency correlate delete_study explore list_measures list_studies measure "
         "open open_query rename_study report stored_study vacuum"
     ),
-    ".app.api.studies": "gate import_predictions plan rebuild run study_text verify write_study",
+    ".app.api.studies": ("gate import_predictions plan rebuild run run_progress study_text verify write_study"),
     ".app.console": "progress",
     ".app.export": "Lowering",
     ".export.weights.registry": "Reading",

@@ -17,10 +17,15 @@ A message is one line: what happened, where, and what to do about it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from .untrusted import one_line
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system for a full disk, a quota that is used up, and a file that may not grow further."""
 
 
 def some_of(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
@@ -62,6 +67,16 @@ class UnknownName(UsageError):
         did_you_mean = f"; did you mean {' or '.join(near)}?" if near else ""
         listed = f"; known: {', '.join(known)}" if not near and 0 < len(known) <= 12 else ""
         super().__init__(f"unknown {kind} '{name}'{did_you_mean}{listed}{'; ' + hint if hint else ''}")
+
+
+def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
+    """The error for a file or folder that cannot be written: wrong use that `advice` mends, unless the disk is full.
+
+    A job that finds no room has failed, whichever command it is, and no other name would mend it.
+    """
+    if error.errno in NO_ROOM:
+        return BandlensError(f"cannot write {path}: {error.strerror}; make room, and run the same command again")
+    return UsageError(f"cannot write {path}: {error.strerror}; {advice}")
 
 
 class CheckpointError(BandlensError):

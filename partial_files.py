@@ -26,15 +26,19 @@ def partial_prefix(path: Path) -> str:
 
 def remove_partial_files(folder: Path, name: str | None = None) -> None:
     """Remove what processes of this machine that have ended left in the folder on the way to `name`, or to any name."""
-    of_host = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.")
     with suppress(OSError):  # a folder that may only be read
         for partial in folder.iterdir():
-            maker = of_host.match(partial.name)
-            if maker and not _runs(int(maker[1])):
+            if lost_its_maker(partial, name):
                 if partial.is_dir() and not partial.is_symlink():
                     shutil.rmtree(partial, ignore_errors=True)
                 else:
                     partial.unlink(missing_ok=True)
+
+
+def lost_its_maker(partial: Path, name: str | None = None) -> bool:
+    """Whether a process of this machine that has ended made a partial file on the way to `name`, or to any name."""
+    maker = re.match(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
+    return maker is not None and not _runs(int(maker[1]))
 
 
 def put_in_place(partial: Path, path: Path) -> None:

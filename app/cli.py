@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import BandlensError
+from ..errors import NO_ROOM, BandlensError, unwritable
 from ..untrusted import one_line
 from ..version import __version__
 from . import console
@@ -34,6 +34,7 @@ from .commands import (
     measures,
     plan,
     probes,
+    progress,
     published,
     rebuild,
     report,
@@ -109,6 +110,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "plan": plan.plan,
         "gate": gate.gate,
         "run": run.run,
+        "progress": progress.progress,
         "import": imports.app,
         "analyze": analyze.analyze,
     },
@@ -140,6 +142,23 @@ def _tell(message: str) -> None:
     console.log.error(f"bandlens: {message}", exc_info=console.log.isEnabledFor(console.VERBOSE))
 
 
+def _flush_output() -> None:
+    """Write what is still in memory of standard output, while an error of that can be told."""
+    try:
+        if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed before the start
+            sys.stdout.flush()
+    except OSError:
+        # Python flushes once more at its end, and would end with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _words_of_machine(error: OSError | MemoryError) -> str:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return str(unwritable(error.filename or "standard output", error, ""))
+    return one_line(str(error)) or "out of memory"
+
+
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job."""
     for stream in (sys.stdout, sys.stderr):
@@ -148,13 +167,15 @@ def main() -> None:
     console.listen()
     try:
         with console.guarded_terminal():
-            app()
+            try:
+                app()
+            finally:
+                _flush_output()
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BandlensError.exit_code)
     except BandlensError as error:
         _tell(str(error))
         sys.exit(error.exit_code)
     except (OSError, MemoryError) as error:  # the machine raised it, and no better message is known
-        _tell(one_line(str(error)) or "out of memory")
+        _tell(_words_of_machine(error))
         sys.exit(BandlensError.exit_code)

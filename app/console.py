@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import unwritable
 from ..untrusted import printable
 from .formats import Format, Rows, csv_text, json_text, paper_text
 from .tables import Table, TableLayout, cell_text, columns_of, lay_out
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("bandlens")
 """The log of what a command says beside its results: notes, warnings and errors, each a line."""
 VERBOSE = logging.DEBUG
+LINE_SECONDS = 60
+"""Seconds between two lines of progress where standard error is no terminal: a log of a day has 1,440 of them."""
 TableFormat = Annotated[
     Format,
     typer.Option(
@@ -226,14 +228,14 @@ def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None)
         try:
             log_file = logging.FileHandler(file, encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write the log {file}: {error.strerror}; name another with --log") from error
+            raise unwritable(f"the log {file}", error, "name another with --log") from error
         log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(log_file)
 
 
 @contextmanager
 def progress(title: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
-    """A bar on stderr with count, rate and ETA; a logged line every ten seconds where that is not a terminal.
+    """A bar on stderr with count, rate and ETA; a logged line a minute where that is not a terminal.
 
     It shows at the first advance after `delay` seconds; at once if that is 0, for work whose first step is long.
     """
@@ -252,8 +254,8 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
         unit=f" {unit}",
         unit_scale=True,
         file=sys.stderr if terminal else _Lines(),
-        mininterval=0.2 if terminal else 10,
-        maxinterval=10,
+        mininterval=0.2 if terminal else LINE_SECONDS,
+        maxinterval=10 if terminal else LINE_SECONDS,
         dynamic_ncols=terminal,
         leave=terminal,
         delay=delay,

@@ -88,7 +88,11 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
         listed = store.frame(
             "SELECT DISTINCT images FROM judgement UNION SELECT stimulus_set FROM human_trial ORDER BY 1"
         )
-        raise UnknownName("image set", images, listed.to_series().to_list())
+        hint = (
+            f"{store.path} gets people by `bandlens published import humans`, and models by a run over labelled images "
+            "without perturbation"
+        )
+        raise UnknownName("image set", images, listed.to_series().to_list(), hint)
     cluster = pl.col("cluster").cast(pl.Int64).max().over("image")
     # An image that no model saw under any condition is in no cluster and stands for itself.
     return judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))

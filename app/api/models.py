@@ -115,8 +115,8 @@ def export(
     name: str | None = None,
     *,
     architecture: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     image_size: int | None = None,
     reading: Reading = OWN_WEIGHTS,
     out: File | None = None,
@@ -129,9 +129,9 @@ def export(
             model of timm, `timm:NAME`.
         name: what studies call the model; not for checkpoints and models of timm, which have names.
         architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
-        mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted; (0, 0, 0) where it
-            does that itself. Checkpoints, models of timm and most folders know theirs.
-        std: by which it expects them to be divided; (1, 1, 1) where it does that itself.
+        mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted, three numbers or one
+            for all; 0 where it does that itself. Checkpoints, models of timm and most folders know theirs.
+        std: by which it expects them to be divided, likewise; 1 where it does that itself.
         image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
         reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
             run its code.
@@ -178,10 +178,15 @@ def export(
     )[0]
 
 
-def _channels(name: str, numbers: Sequence[float]) -> Channels:
-    channels = tuple(map(float, numbers))
+def _channels(name: str, numbers: Sequence[float] | float) -> Channels:
+    try:
+        channels = (float(numbers),) * 3 if isinstance(numbers, (int, float)) else tuple(map(float, numbers))
+    except (TypeError, ValueError):  # words, or tables of numbers
+        channels = ()
     if len(channels) != 3 or not all(map(math.isfinite, channels)) or (name == "std" and min(channels) <= 0):
-        raise UsageError(f"{name} must be three numbers, one a channel, and std above 0; not {numbers}")
+        raise UsageError(
+            f"{name} must be three numbers, one a channel, or one number for all, and std above 0; not {numbers}"
+        )
     red, green, blue = channels
     return red, green, blue
 

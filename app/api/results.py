@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...advance import Progress, silent
-from ...errors import UnknownName, UsageError
+from ...errors import UnknownName, UsageError, some_of
 from .files import RESULTS, File, existing, path_of
 
 if TYPE_CHECKING:
@@ -170,9 +170,7 @@ def compare(
     if len(pairs) > 1:
         raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
     if b is None and not pairs:
-        raise UsageError(
-            f"{a} alone: say with which study to compare it, or which two of its checkpoints, image sets or precisions"
-        )
+        raise UsageError(_alone(a, Path(a if names_database(a) else db), study))
     names = (a, a if b is None else b)
     paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:
@@ -185,6 +183,25 @@ def compare(
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
         with progress("comparing", None, "cells") as advance:
             return compare_runs(run_a, run_b, advance)
+
+
+def _alone(word: str, path: Path, study: str | None) -> str:
+    """Words for a study that nothing was named to compare with: what there is to name."""
+    from ...analysis.database.open import names_database, open_store
+    from ...analysis.database.studies import study_label
+
+    with open_store(path, read_only=True) as store:
+        label = study_label(store, study if names_database(word) else word)
+        versions = store.frame("SELECT label FROM study_version WHERE label <> ? ORDER BY study_id DESC", [label])
+        cells = store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) ORDER BY ALL", [label])
+    choices = [f"another study ({some_of(versions['label'])})"] if len(versions) else []
+    for option, column in {"--checkpoints": "checkpoint", "--image-sets": "image_set"}.items():
+        names = cells[column].unique(maintain_order=True)
+        if len(names) > 1:
+            choices.append(f"{option} {names[0]},{names[1]}")
+    if not choices:
+        return f"{label} is all that {path} holds, of one checkpoint and one image set; name another database as B"
+    return f"{word} alone: name what to compare {label} with: {', or '.join(choices)}"
 
 
 def _stored_run(store: Store, study: str | None, precision: str | None) -> Run:
@@ -347,6 +364,8 @@ def explore(
         port: 0 is any that is free.
         tell: called with the address, token included, and the number of image sets found.
     """
+    from ..pictures.conditions import DEEPEST, find_sets
+
     try:
         from ..explore.server import serve
     except ModuleNotFoundError as error:
@@ -357,7 +376,13 @@ def explore(
     for folder in places:
         if not folder.is_dir():
             raise UsageError(f"no folder {folder}; name with --images where image sets lie")
-    serve(Path(db), places, path_of(study), port, tell)
+    sets = find_sets(places)
+    if folders and not sets:
+        raise UsageError(
+            f"no image set in {', '.join(map(str, places))}, nor {DEEPEST} folders down; name with --images the folder "
+            "that `bandlens images pack --out` wrote to, or the one above"
+        )
+    serve(Path(db), sets, path_of(study), port, tell)
 
 
 def list_studies(db: File = RESULTS) -> pl.DataFrame:

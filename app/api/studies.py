@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from ...advance import Progress, silent
 from ...errors import UnknownName
 from ..study import GATE_IMAGES
-from .files import RESULTS, File, path_of
+from .files import RESULTS, File, existing, path_of
 
 if TYPE_CHECKING:
     from ..imported import Imported
     from ..study.file import Study
     from ..study.gate import Gated
     from ..study.plan import Plan
+    from ..study.progress_file import RunProgress
     from ..study.record import Summary
     from ..study.resolve import Work
     from ..study.shards import Rebuilt, Sharded
@@ -110,6 +111,13 @@ def run(
         progress=progress,
     )
     return summary.raise_failures() if raise_failures else summary
+
+
+def run_progress(db: File = RESULTS) -> list[RunProgress]:
+    """How far the runs are that write to a database, usually one, as they last said; the database is not opened."""
+    from ..study.progress_file import read_progress
+
+    return read_progress(existing(db))
 
 
 def gate(

@@ -45,7 +45,7 @@ def explore(
     """
 
     def tell(address: str, sets: int) -> None:
-        hint = "" if sets else "; name their folder with --images"
+        hint = "" if sets else " beside the database; name their folder with --images"
         print(f"{address}\n{sets} image set{'' if sets == 1 else 's'} found{hint}; Ctrl-C ends it", flush=True)
         if browser:
             webbrowser.open(address)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ...errors import amount, some_of
 from ...untrusted import one_line
@@ -25,6 +27,9 @@ def plan(
     study: StudyFile,
     db: Database = Path("results.duckdb"),
     engine: EngineOption = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Print the last lines alone: what is to run, its time and its room.")
+    ] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Show which cells of a study are done, missing or stale, an estimate of the time, and which metrics it will have.
@@ -35,24 +40,33 @@ def plan(
     if table_format.is_for_programs:
         print_document(_document(planned), table_format)
         return
+    note = partial(print_note, table_format=table_format)
+    if not summary:
+        _print_details(planned, table_format)
+    if not planned.missing:
+        note("nothing to run: every cell is done")
+        return
+    failed = f" ({len(planned.failed):,} of them failed when last tried)" if planned.failed else ""
+    note(
+        f"to run: {len(planned.missing):,} cells{failed}, {planned.predictions:,} predictions, "
+        f"about {duration(planned.seconds)} here ({planned.estimate})"
+    )
+    least = planned.cost.h100_seconds
+    on_h100 = "" if least is None else f"; on an H100: no less than {duration(least)} (its peak)"
+    note(f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more{on_h100}")
+
+
+def _print_details(planned: Plan, table_format: Format) -> None:
     print_rows(planned.rows, table_format, titles=("checkpoint", "image_set"))
     note = partial(print_note, table_format=table_format)
+    if stale := sum(row["stale"] for row in planned.rows):
+        note(
+            f"stale: {stale:,} cells of the study's last version that this one lacks; they stay in the database, "
+            "and views show them until this version has run"
+        )
     if len(planned.packed) > 1:
         for how, (models, sets) in planned.packed.items():
             note(f"{how}: {some_of(models)} on {some_of(sets)}")
-    if planned.missing:
-        note(
-            f"to run: {len(planned.missing):,} cells, {planned.predictions:,} predictions, "
-            f"about {duration(planned.seconds)} here ({planned.estimate})"
-        )
-        least = planned.cost.h100_seconds
-        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
-        note(
-            f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more; "
-            f"on an H100: {on_h100}"
-        )
-    else:
-        note("nothing to run: every cell is done")
     if planned.smaller_maps:
         maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
         note(f"predictions of smaller maps of waves: {maps}")

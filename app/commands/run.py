@@ -91,7 +91,7 @@ def run(
             "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed],
         }
         print_document(document, table_format)
-    elif summary.ran:
+    elif summary.ran or summary.failed:
         rate = summary.predictions / summary.seconds
         into = sharded.folder if sharded and sharded.later else db
         print(

@@ -86,7 +86,12 @@ def sql(
     if query is not None:
         with suppress(OSError):  # most queries are too long for a name
             if Path(query).is_file():
-                raise UsageError(f'{query} is a file and no query; give "FROM accuracy" or the like, with --db {query}')
+                option = (
+                    "name it with --file"
+                    if Path(query).suffix == ".sql"
+                    else 'give "FROM accuracy" or the like, with --db'
+                )
+                raise UsageError(f"{query} is a file and no query; {option} {query}")
         query = _text(query)
     if file is not None:
         query = _content(file)

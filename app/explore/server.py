@@ -8,7 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +25,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import BandlensError, UsageError
-from ..pictures.conditions import Conditions, find_sets
+from ...probes.images.image_set import ImageSet
+from ..pictures.conditions import Conditions
 from ..pictures.sheet import grid_of
 from .answers import Answers, ImageQuery
 
@@ -220,18 +221,17 @@ def listening(port: int) -> Iterator[socket.socket]:
 
 
 def serve(
-    database: Path, folders: Iterable[Path], study: Path | None, port: int, tell: Callable[[str, int], object]
+    database: Path, sets: dict[str, ImageSet], study: Path | None, port: int, tell: Callable[[str, int], object]
 ) -> None:
     """Serve the explorer until the process is interrupted.
 
     Args:
         database: results; only read.
-        folders: where image sets are looked for, by their digest.
+        sets: image sets by their digest.
         study: a study file, for the probes of one's own that it names.
         port: 0 is any that is free.
         tell: called with the address, token included, and the number of image sets found.
     """
-    sets = find_sets(folders)
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
     answers.study(None)  # a database with faults is refused before anything listens
     token = secrets.token_urlsafe(24)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ...errors import ImageSetError, UsageError
+from ...errors import ImageSetError, UsageError, unwritable
 from ...export.files import replacing
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
@@ -117,5 +117,5 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
         with replacing(out) as part:
             sheet.save(part, format="PNG")
     except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+        raise unwritable(out, error, "choose another --out") from None
     return len(pictures)

@@ -12,7 +12,7 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from ...analysis.database.store import Store
-from ...errors import UsageError
+from ...errors import UsageError, unwritable
 from ...export.files import replacing
 from ...probes.grid import setting_in_words
 from ...probes.images.image_set import ImageSet
@@ -79,7 +79,7 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
         with replacing(out) as part:
             sheet.save(part, format="PNG")
     except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+        raise unwritable(out, error, "choose another --out") from None
     return len(drawn)
 
 

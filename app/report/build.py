@@ -8,7 +8,7 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
-from ...errors import UsageError
+from ...errors import UsageError, unwritable
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
 from .atlas import atlas_section
@@ -73,7 +73,7 @@ def write_report(
     try:
         write_bytes(out, page)
     except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+        raise unwritable(out, error, "name another file with --out") from None
     files = write_figures(chosen, folder, advance) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
 

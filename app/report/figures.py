@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.style import CONFIG, words
-from ...errors import UsageError, some_of
+from ...errors import UsageError, some_of, unwritable
 from ...export.files import write_bytes
 from ...untrusted import regular
 from .accuracy import slug
@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --folder") from None
+        raise unwritable(folder, error, "name another folder with --folder") from None
 
 
 @dataclass(frozen=True, slots=True)

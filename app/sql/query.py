@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, unwritable
 from ...export.files import replacing
 from ..console import print_lines, print_rows
 from ..formats import paper_text
@@ -115,7 +115,7 @@ def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | No
     except OSError as error:
         if out is None:
             raise
-        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+        raise unwritable(out, error, "name another file with --out") from error
 
 
 def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: AnswerFile) -> None:

@@ -16,6 +16,7 @@ from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
 from ...errors import UsageError
 from .file import Study
+from .progress_file import keep_progress
 from .record import Summary, class_names
 from .resolve import Work, resolve
 from .run import run_whole
@@ -62,7 +63,9 @@ def gate_study(
             store.add_cells(both.cells, both.image_sets, class_names(both))
             return f"{names[1]} against {names[0]}"
 
-        ran = run_whole(both, store, begin, store.progress(both.cells), range_seconds, progress)
+        ran = run_whole(
+            both, store, begin, store.progress(both.cells), range_seconds, keep_progress(database, progress)
+        )
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             return Gated(ran, gate_cells(store, pairs, study.gate, advance), study.gate)

@@ -15,6 +15,7 @@ from ...analysis.database.open import open_store
 from ...analysis.measures.own import OwnMeasure, start_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
+from ...engine.device.devices import gpus
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import BandlensError, DeviceError, ExportError
@@ -220,16 +221,18 @@ def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], flo
 
 def _measured_rate(variant: Variant, study: Study) -> float:
     """Images a second of one model, from the second batch on."""
-    xp, size = arrays_of(variant.engine), variant.model.image_size
-    images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
+    size = variant.model.image_size
+    # The session comes first: an engine that cannot be used here says so better than its arrays would.
     with open_session(variant, study.batch, study.thread_count) as session:
+        xp = arrays_of(variant.engine)
+        images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
         to_numpy(session.infer(images))
         started = time.perf_counter()
         to_numpy(session.infer(images))  # on a GPU it has ended only when its logits are here
         return study.batch / (time.perf_counter() - started)
 
 
-# The cost of a study wherever it runs: operations, disk, and the least time on a card that everybody knows
+# The cost of a study wherever it runs: operations and disk; and its least time on a card of which the peak is known
 H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
 Nothing runs at a peak."""
@@ -250,8 +253,10 @@ class Cost:
 
     @property
     def h100_seconds(self) -> float | None:
-        """Seconds on an H100 at its peaks: a lower bound, and no measurement."""
-        if self.operations is None or self.attack_operations is None:
+        """Seconds on an H100 at its peaks: a lower bound, and no measurement. None on a machine that has none."""
+        machine = gpus()
+        is_h100 = isinstance(machine, tuple) and "H100" in machine[0].name
+        if not is_h100 or self.operations is None or self.attack_operations is None:
             return None
         return self.operations / H100_FP16 + self.attack_operations / H100_FP32
 

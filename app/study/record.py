@@ -25,7 +25,7 @@ class Summary:
     """The study's name@version; for a gate, the variants that it compares."""
     cells: int
     ran: int
-    """The number of cells that were not complete before."""
+    """The number of cells that this run completed; those that failed are not among them."""
     predictions: int
     seconds: float
     failed: list[Failed]
@@ -52,7 +52,8 @@ class Committed:
     def summarize(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
         """The summary of a run over `cells`, of which `missing` were not complete before."""
         seconds = time.monotonic() - self.started
-        return Summary(label, len(cells), len(missing), self.predictions, seconds, self.failed)
+        ran = {cell.key for cell in missing} - {failure.cell.key for failure in self.failed}
+        return Summary(label, len(cells), len(ran), self.predictions, seconds, self.failed)
 
 
 def record_study(work: Work, store: Store) -> str:

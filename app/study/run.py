@@ -21,6 +21,7 @@ from ...errors import BandlensError, EngineError, some_of
 from ...records import Failed, Finished, SessionInfo, Variant
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
+from .progress_file import keep_progress
 from .record import Committed, Summary, images_left, missing_cells, record_study
 from .resolve import Work
 
@@ -51,6 +52,7 @@ def run_study(
         snapshot: a copy for readers, renewed now and then while this runs.
         progress: shows how far it is.
     """
+    progress = keep_progress(database, progress)
     with open_store(database) as store:
         if snapshot:
             from ...analysis.database.snapshots import snapshots

@@ -109,8 +109,11 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
     """
     precisions = engine_of(engine).precisions
     if precision not in precisions:
+        arrays = engine_of(engine).arrays
+        able = [name for name, row in ENGINES.items() if row.arrays == arrays and precision in row.precisions]
+        instead = f", or engine to {' or '.join(able)} for {precision}" if able else ""
         raise EngineError(
-            f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them"
+            f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them{instead}"
         )
     onnx_file = load_onnx_file(model, precisions[precision])
     if precision == "fp32" and onnx_file.precision in precisions:

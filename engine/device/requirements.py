@@ -65,7 +65,7 @@ def usable(machine: Gpus) -> Gpu:
     if isinstance(machine, Problem):
         raise EngineError(machine.message)
     if isinstance(machine, NoGpu):
-        raise EngineError(machine.reason)
+        raise EngineError(f'{machine.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU')
     return machine[0]
 
 

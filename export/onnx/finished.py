@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 QUANTIZES = re.compile(r"QuantizeLinear|DynamicQuantize\w+|QLinear\w+|QGemm|QAttention|\w+Integer\w*")
 """Operators that quantize activations, or take quantized ones: those of ONNX, and ONNX Runtime's own."""
 
+DYNAMIC = (
+    "it quantizes dynamically, by the range of each batch, so its logits jump with an image's last digit; quantize "
+    "it statically, or give the fp32 file and make int8 of it: bandlens export NAME --precision int8 --calibration SET"
+)
+"""Why a file that quantizes dynamically has logits that cannot be made again, and what to do."""
+
 
 def is_onnx(path: Path) -> bool:
     """Whether the file is an ONNX model with nodes, judged without its weights."""
@@ -92,7 +98,8 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
         raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
     parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
-        raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
+        why = DYNAMIC if dynamic else "nothing was written"
+        raise ExportError(f"the model made of {path} does not compute what it does: {parity}; {why}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     return TakenFile(content, sha256, size, expected.shape[1], precision_of(model), parity, metadata)
 

@@ -217,6 +217,12 @@ def apply_rule(
             f"{file} holds one {type(content).__name__} and no named tensors; save the module's state_dict() instead"
         )
     containers = candidates(content)
+    if not containers:
+        values = some_of(f"{_text_of(key)} ({type(value).__name__})" for key, value in content.items())
+        raise CheckpointError(
+            f"{file} holds no tensors, only {values or 'an empty mapping'}; give the file that the module's "
+            "state_dict() was saved to"
+        )
     container = _choose(rule, content, containers, file, choice, expected)
     weights = Weights(container=container.name, averaged=container.averaged)
     keys: dict[str, str] = {}
@@ -264,11 +270,6 @@ def _choose(
                 if name in container.name.split(".") and fits:
                     return container
     if choice in (None, "raw"):
-        if not containers:  # the error then names the keys that the rule would have read
-            values = next(
-                (content[name] for name in rule.containers if isinstance(content.get(name), Mapping)), content
-            )
-            return Candidate(TOP, {_text_of(key): value for key, value in values.items()}, averaged=False)
         for name in (*rule.containers, TOP):
             for container in containers:
                 if not container.averaged and f"{container.name}.".startswith(f"{name}."):

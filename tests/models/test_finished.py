@@ -261,6 +261,30 @@ def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_pa
         make_onnx_file(model, {"int8": "fp16", "fp16": "int8"}[precision])
 
 
+class Jittery(nn.Module):
+    """Logits with noise below 1e-4 of the largest, for the last digits that no two libraries or machines have alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 200, 3, 2)
+        self.register_buffer("identity", torch.eye(200))
+        self.register_buffer("lead", 10 * torch.eye(200)[0])  # the first class comes first whatever the noise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.first(x).mean((2, 3)) + self.get_buffer("lead")
+        return (features + 1e-3 * torch.randn_like(features)) @ self.get_buffer("identity")
+
+
+def test_a_file_that_quantizes_dynamically_says_why_it_is_refused(tmp_path: Path) -> None:
+    """Rounded to 1/255 of the batch's range, small differences become large ones; as they are, they may pass."""
+    network = Jittery()
+    written(network, tmp_path / "plain.onnx", dynamic="b")
+    import_onnx(tmp_path / "plain.onnx", "plain", NONE, tmp_path / "models")
+    LOWERED["dynamic"][1](tmp_path / "plain.onnx", tmp_path / "dynamic.onnx")
+    with pytest.raises(ExportError, match=r"it quantizes dynamically, by the range of each batch, .* quantize it stat"):
+        import_onnx(tmp_path / "dynamic.onnx", "dynamic", NONE, tmp_path / "models")
+
+
 def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(tmp_path: Path) -> None:
     written(Small(), tmp_path / "small.onnx", dynamic="b")
     to_half(tmp_path / "small.onnx", tmp_path / "half.onnx")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import amount
+from bandlens.errors import amount, unwritable
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,17 @@ def test_bytes_are_said_to_three_digits_without_an_exponent(count: int) -> None:
     number, unit = amount(count).split()
     assert "e" not in number
     assert float(number) * 1000 ** ["B", "kB", "MB", "GB", "TB"].index(unit) == pytest.approx(count, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "advice"),
+    [
+        (errno.ENOSPC, 1, "make room, and run the same command again"),
+        (errno.EDQUOT, 1, "make room, and run the same command again"),
+        (errno.ENOTDIR, 2, "name another file"),
+        (errno.EACCES, 2, "name another file"),
+    ],
+)
+def test_a_full_disk_is_a_failed_job_and_a_wrong_name_is_wrong_use(number: int, code: int, advice: str) -> None:
+    error = unwritable("out.csv", OSError(number, os.strerror(number)), "name another file")
+    assert (error.exit_code, str(error)) == (code, f"cannot write out.csv: {os.strerror(number)}; {advice}")

@@ -83,6 +83,14 @@ def test_a_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> N
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
 
+def test_one_number_stands_for_all_channels(trained: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    grey, channels = (
+        bandlens.export(trained[0], name, mean=mean, std=std, image_size=64, out=tmp_path)
+        for name, mean, std in (("grey", 0.5, 0.25), ("channels", (0.5, 0.5, 0.5), [0.25] * 3))
+    )
+    assert grey.sha256 == channels.sha256
+
+
 def test_weights_are_told_apart_by_their_values_and_names(trained: tuple[nn.Module, Path]) -> None:
     from bandlens.export.pipeline import sha256_of_tensors
 
@@ -113,6 +121,9 @@ def test_a_finished_onnx_file_is_taken_by_its_path(trained: tuple[nn.Module, Pat
         (nn.ReLU(), USUAL | {"name": "x", "std": (1, 1, 0)}, "std must be three numbers"),
         (nn.ReLU(), USUAL | {"name": "x", "mean": (0, 0)}, "mean must be three numbers"),
         (nn.ReLU(), USUAL | {"name": "x", "mean": (0, 0, float("nan"))}, "mean must be three numbers"),
+        (nn.ReLU(), USUAL | {"name": "x", "std": 0}, "std must be three numbers, one a channel, or one number for all"),
+        (nn.ReLU(), USUAL | {"name": "x", "mean": [[0.5] * 3]}, "mean must be three numbers"),
+        (nn.ReLU(), USUAL | {"name": "x", "std": "grey"}, "std must be three numbers"),
         (nn.ReLU(), USUAL | {"name": "tv_resnet50"}, "'tv_resnet50' is one of the 48 checkpoints"),
         (nn.ReLU(), USUAL | {"name": "a/b"}, "'a/b' cannot name a model"),
         (3, USUAL | {"name": "x"}, "x is to be a torch.nn.Module, not a int"),
@@ -210,8 +221,16 @@ def test_what_is_not_there_is_told_in_one_line(workplace: Path) -> None:
     assert "no results database at" in refusal(bandlens.analyze, database)
     assert "no study file" in refusal(bandlens.run, workplace / "none.toml", database)
     assert "unknown engine 'onnx'" in refusal(bandlens.run, study_of(workplace), database, engine="onnx")
-    assert "mine alone: say with which study" in refusal(bandlens.compare, "mine", db=database)
+    assert "no results database at" in refusal(bandlens.compare, "mine", db=database)
     assert not database.exists()
+
+
+def test_a_folder_without_image_sets_is_not_explored(workplace: Path) -> None:
+    database = workplace / "results.duckdb"
+    bandlens.run(study_of(workplace), database)
+    (workplace / "nowhere").mkdir()
+    message = refusal(bandlens.explore, database, [workplace / "nowhere", workplace / "models"])
+    assert message.startswith(f"no image set in {workplace}/nowhere, {workplace}/models, nor 4 folders down; name with")
 
 
 def test_packing_takes_text_for_paths(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import bandlens
+from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
 from bandlens.app.console import log
+from bandlens.partial_files import partial_prefix
 from bandlens.protocol import CUTOFFS
 
 ROOT = Path(bandlens.__file__).parent
@@ -162,6 +166,36 @@ def test_a_log_gets_what_stderr_says_with_times(command: Command, tmp_path: Path
     answer = command("--log", tmp_path, "plan", "no.toml")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert f"cannot write the log {tmp_path}: Is a directory; name another with --log" in answer.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "words", [("checkpoints", "list", "--format", "json"), ("study", "paper"), ("--help",)], ids=str
+)
+def test_a_full_disk_behind_standard_output_is_one_line(
+    words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        answer = command(*words)
+        monkeypatch.undo()
+    assert (answer.code, answer.err) == (
+        1,
+        "bandlens: cannot write standard output: No space left on device; make room, and run the same command again\n",
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_has_one_exit_code(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Partial files are links to a device on which every write finds no room."""
+    with open_store(tmp_path / "results.duckdb"):
+        pass
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "full")
+    for out, *words in (("rows.csv", "sql", "FROM range(100000)"), ("page.html", "report")):
+        (tmp_path / f"{partial_prefix(Path(out))}full").symlink_to("/dev/full")
+        answer = command(*words, "--db", tmp_path / "results.duckdb", "--out", tmp_path / out)
+        why = "No space left on device; make room, and run the same command again"
+        assert (answer.code, answer.err.splitlines()[-1:]) == (1, [f"bandlens: cannot write {tmp_path}/{out}: {why}"])
 
 
 def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from small import Answer, Command, make_images, make_model, make_pictures, make_
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.api.results import analyze
-from bandlens.app.console import _drawn, _drawn_by_rich, progress
+from bandlens.app.console import _drawn, _drawn_by_rich, listen, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -192,6 +193,20 @@ def test_a_metric_has_its_state_on_its_line(terminal: Command) -> None:
     for row in rows:
         number = f"{row['value']:.4g}"
         assert [line for line in lines if number in line.split() and line.split()[-1] == row["state"]], row
+
+
+def test_progress_in_a_log_is_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))  # a second passes at each look at the clock
+    listen()
+    with progress("running", 10_000, "predictions") as advance:
+        for _ in range(600):
+            advance()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert 3 <= len(lines) <= 11
+    assert all(re.match(r"running: +\d+%.* \d+/10,000 \[", line) for line in lines)
 
 
 @pytest.mark.parametrize(("total", "count"), [(None, "writing: 2 charts ["), (3, "2/3 ["), (12_345, "2/12,345 [")])

@@ -302,6 +302,11 @@ def test_images_that_nobody_judged_are_named(store: Store) -> None:
     store_study(store, "study", images, [answered(images, "a", [True, False, True])])
     with pytest.raises(UnknownName, match="unknown image set 'sett'; did you mean set"):
         consistencies(store, "sett")
+    advice = (
+        "unknown image set 'cue-conflict'; known: set; .* gets people by `bandlens published import humans`, and models"
+    )
+    with pytest.raises(UnknownName, match=advice):
+        consistencies(store, "cue-conflict")
     assert consistencies(store, "set").is_empty()
 
 

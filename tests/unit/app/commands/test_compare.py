@@ -157,7 +157,11 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert "unknown checkpoint of s@1 'w'" in refusal("s", "s", "--checkpoints", "x,w", "--db", path)
     assert "give one of A and one of B" in refusal("s", "s", "--checkpoints", "x", "--db", path)
     assert "x would be compared with itself" in refusal("s", "--checkpoints", "x,x", "--db", path)
-    assert "s alone: say with which study" in refusal("s", "--db", path)
+    assert refusal("s", "--db", path) == "s alone: name what to compare s@1 with: --checkpoints x,y"
+    with open_store(path) as store:
+        store_study(store, "t", images, parts[:2])
+    assert refusal("s", "--db", path).endswith(": another study (t@1), or --checkpoints x,y")
+    assert refusal("t", "--db", path).endswith(": another study (s@1)")
     both = refusal("s", "--checkpoints", "x,y", "--image-sets", "set,set", "--db", path)
     assert "two checkpoints, two image sets or two precisions; not several" in both
 

@@ -269,7 +269,7 @@ def test_wrong_use_is_one_line(many: Path, tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(UsageError, match=r"cannot write .*file/r.html: .*; name another file with --out"):
         write_report(many, file / "r.html")
-    with pytest.raises(UsageError, match=r"cannot make .*; name another folder with --folder"):
+    with pytest.raises(UsageError, match=r"cannot write .*; name another folder with --folder"):
         write_report(many, tmp_path / "r.html", figures=["all"], folder=file)
     with pytest.raises(UnknownName, match="unknown study 'mani'; did you mean many"):
         write_report(many, tmp_path / "r.html", study="mani")

@@ -196,7 +196,7 @@ def test_a_list_that_no_report_wrote_removes_nothing(tmp_path: Path, text: str) 
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"cannot make .*file/figures: Not a directory; name another folder"):
+    with pytest.raises(UsageError, match=r"cannot write .*file/figures: Not a directory; name another folder"):
         write_report(
             tmp_path / "none.duckdb", tmp_path / "a.html", figures=["all"], folder=tmp_path / "file" / "figures"
         )

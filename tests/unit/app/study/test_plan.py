@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
+from bandlens.engine.device.devices import gpus
+from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.from_torch import to_onnx
@@ -27,6 +31,7 @@ from bandlens.export.pipeline import import_onnx
 from bandlens.probes.images.pack import pack
 from bandlens.records import Crop
 
+H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"
 OTHER_LEVEL = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.12]}"
 
@@ -272,7 +277,9 @@ def test_another_function_of_the_same_file_is_another_probe(place: Place) -> Non
 
 def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(place: Place) -> None:
     place.run()
-    with pytest.raises(Exception, match="engine onnxruntime runs fp32, int8, not fp16"):
+    with pytest.raises(
+        Exception, match=r"engine onnxruntime runs fp32, int8, not fp16; set .*, or engine to torch for fp16"
+    ):
         place.run(precision="fp16")
     assert place.ask("SELECT study, version FROM accuracy GROUP BY ALL") == [("study", "study@1")]
 
@@ -349,6 +356,59 @@ def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     again = command("run", file, "--db", place.database)
     assert (again.code, again.err) == (0, "")
     assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+
+
+def test_a_plan_ends_with_what_it_costs_and_a_summary_is_that_alone(command: Command, place: Place) -> None:
+    file = make_study(place.folder, probes=BAND)
+    *_, cost, room = command("plan", file, "--db", place.database).out.splitlines()
+    assert cost.startswith("to run: 60 cells, 1,200 predictions, about ")
+    assert re.fullmatch(r"images: .* kB; database: 9 kB more", room)
+    summary = command("plan", file, "--db", place.database, "--summary").out
+    assert re.sub("about .* here", "", summary) == re.sub("about .* here", "", f"{cost}\n{room}\n")
+    place.run(probes=BAND)
+    assert command("plan", file, "--db", place.database, "--summary").out == "nothing to run: every cell is done\n"
+
+
+def test_stale_cells_are_explained_where_they_are_counted(command: Command, place: Place) -> None:
+    place.run(probes=BAND)
+    assert "stale:" not in command("plan", make_study(place.folder, probes=BAND), "--db", place.database).out
+    printed = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
+    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in printed
+
+
+def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command, place: Place) -> None:
+    make_model(place.folder / "models", "two", seed=1, darkest=0.99)
+    file = make_study(place.folder)
+    ran = command("run", file, "--db", place.database)
+    assert (ran.code, ran.out.partition(" cells, ")[0]) == (1, "study@1: ran 1 of 2")
+    again = command("run", file, "--db", place.database)
+    assert (again.code, again.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
+    summary = command("plan", file, "--db", place.database, "--summary").out
+    assert summary.startswith("to run: 1 cells (1 of them failed when last tried), 20 predictions, about ")
+
+
+@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("job", "engine"),
+    [("plan", "tensorrt"), ("plan", "onnxruntime-cuda"), ("plan", "torch-cuda"), ("run", "tensorrt")],
+)
+def test_an_engine_that_needs_a_gpu_says_so_where_there_is_none(
+    job: str, engine: str, command: Command, place: Place
+) -> None:
+    answer = command(job, make_study(place.folder), "--db", place.database, "--engine", engine)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.endswith('GPU here, and this engine needs one; engine = "onnxruntime" runs on the CPU\n')
+
+
+@pytest.mark.parametrize(
+    ("cards", "bounded"), [((H100,), True), ((replace(H100, name="NVIDIA L4"),), False)], ids=["H100", "L4"]
+)
+def test_the_peak_of_a_card_is_told_where_that_card_is(
+    cards: tuple[Gpu, ...], bounded: bool, place: Place, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandlens.app.study.plan.gpus", lambda: cards)  # a machine that this one is not
+    printed = command("plan", make_study(place.folder), "--db", place.database, "--summary").out
+    assert ("; on an H100: no less than " in printed) == bounded
 
 
 def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:

@@ -110,7 +110,7 @@ def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
     database = tmp_path / "results.duckdb"
     planned = plan_study(work, database)
     assert "sound" in planned.estimate
-    for ran in (len(work.cells), len(work.cells) // 2):  # the second run tries the refused ones again
+    for ran in (len(work.cells) // 2, 0):  # the second run tries the refused ones again
         summary = run_study(work, database, sharded=shards)
         assert (summary.ran, len(summary.failed)) == (ran, len(work.cells) // 2)
         assert {failure.cell.model.name for failure in summary.failed} == {"a_refused"}
@@ -136,7 +136,8 @@ def test_torch_has_no_int8(command: Command, work: Work, tmp_path: Path) -> None
     answer = command("run", study, "--engine", "torch", "--db", tmp_path / "r.duckdb")
     assert (answer.code, answer.err) == (
         1,
-        "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them\n",
+        "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them, or engine to "
+        "onnxruntime or openvino for int8\n",
     )
 
 

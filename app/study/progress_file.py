@@ -1,0 +1,96 @@
+"""The progress of a run as a small file beside its database, for who asks while the run holds the database itself.
+
+It is a partial file: it goes when the job ends, and one of a killed process when the database is opened next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from glob import escape
+from pathlib import Path
+
+from ...advance import Advance, Progress
+from ...partial_files import lost_its_maker, partial_prefix
+from ...untrusted import as_record, parse_json, read_text
+
+ENDING = "progress"
+LARGEST = 4096
+"""The most bytes of such a file."""
+SECONDS = 1.0
+"""Seconds between two states that are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a process was when it last wrote so."""
+
+    activity: str
+    """The present step of the job, such as `running`."""
+    done: float
+    total: float
+    unit: str
+    """The unit of `done` and `total`, such as `predictions`."""
+    process: int
+    host: str
+    started: float
+    """When the step began; seconds since 1970, as `written`."""
+    written: float
+    gone: bool = False
+    """Whether the process has ended without ending its job; known of those of this machine alone."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds from now until the step is done, at the pace so far; None while nothing is done."""
+        if not self.done or self.gone:
+            return None
+        pace = (self.written - self.started) / self.done
+        return max(0.0, pace * (self.total - self.done) - (time.time() - self.written))
+
+
+def keep_progress(database: Path, progress: Progress) -> Progress:
+    """`progress`, which keeps a file beside the database as well. A file that cannot be written ends no job."""
+    file = database.with_name(f"{partial_prefix(database)}{ENDING}")
+
+    @contextmanager
+    def keep(activity: str, total: float | None, unit: str) -> Iterator[Advance]:
+        done, due, started = 0.0, 0.0, time.time()
+
+        def advance(amount: float = 1, /) -> None:
+            nonlocal done, due
+            show(amount)
+            done += amount
+            if total and time.monotonic() >= due:
+                state = RunProgress(
+                    activity, done, float(total), unit, os.getpid(), socket.gethostname(), started, time.time()
+                )
+                due = time.monotonic() + SECONDS
+                with suppress(OSError):
+                    draft = file.with_name(f"{file.name}.new")
+                    draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
+                    draft.replace(file)
+
+        with progress(activity, total, unit) as show:
+            try:
+                advance(0)
+                yield advance
+            finally:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+
+    return keep
+
+
+def read_progress(database: Path) -> list[RunProgress]:
+    """Read what the processes that write to a database last said of their progress; it is not opened."""
+    states = []
+    for file in sorted(database.parent.glob(f".{escape(database.name)}.*.{ENDING}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # it is gone by now, or somebody else's
+            table = parse_json(read_text(file, LARGEST))
+            states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))
+    return states

@@ -1,0 +1,142 @@
+"""The progress of a run is read from outside while the run holds its database."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import Command, ask, make_study
+
+from bandlens.advance import silent
+from bandlens.app.study import progress_file
+from bandlens.app.study.file import Study
+from bandlens.app.study.progress_file import ENDING, RunProgress, keep_progress, read_progress
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.partial_files import HOST
+
+NOBODY = 2**22 + 1
+"""A number that Linux gives to no process."""
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every state is written."""
+    monkeypatch.setattr(progress_file, "SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_run_says_how_far_it_is_and_leaves_nothing(workplace: Path) -> None:
+    states, database = list[RunProgress](), workplace / "results.duckdb"
+
+    @contextmanager
+    def watch(_what: str, _total: float | None, _unit: str) -> Iterator[Any]:
+        def advance(_amount: float = 1, /) -> None:
+            states.extend(read_progress(database))
+
+        yield advance
+
+    study = make_study(workplace, probes="lowpass = {cutoff = [0.1, 0.3]}")
+    run_study(resolve(Study.read(study)), database, progress=watch)
+    running = [state for state in states if state.activity == "running"]
+    assert {(state.process, state.total, state.unit, state.gone) for state in running} == {
+        (os.getpid(), 60.0, "predictions", False)
+    }
+    counts = [state.done for state in running]
+    assert counts == sorted(counts)
+    assert counts[0] == 0 < counts[-1] < 60
+    assert read_progress(database) == []
+    assert [file.name for file in workplace.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_state_is_written_once_a_second_at_most(tmp_path: Path) -> None:
+    database = tmp_path / "results.duckdb"
+    with keep_progress(database, silent)("running", 100, "predictions") as advance:
+        for _ in range(50):
+            advance()
+        [state] = read_progress(database)
+        assert (state.activity, state.total) == ("running", 100)
+        assert state.done < 50
+
+
+def test_the_time_left_is_by_the_pace_so_far() -> None:
+    now = progress_file.time.time()
+    state = RunProgress("running", 25, 100, "predictions", NOBODY, "host", now - 50, now)
+    assert state.seconds_left == pytest.approx(150, abs=1)
+    assert replace(state, started=now - 80, written=now - 30).seconds_left == pytest.approx(120, abs=1)
+    assert replace(state, done=0).seconds_left is None
+    assert replace(state, gone=True).seconds_left is None
+
+
+def write_state(database: Path, process: int, **fields: Any) -> Path:
+    now = progress_file.time.time()
+    state = RunProgress("running", 25.0, 100.0, "predictions", process, "host", now - 50, now)
+    file = database.with_name(f".{database.name}.{HOST}.{process}.{ENDING}")
+    file.write_text(json.dumps(asdict(state) | fields))
+    return file
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    from bandlens.analysis.database.open import open_store
+
+    with open_store(tmp_path / "results.duckdb"):
+        return tmp_path / "results.duckdb"
+
+
+def test_the_command_says_it_in_a_line(command: Command, database: Path) -> None:
+    assert command("progress", database).out == f"{database}: no run writes to it\n"
+    write_state(database, os.getpid())
+    answer = command("progress", database)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(
+        f"{database}: running, 25 of 100 predictions (25%), process {os.getpid()} on host, as of "
+    )
+    assert " s ago; about 2 min left\n" in answer.out or answer.out.endswith("about 3 min left\n")
+    [row] = json.loads(command("progress", database, "--format", "json").out)
+    assert (row["done"], row["total"], row["gone"]) == (25, 100, False)
+    assert row["seconds_left"] == pytest.approx(150, abs=5)
+
+
+def test_a_run_that_was_killed_is_gone_until_the_database_is_opened(command: Command, database: Path) -> None:
+    file = write_state(database, NOBODY)
+    answer = command("progress", database)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == (
+        f"bandlens: {database}: a run was killed while running, after 25 of 100 predictions (25%), process {NOBODY} on "
+        "host; run the same command again, which goes on with what was committed\n"
+    )
+    ask(database, "SELECT 1")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"activity": 3}', "[" * 4000, "\xff" * 9000])
+def test_a_file_that_is_damaged_says_nothing(text: str, database: Path) -> None:
+    write_state(database, os.getpid()).write_text(text, encoding="latin-1")
+    assert read_progress(database) == []
+
+
+def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
+    counts = []
+
+    @contextmanager
+    def count(_what: str, _total: float | None, _unit: str) -> Iterator[Any]:
+        yield counts.append
+
+    with keep_progress(tmp_path / "absent" / "results.duckdb", count)("running", 3, "predictions") as advance:
+        advance(2)
+    assert counts[-1] == 2
+
+
+def test_a_database_that_is_not_there_has_no_progress(command: Command, tmp_path: Path) -> None:
+    answer = command("progress", tmp_path / "none.duckdb")
+    assert (answer.code, answer.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")) == (
+        2,
+        True,
+    )
