@@ -15,6 +15,7 @@ from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .charts import metrics as metric_charts
+from .charts.palette import series_of
 from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
@@ -106,7 +107,7 @@ class Results:
         bias = "shape_bias"
         rows = self.metrics(study).filter(pl.col("metric") == bias)
         metrics = metric_charts.add_estimators(self._select_one(rows, bias, study, image_set))
-        return metric_charts.number_chart(metrics, bias, title_of(bias), charts.series_of(metrics))
+        return metric_charts.number_chart(metrics, bias, title_of(bias), series_of(metrics))
 
     def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
         """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.

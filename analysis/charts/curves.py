@@ -7,16 +7,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from .palette import FEW, series_of
 from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
 
-FEW = 7
-"""Models that have a colour of their own; more are coloured by category."""
 HEIGHT = 220
-
-
-def series_of(frame: pl.DataFrame) -> str:
-    """The field that lines are coloured by: `model` where there are few, else `category`."""
-    return "model" if frame["checkpoint"].n_unique() <= FEW else "category"
 
 
 def curves(

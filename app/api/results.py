@@ -352,15 +352,17 @@ def explore(
     folders: Sequence[File] = (),
     *,
     study: File | None = None,
+    host: str = "127.0.0.1",
     port: int = 0,
     tell: Callable[[str, int], object] = lambda _address, _sets: None,
 ) -> None:
-    """Serve a page over a results database on this machine, until the process is interrupted.
+    """Serve a page over a results database on one address of this machine, until the process is interrupted.
 
     Args:
         db: the results database, or a snapshot of one that a run writes to.
         folders: where image sets lie; by default beside the database.
         study: a study file, for the probes of one's own that it names.
+        host: the address or name of this machine that the page is opened at; by default no other machine reaches it.
         port: 0 is any that is free.
         tell: called with the address, token included, and the number of image sets found.
     """
@@ -382,7 +384,7 @@ def explore(
             f"no image set in {', '.join(map(str, places))}, nor {DEEPEST} folders down; name with --images the folder "
             "that `bandlens images pack --out` wrote to, or the one above"
         )
-    serve(Path(db), sets, path_of(study), port, tell)
+    serve(Path(db), sets, path_of(study), host, port, tell)
 
 
 def list_studies(db: File = RESULTS) -> pl.DataFrame:

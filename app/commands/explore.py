@@ -33,13 +33,22 @@ def explore(
         Path | None,
         typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address or name of this machine at which others open the page, too, with its token.",
+        ),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser as well.")] = False,
 ) -> None:
     """Look at a results database in a browser: curves, correlations, and the photographs behind them.
 
-    The page is served on this machine alone, for whoever has the address with its token, until Ctrl-C. Images are shown
-    where their sets are found, perturbed again by the same code and seed.
+    The page is served until Ctrl-C for whoever has the address with its token, on this machine alone unless --host
+    names an address that other machines reach. Images are shown where their sets are found, perturbed again by the same
+    code and seed.
 
     Example: bandlens explore results.duckdb --images sets
     """
@@ -50,4 +59,4 @@ def explore(
         if browser:
             webbrowser.open(address)
 
-    api.results.explore(database, images or (), study=study, port=port, tell=tell)
+    api.results.explore(database, images or (), study=study, host=host, port=port, tell=tell)

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.palette import colors
+from ...analysis.charts.palette import colors, series_of
 from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.conditions import read_conditions
@@ -43,14 +43,19 @@ SELECTIONS = {
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
 SELECTED = """
-SELECT a.image_index
+SELECT a.image_index, measured.value
 FROM prediction AS a
 LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a.image_index
 LEFT JOIN prediction AS b ON b.cell = $3 AND b.image_index = a.image_index
 LEFT JOIN prediction AS b_clean ON b_clean.cell = $4 AND b_clean.image_index = a.image_index
+LEFT JOIN (
+    SELECT unnest(range(len(numbers))) AS image_index, unnest(numbers) AS value
+    FROM own_answer WHERE study = $8 AND cell = $1 AND metric = $9 AND per_image
+) AS measured ON measured.image_index = a.image_index
 WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
-    SELECT image_index FROM label WHERE image_set = $5 AND own_scheme(scheme) AND class = $6
-))
+    SELECT image_index FROM label
+    WHERE image_set = $5 AND class = $6 AND CASE WHEN $7 IS NULL THEN own_scheme(scheme) ELSE scheme = $7 END
+)) AND ($9 IS NULL OR value BETWEEN coalesce($10, '-inf'::DOUBLE) AND coalesce($11, 'inf'::DOUBLE))
 ORDER BY {order}, a.image_index
 """
 ANSWERS = """
@@ -86,6 +91,14 @@ class ImageQuery:
     """The models whose answers are told."""
     offset: int = 0
     limit: int = 24
+    scheme: str | None = None
+    """label.scheme that `label` is a class of; None for that of the labels which predictions are ranked by."""
+    measure: str | None = None
+    """A measure of the user's own with a number for each image: the images with the largest of model a come first."""
+    low: float | None = None
+    """The least number of the measure; None for any."""
+    high: float | None = None
+    """The largest number of the measure; None for any."""
 
 
 @dataclass(slots=True)
@@ -98,6 +111,10 @@ class Known:
     """Conditions of the study in the order in which they are shown, as `read_conditions` gives them."""
     table: StudyTable | str
     """Biases and accuracies of each model; or why there are none to correlate."""
+    version: int
+    """study.id of this version."""
+    measures: pl.DataFrame
+    """Measures of the user's own that have a number for each image: name, title and unit."""
 
 
 @dataclass(slots=True)
@@ -151,15 +168,16 @@ class Answers:
             labels = opened.store.frame(query)["label"].to_list()
             cells = known.cells
             pictured = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
-        models = cells.select("checkpoint", "category").unique(maintain_order=True).sort("category", "checkpoint")
-        by = "category" if models["category"].n_unique() > 1 else "checkpoint"
-        palette = colors(models[by])
+        # The order and the looks are those of the report's curves.
+        models = cells.select("checkpoint", "category").unique().sort("checkpoint")
+        field = "checkpoint" if series_of(models) == "model" else "category"
+        palette = colors(models[field])
         return {
             "study": label,
             "studies": labels if label in labels else [label, *labels],
             "models": [
                 {"name": row["checkpoint"], "category": row["category"]}
-                | dict(zip(("color", "shape"), palette[row[by]], strict=True))
+                | dict(zip(("color", "shape"), palette[row[field]], strict=True))
                 for row in models.to_dicts()
             ],
             "image_sets": [
@@ -175,6 +193,7 @@ class Answers:
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
             ).to_dict(as_series=False),
             "metrics": _metrics(known.table),
+            "measures": known.measures.to_dicts(),
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -206,14 +225,20 @@ class Answers:
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as opened:
-            store, cells = opened.store, self._known(opened, study_label(opened.store, query.study)).cells
-            cells = cells.filter(image_set=query.image_set, condition=query.condition)
+            store, known = opened.store, self._known(opened, study_label(opened.store, query.study))
+            if query.measure is not None and query.measure not in known.measures["name"]:
+                raise UsageError(f"{query.study} has no numbers of {query.measure} for each image; choose another")
+            cells = known.cells.filter(image_set=query.image_set, condition=query.condition)
             cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
-                SELECTED.format(where=SELECTIONS[query.selection], order=ORDERS.get(query.selection, "a.image_index")),
+                SELECTED.format(
+                    where=SELECTIONS[query.selection],
+                    order="value DESC" if query.measure else ORDERS.get(query.selection, "a.image_index"),
+                ),
                 [
                     *(cell_a["cell"], cell_a["clean_cell"], cell_b.get("cell"), cell_b.get("clean_cell")),
-                    *(cell_a["image_set_id"], query.label),
+                    *(cell_a["image_set_id"], query.label, query.scheme),
+                    *(known.version, query.measure, query.low, query.high),
                 ],
             )
             page = fitting.slice(query.offset, min(query.limit, MOST_TILES))
@@ -240,14 +265,16 @@ class Answers:
                 "index": row["image_index"],
                 "path": row["path"],
                 "label": name(cell_a["classes"], row["label"]),
+                "value": row["value"],
                 "answers": [
                     {
                         "model": answer["checkpoint"],
                         "clean": name(answer["classes"], answer["clean"]),
                         "clean_confidence": answer["clean_confidence"],
+                        "clean_right": _is_right(row["label"], answer["clean"], answer["clean_rank"]),
                         "answer": name(answer["classes"], answer["predicted"]),
                         "confidence": answer["confidence"],
-                        "right": None if row["label"] is None else answer["label_rank"] == 0,
+                        "right": _is_right(row["label"], answer["predicted"], answer["label_rank"]),
                     }
                     for answer in answers.get(row["image_index"], [])
                 ],
@@ -257,18 +284,20 @@ class Answers:
         return {"total": len(fitting), "digest": cell_a["digest"], "seed": cell_a["seed"], "tiles": tiles}
 
     def classes(self, study: str, image_set: str) -> list[dict[str, Any]]:
-        """The classes that images of the set are labelled with."""
+        """Classes of the set's images by each scheme of labels, first that which predictions are ranked by."""
         with self._database() as opened:
             cells = self._known(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
             if cells.is_empty():
                 raise UsageError(f"{study} has no image set {image_set}; choose another")
             query = (
-                "SELECT DISTINCT label.class AS class, coalesce(shown_class.name, label.class::VARCHAR) AS name "
+                "SELECT DISTINCT NOT own_scheme(scheme) AS further, scheme, label.class AS class, "
+                "coalesce(shown_class.name, label.class::VARCHAR) AS name "
                 "FROM label LEFT JOIN shown_class ON shown_class.image_set = label.image_set "
                 "AND shown_class.class = label.class AND list_contains($2, shown_class.classes) "
-                "WHERE label.image_set = $1 AND own_scheme(scheme) ORDER BY ALL"
+                "WHERE label.image_set = $1 ORDER BY ALL"
             )
-            return opened.store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()]).to_dicts()
+            rows = opened.store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()])
+        return rows.drop("further").to_dicts()
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
@@ -308,7 +337,13 @@ class Answers:
                 [label],
             )
             table = find_study_table(opened.store, label, with_errors=False)
-            opened.known[label] = Known(cells, read_conditions(opened.store, label), table)
+            version = int(opened.store.frame("SELECT study_id FROM version_of(?)", [label]).item())
+            measures = opened.store.frame(
+                "SELECT name, title, unit FROM own_measure SEMI JOIN (FROM own_answer WHERE per_image) AS answer "
+                "ON answer.study = own_measure.study AND metric = name WHERE own_measure.study = ? ORDER BY name",
+                [version],
+            )
+            opened.known[label] = Known(cells, read_conditions(opened.store, label), table, version, measures)
         return opened.known[label]
 
 
@@ -329,7 +364,9 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
     """Image -> what each model says of it, perturbed and clean."""
     ids = _listed([*cells["cell"], *cells["clean_cell"].drop_nulls()])
     predictions = store.frame(ANSWERS.format(cells=ids, which=numbers))
-    reference = predictions.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
+    reference = predictions.select(
+        "image_index", clean_cell="cell", clean="predicted", clean_rank="label_rank", clean_confidence="confidence"
+    )
     answers = (
         predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
         .join(reference, on=["clean_cell", "image_index"], how="left")
@@ -339,6 +376,11 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
     for row in answers.to_dicts():
         by_image.setdefault(row["image_index"], []).append(row)
     return by_image
+
+
+def _is_right(label: int | None, predicted: int | None, label_rank: int | None) -> bool | None:
+    """Whether a prediction is the label; None where there is no label, or no prediction."""
+    return None if label is None or predicted is None else label_rank == 0
 
 
 def _metrics(table: StudyTable | str) -> dict[str, Any]:

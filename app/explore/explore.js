@@ -4,8 +4,7 @@
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
-  let named; // which one the address named for it; without a name, it is the one that ran last
-  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, from, image
+  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, measure, low, high, from, image
   let tiles = [];
 
   // The address is the state: a link opens what was seen, and the back button goes there.
@@ -14,6 +13,7 @@
     const next = { ...asked, ...changes };
     for (const [name, value] of Object.entries(next)) if (value === null || value === undefined || value === "") delete next[name];
     const address = `/?${new URLSearchParams(next)}`;
+    $("link").href = address;
     if (address === location.pathname + location.search) return;
     history[replace ? "replaceState" : "pushState"](null, "", address);
     asked = read();
@@ -68,29 +68,62 @@
     const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
     only.disabled = !$("b").value;
     $("selection").value = asked.selection === "flips_only_a" && only.disabled ? "flips" : asked.selection ?? "flips";
+    $("measures").hidden = !study.measures.length;
+    const title = ({ name, title, unit }) => [name, unit ? `${title} (${unit})` : title];
+    fill($("measure"), [["", "any"], ...study.measures.map(title)], asked.measure ?? "");
+    for (const name of ["low", "high"]) {
+      $(name).disabled = !$("measure").value;
+      $(name).value = $("measure").value ? asked[name] ?? "" : "";
+    }
     boxes();
+    // What stands for an empty choice is written as well: a link has to show the same when the database has a newer study.
+    const parts = Object.fromEntries(["probe", "condition", "bias", "group", "selection", "a", "b", "measure", "low", "high"].map((name) => [name, $(name).value]));
+    write({ study: study.study, set: $("set").value, ...parts }, true);
   };
 
   const boxes = () => {
     const wanted = new Set(chosen());
     $("count").textContent = `${wanted.size} of ${study.models.length}`;
+    $("every").disabled = wanted.size === study.models.length;
+    $("none").disabled = wanted.size === 0;
     if ($("models").children.length !== study.models.length || $("models").dataset.study !== study.study) {
       $("models").dataset.study = study.study;
       $("models").replaceChildren(...study.models.map((model) => {
-        const label = document.createElement("label"), box = document.createElement("input"), dot = document.createElement("i");
+        const label = document.createElement("label"), box = document.createElement("input");
         box.type = "checkbox";
         box.value = model.name;
-        dot.style.setProperty("--hue", model.color);
         label.title = model.category;
-        label.append(box, dot, model.name);
+        label.append(box, symbol(model), model.name);
         return label;
       }));
     }
     for (const box of $("models").querySelectorAll("input")) box.checked = wanted.has(box.value);
   };
 
-  // Charts
-  const CONFIG = { font: "Helvetica Neue, Arial, Liberation Sans, sans-serif", view: { stroke: "#d9d9d9" }, axis: { titleFontWeight: "normal", gridColor: "#ececec" } };
+  // The symbols of the charts, in a square of 10 units
+  const SHAPES = {
+    circle: "M5 1a4 4 0 1 0 0 8a4 4 0 1 0 0-8z", square: "M1.5 1.5h7v7h-7z", diamond: "M5 0l4.5 5l-4.5 5l-4.5-5z",
+    cross: "M3.5 1h3v2.5h2.5v3h-2.5v2.5h-3v-2.5h-2.5v-3h2.5z", "triangle-up": "M5 1l4.5 8h-9z", "triangle-down": "M5 9l4.5-8h-9z",
+    "triangle-right": "M9 5l-8 4.5v-9z", "triangle-left": "M1 5l8 4.5v-9z",
+  };
+  const symbol = (model) => {
+    const [image, path] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+    image.setAttribute("viewBox", "0 0 10 10");
+    image.setAttribute("class", "symbol");
+    image.setAttribute("aria-hidden", "true");
+    path.setAttribute("d", SHAPES[model.shape]);
+    path.setAttribute("fill", hue(model));
+    image.append(path);
+    return image;
+  };
+  const hue = (model) => (model.color === "#000000" ? "var(--ink)" : model.color); // black is not seen on a dark page
+
+  // Charts. Colours of the page's variables follow light and dark without another drawing.
+  const TEXT = { labelColor: "var(--ink)", titleColor: "var(--ink)", titleFontWeight: "normal" };
+  const CONFIG = {
+    font: "Helvetica Neue, Arial, Liberation Sans, sans-serif", background: "transparent", padding: 8, view: { stroke: "var(--line)" },
+    axis: { ...TEXT, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: "var(--faint)", tickColor: "var(--faint)" }, legend: TEXT,
+  };
   const draw = async (place, spec) => {
     views.get(place)?.finalize();
     $(place).classList.remove("words");
@@ -123,7 +156,10 @@
 
   const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
   const measure = () => imageSet()?.labelled === false ? "agreement" : "top-1";
-  const hues = () => ({ domain: names(), range: study.models.map((model) => model.color) });
+  const looks = () => ({
+    color: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map(hue) }, legend: null },
+    shape: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map((model) => model.shape) }, legend: null },
+  });
   const accuracy = async () => {
     const data = rows();
     if (!data.length) return words("curves", chosen().length ? "No results of these models for these images." : "No model is chosen.");
@@ -157,19 +193,21 @@
     const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
     const octaves = x === "cycles" && !data[0].cuts;
     const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
+    const { color, shape } = looks();
     return {
       data: { values: data }, height: 270,
       encoding: {
         x: { field: x, type, title, sort: null, axis: { labelAngle: 0 }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
-        color: { field: "model", type: "nominal", scale: hues(), legend: null },
+        color,
       },
       layer: [
-        { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "#8c8c8c" },
+        { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "var(--faint)" },
           encoding: { x: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
         { mark: { type: "rule", opacity: 0.35 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
           encoding: {
+            shape,
             y: { field: "top1", type: "quantitative", title: measure(), scale: { domain: [0, 1] } },
             size: { condition: { test: "datum.picked", value: 130 }, value: 45 },
           } },
@@ -181,9 +219,9 @@
     const { why, rows: all } = study.metrics, bias = $("bias").value, group = $("group").value;
     $("brush").hidden = $("bias").parentElement.hidden = $("group").parentElement.hidden = Boolean(why);
     if (why) return words("scatter", `Nothing to correlate: ${why}.`);
-    const wanted = new Set(chosen()), looks = new Map(study.models.map((model) => [model.name, model]));
+    const wanted = new Set(chosen()), { color, shape } = looks();
     const values = all.filter((row) => row[bias] !== null && row[group] !== null).map((row) => ({
-      model: row.checkpoint, category: looks.get(row.checkpoint)?.category, x: row[bias], y: row[group],
+      model: row.checkpoint, x: row[bias], y: row[group],
       x_low: row[`${bias}_low`] ?? row[bias], x_high: row[`${bias}_high`] ?? row[bias],
       y_low: row[`${group}_low`] ?? row[group], y_high: row[`${group}_high`] ?? row[group], chosen: wanted.has(row.checkpoint),
     }));
@@ -191,14 +229,14 @@
     const axes = {
       x: { field: "x", type: "quantitative", title: study.metrics.titles[bias], scale: { zero: false, nice: true } },
       y: { field: "y", type: "quantitative", title: `${study.metrics.titles[group]} (%)`, scale: { zero: false, nice: true } },
-      color: { field: "model", type: "nominal", scale: hues(), legend: null },
+      color,
     };
     const view = await draw("scatter", {
       data: { name: "models", values }, height: 300,
       layer: [
         { mark: { type: "rule" }, encoding: { ...axes, x: { ...axes.x, field: "x_low" }, x2: { field: "x_high" }, opacity: { ...opacity, value: 0.08 } } },
         { mark: { type: "rule" }, encoding: { ...axes, y: { ...axes.y, field: "y_low" }, y2: { field: "y_high" }, opacity: { ...opacity, value: 0.08 } } },
-        { params: [{ name: "brush", select: { type: "interval", clear: "dblclick" } }], mark: { type: "point", filled: true, size: 80 }, encoding: { ...axes, opacity } },
+        { params: [{ name: "brush", select: { type: "interval", clear: "dblclick", mark: { fill: "var(--ink)", stroke: "var(--ink)", fillOpacity: 0.12 } } }], mark: { type: "point", filled: true, size: 80 }, encoding: { ...axes, shape, opacity } },
       ],
     });
     $("scatter").onpointerup = async () => {
@@ -225,7 +263,7 @@
   };
 
   // Images
-  const percent = (value) => (value === null ? "" : ` ${Math.round(100 * value)} %`);
+  const percent = (value) => (value === null ? "" : `\u00a0${Math.round(100 * value)}\u00a0%`);
   const picture = (tile, digest, seed, perturbed) => {
     const image = document.createElement("img"), asks = { set: digest, index: tile.index };
     if (perturbed) Object.assign(asks, { condition: perturbed.id, seed });
@@ -234,31 +272,48 @@
     image.loading = "lazy";
     return image;
   };
-  const pair = (tile, wall) => {
-    const one = condition(), seen = imageSet()?.pictures;
-    const text = (words) => Object.assign(document.createElement("p"), { textContent: words });
-    if (!seen) return [text("These images were not found on this machine; name their folder with --images.")];
-    return [picture(tile, wall.digest, wall.seed), one.unseen ? text(one.unseen) : picture(tile, wall.digest, wall.seed, one)];
+  const element = (tag, className, ...content) => {
+    const node = Object.assign(document.createElement(tag), { className });
+    node.append(...content);
+    return node;
   };
-  const says = (answer, of) => {
-    const line = Object.assign(document.createElement("span"), { className: "says" });
-    if (!answer) return line;
-    line.textContent = `${of}: ${answer.clean ?? "?"}${percent(answer.clean_confidence)} → ${answer.answer}${percent(answer.confidence)}`;
-    line.classList.toggle("wrong", answer.right === false);
-    return line;
+  const pair = (tile, wall, whole = false) => {
+    const perturbed = condition(), seen = imageSet()?.pictures;
+    const figure = (content, words) => element("figure", "", content, element("figcaption", "", words));
+    if (!seen) return [element("p", "", "These images were not found on this machine; name their folder with --images.")];
+    return [
+      figure(picture(tile, wall.digest, wall.seed), "clean"),
+      figure(perturbed.unseen ? element("p", "", perturbed.unseen) : picture(tile, wall.digest, wall.seed, perturbed), whole ? `perturbed: ${perturbed.words}` : "perturbed"),
+    ];
   };
+  const answered = (name, confidence, right) => {
+    const text = element("span", right === false ? "answer wrong" : "answer");
+    if (right === false) text.append(Object.assign(element("span", "", "✗"), { role: "img", ariaLabel: "wrong:" }), "\u00a0");
+    text.append(`${name ?? "?"}${percent(confidence)}`);
+    return text;
+  };
+  const clean = (answer) => answered(answer.clean, answer.clean_confidence, answer.clean_right);
+  const perturbed = (answer) => answered(answer.answer, answer.confidence, answer.right);
+  const symbolOf = (name) => symbol(study.models.find((model) => model.name === name));
+  const says = (answer) => (answer ? element("span", "says", symbolOf(answer.model), `\u00a0${answer.model}: `, clean(answer), " → ", perturbed(answer)) : "");
   let wall = null, walls = 0;
   const images = async () => {
     const turn = ++walls;
     const classes = await fetched(`/api/classes?${new URLSearchParams({ study: study.study, set: $("set").value })}`);
-    fill($("label"), [["", "any"], ...classes.map((one) => [String(one.class), one.name])], asked.label ?? "");
+    if (turn !== walls) return; // another choice was made meanwhile
+    const several = new Set(classes.map((row) => row.scheme)).size > 1;
+    fill($("label"), [["", "any"], ...classes.map((row) => [`${row.scheme}:${row.class}`, several ? `${row.scheme.replaceAll("_", " ")}: ${row.name}` : row.name])], asked.label ?? "");
+    write({ label: $("label").value }, true);
+    const [scheme, label] = $("label").value ? $("label").value.split(":") : [null, null];
+    const bound = (name) => ($(name).value === "" ? null : Number($(name).value));
     const from = Number(asked.from ?? 0), b = $("b").value;
     const found = await fetched("/api/images", {
       study: study.study, image_set: $("set").value, condition: $("condition").value, a: $("a").value, b: b || null,
-      selection: $("selection").value, label: $("label").value === "" ? null : Number($("label").value),
+      selection: $("selection").value, scheme, label: label === null ? null : Number(label),
+      measure: $("measure").value || null, low: bound("low"), high: bound("high"),
       models: [...new Set([$("a").value, ...(b ? [b] : []), ...chosen()])], offset: from, limit: TILES,
     });
-    if (turn !== walls) return; // another choice was made meanwhile
+    if (turn !== walls) return;
     wall = found;
     tiles = found.tiles;
     const range = tiles.length > 1 ? `${from + 1} to ${from + tiles.length}` : `number ${from + 1}`;
@@ -266,13 +321,12 @@
     $("before").disabled = from === 0;
     $("after").disabled = from + tiles.length >= found.total;
     $("wall").replaceChildren(...tiles.map((tile) => {
-      const item = document.createElement("li"), button = document.createElement("button"), both = document.createElement("div");
+      const item = document.createElement("li"), button = element("button", "", element("div", "pair", ...pair(tile, found)));
       button.type = "button";
       button.dataset.index = tile.index;
-      both.className = "pair";
-      both.append(...pair(tile, found));
-      button.append(both, Object.assign(document.createElement("span"), { className: "says", textContent: tile.label === null ? tile.path : `${tile.path} (${tile.label})` }));
-      for (const name of [$("a").value, b].filter(Boolean)) button.append(says(tile.answers.find((one) => one.model === name), b ? name : "A"));
+      button.append(element("span", "says", tile.label === null ? tile.path : `${tile.path} (${tile.label})`));
+      for (const name of [$("a").value, b].filter(Boolean)) button.append(says(tile.answers.find((answer) => answer.model === name)));
+      if (tile.value !== null) button.append(element("span", "says", `${$("measure").selectedOptions[0].text}: ${Number(tile.value.toPrecision(4))}`));
       button.onclick = () => { write({ image: tile.index }); detail(); };
       item.append(button);
       return item;
@@ -283,13 +337,10 @@
     const place = tiles.findIndex((tile) => String(tile.index) === asked.image), tile = tiles[place], dialog = $("image");
     if (!tile) return void (dialog.open && dialog.close());
     $("image-title").textContent = tile.label === null ? tile.path : `${tile.path}, labelled ${tile.label}`;
-    $("image-pair").replaceChildren(...pair(tile, wall));
+    $("image-pair").replaceChildren(...pair(tile, wall, true));
     $("image-answers").replaceChildren(...tile.answers.map((answer) => {
-      const row = document.createElement("tr");
-      for (const text of [answer.model, `${answer.clean ?? "?"}${percent(answer.clean_confidence)}`, `${answer.answer}${percent(answer.confidence)}`])
-        row.append(Object.assign(document.createElement("td"), { textContent: text }));
-      row.lastChild.classList.toggle("wrong", answer.right === false);
-      return row;
+      const cells = [[symbolOf(answer.model), `\u00a0${answer.model}`], [clean(answer)], [perturbed(answer)]];
+      return element("tr", "", ...cells.map((content) => element("td", "", ...content)));
     }));
     $("previous").disabled = place === 0;
     $("next").disabled = place === tiles.length - 1;
@@ -303,11 +354,8 @@
   // From the address to the page
   const show = guarded(async () => {
     delete document.documentElement.dataset.drawn;
-    if (!study || asked.study !== named) {
-      const wanted = asked.study;
-      study = await fetched(`/api/study${wanted ? `?${new URLSearchParams({ study: wanted })}` : ""}`);
-      named = wanted;
-    }
+    if (!study || asked.study !== study.study)
+      study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
     controls();
     await Promise.all([accuracy(), scatter(), images()]);
     document.documentElement.dataset.drawn = "all";
@@ -319,7 +367,7 @@
   $("probe").onchange = () => change({ probe: $("probe").value, condition: null, from: null, image: null });
   $("condition").onchange = () => change({ condition: $("condition").value, from: null, image: null });
   for (const name of ["bias", "group"]) $(name).onchange = () => change({ [name]: $(name).value });
-  for (const name of ["selection", "a", "b", "label"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
+  for (const name of ["selection", "a", "b", "label", "measure", "low", "high"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
   $("models").onchange = () => change({ models: [...$("models").querySelectorAll("input:checked")].map((box) => box.value).join(",") || "-" });
   $("every").onclick = () => change({ models: null });
   $("none").onclick = () => change({ models: "-" });

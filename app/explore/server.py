@@ -1,9 +1,16 @@
-"""The page's server: on 127.0.0.1 alone, for who has the token, and of files it gives images of packed sets alone."""
+"""The page's server: on one address, for whoever has the token; the only files that it gives are images of packed sets.
+
+The address is 127.0.0.1 unless the user names another one of this machine.
+"""
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
+import logging
+import math
+import re
 import secrets
 import socket
 import subprocess
@@ -11,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -30,7 +38,7 @@ from ..pictures.conditions import Conditions
 from ..pictures.sheet import grid_of
 from .answers import Answers, ImageQuery
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 COOKIE = "bandlens_explorer"
 LARGEST_BODY = 1 << 20
 """Bytes of a request: the names of a thousand models are 50 kB."""
@@ -45,6 +53,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+NAME_ONE = "name the one address of this machine that browsers open"
+"""The end of each message about a --host that cannot be listened at."""
+log = logging.getLogger("bandlens")
 STATIC = {"explore.js": "text/javascript", "explore.css": "text/css"}
 
 
@@ -55,9 +66,12 @@ class Doorkeeper:
     name this host by a name of its own (Host), and says where it comes from (Origin).
     """
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, token: str, host: str, port: int) -> None:
+        """`host` is what `read_host` gives; a browser on this machine may call 127.0.0.1 localhost, too."""
         self._app, self._token, self._name = app, token, f"{COOKIE}_{port}"
-        self._hosts = (f"{HOST}:{port}", f"localhost:{port}")
+        names = (host, "localhost") if host == LOOPBACK else (host,)
+        # Browsers leave out the port of plain http.
+        self._hosts = [f"{name}:{port}" for name in names] + [name for name in names if port == 80]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,7 +106,10 @@ class Doorkeeper:
             entered.set_cookie(self._name, self._token, httponly=True, samesite="strict")
             return entered
         if not self._is_token(request.cookies.get(self._name, "")):
-            return PlainTextResponse("Open the address that `bandlens explore` printed, with its token.\n", 403)
+            return PlainTextResponse(
+                "Open the address that `bandlens explore` printed, with its token, or add &token=TOKEN to a link.\n",
+                403,
+            )
         return self._app
 
     def _is_token(self, token: str) -> bool:
@@ -108,9 +125,13 @@ IMAGES: Mapping[str, type] = {
     "models": list,
     "offset": int,
     "limit": int,
+    "scheme": str,
+    "measure": str,
+    "low": float,
+    "high": float,
 }
 """Field of a request for images -> its type; those of OPTIONAL may be null."""
-OPTIONAL = ("b", "label")
+OPTIONAL = ("b", "label", "scheme", "measure", "low", "high")
 LARGEST_NUMBER = 1 << 31
 MALFORMED = (
     ValueError,
@@ -131,7 +152,8 @@ def read_request(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
     for name, value in asks.items():
         number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
         texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
-        fits = {str: isinstance(value, str), int: number, list: texts}[fields[name]]
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = {str: isinstance(value, str), int: number, float: finite, list: texts}[fields[name]]
         if not fits and not (value is None and name in OPTIONAL):
             raise ValueError(f"the request has another {name}")
     return asks
@@ -150,7 +172,7 @@ async def answer_in_thread(answer: Callable[[], Response]) -> Response:
     return _json({"error": why}, 400)
 
 
-def application(answers: Answers, token: str, port: int) -> ASGIApp:
+def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
     """The page, and the routes that it asks."""
     libraries = _libraries()
 
@@ -204,24 +226,56 @@ def application(answers: Answers, token: str, port: int) -> ASGIApp:
         Route("/api/correlation", posted(answers.correlation, CORRELATION), methods=["POST"]),
         Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks)), IMAGES), methods=["POST"]),
     ]
-    return Doorkeeper(Starlette(routes=routes), token, port)
+    return Doorkeeper(Starlette(routes=routes), token, host, port)
+
+
+def read_host(text: str) -> str:
+    """The address or name of a machine as browsers write it in the Host header; UsageError where it is neither."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", text.lower()):
+            raise UsageError(f"--host {text} is neither an address nor a name; {NAME_ONE}") from None
+        return text.lower()
+    if "%" in text:
+        raise UsageError(f"--host {text} has a zone, which no browser takes; {NAME_ONE}")
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or f"[{address}]")
+    return str(address)
 
 
 @contextmanager
-def listening(port: int) -> Iterator[socket.socket]:
-    """A socket on 127.0.0.1; port 0 is any that is free. UsageError where the port is taken."""
-    with socket.socket() as place:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket on one address of this machine; port 0 is any that is free.
+
+    Raises UsageError where the host has no address, is another machine's or stands for all addresses, whose Host header
+    cannot be compared, and where the port is taken.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {host}: {getattr(error, 'strerror', error)}; {NAME_ONE}") from None
+    if ip_address(address[0]).is_unspecified:
+        raise UsageError(f"--host {host} stands for all addresses of this machine; {NAME_ONE}")
+    with socket.socket(family, socket.SOCK_STREAM) as place:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            place.bind((HOST, port))
+            place.bind((address[0], port))
         except (OSError, OverflowError) as error:
+            if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+                raise UsageError(f"--host {host} is no address of this machine; {NAME_ONE}") from None
             raise UsageError(f"cannot listen on port {port}: {error}; choose another --port") from None
         place.listen(64)
         yield place
 
 
 def serve(
-    database: Path, sets: dict[str, ImageSet], study: Path | None, port: int, tell: Callable[[str, int], object]
+    database: Path,
+    sets: dict[str, ImageSet],
+    study: Path | None,
+    host: str,
+    port: int,
+    tell: Callable[[str, int], object],
 ) -> None:
     """Serve the explorer until the process is interrupted.
 
@@ -229,19 +283,25 @@ def serve(
         database: results; only read.
         sets: image sets by their digest.
         study: a study file, for the probes of one's own that it names.
+        host: the address or name of this machine that the page is opened at.
         port: 0 is any that is free.
         tell: called with the address, token included, and the number of image sets found.
     """
+    host = read_host(host)
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
     answers.study(None)  # a database with faults is refused before anything listens
     token = secrets.token_urlsafe(24)
-    with listening(port) as place:
-        number = place.getsockname()[1]
+    with listening(host, port) as place:
+        address, number = place.getsockname()[:2]
         config = uvicorn.Config(
-            application(answers, token, number), log_level="error", access_log=False, lifespan="off"
+            application(answers, token, host, number), log_level="error", access_log=False, lifespan="off"
         )
         server = uvicorn.Server(config)
-        tell(f"http://{HOST}:{number}/?token={token}", len(sets))
+        if not ip_address(address).is_loopback:
+            log.warning(
+                f"bandlens: whoever can read the network on the way to {host} sees token and pages: it is plain http"
+            )
+        tell(f"http://{host}:{number}/?token={token}", len(sets))
         try:
             server.run(sockets=[place])
         finally:

@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import as_errors, probe_panels, series_of
+from ...analysis.charts.curves import as_errors, probe_panels
 from ...analysis.charts.metrics import add_estimators, number_chart
-from ...analysis.charts.palette import colors
+from ...analysis.charts.palette import colors, series_of
 from ...analysis.charts.style import plural, words
 from ...protocol import CUES, GROUPS
 from .data import ReportData

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.curves import band_map, series_of
+from ...analysis.charts.curves import band_map
 from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, threshold_map
+from ...analysis.charts.palette import series_of
 from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, label_of, numbers_drawn, without_replaced
 from .accuracy import in_bands, key, perturbed_sets

@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, chromium, require_browser, resize
 from made_up_results import cell, condition, image_set, model, part, store_study
+from served import Served, ask, cookie, listening_addresses, post, serving
+from small import ask as sql_rows
 from small import bandlens
-from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
-
-
-@dataclass(frozen=True)
-class Served:
-    address: str
-    port: int
-    token: str
-
-
-@contextmanager
-def serving(database: Path, sets: Path) -> Iterator[Served]:
-    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    address, count_line = process.stdout.readline().strip(), process.stdout.readline()
-    assert count_line == "1 image set found; Ctrl-C ends it\n"
-    matched = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", address)
-    assert matched, address
-    try:
-        yield Served(address, int(matched[1]), matched[2])
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 130
-    assert error_text == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 
 
 @pytest.fixture(scope="module")
 def served(explored: Path) -> Iterator[Served]:
     with serving(explored / "results.duckdb", explored) as server:
         yield server
-
-
-@dataclass(frozen=True)
-class Got:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def ask(served: Served, path: str, **headers: str) -> Got:
-    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
-        host = headers.pop("Host", f"127.0.0.1:{served.port}")
-        connection.putrequest("GET", path, skip_host=True)
-        for name, value in {"Host": host, **headers}.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-        answer = connection.getresponse()
-        return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-
-
-def post(served: Served, path: str, body: bytes) -> Got:
-    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
-        connection.request("POST", path, body, {"Cookie": cookie(served)})
-        answer = connection.getresponse()
-        return Got(answer.status, dict(answer.getheaders()), answer.read())
-
-
-def cookie(served: Served) -> str:
-    return f"bandlens_explorer_{served.port}={served.token}"
 
 
 # Who may come in
@@ -104,7 +45,7 @@ def test_nothing_without_the_token(served: Served, path: str) -> None:
 
 
 def test_another_name_for_this_host_is_refused(served: Served) -> None:
-    assert ask(served, "/api/study", Host="evil.example", Cookie=cookie(served)).status == 421
+    assert ask(served, "/api/study", hosts=["evil.example"], Cookie=cookie(served)).status == 421
 
 
 def test_another_site_is_refused(served: Served) -> None:
@@ -148,13 +89,29 @@ MALFORMED_FIELDS = [
     {"offset": -1},
     {"offset": 10**30},
     {"limit": None},
+    {"low": "1"},
+    {"low": True},
+    {"high": 10**400},
+    {"scheme": 1},
+    {"measure": "nothing"},
     {"a": ["net_0"]},
     {"selection": "a'; DROP TABLE cell"},
     {"selection": "flips_only_a", "b": None},
     {"condition": "\0"},
     {"other": 1},
 ]
-MALFORMED_BODIES = [b"", b"null", b"[]", b"1", b"{", b"\xff", b"[" * 100_000, b'{"study": NaN}', b"[1e999]"]
+MALFORMED_BODIES = [
+    b"",
+    b"null",
+    b"[]",
+    b"1",
+    b"{",
+    b"\xff",
+    b"[" * 100_000,
+    b'{"low": NaN}',
+    b'{"low": 1e999}',
+    b"[1e999]",
+]
 
 
 @pytest.mark.parametrize("path", ["/api/images", "/api/correlation"])
@@ -200,12 +157,7 @@ def test_a_malformed_address_is_400_and_one_line(served: Served, path: str) -> N
 
 
 def test_nobody_listens_on_other_addresses(served: Served) -> None:
-    listening = [
-        line.split()[1]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-        if int(line.split()[1].split(":")[1], 16) == served.port and line.split()[3] == "0A"
-    ]
-    assert listening == [f"0100007F:{served.port:04X}"]
+    assert listening_addresses(served.port) == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -435,6 +387,120 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         assert "top-1" not in titles
         choose(driver, "selection", "all")
         assert js(driver, "document.getElementById('total').textContent") == "1 image"
+
+
+def test_wrong_answers_have_a_mark_in_both_columns(page: Any, explored: Path) -> None:
+    choose(page, "probe", "lowpass")
+    choose(page, "selection", "all")
+    page.find_elements("css selector", "#wall button")[0].click()
+    assert [heading.text for heading in page.find_elements("css selector", "dialog th")] == [
+        *("model", "clean", "perturbed")
+    ]
+    marks = js(
+        page,
+        "[...document.querySelectorAll('#image-answers tr')].map((row) => [row.cells[0].textContent.trim(), "
+        "...[row.cells[1], row.cells[2]].map((cell) => cell.querySelector('.wrong [role=img]')?.textContent ?? '')])",
+    )
+    condition = query(page)["condition"]
+    query_text = (
+        "SELECT study_detail.checkpoint, clean.label_rank > 0, prediction.label_rank > 0 FROM study_detail "
+        "JOIN cell ON cell.id = study_detail.cell JOIN condition ON condition.id = cell.condition "
+        "JOIN prediction ON prediction.cell = study_detail.cell "
+        "JOIN prediction AS clean ON clean.cell = clean_cell AND clean.image_index = prediction.image_index "
+        "WHERE condition.digest = ? AND prediction.image_index = 0 ORDER BY ALL"
+    )
+    rows = sql_rows(explored / "results.duckdb", query_text, [condition])
+    assert marks == [[name, *("✗" if wrong else "" for wrong in pair)] for name, *pair in rows]
+    assert {mark for _, *pair in marks for mark in pair} == {"", "✗"}
+    captions = "[...document.querySelectorAll(`${arguments[0]} figcaption`)].map((caption) => caption.textContent)"
+    words = js(page, "document.getElementById('condition').selectedOptions[0].text")
+    assert js(page, captions, "dialog") == ["clean", f"perturbed: lowpass {words}"]
+    assert js(page, captions, "#wall li:first-child") == ["clean", "perturbed"]
+
+
+def test_models_have_the_same_symbols_in_lists_and_charts(page: Any) -> None:
+    listed = js(page, "[...document.querySelectorAll('#models .symbol path')].map((path) => path.getAttribute('d'))")
+    assert len(set(listed)) == 6
+    for place in ("curves", "scatter"):
+        script = f"[...document.querySelectorAll('#{place} .mark-symbol path')].map((path) => path.getAttribute('d'))"
+        assert len({re.sub(r"[-0-9.]+", "", path) for path in js(page, script)}) >= 4, "a shape for each model"
+
+
+def test_buttons_that_do_nothing_are_disabled(page: Any) -> None:
+    names = ("every", "none", "before", "after")
+
+    def disabled() -> list[str]:
+        return [name for name in names if js(page, f"document.getElementById('{name}').disabled")]
+
+    choose(page, "selection", "all")
+    assert disabled() == ["every", "before"]
+    page.execute_script("delete document.documentElement.dataset.drawn; document.getElementById('after').click()")
+    settled(page)
+    assert disabled() == ["every", "after"]
+    page.execute_script("delete document.documentElement.dataset.drawn; document.getElementById('none').click()")
+    settled(page)
+    assert disabled() == ["none", "after"]
+    look = "getComputedStyle(document.getElementById('none'))"
+    assert js(page, f"[{look}.cursor, Number({look}.opacity) < 1]") == ["not-allowed", True]
+
+
+def test_the_address_has_everything_that_is_seen(page: Any) -> None:
+    controls = ("study", "set", "probe", "condition", "bias", "group", "selection", "a")
+    values = {name: js(page, f"document.getElementById('{name}').value") for name in controls}
+    assert query(page) == values, "a newer study, or another default, shows the same"
+    choose(page, "probe", "highpass")
+    choose(page, "b", "net_3")
+    link = js(page, "document.getElementById('link').href")
+    assert link == page.current_url
+    page.get("about:blank")
+    page.get(link)
+    settled(page)
+    assert js(page, "['probe', 'b'].map((name) => document.getElementById(name).value)") == ["highpass", "net_3"]
+    assert page.current_url == link
+
+
+def test_charts_are_dark_in_the_dark(page: Any) -> None:
+    script = """(() => {
+        const gray = (color) => { const [r, g, b, a] = [...color.matchAll(/[0-9.]+/g)].map(Number);
+            return a === 0 ? null : (0.21 * r + 0.72 * g + 0.07 * b) / 255; };
+        const back = (node) => gray(getComputedStyle(node).backgroundColor) ?? back(node.parentElement);
+        return [...document.querySelectorAll('.chart svg')].map((chart) => [back(chart),
+            ...[...chart.querySelectorAll('text')].map((text) => gray(getComputedStyle(text).fill))]);
+    })()"""
+    for scheme in ("dark", "light"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        charts = js(page, script)
+        assert len(charts) == 2
+        for ground, *texts in charts:
+            assert texts
+            assert (ground < 0.15 and min(texts) > 0.7) if scheme == "dark" else (ground > 0.9 and max(texts) < 0.4)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_images_are_filtered_by_an_own_measure_and_by_both_cues(driver: Any, explored: Path, tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2], schemes={"texture": [[1], [1], [0]]})
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0, 1, 2], [0, 0, 0])])
+        store.execute("INSERT INTO own_measure SELECT id, 'doubt', 'doubt', 'bits', 'x' FROM study")
+        store.execute("INSERT INTO own_answer SELECT study, 'doubt', cell, true, [0.5, 2.5, 1.5] FROM study_cell")
+    shown = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
+        settled(driver)
+        choose(driver, "selection", "all")
+        assert js(driver, "document.getElementById('low').disabled")
+        choose(driver, "measure", "doubt")
+        assert js(driver, shown) == [1, 2, 0]
+        choose(driver, "low", "1")
+        assert js(driver, shown) == [1, 2]
+        assert "doubt (bits): 2.5" in driver.find_element("css selector", "#wall button").text
+        choose(driver, "label", "texture:1")
+        assert js(driver, shown) == [1]
+        assert {"measure": "doubt", "low": "1", "label": "texture:1"}.items() <= query(driver).items()
+        driver.refresh()
+        settled(driver)
+        assert js(driver, shown) == [1]
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:

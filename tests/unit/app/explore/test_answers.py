@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 from small import ask
 
+from bandlens.analysis.charts.curves import curves
+from bandlens.analysis.charts.palette import FEW
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions, find_sets
@@ -283,3 +286,117 @@ def test_images_of_no_set_are_refused(explored: Path, answers: Answers) -> None:
     for set_digest, index in (("../images.set", 0), (digest, 40), (digest, -1)):
         with pytest.raises(UsageError, match="no such image"):
             answers.picture(set_digest, index, None, 0)
+
+
+def test_the_order_and_the_symbols_are_those_of_the_report(explored: Path, study: dict[str, Any]) -> None:
+    with open_store(explored / "results.duckdb", read_only=True) as store:
+        rows = store.frame("SELECT * FROM curve WHERE probe = 'lowpass'")
+    encoding = curves(rows, "cycles", "cycles", "").to_dict()["layer"][-1]["encoding"]
+    scale = {name: encoding[name]["scale"] for name in ("color", "shape")}
+    names = [model["name"] for model in study["models"]]
+    assert scale["color"]["domain"] == scale["shape"]["domain"] == names
+    assert [(model["color"], model["shape"]) for model in study["models"]] == list(
+        zip(scale["color"]["range"], scale["shape"]["range"], strict=True)
+    )
+
+
+def test_many_models_have_the_symbols_of_their_categories(tmp_path: Path) -> None:
+    images = image_set(2, labels=[0, 1])
+    models = [model(f"net{k}", category="large" if k % 2 else "small") for k in range(FEW + 1)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images, by=by), [0, 1], [0, 0]) for by in models])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    looks = {(each["category"], each["color"], each["shape"]) for each in answers.study(None)["models"]}
+    answers.close()
+    assert len(looks) == len({shape for _, _, shape in looks}) == 2
+
+
+def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Path) -> None:
+    images, blurred = image_set(4, labels=[0, 1, 2, 3]), made_up_condition("lowpass", cutoff=0.1)
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [
+            part(cell(images), [0, 1, 5, 5], [0, 0, 2, 2]),
+            part(cell(images, blurred), [0, 7, 2, 7], [0, 3, 0, 3]),
+        ]
+        store_study(store, "s", images, parts)
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    study = answers.study(None)
+    digest = next(entry["id"] for entry in study["conditions"] if entry["probe"] == "lowpass")
+    tiles = answers.images(ImageQuery("s", "set", digest, "net", None, "all", None, ["net"]))["tiles"]
+    answers.close()
+    marks = [(answer["clean_right"], answer["right"]) for tile in tiles for answer in tile["answers"]]
+    assert marks == [(True, True), (True, False), (False, True), (False, False)]
+
+
+def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> None:
+    cats, elephants = 3, 7
+    images = image_set(
+        3,
+        labels=[cats, cats, elephants],
+        schemes={"texture": [[elephants], [cats], [cats]]},
+    )
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [3, 3, 3], [0, 0, 1])])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    clean = condition(answers.study(None), "clean")["id"]
+
+    def indices(scheme: str | None, label: int) -> list[int]:
+        query = ImageQuery("s", "set", clean, "net", None, "all", label, ["net"], scheme=scheme)
+        return [tile["index"] for tile in answers.images(query)["tiles"]]
+
+    listed = [(row["scheme"], row["class"]) for row in answers.classes("s", "set")]
+    chosen = [indices(scheme, label) for scheme, label in listed]
+    assert indices(None, cats) == [0, 1]
+    answers.close()
+    assert listed == [("shape", cats), ("shape", elephants), ("texture", cats), ("texture", elephants)]
+    assert chosen == [[0, 1], [2], [1, 2], [0]]
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Iterator[Answers]:
+    """Answers of a study with a measure of each image, `doubt`, and one of a whole cell, `spread`."""
+    images = image_set(5, labels=[0, 1, 2, 3, 4])
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(images, by=model(name)), [0, 1, 2, 3, 9], [0, 0, 0, 0, 1]) for name in ("a", "b")]
+        store_study(store, "s", images, parts)
+        (study_id,) = store.frame("SELECT id FROM study")["id"]
+        cells = store.frame("SELECT cell, checkpoint FROM study_detail ORDER BY checkpoint")["cell"].to_list()
+        for name in ("doubt", "spread"):
+            store.execute("INSERT INTO own_measure VALUES (?, ?, ?, ?, ?)", [study_id, name, name, "bits", "x"])
+        rows = [("doubt", cells[0], True, [0.5, -1.0, 2.0, 0.5, 3.0]), ("doubt", cells[1], True, [0.0] * 5)]
+        for row in (*rows, ("spread", cells[0], False, [0.1, 0.2])):
+            store.execute("INSERT INTO own_answer VALUES (?, ?, ?, ?, ?)", [study_id, *row])
+    made = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("asks", "indices"),
+    [
+        ({}, [4, 2, 0, 3, 1]),
+        ({"low": 0.5}, [4, 2, 0, 3]),
+        ({"high": 0.5}, [0, 3, 1]),
+        ({"low": 0, "high": 2.0}, [2, 0, 3]),
+        ({"low": 3.5}, []),
+        ({"selection": "errors"}, [4]),
+        ({"a": "b", "low": 0.0}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_images_are_chosen_and_sorted_by_an_own_measure(
+    measured: Answers, asks: dict[str, Any], indices: list[int]
+) -> None:
+    study = measured.study(None)
+    assert [(row["name"], row["unit"]) for row in study["measures"]] == [("doubt", "bits")], "numbers of images alone"
+    fields = {"a": "a", "b": None, "selection": "all", "label": None, "models": ["a"], "measure": "doubt"} | asks
+    reply = measured.images(ImageQuery("s", "set", condition(study, "clean")["id"], **fields))
+    assert [tile["index"] for tile in reply["tiles"]] == indices
+    if fields["a"] == "a":
+        assert [tile["value"] for tile in reply["tiles"]] == [[0.5, -1.0, 2.0, 0.5, 3.0][k] for k in indices]
+
+
+def test_a_measure_without_numbers_of_images_is_refused(measured: Answers) -> None:
+    clean = condition(measured.study(None), "clean")["id"]
+    for name in ("spread", "nothing"):
+        with pytest.raises(UsageError, match=f"no numbers of {name} for each image; choose another"):
+            measured.images(ImageQuery("s", "set", clean, "a", None, "all", None, ["a"], measure=name))

@@ -1,0 +1,135 @@
+"""Who should not come into an explorer that other machines reach: wrong tokens, other hosts, pages of other sites."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_up_results import cell, image_set, part, store_study
+from served import Served, ask, cookie, listening_addresses, serving
+
+from bandlens.analysis.database.open import open_store
+
+HOST = "127.0.0.2"
+"""An address of this machine that is not the default; whoever listens on it needs no network."""
+PATHS = ("/", "/api/study", "/api/picture?set=x&index=0", "/static/explore.js", "/static/libraries.js", "/nothing")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("hosted")
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(place / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0, 1, 1], [0, 0, 3])])
+    return place
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Served]:
+    before = hashlib.sha256((folder / "results.duckdb").read_bytes()).digest()
+    with serving(folder / "results.duckdb", folder, "--host", HOST, count=0) as server:
+        yield server
+    assert hashlib.sha256((folder / "results.duckdb").read_bytes()).digest() == before, "the database was written to"
+    assert [file.name for file in folder.iterdir()] == ["results.duckdb"]
+
+
+def wrong_tokens(token: str) -> list[str]:
+    return ["", "x", token.swapcase(), token.lower(), token[:-1], f"{token}x", f"%20{token}", f"{token}%00", "%FF%FE"]
+
+
+def test_the_token_lets_in_and_is_then_a_cookie(served: Served) -> None:
+    answer = ask(served, f"/?token={served.token}&probe=lowpass")
+    assert (answer.status, answer.headers["location"]) == (303, "/?probe=lowpass")
+    (name, value), *attributes = (
+        field.strip().partition("=")[::2] for field in answer.headers["set-cookie"].split(";")
+    )
+    assert f"{name}={value}" == cookie(served)
+    settings = {key.lower(): text.lower() for key, text in attributes}
+    assert settings.keys() == {"httponly", "path", "samesite"}, "it ends with the browser, and no other host has it"
+    assert settings["samesite"] == "strict"
+    assert ask(served, "/api/study", Cookie=cookie(served)).status == 200
+
+
+def test_wrong_tokens_stay_outside(served: Served) -> None:
+    assert len(served.token) >= 22, "128 bits in base64"
+    name = cookie(served).partition("=")[0]
+    for token in wrong_tokens(served.token):
+        answers = [ask(served, f"/?token={token}")]
+        if "%" not in token:
+            answers += [ask(served, path, Cookie=f"{name}={token}") for path in PATHS]
+        for answer in answers:
+            assert answer.status == 403, token
+            assert answer.body.count(b"\n") == 1
+            assert "set-cookie" not in answer.headers
+            assert served.token.encode() not in answer.body
+
+
+def test_the_token_counts_in_its_place_alone(served: Served) -> None:
+    for path in PATHS[1:]:
+        joined = "&" if "?" in path else "?"
+        assert ask(served, f"{path}{joined}token={served.token}").status == 403
+    assert ask(served, "/", Authorization=f"Bearer {served.token}").status == 403
+    assert ask(served, "/", Cookie=f"bandlens_explorer_{served.port + 1}={served.token}").status == 403
+    assert ask(served, "/", Cookie=f"BANDLENS_EXPLORER_{served.port}={served.token}").status == 403
+    assert ask(served, f"/?token=x&token={served.token}").status == 403
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"])
+def test_no_method_comes_in_without_the_token_and_none_changes_anything_with_it(served: Served, method: str) -> None:
+    assert ask(served, "/api/study", method).status == 403
+    assert ask(served, "/api/study", method, Cookie=cookie(served)).status == (200 if method == "HEAD" else 405)
+
+
+def test_requests_under_another_host_are_refused(served: Served) -> None:
+    others = [
+        *(f"127.0.0.1:{served.port}", f"localhost:{served.port}", f"evil.example:{served.port}", "evil.example"),
+        *(HOST, f"{HOST}:{served.port + 1}", f"{HOST}.:{served.port}", f"x@{HOST}:{served.port}", ""),
+    ]
+    for host in others:
+        for path in ("/", f"/?token={served.token}", "/api/study"):
+            answer = ask(served, path, hosts=[host], Cookie=cookie(served))
+            assert answer.status == 421, host
+            assert "set-cookie" not in answer.headers
+    assert ask(served, "/", hosts=[served.authority, "evil.example"], Cookie=cookie(served)).status == 400
+    assert ask(served, "/", hosts=[], Cookie=cookie(served)).status == 400
+
+
+def test_pages_of_other_sites_are_refused(served: Served) -> None:
+    origins = ["http://evil.example", f"http://127.0.0.1:{served.port}", f"https://{served.authority}", "null", ""]
+    for origin in origins:
+        for method in ("GET", "OPTIONS"):
+            answer = ask(served, "/api/study", method, Origin=origin, Cookie=cookie(served))
+            assert answer.status == 403, origin
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    answer = ask(served, "/api/study", Origin=f"http://{served.authority}", Cookie=cookie(served))
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_it_listens_at_the_named_address_alone(served: Served) -> None:
+    assert listening_addresses(served.port) == [HOST]
+
+
+@pytest.mark.parametrize(("host", "written"), [("LocalHost", "localhost"), ("::1", "[::1]")])
+def test_each_start_has_a_token_of_its_own(served: Served, folder: Path, host: str, written: str) -> None:
+    with serving(folder / "results.duckdb", folder, "--host", host, count=0) as second_server:
+        assert second_server.token != served.token
+        assert second_server.host == written
+        assert ask(second_server, "/", Cookie=cookie(second_server)).status == 200
+        assert ask(second_server, f"/?token={served.token}").status == 403
+
+
+def test_an_address_that_the_network_reaches_has_a_warning(folder: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # this sends nothing, and binds the address that a packet would leave from
+        except OSError:
+            pytest.skip("this machine has no network")
+        host = probe.getsockname()[0]
+    warning = f"bandlens: whoever can read the network on the way to {host} sees token and pages: it is plain http\n"
+    with serving(folder / "results.duckdb", folder, "--host", host, count=0, warning=warning) as server:
+        assert ask(server, "/").status == 403

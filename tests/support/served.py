@@ -1,0 +1,89 @@
+"""An explorer that is served by a process, and requests to it."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from waiting import LIMIT_SECONDS
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    host: str
+    port: int
+    token: str
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a browser writes them."""
+        return f"{self.host}:{self.port}"
+
+
+@contextmanager
+def serving(database: Path, sets: Path, *options: str, count: int = 1, warning: str = "") -> Iterator[Served]:
+    """Serve a database, and end it by Ctrl-C; `count` image sets have to be found, and the log begin with a warning."""
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    address, count_line = process.stdout.readline().strip(), process.stdout.readline()
+    if not address:
+        raise AssertionError(process.communicate(timeout=LIMIT_SECONDS)[1])
+    hint = "" if count else "; name their folder with --images"
+    assert count_line == f"{count} image set{'' if count == 1 else 's'} found{hint}; Ctrl-C ends it\n"
+    matched = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
+    assert matched, address
+    try:
+        yield Served(address, matched[1], int(matched[2]), matched[3])
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 130
+    assert error_text == f"{warning}bandlens: interrupted; what was committed stays, run the same command to go on\n"
+
+
+@dataclass(frozen=True)
+class Got:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(served: Served, path: str, method: str = "GET", hosts: Sequence[str] | None = None, **headers: str) -> Got:
+    """Send a request with these headers; `hosts` are those of its Host headers, by default the one of the page."""
+    with closing(http.client.HTTPConnection(served.host.strip("[]"), served.port, timeout=30)) as connection:
+        connection.putrequest(method, path, skip_host=True)
+        for host in [served.authority] if hosts is None else hosts:
+            connection.putheader("Host", host)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+
+def post(served: Served, path: str, body: bytes) -> Got:
+    with closing(http.client.HTTPConnection(served.host, served.port, timeout=60)) as connection:
+        connection.request("POST", path, body, {"Cookie": cookie(served)})
+        answer = connection.getresponse()
+        return Got(answer.status, dict(answer.getheaders()), answer.read())
+
+
+def cookie(served: Served) -> str:
+    return f"bandlens_explorer_{served.port}={served.token}"
+
+
+def listening_addresses(port: int) -> list[str]:
+    """IPv4 addresses of this machine at which something listens on a port."""
+    rows = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    places = [place.split(":") for place, _, state in rows if state == "0A"]
+    return [socket.inet_ntoa(bytes.fromhex(place)[::-1]) for place, number in places if int(number, 16) == port]
