@@ -34,6 +34,15 @@ def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
     )
 
 
+CUT_TITLES = {side: f"cut: frequencies {side} it stay (cycles per image)" for side in ("below", "above")}
+"""Side of a filter's cut on which frequencies stay -> the title of the axis that its cuts are drawn over."""
+
+
+def cut_in_words(side: str, cycles: float) -> str:
+    """A cut as charts, menus, captions and tables word it: `below 22 cycles/image`."""
+    return f"{side} {cycles:.0f} cycles/image"
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The facts that the family of a probe states about a condition.
@@ -59,6 +68,13 @@ class Facts:
     """Whether it filters at that frequency, rounded down to whole cycles per image."""
     attack: bool = False
     """Whether its images are made for one network at a time, with its gradient."""
+
+    def setting_at(self, size: int) -> str:
+        """The setting at images of so many pixels a side: of a filter, its cut in cycles per image."""
+        sides = [side for side, title in CUT_TITLES.items() if title == self.x_title]
+        if not sides or self.cycles_per_pixel is None:
+            return self.setting
+        return cut_in_words(sides[0], int(2 * self.cycles_per_pixel * (size // 2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Results:
 
     def verdict(self, study: str | None = None) -> list[str]:
         """Sentences on what the models of one study live on, and on what is not determined."""
-        return verdict(self._store, study_label(self._store, study))
+        return verdict(self._store, study_label(self._store, study)).sentences
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
         """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from ..measures.base import State
 from .palette import FEW, series_of
 from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
 
@@ -85,6 +86,42 @@ def curves(
     return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
 
 
+def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
+    """Add a ring to the curves of a filter at the cut that leaves half of each model's accuracy above chance.
+
+    A bar through it is its 95 % interval, a dotted line leads to its place on the axis. Cuts at an end of the tested
+    ones have no ring, since another share than half is left there.
+
+    Args:
+        chart: what `curves` gives of `curve`.
+        cuts: rows of the view `metric` of one half cut on one image set.
+        curve: rows of the view `curve` of its filter, with `chance` where images have labels.
+    """
+    floor = pl.col("chance").fill_null(0)
+    levels = curve.group_by("checkpoint").agg(half=((pl.col("clean_top1") + floor) / 2).mean())
+    rows = cuts.filter(pl.col("state").is_in([State.OK, State.NO_INTERVAL])).join(
+        levels, on="checkpoint", maintain_order="left"
+    )
+    rows = rows.select("category", "value", "low", "high", "half", model="checkpoint").drop_nulls(["value", "half"])
+    if rows.is_empty():
+        return chart
+    field, measure = series_of(curve), str(curve["measure"][0])
+    # The names are those of the curves: layers share one scale of colours.
+    color, _ = scales(field, curve["checkpoint" if field == "model" else field].sort())
+    x, y = alt.X("value:Q"), alt.Y("half:Q", title=measure)
+    tooltip = [
+        alt.Tooltip("model:N"),
+        alt.Tooltip("value:Q", title="half is left at (cycles per image)", format=".1f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".1f"),
+        alt.Tooltip("high:Q", title="to", format=".1f"),
+    ]
+    base = alt.Chart(inline(rows)).encode(color=color, detail="model:N", opacity=faded(), tooltip=tooltip)
+    down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.datum(0), opacity=faded(0.5))
+    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q", y=y)
+    rings = base.mark_point(size=110, strokeWidth=2.5, fill="white").encode(x=x, y=y)
+    return chart + down + bars + rings
+
+
 def _chance_lines(chances: pl.Series, measure: str) -> Any:
     """Dotted lines at the accuracies of blind guesses; models of different numbers of classes have several."""
     chart = alt.Chart(inline(pl.DataFrame({"chance": chances})))
@@ -104,6 +141,9 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
     """
     rows = rows.sort("checkpoint", "place")
     if rows["y"].is_not_null().any():
+        lowest, highest = rows.select(lowest=pl.col("top1").min(), highest=pl.col("top1").max()).row(0)
+        # A map has the colours of its own values: errors under waves may all be small.
+        domain = domain if lowest is None or lowest == highest else (lowest, highest)
         maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:FEW]
         titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
         return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}
@@ -160,7 +200,7 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
 
 
 def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
-    """The measure of one model under a probe with two axes, a tile for each condition.
+    """The measure of one model under a probe with two axes, a tile for each condition; colours run over `domain`.
 
     A mirrored probe has each condition twice, at (x, y) and at (-x, -y).
     """
@@ -175,7 +215,12 @@ def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] =
         .encode(
             x=alt.X("x:O", title=x_title, axis=alt.Axis(labelOverlap=True)),
             y=alt.Y("y:O", title=y_title, axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=list(domain))),
+            color=alt.Color(
+                "top1:Q",
+                title=measure,
+                scale=alt.Scale(scheme="viridis", domain=list(domain)),
+                legend=alt.Legend(orient="bottom", gradientLength=200),
+            ),
             tooltip=[alt.Tooltip("setting:N"), alt.Tooltip("top1:Q", title=measure, format=".3f")],
         )
         .properties(title=title, width=320, height=320)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -52,6 +52,12 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit(SOUND))
         .otherwise(pl.lit(WARN)),
     )
+
+
+def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str], field: str) -> dict[str, Any]:
+    """Number -> its chart, of those of `titles` that some model has a value of."""
+    valued = set(metrics.filter(pl.col("mark") != NONE)["number"])
+    return {name: number_chart(metrics, name, title, field) for name, title in titles.items() if name in valued}
 
 
 def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:

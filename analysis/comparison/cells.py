@@ -70,12 +70,14 @@ class Run:
         """The short name of the run, or of its one checkpoint or image set."""
         return self.value or self.label
 
+    def select(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Select the rows that are compared, by checkpoint and image_set."""
+        return rows if self.column is None else rows.filter(pl.col(self.column) == self.value)
+
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Select the rows that are compared, by checkpoint and image_set, and give them the comparison's names."""
-        if self.column is None:
-            return rows
-        chosen = rows.filter(pl.col(self.column) == self.value)
-        return chosen.with_columns(pl.lit(self.called).alias(self.column))
+        """Select the rows that are compared, and give them the comparison's names."""
+        chosen = self.select(rows)
+        return chosen if self.column is None else chosen.with_columns(pl.lit(self.called).alias(self.column))
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from ..measures.compute import has_values
 from .cells import DIFFERS, Run, compare_cells, curves
 from .correlations import compare_correlations
 from .measures import compare_measures
-from .words import in_words
+from .verdict import Verdict, compare_verdict, no_metrics
 
 SAME = 1e-12
 """Differences up to which numbers are the same but for rounding."""
@@ -40,8 +39,8 @@ class Comparison:
     only_b: pl.DataFrame
     replaced: pl.DataFrame
     """Conditions that others have taken the place of: see `replaced_conditions`."""
-    sentence: str
-    """The sentence that says what differs beyond chance."""
+    verdict: Verdict
+    """What differs beyond chance, and what is not determined."""
 
     def what_differs(self) -> Comparison:
         """Leave out the rows in which both runs say the same."""
@@ -97,21 +96,14 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         curves(compared.cells),
         metrics,
         conditions,
-        _no_metrics(a, b),
+        no_metrics(a, b),
         pl.DataFrame(schema={"difference": pl.Float64}) if isinstance(correlations, str) else correlations,
         correlations if isinstance(correlations, str) else None,
         compared.only_a,
         compared.only_b,
         compared.replaced,
-        in_words(a, b, compared.cells, metrics),
+        compare_verdict(a, b, compared.cells, metrics),
     )
-
-
-def _no_metrics(a: Run, b: Run) -> str | None:
-    for run in (a, b):
-        if not has_values(run.store, run.label):
-            return f"none of {run.label}; run `bandlens analyze --db {run.store.path} --study {run.label}` first"
-    return None
 
 
 def _words(run: Run) -> str:

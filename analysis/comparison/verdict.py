@@ -1,21 +1,25 @@
-"""The verdict on a study: what each model lives on, in sentences made of estimates, their intervals and their states.
+"""The verdict on a study, or on two runs: sentences made of estimates, their intervals and their states.
 
-A measure says in `Measure.verdict` which words its states have. A number without a sound state is not told; a line at
-the end says of which models it is not determined, and why.
+A measure says in `Measure.verdict` which words its states have, and in `Measure.change` which a difference has. A
+number without a sound state is not told; lines at the end say of which models it is not determined, why, and what to
+do, as `Measure.remedies` has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from ..database.store import Store
-from ..measures.base import MEANINGLESS, State
-from ..measures.registry import GRID_MEASURES, title_of
-from .cells import Run, two_of
-from .runs import compare_runs
+from ..measures.base import REMEDIES, State
+from ..measures.compute import has_values
+from ..measures.registry import GRID_MEASURES, MEASURES, title_of
+from .cells import Run, compare_cells, two_of
+from .measures import compare_measures
+from .words import in_words
 
 TOLD = {measure.name: measure.verdict for measure in GRID_MEASURES if measure.verdict}
 """Measure -> what a model does in each state."""
@@ -30,14 +34,29 @@ ORDER BY ALL
 """
 
 
-def verdict(store: Store, label: str) -> list[str]:
-    """The sentences on a version of a study; the first is the finding, the last says what is not determined.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Sentences, each of which has an interval or a state."""
+
+    findings: list[str]
+    """What is determined; the first sentence is the title of a report."""
+    undetermined: list[str]
+    """What is not, why, and what to do."""
+
+    @property
+    def sentences(self) -> list[str]:
+        return [*self.findings, *self.undetermined]
+
+
+def verdict(store: Store, label: str) -> Verdict:
+    """The sentences on a version of a study: what each model lives on, and how two models differ.
 
     UsageError where there is no such study.
     """
     rows = store.frame(METRICS, [label, list(TOLD)])
     if rows.is_empty():
-        return [f"Nothing is determined yet: run a study with filters, then `bandlens analyze --db {store.path}`."]
+        advice = f"run a study with filters, then `bandlens analyze --db {store.path}`"
+        return Verdict([], [f"Nothing is determined yet: {advice}."])
     sentences, order = [], {name: place for place, name in enumerate(TOLD)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
     for (image_set,), of_set in rows.group_by("image_set", maintain_order=True):
@@ -45,12 +64,45 @@ def verdict(store: Store, label: str) -> list[str]:
         told = _each if len(models) <= FEW else _together
         sentences += [f"{sentence}, on {image_set}." for sentence in told(of_set)]
         if len(models) == 2:
-            run = Run(store, label)
-            sentences.append(f"{compare_runs(*two_of(run, run, 'checkpoint', *models)).sentence}.")
-    return [*dict.fromkeys(sentences), *_undetermined(rows)]
+            runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
+            if between := in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
+                sentences.append(f"{between}.")
+    return Verdict(list(dict.fromkeys(sentences)), list(_undetermined(rows)))
 
 
-def in_words(row: Mapping[str, Any]) -> str | None:
+def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> Verdict:
+    """The sentences on two runs: what differs beyond chance, and what is not determined in one of them.
+
+    `cells` are as `compare_cells` gives them, `metrics` as `compare_measures` does.
+    """
+    finding, lacking = in_words(a, b, cells, metrics), no_metrics(a, b)
+    undetermined = []
+    if finding is None:
+        undetermined.append(
+            f"Not determined: whether {b.name} differs from {a.name}, since they have no cells that could differ; run "
+            "both on the same images and conditions."
+        )
+    undetermined += [f"Not determined: differences in metrics, since there are {lacking}."] if lacking else []
+    rows_a, rows_b = (
+        run.select(run.store.frame(METRICS, [run.label, list(TOLD)])).with_columns(
+            # Checkpoints of one study are told apart by their names, runs of one checkpoint by theirs.
+            checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(run.name))
+        )
+        for run in (a, b)
+    )
+    undetermined += _undetermined(pl.concat([rows_a, rows_b]))
+    return Verdict([f"{finding}."] if finding else [], undetermined)
+
+
+def no_metrics(a: Run, b: Run) -> str | None:
+    """The reason why two runs have no metrics to compare; None where they have."""
+    for run in (a, b):
+        if not has_values(run.store, run.label):
+            return f"none of {run.label}; run `bandlens analyze --db {run.store.path} --study {run.label}` first"
+    return None
+
+
+def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     """The words of one estimate, with its interval where it is sound; None where its state has none."""
     template = TOLD[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
@@ -63,7 +115,7 @@ def in_words(row: Mapping[str, Any]) -> str | None:
 
 def _each(rows: pl.DataFrame) -> Iterator[str]:
     for (checkpoint,), of_model in rows.group_by("checkpoint", maintain_order=True):
-        clauses = [words for row in of_model.rows(named=True) if (words := in_words(row))]
+        clauses = [words for row in of_model.rows(named=True) if (words := estimate_in_words(row))]
         if clauses:
             yield f"{checkpoint} {'; it '.join(clauses)}"
 
@@ -74,14 +126,18 @@ def _together(rows: pl.DataFrame) -> Iterator[str]:
     for _, of_measure in sound.group_by("metric", maintain_order=True):
         first, last = of_measure.row(0, named=True), of_measure.row(-1, named=True)
         count = f"Of {len(of_measure):,} models"
-        ends = [f"{row['checkpoint']} {in_words(row)}" for row in (first, last)]
+        ends = [f"{row['checkpoint']} {estimate_in_words(row)}" for row in (first, last)]
         yield f"{count}, {ends[0]} at one end and {ends[1]} at the other" if len(of_measure) > 1 else ends[0]
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
-    """Yield the reasons why something is not determined, each with the models that it is of."""
-    unsound = rows.filter(pl.col("state").is_in([*MEANINGLESS, State.NO_INTERVAL]))
-    for (metric, note), of_note in unsound.group_by("metric", "note", maintain_order=True):
-        models = of_note["checkpoint"].unique(maintain_order=True).to_list()
+    """Yield the reasons why something is not determined, each with the models that it is of, and with what to do."""
+    reasons: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (metric, state, note), of_note in rows.group_by("metric", "state", "note", maintain_order=True):
+        remedies = {**REMEDIES, **MEASURES[str(metric)].remedies}
+        if remedy := remedies.get(State(state)):
+            models = tuple(of_note["checkpoint"].unique(maintain_order=True))
+            reasons.setdefault((str(note), remedy, models), []).append(title_of(str(metric)))
+    for (note, remedy, models), titles in reasons.items():
         named = ", ".join(models) if len(models) <= FEW else f"{len(models):,} models"
-        yield f"Not determined for {named}: {title_of(str(metric))}, since {note}."
+        yield f"Not determined for {named}: {' and '.join(titles)}, since {note}; {remedy}."

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ..measures.base import State
-from ..measures.registry import GRID_MEASURES
+from ..measures.registry import GRID_MEASURES, MEASURES
 from .cells import DIFFERS, Run
 
 CLEAN = "clean"
@@ -24,14 +24,14 @@ NEEDS_ALIKE = {measure.name: measure.needs_alike for measure in GRID_MEASURES if
 """Measure -> the one that has to be alike in both runs for a sentence about it."""
 
 
-def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
+def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str | None:
     """Name the biases, and the clean accuracy, in which B differs from A beyond chance.
 
     A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
     where p is below 0.05 after Holm. A bias that needs another measure to be alike is not told where that one differs:
     a shape bias says nothing where a model recognizes less of both cues. `cells` are as `compare_cells` gives them,
     `metrics` as `compare_measures` does. Several checkpoints or image sets are counted as cases, a checkpoint on an
-    image set each.
+    image set each. None where the two have nothing that could differ.
     """
     sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     columns = ["checkpoint", "metric", "difference", "low", "high", "differs"]
@@ -42,12 +42,27 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
     if changes:
         names = cases["checkpoint"].unique()
         return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(changes)}"
-    tested, different = len(cells.filter(pl.col("p").is_not_null())), len(cells.filter(DIFFERS))
-    if not tested:
-        return f"{a.name} and {b.name} have no cells that could differ"
-    if not different:
-        return f"{b.name} does not differ from {a.name} beyond chance in any of {tested:,} cells"
-    return f"{b.name} differs from {a.name} in the accuracy of {different:,} of {tested:,} cells"
+    tested, different = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
+    if tested.is_empty():
+        return None
+    if different.is_empty():
+        farthest = tested.sort(
+            pl.max_horizontal(-pl.col("low"), "high"), descending=True, nulls_last=True, maintain_order=True
+        )
+        return (
+            f"{b.name} does not differ from {a.name} beyond chance in any of {len(tested):,} cells: the interval "
+            f"that reaches farthest is {difference_in_words(farthest.row(0, named=True))}"
+        )
+    return (
+        f"{b.name} differs from {a.name} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "
+        f"{difference_in_words(_largest(different))}"
+    )
+
+
+def _largest(rows: pl.DataFrame) -> dict[str, Any]:
+    """The row of the largest difference."""
+    size = pl.col("difference").abs()
+    return rows.sort(size, descending=True, nulls_last=True, maintain_order=True).row(0, named=True)
 
 
 def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
@@ -60,9 +75,15 @@ def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
 
 
 def difference_in_words(row: Mapping[str, Any]) -> str:
-    """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`."""
-    interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return f"{row['difference']:+.3f}{interval}"
+    """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`.
+
+    A row with a `metric` whose unit is none of a share has one digit after the point, and its unit.
+    """
+    measure = MEASURES.get(row.get("metric", ""))
+    unit = "" if measure is None or measure.unit == "share" else measure.unit
+    digits = "+.1f" if unit else "+.3f"
+    interval = "" if row["low"] is None else f" [{row['low']:{digits}}, {row['high']:{digits}}]"
+    return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
 def _who(run: Run, checkpoint: str | None) -> str:
@@ -75,11 +96,15 @@ def _who(run: Run, checkpoint: str | None) -> str:
 def _change_in_words(metric: str, cases: pl.DataFrame) -> str:
     """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`."""
     verb, what = CHANGES[metric]
-    differing: list[dict[str, Any]] = cases.filter(pl.col("differs").fill_null(False)).to_dicts()
-    if len(cases) == 1 and differing:
-        row = differing[0]
+    differing = cases.filter(pl.col("differs").fill_null(False))
+    if len(cases) == 1 and len(differing):
+        row = differing.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
         return f"{verb} {word} {what}: {difference_in_words(row)}"
-    less = sum(row["difference"] < 0 for row in differing)
-    counts = [(word, count) for word, count in (("less", less), ("more", len(differing) - less)) if count]
-    return " and ".join(f"{verb} {word} {what} in {count:,} of {len(cases):,} cases" for word, count in counts)
+    sides = {"less": differing.filter(pl.col("difference") < 0), "more": differing.filter(pl.col("difference") >= 0)}
+    return " and ".join(
+        f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "
+        f"{difference_in_words(_largest(rows))}"
+        for word, rows in sides.items()
+        if len(rows)
+    )

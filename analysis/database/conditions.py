@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 
+from ...records import CUT_TITLES, cut_in_words
 from .store import Store
 
 FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")
@@ -36,7 +39,20 @@ def read_conditions(store: Store, label: str) -> pl.DataFrame:
 
 
 def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
-    """Rows with columns probe and parameters, of the conditions of a study, with FACTS."""
-    return rows.join(
+    """Rows with columns probe and parameters, of the conditions of a study, with FACTS.
+
+    Where rows have `cycles`, the setting of a filter is its cut in cycles per image, as its axis has it.
+    """
+    joined = rows.join(
         conditions.select("probe", "parameters", *FACTS), on=["probe", "parameters"], how="left", maintain_order="left"
     )
+    return joined.with_columns(setting=cut_settings()) if "cycles" in rows.columns else joined
+
+
+def cut_settings() -> pl.Expr:
+    """The column setting, in which that of a filter is its cut, from cycles and x_title."""
+    setting = pl.col("setting")
+    for side, title in CUT_TITLES.items():
+        cut = pl.col("cycles").map_elements(partial(cut_in_words, side), pl.String)
+        setting = pl.when((pl.col("x_title") == title) & pl.col("cycles").is_not_null()).then(cut).otherwise(setting)
+    return setting

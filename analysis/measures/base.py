@@ -49,6 +49,15 @@ class State(StrEnum):
 
 MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED)
 """States of rows that have no number, or none that means anything."""
+REMEDIES: Mapping[State, str] = {
+    State.NO_INTERVAL: "run more images that are independent of each other",
+    State.DEGENERATE: "run more images, or more conditions",
+    State.UNDETERMINED: "run more images, or more conditions",
+    State.AT_CHANCE: "check that the labels are numbered as the classes of the model are, or run more images",
+    State.MISSING: "add what is lacking to the study file, run it and analyze again",
+    State.FAILED: "mend the measure and analyze again",
+}
+"""State -> what to do, so that a number is determined. A measure says more in `Measure.remedies`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +296,8 @@ class Measure(Generic[Read]):
     """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
     verdict: Mapping[State, str] = field(default_factory=dict)
     """State -> what a model does, in words with {accuracy} and {value}: see `comparison.verdict`."""
+    remedies: Mapping[State, str] = field(default_factory=dict)
+    """State -> what to do, so that the number is determined, in addition to REMEDIES."""
     ratio_to_clean: bool = False
     """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
     stands_for: str = ""

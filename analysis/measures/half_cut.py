@@ -138,7 +138,7 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}
 
 
-def _measure(name: str, title: str, verdict: Mapping[State, str]) -> Measure[Outcomes]:
+def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[State, str]) -> Measure[Outcomes]:
     return Measure(
         name,
         title,
@@ -149,7 +149,12 @@ def _measure(name: str, title: str, verdict: Mapping[State, str]) -> Measure[Out
         needs=partial(_lacks, PROBES[name]),
         differences=partial(half_cut_differences, name),
         number=name,
+        change=change,
         verdict=verdict,
+        remedies={
+            State.CENSORED_BELOW: f"add a {PROBES[name]} that cuts lower",
+            State.CENSORED_ABOVE: f"add a {PROBES[name]} that cuts higher",
+        },
     )
 
 
@@ -157,6 +162,7 @@ MEASURES = (
     _measure(
         "lowpass_half_cut",
         "cut of low-passes that leaves half",
+        ("needs", "of the high frequencies to keep half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies below {value} cycles per image",
             State.CENSORED_BELOW: "keeps half or more of its {accuracy} on frequencies below {value} cycles per image",
@@ -167,6 +173,7 @@ MEASURES = (
     _measure(
         "highpass_half_cut",
         "cut of high-passes that leaves half",
+        ("does without", "of the low frequencies and keeps half of its accuracy"),
         {
             State.OK: "keeps half of its {accuracy} on frequencies above {value} cycles per image",
             State.CENSORED_BELOW: "loses more than half of its {accuracy} without frequencies below {value} cycles per "

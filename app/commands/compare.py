@@ -127,7 +127,7 @@ def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
     return {
         "a": comparison.a,
         "b": comparison.b,
-        "sentence": comparison.sentence,
+        "verdict": comparison.verdict.sentences,
         "same_cells": comparison.same,
         "compared_cells": len(comparison.cells),
         **{name: getattr(shown, name).to_dicts() for name in tables},
@@ -140,6 +140,7 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     from ...analysis.comparison.cells import DIFFERS
 
     note = partial(print_note, table_format=table_format)
+    note("\n".join(comparison.verdict.sentences))
     for row in comparison.replaced.rows(named=True):
         only_in_a, only_in_b, reimplemented = (
             _conditions(row["probe"], row[name]) for name in ("only_in_a", "only_in_b", "reimplemented")
@@ -151,7 +152,7 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
             )
         if reimplemented:
             note(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
-    note(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
+    note(f"A: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
     shared = comparison.same + len(comparison.cells)
     cell_counts = [f"{different} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm)"]

@@ -16,9 +16,10 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.palette import colors, series_of
+from ...analysis.comparison.verdict import verdict
 from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
-from ...analysis.database.conditions import read_conditions
+from ...analysis.database.conditions import cut_settings, read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
@@ -115,6 +116,8 @@ class Known:
     """study.id of this version."""
     measures: pl.DataFrame
     """Measures of the user's own that have a number for each image: name, title and unit."""
+    verdict: list[str]
+    """The sentences of the verdict: see `comparison.verdict`."""
 
 
 @dataclass(slots=True)
@@ -187,21 +190,23 @@ class Answers:
             ],
             "conditions": [
                 self._condition(row)
-                for row in known.conditions.join(cells, left_on="digest", right_on="condition", how="semi").to_dicts()
+                for row in _with_cuts(known.conditions, cells).to_dicts()
             ],
             "accuracy": cells.select(
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
             ).to_dict(as_series=False),
             "metrics": _metrics(known.table),
             "measures": known.measures.to_dicts(),
+            "verdict": known.verdict,
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
         """A condition in words, with where charts place it, and why there are no pictures under it."""
-        names = ("probe", "setting", "series", "x", "x_title", "y", "y_title", "cuts")
+        names = ("probe", "series", "x", "x_title", "y", "y_title", "cuts")
         return {
             "id": row["digest"],
             "words": f"{row['probe']} {row['setting']}".rstrip(),
+            "setting": row["cut"],
             **{name: row[name] for name in names},
             "unseen": self._conditions.why_not(row["probe"], row["parameters"], row["digest"]),
         }
@@ -343,8 +348,17 @@ class Answers:
                 "ON answer.study = own_measure.study AND metric = name WHERE own_measure.study = ? ORDER BY name",
                 [version],
             )
-            opened.known[label] = Known(cells, read_conditions(opened.store, label), table, version, measures)
+            sentences = verdict(opened.store, label).sentences
+            conditions = read_conditions(opened.store, label)
+            opened.known[label] = Known(cells, conditions, table, version, measures, sentences)
         return opened.known[label]
+
+
+def _with_cuts(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """The conditions that some cell has; filters are told by their cuts where these are the same on all image sets."""
+    several = pl.col("cycles").n_unique() > 1
+    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~several).then(pl.col("cycles").first()))
+    return conditions.join(cycles, on="digest", maintain_order="left").with_columns(cut=cut_settings())
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -81,6 +81,13 @@
     write({ study: study.study, set: $("set").value, ...parts }, true);
   };
 
+  const verdict = () =>
+    $("verdict").replaceChildren(...study.verdict.map((sentence) => {
+      const item = document.createElement("li");
+      item.textContent = sentence;
+      return item;
+    }));
+
   const boxes = () => {
     const wanted = new Set(chosen());
     $("count").textContent = `${wanted.size} of ${study.models.length}`;
@@ -357,6 +364,7 @@
     if (!study || asked.study !== study.study)
       study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
     controls();
+    verdict();
     await Promise.all([accuracy(), scatter(), images()]);
     document.documentElement.dataset.drawn = "all";
   });

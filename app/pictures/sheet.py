@@ -21,6 +21,8 @@ from ...records import Condition, Crop
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11
+DARK, BRIGHTEST = 96, 0.98
+"""A picture is nearly black where this share of its values is below DARK of 255."""
 MOST_TILES = 63
 """Conditions of one probe that are drawn. A map of waves has 1,985: no sheet would hold them."""
 
@@ -72,8 +74,10 @@ def _spread(conditions: Sequence[Condition]) -> list[Condition]:
     return [condition for condition in conditions if condition in chosen]
 
 
-def labelled_rows(conditions: Iterable[Condition]) -> list[tuple[str, dict[Condition, str]]]:
+def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str, dict[Condition, str]]]:
     """(title, condition -> label) of each row of tiles: the conditions of a probe that share their series.
+
+    `size` is that of the images, in pixels a side.
 
     The title says what all of a row have in common, and a label what its condition alone has.
     """
@@ -82,7 +86,7 @@ def labelled_rows(conditions: Iterable[Condition]) -> list[tuple[str, dict[Condi
         rows.setdefault((condition.probe, condition.facts.series), []).append(condition)
     labelled = []
     for (probe, _), alike in rows.items():
-        settings = [condition.facts.setting.split(", ") for condition in alike]
+        settings = [condition.facts.setting_at(size).split(", ") for condition in alike]
         shared = [words for words in settings[0] if all(words in setting for setting in settings)]
         labels = [", ".join(words for words in setting if words not in shared) for setting in settings]
         title = ", ".join([probe.replace("_", " "), *filter(None, shared)])
@@ -90,11 +94,20 @@ def labelled_rows(conditions: Iterable[Condition]) -> list[tuple[str, dict[Condi
     return labelled
 
 
+def stretched(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
+    """The picture, brightened where it is nearly black, as high-passes leave it; and by how much, in words."""
+    brightest = float(np.quantile(pixels, BRIGHTEST))
+    if not 0 < brightest < DARK:
+        return pixels, ""
+    factor = 255 / brightest
+    return np.round(np.minimum(pixels * factor, 255)).astype(np.uint8), f"brightness × {factor:.2g}"
+
+
 def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
     """Write the contact sheet as PNG, and give the number of its tiles."""
     pictures = perturbed(photograph, grid, seed)
     rows: list[tuple[str, list[tuple[Condition, str]]]] = []
-    for title, labels in labelled_rows(pictures):
+    for title, labels in labelled_rows(pictures, photograph.shape[-1]):
         tiles = list(labels.items())
         rows += [(title, tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
     columns = max(len(tiles) for _, tiles in rows)
@@ -110,8 +123,10 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
         draw.text((MARGIN, top), title, "black", title_font)
         for column, (condition, label) in enumerate(tiles):
             left = MARGIN + column * (TILE + GAP)
-            tile = Image.fromarray(pictures[condition]).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            pixels, stretch = stretched(pictures[condition])
+            tile = Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
             sheet.paste(tile, (left, top + LABEL))
+            draw.text((left + 3, top + LABEL + 2), stretch, "white", font, stroke_width=1, stroke_fill="black")
             draw.text((left, top + LABEL + TILE), label, "black", font)
     try:
         with replacing(out) as part:

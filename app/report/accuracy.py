@@ -8,10 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import as_errors, probe_panels
-from ...analysis.charts.metrics import add_estimators, number_chart
+from ...analysis.charts.curves import as_errors, mark_half_cuts, probe_panels
+from ...analysis.charts.metrics import add_estimators, number_panels
 from ...analysis.charts.palette import colors, series_of
-from ...analysis.charts.style import plural, words
+from ...analysis.charts.style import words
+from ...analysis.measures.half_cut import PROBES
 from ...protocol import CUES, GROUPS
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -20,8 +21,12 @@ CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
     "picked from the list. Dashed: without perturbation. Dotted: chance, the accuracy of a blind guess."
 )
+HALF_CAPTION = (
+    "Rings: the cut at which half of the accuracy above chance is left, with its 95 % interval over images (the bar); "
+    "a ring is missing where no tested cut leaves more or none leaves less."
+)
 AGREEMENT = (
-    "The images have no labels. What follows is agreement of each model with its own prediction for the unperturbed "
+    "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
 )
 GROUPS_CAPTION = (
@@ -60,58 +65,55 @@ def key(rows: pl.DataFrame) -> dict[str, Any]:
 
 def accuracy_section(results: ReportData) -> Section:
     """Accuracy without perturbation, where there are labels."""
-    title = "Accuracy without perturbation"
-    if results.curve.is_empty():
-        cells = plural(len(results.cells), "cell")
-        return Section(
-            "accuracy", title, [f"None of {cells} is complete yet; `bandlens run` goes on where it stopped."]
-        )
     clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
-    if clean.is_empty():
-        return Section("accuracy", title, [AGREEMENT])
     conflicting = results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"]
     table = clean.filter(~pl.col("image_set").is_in(conflicting.to_list())).select(
         "image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n"
     )
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
-    figures = list(_groups(results))
-    return Section("accuracy", title, results.choice if figures else [], figures, tables=[shown])
+    figures, tables = list(_groups(results)), [shown] if len(table) else []
+    text = results.choice if figures else []
+    return Section("accuracy", "Accuracy without perturbation", text, figures, tables=tables)
 
 
 def _groups(results: ReportData) -> Iterator[Figure]:
     """The group means of generalization, with the benchmarks in the table."""
     measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     seen = results.seen(measured)
-    panels = {
-        group: number_chart(seen, group, group.replace("_", " "), series_of(seen))
-        for group in GROUPS
-        if group in set(seen["metric"])
-    }
-    if panels:
+    panels = number_panels(seen, {group: words(group) for group in GROUPS}, series_of(seen))
+    if len(measured):
         table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
 
 
+def filter_figures(results: ReportData, which: slice) -> list[Figure]:
+    """The filters on some of the image sets that have them, with their half cuts; the first belongs to the verdict."""
+    sets = [(number, name, rows.filter("cuts")) for number, name, rows in perturbed_sets(results.curve)]
+    return [
+        _figure(results, filters, f"filters-{number}", f"Filters on {name}")
+        for number, name, filters in [entry for entry in sets if len(entry[-1])][which]
+    ]
+
+
 def curves_section(results: ReportData) -> Section:
-    """Filters together, and a figure for each other probe that does not act on bands."""
-    figures: list[Figure] = []
+    """Filters on the other image sets, and a figure for each other probe that does not act on bands."""
+    figures = filter_figures(results, slice(1, None))
     for number, name, rows in perturbed_sets(results.curve):
-        filters = rows.filter("cuts")
-        if len(filters):
-            figures.append(_figure(results, filters, f"curves-{number}", f"Filters on {name}"))
         for (probe,), part in rows.filter(~in_bands(), ~pl.col("cuts")).group_by("probe", maintain_order=True):
             figures.append(_figure(results, part, f"{slug(str(probe))}-{number}", f"{words(str(probe))} on {name}"))
-    text = results.choice if figures else ["No complete cell under a filter, or a probe of your own, yet."]
-    return Section("curves", "Accuracy over frequency", text, figures)
+    return Section("curves", "Accuracy over frequency", results.choice if figures else [], figures)
 
 
 def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
     """The panels of some probes."""
     seen = as_errors(results.seen(rows))
+    cuts = results.metrics.filter(pl.col("image_set").is_in(rows["image_set"].unique().to_list()))
+    marked = {probe: cuts.filter(metric=metric) for metric, probe in PROBES.items() if metric in cuts["metric"]}
     panels = {
-        panel: chart
+        panel: mark_half_cuts(chart, marked[probe], part) if probe in marked else chart
         for (probe,), part in seen.group_by("probe", maintain_order=True)
         for panel, chart in probe_panels(part, str(probe)).items()
     }
+    caption = f"{HALF_CAPTION} {CAPTION}" if {*marked} & {*seen["probe"]} else CAPTION
     table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *COLUMNS)
-    return Figure(name, title, CAPTION, panels, 2, table, **key(seen))
+    return Figure(name, title, caption, panels, 2, table, **key(seen))

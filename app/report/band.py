@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.curves import band_map
-from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, threshold_map
+from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, number_panels, threshold_map
 from ...analysis.charts.palette import series_of
 from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, label_of, numbers_drawn, without_replaced
@@ -43,10 +43,8 @@ def band_section(results: ReportData) -> Section:
     figures = [
         figure for number, name, rows in perturbed_sets(results.curve) for figure in _bands(results, rows, name, number)
     ]
-    text = results.choice if figures else ["No complete cell under noise in bands yet."]
-    if figures and results.metrics.is_empty():
-        text = [_not_computed(results)]
-    return Section("critical-band", "Critical band", text, figures)
+    text = [_not_computed(results)] if results.metrics.is_empty() else results.choice
+    return Section("critical-band", "Critical band", text if figures else [], figures)
 
 
 def numbers_section(results: ReportData) -> Section:
@@ -60,11 +58,7 @@ def numbers_section(results: ReportData) -> Section:
         of_set = results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn))
         metrics = results.seen(add_estimators(without_replaced(of_set)))
         field = series_of(metrics)
-        panels = {
-            number: number_chart(metrics, number, title, field)
-            for number, title in titles.items()
-            if number in metrics["number"]
-        }
+        panels = number_panels(metrics, titles, field)
         table = results.metrics.filter(pl.col("image_set") == name).select(
             "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
         )

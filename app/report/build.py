@@ -8,6 +8,7 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
+from ...analysis.comparison.verdict import Verdict
 from ...errors import UsageError, unwritable
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
@@ -21,8 +22,9 @@ from .correlations import correlations_section, published_section, scatter_secti
 from .data import ReportData, read_data
 from .figures import choose_figures, make_folder, write_figures
 from .page import render
-from .provenance import overview, provenance, verdict_section
+from .provenance import overview, provenance
 from .sections import Section
+from .verdict import page_title, verdict_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,16 @@ def write_report(
     if figures:
         make_folder(folder)
     results = read_data(db, study)
+    if results is None and against is not None:
+        raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
-        parts = list(_sections(db, results, against, photograph))
+        verdict, changes = changes_section(results, against) if results and against is not None else (None, None)
+        every = [overview(None, db.name)] if results is None else list(_own_sections(results, verdict, changes))
+        every += _closing_sections(results, photograph)
+    parts = [part for part in every if part.is_filled]
     drawn = [figure for part in parts for figure in part.figures]
     chosen = choose_figures(drawn, figures)
-    title = f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
-    page = render(title, parts).encode()
+    page = render(page_title(results, verdict), parts).encode()
     try:
         write_bytes(out, page)
     except OSError as error:
@@ -78,29 +84,30 @@ def write_report(
     return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
 
 
-def _sections(db: Path, results: ReportData | None, against: str | None, photograph: Path | None) -> Iterator[Section]:
-    if results:
-        yield verdict_section(results)
-    yield overview(results, db.name)
-    if against is not None:
-        if results is None:
-            raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
-        yield changes_section(results, against)
-    if results:
+def _own_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:
+    """The sections of the study, those with the answer first."""
+    yield verdict_section(results, against)
+    if changes:
+        yield changes
+    if len(results.curve):
+        yield curves_section(results)
+        yield band_section(results)
         yield accuracy_section(results)
-        if len(results.curve):
-            yield curves_section(results)
-            yield band_section(results)
-            yield numbers_section(results)
-        if len(results.condition_metrics):
-            yield conditions_section(results)
-        if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
-            yield consistency_section(results)
-        yield correlations_section(results)
+        yield numbers_section(results)
+    if len(results.condition_metrics):
+        yield conditions_section(results)
+    if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
+        yield consistency_section(results)
+    yield correlations_section(results)
+
+
+def _closing_sections(results: ReportData | None, photograph: Path | None) -> Iterator[Section]:
+    """What the models saw, what is published, and where the numbers come from."""
     yield contact_sheet(results, photograph)
     if results is None or results.is_of_imagenet:
         yield atlas_section(results)
         yield published_section()
         yield scatter_section()
     if results:
+        yield overview(results, results.path.name)
         yield provenance(results)

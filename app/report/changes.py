@@ -1,4 +1,4 @@
-"""The section of changes: top-1 of two studies, condition by condition, as `bandlens compare` tells it."""
+"""The section of changes: top-1 of two studies, condition by condition, and the verdict of `bandlens compare`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import polars as pl
 from ...analysis.charts.curves import differences
 from ...analysis.charts.style import plural, words
 from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
+from ...analysis.comparison.measures import compare_measures
+from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
@@ -27,8 +29,10 @@ CAPTION = (
 )
 
 
-def changes_section(results: ReportData, against: str) -> Section:
-    """Draw differences between the study `against` and this one: a figure for each image set, a panel for each probe.
+def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section]:
+    """Give the verdict on the study `against` and this one, and draw their differences.
+
+    The section has a figure for each image set, and that a panel for each probe.
 
     Args:
         against: another results database, of which the study of the same name is taken, or else the one that ran last;
@@ -43,22 +47,28 @@ def changes_section(results: ReportData, against: str) -> Section:
         label = _same_study(store_a, str(results.study["name"])) if is_database else study_label(store_a, against)
         if label is None:
             raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
-        comparison = compare_cells(Run(store_a, label), Run(store, results.label))
+        runs = Run(store_a, label), Run(store, results.label)
+        comparison = compare_cells(*runs)
+        verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
     title = f"What changed against {label}" + (f" of {file.name}" if is_database else "")
-    rows = changes(comparison, results.conditions)
+    rows = changes(comparison, results)
     figures = [
         _figure(results, rows.filter(pl.col("image_set") == name), name, number)
         for number, name in enumerate(rows["image_set"].unique().sort(), 1)
     ]
-    return Section("changes", title, [_changes_in_words(comparison, rows), *results.choice], figures)
+    return verdict, Section("changes", title, [_changes_in_words(comparison, rows), *results.choice], figures)
 
 
-def changes(comparison: Compared, conditions: pl.DataFrame) -> pl.DataFrame:
+def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
     """The cells that can be compared, in the order of a figure, with `condition` in words and `differs`.
 
     before, after, difference and the ends low and high of its 95 % interval are in percentage points.
     """
-    rows = with_facts(comparison.cells.filter(pl.col("difference").is_not_null()), conditions)
+    keys = ["image_set", "probe", "parameters"]
+    compared = comparison.cells.filter(pl.col("difference").is_not_null()).join(
+        results.curve.select(*keys, "cycles").unique(), on=keys, how="left", maintain_order="left"
+    )
+    rows = with_facts(compared, results.conditions)
     return rows.sort("image_set", "place", "checkpoint").select(
         "checkpoint",
         "image_set",

@@ -1,4 +1,4 @@
-"""A photograph under every condition, as small pictures."""
+"""A photograph under every condition, as small pictures: one of the study's own where its image sets are at hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import BandlensError
 from ...export.photographs import photograph_folder
 from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
 from ...records import Condition
-from ..pictures.sheet import labelled_rows, perturbed, read_photograph
+from ..pictures.conditions import find_sets
+from ..pictures.sheet import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData
 from .sections import Section, Tile
 
@@ -25,20 +27,42 @@ DEFAULT = "chelsea.png"
 
 def contact_sheet(results: ReportData | None, photograph: Path | None) -> Section:
     """A row of tiles for each series of a probe; the published grid where there is no study."""
-    file = photograph or photograph_folder() / DEFAULT
     grid = _grid(results)
-    pictures = perturbed(read_photograph(file), grid, 0)
+    pixels, name = _chosen(results, photograph)
+    pictures = perturbed(pixels, grid, 0)
     rows = {
         title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
-        for title, labels in labelled_rows(pictures)
+        for title, labels in labelled_rows(pictures, pixels.shape[-1])
     }
     grid_name = "the published grid" if results is None else "this study"
-    photograph_name = photograph.name if photograph else "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
-    text = [f"The conditions of {grid_name}, on {photograph_name}. Noise is drawn with seed 0."]
+    text = [
+        f"The conditions of {grid_name}, on {name}. Noise is drawn with seed 0. A picture that would be nearly black "
+        "is brightened, and its caption says by how much."
+    ]
     if len(pictures) < len(grid.conditions):
         text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
     text += _not_shown(results) if results else []
     return Section("conditions", "What the models saw", text, tiles=rows)
+
+
+def _chosen(results: ReportData | None, photograph: Path | None) -> tuple[NDArray[np.uint8], str]:
+    """(3, size, size) uint8 of a photograph, and its name: what is asked for, or the first of the study's images.
+
+    Image sets are looked for beside the database. A study with a limit has some of the images of a set, so sets are
+    known by name and by how their pixels were made.
+    """
+    if photograph is None and results:
+        shown = set(results.image_sets.select("name", "preprocessing").rows())
+        for images in find_sets([results.path.parent]).values():
+            if (images.info.name, images.info.preprocessing) not in shown:
+                continue
+            try:
+                return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
+            except BandlensError:  # photographs of an index may have moved
+                continue
+    file = photograph or photograph_folder() / DEFAULT
+    credit = "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
+    return read_photograph(file), photograph.name if photograph else credit
 
 
 def _grid(results: ReportData | None) -> Grid:
@@ -64,6 +88,8 @@ def _not_shown(results: ReportData) -> list[str]:
 
 def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile:
     picture = io.BytesIO()
+    pixels, stretch = stretched(pixels)
+    caption = ", ".join(filter(None, (caption, stretch)))
     tile = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     tile.save(picture, "JPEG", quality=QUALITY, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(picture.getvalue()).decode()

@@ -30,7 +30,7 @@ MAP_CAPTION = (
 
 
 def correlations_section(results: ReportData) -> Section:
-    """Heat maps of biases against generalization for one's own models, or why there are none."""
+    """Heat maps of biases against generalization for one's own models; empty where there are none, see the verdict."""
     text, figures = _own_models(results)
     return Section("correlations", "Do biases explain generalization?", text, figures)
 
@@ -38,7 +38,7 @@ def correlations_section(results: ReportData) -> Section:
 def published_section() -> Section:
     """The same for the study's models."""
     table = _published()
-    figure = Figure("published-correlations", "48 ResNet-50s", _caption(table), _maps(table), 3, table)
+    figure = Figure("published-correlations", "48 ResNet-50s", _caption(table), _maps(table), 3, table, folded=True)
     cited = (
         "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
         f"CC BY-SA 4.0); its figures ship with bandlens. {_verdict(table)}"
@@ -65,15 +65,15 @@ def scatter_section() -> Section:
     )
     legend, models = colors(figures["category"].unique().sort()), figures["model"].sort().to_list()
     title = "Biases against groups of benchmarks"
-    figure = Figure("published-scatter", title, caption, panels, 4, figures, legend, models)
+    figure = Figure("published-scatter", title, caption, panels, 4, figures, legend, models, folded=True)
     return Section("published", "The published study, model by model", [], [figure])
 
 
 def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
-    """Biases against clean accuracy on the labelled image sets; or the line that says why there is nothing."""
+    """Biases against clean accuracy on the labelled image sets."""
     study = results.correlated
     if isinstance(study, str):
-        return [f"Your own models: {results.label}: {study}."], []
+        return [], []
     table = _correlations(study)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     columns = 3 if len(study.groups) <= BESIDE else 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.comparison.verdict import verdict
+from ...analysis.comparison.verdict import Verdict, verdict
 from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
 from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
@@ -90,8 +90,8 @@ class ReportData:
 
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
-    verdict: list[str]
-    """Sentences on what the models live on, and what is not determined."""
+    verdict: Verdict
+    """What the models live on, and what is not determined."""
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
 

@@ -67,11 +67,13 @@ def spec_of(panel: Any) -> dict[str, Any]:
 
 
 def page_spec(spec: dict[str, Any], title: str, figure: Figure) -> dict[str, Any]:
-    """A panel for the page: as wide as its place, and without the legend if the page has one."""
+    """A panel for the page: as wide as its place, and without the legend of models if the page has one."""
     if figure.legend:
         for part in (spec, *spec.get("layer", [])):
-            for channel in {"color", "shape"} & part.get("encoding", {}).keys():
-                part["encoding"][channel]["legend"] = None
+            encoding = part.get("encoding", {})
+            for channel in {"color", "shape"} & encoding.keys():
+                if encoding[channel].get("type") != "quantitative":
+                    encoding[channel]["legend"] = None
     return spec | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},

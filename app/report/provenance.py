@@ -1,4 +1,4 @@
-"""Where the numbers come from: the head of the report, and its end."""
+"""Where the numbers come from: the end of the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import polars as pl
 
-from ...analysis.charts.style import plural
 from ...analysis.comparison.verdicts import count_verdicts
 from .data import ReportData
 from .page import cell, vega_lite_version
@@ -20,11 +19,6 @@ GATE = (
 """Columns of the table of gates."""
 
 
-def verdict_section(results: ReportData) -> Section:
-    """The sentences that a reader takes away; their numbers are drawn below."""
-    return Section("verdict", "Verdict", results.verdict)
-
-
 def overview(results: ReportData | None, path: str) -> Section:
     """The size and date of the study; or a line that says that the database holds none."""
     if results is None:
@@ -32,7 +26,6 @@ def overview(results: ReportData | None, path: str) -> Section:
             f"{path} holds no study yet: `bandlens run STUDY.toml --db {path}` makes one. What follows is published."
         ]
         return Section("overview", "Overview", text)
-    complete = int(results.cells["complete"].sum())
     facts = {
         "Study": results.label,
         "Models": cell(len(results.checkpoints)),
@@ -43,12 +36,6 @@ def overview(results: ReportData | None, path: str) -> Section:
         "Last run": cell(results.study["last_run"]),
     }
     text = []
-    if complete < len(results.cells):
-        text.append(
-            f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
-            "run` goes on where it stopped."
-        )
-    text += [f"Warning: {doubt}." for doubt in results.doubts]
     if results.other_studies:
         text.append(f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses.")
     return Section("overview", "Overview", text, facts=facts)

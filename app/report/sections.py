@@ -61,3 +61,8 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     listing: str = ""
     """Text to show as it is: the study file."""
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether there is anything to read or to look at."""
+        return bool(self.text or self.figures or self.tables or self.tiles or self.facts)

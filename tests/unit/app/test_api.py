@@ -191,7 +191,7 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     comparison = bandlens.compare("mine", db=database, checkpoints=("one", "two"))
     assert len(comparison.cells) == 11
     answer = command("compare", "mine", "--checkpoints", "one,two", "--db", database)
-    assert answer.out.splitlines()[0] == comparison.sentence
+    assert answer.out.splitlines()[0] == comparison.verdict.sentences[0]
     written = bandlens.report(database, str(workplace / "report.html"))
     assert written.out.stat().st_size == written.bytes > 100_000
 

@@ -232,7 +232,7 @@ def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path
     assert command("analyze", *db, "--resamples", "100").code == 0
     page = tmp_path / "report.html"
     assert command("report", *db, "--out", page).code == 0
-    assert 'id="curves-1"' in page.read_text(encoding="utf-8")
+    assert 'id="filters-1"' in page.read_text(encoding="utf-8")
     labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
     of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
     right = sum(

@@ -46,10 +46,10 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
     rows = rows_of(*(condition(probe, cutoff=c) for c in (0.1, 0.5)), cycles=cycles)
     [(title, panel)] = probe_panels(rows, probe).items()
     spec = panel.to_dict()
-    stay = "lower" if probe == "lowpass" else "higher"
+    side = "below" if probe == "lowpass" else "above"
     assert (across(spec)["field"], across(spec)["title"]) == (
         "cycles",
-        f"cut: {stay} frequencies stay (cycles per image)",
+        f"cut: frequencies {side} it stay (cycles per image)",
     )
     assert {tooltip["field"] for tooltip in spec["layer"][-1]["encoding"]["tooltip"]} >= {"cycles", "setting"}
     assert {row["cycles"]: row["setting"] for row in values(spec)} == dict(
@@ -120,3 +120,11 @@ def test_a_single_place_on_an_axis_is_a_setting_like_any_other() -> None:
 def test_what_is_no_view_of_conditions_can_be_drawn_too() -> None:
     rows = rows_of(condition("lowpass", cutoff=0.1), cycles=[11]).drop("setting", "place")
     assert across(curves(rows, "cycles", "cycles", "lowpass").to_dict())["field"] == "cycles"
+
+
+def test_a_map_has_the_colours_of_its_own_values() -> None:
+    waves = [condition("fourier", row=1, column=column, norm=4.0) for column in (1, 2, 3)]
+    [panel] = probe_panels(rows_of(*waves, top1=[0.1, 0.2, 0.3], cycles=[1.0, 2.0, 3.0]), "fourier").values()
+    color = panel.to_dict()["encoding"]["color"]
+    assert color["scale"]["domain"] == [0.1, 0.3]
+    assert color["legend"]["orient"] == "bottom"

@@ -9,10 +9,13 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 import bandlens
+from bandlens.analysis.comparison.cells import Run, two_of
+from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.comparison.verdict import FEW, verdict
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.base import REMEDIES, Options, State
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.registry import GRID_MEASURES
 from bandlens.protocol import BIAS_CUTOFFS
 
 
@@ -68,7 +71,8 @@ def test_models_that_guess_are_not_told_but_named(tmp_path: Path) -> None:
     study(tmp_path / "r.duckdb", {"net": 30}, classes=2, share=0.5)
     assert sentences(tmp_path / "r.duckdb") == [
         "Not determined for net: cut of low-passes that leaves half, since "
-        "clean accuracy is not told from that of a blind guess, 0.5."
+        "clean accuracy is not told from that of a blind guess, 0.5; "
+        "check that the labels are numbered as the classes of the model are, or run more images."
     ]
 
 
@@ -80,8 +84,26 @@ def test_without_labels_it_is_agreement(tmp_path: Path) -> None:
 
 def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
     study(tmp_path / "r.duckdb", {"net": 2})
-    (sentence,) = sentences(tmp_path / "r.duckdb")
+    sentence, advice = sentences(tmp_path / "r.duckdb")
     assert sentence.startswith("net keeps half or more of its accuracy above chance on frequencies below 11 cycles")
+    assert advice == (
+        "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
+        "image; add a lowpass that cuts lower."
+    )
+
+
+def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_path: Path) -> None:
+    label = study(tmp_path / "r.duckdb", {"coarse": 20, "fine": 40, "guess": 2})
+    with open_store(tmp_path / "r.duckdb", read_only=True) as store:
+        run = Run(store, label)
+        between = compare_runs(*two_of(run, run, "checkpoint", "coarse", "fine")).verdict
+        beside = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
+    assert "; it needs more of the high frequencies to keep half of its accuracy: +" in between.findings[0]
+    assert between.findings[0].endswith("] cycles per image.")
+    assert between.undetermined == []
+    (advice,) = beside.undetermined
+    assert advice.startswith("Not determined for guess: cut of low-passes that leaves half, since ")
+    assert advice.endswith("; add a lowpass that cuts lower.")
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
@@ -91,6 +113,12 @@ def test_a_study_without_filters_says_what_to_do(tmp_path: Path, analyzed: bool)
         label = store_study(store, "s", images, [part(cell(images), [1, 2, 3, 4], [0] * 4)])
         if analyzed:
             compute_measures(store, label)
-        assert verdict(store, label) == [
+        assert verdict(store, label).sentences == [
             f"Nothing is determined yet: run a study with filters, then `bandlens analyze --db {tmp_path}/r.duckdb`."
         ]
+
+
+def test_every_state_that_determines_nothing_says_what_to_do() -> None:
+    for measure in GRID_MEASURES:
+        if measure.verdict:
+            assert {*REMEDIES, *measure.remedies} == {*State} - {State.OK, State.DOUBTFUL}

@@ -69,18 +69,29 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
 )
 def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object]) -> None:
     tested = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
-    assert in_words(*runs, tested, metrics(row)) == "v2 does not differ from v1 beyond chance in any of 2 cells"
-    assert in_words(*runs, cells(), metrics(row)) == "v1 and v2 have no cells that could differ"
+    assert in_words(*runs, tested, metrics(row)) == (
+        "v2 does not differ from v1 beyond chance in any of 2 cells: "
+        "the interval that reaches farthest is -0.300 [-0.310, -0.290]"
+    )
+    assert in_words(*runs, cells(), metrics(row)) is None
 
 
 def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -> None:
     rows = [("v1, v2", f"set{k}", "low_frequency_bias", d, d - 0.02, d + 0.02, "ok", "ok") for k, d in
             enumerate((-0.1, -0.2, 0.1, 0.0))]  # fmt: skip
     assert in_words(*runs, cells(), metrics(*rows)) == (
-        "v2 relies less on low frequencies in 2 of 4 cases and relies more on low frequencies in 1 of 4 cases"
+        "v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180] "
+        "and relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
     )
     assert in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
-        "v2 differs from v1 in the accuracy of 1 of 1 cells"
+        "v2 differs from v1 in the accuracy of 1 of 1 cells, at most by -0.300 [-0.310, -0.290]"
+    )
+
+
+def test_a_cut_differs_in_cycles_per_image(runs: tuple[Run, Run]) -> None:
+    cut = ("v1, v2", "set", "lowpass_half_cut", 19.04, 17.5, 20.46, "ok", "ok")
+    assert in_words(*runs, cells(), metrics(cut)) == (
+        "v2 needs more of the high frequencies to keep half of its accuracy: +19.0 [+17.5, +20.5] cycles per image"
     )
 
 
@@ -103,8 +114,8 @@ def test_a_checkpoint_that_loses_images_under_low_pass_relies_less_on_low_freque
         run = Run(store, filtered(store, ["v1", "v2"], 30))
         comparison = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
         back = compare_runs(*two_of(run, run, "checkpoint", "v2", "v1"))
-    assert comparison.sentence.startswith("v2 relies less on low frequencies: -0.167 [-0.2")
-    assert back.sentence.startswith("v1 relies more on low frequencies: +0.167 [+0.1")
+    assert comparison.verdict.findings[0].startswith("v2 relies less on low frequencies: -0.167 [-0.2")
+    assert back.verdict.findings[0].startswith("v1 relies more on low frequencies: +0.167 [+0.1")
 
 
 def test_models_that_guess_under_a_filter_are_not_told_apart_by_it(tmp_path: Path) -> None:
@@ -124,8 +135,8 @@ def test_models_that_guess_under_a_filter_are_not_told_apart_by_it(tmp_path: Pat
     high = comparison.metrics.filter(metric="high_frequency_bias").row(0, named=True)
     assert high["low"] > 0, "the published number differs by the clean accuracy that it is a ratio to"
     assert high["state_a"] == high["state_b"] == "at_chance"
-    assert comparison.sentence.startswith("v2 is less accurate without perturbation: -0.300")
-    assert "frequencies" not in comparison.sentence
+    assert comparison.verdict.findings[0].startswith("v2 is less accurate without perturbation: -0.300")
+    assert "frequencies" not in comparison.verdict.findings[0]
 
 
 def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shape(runs: tuple[Run, Run]) -> None:

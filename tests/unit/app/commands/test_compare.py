@@ -99,7 +99,9 @@ def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> Non
         for version in ("s@1", "s@2"):
             compute_measures(store, version, Options(100))
     printed = call("s@1", "s@2", "--db", path)
-    assert len(printed.splitlines()) <= 8
+    assert len(printed.splitlines()) <= 10
+    undetermined = "\nNot determined for net in s@1, net in s@2: "
+    assert printed.count(undetermined) == 2, "a line for each cut that no filter reaches"
     counts = re.search(r"without a difference beyond chance: 52 cells, 4 curves, \d+ metrics, \d+ metrics of", printed)
     assert counts, printed
     assert len(call("s@1", "s@2", "--db", path, "--all").splitlines()) > 200
@@ -141,7 +143,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
         compute_measures(store, "s")
     comparison = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
     assert comparison == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
-    assert comparison["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")
+    assert comparison["verdict"][0].startswith("y is less accurate without perturbation: -0.150 [-0.2")
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
     clean, low = comparison["cells"]
     assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
@@ -186,7 +188,8 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     assert [
         (row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in comparison["cells"]
     ] == [(name, "clear, fog", 80, 20, 0) for name in ("x", "y")]
-    assert comparison["sentence"] == "fog is less accurate without perturbation in 2 of 2 cases"
+    sentence = "fog is less accurate without perturbation in 2 of 2 cases, at most by -0.250 ["
+    assert comparison["verdict"][0].startswith(sentence)
     assert "two image sets are compared" in comparison["no_correlations"]
     assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
 
@@ -204,7 +207,7 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
     assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
     assert comparison["same_cells"] == 1
-    assert comparison["sentence"].startswith("net in int8 is less accurate without perturbation: -0.200 [")
+    assert comparison["verdict"][0].startswith("net in int8 is less accurate without perturbation: -0.200 [")
     words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--format", "json")
     assert [json.loads(call(*words))[side] for side in "ab"] == [f"{path}, s@3, int8", f"{path}, s@1, fp32"]
     refused = refusal("s", "--precisions", "fp32,bf16", "--db", path)
@@ -213,7 +216,7 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     assert "int8 would be compared with itself" in refusal("s", "--precisions", "int8,int8", "--db", path)
 
 
-def test_what_was_replaced_leads(tmp_path: Path) -> None:
+def test_the_verdict_leads_and_what_was_replaced_follows(tmp_path: Path) -> None:
     path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
     clean = part(cell(images), ranks(images, 10), ranks(images, 10))
     with open_store(path) as store:
@@ -221,11 +224,18 @@ def test_what_was_replaced_leads(tmp_path: Path) -> None:
             low = [condition("lowpass", cutoff=cutoff) for cutoff in cutoffs]
             store_study(store, "s", images, [clean, *(part(cell(images, setting), ranks(images, 30), ranks(images, 30))
                                                       for setting in low)])  # fmt: skip
-    first, second, *_ = call("s@1", "s@2", "--db", path).splitlines()
+    first, metrics, second, *_ = call("s@1", "s@2", "--db", path).splitlines()
     assert first == (
+        "Not determined: whether s@2 differs from s@1, since they have no cells that could differ; "
+        "run both on the same images and conditions."
+    )
+    assert metrics == (
+        "Not determined: differences in metrics, since there are none of s@1; "
+        f"run `bandlens analyze --db {path} --study s@1` first."
+    )
+    assert second == (
         "lowpass: these 2 conditions became those 3: cutoff=0.1; cutoff=0.2; now cutoff=0.3; cutoff=0.4; cutoff=0.5"
     )
-    assert second == "s@1 and s@2 have no cells that could differ"
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:

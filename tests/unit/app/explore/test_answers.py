@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from small import ask
 
+import bandlens
 from bandlens.analysis.charts.curves import curves
 from bandlens.analysis.charts.palette import FEW
 from bandlens.analysis.database.open import open_store
@@ -64,6 +65,21 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
     for name, cutoff, *values in ask(explored / "results.duckdb", query):
         assert estimates[name, f"lowpass cutoff={cutoff}"] == tuple(values)
     assert len(estimates) == 6 * 53
+
+
+def test_the_page_begins_with_the_verdict(explored: Path, study: dict[str, Any]) -> None:
+    with bandlens.open(explored / "results.duckdb") as results:
+        assert study["verdict"] == results.verdict("small") != []
+
+
+def test_the_menu_tells_filters_by_their_cuts(explored: Path, study: dict[str, Any]) -> None:
+    settings = {entry["words"]: entry["setting"] for entry in study["conditions"]}
+    query = "SELECT DISTINCT cutoff, cycles FROM accuracy WHERE probe = 'highpass'"
+    cycles = dict(ask(explored / "results.duckdb", query))
+    assert len(cycles) == 11
+    for cutoff, cut in cycles.items():
+        assert settings[f"highpass cutoff={cutoff:g}"] == f"above {cut:.0f} cycles/image"
+    assert settings["blur width=2"] == "width=2"
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -8,20 +8,25 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pytest
 from altair.utils.schemapi import validate_jsonschema
 from jsonschema import ValidationError
-from made_up_results import cell, condition, image_set, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.commands.report import report
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
+from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
 from bandlens.errors import StoreError, UnknownName, UsageError
+from bandlens.probes.images.image_set import open_image_set
+from bandlens.protocol import CUTOFFS
 from bandlens.version import __version__
 
 
@@ -102,8 +107,8 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
-        "verdict", "overview", "accuracy", "curves", "critical-band", "numbers", "measures", "correlations",
-        "conditions", "atlas", "study", "published", "provenance",
+        "verdict", "curves", "critical-band", "accuracy", "numbers", "measures", "correlations",
+        "conditions", "atlas", "study", "published", "overview", "provenance",
     ]  # fmt: skip
     assert "33,000" in page.sections["overview"]
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
@@ -116,6 +121,36 @@ def test_everything_has_its_section(page: Page) -> None:
     assert "your own blur" in page.sections["conditions"]
     for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
+
+
+def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path) -> None:
+    path, n = tmp_path / "results.duckdb", 200
+    cutoffs = (0.1, 0.3, 0.5)
+    images = image_set(n, labels=[0] * n)
+    settings = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in cutoffs)]
+    ranks = [(np.arange(n) >= right).astype(int) for right in (180, 30, 60, 150)]
+    with open_store(path) as store:
+        cells = [cell(images, setting, by=model("net", classes=1000)) for setting in settings]
+        store_study(
+            store,
+            "s",
+            images,
+            [part(cell_of_rank, rank, rank) for cell_of_rank, rank in zip(cells, ranks, strict=True)],
+        )
+        compute_measures(store, "s")
+        value, low, high = store.frame("SELECT value, low, high FROM metric WHERE metric = 'lowpass_half_cut'").row(0)
+    page = page_of(path)
+    title = (
+        f"net keeps half of its accuracy above chance on frequencies below {value:.0f} [{low:.0f}, {high:.0f}] cycles"
+    )
+    assert f"<h1>{title} per image" in page.html
+    spec = json.loads(page.scripts[0])["filters-1-0"]
+    (ring,) = [row for rows in spec["datasets"].values() for row in rows if "half" in row]
+    assert (ring["value"], ring["low"], ring["high"]) == pytest.approx((value, low, high), rel=1e-5)
+    chance = 1 / 1000
+    assert ring["half"] == pytest.approx(chance + (180 / n - chance) / 2)
+    settings_told = {row["setting"] for rows in spec["datasets"].values() for row in rows if "setting" in row}
+    assert settings_told == {f"below {int(cutoff * 112)} cycles/image" for cutoff in cutoffs}
 
 
 def test_the_footer_says_how_to_cite_this_version(page: Page) -> None:
@@ -153,7 +188,7 @@ def test_a_database_without_a_study(tmp_path: Path) -> None:
 def test_one_model_and_no_metrics(tmp_path: Path) -> None:
     make_database(tmp_path / "one.duckdb", 1, GRID)
     page = page_of(tmp_path / "one.duckdb")
-    assert "Your own models: many@1: 1 model, and a correlation needs 4" in page.sections["correlations"]
+    assert "explain generalization, since 1 model, and a correlation needs 4" in page.sections["verdict"]
     for section in ("critical-band", "numbers"):
         assert "run `bandlens analyze --db one.duckdb`" in page.sections[section]
 
@@ -164,9 +199,8 @@ def test_no_cell_is_complete(tmp_path: Path) -> None:
         half = part(cell(images), [1] * 10)
         store_study(store, "begun", images, [half])
     page = page_of(tmp_path / "begun.duckdb")
-    assert "0 of 1 cell are complete" in page.sections["overview"]
-    assert "None of 1 cell is complete yet" in page.sections["accuracy"]
-    assert "curves" not in page.sections
+    assert "0 of 1 cell are complete" in page.sections["verdict"]
+    assert {"accuracy", "curves"}.isdisjoint(page.sections)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +222,10 @@ def test_waves_are_drawn_as_a_map_for_each_norm(
         store_study(store, "waves", images, parts)
     specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
     maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
+    for spec in maps:
+        color = json.loads(spec)["encoding"]["color"]
+        assert color["title"] == "1 - accuracy (share of images)"
+        assert color["legend"], "a map keeps the scale of its colours"
     for spec, norm, error in zip(maps, ("4", "15.7"), ("0.0", "1.0"), strict=True):
         assert title in spec
         assert f", norm={norm}" in spec
@@ -197,9 +235,8 @@ def test_waves_are_drawn_as_a_map_for_each_norm(
 def test_clean_images_only(tmp_path: Path) -> None:
     make_database(tmp_path / "clean.duckdb", 4, [condition()])
     page = page_of(tmp_path / "clean.duckdb")
-    assert "Your own models: many@1: no metrics; run `bandlens analyze" in page.sections["correlations"]
-    for section in ("curves", "critical-band"):
-        assert "No complete cell under" in page.sections[section]
+    assert "explain generalization, since no metrics; run `bandlens analyze" in page.sections["verdict"]
+    assert {"curves", "critical-band"}.isdisjoint(page.sections), "nothing empty is drawn"
 
 
 def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> None:
@@ -285,6 +322,20 @@ def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--db", str(many), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
     assert re.search(r"r.html: 13 sections, \d+ charts, \d(\.\d+)? MB", result.output)
+
+
+def test_pictures_are_of_the_own_images_and_tell_their_cuts(explored: Path) -> None:
+    results = read_data(explored / "results.duckdb")
+    assert results is not None
+    section = contact_sheet(results, None)
+    images = open_image_set(explored / "images.set")
+    assert f"on {images.paths[0]} of images." in section.text[0]
+    captions = [tile.caption for tile in section.tiles["lowpass"]]
+    half = images.info.size // 2
+    assert [caption.partition(",")[0] for caption in captions] == [
+        f"below {int(c * half)} cycles/image" for c in CUTOFFS
+    ]
+    assert any("brightness × " in tile.caption for tile in section.tiles["highpass"])
 
 
 def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:

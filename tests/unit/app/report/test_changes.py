@@ -52,25 +52,26 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
     assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
     results = read_data(database, "int8")
     assert results is not None
-    rows = changes(comparison, results.conditions).sort("probe", "condition")
+    rows = changes(comparison, results).sort("probe", "condition")
     compared = cells.drop_nulls("difference")
     for name in ("difference", "low", "high"):
         assert rows[name].to_list() == pytest.approx((100 * compared[name]).to_list()), name
     for name in ("lost", "gained", "p_holm"):
         assert rows[name].to_list() == compared[name].to_list(), name
     assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
-    assert rows.filter("differs")["condition"].to_list() == ["cutoff=0.3"]
+    assert rows.filter("differs")["condition"].to_list() == ["below 33 cycles/image"]
 
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
     results = read_data(database, "int8")
     assert results is not None
-    section = changes_section(results, "fp32")
+    verdict, section = changes_section(results, "fp32")
+    assert verdict.findings[0].startswith("int8@1 ")
     assert "1 differs in accuracy (p < 0.05 after Holm's correction); the largest difference is " in section.text[0]
     [figure] = section.figures
     assert {"low", "high", "p_holm"} <= set(figure.table.columns)
     drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
-    assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff=0.3"]
+    assert [row["condition"] for row in drawn if row["differs"]] == ["below 33 cycles/image"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)
 
 
@@ -81,8 +82,9 @@ def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
     (database.parent / "fp32").mkdir()
     results = read_data(database, "int8")
     assert results is not None
-    assert changes_section(results, "fp32").title == "What changed against fp32@1"
-    assert changes_section(results, str(shutil.copy(database, "other"))).title == "What changed against int8@1 of other"
+    assert changes_section(results, "fp32")[1].title == "What changed against fp32@1"
+    _, section = changes_section(results, str(shutil.copy(database, "other")))
+    assert section.title == "What changed against int8@1 of other"
     for name in ("gone.db", "gone.duckdb"):
         with pytest.raises(UsageError, match=f"no results database at {name}"):
             changes_section(results, name)
