@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import altair as alt
 import polars as pl
 
 from ..errors import UsageError
@@ -16,6 +15,7 @@ from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .charts import metrics as metric_charts
 from .charts.palette import series_of
+from .charts.style import two_a_row
 from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
@@ -99,15 +99,14 @@ class Results:
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
         return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
 
-    def plot_shape_bias(self, study: str = "*", image_set: str | None = None) -> Any:
-        """An Altair chart of the shape bias of each model on one image set, a share, with its 95 % interval.
+    def plot_metric(self, metric: str, study: str = "*", image_set: str | None = None) -> Any:
+        """An Altair chart of one metric of each model on one image set, with its 95 % interval, such as a shape bias.
 
         UsageError where `bandlens analyze` has computed none, or there are several studies or image sets to choose of.
         """
-        bias = "shape_bias"
-        rows = self.metrics(study).filter(pl.col("metric") == bias)
-        metrics = metric_charts.add_estimators(self._select_one(rows, bias, study, image_set))
-        return metric_charts.number_chart(metrics, bias, title_of(bias), series_of(metrics))
+        rows = self.metrics(study).filter(pl.col("metric") == metric)
+        metrics = metric_charts.add_estimators(self._select_one(rows, metric, study, image_set))
+        return metric_charts.number_chart(metrics, metric, title_of(metric), series_of(metrics))
 
     def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
         """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.
@@ -118,23 +117,21 @@ class Results:
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
         if rows["y"].is_null().all():
             raise UsageError(f"{probe} has one axis and no map; draw it with plot_curves")
-        return alt.concat(*charts.probe_panels(charts.as_errors(rows), probe).values(), columns=2)
+        return two_a_row(charts.probe_panels(charts.as_errors(rows), probe).values())
 
     def plot_channels(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of the channel of each model on one image set: noise_sd over cycles per image.
 
-        Points are thresholds with 95 % intervals. UsageError as `plot_shape_bias`.
+        Points are thresholds with 95 % intervals. UsageError as `plot_metric`.
         """
         metrics, size = self._thresholds(study, image_set)
         models = metrics.group_by("checkpoint", maintain_order=True)
-        return alt.concat(
-            *(metric_charts.channel_chart(of_model, str(name), size) for (name,), of_model in models), columns=2
-        )
+        return two_a_row(metric_charts.channel_chart(of_model, str(name), size) for (name,), of_model in models)
 
     def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of thresholds on one image set, models down and octaves of noise across.
 
-        A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_shape_bias`.
+        A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_metric`.
         """
         metrics, size = self._thresholds(study, image_set)
         return metric_charts.threshold_map(metrics, "noise_sd that takes half of the accuracy", size)

@@ -75,6 +75,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def two_a_row(panels: Iterable[Any]) -> Any:
+    """The panels as one chart."""
+    return alt.concat(*panels, columns=2)
+
+
 def inline(frame: pl.DataFrame) -> alt.InlineData:
     """The rows, inside the chart: six digits, and nothing that JSON cannot hold."""
     finite = frame.with_columns(

@@ -40,7 +40,7 @@ class Comparison:
     replaced: pl.DataFrame
     """Conditions that others have taken the place of: see `replaced_conditions`."""
     verdict: Verdict
-    """What differs beyond chance, and what is not determined."""
+    """The differences beyond chance, and a line for each that is not determined."""
 
     def what_differs(self) -> Comparison:
         """Leave out the rows in which both runs say the same."""

@@ -39,9 +39,9 @@ class Verdict:
     """Sentences, each of which has an interval or a state."""
 
     findings: list[str]
-    """What is determined; the first sentence is the title of a report."""
+    """Sentences on what is determined; the first is the title of a report."""
     undetermined: list[str]
-    """What is not, why, and what to do."""
+    """Lines on what is not determined: why, and what to do."""
 
     @property
     def sentences(self) -> list[str]:

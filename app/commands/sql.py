@@ -18,7 +18,7 @@ from .. import api
 from .options import Database
 
 
-class Format(StrEnum):
+class AnswerFormat(StrEnum):
     table = "table"
     csv = "csv"
     tsv = "tsv"
@@ -45,7 +45,7 @@ def sql(
     ] = None,
     db: Database = Path("results.duckdb"),
     format: Annotated[  # noqa: A002
-        Format | None,
+        AnswerFormat | None,
         typer.Option("--format", help="How to write the answer.", show_default="by the ending of --out, or table"),
     ] = None,
     out: Annotated[
@@ -74,8 +74,8 @@ def sql(
         file = STDIN
     if (query is not None) + (file is not None) + interactive != 1:
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
-    chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
-    if out is not None and chosen == Format.table:
+    chosen = format or AnswerFormat.__members__.get(out.suffix.removeprefix(".") if out else "", AnswerFormat.table)
+    if out is not None and chosen == AnswerFormat.table:
         raise UsageError(
             f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
         )
@@ -100,7 +100,7 @@ def sql(
             from ..sql.shell import open_shell
 
             open_shell(process)
-        elif chosen == Format.table:
+        elif chosen == AnswerFormat.table:
             from ..sql.query import print_answers
 
             print_answers(process, query, line)

@@ -102,7 +102,7 @@ def _own_sections(results: ReportData, against: Verdict | None, changes: Section
 
 
 def _closing_sections(results: ReportData | None, photograph: Path | None) -> Iterator[Section]:
-    """What the models saw, what is published, and where the numbers come from."""
+    """Yield the pictures that the models saw, the published study, and where the numbers come from."""
     yield contact_sheet(results, photograph)
     if results is None or results.is_of_imagenet:
         yield atlas_section(results)

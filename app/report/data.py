@@ -91,7 +91,7 @@ class ReportData:
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
     verdict: Verdict
-    """What the models live on, and what is not determined."""
+    """The frequencies that the models live on, and a line for each number that is not determined."""
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path)
     with bandlens.open(measured) as results:
         rows = {
             (row["model"], row["value"], row["low"], row["high"])
-            for row in drawn(results.plot_shape_bias(image_set="cues"))
+            for row in drawn(results.plot_metric("shape_bias", image_set="cues"))
         }
         view = results.metrics().filter(pl.col("metric") == "shape_bias", pl.col("image_set") == "cues")
     numbers = {(row[0], *map(six_digits, row[1:])) for row in view.select("checkpoint", "value", "low", "high").rows()}
@@ -198,12 +199,13 @@ def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path
 
 def test_charts_of_metrics_are_of_one_image_set_that_has_them(database: Path, measured: Path) -> None:
     with bandlens.open(measured) as results:
-        for plot in (results.plot_shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
+        shape_bias = partial(results.plot_metric, "shape_bias")
+        for plot in (shape_bias, results.plot_fourier_maps, results.plot_channels, results.plot_octaves):
             with pytest.raises(UsageError, match=r"of cues, photographs; name one of them with image_set=$"):
                 plot()
     with bandlens.open(database) as results:
         with pytest.raises(UsageError, match=r"has no shape_bias in study mine on set$"):
-            results.plot_shape_bias("mine", "set")
+            results.plot_metric("shape_bias", "mine", "set")
         with pytest.raises(UsageError, match=r"has no thresholds in study \*$"):
             results.plot_channels()
         with pytest.raises(UsageError, match="lowpass has one axis and no map; draw it with plot_curves"):

@@ -29,7 +29,7 @@ ROWS: list[dict[str, Any]] = [
     for k, name in enumerate(HOSTILE)
 ]
 SPECIAL = re.compile(r"(?<!\\)[%$#_&{}~^]|\\(?![%$#_&{}\\^]|textbackslash\{\}|textasciitilde\{\}|ensuremath\{[<>]\})")
-"""What LaTeX obeys in a cell; after a backslash, only what stands for a sign is none of it."""
+"""The signs that LaTeX obeys in a cell; after a backslash, those alone that stand for a sign are none of them."""
 
 
 def cells_of_markdown(text: str) -> list[list[str]]:
