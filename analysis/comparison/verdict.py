@@ -110,7 +110,8 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     determined = row["state"] == State.OK.value and row["low"] is not None
     interval = f" [{row['low']:.0f}, {row['high']:.0f}]" if determined else ""  # the words say on which side it lies
     accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
-    return template.format(accuracy=accuracy, value=f"{row['value']:.0f}{interval}")
+    text = template.format(accuracy=accuracy, value=f"{row['value']:.0f}{interval}")
+    return text.replace(" 1 cycles ", " 1 cycle ")
 
 
 def _each(rows: pl.DataFrame) -> Iterator[str]:
