@@ -115,12 +115,16 @@ def _state(right: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str 
     shares = right.mean(axis=1) - chance
     ratios = shares[1:] / shares[0]
     if (ratios >= 0.5).all():
-        side, note = cuts[0] <= cuts[-1], f"half or more is left even at {cuts[0]} cycles per image"
+        side, note = cuts[0] <= cuts[-1], f"half or more is left even at {_in_words(cuts[0])}"
     elif ratios[-1] < 0.5:
-        side, note = cuts[0] > cuts[-1], f"less than half is left even at {cuts[-1]} cycles per image"
+        side, note = cuts[0] > cuts[-1], f"less than half is left even at {_in_words(cuts[-1])}"
     else:
         return State.OK, None
     return State.CENSORED_BELOW if side else State.CENSORED_ABOVE, note
+
+
+def _in_words(cut: int) -> str:
+    return f"{cut} cycle{'' if cut == 1 else 's'} per image"
 
 
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
