@@ -164,7 +164,7 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
     mapped = pl.col("y").is_not_null()
     return rows.with_columns(
         top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
-        measure=pl.when(mapped).then(pl.format("1 - {}", "measure")).otherwise("measure"),
+        measure=pl.when(mapped).then(pl.format("1 - {} (share of images)", "measure")).otherwise("measure"),
     )
 
 
