@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
     before = hashlib.sha256((folder / "results.duckdb").read_bytes()).digest()
-    with serving(folder / "results.duckdb", folder, "--host", HOST, count=0) as server:
+    with serving(folder / "results.duckdb", None, "--host", HOST) as server:
         yield server
     assert hashlib.sha256((folder / "results.duckdb").read_bytes()).digest() == before, "the database was written to"
     assert [file.name for file in folder.iterdir()] == ["results.duckdb"]
@@ -116,7 +116,7 @@ def test_it_listens_at_the_named_address_alone(served: Served) -> None:
 
 @pytest.mark.parametrize(("host", "written"), [("LocalHost", "localhost"), ("::1", "[::1]")])
 def test_each_start_has_a_token_of_its_own(served: Served, folder: Path, host: str, written: str) -> None:
-    with serving(folder / "results.duckdb", folder, "--host", host, count=0) as second_server:
+    with serving(folder / "results.duckdb", None, "--host", host) as second_server:
         assert second_server.token != served.token
         assert second_server.host == written
         assert ask(second_server, "/", Cookie=cookie(second_server)).status == 200
@@ -131,5 +131,5 @@ def test_an_address_that_the_network_reaches_has_a_warning(folder: Path) -> None
             pytest.skip("this machine has no network")
         host = probe.getsockname()[0]
     warning = f"bandlens: whoever can read the network on the way to {host} sees token and pages: it is plain http\n"
-    with serving(folder / "results.duckdb", folder, "--host", host, count=0, warning=warning) as server:
+    with serving(folder / "results.duckdb", None, "--host", host, warning=warning) as server:
         assert ask(server, "/").status == 403

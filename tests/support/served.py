@@ -30,16 +30,20 @@ class Served:
 
 
 @contextmanager
-def serving(database: Path, sets: Path, *options: str, count: int = 1, warning: str = "") -> Iterator[Served]:
-    """Serve a database, and end it by Ctrl-C; `count` image sets have to be found, and the log begin with a warning."""
-    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets, *options]
+def serving(database: Path, sets: Path | None, *options: str, warning: str = "") -> Iterator[Served]:
+    """Serve a database, and end it by Ctrl-C.
+
+    One image set has to be found in `sets`, or none beside the database, and the log has to begin with the warning.
+    """
+    images = ["--images", sets] if sets else []
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, *images, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     address, count_line = process.stdout.readline().strip(), process.stdout.readline()
     if not address:
         raise AssertionError(process.communicate(timeout=LIMIT_SECONDS)[1])
-    hint = "" if count else "; name their folder with --images"
-    assert count_line == f"{count} image set{'' if count == 1 else 's'} found{hint}; Ctrl-C ends it\n"
+    count = "1 image set found" if sets else "0 image sets found beside the database; name their folder with --images"
+    assert count_line == f"{count}; Ctrl-C ends it\n"
     matched = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
     assert matched, address
     try:
