@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on"
@@ -70,7 +71,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 def _print_message() -> None:
     """Print the message, once. Only the watching thread does: no signal comes between print and note."""
     if not _printed.is_set():
-        os.write(2, f"{MESSAGE}\n".encode())  # the main thread may be in the middle of a print
+        with suppress(OSError):  # nobody reads it
+            os.write(2, f"{MESSAGE}\n".encode())  # the main thread may be in the middle of a print
         _printed.set()
 
 

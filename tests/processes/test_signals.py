@@ -135,6 +135,36 @@ def test_under_nohup_hanging_up_ends_nothing() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "went on\n", "")
 
 
+UNREAD = """
+import signal, sys, time
+from bandlens.__main__ import main
+from bandlens.app import cli
+def work():
+    print("ready", flush=True)
+    sys.stdin.read()
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(1000)
+cli.main = work
+main()
+"""
+
+
+def test_a_signal_is_obeyed_where_nobody_reads_the_message() -> None:
+    command = python(UNREAD)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stderr.close()
+        process.stdin.close()
+        try:
+            assert process.wait(LIMIT_SECONDS) == 130
+        finally:
+            process.kill()
+
+
 PROMPT = """
 import signal, threading, time
 from bandlens.app import signals
