@@ -75,8 +75,8 @@ FOR_JSON = {
     "published": {"values", "models_within", "p", "n"},
 }
 """Numbers that a command leaves to JSON."""
-WITHOUT_JSON = {"demo", "export", "images", "sql"}
-"""Modules of commands whose tables are those of others, are asked for in SQL, or need files that others pack."""
+WITHOUT_JSON = {"demo", "export", "images", "progress", "sql"}
+"""Modules of commands whose tables are those of others, are asked for in SQL or with --format, or need packed files."""
 
 
 def parts_of(images: Images, by: Model, precision: str, skill: float) -> Iterator[Finished]:

@@ -127,7 +127,8 @@ def test_every_backend_is_checked() -> None:
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
 def test_engines_on_a_gpu_say_what_is_wrong_with_it(engine: str) -> None:
     assert readiness_with(engine, BROKEN) == Readiness(False, BROKEN.message)
-    assert readiness_with(engine, NONE) == Readiness(False, NONE.reason)
+    line = f'{NONE.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU'
+    assert readiness_with(engine, NONE) == Readiness(False, line)
 
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "numpy"])
