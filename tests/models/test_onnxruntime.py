@@ -27,7 +27,7 @@ def test_without_a_gpu_nothing_is_opened(engine: str, tmp_path: Path, capfd: pyt
     shared_by.cache_clear()
     with pytest.raises(EngineError) as caught:
         open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1)
-    assert str(caught.value) == str(gpus().reason)  # type: ignore[union-attr]
+    assert str(caught.value).startswith(str(gpus().reason))  # type: ignore[union-attr]
     assert capfd.readouterr() == ("", "")
 
 

@@ -106,7 +106,7 @@ def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) 
     result = finish(name)
     page = (result.folder / f"{result.name}.html").read_text()
     for (probe,) in result.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
-        anchor = "curves" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
+        anchor = "filters" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
         assert f'id="{anchor}-1"' in page
 
 
