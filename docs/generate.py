@@ -49,15 +49,13 @@ def schema() -> str:
         columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
     views = [name for kind, name, _ in objects if kind == "Views"]
     shared = _shared_columns([column for name in views for column in columns[name]])
-    parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared))]
-    for heading, lead in (("Views", ""), ("Tables", TABLES_HEAD)):
-        parts += [f"## {heading}\n", lead]
-        for name, comment in ((name, comment) for kind, name, comment in objects if kind == heading):
-            explained = columns[name] * (heading == "Views")
-            particular = [column for column in explained if column not in shared and not _ends_interval(column)]
-            names = ", ".join(f"`{column[0]}`" for column in explained if column not in particular)
-            parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
-    return "\n".join(part for part in parts if part)
+    parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared)), "## Views\n"]
+    for name, comment in ((name, comment) for kind, name, comment in objects if kind == "Views"):
+        particular = [column for column in columns[name] if column not in shared and not _ends_interval(column)]
+        names = ", ".join(f"`{column[0]}`" for column in columns[name] if column not in particular)
+        parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
+    tables = ", ".join(f"`{name}`" for kind, name, _ in objects if kind == "Tables")
+    return "\n".join(part for part in [*parts, TABLES_HEAD, f"{tables}\n"] if part)
 
 
 SCHEMA_HEAD = """\
@@ -70,8 +68,12 @@ list, and the others below it; columns that end in `low` and `high` are the ends
 
 
 TABLES_HEAD = """\
-Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT column_name, comment
-FROM duckdb_columns() WHERE table_name = 'cell'"` explains the columns of one.
+## Tables
+
+Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT table_name, comment
+FROM duckdb_tables() UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE NOT internal"` says what each holds,
+and `bandlens sql "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'cell'"` explains the columns of
+one.
 """
 
 

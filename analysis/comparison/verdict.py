@@ -1,9 +1,8 @@
-"""The verdict on a study, or on two runs: sentences made of estimates, their intervals and their states.
+"""The verdict on a study, or on two runs: sentences made of estimates, their intervals and their states."""
 
-A measure says in `Measure.verdict` which words its states have, and in `Measure.change` which a difference has. A
-number without a sound state is not told; lines at the end say of which models it is not determined, why, and what to
-do, as `Measure.remedies` has it.
-"""
+# `Measure.verdict` has the words that a measure's states have, and `Measure.change` those of a difference. A number
+# without a sound state is not told; lines at the end say of which models it is not determined, and why, and
+# `Measure.remedies` what to do.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The sentence that says what differs between two runs.
+"""The sentence that says what differs between two runs."""
 
-It names biases and the clean accuracy as the guide to comparisons says. The intervals of the biases are not corrected
-for being three. Several checkpoints or image sets are counted as cases: a case is a checkpoint on an image set.
-"""
+# The sentence names biases and the clean accuracy as the guide to comparisons says. The intervals of the biases are not
+# corrected for being three. A case is a checkpoint on an image set.
 
 from __future__ import annotations
 

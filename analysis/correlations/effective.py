@@ -4,13 +4,13 @@
     effective = y - 100 f^-1(slope f(x) + intercept)        points
 
 x is the accuracy on ImageNet and y that under the shift, in percent. The baseline `testbed` has the ImageNet testbed's
-own definition: f is the logit, log(p / (1 - p)); the models are its networks of standard training, without the two that
-it trained again as a reference (`aws`, `batch64`); x is over the 200 classes of ImageNet-A or ImageNet-R for these two;
-and ImageNet-A has two lines, one below and one above the network whose errors its images were chosen by (resnet50).
+own definition: f is the logit, log(p / (1 - p)); the models are its networks of standard training, without `aws` and
+`batch64`, which it trained again as a reference; x is over the same 200 classes for ImageNet-A and ImageNet-R; and
+ImageNet-A has two lines, one below and one above the network whose errors its images were chosen by (resnet50).
 
-The baselines `standard` and `timm` are not the testbed's: f is the probit, Phi^-1(p / 100), on whose axes models lie on
-a line (Miller et al. 2021); x is over all 1,000 classes, which every study has; and each benchmark has one line, over
-all networks of standard training, or all of timm. A model of 0 or 100 % is on no line.
+For the baselines `standard` and `timm` f is the probit, Phi^-1(p / 100) (Miller et al. 2021); x is over all 1,000
+classes, which every study has; and each benchmark has one line, over all networks of standard training, or all of timm.
+A model of 0 or 100 % is on no line.
 """
 
 from __future__ import annotations

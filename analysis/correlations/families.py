@@ -1,7 +1,7 @@
 """A correlation over models of several families, and whether it holds within families and between them.
 
-Models of one family share an architecture and a recipe, so they are not independent, and what holds between families
-need not hold within any (Simpson 1951; Robinson 1950). With R and S the average ranks of x and y over all n models:
+Models of one family are not independent, and what holds between families need not hold within any (Simpson 1951;
+Robinson 1950). With R and S the average ranks of x and y over all n models:
 
     overall   Pearson's coefficient of R and S, that is Spearman's
     within    of R and S less the means of their families; families of one model have nothing to say

@@ -2,8 +2,8 @@
 
 A row is over the models that have both values (`n`), four at least. The groups of a database are its group means, or
 else the clean top-1 of each labelled image set; its biases are all metrics but raw fits, single thresholds, and what
-belongs to a shape bias. A number that means nothing by its state is no value: its model is left out, and the note
-says of how many. They are not a random choice: a fit degenerates where a model bears much noise, or none.
+belongs to a shape bias. Models whose number means nothing by its state are left out, and the note says how many; they
+are not a random choice.
 
     low, high                 95 % interval over models (`resampling`)
     low_images, high_images   the same over models and images

@@ -7,8 +7,8 @@ into 15 bins by confidence, the b-th from (b - 1) / 15, not included, to b / 15:
     top1_brier_score           = mean of (c_i - y_i)^2
 
 Sources: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), Brier 1950. With s_i the sign of the sum of the
-bin of image i, the first is the mean of s_i (c_i - y_i): where the signs are sure, it has the error of such a mean.
-They are not where a network is calibrated, and no sum is 0, by chance alone. With these confidences its error would be
+bin of image i, the first is the mean of s_i (c_i - y_i), and has the error of such a mean where the signs are sure.
+With these confidences, the error of a network that is calibrated would be
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
 

@@ -3,10 +3,9 @@
     clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
     model_error_consistency   mean kappa with each of the study's other models under the same condition
 
-Where cues conflict, the images count whose cues do, and right is the first cue. Formulas and sources are in
-`statistics.consistency`. The first has percentiles over resampled images, the second the interval of a mean.
-clean_error_consistency has no difference, being itself a comparison with the clean images. model_error_consistency is
-null where one of the two has all right, or all wrong; under an attack each model sees images of its own.
+Where cues conflict, right is the first cue. Formulas and sources are in `statistics.consistency`. The first has
+percentiles over resampled images and no difference, the second the interval of a mean. model_error_consistency is null
+where one of the two has all right, or all wrong; under an attack each model sees images of its own.
 """
 
 from __future__ import annotations

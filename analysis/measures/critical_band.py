@@ -1,9 +1,9 @@
 """The critical band by the published estimator: integer thresholds and a Gaussian through them.
 
-A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6) and five
-strengths. Octave f is centred at 1.75 * 2^f cycles per image of 224 pixels a side; at another size, at size / 224 times
-that. Per frequency, the threshold is the number of steps by which the noise must be weakened until more than half of
-the images are right; the bell through the seven thresholds is the channel that the network recognizes objects through.
+A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f
+cycles per image of 224 pixels a side (at another size, size / 224 times that), and five strengths. Per frequency, the
+threshold is the number of steps by which the noise must be weakened until more than half of the images are right; the
+bell through the seven thresholds is the channel that the network recognizes objects through.
 
     t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
     t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
@@ -12,20 +12,18 @@ the images are right; the bell through the seven thresholds is the channel that 
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
 Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
-relative to the clean images in colour, since the study does not state its reference. Numbers are `at_chance` where no
-more than twice as many images are right without noise as by blind guesses, since half of that is no more than chance.
-Names that end in `_raw` are without a reference. The thresholds are numbers of their own, critical_threshold_0 …
-critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4, as published. Where all
-thresholds are equal, or no Gaussian fits, the three numbers are degenerate. People stand beside models in the view
-human_metric by the numbers without a reference: their thresholds 0, 0, 0, 0, 2, 2, 0 were taken so. Their bandwidth of
-one octave is the bound of the fit.
+relative to the clean images in colour, and names that end in `_raw` are without a reference. Numbers are `at_chance`
+where no more than twice as many images are right without noise as by blind guesses. The thresholds are numbers of their
+own, critical_threshold_0 … critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4, as
+published. Where all thresholds are equal, or no Gaussian fits, the three numbers are degenerate. The thresholds of
+people in the view human_metric, 0, 0, 0, 0, 2, 2, 0, have no reference, and their bandwidth of one octave is the bound
+of the fit.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 
 Where the centre lies outside the tested bands, f = -1/2 to 6 1/2, or the bell has not fallen to half at either end of
-them, the numbers are extrapolated from nothing and degenerate. Where it has at one end, and is wider than these seven
-octaves, they are doubtful; so are those of a peak at its bound of 4, where peak_noise_sensitivity is 1 whatever lies
-above. Few integers carry little: see `psychometric` for continuous thresholds with intervals.
+them, the numbers are degenerate. Where it has at one end, and is wider than these seven octaves, they are doubtful; so
+are those of a peak at its bound of 4. `psychometric` has continuous thresholds with intervals.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ numbers, of low frequencies for shape and of high ones for texture, are low_freq
 frequency_cue_accuracy.
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
-a share and has the interval of one over clusters (`statistics.wilson`), also where all decisions are alike; with one
-cluster there is none. A bias is `at_chance` where the cue accuracy is within that of blind guesses
-(`statistics.chance`), which name either cue twice as often as a class, and `doubtful` below 20 decisions. Frequency
-biases depend on the cutoff at which the set was split. Two biases are comparable where their cue accuracies are.
+a share over clusters (`statistics.wilson`); with one cluster there is no interval. A bias is `at_chance` where the cue
+accuracy is within that of blind guesses (`statistics.chance`), which name either cue twice as often as a class, and
+`doubtful` below 20 decisions. Frequency biases depend on the cutoff at which the set was split.
 
 Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for the first two, Gavrikov et al. 2025
 for frequencies.

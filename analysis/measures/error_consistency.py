@@ -1,10 +1,10 @@
 """Error consistency of every two subjects, models and people, that judged the same images: the view `judgement`.
 
-The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several conditions
-two subjects agree on which are hard, whatever they share on any of them (Geirhos, Meding & Wichmann 2020).
+The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two subjects
+agree on which are hard.
 
-The mean kappa to humans is over pairs and conditions, and its interval is over images: what all subjects answered to
-one image under any condition, or to the images of one cluster, is drawn together. Humans stay these humans.
+The interval of the mean kappa to humans is over images: what all subjects answered to one image under any condition, or
+to the images of one cluster, is drawn together. Humans stay these humans.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     Adversarial       pgd_linf
 
 The benchmarks of a group weigh the same, and so do the sets of a benchmark. A group that lacks a benchmark, or a
-benchmark that lacks a corruption, is null, and its note says what is missing. What is not whole has a value and a note:
-1,000 of 50,000 images, or a decision among other classes. Intervals (95 %, `statistics.shares`) are over photographs:
-images with the same ILSVRC2012 number show one photograph, in whatever set they are.
+benchmark that lacks a corruption, is null, and its note says what is missing; 1,000 of 50,000 images, or a decision
+among other classes, have a value and a note. Intervals (95 %, `statistics.shares`) are over photographs: images with
+the same ILSVRC2012 number show one photograph, in whatever set they are.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Signs that the labels of an image set are numbered otherwise than the classes of a model.
+"""Signs that the labels of an image set are numbered otherwise than the classes of a model."""
 
-    number of classes   labels are of k classes, and the model has another number of them
-    below chance        the 95 % interval of accuracy on the unperturbed images lies below 1 / classes
-
-Sets that are decided in a space of ImageNet's classes are left out, since their labels are matched by WordNet ids; and
-of accuracies those on images whose cues conflict, which are made to mislead models.
-"""
+# Either the labels are of another number of classes than the model has, or the 95 % interval of accuracy on the
+# unperturbed images lies below 1 / classes. Sets that are decided in a space of ImageNet's classes are left out, whose
+# labels are matched by WordNet ids, and accuracies on images whose cues conflict, which are made to mislead models.
 
 from __future__ import annotations
 

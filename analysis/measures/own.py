@@ -1,10 +1,9 @@
-"""A user's own measure: a Python file with a function from a model's decisions to a number, or to one of every image.
+"""A user's own measure: a Python file with a function from a model's decisions to a number, or to one of every image."""
 
-The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
-values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over
-clusters; one number has percentiles over resampled clusters, for which the function is called again. So has the
-difference from the clean images, paired over the same images. Identity, process and errors are those of own probes.
-"""
+# The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
+# values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over
+# clusters; one number has percentiles over resampled clusters, for which the function is called again. So has the
+# difference from the clean images, paired over the same images. Identity, process and errors are those of own probes.
 
 from __future__ import annotations
 

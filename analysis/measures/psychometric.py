@@ -14,25 +14,23 @@ The sensitivities S_f, censored where the threshold lies outside the tested nois
     peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
 
 A threshold takes the images without noise and two levels or more of an octave; the three numbers take three octaves
-with a threshold, and each condition once. Levels and octaves may be any. `c` is the accuracy of blind guessing: 1 over
-the classes of the decision space, and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32)
-are fitted; a and c are not.
+with a threshold, and each condition once. `c` is the accuracy of blind guessing: 1 over the classes of the decision
+space, and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c are not.
 
-A threshold outside the tested noise is known to lie there and no more: its state is `censored_above` or
-`censored_below`, its value that end of the range. The channel is fitted by the likelihood
+A threshold outside the tested noise is `censored_above` or `censored_below`, and its value that end of the range. The
+channel is fitted by the likelihood
 
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
 with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. A peak noise
-sensitivity above 0.5 is an extrapolation from the flanks, beyond the weakest noise.
+sensitivity above 0.5 is an extrapolation beyond the weakest noise.
 
-Intervals (95 %) are percentiles over 1,000 resamples (`statistics.images`), each with the whole estimate anew: all
-conditions of an image, and all images of a cluster, go together. Value and interval are null where no more than twice
-the guessing rate is right without noise (`at_chance`), fewer than 20 images are, fewer than three thresholds lie within
-the tested noise, or the fit ends at a bound. The interval alone is null with fewer than 20 independent images, or where
-the slope of a threshold is at a bound. Both are `doubtful` where one end of the interval is a bound of the fit, a
-threshold's interval spans the tested noise, or the channel is narrower than an octave. Differences of two runs are
-paired over resamples; where the answers to fewer than 10 clusters differ, the two are taken as independent.
+Intervals (95 %) are percentiles over resamples (`statistics.images`), each with the whole estimate anew. Value and
+interval are null where no more than twice the guessing rate is right without noise (`at_chance`), fewer than 20 images
+are, fewer than three thresholds lie within the tested noise, or the fit ends at a bound. The interval alone is null
+with fewer than 20 independent images, or where the slope of a threshold is at a bound. Both are `doubtful` where one
+end of the interval is a bound of the fit, a threshold's interval spans the tested noise, or the channel is narrower
+than an octave. Differences of two runs are paired over resamples, unless the answers to fewer than 10 clusters differ.
 
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
 """

@@ -8,8 +8,8 @@ With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
 
 All are fractions; the first two are rarely above 1, the third lies in [0, 1].
 
-With few classes, blind guesses alone keep much of the clean accuracy. Where a model decides between fewer than 1,000
-classes, the same three are also computed of accuracies above chance c = 1 / classes,
+Where a model decides between fewer than 1,000 classes, the same three are also computed of accuracies above
+chance = 1 / classes,
 
     corrected ratio(c) = (top-1 under the filter - chance) / (clean top-1 - chance)
 
@@ -19,13 +19,13 @@ the accuracy under each of its filters, is within chance (`statistics.chance`).
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2): at 224, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles,
-and high-passes remove what is below 100 to 56. A mean needs all five cutoffs, each once and each with a ratio, and is
-null otherwise. Without labels the ratio is that of agreement with the prediction for the clean image.
+and high-passes remove what is below 100 to 56. A mean needs all five cutoffs, each once and each with a ratio. Without
+labels the ratio is that of agreement with the prediction for the clean image.
 
-Intervals (95 %) are percentiles over 1,000 resamples of the images (`statistics.images`), from 20 independent images
-on. Resamples show no spread where fewer than 10 clusters make up the variance: there a mean has the interval of a
-quotient of two shares (`statistics.shares`), and spectral_bias that of the share of the right answers that are right
-under high-passes. Two runs on the same images are paired: each resample draws the same clusters for both.
+Intervals (95 %) are percentiles over resamples (`statistics.images`), from 20 independent images on. Where fewer than
+10 clusters make up the variance, a mean has the interval of a quotient of two shares (`statistics.shares`), and
+spectral_bias that of the share of the right answers that are right under high-passes. Resamples of two runs on the same
+images draw the same clusters for both.
 
 Source: Gavrikov & Keuper 2024 for the two means.
 """

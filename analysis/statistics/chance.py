@@ -5,8 +5,8 @@ c = 1 / K, where
 
     p - c <= 2.576 sqrt(c (1 - c) / n)
 
-which is where Wilson's 99 % interval reaches c. Of five accuracies at chance, one at least is taken for more in 2.5 %
-of data sets. Images of one cluster count as fewer, by the effective number of `wilson`.
+which is where Wilson's 99 % interval reaches c. Images of one cluster count as fewer, by the effective number of
+`wilson`.
 """
 
 from __future__ import annotations

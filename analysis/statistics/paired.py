@@ -1,27 +1,25 @@
 """Two runs on the same images: the difference of their accuracies, and a test of whether there is one.
 
-Let d_i = right in B - right in A, in {-1, 0, 1} (lost, same, gained), and D_k its sum over the n_k images of cluster k.
-Images that are independent are clusters of one. The difference is d = (gained - lost) / n, with an interval after
+Let d_i = right in B - right in A, in {-1, 0, 1} (lost, same, gained), and D_k its sum over the n_k images of cluster k. The difference is d = (gained - lost) / n, with an interval after
 Bonett & Price 2012:
 
     u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),   u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
 
-t is Student's quantile with C - 1 degrees of freedom for C clusters, fewer where few make up the variance (`wilson`).
+t is Student's quantile with C - 1 degrees of freedom for C clusters, or fewer (`wilson`).
 Where images are clustered, gained, lost and n are first divided by the design effect (Kish 1965), at least 1:
 
     effect = (C / (C - 1) S + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
     S      = max(sum (D_k - n_k d)^2, n^2 M),   M as in `wilson`, with v = (gained + lost) / n - d^2
 
-M is greater where large clusters did not differ, and small ones did. The last term of each is half a cluster that
-differs as a whole, the pseudo-count of Bonett & Price: without it a single image that differs would say that images are
-independent.
+The last term of each is half a cluster that differs as a whole: without it a single image that differs would say that
+images are independent.
 
 p is McNemar's test (McNemar 1947) of as many gained as lost:
 
     fewer than 25 clusters with D_k != 0   exact: the share of all ways to give signs to |D_k| with |sum| >= |sum D_k|
     else                                   chi2_1 = max(|sum D_k| - 1, 0)^2 / sum D_k^2
 
-With clusters of one this is the exact binomial test of the discordant pairs, or chi-square with the correction of
+For independent images this is the exact binomial test of the discordant pairs, or chi-square with the correction of
 Edwards 1948; the variance with larger clusters is that of Yang, Sun & Hardin 2010.
 """
 

@@ -4,7 +4,7 @@ Permutations shuffle the models of one variable against the other, 10,000 times 
 
     p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
 
-This needs no distribution and is exact with ties. It tests independence of models that are exchangeable.
+This is exact with ties, and tests independence of models that are exchangeable.
 
 Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; with more than 5 %
 of resamples in which a variable does not vary there is none:
@@ -17,12 +17,9 @@ Intervals over models and images also draw every value anew from its own interva
 
     x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
 
-Models and images are resampled independently, and a model drawn twice has one value (Owen 2007). Noise weakens a
-correlation, drawing anew weakens it a second time, and the bias correction takes that back: this is an interval for the
-correlation that endless images would show. Errors of accuracies are drawn together for all models, since these saw the
-same images: two are correlated as their d_u (`shares`) are.
-
-Everything is drawn from a seed and the number of models alone.
+A model drawn twice has one value (Owen 2007). Noise weakens a correlation, drawing anew weakens it a second time, and
+the bias correction takes that back: this is an interval for the correlation that endless images would show. Errors of
+accuracies are drawn together for all models, correlated as their d_u (`shares`) are.
 """
 
 from __future__ import annotations
