@@ -1,10 +1,10 @@
 """Two runs of the same conditions, cell by cell and image by image.
 
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
-parameters; `differs_in` says what else differs. Two checkpoints or image sets of different names are compared as one, `X, Y`. Images are matched by
-position where the sets are the same, and else by path. Without labels, right means that the prediction agrees with the
-same run's clean one. `difference`, its interval and `p` are those of `paired`; p is adjusted over all cells. Curves sum
-up the cells of a checkpoint, image set and probe.
+parameters; `differs_in` says what else differs. Two checkpoints or image sets of different names are compared as one,
+`X, Y`. Images are matched by position where the sets are the same, and else by path. Without labels, right means that
+the prediction agrees with the same run's clean one. `difference`, its interval and `p` are those of `paired`; p is
+adjusted over all cells. Curves sum up the cells of a checkpoint, image set and probe.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ are not a random choice.
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
                               benchmark imagenet; not adjusted
-    loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which that
+    loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which; null
+                              with one category of models left out, and which that
                               was; null with one category
 """
 

@@ -6,7 +6,8 @@
     confidence      mean probability of the predicted class, where probabilities are known
 
 Each has the interval of `statistics.shares`; so has its difference from the clean images, paired over images. Images
-with a label count; for accuracy_real those with a list, and for confidence those with a probability. Source of the lists: Beyer et al. 2020 ("Are we done with ImageNet?").
+with a label count; for accuracy_real those with a list, and for confidence those with a probability. Source of the
+lists: Beyer et al. 2020 ("Are we done with ImageNet?").
 """
 
 from __future__ import annotations

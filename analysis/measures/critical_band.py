@@ -14,8 +14,8 @@ bell through the seven thresholds is the channel that the network recognizes obj
 Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
 relative to the clean images in colour, and names that end in `_raw` are without a reference. Numbers are `at_chance`
 where no more than twice as many images are right without noise as by blind guesses. The thresholds are numbers of their
-own, critical_threshold_0 … critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4, as
-published. Where all thresholds are equal, or no Gaussian fits, the three numbers are degenerate. The thresholds of
+own, critical_threshold_0 … critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4,
+as published. Where all thresholds are equal, or no Gaussian fits, the three numbers are degenerate. The thresholds of
 people in the view human_metric, 0, 0, 0, 0, 2, 2, 0, have no reference, and their bandwidth of one octave is the bound
 of the fit.
 

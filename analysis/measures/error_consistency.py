@@ -1,7 +1,7 @@
 """Error consistency of every two subjects, models and people, that judged the same images: the view `judgement`.
 
-The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two subjects
-agree on which are hard.
+The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two
+subjects agree on which are hard.
 
 The interval of the mean kappa to humans is over images: what all subjects answered to one image under any condition, or
 to the images of one cluster, is drawn together. Humans stay these humans.

@@ -1,4 +1,4 @@
-"""A user's own measure: a Python file with a function from a model's decisions to a number, or to one of every image."""
+"""A user's own measure: a function of a Python file from a model's decisions to a number, or to one of every image."""
 
 # The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
 # values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over

@@ -15,7 +15,8 @@ The sensitivities S_f, censored where the threshold lies outside the tested nois
 
 A threshold takes the images without noise and two levels or more of an octave; the three numbers take three octaves
 with a threshold, and each condition once. `c` is the accuracy of blind guessing: 1 over the classes of the decision
-space, and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c are not.
+space, and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c are
+not.
 
 A threshold outside the tested noise is `censored_above` or `censored_below`, and its value that end of the range. The
 channel is fitted by the likelihood

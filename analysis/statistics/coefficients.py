@@ -23,7 +23,7 @@ p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
 
 The second holds for independent or positively dependent tests (Benjamini & Yekutieli 2001).
 
-Arrays are (…, variables, observations); leading axes broadcast.
+Arrays are (…, variables, observations).
 """
 
 from __future__ import annotations
