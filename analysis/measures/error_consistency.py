@@ -3,8 +3,7 @@
 The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two
 subjects agree on which are hard.
 
-The interval of the mean kappa to humans is over images: what all subjects answered to one image under any condition, or
-to the images of one cluster, is drawn together. Humans stay these humans.
+The interval of the mean kappa to humans is over images, or clusters: all answers to one are drawn together.
 """
 
 from __future__ import annotations

@@ -17,9 +17,8 @@ as corrected_low_frequency_bias and so on: 0 where a band leaves blind guesses, 
 place of the published ones in comparisons, correlations and charts. A bias is `at_chance` where the clean accuracy, or
 the accuracy under each of its filters, is within chance (`statistics.chance`).
 
-At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
-high-pass removes those below int((1 - c) n / 2): at 224, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles,
-and high-passes remove what is below 100 to 56. A mean needs all five cutoffs, each once and each with a ratio. Without
+At 224 pixels a side, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles per image, and high-passes remove what
+is below 100 to 56 (`half_cut` has the formula). A mean needs all five cutoffs, each once and each with a ratio. Without
 labels the ratio is that of agreement with the prediction for the clean image.
 
 Intervals (95 %) are percentiles over resamples (`statistics.images`), from 20 independent images on. Where fewer than

@@ -23,7 +23,7 @@ with t as in `wilson`, and m the images in the cluster of an average image, sum 
 adds whose images all differ, sqrt(m / (C sum n_u)), or 1 / C for clusters of one size: half of one that was lost and
 half of one that was gained, as in `paired`.
 
-Two numbers that share no images are independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
+Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 """
