@@ -16,8 +16,7 @@ relative to the clean images in colour, and names that end in `_raw` are without
 where no more than twice as many images are right without noise as by blind guesses. The thresholds are numbers of their
 own, critical_threshold_0 … critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4,
 as published. Where all thresholds are equal, or no Gaussian fits, the three numbers are degenerate. The thresholds of
-people in the view human_metric, 0, 0, 0, 0, 2, 2, 0, have no reference, and their bandwidth of one octave is the bound
-of the fit.
+people in the view human_metric have no reference.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 

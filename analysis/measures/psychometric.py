@@ -24,7 +24,7 @@ channel is fitted by the likelihood
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
 with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. A peak noise
-sensitivity above 0.5 is an extrapolation beyond the weakest noise.
+sensitivity above 0.5 is extrapolated.
 
 Intervals (95 %) are percentiles over resamples (`statistics.images`), each with the whole estimate anew. Value and
 interval are null where no more than twice the guessing rate is right without noise (`at_chance`), fewer than 20 images

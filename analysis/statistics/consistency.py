@@ -8,9 +8,9 @@
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is undefined, NaN, for an observer who
 is always right, or always wrong. Intervals are percentiles over resampled images (Klein et al. 2025), or clusters.
 
-The mean kappa of one observer and others is a mean over images to first order (the delta method). For a pair that has
-the share r both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, and an image on which they are
-a and b, 0 or 1, adds
+The mean kappa of one observer and others is a mean over images to first order (the delta method): with r the share both
+right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, an image on which they are a and b, 0 or 1,
+adds
 
     (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
 

@@ -17,9 +17,8 @@ Intervals over models and images also draw every value anew from its own interva
 
     x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
 
-A model drawn twice has one value (Owen 2007). Noise weakens a correlation, drawing anew weakens it a second time, and
-the bias correction takes that back: this is an interval for the correlation that endless images would show. Errors of
-accuracies are drawn together for all models, correlated as their d_u (`shares`) are.
+A model drawn twice has one value (Owen 2007). This is an interval for the correlation that endless images would show.
+Errors of accuracies are drawn together for all models, correlated as their d_u (`shares`) are.
 """
 
 from __future__ import annotations

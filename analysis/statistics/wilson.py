@@ -12,12 +12,9 @@ is off by e = sum of d_u over C independent clusters u of n_u images has the var
 
 The ends are Wilson's (Wilson 1927), the degrees of freedom Satterthwaite's (1946): where few clusters differ from the
 others, as where p is near 0 or 1, V is hardly known. M is what V is expected to be where clusters differ in their sizes
-alone, with m images in the cluster of an average image (Kish 1965): the few large clusters that make up most of the
-error may all be right, which hides it from sum d_u^2. rho is the intraclass correlation by Fleiss & Cuzick 1979, with
-half a cluster of m images that are all alike among the clusters. Independent images have the normal quantile, 1.96;
-fewer than 30 have Student's with C - 1.
-
-The view `accuracy` computes the same in SQL, to 2e-9.
+alone, with m images in the cluster of an average image (Kish 1965): the largest may all be right, which hides the
+error. rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m images that are all alike
+among the clusters. Independent images have the normal quantile, 1.96; fewer than 30 have Student's with C - 1.
 """
 
 from __future__ import annotations
