@@ -12,8 +12,7 @@ are not a random choice.
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
                               benchmark imagenet; not adjusted
     loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which; null
-                              with one category of models left out, and which that
-                              was; null with one category
+                              with one category
 """
 
 from __future__ import annotations
