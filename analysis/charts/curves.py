@@ -106,8 +106,8 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     if rows.is_empty():
         return chart
     field, measure = series_of(curve), str(curve["measure"][0])
-    # The names are those of the curves: layers share one scale of colours.
-    color, _ = scales(field, curve["checkpoint" if field == "model" else field].sort())
+    # The names are those of the curves, in their order: layers share one scale of colours.
+    color, _ = scales(field, curve.sort("checkpoint")["checkpoint" if field == "model" else field])
     x, y = alt.X("value:Q"), alt.Y("half:Q", title=measure)
     tooltip = [
         alt.Tooltip("model:N"),

@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 
-from ...analysis.measures.base import State
 from ...errors import amount
 from .. import api
 from ..console import duration, print_rows, progress
@@ -25,6 +23,9 @@ def demo(
 
     Example: bandlens demo --out demo
     """
+    import polars as pl
+
+    from ...analysis.measures.base import State
     from .. import demo as steps
 
     started = time.monotonic()

@@ -271,11 +271,12 @@
 
   // Images
   const percent = (value) => (value === null ? "" : `\u00a0${Math.round(100 * value)}\u00a0%`);
+  const inWords = (one) => (one.setting ? `${one.probe} ${one.setting}` : one.words);
   const picture = (tile, digest, seed, perturbed) => {
     const image = document.createElement("img"), asks = { set: digest, index: tile.index };
     if (perturbed) Object.assign(asks, { condition: perturbed.id, seed });
     image.src = `/api/picture?${new URLSearchParams(asks)}`;
-    image.alt = perturbed ? `${tile.path}, ${perturbed.words}` : tile.path;
+    image.alt = perturbed ? `${tile.path}, ${inWords(perturbed)}` : tile.path;
     image.loading = "lazy";
     return image;
   };
@@ -290,7 +291,7 @@
     if (!seen) return [element("p", "", "These images were not found on this machine; name their folder with --images.")];
     return [
       figure(picture(tile, wall.digest, wall.seed), "clean"),
-      figure(perturbed.unseen ? element("p", "", perturbed.unseen) : picture(tile, wall.digest, wall.seed, perturbed), whole ? `perturbed: ${perturbed.words}` : "perturbed"),
+      figure(perturbed.unseen ? element("p", "", perturbed.unseen) : picture(tile, wall.digest, wall.seed, perturbed), whole ? `perturbed: ${inWords(perturbed)}` : "perturbed"),
     ];
   };
   const answered = (name, confidence, right) => {

@@ -77,6 +77,7 @@ WITH_A_DATABASE = [
     name
     for name, command in commands(typer.main.get_command(app))
     if any(parameter.name in ("db", "database") for parameter in command.params)
+    and name != "progress"  # it reads a file beside the database
 ]
 
 

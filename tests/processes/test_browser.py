@@ -59,6 +59,17 @@ def page(driver: Any, report: Path) -> Any:
     return driver
 
 
+@pytest.fixture
+def scatter(page: Any) -> Any:
+    """The page with the figure published-scatter, whose 24 panels are drawn when they are asked for."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page.execute_script("document.querySelector('#published-scatter .later summary').click()")
+    charts = "return document.querySelectorAll('#published-scatter svg.marks').length"
+    WebDriverWait(page, 30).until(lambda _: page.execute_script(charts) == 24)
+    return page
+
+
 def counts(page: Any, figure: str) -> dict[str, int]:
     """Opacity -> number of points of the first panel."""
     opacities = page.execute_script(OPACITIES, f"#{figure} .card:first-child .panel")
@@ -115,19 +126,21 @@ def test_a_hostile_name_is_inert(page: Any) -> None:
     assert HOSTILE in page.execute_script(drawn)
 
 
-def test_hovering_shows_the_models_name(page: Any) -> None:
+def test_hovering_shows_the_models_name(scatter: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     # The point drawn last lies over the others.
-    point = page.find_elements(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")[-1]
-    model, category = page.execute_script(
+    point = scatter.find_elements(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")[-1]
+    model, category = scatter.execute_script(
         "const {model, category} = arguments[0].__data__.datum; return [model, category]", point
     )
-    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
-    ActionChains(page).move_to_element(point).perform()
-    tooltip = WebDriverWait(page, 5).until(lambda _: page.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
+    scatter.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(scatter).move_to_element(point).perform()
+    tooltip = WebDriverWait(scatter, 5).until(
+        lambda _: scatter.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
+    )
     assert model in tooltip[0].text
     assert category in tooltip[0].text
 
@@ -138,34 +151,34 @@ def test_buttons_are_the_only_legend(page: Any) -> None:
     assert page.execute_script(legends, "figure:has(.controls button)") == 0
 
 
-def test_picking_a_category_fades_the_others_in_every_panel(page: Any) -> None:
+def test_picking_a_category_fades_the_others_in_every_panel(scatter: Any) -> None:
     from selenium.webdriver.common.by import By
 
-    button = page.find_element(By.CSS_SELECTOR, "#published-scatter [data-pick=contrastive]")
-    wait_for(page, "published-scatter", {"0.85": 48})
-    page.execute_script("arguments[0].click()", button)
-    wait_for(page, "published-scatter", {"0.08": 42, "1": 6})
+    button = scatter.find_element(By.CSS_SELECTOR, "#published-scatter [data-pick=contrastive]")
+    wait_for(scatter, "published-scatter", {"0.85": 48})
+    scatter.execute_script("arguments[0].click()", button)
+    wait_for(scatter, "published-scatter", {"0.08": 42, "1": 6})
     assert button.get_attribute("aria-pressed") == "true"
-    every = page.execute_script(OPACITIES, "#published-scatter")
+    every = scatter.execute_script(OPACITIES, "#published-scatter")
     assert (len(every), every.count("1")) == (24 * 48, 24 * 6)
-    page.execute_script("arguments[0].click()", button)
-    wait_for(page, "published-scatter", {"0.85": 48})
+    scatter.execute_script("arguments[0].click()", button)
+    wait_for(scatter, "published-scatter", {"0.85": 48})
 
 
-def test_picking_a_model_from_the_list_or_a_point(page: Any) -> None:
+def test_picking_a_model_from_the_list_or_a_point(scatter: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
-    figure = page.find_element(By.ID, "published-scatter")
+    figure = scatter.find_element(By.ID, "published-scatter")
     Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("tv_resnet50")
-    wait_for(page, "published-scatter", {"0.08": 47, "1": 1})
+    wait_for(scatter, "published-scatter", {"0.08": 47, "1": 1})
     Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("all")
-    wait_for(page, "published-scatter", {"0.85": 48})
+    wait_for(scatter, "published-scatter", {"0.85": 48})
     point = figure.find_elements(By.CSS_SELECTOR, ".mark-symbol path")[-1]
-    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
-    ActionChains(page).move_to_element(point).click().perform()
-    WebDriverWait(page, 5).until(lambda _: len(figure.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")) == 1)
+    scatter.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(scatter).move_to_element(point).click().perform()
+    WebDriverWait(scatter, 5).until(lambda _: len(figure.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")) == 1)
 
 
 def test_the_keyboard_reaches_every_kind_of_control(page: Any) -> None:

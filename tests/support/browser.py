@@ -61,7 +61,7 @@ def resize(driver: Any, size: tuple[int, int]) -> None:
 
 
 def open_drawn(driver: Any, file: Path, size: tuple[int, int] = DESKTOP) -> None:
-    """Open a report and wait until all of its charts are drawn."""
+    """Open a report, and wait until all of its charts are drawn but those that wait to be asked for."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     resize(driver, size)
