@@ -180,14 +180,8 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     if in_words and tables:
         print()
     print_tables(tables, table_format, titles=TITLES)
-    absent = {
-        "Metrics": comparison.no_metrics,
-        "Metrics of conditions": comparison.no_metrics,
-        "Correlations": comparison.no_correlations,
-    }
-    for title, why in absent.items():
-        if why:
-            note(f"\n{title}: {why}")
+    if comparison.no_correlations:
+        note(f"\nCorrelations: {comparison.no_correlations}")
     if counts := _unlisted(comparison, shown):
         note(f"\nwithout a difference beyond chance: {counts}; --all lists them too")
 

@@ -39,7 +39,7 @@ def demo(
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}\n")
     metrics = api.results.analyze(database, "demo")
     with api.results.open(database) as results:
-        print(results.verdict("demo")[0])  # what is not determined is counted below
+        print(results.verdict("demo")[0])  # lines below count numbers that are not determined
     sound = metrics.filter(pl.col("low").is_not_null(), state=State.OK.value)
     print_rows(sound.select("metric", "value", "low", "high", "state").to_dicts())
     print(f"{len(metrics) - len(sound)} numbers more have no interval, or are not beyond doubt; with their notes:")
