@@ -68,6 +68,8 @@ COMMANDS = {
     "verify": "verify --db gated.duckdb",
 }
 """Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
+PAIR = f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all"
+"""The comparison of two models, which takes a fraction of the time of one of two studies."""
 PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
@@ -220,28 +222,36 @@ def test_counts_of_progress_are_whole(total: int | None, count: str, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "name", ["analyze", "compare", "correlate, published", "gate", "plan", "published table", "studies"]
+    "words",
+    [
+        PAIR,
+        *(COMMANDS[name] for name in ("analyze", "correlate, published", "gate", "plan", "published table", "studies")),
+    ],
+    ids=lambda words: words.split()[0],
 )
 def test_a_pipe_gets_the_tables_and_nothing_else(
-    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("BANDLENS_HOME", str(folder / "home"))
-    words = COMMANDS[name].split()
-    markdown = [line for line in command(*words, "--format", "markdown").out.splitlines() if line]
+    command_line = words.split()
+    markdown = [line for line in command(*command_line, "--format", "markdown").out.splitlines() if line]
     assert len(markdown) > 2
     assert [line for line in markdown if not line.startswith(("| ", "|:", "|-", "## "))] == []
-    latex = command(*words, "--format", "latex").out
+    latex = command(*command_line, "--format", "latex").out
     tabulars = re.sub(r"\\begin\{tabular\}.*?\\end\{tabular\}", "", latex, flags=re.DOTALL)
     assert tabulars != latex
     assert re.sub(r"\\(begin|end)\{table\}|\\caption\{.*\}", "", tabulars).strip() == ""
-    rows = list(csv.reader(io.StringIO(command(*words, "--format", "csv").out)))
+    rows = list(csv.reader(io.StringIO(command(*command_line, "--format", "csv").out)))
     assert len(rows) > 1
     assert {len(row) for row in rows} == {len(rows[0])}
 
 
-def test_markdown_has_four_digits_and_csv_those_of_the_database(command: Command, folder: Path) -> None:
-    words = ("compare", *STUDIES, "--db", folder / "results.duckdb", "--all", "--format")
+def test_markdown_has_four_digits_and_csv_those_of_the_database(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    words = (*PAIR.split(), "--format")
     [cells] = [rows for name, rows in json.loads(command(*words, "json").out).items() if name == "cells"]
     exact = [row for row in csv.DictReader(io.StringIO(command(*words, "csv").out)) if row["table"] == "cells"]
     for name in ("difference", "low", "high"):
