@@ -100,7 +100,7 @@ def stretched(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
     if not 0 < brightest < DARK:
         return pixels, ""
     factor = 255 / brightest
-    return np.round(np.minimum(pixels * factor, 255)).astype(np.uint8), f"brightness × {factor:.2g}"
+    return np.round(np.minimum(pixels * factor, 255)).astype(np.uint8), f"{factor:.0f} times brighter"
 
 
 def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
@@ -117,7 +117,7 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
         "white",
     )
     draw = ImageDraw.Draw(sheet)
-    title_font, font = ImageFont.load_default(14), ImageFont.load_default(12)
+    title_font, *fonts = (ImageFont.load_default(size) for size in (14, 12, 11, 10, 9))
     for row, (title, tiles) in enumerate(rows):
         top = MARGIN + row * (TILE + GAP + 2 * LABEL)
         draw.text((MARGIN, top), title, "black", title_font)
@@ -126,7 +126,8 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
             pixels, stretch = stretched(pictures[condition])
             tile = Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
             sheet.paste(tile, (left, top + LABEL))
-            draw.text((left + 3, top + LABEL + 2), stretch, "white", font, stroke_width=1, stroke_fill="black")
+            draw.text((left + 3, top + LABEL + 2), stretch, "white", fonts[0], stroke_width=1, stroke_fill="black")
+            font = next((font for font in fonts if font.getlength(label) <= TILE), fonts[-1])
             draw.text((left, top + LABEL + TILE), label, "black", font)
     try:
         with replacing(out) as part:
