@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on"
@@ -62,10 +63,27 @@ def tell() -> int:
     return 128 + _received[0]
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) == 1:  # at the second the watching thread ends the process
+        _raise_outside(frame, "", None)
+
+
+def _raise_outside(frame: FrameType | None, _event: str, _argument: object) -> None:
+    """Raise KeyboardInterrupt, or have Python call this at each call and return until it can be raised."""
+    native = _initializes_native(frame)
+    sys.setprofile(_raise_outside if native else None)
+    if not native:
         raise KeyboardInterrupt
+
+
+def _initializes_native(frame: FrameType | None) -> bool:
+    """Whether a native module is being initialized: C++ that gets an exception there ends the process by SIGABRT."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _print_message() -> None:

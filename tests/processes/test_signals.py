@@ -41,6 +41,35 @@ def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: P
     assert (result.returncode, result.stdout, result.stderr) == (130, "", MESSAGE)
 
 
+IN_NATIVE_IMPORT = """
+import os, signal, sys
+from importlib.machinery import ExtensionFileLoader
+from bandlens.__main__ import main
+from bandlens.app import cli
+def strike(frame, event, argument):
+    if frame.f_code.co_filename.endswith("enum.py"):
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGINT)
+load = ExtensionFileLoader.exec_module
+def exec_module(loader, module):
+    sys.setprofile(strike if module.__name__.startswith("onnx.") else None)
+    load(loader, module)
+    sys.setprofile(None)
+ExtensionFileLoader.exec_module = exec_module
+def work():
+    import onnx
+    print("imported", flush=True)
+cli.main = work
+main()
+"""
+
+
+def test_ctrl_c_while_a_module_in_cpp_is_initialized_is_one_line() -> None:
+    """C++ that gets an exception there ends the process by SIGABRT."""
+    result = subprocess.run(python(IN_NATIVE_IMPORT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", MESSAGE)
+
+
 AT_THE_END = """
 import atexit, os, time
 from bandlens.__main__ import main
