@@ -298,6 +298,8 @@ class Measure(Generic[Read]):
     """State -> what a model does, in words with {accuracy} and {value}: see `comparison.verdict`."""
     remedies: Mapping[State, str] = field(default_factory=dict)
     """State -> what to do, so that the number is determined, in addition to REMEDIES."""
+    cut_of: str = ""
+    """The filter whose curves cross half at this number, where charts mark it."""
     ratio_to_clean: bool = False
     """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
     stands_for: str = ""

@@ -12,7 +12,7 @@ from ...analysis.charts.curves import as_errors, mark_half_cuts, probe_panels
 from ...analysis.charts.metrics import add_estimators, number_panels
 from ...analysis.charts.palette import colors, series_of
 from ...analysis.charts.style import words
-from ...analysis.measures.half_cut import PROBES
+from ...analysis.measures.registry import GRID_MEASURES
 from ...protocol import CUES, GROUPS
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -108,7 +108,11 @@ def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> F
     """The panels of some probes."""
     seen = as_errors(results.seen(rows))
     cuts = results.metrics.filter(pl.col("image_set").is_in(rows["image_set"].unique().to_list()))
-    marked = {probe: cuts.filter(metric=metric) for metric, probe in PROBES.items() if metric in cuts["metric"]}
+    marked = {
+        measure.cut_of: cuts.filter(metric=measure.name)
+        for measure in GRID_MEASURES
+        if measure.cut_of and measure.name in cuts["metric"]
+    }
     panels = {
         panel: mark_half_cuts(chart, marked[probe], part) if probe in marked else chart
         for (probe,), part in seen.group_by("probe", maintain_order=True)
