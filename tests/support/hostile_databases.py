@@ -175,7 +175,7 @@ def _(path: Path, random: Random) -> None:
 
 @trick("a sequence that counts otherwise")
 def _(path: Path, random: Random) -> None:
-    change(path, f"CREATE SEQUENCE ids INCREMENT BY {random.choice([0 - 1, 7])} MINVALUE -10 START 1")
+    change(path, f"CREATE SEQUENCE ids INCREMENT BY {random.choice([0 - 1, 7])} MINVALUE -10 MAXVALUE 100 START 1")
 
 
 @trick("a trigger")
