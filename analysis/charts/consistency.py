@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from .palette import colors
-from .style import INK, below, inline
+from .style import INK, below, inline, where
 
 SIDE = 16
 """Pixels of a tile."""
@@ -63,8 +63,8 @@ def condition_curves(rows: pl.DataFrame, title: str) -> Any:
         ],
     )
     y = alt.Y("top1:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
-    ends = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title="accuracy"), y2="high:Q")
+    ends = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title="accuracy"), y2=alt.Y2("high:Q"))
     lines = base.mark_line(point=True).encode(
-        y=y, strokeWidth=alt.condition(f"datum.subject == '{PEOPLE}'", alt.value(3), alt.value(1.5))
+        y=y, strokeWidth=alt.StrokeWidthValue(1.5, condition=where(f"datum.subject == '{PEOPLE}'", 3))
     )
     return alt.layer(ends, lines).properties(title=title, width=320, height=190)

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..measures.registry import label_of, title_of
 from ..statistics.arrays import ALPHA
-from .style import INK, faded, inline, picked, scales, tile_font, words
+from .style import INK, faded, inline, picked, scales, tile_font, where, words
 
 COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau-b"}
 """The column `method` of `correlate` -> what its coefficient is called."""
@@ -40,13 +40,13 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     hue = alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True)
     tiles = base.mark_rect(stroke="white", strokeWidth=2).encode(
         color=alt.Color("coefficient:Q", scale=hue, title="rho", legend=None),
-        opacity=alt.condition("datum.weak", alt.value(0.25), alt.value(1)),
+        opacity=alt.OpacityValue(1, condition=where("datum.weak", 0.25)),
     )
-    ink = alt.condition("!datum.weak && abs(datum.coefficient) > 0.72", alt.value("white"), alt.value(INK))
+    ink = alt.ColorValue(INK, condition=where("!datum.weak && abs(datum.coefficient) > 0.72", "white"))
     font = tile_font(12, table["group"].n_unique(), len("−0.76*"))
     strong = base.transform_filter("datum.strong").mark_text(fontSize=font, fontWeight="bold")
     plain = base.transform_filter("!datum.strong").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
+    marks = [mark.encode(text=alt.Text("text:N"), color=ink) for mark in (strong, plain)]
     height = ROW_HEIGHT * table["bias"].n_unique()
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
 

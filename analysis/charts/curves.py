@@ -9,7 +9,7 @@ import polars as pl
 
 from ..measures.base import State
 from .palette import FEW, series_of
-from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
+from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, where, words
 
 HEIGHT = 220
 
@@ -46,25 +46,25 @@ def curves(
     if octaves:
         across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     full = 1 if field == "model" else 0.4
-    base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
+    base = alt.Chart(inline(rows)).encode(x=across, color=color, detail=alt.Detail("model:N"))
     is_picked = f"datum.model == {PICKED}"
     visible = f"{PICKED} == '' || {is_picked} || datum.category == {PICKED}" if field == "model" else is_picked
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=measure),
-        y2="high:Q",
-        opacity=alt.condition(visible, alt.value(0.15), alt.value(0)),
-        tooltip=alt.value(None),
+        y2=alt.Y2("high:Q"),
+        opacity=alt.OpacityValue(0, condition=where(visible, 0.15)),
+        tooltip=alt.TooltipValue(None),
     )
     clean = base.mark_rule(strokeDash=[4, 4]).encode(
-        x=alt.value(0),
-        x2=alt.value("width"),
+        x=alt.XValue(0),
+        x2=alt.X2Value("width"),
         y=alt.Y("mean(clean_top1):Q", title=measure),
-        detail=["model:N", "category:N"],
-        opacity=alt.condition(visible, alt.value(0.7), alt.value(0)),
-        tooltip=alt.value(None),
+        detail=[alt.Detail("model:N"), alt.Detail("category:N")],
+        opacity=alt.OpacityValue(0, condition=where(visible, 0.7)),
+        tooltip=alt.TooltipValue(None),
     )
     y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
-    line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.value(None))
+    line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.TooltipValue(None))
     points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
         y=y,
         shape=shape,
@@ -115,9 +115,9 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
         alt.Tooltip("low:Q", title="95 % from", format=".1f"),
         alt.Tooltip("high:Q", title="to", format=".1f"),
     ]
-    base = alt.Chart(inline(rows)).encode(color=color, detail="model:N", opacity=faded(), tooltip=tooltip)
-    down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.datum(0), opacity=faded(0.5))
-    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q", y=y)
+    base = alt.Chart(inline(rows)).encode(color=color, detail=alt.Detail("model:N"), opacity=faded(), tooltip=tooltip)
+    down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.Y2Datum(0), opacity=faded(0.5))
+    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
     rings = base.mark_point(size=110, strokeWidth=2.5, fill="white").encode(x=x, y=y)
     return chart + down + bars + rings
 
@@ -193,7 +193,7 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     )
     text = base.mark_text(fontSize=tile_font(11, noisy["cycles"].n_unique(), len("0.42"))).encode(
         text=alt.Text("top1:Q", format=".2f"),
-        color=alt.condition("datum.top1 > 0.55", alt.value(INK), alt.value("white")),
+        color=alt.ColorValue("white", condition=where("datum.top1 > 0.55", INK)),
     )
     heading = alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure)
     return alt.layer(tiles, text).properties(title=heading, width=320, height=HEIGHT)
@@ -253,11 +253,11 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     tiles = base.mark_rect(stroke="white").encode(
         color=alt.Color("difference:Q", title="points", scale=hue, legend=legend)
     )
-    ink = alt.condition(f"abs(datum.difference) > {0.72 * reach:g}", alt.value("white"), alt.value(INK))
+    ink = alt.ColorValue(INK, condition=where(f"abs(datum.difference) > {0.72 * reach:g}", "white"))
     text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
     font = tile_font(10, rows["model"].n_unique(), len("+12.3*"))
     strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
     plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
+    marks = [mark.encode(text=alt.Text("text:N"), color=ink) for mark in (strong, plain)]
     chart = alt.layer(tiles, *marks) if is_small else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

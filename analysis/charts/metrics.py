@@ -16,7 +16,7 @@ from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from ..measures.psychometric import NUMBERS, THRESHOLDS
 from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
-from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
+from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font, where
 
 STRONGEST = 0.16
 """The largest noise_sd at which a threshold can be met."""
@@ -80,10 +80,10 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> 
         "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "×", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
-        "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": "high:Q"},
+        "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": alt.X2("high:Q")},
         "sound": {"x": x, "shape": form},
         "doubtful": {"x": x, "shape": form},
-        "none": {"x": alt.value(4), "color": alt.value(FAINT)},
+        "none": {"x": alt.XValue(4), "color": alt.ColorValue(FAINT)},
     }
     drawn = [
         _number(mark(alt.Chart(inline(part)), **style), rows, field, estimators).encode(**places[name])
@@ -147,10 +147,10 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     )
     hue = alt.Scale(type="log", scheme="viridis", domain=[WEAKEST, STRONGEST])
     rectangles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
-    ink = alt.condition("datum.value > 0.062", alt.value(INK), alt.value("white"))
+    ink = alt.ColorValue("white", condition=where("datum.value > 0.062", INK))
     font = tile_font(10, thresholds["cycles"].n_unique(), len("≥0.16"))
     text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
-    layers = alt.layer(rectangles, text.encode(text="text:N", color=ink))
+    layers = alt.layer(rectangles, text.encode(text=alt.Text("text:N"), color=ink))
     return layers.properties(title=title, width=440, height=max(44, 18 * thresholds["model"].n_unique()))
 
 
@@ -188,7 +188,7 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     if len(intervals):
         ends = alt.Y("low:Q", title=TITLE, scale=domain)
         rules = alt.Chart(inline(intervals)).mark_rule(strokeWidth=2)
-        layers.insert(0, rules.encode(x=x, y=ends, y2="high:Q"))
+        layers.insert(0, rules.encode(x=x, y=ends, y2=alt.Y2("high:Q")))
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))

@@ -12,6 +12,7 @@ definitions again: making an empty database takes ten times as long as reading t
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ DIGEST_FILE = Path(__file__).with_name("catalogue.json")
 def schema() -> str:
     """The SQL that makes an empty results database."""
     return SCHEMA_FILE.read_text(encoding="utf-8")
+
+
+@cache
+def schema_macros() -> frozenset[str]:
+    """Names of the macros that the schema defines: a file that opens has these, and no others."""
+    return frozenset(re.findall(r"^CREATE MACRO (\w+)", schema(), re.MULTILINE))
 
 
 @contextmanager

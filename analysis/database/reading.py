@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from ...errors import StoreError
+from .catalogue import schema_macros
 
 READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 """Parts of a statement that read. The others insert, update, delete or copy, as a query's WITH can."""
@@ -30,7 +31,7 @@ TABLE_FUNCTIONS = frozenset(
         *("pragma_platform", "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_version"),
     }
 )
-"""Table functions of DuckDB that read nothing but the database. Those of the schema, its macros, may be called too."""
+"""Table functions of DuckDB that read nothing but the database. Macros of the schema may be called too."""
 EFFECTS = frozenset({"nextval", "setval", "setseed", "sleep_ms", "write_log", "getenv", "getvariable"})
 """Scalar functions that do more than give a value."""
 WRITING_WORDS = frozenset({"copy", "insert", "update", "delete", "merge", "create", "attach", "export", "import"})
@@ -74,7 +75,7 @@ def _offence_of_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str | N
         if kind == "TABLE_FUNCTION":
             function = node.get("function")
             name = str(function.get("function_name", "")).lower() if isinstance(function, dict) else ""
-            if name not in TABLE_FUNCTIONS and name not in _macros(connection):
+            if name not in TABLE_FUNCTIONS | schema_macros():
                 return f"the table function {name}()"
     return None
 
@@ -102,7 +103,7 @@ def _offence_of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | 
         for (start, kind), end in zip(tokens, ends, strict=True)
         if kind.name != "comment"
     ]
-    functions = {name for (name,) in connection.execute(FUNCTIONS).fetchall()} - TABLE_FUNCTIONS - _macros(connection)
+    functions = {name for (name,) in connection.execute(FUNCTIONS).fetchall()} - TABLE_FUNCTIONS - schema_macros()
     for (kind, word), (_, next_word) in zip(words, [*words[1:], ("", "")], strict=True):
         is_call = next_word.startswith("(") and word in EFFECTS | functions
         if kind in ("keyword", "identifier") and (is_call or word in WRITING_WORDS):
@@ -111,11 +112,6 @@ def _offence_of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | 
 
 
 FUNCTIONS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type IN ('table', 'pragma')"
-MACROS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type LIKE '%macro' AND NOT internal"
-
-
-def _macros(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    return {name.lower() for (name,) in connection.execute(MACROS).fetchall()}
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

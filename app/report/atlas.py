@@ -163,7 +163,8 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int]) -> pl.DataFram
 def _marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
     """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
     rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
-    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f"), "state:N"]
+    value = alt.Tooltip("value:Q", format=".3f")
+    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), value, alt.Tooltip("state:N")]
     x = alt.X("value:Q", title=label_of(bias))
     lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     if len(lines):
