@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import binary_calibration_error
 
 from bandlens.analysis.measures.calibration import BINS, calibration_gaps
 from bandlens.analysis.statistics.shares import share_interval, share_of
@@ -20,6 +19,8 @@ def outcomes(count: int, excess: float, seed: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize(("count", "excess"), [(1, 0.0), (40, 0.2), (3000, -0.04), (3000, 0.0), (3000, 0.25)])
 def test_the_error_is_that_of_torchmetrics(count: int, excess: float) -> None:
+    from torchmetrics.functional.classification import binary_calibration_error  # imports transformers: 3 s
+
     confidence, correct = outcomes(count, excess, count)
     expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct), n_bins=BINS, norm="l1")
     assert calibration_gaps(confidence, correct)[0].mean() == pytest.approx(float(expected), abs=1e-6)

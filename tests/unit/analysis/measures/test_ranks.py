@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
-from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 
 from bandlens.analysis.database.store import UNKNOWN_RANK
 from bandlens.analysis.measures.outcomes import CellOutcomes
@@ -23,6 +22,8 @@ def cell(rank: np.ndarray | None) -> CellOutcomes:
 
 
 def test_it_is_the_mean_reciprocal_of_the_labels_place() -> None:
+    from torchmetrics.functional.retrieval import retrieval_reciprocal_rank  # imports transformers: 3 s
+
     rng = np.random.default_rng(0)
     scores, label = rng.random((COUNT, CLASSES)), rng.integers(0, CLASSES, COUNT)
     rank = (scores > scores[np.arange(COUNT), label][:, None]).sum(axis=1).astype(np.uint16)
