@@ -1,11 +1,13 @@
 # Two commands on a clean machine: `make demo` and `make test`. Needed beforehand: Python >= 3.11 and make.
-# `make campaign` runs the longer tests, a folder of tests/ a job; `make campaign JOBS="card hostile"` runs those two.
+# `make campaign` runs the longer tests, a job for each folder of tests/ or program; JOBS="card hostile" chooses two.
 # What these jobs draw comes of one seed, which stands in the commands that make prints; SEED=… repeats them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages support faults soak archives disks interrupts dependent_probes
+FOLDERS := models card processes hostile pages support
+PROGRAMS := faults soak archives disks interrupts dependent_probes
+JOBS ?= $(FOLDERS) $(PROGRAMS)
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
