@@ -24,8 +24,9 @@ $(VENV)/.ready: pyproject.toml
 demo: setup
 	$(BIN)/bandlens demo --out $(DEMO)
 
-# A thread for each process: with more, torch spends most of its time waiting for a core.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+# A thread for each process: with more, torch spends most of its time waiting for a core. Files keep their order: else
+# those of few and long tests come last, and leave a core idle.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) $(ARGS)
