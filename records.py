@@ -34,13 +34,17 @@ def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
     )
 
 
-CUT_TITLES = {side: f"cut: frequencies {side} it stay (cycles per image)" for side in ("below", "above")}
-"""Side of a filter's cut on which frequencies stay -> the title of the axis that its cuts are drawn over."""
+FREQUENCY_TITLES = {
+    "below": "cut: frequencies below it stay (cycles per image)",
+    "above": "cut: frequencies above it stay (cycles per image)",
+    "at": "centre of the noise (cycles per image)",
+}
+"""Place of frequencies beside that of a condition -> the title of the axis that such conditions are drawn over."""
 
 
-def cut_in_words(side: str, cycles: float) -> str:
-    """A cut as charts, menus, captions and tables word it: `below 22 cycles/image`."""
-    return f"{side} {cycles:.0f} cycles/image"
+def frequency_in_words(series: str, place: str, cycles: float) -> str:
+    """A setting as charts, menus, captions and tables word it: `noise_sd=0.08, at 14 cycles/image`."""
+    return ", ".join(filter(None, (series, f"{place} {cycles:.4g} cycles/image")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,12 @@ class Facts:
     """Whether its images are made for one network at a time, with its gradient."""
 
     def setting_at(self, size: int) -> str:
-        """The setting at images of so many pixels a side: of a filter, its cut in cycles per image."""
-        sides = [side for side, title in CUT_TITLES.items() if title == self.x_title]
-        if not sides or self.cycles_per_pixel is None:
+        """The setting at images of so many pixels a side: filters and bands have cycles per image."""
+        places = [place for place, title in FREQUENCY_TITLES.items() if title == self.x_title]
+        if not places or self.cycles_per_pixel is None:
             return self.setting
-        return cut_in_words(sides[0], int(2 * self.cycles_per_pixel * (size // 2)))
+        cycles = int(2 * self.cycles_per_pixel * (size // 2)) if self.cuts else self.cycles_per_pixel * size
+        return frequency_in_words(self.series, places[0], cycles)
 
 
 @dataclass(frozen=True, slots=True)

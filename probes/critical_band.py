@@ -33,7 +33,7 @@ import numpy as np
 
 from ..errors import ProbeError
 from ..protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from ..records import Condition
+from ..records import FREQUENCY_TITLES, Condition
 from .arrays import Array, chunks, constants
 from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
 from .kernels import launch
@@ -304,7 +304,7 @@ CRITICAL_BAND = Family(
         Parameter("draw", one_of("shared", "independent"), ("shared",), hidden=True),
     ),
     perturb,
-    axes=(Axis("frequency", "centre of the noise (cycles per image)", center_per_pixel),),
+    axes=(Axis("frequency", FREQUENCY_TITLES["at"], center_per_pixel),),
     random=True,
     canonical=_canonical,
     check_size=check_size,

@@ -21,7 +21,7 @@ from types import ModuleType
 import numpy as np
 
 from ..protocol import CUTOFFS
-from ..records import CUT_TITLES, Condition
+from ..records import FREQUENCY_TITLES, Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
@@ -210,7 +210,7 @@ LOWPASS = Family(
     1,
     _CUTOFF,
     perturb,
-    axes=(Axis("cutoff", CUT_TITLES["below"], lambda cutoff: cutoff / 2, cuts=True),),
+    axes=(Axis("cutoff", FREQUENCY_TITLES["below"], lambda cutoff: cutoff / 2, cuts=True),),
     check_size=even_size,
 )
 HIGHPASS = Family(
@@ -219,6 +219,6 @@ HIGHPASS = Family(
     1,
     _CUTOFF,
     perturb,
-    axes=(Axis("cutoff", CUT_TITLES["above"], lambda cutoff: (1 - cutoff) / 2, cuts=True),),
+    axes=(Axis("cutoff", FREQUENCY_TITLES["above"], lambda cutoff: (1 - cutoff) / 2, cuts=True),),
     check_size=even_size,
 )

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from .palette import colors
-from .style import INK, below, inline, where
+from .style import INK, MOST_ASLANT, below, inline, tile_font, where
 
 SIDE = 16
 """Pixels of a tile."""
@@ -20,25 +20,26 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
     defined = rows.drop_nulls("kappa")
     order = list(dict.fromkeys([*rows["first"], *rows["second"]]))
     scale = alt.Scale(scheme="viridis", domain=[0, 1], clamp=True)
-    return (
-        alt.Chart(inline(defined))
-        .mark_rect(stroke="white")
-        .encode(
-            x=alt.X("first:N", sort=order, title=None, axis=below(len(order))),
-            y=alt.Y("second:N", sort=order, title=None),
-            color=alt.Color("kappa:Q", scale=scale, legend=alt.Legend(orient="bottom", gradientLength=200)),
-            tooltip=[
-                alt.Tooltip("first:N"),
-                alt.Tooltip("second:N"),
-                alt.Tooltip("kappa:Q", format=".3f"),
-                alt.Tooltip("low:Q", title="95 % from", format=".3f"),
-                alt.Tooltip("high:Q", title="to", format=".3f"),
-                alt.Tooltip("most:Q", title="the most that they allow", format=".3f"),
-                alt.Tooltip("n:Q", title="images"),
-            ],
-        )
-        .properties(title=title, width=320, height=SIDE * max(6, rows["second"].n_unique()))
+    base = alt.Chart(inline(defined)).encode(
+        x=alt.X("first:N", sort=order, title=None, axis=below(len(order))),
+        y=alt.Y("second:N", sort=order, title=None),
+        tooltip=[
+            alt.Tooltip("first:N"),
+            alt.Tooltip("second:N"),
+            alt.Tooltip("kappa:Q", format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+            alt.Tooltip("most:Q", title="the most that they allow", format=".3f"),
+            alt.Tooltip("n:Q", title="images"),
+        ],
     )
+    legend = alt.Legend(orient="bottom", gradientLength=200)
+    chart = base.mark_rect(stroke="white").encode(color=alt.Color("kappa:Q", scale=scale, legend=legend))
+    if len(order) <= MOST_ASLANT:
+        font = tile_font(11, defined["first"].n_unique(), len("-0.12"))
+        ink = alt.ColorValue("white", condition=where("datum.kappa > 0.55", INK))
+        chart += base.mark_text(fontSize=font).encode(text=alt.Text("kappa:Q", format=".2f"), color=ink)
+    return chart.properties(title=title, width=320, height=SIDE * max(6, rows["second"].n_unique()))
 
 
 def condition_curves(rows: pl.DataFrame, title: str) -> Any:

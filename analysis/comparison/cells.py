@@ -69,6 +69,10 @@ class Run:
         """The short name of the run, or of its one checkpoint or image set."""
         return self.value or self.label
 
+    def name_beside(self, run: Run) -> str:
+        """The name, with that of the database where the other run is called the same."""
+        return f"{self.name} of {self.store.path.name}" if self.name == run.name else self.name
+
     def select(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Select the rows that are compared, by checkpoint and image_set."""
         return rows if self.column is None else rows.filter(pl.col(self.column) == self.value)

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from ...protocol import CUES
 from ..database.store import Store
 from ..measures.base import REMEDIES, State
 from ..measures.compute import has_values
@@ -23,7 +24,7 @@ from .words import in_words
 TOLD = {measure.name: measure.verdict for measure in GRID_MEASURES if measure.verdict}
 """Measure -> what a model does in each state."""
 FEW = 5
-"""Models that have a sentence each; of more, each measure has one with the range of all."""
+"""Models that have a sentence each; of more, each measure has one with the range of all. The most names in a list."""
 METRICS = """
 SELECT metric.checkpoint, metric.image_set, metric, value, metric.low, metric.high, state, note, labelled
 FROM metric_of($1) AS metric
@@ -31,6 +32,7 @@ JOIN (SELECT DISTINCT image_set, labelled FROM study_detail_of($1)) USING (image
 WHERE list_contains($2, metric)
 ORDER BY ALL
 """
+CUE_BIASES = [cues.bias for cues in CUES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def verdict(store: Store, label: str) -> Verdict:
 
     UsageError where there is no such study.
     """
-    rows = store.frame(METRICS, [label, list(TOLD)])
+    rows = _read_metrics(store, label)
     if rows.is_empty():
         advice = f"run a study with filters, then `bandlens analyze --db {store.path}`"
         return Verdict([], [f"Nothing is determined yet: {advice}."])
@@ -62,11 +64,23 @@ def verdict(store: Store, label: str) -> Verdict:
         models = of_set["checkpoint"].unique(maintain_order=True).to_list()
         told = _each if len(models) <= FEW else _together
         sentences += [f"{sentence}, on {image_set}." for sentence in told(of_set)]
-        if len(models) == 2:
-            runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
-            if between := in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
-                sentences.append(f"{between}.")
-    return Verdict(list(dict.fromkeys(sentences)), list(_undetermined(rows)))
+    models = rows["checkpoint"].unique(maintain_order=True).to_list()
+    if len(models) == 2:
+        runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
+        if between := in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
+            sentences.append(f"{between}.")
+    return Verdict(sentences, list(_undetermined(rows)))
+
+
+def _read_metrics(store: Store, label: str) -> pl.DataFrame:
+    """The estimates that a verdict is made of.
+
+    On images of two cues these are the cue biases alone: accuracy under a filter is there the share of decisions for
+    one of the cues, and half of it says nothing about what a model needs to recognize images.
+    """
+    rows = store.frame(METRICS, [label, list(TOLD)])
+    is_bias = pl.col("metric").is_in(CUE_BIASES)
+    return rows.filter(is_bias | ~is_bias.any().over("image_set")) if len(rows) else rows
 
 
 def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> Verdict:
@@ -83,7 +97,7 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) 
         )
     undetermined += [f"Not determined: differences in metrics, since there are {lacking}."] if lacking else []
     rows_a, rows_b = (
-        run.select(run.store.frame(METRICS, [run.label, list(TOLD)])).with_columns(
+        run.select(_read_metrics(run.store, run.label)).with_columns(
             # Checkpoints of one study are told apart by their names, runs of one checkpoint by theirs.
             checkpoint=pl.col("checkpoint") if run.column else pl.format("{} in {}", "checkpoint", pl.lit(run.name))
         )
@@ -106,11 +120,18 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     template = TOLD[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
         return None
-    determined = row["state"] == State.OK.value and row["low"] is not None
-    interval = f" [{row['low']:.0f}, {row['high']:.0f}]" if determined else ""  # the words say on which side it lies
+    value, low, high = (_number(row[name], MEASURES[row["metric"]].unit) for name in ("value", "low", "high"))
+    # Words on a cut at an end of the tested ones say on which side it lies; resamples may cross that end.
+    interval = f" [{low}, {high}]" if low and (row["state"] == State.OK.value or low != high) else ""
+    percent = " %" if MEASURES[row["metric"]].unit == "share" else ""
     accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
-    text = template.format(accuracy=accuracy, value=f"{row['value']:.0f}{interval}")
+    text = template.format(accuracy=accuracy, value=f"{value}{percent}{interval}")
     return text.replace(" 1 cycles ", " 1 cycle ")
+
+
+def _number(value: float | None, unit: str) -> str:
+    """A number without digits after the point, and a share in percent; empty where there is none."""
+    return "" if value is None else f"{100 * value if unit == 'share' else value:.0f}"
 
 
 def _each(rows: pl.DataFrame) -> Iterator[str]:
@@ -131,13 +152,24 @@ def _together(rows: pl.DataFrame) -> Iterator[str]:
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
-    """Yield the reasons why something is not determined, each with the models that it is of, and with what to do."""
-    reasons: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-    for (metric, state, note), of_note in rows.group_by("metric", "state", "note", maintain_order=True):
+    """Yield the reasons why something is not determined, each with what it is true of, and with what to do."""
+    titles: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
+    for (metric, image_set, state, note), of_note in rows.group_by(
+        "metric", "image_set", "state", "note", maintain_order=True
+    ):
         remedies = {**REMEDIES, **MEASURES[str(metric)].remedies}
         if remedy := remedies.get(State(state)):
             models = tuple(of_note["checkpoint"].unique(maintain_order=True))
-            reasons.setdefault((str(note), remedy, models), []).append(title_of(str(metric)))
-    for (note, remedy, models), titles in reasons.items():
-        named = ", ".join(models) if len(models) <= FEW else f"{len(models):,} models"
-        yield f"Not determined for {named}: {' and '.join(titles)}, since {note}; {remedy}."
+            titles.setdefault((str(image_set), str(note), remedy, models), []).append(title_of(str(metric)))
+    image_sets: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (image_set, note, remedy, models), measures in titles.items():
+        image_sets.setdefault((note, remedy, models, tuple(measures)), []).append(image_set)
+    for (note, remedy, models, of_reason), sets in image_sets.items():
+        where = f" on {_listed(sets, 'image sets')}" if rows["image_set"].n_unique() > 1 else ""
+        yield (
+            f"Not determined for {_listed(models, 'models')}{where}: {' and '.join(of_reason)}, since {note}; {remedy}."
+        )
+
+
+def _listed(names: Sequence[str], noun: str) -> str:
+    return ", ".join(names) if len(names) <= FEW else f"{len(names):,} {noun}"

@@ -33,14 +33,17 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
     image set each. None where the two have nothing that could differ.
     """
     sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
-    columns = ["checkpoint", "metric", "difference", "low", "high", "differs"]
+    name_a, name_b = a.name_beside(b), b.name_beside(a)
+    columns = ["checkpoint", "image_set", "metric", "difference", "low", "high", "differs"]
     biases = _without_unlike(metrics.filter(sound).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0)))
     clean = cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
     cases = pl.concat([biases.select(columns), clean.filter(pl.col("p").is_not_null()).select(columns)])
-    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name)))]
+    several = cells["image_set"].n_unique() > 1
+    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), several))]
     if changes:
         names = cases["checkpoint"].unique()
-        return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(changes)}"
+        who = _who(b, name_b, names.item() if len(names) == 1 else None)
+        return f"Compared with {name_a}, {who} {'; it '.join(changes)}"
     tested, different = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
     if tested.is_empty():
         return None
@@ -49,11 +52,11 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
             pl.max_horizontal(-pl.col("low"), "high"), descending=True, nulls_last=True, maintain_order=True
         )
         return (
-            f"{b.name} does not differ from {a.name} beyond chance in any of {len(tested):,} cells: the interval "
+            f"{name_b} does not differ from {name_a} beyond chance in any of {len(tested):,} cells: the interval "
             f"that reaches farthest is {difference_in_words(farthest.row(0, named=True))}"
         )
     return (
-        f"{b.name} differs from {a.name} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "
+        f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "
         f"{difference_in_words(_largest(different))}"
     )
 
@@ -85,21 +88,25 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _who(run: Run, checkpoint: str | None) -> str:
-    """Who does less or more: a checkpoint, or those of a run."""
+def _who(run: Run, name: str, checkpoint: str | None) -> str:
+    """Who does less or more: a checkpoint, or those of the run of this name."""
     if run.column == "checkpoint" or checkpoint is None:
-        return run.name
-    return f"{checkpoint} {'on' if run.column else 'in'} {run.name}"
+        return name
+    return f"{checkpoint} {'on' if run.column else 'in'} {name}"
 
 
-def _change_in_words(metric: str, cases: pl.DataFrame) -> str:
-    """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`."""
+def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
+    """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
+
+    `several` says whether the runs have several image sets, so that a single case has to name its own.
+    """
     verb, what = CHANGES[metric]
     differing = cases.filter(pl.col("differs").fill_null(False))
     if len(cases) == 1 and len(differing):
         row = differing.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
-        return f"{verb} {word} {what}: {difference_in_words(row)}"
+        where = f" on {row['image_set']}" if several else ""
+        return f"{verb} {word} {what}{where}: {difference_in_words(row)}"
     sides = {"less": differing.filter(pl.col("difference") < 0), "more": differing.filter(pl.col("difference") >= 0)}
     return " and ".join(
         f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
-from ...records import CUT_TITLES, cut_in_words
+from ...records import FREQUENCY_TITLES, frequency_in_words
 from .store import Store
 
 FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")
@@ -41,18 +42,24 @@ def read_conditions(store: Store, label: str) -> pl.DataFrame:
 def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
     """Rows with columns probe and parameters, of the conditions of a study, with FACTS.
 
-    Where rows have `cycles`, the setting of a filter is its cut in cycles per image, as its axis has it.
+    Where rows have `cycles`, the setting of filters and bands has their frequency in cycles per image.
     """
     joined = rows.join(
         conditions.select("probe", "parameters", *FACTS), on=["probe", "parameters"], how="left", maintain_order="left"
     )
-    return joined.with_columns(setting=cut_settings()) if "cycles" in rows.columns else joined
+    return joined.with_columns(setting=frequency_settings()) if "cycles" in rows.columns else joined
 
 
-def cut_settings() -> pl.Expr:
-    """The column setting, in which that of a filter is its cut, from cycles and x_title."""
-    setting = pl.col("setting")
-    for side, title in CUT_TITLES.items():
-        cut = pl.col("cycles").map_elements(partial(cut_in_words, side), pl.String)
-        setting = pl.when((pl.col("x_title") == title) & pl.col("cycles").is_not_null()).then(cut).otherwise(setting)
-    return setting
+def frequency_settings() -> pl.Expr:
+    """The column setting, with the frequency of filters and bands in cycles per image.
+
+    Rows have the columns setting, series, x_title and cycles.
+    """
+    place = pl.col("x_title").replace_strict({title: place for place, title in FREQUENCY_TITLES.items()}, default=None)
+    facts = pl.struct("series", "cycles", place=place)
+    return pl.coalesce(facts.map_elements(_frequency_setting, pl.String), "setting")
+
+
+def _frequency_setting(row: Mapping[str, Any]) -> str | None:
+    known = row["place"] is not None and row["cycles"] is not None
+    return frequency_in_words(**row) if known else None

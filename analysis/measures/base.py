@@ -54,6 +54,8 @@ REMEDIES: Mapping[State, str] = {
     State.DEGENERATE: "run more images, or more conditions",
     State.UNDETERMINED: "run more images, or more conditions",
     State.AT_CHANCE: "check that the labels are numbered as the classes of the model are, or run more images",
+    State.CENSORED_BELOW: "add conditions below the tested ones",
+    State.CENSORED_ABOVE: "add conditions above the tested ones",
     State.MISSING: "add what is lacking to the study file, run it and analyze again",
     State.FAILED: "mend the measure and analyze again",
 }

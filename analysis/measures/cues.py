@@ -49,6 +49,11 @@ CHANGES = {
     FREQUENCY_CUES.bias: ("decides", "by low frequencies"),
     FREQUENCY_CUES.accuracy: ("recognizes", "of the two bands' cues"),
 }
+VERDICTS = {
+    SHAPE_CUES.bias: "decides by shape on {value} of the images that it names by shape or texture",
+    FREQUENCY_CUES.bias: "decides by low frequencies on {value} of the images that it names by either band",
+}
+"""Bias -> what a model does, with the share of images in percent."""
 FEWEST_DECISIONS = 20
 """Decisions for a cue below which their share says little."""
 
@@ -158,6 +163,8 @@ def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
             is_bias=name == cues.bias,
             group=cues.bias,
             change=CHANGES.get(name),
+            verdict={State.OK: VERDICTS[name]} if name in VERDICTS else {},
+            folded=name != cues.bias,
             needs_alike=cues.accuracy if name == cues.bias else "",
             number=name,
             published=("shape-bias",) if name == SHAPE_CUES.bias else (),

@@ -19,7 +19,7 @@ from ...analysis.charts.palette import colors, series_of
 from ...analysis.comparison.verdict import verdict
 from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
-from ...analysis.database.conditions import cut_settings, read_conditions
+from ...analysis.database.conditions import frequency_settings, read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
@@ -190,7 +190,7 @@ class Answers:
             ],
             "conditions": [
                 self._condition(row)
-                for row in _with_cuts(known.conditions, cells).to_dicts()
+                for row in _with_frequencies(known.conditions, cells).to_dicts()
             ],
             "accuracy": cells.select(
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
@@ -206,7 +206,7 @@ class Answers:
         return {
             "id": row["digest"],
             "words": f"{row['probe']} {row['setting']}".rstrip(),
-            "setting": row["cut"],
+            "setting": row["setting_in_cycles"],
             **{name: row[name] for name in names},
             "unseen": self._conditions.why_not(row["probe"], row["parameters"], row["digest"]),
         }
@@ -354,11 +354,13 @@ class Answers:
         return opened.known[label]
 
 
-def _with_cuts(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """The conditions that some cell has; filters are told by their cuts where these are the same on all image sets."""
+def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """The conditions that some cell has, told by their frequencies where these are the same on all image sets."""
     several = pl.col("cycles").n_unique() > 1
     cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~several).then(pl.col("cycles").first()))
-    return conditions.join(cycles, on="digest", maintain_order="left").with_columns(cut=cut_settings())
+    return conditions.join(cycles, on="digest", maintain_order="left").with_columns(
+        setting_in_cycles=frequency_settings()
+    )
 
 
 def _listed(numbers: Iterable[int]) -> str:

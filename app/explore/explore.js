@@ -162,7 +162,7 @@
   };
 
   const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
-  const measure = () => imageSet()?.labelled === false ? "agreement" : "top-1";
+  const measure = () => imageSet()?.labelled === false ? "agreement" : "accuracy";
   const looks = () => ({
     color: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map(hue) }, legend: null },
     shape: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map((model) => model.shape) }, legend: null },

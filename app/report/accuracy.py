@@ -19,11 +19,15 @@ from .sections import Figure, Section, Table
 
 CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
-    "picked from the list. Dashed: without perturbation. Dotted: chance, the accuracy of a blind guess."
+    "picked from the list. Dashed: without perturbation."
 )
+CHANCE_CAPTION = "Dotted across: chance, the accuracy of a blind guess."
 HALF_CAPTION = (
-    "Rings: the cut at which half of the accuracy above chance is left, with its 95 % interval over images (the bar); "
+    "Rings: the cut at which half of the {measure} is left, with its 95 % interval over images (the bar); "
     "a ring is missing where no tested cut leaves more or none leaves less."
+)
+CUES_CAPTION = (
+    "Images of this set have two cues, such as a shape and a texture: accuracy is the share that is named by the first."
 )
 AGREEMENT = (
     "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
@@ -66,8 +70,7 @@ def key(rows: pl.DataFrame) -> dict[str, Any]:
 def accuracy_section(results: ReportData) -> Section:
     """Accuracy without perturbation, where there are labels."""
     clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
-    conflicting = results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"]
-    table = clean.filter(~pl.col("image_set").is_in(conflicting.to_list())).select(
+    table = clean.filter(~pl.col("image_set").is_in(_conflicting(results))).select(
         "image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n"
     )
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
@@ -86,9 +89,19 @@ def _groups(results: ReportData) -> Iterator[Figure]:
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
 
 
+def _conflicting(results: ReportData) -> list[str]:
+    """Image sets whose images have two cues, of which accuracy takes one."""
+    return results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"].to_list()
+
+
 def filter_figures(results: ReportData, which: slice) -> list[Figure]:
-    """The filters on some of the image sets that have them, with their half cuts; the first belongs to the verdict."""
-    sets = [(number, name, rows.filter("cuts")) for number, name, rows in perturbed_sets(results.curve)]
+    """The filters on some of the image sets that have them, with their half cuts; the first belongs to the verdict.
+
+    Sets of conflicting cues come last, since the verdict says nothing about filters on them.
+    """
+    conflicting = _conflicting(results)
+    numbered = sorted(perturbed_sets(results.curve), key=lambda entry: entry[1] in conflicting)
+    sets = [(number, name, rows.filter("cuts")) for number, name, rows in numbered]
     return [
         _figure(results, filters, f"filters-{number}", f"Filters on {name}")
         for number, name, filters in [entry for entry in sets if len(entry[-1])][which]
@@ -118,6 +131,13 @@ def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> F
         for (probe,), part in seen.group_by("probe", maintain_order=True)
         for panel, chart in probe_panels(part, str(probe)).items()
     }
-    caption = f"{HALF_CAPTION} {CAPTION}" if {*marked} & {*seen["probe"]} else CAPTION
+    labelled = rows["measure"][0] == "accuracy"
+    captions = {
+        HALF_CAPTION.format(measure="accuracy above chance" if labelled else "agreement"): {*marked} & {*seen["probe"]},
+        CAPTION: True,
+        CHANCE_CAPTION: labelled,
+        CUES_CAPTION: rows["image_set"][0] in _conflicting(results),
+    }
+    caption = " ".join(text for text, applies in captions.items() if applies)
     table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *COLUMNS)
     return Figure(name, title, caption, panels, 2, table, **key(seen))

@@ -136,10 +136,12 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int]) -> pl.DataFram
     """One's own metrics with top-1 on ImageNet in percent: one's own, or else published, as imagenet_is tells.
 
     classes: metric -> the classes that published models decided between; decisions between others are left out, since
-    they are not comparable.
+    they are not comparable, and so are numbers of agreement, which images without labels have.
     """
+    labelled = results.image_sets.filter("labelled")["name"].to_list()
     metrics = results.metrics.join(results.decided, on=("checkpoint", "image_set")).filter(
-        pl.col("classes") == pl.col("metric").replace_strict(classes, default=None, return_dtype=pl.Int64)
+        pl.col("image_set").is_in(labelled),
+        pl.col("classes") == pl.col("metric").replace_strict(classes, default=None, return_dtype=pl.Int64),
     )
     measured = dict(results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows())
     published = {

@@ -18,9 +18,10 @@ from .sections import Figure, Section
 FEW = 6
 """Models whose heat maps are drawn at once; those of more are drawn when a reader opens them."""
 BAND_CAPTION = (
-    "Fields: {measure} under octave-band noise. Points: the noise_sd at which half of it is lost, with 95 % intervals; "
-    "the curve is the channel fitted through them, and up is more sensitive. Triangles: beyond the tested noise. "
-    "○ doubtful, × no channel: the numbers of that fit mean nothing."
+    "Fields: {measure} under octave-band noise, on images made grey and of low contrast; noise_sd is about the "
+    "standard deviation of the noise, where pixels go from 0 to 1. Points: the noise_sd at which half is lost, with "
+    "95 % intervals; the curve is the channel fitted through them, and up is more sensitive. Triangles: beyond the "
+    "tested noise. ○ doubtful, × no channel: the numbers of that fit mean nothing."
 )
 MAP_CAPTION = (
     "Dark: little noise in this band is enough to lose half of the accuracy. ≤ and ≥: beyond the tested noise. Hover "

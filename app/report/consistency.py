@@ -42,7 +42,7 @@ def _kappas(table: pl.DataFrame) -> Iterator[Figure]:
     panels = {
         str(images): kappa_map(rows, str(images)) for (images,), rows in renamed.group_by("images", maintain_order=True)
     }
-    caption = "A tile for every two; hover for intervals, and the most that the two accuracies allow."
+    caption = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
     subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
     columns = 2 if subjects <= MOST_ASLANT else 1
     yield Figure("error-consistency", "Error consistency", caption, panels, columns, means)

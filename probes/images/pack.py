@@ -198,7 +198,10 @@ def _labels(
     else:
         classes = labels_of_folders(source, paths, space)
     if names is not None and space.name != "all":
-        raise UsageError(f"classes of {space.name} have names already; leave --decision-space out, or own labels")
+        raise UsageError(
+            f"{space.name}: its classes have names already, and folders of these names are labels by themselves; leave "
+            "--labels out, or --decision-space"
+        )
     refuse_numbers(source, paths, classes)
     refuse_outside(labels or source, paths, classes, space)
     return classes, names

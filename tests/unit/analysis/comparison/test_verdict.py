@@ -18,6 +18,9 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.registry import GRID_MEASURES
 from bandlens.protocol import BIAS_CUTOFFS
 
+SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}
+LOWEST = condition("lowpass", cutoff=0.1)
+
 
 def study(path: Path, middles: dict[str, float], classes: int = 1000, share: float = 0.8, labelled: bool = True) -> str:
     """Models that recognize a share of images, of which a low-pass leaves those that need no more than its cut."""
@@ -57,7 +60,7 @@ def test_two_models_are_told_apart(tmp_path: Path) -> None:
     study(tmp_path / "r.duckdb", {"coarse": 20, "fine": 40})
     coarse, fine, between = sentences(tmp_path / "r.duckdb")
     assert (coarse.split()[0], fine.split()[0]) == ("coarse", "fine")
-    assert between.startswith("fine relies less on low frequencies: -0.")
+    assert between.startswith("Compared with coarse, fine relies less on low frequencies: -0.")
 
 
 def test_of_many_models_the_ends_are_told(tmp_path: Path) -> None:
@@ -122,3 +125,60 @@ def test_every_state_that_determines_nothing_says_what_to_do() -> None:
     for measure in GRID_MEASURES:
         if measure.verdict:
             assert {*REMEDIES, *measure.remedies} == {*State} - {State.OK, State.DOUBTFUL}
+
+
+def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Path) -> None:
+    """A model names 30 of 100 images by shape and 50 by texture, filtered or not."""
+    images = image_set(
+        100, name="conflict", schemes={"shape": [[0]] * 100, "texture": [[1]] * 100}, labels=[0] * 100, **SHAPES
+    )
+    decided = [0] * 30 + [1] * 50 + [2] * 20
+    rank = [int(number != 0) for number in decided]
+    settings = (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS))
+    parts = [part(cell(images, setting), decided, rank) for setting in settings]
+    with open_store(tmp_path / "r.duckdb") as store:
+        compute_measures(store, store_study(store, "s", images, parts))
+        low, high = store.frame("SELECT 100 * low, 100 * high FROM metric WHERE metric = 'shape_bias'").row(0)
+    assert sentences(tmp_path / "r.duckdb") == [
+        f"net decides by shape on 38 % [{low:.0f}, {high:.0f}] of the images that it names by shape or texture, "
+        "on conflict."
+    ]
+
+
+def test_what_is_not_determined_names_its_images_where_a_study_has_several_sets(tmp_path: Path) -> None:
+    parts, sets = [], [image_set(100, name=name, labels=[0] * 100, benchmark=name) for name in ("fog", "snow")]
+    for images, shares in zip(sets, ((0.9, 0.8, 0.8), (0.9, 0.2, 0.8)), strict=True):
+        for setting, share in zip((condition(), LOWEST, condition("lowpass", cutoff=0.5)), shares, strict=True):
+            rank = (np.arange(100) >= 100 * share).astype(int)
+            parts.append(part(cell(images, setting, by=model("net", classes=1000)), rank, rank))
+    with open_store(tmp_path / "r.duckdb") as store:
+        compute_measures(store, store_study(store, "s", sets, parts), Options(200))
+    *_, advice = sentences(tmp_path / "r.duckdb")
+    assert advice.startswith("Not determined for net on fog: cut of low-passes that leaves half, since half or more")
+
+
+def test_a_cut_at_the_end_of_the_tested_ones_has_its_interval_where_it_reaches_beyond(tmp_path: Path) -> None:
+    """The lowest low-pass leaves 46 of 90: some resamples have less than half there, and a cut above it."""
+    images, parts = image_set(100, name="photos", labels=[0] * 100), []
+    for setting, count in ((condition(), 90), (LOWEST, 46), (condition("lowpass", cutoff=0.5), 90)):
+        rank = (np.arange(100) >= count).astype(int)
+        parts.append(part(cell(images, setting, by=model("net", classes=1000)), rank, rank))
+    with open_store(tmp_path / "r.duckdb") as store:
+        compute_measures(store, store_study(store, "s", images, parts), Options(200))
+        high = store.frame("SELECT high FROM metric WHERE metric = 'lowpass_half_cut'").item()
+    assert high > 12
+    assert (
+        f"keeps half or more of its accuracy above chance on frequencies below 11 [11, {high:.0f}] cycles"
+        in (sentences(tmp_path / "r.duckdb")[0])
+    )
+
+
+def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name, middle in (("old", 40), ("new", 20)):
+        study(tmp_path / f"{name}.duckdb", {"net": middle})
+    with (
+        open_store(tmp_path / "old.duckdb", read_only=True) as old,
+        open_store(tmp_path / "new.duckdb", read_only=True) as new,
+    ):
+        (finding,) = compare_runs(Run(old, "s@1"), Run(new, "s@1")).verdict.findings
+    assert finding.startswith("Compared with s@1 of old.duckdb, net in s@1 of new.duckdb relies more on low")

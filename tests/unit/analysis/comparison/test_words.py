@@ -47,12 +47,12 @@ LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok"
 
 def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs: tuple[Run, Run]) -> None:
     sentence = in_words(*runs, cells(), metrics(LOW))
-    assert sentence == "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
+    assert sentence == "Compared with v1, v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
     high = ("v1, v2", "set", "high_frequency_bias", 0.1, 0.05, 0.15, "ok", "ok")
     shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
     clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
     assert in_words(*runs, clean, metrics(LOW, high, shape)) == (
-        "v2 is less accurate without perturbation: -0.050 [-0.060, -0.040]; "
+        "Compared with v1, v2 is less accurate without perturbation: -0.050 [-0.060, -0.040]; "
         "it relies less on low frequencies: -0.021 [-0.034, -0.008]; "
         "it relies more on high frequencies: +0.100 [+0.050, +0.150]"
     )
@@ -80,7 +80,7 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
     rows = [("v1, v2", f"set{k}", "low_frequency_bias", d, d - 0.02, d + 0.02, "ok", "ok") for k, d in
             enumerate((-0.1, -0.2, 0.1, 0.0))]  # fmt: skip
     assert in_words(*runs, cells(), metrics(*rows)) == (
-        "v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180] "
+        "Compared with v1, v2 relies less on low frequencies in 2 of 4 cases, at most by -0.200 [-0.220, -0.180] "
         "and relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
     )
     assert in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
@@ -91,7 +91,8 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
 def test_a_cut_differs_in_cycles_per_image(runs: tuple[Run, Run]) -> None:
     cut = ("v1, v2", "set", "lowpass_half_cut", 19.04, 17.5, 20.46, "ok", "ok")
     assert in_words(*runs, cells(), metrics(cut)) == (
-        "v2 needs more of the high frequencies to keep half of its accuracy: +19.0 [+17.5, +20.5] cycles per image"
+        "Compared with v1, v2 needs more of the high frequencies to keep half of its accuracy: +19.0 [+17.5, +20.5] "
+        "cycles per image"
     )
 
 
@@ -114,8 +115,10 @@ def test_a_checkpoint_that_loses_images_under_low_pass_relies_less_on_low_freque
         run = Run(store, filtered(store, ["v1", "v2"], 30))
         comparison = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
         back = compare_runs(*two_of(run, run, "checkpoint", "v2", "v1"))
-    assert comparison.verdict.findings[0].startswith("v2 relies less on low frequencies: -0.167 [-0.2")
-    assert back.verdict.findings[0].startswith("v1 relies more on low frequencies: +0.167 [+0.1")
+    assert comparison.verdict.findings[0].startswith(
+        "Compared with v1, v2 relies less on low frequencies: -0.167 [-0.2"
+    )
+    assert back.verdict.findings[0].startswith("Compared with v2, v1 relies more on low frequencies: +0.167 [+0.1")
 
 
 def test_models_that_guess_under_a_filter_are_not_told_apart_by_it(tmp_path: Path) -> None:
@@ -135,7 +138,9 @@ def test_models_that_guess_under_a_filter_are_not_told_apart_by_it(tmp_path: Pat
     high = comparison.metrics.filter(metric="high_frequency_bias").row(0, named=True)
     assert high["low"] > 0, "the published number differs by the clean accuracy that it is a ratio to"
     assert high["state_a"] == high["state_b"] == "at_chance"
-    assert comparison.verdict.findings[0].startswith("v2 is less accurate without perturbation: -0.300")
+    assert comparison.verdict.findings[0].startswith(
+        "Compared with v1, v2 is less accurate without perturbation: -0.300"
+    )
     assert "frequencies" not in comparison.verdict.findings[0]
 
 
@@ -143,9 +148,12 @@ def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shap
     shape = ("v1, v2", "cue", "shape_bias", 0.261, 0.2, 0.32, "ok", "ok")
     alike = ("v1, v2", "cue", "cue_accuracy", -0.01, -0.03, 0.01, "ok", "ok")
     damaged = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
-    assert in_words(*runs, cells(), metrics(shape, alike)) == "v2 decides more by shape: +0.261 [+0.200, +0.320]"
+    assert (
+        in_words(*runs, cells(), metrics(shape, alike))
+        == "Compared with v1, v2 decides more by shape: +0.261 [+0.200, +0.320]"
+    )
     assert in_words(*runs, cells(), metrics(shape, damaged)) == (
-        "v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
+        "Compared with v1, v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
     )
     elsewhere = ("v1, v2", "other", *damaged[2:])
     assert "decides more by shape" in in_words(*runs, cells(), metrics(shape, elsewhere))

@@ -142,7 +142,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
         compute_measures(store, "s")
     comparison = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
     assert comparison == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--format", "json", "--all"))
-    assert comparison["verdict"][0].startswith("y is less accurate without perturbation: -0.150 [-0.2")
+    assert comparison["verdict"][0].startswith("Compared with x, y is less accurate without perturbation: -0.150 [-0.2")
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
     clean, low = comparison["cells"]
     assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
@@ -187,7 +187,7 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     assert [
         (row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in comparison["cells"]
     ] == [(name, "clear, fog", 80, 20, 0) for name in ("x", "y")]
-    sentence = "fog is less accurate without perturbation in 2 of 2 cases, at most by -0.250 ["
+    sentence = "Compared with clear, fog is less accurate without perturbation in 2 of 2 cases, at most by -0.250 ["
     assert comparison["verdict"][0].startswith(sentence)
     assert "two image sets are compared" in comparison["no_correlations"]
     assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
@@ -206,7 +206,9 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
     assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
     assert comparison["same_cells"] == 1
-    assert comparison["verdict"][0].startswith("net in int8 is less accurate without perturbation: -0.200 [")
+    assert comparison["verdict"][0].startswith(
+        "Compared with fp32, net in int8 is less accurate without perturbation: -0.200 ["
+    )
     words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--format", "json")
     assert [json.loads(call(*words))[side] for side in "ab"] == [f"{path}, s@3, int8", f"{path}, s@1, fp32"]
     refused = refusal("s", "--precisions", "fp32,bf16", "--db", path)

@@ -72,7 +72,7 @@ def test_the_page_begins_with_the_verdict(explored: Path, study: dict[str, Any])
         assert study["verdict"] == results.verdict("small") != []
 
 
-def test_the_menu_tells_filters_by_their_cuts(explored: Path, study: dict[str, Any]) -> None:
+def test_the_menu_tells_filters_and_bands_by_their_frequencies(explored: Path, study: dict[str, Any]) -> None:
     settings = {entry["words"]: entry["setting"] for entry in study["conditions"]}
     query = "SELECT DISTINCT cutoff, cycles FROM accuracy WHERE probe = 'highpass'"
     cycles = dict(ask(explored / "results.duckdb", query))
@@ -80,6 +80,11 @@ def test_the_menu_tells_filters_by_their_cuts(explored: Path, study: dict[str, A
     for cutoff, cut in cycles.items():
         assert settings[f"highpass cutoff={cutoff:g}"] == f"above {cut:.0f} cycles/image"
     assert settings["blur width=2"] == "width=2"
+    query = "SELECT DISTINCT noise_sd, frequency, cycles FROM accuracy WHERE probe = 'critical_band' AND cycles > 0"
+    for noise_sd, frequency, center in ask(explored / "results.duckdb", query):
+        words = f"critical_band noise_sd={noise_sd:g}, frequency={frequency:g}"
+        assert settings[words] == f"noise_sd={noise_sd:g}, at {center:.4g} cycles/image"
+    assert settings["critical_band noise_sd=0"] == "noise_sd=0"
 
 
 @pytest.mark.parametrize("labelled", [False, True])

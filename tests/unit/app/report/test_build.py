@@ -323,7 +323,7 @@ def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
     assert re.search(r"r.html: 13 sections, \d+ charts, \d(\.\d+)? MB", result.output)
 
 
-def test_pictures_are_of_the_own_images_and_tell_their_cuts(explored: Path) -> None:
+def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Path) -> None:
     results = read_data(explored / "results.duckdb")
     assert results is not None
     section = contact_sheet(results, None)
@@ -335,6 +335,8 @@ def test_pictures_are_of_the_own_images_and_tell_their_cuts(explored: Path) -> N
         f"below {int(c * half)} cycles/image" for c in CUTOFFS
     ]
     assert any(" times brighter" in tile.caption for tile in section.tiles["highpass"])
+    bands = [tile.caption for tile in section.tiles["critical band, noise_sd=0.16"]]
+    assert bands == [f"at {images.info.size * 2**k / 128:.4g} cycles/image" for k in range(7)]
 
 
 def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
