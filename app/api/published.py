@@ -36,6 +36,8 @@ class Publication:
     """The title of the source; None for the study's own file."""
     terms: str = ""
     """The licence, and its meaning for those who import the source."""
+    trials: int = 0
+    """The number of people's single trials, which `bandlens analyze` sets models beside."""
 
 
 def import_published(source: File, folder: File | None = None, db: File = RESULTS) -> Publication:
@@ -69,7 +71,9 @@ def import_published(source: File, folder: File | None = None, db: File = RESULT
     values = with_effective_values(values)
     with open_store(Path(db)) as store:
         store.write_source(described.name, values, trials)
-    return Publication(len(values), values["model"].n_unique(), described.title, described.terms)
+    return Publication(
+        len(values), values["model"].n_unique(), described.title, described.terms, 0 if trials is None else len(trials)
+    )
 
 
 def list_sources(db: File | None = None) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ def import_(
     else:
         print(f"{db}: {publication.values} values of {publication.models} models from {publication.source}")
         print(publication.terms)
+    if publication.trials:
+        print(f"{publication.trials:,} trials of people: run `bandlens analyze` again to set models beside them")
 
 
 @app.command("list")

@@ -384,7 +384,7 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         settled(driver)
         titles = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
         assert "agreement" in titles
-        assert "top-1" not in titles
+        assert "accuracy" not in titles
         choose(driver, "selection", "all")
         assert js(driver, "document.getElementById('total').textContent") == "1 image"
 

@@ -70,6 +70,16 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     assert "degenerate fits" in figure.caption
 
 
+def test_agreement_is_not_set_among_published_accuracies(tmp_path: Path) -> None:
+    """Images without labels have biases of agreement, and published ones are of accuracy."""
+    images, path = image_set(120, name="photographs"), tmp_path / "results.duckdb"
+    with open_store(path) as store:
+        store_study(store, "s", images, [part(cell(images, setting), [k % 3 for k in range(120)]) for setting in GRID])
+        compute_measures(store, "s", Options(100))
+        assert store.frame("FROM metric WHERE metric = 'low_frequency_bias' AND state = 'ok'").height == 1
+    assert figures(path) == {}
+
+
 def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
     wrong = [int(k % 3 == 0) for k in range(120)]

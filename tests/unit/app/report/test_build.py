@@ -19,11 +19,13 @@ from typer.testing import CliRunner
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.commands.report import report
+from bandlens.app.report.accuracy import curves_section
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
+from bandlens.app.report.verdict import verdict_section
 from bandlens.errors import StoreError, UnknownName, UsageError
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.protocol import CUTOFFS
@@ -151,6 +153,32 @@ def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path)
     assert ring["half"] == pytest.approx(chance + (180 / n - chance) / 2)
     settings_told = {row["setting"] for rows in spec["datasets"].values() for row in rows if "setting" in row}
     assert settings_told == {f"below {int(cutoff * 112)} cycles/image" for cutoff in cutoffs}
+
+
+def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_path: Path) -> None:
+    """The sets are `a`, whose images have a shape and a texture, `b` with labels, and `c` without."""
+    path, cues = tmp_path / "results.duckdb", {"shape": [[0]] * 60, "texture": [[1]] * 60}
+    sets = [
+        image_set(60, name="a", labels=[0] * 60, schemes=cues, benchmark="cue-conflict", decision_space="sixteen"),
+        image_set(60, name="b", labels=[0] * 60),
+        image_set(60, name="c"),
+    ]
+    rank = [k % 3 for k in range(60)]
+    settings = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))]
+    with open_store(path) as store:
+        parts = [part(cell(s, setting), rank, rank if s.info.labelled else None) for s in sets for setting in settings]
+        store_study(store, "s", sets, parts)
+        compute_measures(store, "s")
+    results = read_data(path)
+    assert results is not None
+    figures = [*verdict_section(results, None).figures, *curves_section(results).figures]
+    assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
+    labelled, unlabelled, conflicting = (figure.caption for figure in figures)
+    assert "half of the accuracy above chance" in labelled
+    assert "Dotted across: chance" in labelled
+    assert "half of the agreement" in unlabelled
+    assert "chance" not in unlabelled
+    assert ["two cues" in caption for caption in (labelled, unlabelled, conflicting)] == [False, False, True]
 
 
 def test_the_footer_says_how_to_cite_this_version(page: Page) -> None:
