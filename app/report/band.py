@@ -15,6 +15,8 @@ from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import Figure, Section
 
+MOST_DRAWN = 3
+"""Panels of models beside people that are drawn at once."""
 FEW = 6
 """Models whose heat maps are drawn at once; those of more are drawn when a reader opens them."""
 BAND_CAPTION = (
@@ -35,7 +37,7 @@ NUMBERS_CAPTION = (
 
 PEOPLE_CAPTION = (
     "Numbers that published trials of people have, too, by the same estimator. Hollow: to be read with its note "
-    "(hover, or the table). ×: no value, or a degenerate fit. People saw photographs of their own."
+    "(hover, or the table). ×: no value, or a degenerate fit. People need not have seen the same images."
 )
 
 
@@ -72,8 +74,9 @@ def numbers_section(results: ReportData) -> Section:
 def _beside_people(results: ReportData, image_set: str, place: int) -> Iterator[Figure]:
     """Each number that models on an image set and people both have: a panel with a line for each."""
     rows = results.human_metric.filter(pl.col("human") | (pl.col("images") == image_set))
-    table = rows.sort("metric", "human", "subject")
-    if table.is_empty() or table["human"].all():
+    rows = pl.concat([rows, _observed(results, image_set)], how="diagonal").sort("metric", "human", "subject")
+    table = rows.filter(~pl.col("human").all().over("metric"))
+    if table.is_empty():
         return
     metrics = results.seen(add_estimators(table.rename({"subject": "checkpoint"})))
     field = series_of(metrics)
@@ -89,7 +92,34 @@ def _beside_people(results: ReportData, image_set: str, place: int) -> Iterator[
         3,
         table,
         **key(metrics),
-        folded=True,
+        folded=len(panels) > MOST_DRAWN,
+    )
+
+
+def _observed(results: ReportData, image_set: str) -> pl.DataFrame:
+    """The numbers that models on an image set and single people have, where trials with its stimuli are imported.
+
+    Rows have the columns of the view human_metric.
+    """
+    benchmark = results.image_sets.filter(name=image_set)["benchmark"][0]
+    people = results.atlas.filter(source="humans", benchmark=benchmark)
+    models = results.metrics.filter(
+        pl.col("image_set") == image_set, pl.col("metric").is_in(people["metric"].to_list())
+    )
+    columns = ("metric", "value", "low", "high", "note")
+    return pl.concat(
+        [
+            models.select(*columns, "state", "category", subject="checkpoint", images="image_set", human=pl.lit(False)),
+            people.select(
+                *columns,
+                state=pl.lit("ok"),
+                category=pl.lit("humans"),
+                subject="model",
+                images="benchmark",
+                human=pl.lit(True),
+            ),
+        ],
+        how="diagonal",
     )
 
 
