@@ -32,7 +32,19 @@ from ..statistics.arrays import Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import difference_interval, share_of
 from ..statistics.wilson import share_of_sums
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, State, nothing, too_few_images
+from .base import (
+    Available,
+    Ends,
+    Estimate,
+    ImageValues,
+    Measure,
+    Options,
+    Scope,
+    State,
+    as_it_is,
+    nothing,
+    too_few_images,
+)
 from .outcomes import CellOutcomes, Outcomes
 
 NEITHER = "neither cue is ever named"
@@ -87,21 +99,21 @@ def cue_estimates(cues: Cues, outcomes: Outcomes, _: Options) -> dict[str, Estim
         return {}
     ids = np.unique(clean.images.clusters, return_inverse=True)[1]
     estimates = {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
-    return estimates | _unsound(clean, 2 * outcomes.subject.floor, cues.bias, estimates[cues.bias])
+    return estimates | {cues.bias: _judge_bias(clean, estimates[cues.bias])}
 
 
-def _unsound(clean: CellOutcomes, chance: float, name: str, bias: Estimate) -> dict[str, Estimate]:
-    """The bias with its state, where the cues are recognized too rarely; `chance` is how often blind guesses do."""
-    _, either = _named_cues(clean)
-    conflicting = clean.images.conflicting
+def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
+    """The bias, with another state where the cues are recognized too rarely."""
+    _, either = _named_cues(cell)
+    conflicting, chance = cell.images.conflicting, 2 * cell.floor
     if not either.any():
-        return {}
-    if within_chance(share_of(either[conflicting], clean.images.clusters[conflicting]), chance):
+        return bias
+    if within_chance(share_of(either[conflicting], cell.images.clusters[conflicting]), chance):
         note = f"a cue is named no more often than blind guesses name one, {chance:.3g}"
-        return {name: replace(bias, state=State.AT_CHANCE, note=note)}
+        return replace(bias, state=State.AT_CHANCE, note=note)
     if either.sum() < FEWEST_DECISIONS and bias.state == State.OK:
-        return {name: replace(bias, state=State.DOUBTFUL, note=f"it is a share of {either.sum()} decisions")}
-    return {}
+        return replace(bias, state=State.DOUBTFUL, note=f"it is a share of {either.sum()} decisions")
+    return bias
 
 
 def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
@@ -180,6 +192,7 @@ def _under_conditions(cues: Cues) -> Iterator[Measure[CellOutcomes]]:
             "share",
             Scope.CONDITION,
             values=values,
+            judge=_judge_bias if name == cues.bias else as_it_is,
             applies=partial(_conflicts, cues),
             folded=name != cues.bias,
         )

@@ -165,6 +165,8 @@ class CellOutcomes:
     clean: Decisions | None
     """Decisions on the unperturbed images, where they were run."""
     class_names: Mapping[int, str]
+    floor: float
+    """Accuracy of a blind guess; 0 where agreement is measured."""
 
     @property
     def is_clean(self) -> bool:
@@ -181,7 +183,7 @@ class CellOutcomes:
         """The decisions on the clean images."""
         if self.clean is None:
             return None
-        return CellOutcomes(self.images, self.clean, self.clean, self.class_names)
+        return CellOutcomes(self.images, self.clean, self.clean, self.class_names, self.floor)
 
 
 class ConditionKey(NamedTuple):
@@ -267,7 +269,7 @@ class PredictionReader:
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
         cells = {
-            _stored(row): CellOutcomes(images, of_cell, clean, names)
+            _stored(row): CellOutcomes(images, of_cell, clean, names, subject.floor)
             for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored.condition for stored in cells]

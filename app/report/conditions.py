@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from ...analysis.charts.curves import probe_panels
+from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.registry import MEASURES, title_of
 from .accuracy import key, slug
 from .data import ReportData
@@ -14,7 +15,8 @@ PRIMARY = [name for name, measure in MEASURES.items() if measure.primary]
 """Measures that have the section of curves for themselves."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
-    "without perturbation. The table has the difference from it, with an interval that is paired over the same images."
+    "without perturbation. The table has the difference from it, with an interval that is paired over the same images, "
+    "and the numbers at chance, which are not drawn."
 )
 COLUMNS = (
     *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
@@ -47,7 +49,7 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, numb
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
-    seen = results.seen(rows).with_columns(
+    seen = results.seen(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
     panels = {

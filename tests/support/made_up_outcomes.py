@@ -44,11 +44,13 @@ def outcomes_of(
     """Outcomes of the predictions under each condition; CLEAN is among them, or not."""
     decisions = {setting: _decisions(np.asarray(answer), images.label) for setting, answer in predicted.items()}
     clean = decisions.get(CLEAN)
+    subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
     cells = {
-        StoredCondition(number, number, setting, str(setting)): CellOutcomes(images, decided, clean, names or {})
+        StoredCondition(number, number, setting, str(setting)): CellOutcomes(
+            images, decided, clean, names or {}, subject.floor
+        )
         for number, (setting, decided) in enumerate(decisions.items())
     }
-    subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
     return Outcomes(subject, Available(list(predicted), images.schemes, classes=classes), cells)
 
 

@@ -225,3 +225,20 @@ def test_a_bias_of_blind_guesses_or_of_few_decisions_says_so() -> None:
     few = estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 7 + [9] * 6))["shape_bias"]
     assert (few.value, few.state, few.note) == (12 / 19, State.DOUBTFUL, "it is a share of 19 decisions")
     assert estimates(decided([0] * 25, [1] * 25, [0] * 12 + [1] * 8 + [9] * 5))["shape_bias"].state == State.OK
+
+
+def test_a_bias_under_a_filter_that_leaves_no_cue_is_at_chance(store: Store) -> None:
+    """A guess among sixteen names a cue in 12.5 of 100 images; under the low-pass eight are named."""
+    images = image_set(100, labels=[0] * 100, schemes={"texture": [[1]] * 100}, decision_space="sixteen")
+    answers = {
+        condition(): [0] * 30 + [1] * 50 + [2] * 20,
+        condition("lowpass", cutoff=0.0): [0] * 5 + [1] * 3 + [2] * 92,
+        condition("lowpass", cutoff=0.5): [0] * 18 + [1] * 12 + [2] * 70,
+    }
+    by = model(classes=1000)
+    parts = [part(cell(images, setting, by=by), named, named) for setting, named in answers.items()]
+    compute_measures(store, store_study(store, "s", images, parts, {"sixteen": NAMES}))
+    rows = store.frame("FROM condition_metric WHERE metric = 'shape_bias' ORDER BY cutoff NULLS FIRST")
+    assert rows["state"].to_list() == ["ok", "at_chance", "ok"]
+    assert rows["value"].to_list() == pytest.approx([30 / 80, 5 / 8, 18 / 30])
+    assert rows["difference"][1] == pytest.approx(5 / 8 - 30 / 80), "the value and its difference are kept"
