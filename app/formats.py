@@ -38,6 +38,9 @@ _MARKDOWN = re.compile(r"[\\|`*<&~]|(?<![^\W_])_|_(?![^\W_])|\](?=\()")
 _AFTER_A_ROW = re.compile(r"^(\s*)([\[*])", re.MULTILINE)
 r"""Signs at the beginning of a line that LaTeX would take for arguments of the `\\` of the line before."""
 
+_MINUS = re.compile(r"(?<=[ \[])-(?=\d)")
+"""The sign of a negative number, which LaTeX sets as a hyphen outside of mathematics."""
+
 
 def csv_text(rows: Rows) -> str:
     """Rows as CSV: the columns of all rows in the order of their first appearance; lists and objects are JSON."""
@@ -75,7 +78,7 @@ def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: s
         drawing = tabulate(texts, names, "pipe", disable_numparse=True, colalign=sides)
         return f"## {_escape_markdown(heading)}\n\n{drawing}" if heading else str(drawing)
     drawing = tabulate(rows, names, "latex_booktabs", disable_numparse=True, colalign=sides)
-    drawing = _AFTER_A_ROW.sub(r"\1{\2}", drawing)
+    drawing = _MINUS.sub("$-$", _AFTER_A_ROW.sub(r"\1{\2}", drawing))
     if not rows:  # tabulate leaves out which columns there are
         drawing = drawing.replace("{tabular}{}", f"{{tabular}}{{{'l' * len(names)}}}", 1)
     return f"\\begin{{table}}\n\\caption{{{_escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing

@@ -105,6 +105,12 @@ def test_latex_has_no_command_of_a_name() -> None:
     assert "0.1235 [0.1, 1.235]" in rows[0]
 
 
+def test_a_negative_number_has_a_minus_in_latex() -> None:
+    columns = {"name": ["a-1"], "value": [-0.25], "low": [-0.5], "high": [-7.5e-06], "n": [None]}
+    row = paper_text(columns, "latex").splitlines()[4]
+    assert re.sub(" +", " ", row) == r" a-1 & $-$0.25 [$-$0.5, $-$7.5e-06] & - \\"
+
+
 def test_a_table_without_rows_has_its_columns() -> None:
     empty: dict[str, list[Any]] = {"model": [], "n": []}
     assert "\\begin{tabular}{ll}" in paper_text(empty, "latex")
