@@ -16,6 +16,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
 
+from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.commands.report import report
@@ -25,7 +26,7 @@ from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.verdict import verdict_section
+from bandlens.app.report.verdict import page_title, verdict_section
 from bandlens.errors import StoreError, UnknownName, UsageError
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.protocol import CUTOFFS
@@ -153,6 +154,18 @@ def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path)
     assert ring["half"] == pytest.approx(chance + (180 / n - chance) / 2)
     settings_told = {row["setting"] for rows in spec["datasets"].values() for row in rows if "setting" in row}
     assert settings_told == {f"below {int(cutoff * 112)} cycles/image" for cutoff in cutoffs}
+
+
+@pytest.mark.parametrize("clauses", [2, 6])
+def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(many: Path, clauses: int) -> None:
+    clause = "relies less on low frequencies in 4 of 8 cases, at most by -0.200"
+    against = Verdict([f"Compared with v1, v2 {'; it '.join([clause] * clauses)}."], [])
+    results = read_data(many)
+    assert results is not None
+    title, text = page_title(results, against), verdict_section(results, against).text
+    whole = against.findings[0]
+    assert title == (whole.removesuffix(".") if clauses == 2 else f"Compared with v1, v2 {clause}")
+    assert (whole in text) == (clauses == 6)
 
 
 def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_path: Path) -> None:
