@@ -56,8 +56,8 @@ def curves(
         tooltip=alt.TooltipValue(None),
     )
     clean = base.mark_rule(strokeDash=[4, 4]).encode(
-        x=alt.XValue(0),
-        x2=alt.X2Value("width"),
+        x=alt.XValue(0),  # type: ignore[no-untyped-call]
+        x2=alt.X2Value("width"),  # type: ignore[no-untyped-call]
         y=alt.Y("mean(clean_top1):Q", title=measure),
         detail=[alt.Detail("model:N"), alt.Detail("category:N")],
         opacity=alt.OpacityValue(0, condition=where(visible, 0.7)),

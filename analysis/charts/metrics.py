@@ -83,7 +83,7 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> 
         "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": alt.X2("high:Q")},
         "sound": {"x": x, "shape": form},
         "doubtful": {"x": x, "shape": form},
-        "none": {"x": alt.XValue(4), "color": alt.ColorValue(FAINT)},
+        "none": {"x": alt.XValue(4), "color": alt.ColorValue(FAINT)},  # type: ignore[no-untyped-call]
     }
     drawn = [
         _number(mark(alt.Chart(inline(part)), **style), rows, field, estimators).encode(**places[name])
