@@ -75,11 +75,16 @@ class Facts:
 
     def setting_at(self, size: int) -> str:
         """The setting at images of so many pixels a side: filters and bands have cycles per image."""
-        places = [place for place, title in FREQUENCY_TITLES.items() if title == self.x_title]
-        if not places or self.cycles_per_pixel is None:
+        if self.cycles_per_pixel is None:
             return self.setting
-        cycles = int(2 * self.cycles_per_pixel * (size // 2)) if self.cuts else self.cycles_per_pixel * size
-        return frequency_in_words(self.series, places[0], cycles)
+        return self.setting_of_frequency(
+            int(2 * self.cycles_per_pixel * (size // 2)) if self.cuts else self.cycles_per_pixel * size
+        )
+
+    def setting_of_frequency(self, cycles: float | None) -> str:
+        """The setting, in which filters and bands have their frequency where it is known in cycles per image."""
+        places = [place for place, title in FREQUENCY_TITLES.items() if title == self.x_title]
+        return frequency_in_words(self.series, places[0], cycles) if places and cycles is not None else self.setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,10 @@ class Condition:
 
     def __str__(self) -> str:
         return f"{self.probe} {self.facts.setting}".rstrip()
+
+    def at(self, size: int) -> str:
+        """The condition in words, at images of so many pixels a side: `lowpass below 22 cycles/image`."""
+        return f"{self.probe} {self.facts.setting_at(size)}".rstrip()
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -126,7 +135,10 @@ class Crop:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
-            raise UsageError(f"size {self.size} must be from 1 to resize, {self.resize}: crops come after the resize")
+            raise UsageError(
+                f"size {self.size} must be from 1 to resize, {self.resize}, as crops come after it; choose a smaller "
+                "size or a larger resize"
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise UnknownName("interpolation", self.interpolation, INTERPOLATIONS)
         if self.fast and self.interpolation != "bilinear":
@@ -255,7 +267,7 @@ class Cell:
         )
 
     def __str__(self) -> str:
-        return f"{self.model.name}, {self.image_set.name}, {self.condition}"
+        return f"{self.model.name}, {self.image_set.name}, {self.condition.at(self.image_set.size)}"
 
 
 @dataclass(frozen=True, slots=True)

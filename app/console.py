@@ -285,13 +285,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def setting_in_words(probe: str, parameters: str | None) -> str:
-    """The parameters of a condition, which SQL gives as JSON, as `cutoff=0.2, size=3`."""
+def setting_in_words(probe: str, parameters: str | None, cycles: float | None = None) -> str:
+    """The setting of a condition, whose parameters SQL gives as JSON, as `noise_sd=0.2, frequency=3`.
+
+    With the cycles per image of a filter, it is `below 22 cycles/image`, and of a band `noise_sd=0.2, at 14 cycles/image`.
+    """
     from ..probes.grid import setting_in_words as in_words
 
-    return in_words(probe, json.loads(parameters or "{}"))
+    return in_words(probe, json.loads(parameters or "{}"), cycles)
 
 
 def condition_in_words(row: Mapping[str, Any]) -> str:
-    """The condition of a row with probe and parameters, as `lowpass cutoff=0.2`."""
-    return f"{row['probe'] or ''} {setting_in_words(row['probe'], row['parameters'])}".strip()
+    """The condition of a row with probe, parameters and cycles, as `lowpass below 22 cycles/image`."""
+    return f"{row['probe'] or ''} {setting_in_words(row['probe'], row['parameters'], row['cycles'])}".strip()

@@ -45,9 +45,14 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lo
 KNOWN: Mapping[str, Family] = FAMILIES | ATTACKS
 
 
-def setting_in_words(probe: str, parameters: Mapping[str, Value]) -> str:
-    """The parameters of a condition, as `Facts.setting` words them; of a user's probe they are all shown."""
-    return KNOWN[probe].words(parameters) if probe in KNOWN else in_words(parameters.items())
+def setting_in_words(probe: str, parameters: Mapping[str, Value], cycles: float | None = None) -> str:
+    """The setting of a condition, as `Facts.setting` words it; of a user's probe all parameters are shown.
+
+    Where the cycles per image of a filter or band are known, its setting has them.
+    """
+    if probe not in KNOWN:
+        return in_words(parameters.items())
+    return KNOWN[probe].facts(parameters, KNOWN[probe].axes).setting_of_frequency(cycles)
 
 
 @dataclass(frozen=True, slots=True)

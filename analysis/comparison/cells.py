@@ -38,8 +38,11 @@ REASONS = {
 """Column -> what it means where it differs."""
 DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""
+CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
+"""Cycles per image of two rows that are compared; null where their images differ in size."""
 CELLS = {
     **dict.fromkeys(MATCH, pl.String),
+    "cycles": pl.Float64,
     "differs_in": pl.String,
     "n": pl.Int64,
     "changed": pl.Int64,
@@ -103,9 +106,9 @@ class Compared:
     same: int
     """Cells that are one and the same row of one database."""
     only_a: pl.DataFrame
-    """The columns of MATCH, for cells that only A has."""
+    """The columns of MATCH and cycles, for cells that only A has."""
     only_b: pl.DataFrame
-    """The columns of MATCH, for cells that only B has."""
+    """The columns of MATCH and cycles, for cells that only B has."""
     replaced: pl.DataFrame
     """The rows of `replaced_conditions`."""
 
@@ -132,8 +135,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
         len(matched.filter(same)),
-        cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(MATCH),
-        cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(MATCH),
+        cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
+        cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         replaced_conditions(cells_a, cells_b),
     )
 
@@ -180,6 +183,7 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
         mean_difference=pl.col("difference").mean(),
         largest=pl.col("difference").get(largest),
         at=pl.col("parameters").get(largest),
+        cycles=pl.col("cycles").get(largest),
         p_holm=pl.col("p_holm").min(),
     )
 
@@ -187,7 +191,7 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
 def _cells(run: Run) -> pl.DataFrame:
     cells = run.store.frame(
         "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
-        "detail.parameters::VARCHAR AS parameters, detail.labelled, detail.itself, detail.clean_cell, "
+        "detail.parameters::VARCHAR AS parameters, detail.cycles, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
         "cell.decision_space, cell.seed "
         "FROM study_detail_of(?) AS detail JOIN cell ON cell.id = detail.cell "
@@ -208,7 +212,9 @@ def _cells(run: Run) -> pl.DataFrame:
 def _compare_group(a: Run, b: Run, cells: pl.DataFrame) -> pl.DataFrame:
     """The columns of CELLS without the adjusted p, for cells of one checkpoint and image set."""
     reasons = [pl.when(pl.col(name) != pl.col(f"{name}_b")).then(pl.lit(words)) for name, words in REASONS.items()]
-    words = cells.select(*MATCH, differs_in=pl.concat_str(reasons, separator=", ", ignore_nulls=True).replace("", None))
+    words = cells.select(
+        *MATCH, CYCLES, differs_in=pl.concat_str(reasons, separator=", ", ignore_nulls=True).replace("", None)
+    )
     return pl.concat([words, pair_cells(a.store, b.store, cells).rows], how="horizontal")
 
 

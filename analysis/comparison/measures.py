@@ -21,14 +21,14 @@ from ..measures.own import paired_interval, read_answers
 from ..measures.own_process import Answer
 from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
 from ..statistics.shares import difference_interval
-from .cells import MATCH, Run
+from .cells import CYCLES, MATCH, Run
 
 SUBJECT = ("checkpoint", "image_set")
 METRIC_KEYS = (*SUBJECT, "metric")
 CONDITION_KEYS = (*MATCH, "metric")
 METRICS = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
 CONDITIONS = """
-SELECT checkpoint, image_set, probe, parameters::VARCHAR AS parameters, metric, value, low, high, state, note
+SELECT checkpoint, image_set, probe, parameters::VARCHAR AS parameters, cycles, metric, value, low, high, state, note
 FROM condition_metric_of(?)
 ORDER BY checkpoint, image_set, metric, probe, cutoff, noise_sd, frequency, parameters
 """
@@ -83,6 +83,7 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     up = ((pl.col("high_b") - value_b) ** 2 + (value_a - pl.col("low")) ** 2).sqrt()
     return rows.select(
         *keys,
+        *([CYCLES] if "cycles" in rows.columns else []),
         difference=value_b - value_a,
         low=pl.when("moved").then(pl.coalesce("paired_low", value_b - value_a - down)),
         high=pl.when("moved").then(pl.coalesce("paired_high", value_b - value_a + up)),

@@ -71,4 +71,5 @@ def count_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
         worst_flips=pl.col("flips").max(),
         probe=pl.col("probe").get(worst),
         parameters=pl.col("parameters").get(worst),
+        cycles=pl.col("cycles").get(worst),
     )

@@ -129,16 +129,21 @@ def has_values(store: Store, study: str) -> bool:
 
 
 def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
-    """Read the numbers of a study: of many conditions, or of single ones; with the keys of `compute_measures`."""
+    """Read the numbers of a study: of many conditions, or of single ones.
+
+    The columns are those of `compute_measures`, and `cycles`, as the views have it.
+    """
     return store.frame(
         "SELECT found.study AS study_id, version.label AS study, found.checkpoint AS checkpoint_id, "
         "named.name AS checkpoint, found.image_set AS image_set_id, shown.name AS image_set, "
         "found.condition AS condition_id, condition.probe, condition.parameters::VARCHAR AS parameters, "
+        "cycles_at(condition.cycles_per_pixel, condition.cuts, image_set.size) AS cycles, "
         "found.* EXCLUDE (study, checkpoint, image_set, condition) "
         "FROM measure_value AS found JOIN version_of(?) AS version ON version.study_id = found.study "
         "JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (found.study, found.checkpoint) "
         "LEFT JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (found.study, found.image_set) "
         "LEFT JOIN condition ON condition.id = found.condition "
+        "LEFT JOIN image_set ON image_set.id = found.image_set "
         "WHERE (found.condition IS NOT NULL) = ? ORDER BY found.rowid",
         [study, conditions],
     )

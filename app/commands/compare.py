@@ -223,17 +223,19 @@ def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
 
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    return [_in_words(row) for row in frame.select(_filled(frame)).to_dicts()]
+    kept = [column for column in frame.columns if column == "cycles" or column in _filled(frame)]
+    return [_in_words(row) for row in frame.select(kept).to_dicts()]
 
 
 def _in_words(row: dict[str, Any]) -> dict[str, Any]:
     if "at" in row:
-        return row | {"at": setting_in_words(row["probe"], row["at"])}
+        at = setting_in_words(row["probe"], row["at"], row["cycles"])
+        return {name: value for name, value in row.items() if name != "cycles"} | {"at": at}
     if "parameters" not in row:
         return row
     names = {"probe": "condition"}
     words = row | {"probe": condition_in_words(row)}
-    return {names.get(name, name): value for name, value in words.items() if name != "parameters"}
+    return {names.get(name, name): value for name, value in words.items() if name not in ("parameters", "cycles")}
 
 
 def _filled(frame: pl.DataFrame) -> list[str]:

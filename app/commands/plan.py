@@ -79,13 +79,16 @@ def _print_details(planned: Plan, table_format: Format) -> None:
             f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
             "(--images 0) it takes longer than the study itself"
         )
-    if metrics := [str(determined) for determined in planned.metrics if not determined.why]:
-        note(f"metrics: {', '.join(metrics)}")
-    sets_by_metrics: dict[str, list[str]] = {}
-    for image_set, names in planned.condition_metrics.items():
-        sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
-    for listed, image_sets in sets_by_metrics.items():
-        note(f"under each condition of {some_of(image_sets)}: {listed}")
+    metrics: dict[str, list[str]] = {}
+    for determined in planned.metrics:
+        if not determined.why:
+            metrics.setdefault(determined.image_set or "benchmarks", []).append(determined.name)
+    for words, lists in (("metrics of", metrics), ("under each condition of", planned.condition_metrics)):
+        sets_by_metrics: dict[str, list[str]] = {}
+        for image_set, names in lists.items():
+            sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
+        for listed, image_sets in sets_by_metrics.items():
+            note(f"{words} {some_of(image_sets)}: {listed}")
     for lacking in planned.metrics:
         if lacking.why:
             note(f"no {lacking}: {lacking.why}")
@@ -116,7 +119,11 @@ def _document(planned: Plan) -> dict[str, Any]:
         },
         "smaller_maps": planned.smaller_maps,
         "missing": [
-            {"checkpoint": cell.model.name, "image_set": cell.image_set.name, "condition": str(cell.condition)}
+            {
+                "checkpoint": cell.model.name,
+                "image_set": cell.image_set.name,
+                "condition": cell.condition.at(cell.image_set.size),
+            }
             for cell in planned.missing
         ],
         "gate_predictions": planned.gate_predictions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFont
 from ...analysis.database.store import Store
 from ...errors import UsageError, unwritable
 from ...export.files import replacing
-from ...probes.grid import setting_in_words
 from ...probes.images.image_set import ImageSet
 from ...records import Condition
 from ...untrusted import printable
@@ -54,21 +52,24 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     drawn = rows.head(MOST).to_dicts()
     perturbed = {"probe", "parameters"} <= set(rows.columns)
     across = min(ACROSS, len(drawn))
-    captions = [_caption(row, images.paths[index]) for row, index in zip(drawn, places, strict=False)]
+    known: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
+    if perturbed:
+        for key in dict.fromkeys(map(_condition_key, drawn)):
+            known[key] = _condition_and_seed(store, images.info.name, recorded, conditions, key)
+    captions = [
+        _caption(row, images.paths[index], known[_condition_key(row)][0] if perturbed else None, images.info.size)
+        for row, index in zip(drawn, places, strict=False)
+    ]
     width, lines = (2 if perturbed else 1) * TILE + GAP, max(map(len, captions))
     height = TILE + lines * LINE + 2 * GAP
     down = -(-len(drawn) // across)
     sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP), 2 * MARGIN + down * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    known: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
     for tile_number, (row, index, caption) in enumerate(zip(drawn, places, captions, strict=False)):
         left, top = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
         pictures = [next(clean(images, [index]))]
         if perturbed:
-            key = (row["probe"], row["parameters"], row.get("seed"))
-            if key not in known:
-                known[key] = _condition_and_seed(store, images.info.name, recorded, conditions, key)
-            condition, seed = known[key]
+            condition, seed = known[_condition_key(row)]
             pictures.append(next(conditions.apply(images, [index], condition, seed)))
         for number, pixels in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
@@ -134,12 +135,15 @@ def _condition_and_seed(
     return conditions.find(probe, parameters, digest), its_seed
 
 
-def _caption(row: Mapping[str, Any], path: str) -> Sequence[str]:
+def _condition_key(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
+    return row["probe"], row["parameters"], row.get("seed")
+
+
+def _caption(row: Mapping[str, Any], path: str, condition: Condition | None, size: int) -> Sequence[str]:
     lines, shown = [path], {*SHOWN_BY_THE_PICTURE}
-    if isinstance(row.get("probe"), str) and isinstance(row.get("parameters"), str):
-        parameters = json.loads(row["parameters"])
-        lines.append(f"{row['probe']} {setting_in_words(row['probe'], parameters)}".rstrip())
-        shown |= set(parameters)
+    if condition is not None:
+        lines.append(condition.at(size))
+        shown |= {name for name, _ in condition.parameters}
     for name, value in row.items():
         if name not in shown and value is not None:
             lines.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")

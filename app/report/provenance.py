@@ -12,7 +12,7 @@ from .page import cell, vega_lite_version
 from .sections import Section, Table
 
 GATE = (
-    *("checkpoint", "image_set", "probe", "parameters", "reference", "candidate", "n", "reference_top1"),
+    *("checkpoint", "image_set", "probe", "parameters", "cycles", "reference", "candidate", "n", "reference_top1"),
     *("candidate_top1", "difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high"),
     *("verdict", "needed", "max_flips", "max_difference", "decided"),
 )

@@ -351,7 +351,10 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)
     plan = command("plan", study, "--db", tmp_path / "ray.duckdb")
-    assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0: logits are" in plan.out
+    assert (
+        "failed when last tried: 3 cells, the first: fragile, images.set, lowpass below 0 cycles/image: logits are"
+        in plan.out
+    )
     assert (
         len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--format", "json").out)["failed"]) == 3
     )

@@ -252,15 +252,15 @@ def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_p
         answer = command("run", study, "--db", database)
         assert answer.code == 1
         assert answer.err.splitlines()[-1] == (
-            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass cutoff=0: logits are not finite "
-            "at image 0; check the weights and the precision; the others are stored, and the next run tries the failed "
-            "ones again"
+            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass below 0 cycles/image: logits "
+            "are not finite at image 0; check the weights and the precision; the others are stored, and the next "
+            "run tries the failed ones again"
         )
     ran = command("run", study, "--db", database, "--format", "json")
     assert ran.code == 1
     assert json.loads(ran.out)["failed"] == [
         {
-            "cell": "fragile, images.set, lowpass cutoff=0",
+            "cell": "fragile, images.set, lowpass below 0 cycles/image",
             "error": "logits are not finite at image 0; check the weights and the precision",
         }
     ]

@@ -69,8 +69,8 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     a, b = two_versions(store, images)
     comparison = compare_cells(a, b)
     assert comparison.same == 1
-    assert comparison.only_a.rows() == [("net", "set", "highpass", '{"cutoff": 0.5}')]
-    assert comparison.only_b.rows() == [("net", "set", "lowpass", '{"cutoff": 0.1}')]
+    assert comparison.only_a.rows() == [("net", "set", "highpass", '{"cutoff": 0.5}', 56)]
+    assert comparison.only_b.rows() == [("net", "set", "lowpass", '{"cutoff": 0.1}', 11)]
     [row] = comparison.cells.rows(named=True)
     assert (row["probe"], row["differs_in"], row["n"]) == ("lowpass", "implementation of the probe", N)
     ranks = store.frame(

@@ -75,7 +75,8 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     kept = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
     assert sorted(map(str, kept)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
     answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions")
-    assert "cutoff=0.1" in answer.out
+    assert "lowpass below 6 cycles/image" in answer.out
+    assert "cutoff=" not in answer.out
 
 
 def test_a_table_is_for_people(command: Command, database: Path) -> None:

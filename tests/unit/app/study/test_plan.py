@@ -294,7 +294,9 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     assert planned["to_run"]["predictions"] == 120
     assert planned["to_run"]["seconds"] >= 0
     assert {row["probe"] for row in planned["rows"]} == {"clean", "lowpass"}
-    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass cutoff=0.1"} in planned["missing"]
+    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass below 6 cycles/image"} in planned[
+        "missing"
+    ]
     ran = json.loads(command("run", file, "--db", place.database, "--format", "json").out)
     assert ran | {"seconds": 0} == {
         "study": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": []
@@ -310,7 +312,7 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     why = "critical_band lacks noise_sd 0.16; the published estimator takes its 29 conditions, each once"
     words = command("plan", file, "--db", place.database)
     assert f"no critical band on images.set: {why}\n" in words.out
-    assert "metrics: psychometric channel on images.set, psychometric thresholds on images.set\n" in words.out
+    assert "metrics of images.set: psychometric channel, psychometric thresholds\n" in words.out
     planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["metrics"]
     assert [(row["image_set"], row["determined"], row["why"]) for row in planned] == [
         ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
@@ -326,7 +328,7 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     whole = make_study(place.folder, probes=BAND)
     assert command("run", whole, "--db", place.database).err == ""
     planned = command("plan", whole, "--db", place.database).out
-    assert "psychometric channel on images.set, psychometric thresholds on images.set\n" in planned
+    assert "psychometric channel, psychometric thresholds\n" in planned
     [conditions] = [line for line in planned.splitlines() if line.startswith("under each condition of images.set: ")]
     assert {"accuracy", "confidence", "top1_brier_score", "model_error_consistency"} <= set(
         conditions.partition(": ")[2].split(", ")
