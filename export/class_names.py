@@ -52,6 +52,14 @@ def notes_of(content: Any) -> dict[str, Any]:
     return notes
 
 
+def notes_beside(weights: Path) -> dict[str, Any]:
+    """The same of the config.json in the folder of a weights file; none where that is no such file."""
+    try:
+        return notes_of(parse_json(read_text(weights.with_name("config.json"), LARGEST)))
+    except (OSError, ValueError):
+        return {}
+
+
 def find_class_names(notes: Mapping[str, Any], classes: int) -> list[str] | None:
     """The names of so many classes among values beside the weights; None where none of them are such names.
 

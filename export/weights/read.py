@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ...untrusted import first_line
-from ..class_names import notes_of
+from ..class_names import notes_beside, notes_of
 from ..files import html_title
 from ..onnx.finished import is_onnx
 from .archives import MAGIC, locate_members, read_directory
@@ -92,14 +92,17 @@ def read(path: Path, trust: bool = False) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors, and texts of the file's metadata that may name its classes."""
+    """The tensors, and values that may name their classes: texts of the file's metadata, and config.json beside it.
+
+    timm writes the latter, with `label_names`. It need not be of these weights, so names that do not fit are no error.
+    """
     from safetensors import safe_open
     from safetensors.torch import load_file
 
     with safe_open(path, framework="pt") as file:
         _check_count(path, len(file.keys()))
         notes = notes_of(file.metadata())
-    return notes | load_file(path)
+    return notes_beside(path) | notes | load_file(path)
 
 
 def _check_count(path: Path, tensors: int) -> None:

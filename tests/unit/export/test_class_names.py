@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small import make_model
 
 from bandlens.errors import ExportError, UsageError
@@ -82,6 +83,24 @@ def test_names_lie_at_the_top_of_a_weights_file_or_in_hyperparameters(tmp_path: 
         content = read_weights([(tmp_path / f"{number}.ckpt", "own")])
         assert find_class_names(content.notes, 3) == NAMES
     assert notes_of([1]) == notes_of({"hyper_parameters": 3}) == {}
+
+
+def test_names_lie_in_the_config_that_timm_writes_beside_safetensors(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"fc.weight": torch.zeros(3, 2)}, file)
+    for config, names in (
+        ({"architecture": "resnet18", "num_classes": 3, "label_names": NAMES}, NAMES),
+        ({"pretrained_cfg": {"label_names": NAMES}}, NAMES),
+        ({"label_names": NAMES[:2]}, None),
+        ([], None),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert find_class_names(read_weights([(file, "own")]).notes, 3) == names
+    (tmp_path / "config.json").write_text("{")
+    assert read_weights([(file, "own")]).notes == {}
+    save_file({"fc.weight": torch.zeros(3, 2)}, file, {"class_names": json.dumps(NAMES)})
+    (tmp_path / "config.json").write_text(json.dumps({"class_names": NAMES[::-1]}))
+    assert find_class_names(read_weights([(file, "own")]).notes, 3) == NAMES, "what the file says itself comes first"
 
 
 def test_a_model_keeps_the_names_of_its_classes(tmp_path: Path) -> None:
