@@ -94,13 +94,16 @@ def gpu_rows(cards: Gpus) -> list[tuple[str, str]]:
 def _engine_rows(cards: Gpus) -> list[tuple[str, str]]:
     """A row for each engine and array module; what is wrong with the GPU is not repeated in them."""
     from ..engine.device.nvidia import Problem
-    from ..engine.device.requirements import CHECKS
+    from ..engine.device.requirements import CHECKS, usable
 
     rows = [(f"engine {name}", _words(engine_state(name)) + _precisions(name, cards)) for name in CHECKS]
     rows.append(("engine auto", _words(engine_state("auto"))))
     rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(cards)))]
-    if isinstance(cards, Problem):
-        return [(subject, line.replace(cards.message, "the GPU cannot be used, see above")) for subject, line in rows]
+    try:
+        usable(cards)
+    except EngineError as error:
+        fault = "the GPU cannot be used, see above" if isinstance(cards, Problem) else "it needs an NVIDIA GPU"
+        return [(subject, line.replace(str(error), fault)) for subject, line in rows]
     return rows
 
 

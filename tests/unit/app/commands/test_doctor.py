@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from small import Command
 
-from bandlens.app.machine import gpu_rows, memory
+from bandlens.app.machine import gpu_rows, inspect_machine, memory
+from bandlens.engine.device import devices
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
 
@@ -15,6 +16,17 @@ from bandlens.engine.device.nvidia import NoGpu
 def test_the_table_says_the_same(command: Command) -> None:
     lines = command("doctor").out.splitlines()
     assert any(line.split()[:3] == ["engine", "onnxruntime", "ready:"] for line in lines)
+
+
+def test_a_missing_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_gpus", lambda: NoGpu("no NVIDIA GPU here"))
+    for cached in (devices.gpus, devices.readiness):
+        cached.cache_clear()
+    rows = dict(inspect_machine())
+    assert [what for what, finding in rows.items() if finding == "no NVIDIA GPU here"] == ["GPU"]
+    assert rows["engine tensorrt"] == rows["array module cupy"] == "not ready: it needs an NVIDIA GPU"
+    for cached in (devices.gpus, devices.readiness):
+        cached.cache_clear()
 
 
 def test_an_unknown_engine_is_wrong_use(command: Command) -> None:
