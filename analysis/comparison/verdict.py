@@ -157,8 +157,11 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     for (metric, image_set, state, note), of_note in rows.group_by(
         "metric", "image_set", "state", "note", maintain_order=True
     ):
-        remedies = {**REMEDIES, **MEASURES[str(metric)].remedies}
-        if remedy := remedies.get(State(state)):
+        measure = MEASURES[str(metric)]
+        remedy = {**REMEDIES, **measure.remedies}.get(State(state))
+        if state == State.CENSORED_BELOW and measure.least is not None and (of_note["value"] <= measure.least).all():
+            remedy = "nothing lower can be tested"
+        if remedy:
             models = tuple(of_note["checkpoint"].unique(maintain_order=True))
             titles.setdefault((str(image_set), str(note), remedy, models), []).append(title_of(str(metric)))
     image_sets: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[str]] = {}

@@ -51,9 +51,12 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         farthest = tested.sort(
             pl.max_horizontal(-pl.col("low"), "high"), descending=True, nulls_last=True, maintain_order=True
         )
+        row = farthest.row(0, named=True)
+        leaves_zero_out = row["low"] is not None and not row["low"] <= 0 <= row["high"]
         return (
             f"{name_b} does not differ from {name_a} beyond chance in any of {len(tested):,} cells: the interval "
-            f"that reaches farthest is {difference_in_words(farthest.row(0, named=True))}"
+            f"that reaches farthest is {difference_in_words(row)}"
+            f"{', which is not corrected for the number of cells' if leaves_zero_out else ''}"
         )
     return (
         f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "

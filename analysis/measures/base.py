@@ -300,6 +300,8 @@ class Measure(Generic[Read]):
     """State -> what a model does, in words with {accuracy} and {value}: see `comparison.verdict`."""
     remedies: Mapping[State, str] = field(default_factory=dict)
     """State -> what to do, so that the number is determined, in addition to REMEDIES."""
+    least: float | None = None
+    """The lowest value that can be tested; a number that is censored below it stays so."""
     cut_of: str = ""
     """The filter whose curves cross half at this number, where charts mark it."""
     ratio_to_clean: bool = False

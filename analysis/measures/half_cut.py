@@ -153,6 +153,7 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
         needs=partial(_lacks, PROBES[name]),
         differences=partial(half_cut_differences, name),
         number=name,
+        least=1,
         cut_of=PROBES[name],
         change=change,
         verdict=verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,14 @@ SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}
 LOWEST = condition("lowpass", cutoff=0.1)
 
 
-def study(path: Path, middles: dict[str, float], classes: int = 1000, share: float = 0.8, labelled: bool = True) -> str:
+def study(
+    path: Path,
+    middles: dict[str, float],
+    classes: int = 1000,
+    share: float = 0.8,
+    labelled: bool = True,
+    cutoffs: Sequence[float] = BIAS_CUTOFFS,
+) -> str:
     """Models that recognize a share of images, of which a low-pass leaves those that need no more than its cut."""
     n = 400
     truth = [k % min(classes, 7) for k in range(n)]
@@ -30,7 +38,7 @@ def study(path: Path, middles: dict[str, float], classes: int = 1000, share: flo
     for name, middle in middles.items():
         rng = np.random.default_rng(3)
         clean, needed = rng.random(n) < share, middle * 2 ** rng.logistic(scale=0.3, size=n)
-        for setting in (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS)):
+        for setting in (condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in cutoffs)):
             right = clean & (needed <= int(112 * (setting.number("cutoff") or 10)))
             rank = (~right).astype(int)
             decided = np.where(right, truth, (np.array(truth) + 1) % classes)
@@ -93,6 +101,12 @@ def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
         "Not determined for net: cut of low-passes that leaves half, since half or more is left even at 11 cycles per "
         "image; add a lowpass that cuts lower."
     )
+
+
+def test_below_one_cycle_there_is_nothing_to_add(tmp_path: Path) -> None:
+    study(tmp_path / "r.duckdb", {"net": 0.3}, cutoffs=(0.01, 0.1))
+    _, advice = sentences(tmp_path / "r.duckdb")
+    assert advice.endswith("since half or more is left even at 1 cycle per image; nothing lower can be tested.")
 
 
 def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_path: Path) -> None:

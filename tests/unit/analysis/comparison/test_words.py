@@ -71,7 +71,7 @@ def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Seque
     tested = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
     assert in_words(*runs, tested, metrics(row)) == (
         "v2 does not differ from v1 beyond chance in any of 2 cells: "
-        "the interval that reaches farthest is -0.300 [-0.310, -0.290]"
+        "the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected for the number of cells"
     )
     assert in_words(*runs, cells(), metrics(row)) is None
 
