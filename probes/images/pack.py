@@ -85,6 +85,8 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
 
     `info` lacks the digest and the count, which are found here. After an error there is no `out`.
     """
+    if source.undecoded:
+        how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
     with new_folder(out) as folder:
         need_space(out, len(choice.rows), 0 if how.stream else crop.size)
         place = {row: at for at, row in enumerate(choice.rows)}

@@ -17,6 +17,8 @@ from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
 """The most bytes that an image file may have: files are read into memory, several at a time."""
+UNDECODED = frozenset((".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff"))
+"""Endings of pictures in formats that are not decoded."""
 MOST_LINKS = 100
 """The most links that may lead to one folder: folders that link to one another can be walked in as many ways."""
 
@@ -30,6 +32,8 @@ class ImageSource:
     """The images' paths, relative, with '/', sorted."""
     ignored: int
     """The number of other files."""
+    undecoded: list[str]
+    """The endings among them that say that a file is a picture."""
     read: Callable[[Container[int]], Iterator[tuple[int, Callable[[], bytes]]]]
     """A function that takes indices in `paths` and gives each image once, in the order of storage: its index, and a
     function that reads its bytes, in any thread."""
@@ -49,7 +53,7 @@ def open_source(path: Path) -> ImageSource:
 
 def _open_folder(folder: Path) -> ImageSource:
     try:
-        paths, ignored = _sorted_images(folder, _files_below(folder))
+        paths, ignored, undecoded = _sorted_images(folder, _files_below(folder))
     except (RecursionError, OSError):  # the first of os.walk before Python 3.12, the other of a path that is too long
         raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
 
@@ -58,7 +62,7 @@ def _open_folder(folder: Path) -> ImageSource:
             if index in indices:
                 yield index, partial(read_file, folder / path)
 
-    return ImageSource(folder, paths, ignored, read)
+    return ImageSource(folder, paths, ignored, undecoded, read)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -96,7 +100,7 @@ def read_file(file: Path) -> bytes:
 
 
 def _open_tar(tar: Path) -> ImageSource:
-    paths, ignored = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
+    paths, ignored, undecoded = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
     index_of = {path: index for index, path in enumerate(paths)}
 
     def read(indices: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
@@ -108,7 +112,7 @@ def _open_tar(tar: Path) -> ImageSource:
                     data = file.read()
                 yield index, partial(bytes, data)
 
-    return ImageSource(tar, paths, ignored, read)
+    return ImageSource(tar, paths, ignored, undecoded, read)
 
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -147,13 +151,14 @@ def _is_image(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) and not hidden
 
 
-def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
-    """The sorted paths of images, and the number of other files."""
+def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int, list[str]]:
+    """The sorted paths of images, the number of other files, and their endings that are in UNDECODED."""
     count: Counter[str] = Counter()
-    ignored = 0
+    ignored, endings = 0, set[str]()
     for path in files:
         if not _is_image(path):
             ignored += 1
+            endings.add(PurePosixPath(path).suffix.lower())
             continue
         if not path.isprintable() and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path):
             raise ImageSetError(f"{source}: the file name {path!a} has control signs or is not UTF-8; rename it")
@@ -163,7 +168,7 @@ def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
     path, times = count.most_common(1)[0]
     if times > 1:
         raise ImageSetError(f"{source}: '{path}' is there {times} times; keep one of them")
-    return sorted(count), ignored
+    return sorted(count), ignored, sorted(endings & UNDECODED)
 
 
 # An archive may come from a stranger: each member is read once, and none is larger than the archive can be.
