@@ -13,6 +13,8 @@ from .files import RESULTS, File, path_of
 from .results import open as open_results
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.truth import Labels
     from ...probes.images.image_set import ImageSet
@@ -184,6 +186,14 @@ def list_conditions(study: File | None = None, *, attacks: bool = False) -> list
         }
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
     ]
+
+
+def unlisted_probes(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The names of the built-in probes that rows of `list_conditions` lack."""
+    from ...probes.grid import KNOWN
+
+    listed = {row["probe"] for row in rows}
+    return [name for name in KNOWN if name not in listed]
 
 
 def preview(photograph: File, out: File, study: File | None = None, *, seed: int = 0) -> tuple[int, int]:

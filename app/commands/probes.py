@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..console import TableFormat, print_rows
+from ..console import TableFormat, print_note, print_rows
 from ..formats import Format
 
 app = typer.Typer(help="Perturbations: what there is, and what it looks like.", no_args_is_help=True)
@@ -31,7 +31,14 @@ def list_(
 
     Example: bandlens probes list --format csv
     """
-    print_rows(api.images.list_conditions(study, attacks=attacks), table_format)
+    rows = api.images.list_conditions(study, attacks=attacks)
+    if table_format != Format.table:
+        print_rows(rows, table_format)
+        return
+    firsts = {row["probe"]: row for row in reversed(rows)}
+    print_rows([row if row is firsts[row["probe"]] else row | {"what": ""} for row in rows])
+    if study is None and not attacks:
+        print_note(f"more probes for a study: {', '.join(api.images.unlisted_probes(rows))}", table_format)
 
 
 @app.command()
