@@ -175,6 +175,8 @@ def compare(
     paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:
         stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
+        if b is not None and paths[0] == paths[1]:
+            _refuse_checkpoints(stores[paths[0]], a, b)
         run_a, run_b = (
             _stored_run(stores[path], study if names_database(name) else name, precision)
             for name, path, precision in zip(names, paths, precisions or (None, None), strict=True)
@@ -185,12 +187,27 @@ def compare(
             return compare_runs(run_a, run_b, advance)
 
 
+def _refuse_checkpoints(store: Store, *names: str) -> None:
+    """UsageError where two checkpoints of a study stand in place of studies, with the option that compares them."""
+    studies = store.frame(
+        "SELECT study FROM study_detail WHERE checkpoint IN $1 AND NOT EXISTS (FROM study_version WHERE study IN $1) "
+        "GROUP BY study HAVING count(DISTINCT checkpoint) = 2 ORDER BY study",
+        [names],
+    )
+    if len(studies):
+        pair = ",".join(names)
+        raise UsageError(
+            f"{pair} are checkpoints; compare them with: bandlens compare {studies[0, 0]} --checkpoints {pair}"
+        )
+
+
 def _alone(word: str, path: Path, study: str | None) -> str:
     """Words for a study that nothing was named to compare with: what there is to name."""
     from ...analysis.database.open import names_database, open_store
     from ...analysis.database.studies import study_label
 
     with open_store(path, read_only=True) as store:
+        _refuse_checkpoints(store, *word.split(",", 1))
         label = study_label(store, study if names_database(word) else word)
         versions = store.frame("SELECT label FROM study_version WHERE label <> ? ORDER BY study_id DESC", [label])
         cells = store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) ORDER BY ALL", [label])

@@ -56,19 +56,20 @@ def db(tmp_path: Path) -> Path:
 def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     printed = call("s@1", "s@2", "--db", db)
     assert "Both have 3 cells: 1 is one and the same, 1 differs in accuracy" in printed
-    assert "13 cells are in A only: net set lowpass cutoff=0.15; " in printed
+    assert "13 cells are in A only: net set lowpass below 16 cycles/image; " in printed
     assert "and 3 more" in printed
     assert "in B only" not in printed
-    assert "cutoff=0.05" in printed
+    assert "lowpass below 5 cycles/image" in printed
+    assert "cutoff=" not in printed
     assert "precision" in printed
     line = f"none of s@1; run `bandlens analyze --db {db} --study s@1` first"
     assert f"Not determined: differences in metrics, since there are {line}.\n" in printed
     assert "Correlations: " in printed
     assert "1 model, and a correlation needs 4" in printed
-    assert "cutoff=0.1 " not in printed
+    assert "below 11 cycles/image " not in printed
     assert printed.endswith("without a difference beyond chance: 1 cell; --all lists them too\n")
     everything = call("s@1", "s@2", "--db", db, "--all")
-    assert "cutoff=0.1 " in everything
+    assert "below 11 cycles/image " in everything
     assert "beyond chance:" not in everything
 
 
@@ -237,6 +238,17 @@ def test_the_verdict_leads_and_what_was_replaced_follows(tmp_path: Path) -> None
     assert second == (
         "lowpass: these 2 conditions became those 3: cutoff=0.1; cutoff=0.2; now cutoff=0.3; cutoff=0.4; cutoff=0.5"
     )
+
+
+def test_checkpoints_in_place_of_studies_get_the_option(tmp_path: Path) -> None:
+    images, path = image_set(10, labels=[0] * 10), tmp_path / "results.duckdb"
+    made = [part(cell(images, by=model(name)), ranks(images, 1), ranks(images, 1)) for name in ("tuned", "first")]
+    with open_store(path) as store:
+        store_study(store, "s", images, made)
+    advice = "compare them with: bandlens compare s --checkpoints first,tuned"
+    assert advice in refusal("first", "tuned", "--db", path)
+    assert advice in refusal("first,tuned", "--db", path)
+    assert "unknown study 'first'" in refusal("first", "third", "--db", path)
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:
