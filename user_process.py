@@ -142,7 +142,10 @@ class UserFile:
         with _in_one_line(f"{self.what}: {self._name} in {self.source.file} cannot be used"), self._working():
             function = getattr(module, self._name, None)
             if not callable(function):
-                raise UsageError(f"{self.what}: {self.source.file} has no function {self._name}({self._first}, …)")
+                raise UsageError(
+                    f"{self.what}: {self.source.file} has no function {self._name}({self._first}, …); "
+                    'rename one, or name it: function = "…"'
+                )
             description = _describe(function)
         self._function = function
         self._check_files()

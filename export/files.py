@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -39,6 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one.
     """
     path = behind_links(path)
+    if path.is_dir():  # `.` has no name that a file beside it could take up
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_partial_files(path.parent, path.name)
     temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")

@@ -92,7 +92,8 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
     path = _description_path(folder, name)
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
-        raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
+        hint = f"export it into {folder} with `bandlens export-own`, or `bandlens export` if it is one of the 48"
+        raise UnknownName("model", name, model_names(folder), hint)
     return dict(parse_json(read_text(path, LARGEST)))
 
 

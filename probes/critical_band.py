@@ -286,7 +286,10 @@ def center_per_pixel(frequency: float) -> float:
 def check_size(_: Condition, size: int) -> None:
     smallest = 2 ** (LAST_LEVEL + 1)
     if size < smallest or size % 2:
-        raise ProbeError(f"critical_band needs an even number of pixels a side, at least {smallest}, not {size}")
+        raise ProbeError(
+            f"critical_band needs an even number of pixels a side, at least {smallest}, not {size}; name other probes "
+            "in the study's [probes], or take larger images"
+        )
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:

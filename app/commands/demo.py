@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import amount
+from ...errors import amount, unwritable
 from .. import api
 from ..console import duration, print_rows, progress
 
@@ -30,7 +30,10 @@ def demo(
 
     started = time.monotonic()
     database = out / "results.duckdb"
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(f"the demo into {out}", error, "name another folder with --out") from error
     model, parity = steps.export_model(out / "models")
     print(f"{model.path}: {parity or 'is there already'}", flush=True)
     images = steps.pack_pictures(out / "pictures.set")

@@ -162,8 +162,8 @@ def export_own(
     of_weights = onnx is None and not all(source.is_dir() for source in sources)
     if not sources or (of_weights and architecture is None):
         raise UsageError(
-            "give files of weights and their --architecture, folders that transformers saved, or finished networks "
-            "with --onnx"
+            "give files of weights with their --architecture and --normalization (or --mean and --std), folders that "
+            "transformers saved, or finished networks with --onnx and --normalization"
         )
     describes_itself = not of_weights and onnx is None and (mean, std, normalization) == (None, None, None)
     mean_channels, std_channels = (None, None) if describes_itself else channels(mean, std, normalization)

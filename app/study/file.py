@@ -157,7 +157,11 @@ def _text(file: Path) -> str:
     try:
         return read_text(file, LARGEST, pipe=True)
     except FileNotFoundError:
-        raise UsageError(f"no study file {file}; `bandlens init {file}` writes one") from None
+        known = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
+        advice = f"did you mean {known}?" if known.is_file() else f"`bandlens init {known}` writes one"
+        if file.suffix == ".duckdb":
+            advice = f"a results database is given with --db {file}"
+        raise UsageError(f"no study file {file}; {advice}") from None
     except IsADirectoryError:
         raise UsageError(f"{file} is a folder; give the study's TOML file") from None
     except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError

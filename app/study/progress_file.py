@@ -55,7 +55,7 @@ class RunProgress:
 
 def keep_progress(database: Path, progress: Progress) -> Progress:
     """`progress`, which keeps a file beside the database as well. A file that cannot be written ends no job."""
-    file = database.with_name(f"{partial_prefix(database)}{ENDING}")
+    file = database.parent / f"{partial_prefix(database)}{ENDING}"
 
     @contextmanager
     def keep(activity: str, total: float | None, unit: str) -> Iterator[Advance]:

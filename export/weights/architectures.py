@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -87,7 +88,7 @@ def _either(architecture: str, origin: str, name: str) -> Factory:
 
         if timm.is_model(name):
             return _timm(architecture, origin, name)
-        names += timm.list_models()
+        names = list(dict.fromkeys([*names, *timm.list_models()]))
     raise UnknownName("architecture", name, names, "or name a factory as module:callable")
 
 
@@ -98,8 +99,12 @@ NAMED: dict[str, Callable[[str, str, str], Factory]] = {"": _either, "torchvisio
 def _imported(architecture: str, module: str, attribute: str) -> Factory:
     try:
         factory: Factory = operator.attrgetter(attribute)(importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"architecture '{architecture}': {error}; is its folder on PYTHONPATH?") from error
+    except ImportError as error:
+        here = Path(f"{module.replace('.', '/')}.py").is_file()
+        advice = "write PYTHONPATH=. before the command, as that file is here" if here else "is it on PYTHONPATH?"
+        raise UsageError(f"architecture '{architecture}': {error}; {advice}") from error
+    except (AttributeError, ValueError) as error:
+        raise UsageError(f"architecture '{architecture}': {error}; name a class or function of it") from error
     return factory
 
 

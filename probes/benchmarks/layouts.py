@@ -77,7 +77,7 @@ LAYOUTS: Mapping[str, Layout] = {
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark of that name; UnknownName where there is none."""
     if name not in BENCHMARKS:
-        raise UnknownName("benchmark", name, BENCHMARKS)
+        raise UnknownName("benchmark", name, BENCHMARKS, "see `bandlens benchmarks list`")
     return BENCHMARKS[name]
 
 

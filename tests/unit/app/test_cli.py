@@ -81,7 +81,14 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     ("words", "exit_code", "message"),
     [
         (["run", "no.toml"], 2, "bandlens: no study file no.toml"),
-        (["plan", "no.toml"], 2, "bandlens: no study file no.toml"),
+        (["plan", "no.toml"], 2, "bandlens: no study file no.toml; `bandlens init no.toml` writes one"),
+        (["plan", "no"], 2, "bandlens: no study file no; `bandlens init no.toml` writes one"),
+        (
+            ["analyze", "a.duckdb"],
+            2,
+            "bandlens: no study file a.duckdb; a results database is given with --db a.duckdb",
+        ),
+        (["sql", "SELECT 1", "--db", "."], 1, "bandlens: cannot read .: it is no file"),
         (["export", "tv_resnet5"], 2, "bandlens: unknown checkpoint 'tv_resnet5'; did you mean tv_resnet50"),
         (["checkpoints", "show", "resnet50_dinno"], 2, "did you mean resnet50_dino"),
         (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
@@ -128,6 +135,23 @@ def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
     rows = json.loads(command("checkpoints", "list", "--format", "json").out)
     assert len(rows) == 48
     assert all({"name", "category"} <= row.keys() for row in rows)
+
+
+def test_the_demo_goes_into_no_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = command("demo", "--out", tmp_path / "file")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"bandlens: cannot write the demo into {tmp_path}/file: File exists; name another folder with --out\n"
+    )
+
+
+def test_probes_list_says_once_what_a_probe_does_and_which_are_not_listed(command: Command) -> None:
+    listed = command("probes", "list").out
+    assert listed.count("keeps frequencies up to") == 1
+    assert [listed.count(f"cutoff={cutoff} ") + listed.count(f"cutoff={cutoff}\n") for cutoff in (0.1, 0.9)] == [2, 2]
+    assert "\nmore probes for a study: fourier, " in listed
+    assert "more probes" not in command("probes", "list", "--attacks").out
 
 
 def test_probes_list_json_has_52_conditions(command: Command) -> None:

@@ -80,11 +80,17 @@ def test_a_file_that_cannot_be_one_gets_one_line(folder: Path, command: Command,
     assert list(folder.iterdir()) == []
 
 
+UNKNOWN = (
+    "unknown model 'mine'; export it into models with `bandlens export-own`, or `bandlens export` if it is one of the "
+    "48"
+)
+
+
 @pytest.mark.parametrize(
     ("models", "images", "missing"),
     [
-        (False, False, "unknown model 'mine'; export it into models with `bandlens export`"),
-        (False, True, "unknown model 'mine'; export it into models with `bandlens export`"),
+        (False, False, UNKNOWN),
+        (False, True, UNKNOWN),
         (True, False, "photos.set: not an image set; make one with 'bandlens images pack'"),
     ],
 )

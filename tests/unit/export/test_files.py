@@ -43,3 +43,12 @@ def test_a_link_to_nothing_yet_is_followed(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "later.csv")
     write_bytes(link, b"new")
     assert (link.is_symlink(), (tmp_path / "later.csv").read_bytes()) == (True, b"new")
+
+
+@pytest.mark.parametrize("folder", [".", "made"])
+def test_a_folder_is_not_replaced(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_bytes(Path(folder), b"1")
+    assert list(tmp_path.iterdir()) == [tmp_path / "made"]

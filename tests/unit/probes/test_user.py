@@ -123,7 +123,7 @@ def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> 
     ("source", "table", "message"),
     [
         (None, {}, "probe mirror: no file .*mine.py; `file` is relative to the study's folder"),
-        ("x = 1\n", {}, r"mine.py has no function mirror\(images, …\)"),
+        ("x = 1\n", {}, r"mine.py has no function mirror\(images, …\); rename one, or name it: function = "),
         ("def mirror(:\n", {}, "mine.py is not Python: "),
         ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
         ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),

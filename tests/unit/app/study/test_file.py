@@ -304,7 +304,11 @@ def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> Non
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ("critical_band = {}", "critical_band needs an even number of pixels a side, at least 128, not 64"),
+        (
+            "critical_band = {}",
+            "critical_band needs an even number of pixels a side, at least 128, not 64; name other probes in the "
+            "study's [probes], or take larger images",
+        ),
         (
             "fourier = { row = 40, column = 0 }",
             "fourier row=40, column=0, norm=15.7: images of 64 pixels hold 32 cycles",

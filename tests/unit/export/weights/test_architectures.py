@@ -81,6 +81,19 @@ def test_what_is_no_factory(expression: str, message: str, networks: None) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_of_this_folder_and_a_name_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: None
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "beside_the_weights.py").touch()
+    with pytest.raises(UsageError, match=r"write PYTHONPATH=\. before the command, as that file is here"):
+        build("beside_the_weights:Net")
+    with pytest.raises(UsageError, match="has no attribute 'Nett'; name a class or function of it"):
+        build("tried_networks:Nett")
+
+
 def test_unknown_names_name_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean resnet50"):
         build("resnet-50")
