@@ -131,7 +131,10 @@ def _named_models(
     if selection.names and not selection.every and selection.category is None:
         for name in selection.names:
             if name not in published + exported:
-                hint = "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own"
+                hint = (
+                    "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own, and --out "
+                    f"names the folder of exported models where that is not {folder}"
+                )
                 raise UnknownName("checkpoint", name, published + exported, hint)
         names = list(dict.fromkeys(selection.names))
     else:

@@ -9,7 +9,7 @@ import typer
 
 from ...errors import UsageError
 from .. import api
-from ..console import TableFormat, condition_in_words, print_rows, progress
+from ..console import TableFormat, condition_in_words, log, print_rows, progress
 from ..formats import Format
 from .completion import complete_study
 from .options import Database
@@ -68,6 +68,10 @@ def analyze(
     )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
     rows = metrics.drop(*ids, strict=False).to_dicts()
+    if not rows:
+        log.info(
+            "no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing, and which it will have"
+        )
     if conditions and not table_format.is_for_programs:
         in_words = [row | {"condition": condition_in_words(row)} for row in rows]
         shown = [{name: row[name] for name in OF_CONDITIONS} for row in in_words]

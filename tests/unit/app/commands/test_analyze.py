@@ -79,6 +79,17 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     assert "cutoff=" not in answer.out
 
 
+def test_without_a_metric_it_says_where_to_look(command: Command, tmp_path: Path) -> None:
+    make_model(tmp_path / "models", "one")
+    make_images(tmp_path / "images.set", make_pictures(4))
+    file, database = make_study(tmp_path, probes="", checkpoints=["one"]), tmp_path / "results.duckdb"
+    assert command("run", file, "--db", database).code == 0
+    answer = command("analyze", "--db", database, "--resamples", 100)
+    assert (answer.code, answer.out) == (0, "(nothing)\n")
+    assert answer.err.startswith("no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing")
+    assert command("analyze", "--db", database, "--resamples", 100, "--conditions").err == ""
+
+
 def test_a_table_is_for_people(command: Command, database: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "a@1", "--resamples", 100)
     assert answer.code == 0
