@@ -4,8 +4,8 @@ A table that is too wide is changed in this order until it fits:
 
 1. An interval is joined to its value, as in `0.25 [0.2, 0.31]`.
 2. A column that is empty is left out; one that has the same value in every row is taken out and named with that value.
-3. Text is shortened to 24 characters: a setting loses the names of its parameters, words continue on the next line, and
-   a long name loses its middle, unless two names would then be the same.
+3. Text is shortened to 24 characters: a setting loses the names of its parameters and its unit, words continue on the
+   next line, and a long name loses its middle, unless two names would then be the same.
 4. The columns of `titles` become the heading of a table for each of their combinations.
 5. Columns of text are left out from the right, and named.
 6. What still has no room continues in further blocks, and each of them repeats the columns that tell rows apart.
@@ -34,8 +34,8 @@ ESTIMATES = frozenset(("difference", "kappa", "top1", "value"))
 """Columns that an interval `low`, `high` beside them belongs to."""
 NUMBER = re.compile(r"([-+−\d.,e %\[\]…*]|inf|nan|True|False)*")
 """The text of a number, of several, or of an interval."""
-PARAMETER = re.compile(r"\b\w+=")
-"""The name of a parameter in a setting."""
+UNNEEDED = re.compile(r"\b\w+=| cycles/image$")
+"""The name of a parameter in a setting, and the unit of a cut."""
 PROSE = re.compile(r" |^[{\[]")
 """A text of several words, or JSON: it continues on the next line, where a name is cut."""
 
@@ -161,12 +161,12 @@ def join_intervals(table: Table) -> Table:
 def shorten(texts: Sequence[str], longest: int, setting: bool = False) -> list[str]:
     """Shorten texts to lines of at most `longest` characters, so that different ones stay different.
 
-    A setting loses the names of its parameters first. Words continue on the next line; a long name loses its middle,
-    or continues on the next line where that would make two texts the same.
+    A setting loses the names of its parameters, or the unit of its cut, first. Words continue on the next line; a long
+    name loses its middle, or continues on the next line where that would make two texts the same.
     """
     distinct = len(set(texts))
-    if setting and len({PARAMETER.sub("", text) for text in texts}) == distinct:
-        texts = [PARAMETER.sub("", text) for text in texts]
+    if setting and len({UNNEEDED.sub("", text) for text in texts}) == distinct:
+        texts = [UNNEEDED.sub("", text) for text in texts]
     cut = {text: _wrap(text, longest) if PROSE.search(text) else _cut(text, longest) for text in texts}
     alike = Counter(cut.values())
     return [cut[text] if alike[cut[text]] == 1 else _wrap(text, longest) for text in texts]

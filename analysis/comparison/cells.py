@@ -120,7 +120,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     differ. Raises UsageError where the two runs are one and the same.
     """
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
-        raise UsageError(f"{a.name} would be compared with itself; name two versions, studies or databases")
+        raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = _cells(a), _cells(b)
     matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     one_database = a.store.path.resolve() == b.store.path.resolve()

@@ -49,7 +49,7 @@ def gate_study(
     # A finished file of another precision runs at its own, whichever is asked for.
     pairs = [pair for pair in zip(works[0].cells, works[1].cells, strict=True) if pair[0] != pair[1]]
     if not pairs:
-        raise UsageError(f"{names[0]} would be compared with itself; name another with --candidate")
+        raise UsageError(f"{names[0]} would be compared with itself; name another: --candidate ENGINE:PRECISION")
     arrays = [engine_of(work.study.engine).arrays for work in works]
     if arrays[0] != arrays[1]:
         raise UsageError(

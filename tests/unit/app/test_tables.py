@@ -111,6 +111,11 @@ def test_parameters_keep_their_names_where_values_alone_say_nothing() -> None:
     assert [text.replace("\n", " ") for text in shorten(texts, SHORTEST, setting=True)] == texts
 
 
+def test_a_cut_loses_its_unit_where_it_has_no_room() -> None:
+    cuts = ["clean", "highpass above 100 cycles/image", "lowpass below 3 cycles/image"]
+    assert shorten(cuts, SHORTEST, setting=True) == ["clean", "highpass above 100", "lowpass below 3"]
+
+
 def test_long_names_lose_their_middle_unless_they_would_be_the_same() -> None:
     names = [NAME.format(k) for k in (1, 2)]
     assert shorten(names, SHORTEST) == ["efficientnet…of_30_lett1", "efficientnet…of_30_lett2"]

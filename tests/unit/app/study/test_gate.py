@@ -150,7 +150,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command,
         (
             ["--reference", "openvino:int8"],
             2,
-            "openvino:int8 would be compared with itself; name another with --candidate",
+            "openvino:int8 would be compared with itself; name another: --candidate ENGINE:PRECISION",
         ),
         (["--reference", "tensorrt:fp32"], 2, "tensorrt:fp32 takes cupy arrays and openvino:int8 numpy ones"),
     ],
