@@ -66,8 +66,7 @@ def analyze(
     metrics = api.results.analyze(
         db, analyzed, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
     )
-    ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
-    rows = metrics.drop(*ids, strict=False).to_dicts()
+    rows = metrics.to_dicts()
     if not rows:
         log.info(
             "no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing, and which it will have"
@@ -77,4 +76,5 @@ def analyze(
         shown = [{name: row[name] for name in OF_CONDITIONS} for row in in_words]
         print_rows(shown, table_format, titles=(*TITLES, "metric"))
     else:
-        print_rows(rows, table_format, titles=TITLES)
+        hidden = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
+        print_rows(metrics.drop(*hidden, strict=False).to_dicts(), table_format, titles=TITLES)

@@ -130,7 +130,7 @@ def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
         "verdict": comparison.verdict.sentences,
         "same_cells": comparison.same,
         "compared_cells": len(comparison.cells),
-        **{name: getattr(shown, name).to_dicts() for name in tables},
+        **{name: getattr(shown, name).drop("cycles", strict=False).to_dicts() for name in tables},
         "no_metrics": comparison.no_metrics,
         "no_correlations": comparison.no_correlations,
     }
