@@ -27,9 +27,11 @@ def write_study(file: Path) -> tuple[Study, str]:
     """Write a study of what is there: the models that are exported, and image sets in the file's folder and below.
 
     Gives the study as it was written, and a line on what it lacks or leaves out, empty where that is nothing. The file
-    names as many models and image sets as make one study. Raises UsageError where there is a file already, or none can
-    be written; ExportError for a damaged model.
+    names as many models and image sets as make one study. Raises UsageError where there is a file or folder already, or
+    none can be written; ExportError for a damaged model.
     """
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder; name a file in it: {file / 'study.toml'}")
     folder = file.parent
     beside = bool(model_names(folder / MODELS)) or not model_names()
     exported = folder / MODELS if beside else None

@@ -70,7 +70,11 @@ def test_a_file_that_is_there_is_kept(folder: Path, command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("nowhere/study.toml", "cannot write nowhere/study.toml: No such file"), ("a@1.toml", "name must be a line")],
+    [
+        (".", ". is a folder; name a file in it: study.toml"),
+        ("nowhere/study.toml", "cannot write nowhere/study.toml: No such file"),
+        ("a@1.toml", "name must be a line"),
+    ],
 )
 def test_a_file_that_cannot_be_one_gets_one_line(folder: Path, command: Command, file: str, message: str) -> None:
     answer = command("init", file)
