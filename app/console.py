@@ -288,7 +288,7 @@ def duration(seconds: float) -> str:
 def setting_in_words(probe: str, parameters: str | None, cycles: float | None = None) -> str:
     """The setting of a condition, whose parameters SQL gives as JSON, as `noise_sd=0.2, frequency=3`.
 
-    With cycles per image, that of a filter is `below 22 cycles/image`, that of a band `noise_sd=0.2, at 14 cycles/image`.
+    With cycles per image, a filter's is `below 22 cycles/image` and a band's `noise_sd=0.2, at 14 cycles/image`.
     """
     from ..probes.grid import setting_in_words as in_words
 
