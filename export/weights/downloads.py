@@ -35,11 +35,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRIVE = "https://drive.google.com/uc?id="
 
 
-def download(source: Origin, partial: Path) -> None:
-    """Fill `partial`, whose name is kept from one attempt to the next, with the file at `source`."""
+def download(source: Origin, partial: Path) -> str | None:
+    """Fill `partial`, whose name is kept from one attempt to the next, with the file at `source`.
+
+    Gives the sha256 that the server states apart from the file, which it then has, or None.
+    """
     _refuse_links(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    DOWNLOADERS[source.kind](source.address, partial)
+    return DOWNLOADERS[source.kind](source.address, partial)
 
 
 def published_digits(source: Origin) -> str:
@@ -63,12 +66,16 @@ def check_address(address: str) -> None:
 
 def check_response(response: Any, **_: Any) -> None:
     """Raise CheckpointError for a response of requests that came over plain http, or is redirected to it."""
-    target = urljoin(response.url, response.headers.get("Location", ""))
     check_address(response.url)
-    if response.url.startswith("https:") and not target.startswith("https:"):
+    _check_redirect(response.url, urljoin(response.url, response.headers.get("Location", "")))
+
+
+def _check_redirect(url: str, target: str) -> None:
+    """Raise CheckpointError where the address that `url` redirects to is plain http."""
+    if url.startswith("https:") and not target.startswith("https:"):
         # A server elsewhere has no business with the ports of this machine either.
         raise CheckpointError(
-            f"{without_secrets(response.url)} redirects to {without_secrets(target)}, which is plain http; try again "
+            f"{without_secrets(url)} redirects to {without_secrets(target)}, which is plain http; try again "
             "from another network"
         )
     check_address(target)
@@ -137,11 +144,11 @@ def _torchvision(member: str, partial: Path) -> None:
     _http(_torchvision_url(member), partial)
 
 
-def _timm(repository: str, partial: Path) -> None:
-    _huggingface(f"{repository}:model.safetensors", partial)
+def _timm(repository: str, partial: Path) -> str | None:
+    return _huggingface(f"{repository}:model.safetensors", partial)
 
 
-def _huggingface(address: str, partial: Path) -> None:
+def _huggingface(address: str, partial: Path) -> str | None:
     import shutil
 
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -151,17 +158,20 @@ def _huggingface(address: str, partial: Path) -> None:
     url = hf_hub_url(repository, name)
     check_address(url)
     # The hub states the sha256 of every large file, which comes from another server.
-    stated = get_hf_file_metadata(url).etag or ""
+    metadata = get_hf_file_metadata(url)
+    _check_redirect(url, metadata.location)
+    stated = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
     file = Path(hf_hub_download(repository, name, local_dir=folder))
     sha256 = sha256_of(file)
-    if re.fullmatch("[0-9a-f]{64}", stated) and stated != sha256:
+    if stated and stated != sha256:
         shutil.rmtree(folder)
         raise CheckpointError(
             f"{address} has sha256 {sha256[:8]}… but the hub states {stated[:8]}…; it was thrown away, fetch it again"
         )
     file.replace(partial)
     shutil.rmtree(folder)
+    return stated
 
 
 def _gdrive(identity: str, partial: Path) -> None:
@@ -214,7 +224,7 @@ def drive_answer(identity: str, text: str) -> str:
     return f"Google Drive does not give file {identity}: {' '.join(text.split())}; try {DRIVE}{identity} in a browser"
 
 
-DOWNLOADERS: dict[str, Callable[[str, Path], None]] = {
+DOWNLOADERS: dict[str, Callable[[str, Path], str | None]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "huggingface": _huggingface,

@@ -2,12 +2,14 @@
 
 The weights folder holds one file per checkpoint (and one per linear head that is published apart), `partial/` with
 files that are not complete yet, and `checkpoints.lock`: the sha256 of each file as it was when first fetched and
-verified. A later download that differs is refused.
+verified. A later download that differs is refused. A warning names each file whose sha256 nobody states, by a name or
+a hub: the first of these is trusted.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from typing import Any
 from filelock import FileLock
 
 from ...errors import CheckpointError
-from ...untrusted import first_line, parse_json, read_text, without_secrets
+from ...untrusted import first_line, one_line, parse_json, read_text, without_secrets
 from ..files import html_title, sha256_of, weights_folder, write_bytes
 from .downloads import download, drive_answer, published_digits
 from .registry import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"
+
+_log = logging.getLogger("bandlens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,11 @@ def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
 
 def _fetch_part(source: Origin, path: Path) -> Path:
     if path.exists():
-        _verify_and_record(source, path, path)
+        _verify_and_record(source, path, path, None)
         return path
     partial = path.parent / "partial" / path.name
     try:
-        download(source, partial)
+        stated = download(source, partial)
     except CheckpointError:
         raise
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
@@ -80,7 +84,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
             f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
         ) from error
     try:
-        _verify_and_record(source, partial, path)
+        _verify_and_record(source, partial, path, stated)
     except CheckpointError:
         partial.unlink()
         raise
@@ -94,8 +98,11 @@ def _root(error: BaseException) -> BaseException:
     return _root(cause) if cause is not None else error
 
 
-def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
-    """Verify the file `arrived`, which is or will be `path`, and record its sha256 if none is recorded yet."""
+def _verify_and_record(source: Origin, arrived: Path, path: Path, stated: str | None) -> None:
+    """Verify the file `arrived`, which is or will be `path`, and record its sha256 if none is recorded yet.
+
+    `stated` is the sha256 that the server states of it, if any: the file has that.
+    """
     title = html_title(arrived)
     if title is not None:
         if source.kind == "gdrive":
@@ -118,6 +125,13 @@ def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
     if path.name not in locked:
         locked[path.name] = {"sha256": sha256, "bytes": arrived.stat().st_size, "source": without_secrets(str(source))}
         write_bytes(lock_file, json.dumps(locked, indent=1, sort_keys=True).encode())
+        if not (stated or digits):
+            _log.warning(
+                one_line(
+                    f"bandlens: warning: {path.name} from {source} is trusted as it is, for neither its name nor its "
+                    f"server stated a sha256; from now on {lock_file} asks for {sha256}"
+                )
+            )
 
 
 def _read_lock(path: Path) -> dict[str, dict[str, Any]]:

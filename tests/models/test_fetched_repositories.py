@@ -52,6 +52,8 @@ def test_hugging_face_repositories(server: Any, published: Any, tmp_path: Path) 
     names = ["tv_resnet50", "robust_resnet50_l2_eps3"]
     ran = fetched(server.address, tmp_path, *names)
     assert ran.returncode == 0, ran.stderr
+    (warning,) = (line for line in ran.stderr.splitlines() if line.startswith("bandlens: warning: "))
+    assert "resnet50_l2_eps3.pth" in warning, "the hub states no sha256 of it"
     assert (tmp_path / "tv_resnet50.safetensors").read_bytes() == CONTENT
     assert (tmp_path / "robust_resnet50_l2_eps3.pth").read_bytes() == CONTENT[::-1]
     assert [verify(checkpoint(name), tmp_path)[0].status for name in names] == ["ok", "ok"]
@@ -69,6 +71,14 @@ def test_a_file_that_is_not_what_the_hub_states_is_refused(server: Any, publishe
     )
     assert not (tmp_path / "tv_resnet50.safetensors").exists()
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_hub_that_redirects_to_plain_http_is_left(server: Any, published: Any, tmp_path: Path) -> None:
+    server.files[TIMM] = published(CONTENT, location="http://192.0.2.1/a.safetensors")
+    ran = fetched(server.address, tmp_path, "tv_resnet50")
+    assert ran.returncode == 1
+    assert "http://192.0.2.1/a.safetensors is plain http" in ran.stderr
+    assert ("GET", TIMM, None) not in server.asked
 
 
 def test_a_hub_of_plain_http_is_not_asked(tmp_path: Path) -> None:

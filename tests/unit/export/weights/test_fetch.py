@@ -140,6 +140,30 @@ def test_digits_are_where_the_publishers_put_them() -> None:
     }
 
 
+def test_a_file_whose_sha256_nobody_states_is_named_once_and_recorded(
+    server: Any, published: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = f"/resnet50-{DIGEST[:8]}.pth"
+    server.files |= {"/a.pth": published(CONTENT), named: published(CONTENT)}
+    entry = published_at(url(server, "/a.pth"), url(server, named))
+    fetch(entry, tmp_path)
+    (line,) = caplog.messages
+    assert line.startswith(f"bandlens: warning: tried.pth from {entry.parts[0].source} is trusted as it is")
+    assert line.endswith(f"from now on {tmp_path / LOCK} asks for {DIGEST}")
+    fetch(entry, tmp_path)
+    assert caplog.messages == [line]
+
+
+def test_a_file_put_there_by_hand_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody asked a server for its sha256, also where there is a hub that states it."""
+    entry = checkpoint("tv_resnet50")
+    local_files(entry, tmp_path)[0][1].write_bytes(CONTENT)
+    fetch(entry, tmp_path)
+    assert [line.split(" is ")[0] for line in caplog.messages] == [
+        "bandlens: warning: tv_resnet50.safetensors from timm:timm/resnet50.tv_in1k"
+    ]
+
+
 def test_a_later_download_that_differs_is_refused(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT)
     entry = published_at(url(server, "/a.pth"))
