@@ -6,23 +6,15 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from . import export as _folder
-from .errors import BandlensError as BandlensError
-from .errors import CheckpointError as CheckpointError
-from .errors import DeviceError as DeviceError
-from .errors import EngineError as EngineError
-from .errors import ExportError as ExportError
-from .errors import ImageSetError as ImageSetError
-from .errors import ProbeError as ProbeError
-from .errors import ShardError as ShardError
-from .errors import StoreError as StoreError
-from .errors import UnknownName as UnknownName
-from .errors import UsageError as UsageError
-from .version import __version__ as __version__
 
+# A signal that comes before `signals.obey` ends Python its own way: what is imported until then is little. So typing,
+# whose constant type checkers know by its name, is not.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .app.api.images import check_images as check_images
     from .app.api.images import draw_images as draw_images
     from .app.api.images import list_benchmarks as list_benchmarks
@@ -81,6 +73,17 @@ if TYPE_CHECKING:
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
     from .engine.distributed.cluster import RayOptions as RayOptions
+    from .errors import BandlensError as BandlensError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import DeviceError as DeviceError
+    from .errors import EngineError as EngineError
+    from .errors import ExportError as ExportError
+    from .errors import ImageSetError as ImageSetError
+    from .errors import ProbeError as ProbeError
+    from .errors import ShardError as ShardError
+    from .errors import StoreError as StoreError
+    from .errors import UnknownName as UnknownName
+    from .errors import UsageError as UsageError
     from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
     from .probes.benchmarks.truth import Labels as Labels
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
     from .probes.images.options import Draw as Draw
     from .probes.images.options import How as How
     from .records import Crop as Crop
+    from .version import __version__ as __version__
 
 # ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
 # the environment; the others have a package for it, and do without where they do not find it.
@@ -114,6 +118,10 @@ _LATER = {
     ".app.api.studies": ("gate import_predictions plan rebuild run run_progress study_text verify write_study"),
     ".app.console": "progress",
     ".app.export": "Lowering",
+    ".errors": (
+        "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
+        "StoreError UnknownName UsageError"
+    ),
     ".export.weights.registry": "Reading",
     ".app.study.file": "Study",
     ".app.study.shards": "Sharded",
@@ -122,8 +130,9 @@ _LATER = {
     ".probes.benchmarks.truth": "Labels",
     ".probes.images.options": "Contents Draw How",
     ".records": "Crop",
+    ".version": "__version__",
 }
-"""Names by their modules. These load heavy libraries, or lead to some that do, and so are imported on use."""
+"""Names by their modules, which are imported on use: most load heavy libraries, or lead to some that do."""
 _MODULE_OF = {name: module for module, names in _LATER.items() for name in names.split()}
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from imports_of_folders import PACKAGE
 from made_up_results import python
 from small import make_images, make_pictures
 
@@ -34,6 +35,33 @@ def test_help_loads_no_heavy_library(words: list[str]) -> None:
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = "import bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError)"
     assert loaded_by(f"{code}; dir(bandlens)", HEAVY) == set()
+
+
+OBEYED = """
+import os, sys
+from importlib.util import module_from_spec, spec_from_file_location
+folder = sys.argv[1]
+spec = spec_from_file_location("bandlens", f"{folder}/__init__.py", submodule_search_locations=[folder])
+sys.modules["bandlens"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["bandlens"])
+from bandlens.__main__ import main
+from bandlens.app import signals
+def obey():
+    print(*sys.modules, flush=True)
+    os._exit(0)
+signals.obey = obey
+main()
+"""
+
+
+def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
+    """Python has no site here, which may import some of it."""
+    command = [sys.executable, "-I", "-S", "-c", OBEYED, str(PACKAGE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    modules = set(result.stdout.split())
+    ours = {"bandlens", "bandlens.export", "bandlens.__main__", "bandlens.app", "bandlens.app.signals"}
+    assert {name for name in modules if name.startswith("bandlens")} == ours
+    assert not modules & {"typing", "re", "json", "pathlib", "dataclasses", "difflib", "urllib"}
 
 
 def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
