@@ -24,6 +24,19 @@ def served(explored: Path) -> Iterator[Served]:
         yield server
 
 
+def children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_an_explorer_of_which_a_test_expects_something_else_is_ended(explored: Path) -> None:
+    before = children()
+    with pytest.raises(AssertionError), serving(explored / "results.duckdb", None):
+        pass
+    with pytest.raises(ZeroDivisionError), serving(explored / "results.duckdb", explored):
+        _ = 1 / 0
+    assert children() == before
+
+
 # Who may come in
 
 

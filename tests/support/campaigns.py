@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ def run_campaign(
         parser.add_argument(f"--{name}", type=int, default=usual, help=f"{meaning} (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first trial (default %(default)s)")
     numbers = vars(parser.parse_args())
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, commands that are sent one would ignore it
     print(f"seeds: from {numbers['seed']} on", flush=True)
     started = time.monotonic()
     counts = campaign(**numbers)

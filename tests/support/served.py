@@ -37,22 +37,29 @@ def serving(database: Path, sets: Path | None, *options: str, warning: str = "")
     """
     images = ["--images", sets] if sets else []
     command = [sys.executable, "-P", "-m", "bandlens", "explore", database, *images, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield _read_address(process, bool(sets))
+            process.send_signal(signal.SIGINT)
+            _, error_text = process.communicate(timeout=LIMIT_SECONDS)
+        finally:
+            process.kill()  # where something failed, it would outlive the test
+    assert process.returncode == 130
+    assert error_text == f"{warning}bandlens: interrupted; what was committed stays, run the same command to go on\n"
+
+
+def _read_address(process: subprocess.Popen[str], has_images: bool) -> Served:
+    """The address that an explorer prints first; its next line has to say whether image sets were found."""
     assert process.stdout
     address, count_line = process.stdout.readline().strip(), process.stdout.readline()
     if not address:
         raise AssertionError(process.communicate(timeout=LIMIT_SECONDS)[1])
-    count = "1 image set found" if sets else "0 image sets found beside the database; name their folder with --images"
-    assert count_line == f"{count}; Ctrl-C ends it\n"
+    count = "1 image set" if has_images else "0 image sets"
+    end = "" if has_images else " beside the database; name their folder with --images"
+    assert count_line == f"{count} found{end}; Ctrl-C ends it\n"
     matched = re.fullmatch(r"http://(\S+):(\d+)/\?token=(\S+)", address)
     assert matched, address
-    try:
-        yield Served(address, matched[1], int(matched[2]), matched[3])
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 130
-    assert error_text == f"{warning}bandlens: interrupted; what was committed stays, run the same command to go on\n"
+    return Served(address, matched[1], int(matched[2]), matched[3])
 
 
 @dataclass(frozen=True)
