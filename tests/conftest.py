@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by plain names
 
 
+if times := os.environ.get("BANDLENS_FUZZ"):
+    os.environ.setdefault("PYTEST_TIMEOUT", str(300 * int(times)))  # a test has as many times more examples
+
 settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault
 settings.load_profile("bandlens")
 
