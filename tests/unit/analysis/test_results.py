@@ -213,5 +213,5 @@ def test_charts_of_metrics_are_of_one_image_set_that_has_them(database: Path, me
 
 
 def test_it_only_reads(database: Path) -> None:
-    with bandlens.open(database) as results, pytest.raises(bandlens.errors.StoreError):
+    with bandlens.open(database) as results, pytest.raises(bandlens.StoreError):
         results.sql("DELETE FROM prediction")
