@@ -18,6 +18,7 @@ the process ends or takes too long, the call fails, and the next call starts ano
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import signal
 import socket
@@ -80,8 +81,9 @@ class UserFunction:
             raise UsageError(f"{what}: {source.file} does not end in .py")
         self.what, self.source, self.name = what, source, name
         self.digest = source_digest(source)
-        self._task, self._error = (what, source, self.digest, name, first), error
-        self._process: _Process | None = _Process(*self._task)
+        self._task = ("bandlens.user_process", what, source, self.digest, name, first)
+        self._error = error
+        self._process: ChannelProcess | None = ChannelProcess(*self._task)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.name} in {self.source.file}"
@@ -100,18 +102,18 @@ class UserFunction:
         except MemoryError as error:
             raise self._error(f"{failing}: no memory for what it is given: {error}") from error
         self._process = None  # it is lost unless it answers
-        result, refusal = _receive_answer(process, seconds, failing, self._error)
+        result, refusal = receive_answer(process, seconds, failing, self._error)
         self._process = process
         if refusal is not None:
             raise self._error(refusal)
         return result
 
-    def _loaded_process(self, error: type[BandlensError]) -> _Process:
+    def _loaded_process(self, error: type[BandlensError]) -> ChannelProcess:
         """The process with a description; `error` where the file does not load."""
-        process, self._process = self._process or _Process(*self._task), None
+        process, self._process = self._process or ChannelProcess(*self._task), None
         if process.description is None:
             failing = f"{self.what}: {self.source.file} does not load"
-            process.description, refusal = _receive_answer(process, LOAD_SECONDS, failing, error)
+            process.description, refusal = receive_answer(process, LOAD_SECONDS, failing, error)
             if refusal is not None:
                 raise error(refusal)
         self._process = process
@@ -139,11 +141,14 @@ def settings_of(
     return {name: default for name, default in parameters.items() if name not in reserved}
 
 
-class _Process:
-    """A process that loads a file. It ends with the last reference to it."""
+class ChannelProcess:
+    """A process on the other end of a channel. It ends with the last reference to it, if not before."""
 
-    def __init__(self, *task: Any) -> None:
-        """`task` is what `user_process.UserFile` takes."""
+    def __init__(self, module: str, *task: Any, **environment: str) -> None:
+        """Run a module as a program, which opens its end (`user_process.open_channel`) and gets `sys.path` and `task`.
+
+        `environment` are variables in addition to those of this process.
+        """
         end, its_end = socket.socketpair()
         end.settimeout(LOOK_SECONDS)
         # Where standard error was closed, its number may be another file's by now.
@@ -151,14 +156,15 @@ class _Process:
         with its_end:
             self.process = subprocess.Popen(
                 # -u: what it prints comes before it crashes
-                [sys.executable, "-u", "-P", "-m", "bandlens.user_process"],
+                [sys.executable, "-u", "-P", "-m", module],
                 stdin=its_end.fileno(),
                 stdout=prints,
                 stderr=prints,
+                env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C is for this process, with which it ends
             )
         self._channel = Channel(end)
-        weakref.finalize(self, _end, self.process, end)
+        self.end = weakref.finalize(self, _end, self.process, end)
         self.description: Any = None
         self.send((sys.path, task))
 
@@ -198,10 +204,10 @@ def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     end.close()
 
 
-def _receive_answer(
-    process: _Process, seconds: float, failing: str, error: type[BandlensError]
-) -> tuple[Any, str | None]:
-    """The process's result, or the line that an error is to say; `error` where it has ended or takes more `seconds`."""
+def receive_answer(
+    process: ChannelProcess, seconds: float, failing: str, error: type[BandlensError]
+) -> tuple[Any, Any]:
+    """A result and None, or None and what was refused; `error` where it has ended or takes more `seconds`."""
     try:
         result, refusal = process.receive(seconds)
     except TimeoutError:

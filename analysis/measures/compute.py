@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import chain, groupby
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,7 +28,8 @@ from .outcomes import (
     subjects,
 )
 from .own import OwnMeasure, answer_table
-from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking, people_estimates
+from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, people_estimates
+from .subject_rows import Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows
 
 SCHEMA = {
     **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
@@ -43,7 +44,6 @@ PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
 COMPARING = 0.1
 """The share of a study's progress that its models are compared in; the rest of it is each model by itself."""
-Row = dict[str, Any]
 DEFAULTS = Options()
 
 
@@ -72,7 +72,8 @@ def compute_measures(
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
     listed = subjects(store, study)
-    values = _values(store, listed, MeasureSelection(), options, advance)
+    with open_processes(len(listed), options) as processes:
+        values = _values(store, listed, MeasureSelection(), options, advance, processes)
     store.write_values(values, {subject.study_id for subject in listed})
     store.write_human_values(_people_values())
     return values
@@ -81,7 +82,7 @@ def compute_measures(
 def _people_values() -> pl.DataFrame:
     """The columns of human_value: numbers of people in published trials, by measures of models."""
     columns = {name: kind for name, kind in SCHEMA.items() if name in PEOPLE_COLUMNS}
-    return pl.DataFrame([_row(name, estimate) for name, estimate in people_estimates().items()], columns)
+    return pl.DataFrame([row_of(name, estimate) for name, estimate in people_estimates().items()], columns)
 
 
 def compute_own(
@@ -162,14 +163,19 @@ def _values(
     selection: MeasureSelection,
     options: Options,
     advance: Callable[[float], None],
+    processes: SubjectProcesses | None = None,
 ) -> pl.DataFrame:
     predictions = PredictionReader(store)
-    rows = [
-        row
+    parts = [
+        part
         for _, of_study in groupby(listed, lambda subject: subject.study_id)
-        for row in _of_study(predictions, list(of_study), selection, options, advance)
+        for part in _of_study(predictions, list(of_study), selection, options, advance, processes)
     ]
-    return pl.DataFrame(rows, SCHEMA).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
+    if processes:
+        processes.finish()
+    return pl.DataFrame(chain.from_iterable(parts), SCHEMA).sort(
+        pl.col("condition_id").is_not_null(), maintain_order=True
+    )
 
 
 def _of_study(
@@ -178,26 +184,31 @@ def _of_study(
     selection: MeasureSelection,
     options: Options,
     advance: Callable[[float], None],
-) -> Iterator[Row]:
+    processes: SubjectProcesses | None,
+) -> Iterator[list[Row]]:
+    """Yield lists of rows in their order; processes fill some of these later."""
     answers = PeerAnswers(selection.models)
     benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
     for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
         subjects_of_checkpoint = list(of_checkpoint)
         for subject in subjects_of_checkpoint:
-            outcomes = predictions.outcomes(subject)
-            keys = _keys(subject, SUBJECT_KEYS)
-            for row in (
-                *_grid_rows(selection.grid, outcomes, options),
-                *_condition_rows(selection.condition, outcomes, options),
-            ):
-                yield keys | row
+            outcomes, part = predictions.outcomes(subject), list[Row]()
+
+            def receive(rows: list[Row], part: list[Row] = part) -> None:
+                part += rows
+                advance(1 - COMPARING)
+
+            if processes:
+                processes.compute(outcomes, receive)
+            else:
+                receive(subject_rows(outcomes, options, selection.grid, selection.condition))
             answers.add(outcomes)
-            advance(1 - COMPARING)
+            yield part
         if benchmarks:
             keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
-            yield from (keys | row for row in benchmarks.rows(checkpoint_id, options))
+            yield [keys | row for row in benchmarks.rows(checkpoint_id, options)]
         predictions.forget()
-    yield from answers.rows(lambda share: advance(COMPARING * len(listed) * share))
+    yield list(answers.rows(lambda share: advance(COMPARING * len(listed) * share)))
 
 
 class _Benchmarks:
@@ -213,70 +224,18 @@ class _Benchmarks:
     def rows(self, checkpoint_id: int, options: Options) -> Iterator[Row]:
         """Rows of a checkpoint, of the columns from condition_id or metric on."""
         unperturbed = BenchmarkOutcomes(self._predictions, self._benchmarked, checkpoint_id)
-        for name, estimate in _estimates(self._measures, unperturbed, options):
-            yield _row(name, estimate)
+        for name, estimate in estimates_of(self._measures, unperturbed, options):
+            yield row_of(name, estimate)
         under_conditions = {
             key: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
             for key, benchmarked in self._perturbed.items()
         }
         for key, name, estimate in perturbed_estimates(under_conditions):
-            yield key._asdict() | _row(name, estimate)
+            yield key._asdict() | row_of(name, estimate)
 
 
 def _keys(subject: Subject, names: Iterable[str]) -> Row:
     return {name: getattr(subject, name) for name in names}
-
-
-def _row(name: str, estimate: Estimate) -> Row:
-    return {"metric": name} | estimate.row()
-
-
-def _estimates(measures: Iterable[Measure[Any]], read: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
-    """The estimates of measures, each function called once."""
-    for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
-        yield from function(read, options).items()
-
-
-def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
-    """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
-    lacks = lacking(measures, outcomes.available)
-    applicable = [measure for measure in measures if measure.name in lacks]
-    for measure in applicable:
-        if (why := lacks[measure.name]) and measure.is_bias:
-            yield _row(measure.name, nothing(State.MISSING, why))
-    determined = [measure for measure in applicable if not lacks[measure.name]]
-    for name, estimate in _estimates(determined, outcomes, options):
-        if not lacks.get(name):
-            yield _row(name, estimate)
-
-
-def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
-    """Rows of the columns from condition_id on, for every condition."""
-    available = outcomes.available
-    applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
-    clean_shares = _shares(applicable, outcomes.clean) if outcomes.clean else {}
-    for stored, cell in outcomes.cells.items():
-        keys = stored.key._asdict()
-        shares = clean_shares if cell.is_clean else _shares(applicable, cell)
-        for measure in applicable:
-            estimate = shares.get(measure.name)
-            if isinstance(estimate, Share):
-                clean = clean_shares.get(measure.name) if measure.against_clean and not cell.is_clean else None
-                estimate = measure.judge(cell, less_clean(estimate, clean if isinstance(clean, Share) else None))
-            if estimate:
-                yield keys | _row(measure.name, estimate)
-        for name, estimate in _estimates(applicable, cell, options):
-            yield keys | _row(name, estimate)
-
-
-def _shares(measures: Iterable[Measure[CellOutcomes]], cell: CellOutcomes) -> dict[str, Share | Estimate]:
-    """Name -> mean over images, or the estimate that says why there is none, of each measure that has `values`."""
-    image_values = {measure.name: measure.values(cell) for measure in measures if measure.values}
-    return {
-        name: values.share(cell.images.clusters) or nothing(State.UNDETERMINED, values.uncounted, 0)
-        for name, values in image_values.items()
-        if values
-    }
 
 
 class PeerAnswer(NamedTuple):
@@ -337,7 +296,7 @@ class PeerAnswers:
                     for _, subject, _ in answers:
                         clean = compared.get(subject.checkpoint_id) if same_models else None
                         estimate = _peer_estimate(measure, shares[subject.checkpoint_id], clean)
-                        yield _keys(subject, SUBJECT_KEYS) | key._asdict() | _row(measure.name, estimate)
+                        yield _keys(subject, SUBJECT_KEYS) | key._asdict() | row_of(measure.name, estimate)
 
 
 def _peer_shares(

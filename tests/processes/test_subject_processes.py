@@ -1,0 +1,98 @@
+"""Processes compute the rows of many subjects that one process computes, and end with one line."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_outcomes import CLEAN, right_outcomes
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures import subject_rows as module
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.subject_rows import Row, SubjectProcesses, subject_rows
+from bandlens.errors import EngineError, UsageError
+from bandlens.protocol import FREQUENCIES, NOISE_SDS
+
+OPTIONS = Options(100)
+COUNT = 120
+BAND = [
+    condition("critical_band", noise_sd=0.0),
+    *(condition("critical_band", noise_sd=sd, frequency=f) for f in FREQUENCIES for sd in NOISE_SDS[1:]),
+]
+
+
+def right_of(seed: int) -> dict[Any, Any]:
+    """Which images a model has right under each condition: fewer under more noise around octave 3."""
+    ease = np.random.default_rng(seed).uniform(size=COUNT)
+    strengths = {
+        setting: (setting.number("noise_sd") or 0.0) / (0.03 * 2.0 ** abs((setting.number("frequency") or 0.0) - 3))
+        for setting in BAND
+    }
+    return {CLEAN: ease < 0.9} | {setting: ease < 0.85 / (1 + strength**2) for setting, strength in strengths.items()}
+
+
+@pytest.fixture
+def processes() -> Iterator[SubjectProcesses]:
+    processes = SubjectProcesses(2, OPTIONS)
+    yield processes
+    processes.end()
+
+
+def without_nan(rows: list[Row]) -> list[Row]:
+    return [
+        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def test_the_rows_of_each_subject_come_in_order(processes: SubjectProcesses) -> None:
+    subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
+    received = list[list[Row]]()
+    for outcomes in subjects:
+        processes.compute(outcomes, received.append)
+    processes.finish()
+    assert list(map(without_nan, received)) == [without_nan(subject_rows(outcomes, OPTIONS)) for outcomes in subjects]
+
+
+def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT, int))
+    parts = [
+        part(cell(images, setting, by=model(f"net{seed}", classes=1000)), ~right * 3, ~right * 3)
+        for seed in range(3)
+        for setting, right in right_of(seed).items()
+    ]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, parts)
+        frames = []
+        for fewest in (1, 1000):
+            monkeypatch.setattr(module, "FEWEST_SUBJECTS", fewest)
+            amounts = list[float]()
+            frames.append(compute_measures(store, "*", OPTIONS, amounts.append))
+            assert sum(amounts) == pytest.approx(3)
+    assert frames[0].equals(frames[1])
+
+
+def test_what_a_process_raises_is_raised_here() -> None:
+    processes = SubjectProcesses(1, Options(resamples=5))
+    processes.compute(right_outcomes(right_of(0)), list[Row]().extend)
+    with pytest.raises(UsageError, match="5 resamples; intervals need at least 100"):
+        processes.finish()
+
+
+def test_a_process_that_was_killed_is_one_line(processes: SubjectProcesses) -> None:
+    pids = [process.process.pid for process in processes._idle]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    processes.compute(right_outcomes(right_of(0)), list[Row]().extend)
+    with pytest.raises(EngineError, match=r"^analyzing failed: its process was ended by SIGKILL"):
+        processes.finish()
