@@ -11,8 +11,8 @@ from ..statistics.arrays import Floats
 
 Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]
 """likelihood(theta, *data) for R fits with P parameters: theta is (P, R), each array of data (…, R). It gives the
-log-likelihood (R,), its gradient (R, P), and the information (R, P, P): minus the expected or approximate second
-derivative, positive semidefinite."""
+log-likelihood (R,), its gradient (P, R), and the information (P, P, R): minus the expected or approximate second
+derivative, positive semidefinite. The arrays are new in each call."""
 MOST_STEPS = 200
 
 
@@ -41,36 +41,36 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
     only if the likelihood does not fall. A fit ends when steps are below 1e-7 or no step helps.
     """
     theta = start.copy()
-    active = np.arange(theta.shape[1])
-    now, going_data = theta, list(data)
-    value, gradient, information = likelihood(now, *going_data)
-    damping = np.full(now.shape[1], 1e-2)
+    active, damping = np.arange(start.shape[1]), np.full(start.shape[1], 1e-2)
+    known, going_data = [start, *likelihood(start, *data)], list(data)
     for _ in range(MOST_STEPS):
+        now, value, gradient, information = known
         trial = np.clip(now + _step(now, gradient, information, damping, low, high), low[:, None], high[:, None])
-        new_value, new_gradient, new_information = likelihood(trial, *going_data)
-        better = new_value >= value
+        tried = [trial, *likelihood(trial, *going_data)]
+        worse = ~(tried[1] >= value)
         moved = np.abs(trial - now).max(axis=0)
-        now = np.where(better, trial, now)
-        value = np.where(better, new_value, value)
-        gradient = np.where(better[:, None], new_gradient, gradient)
-        information = np.where(better[:, None, None], new_information, information)
-        damping = np.where(better, damping / 10, damping * 10)
-        theta[:, active] = now
+        # Most steps are better, so that it takes less to undo the others than to choose between two arrays.
+        for new, old in zip(tried, known, strict=True):
+            np.copyto(new, old, where=worse)
+        known = tried
+        damping = np.where(worse, damping * 10, damping / 10)
         going = (moved > 1e-7) & (damping < 1e12)
-        if not going.any():
-            break
-        active, now, going_data = active[going], now[:, going], [array[..., going] for array in going_data]
-        value, gradient, information, damping = value[going], gradient[going], information[going], damping[going]
+        if not going.all():
+            theta[:, active] = known[0]
+            active, damping, *known = (array.compress(going, axis=-1) for array in (active, damping, *known))
+            going_data = [array.compress(going, axis=-1) for array in going_data]
+            if not len(active):
+                return theta
+    theta[:, active] = known[0]
     return theta
 
 
 def _step(theta: Floats, gradient: Floats, information: Floats, damping: Floats, low: Floats, high: Floats) -> Floats:
-    outward = ((theta <= low[:, None]).T & (gradient < 0)) | ((theta >= high[:, None]).T & (gradient > 0))
+    outward = ((theta <= low[:, None]) & (gradient < 0)) | ((theta >= high[:, None]) & (gradient > 0))
     free = ~outward
-    matrix = information * (free[:, :, None] & free[:, None, :])
-    diagonal = np.einsum("rpp->rp", information)
+    matrix = information * (free[:, None] & free)
+    diagonal = np.einsum("ppr->pr", information)
     # A vanishing diagonal is a parameter without influence here; the floor keeps the system solvable.
-    added = np.where(free, diagonal * damping[:, None] + 1e-10, 1.0)
-    matrix[:, range(len(low)), range(len(low))] += added
-    solution = np.linalg.solve(matrix, np.where(free, gradient, 0.0)[:, :, None])
-    return np.asarray(solution[:, :, 0].T, dtype=np.float64)
+    np.einsum("ppr->pr", matrix)[...] += np.where(free, diagonal * damping + 1e-10, 1.0)
+    solution = np.linalg.solve(matrix.transpose(2, 0, 1), np.where(free, gradient, 0.0).T[:, :, None])
+    return np.ascontiguousarray(solution[:, :, 0].T)

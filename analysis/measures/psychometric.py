@@ -559,15 +559,16 @@ def _binomial(
 ) -> tuple[Floats, Floats, Floats]:
     sensitivity, slope = theta[0], np.exp2(theta[1])
     images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
-    offset = x + sensitivity
     p = _accuracy(theta, reference, floor, x)
     value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
-    share = (p - floor) / (reference - floor)
-    rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
-    score = rise * (right - images * p) / (p * (1 - p))
-    weight = rise**2 * images / (p * (1 - p))
-    jacobian = np.stack([np.broadcast_to(-slope, offset.shape), -np.log(2) * slope * offset])
-    return value, np.einsum("plr,lr->rp", jacobian, score), np.einsum("plr,qlr,lr->rpq", jacobian, jacobian, weight)
+    height, variance = reference - floor, p * (1 - p)
+    share = (p - floor) / height
+    rise = height * share * (1 - share)  # dp / dlog-odds
+    score = rise * (right - images * p) / variance
+    weight = rise**2 * images / variance
+    jacobian = np.empty((2, *p.shape))
+    jacobian[0], jacobian[1] = -slope, -np.log(2) * slope * (x + sensitivity)
+    return value, np.einsum("plr,lr->pr", jacobian, score), np.einsum("plr,qlr,lr->pqr", jacobian, jacobian, weight)
 
 
 def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
@@ -643,13 +644,15 @@ def _tobit(
     amplitude, _, sigma = theta
     frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
     distance, model, z, censored, log_side = _residuals(theta, sensitivity, frequency, low, high)
-    sign = np.where(sensitivity < low, -1.0, 1.0)
-    hazard = np.exp(-(z**2) / 2 - log_side) / np.sqrt(2 * np.pi)
-    value = np.where(censored, log_side, -(z**2) / 2).sum(axis=0)
-    score = np.where(censored, sign * hazard, z) / SCATTER
-    weight = np.where(censored, hazard * (hazard + z), 1.0) / SCATTER**2
+    half = z**2 / 2
+    z_censored = z[censored]
+    hazard = np.exp(-half[censored] - log_side[censored]) / np.sqrt(2 * np.pi)
+    value = np.where(censored, log_side, -half).sum(axis=0)
+    score, weight = z / SCATTER, np.full_like(z, 1.0 / SCATTER**2)
+    score[censored] = np.where(sensitivity[censored] < low[censored], -1.0, 1.0) * hazard / SCATTER
+    weight[censored] = hazard * (hazard + z_censored) / SCATTER**2
     jacobian = np.stack([model / amplitude, model * distance / sigma, model * distance**2 / sigma])
-    return value, np.einsum("pfr,fr->rp", jacobian, score), np.einsum("pfr,qfr,fr->rpq", jacobian, jacobian, weight)
+    return value, np.einsum("pfr,fr->pr", jacobian, score), np.einsum("pfr,qfr,fr->pqr", jacobian, jacobian, weight)
 
 
 # The measures

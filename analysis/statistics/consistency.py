@@ -93,25 +93,27 @@ def error_consistencies(
     """
     n, all_first, all_second = len(first), first.sum(), seconds.sum(axis=1)
     both = (seconds & first).sum(axis=1)
-    # Each image is one of four kinds; nothing but their counts (m, 4) matters.
-    kinds = (n - all_first - all_second + both, all_second - both, all_first - both, both)
-    counts = np.stack(kinds, axis=1).astype(np.float64)
+    # Each image is one of four kinds; nothing but their counts matters, those of the data before those of resamples.
+    counts = np.stack([n - all_first - all_second + both, all_second - both, all_first - both, both])
+    totals = np.empty((4, len(seconds), 1 + resamples))
+    totals[:, :, 0] = counts
     random = np.random.default_rng(seed)
     if clusters is None:
-        drawn, start = np.empty((len(seconds), resamples, 4)), random.bit_generator.state
-        for row, shares in enumerate(counts / n):
+        start = random.bit_generator.state
+        for row, shares in enumerate(counts.T / n):
             random.bit_generator.state = start
-            drawn[row] = random.multinomial(n, shares, resamples)
+            totals[:, row, 1:] = random.multinomial(n, shares, resamples).T
+        images: Floats | int = n
     else:
         _, place = np.unique(clusters, return_inverse=True)
         held = int(place.max()) + 1
         times = random.multinomial(held, np.full(held, 1 / held), resamples).astype(np.float64)
         of_kinds = [np.bincount(4 * place + 2 * first + second, minlength=4 * held) for second in seconds]
         drawn = times @ np.stack(of_kinds).reshape(-1, held, 4).astype(np.float64)
-    totals = np.concatenate([counts[:, None], drawn], axis=1)
-    of_kind = totals / totals.sum(axis=-1, keepdims=True)
-    p, q = of_kind[..., 2] + of_kind[..., 3], of_kind[..., 1] + of_kind[..., 3]
-    observed = of_kind[..., 0] + of_kind[..., 3]
+        totals[:, :, 1:] = np.moveaxis(drawn, -1, 0)
+        images = totals.sum(axis=0)
+    totals /= images
+    p, q, observed = totals[2] + totals[3], totals[1] + totals[3], totals[0] + totals[3]
     kappa = kappa_of(observed, p, q)
     low, high = _kappa_intervals(kappa)
     return {
