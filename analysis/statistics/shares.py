@@ -62,20 +62,15 @@ class Share:
 
 def share_of(right: Mask | Floats, clusters: Whole) -> Share:
     """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
-    value = float(right.mean())
-    distinct, place = _distinct(clusters)
-    deviations = np.bincount(place, weights=right - value) / len(right)
-    independent = float(np.square(right - value).mean()) / len(right)
-    sizes = np.bincount(place).astype(np.float64)
+    value, n = float(right.mean()), len(right)
+    away = right - value
+    independent = float(np.square(away).mean()) / n
+    if (clusters[1:] > clusters[:-1]).all():  # each image stands for itself
+        return Share(value, n, clusters, away / n, independent, 1.0, np.ones(n))
+    distinct, place = np.unique(clusters, return_inverse=True)
+    deviations, sizes = np.bincount(place, weights=away) / n, np.bincount(place).astype(np.float64)
     widest = float(widening(deviations, sizes, np.asarray(independent)))
-    return Share(value, len(right), distinct, deviations, independent, widest, sizes)
-
-
-def _distinct(clusters: Whole) -> tuple[Whole, Index]:
-    """The distinct clusters, ascending, and the place of each image's among them."""
-    if len(clusters) and (clusters[1:] > clusters[:-1]).all():  # each image stands for itself
-        return clusters, np.arange(len(clusters))
-    return np.unique(clusters, return_inverse=True)
+    return Share(value, n, distinct, deviations, independent, widest, sizes)
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -166,14 +161,14 @@ def paired_interval(
     `most` is w above for clusters of one size; its two halves count among the clusters that make up the variance.
     `sizes` (C,) are the images of each cluster; left out, clusters have one size.
     """
-    count = len(deviations)
-    sizes = np.ones(count) if sizes is None else sizes
-    average = np.square(sizes).sum() / sizes.sum()
-    most *= sqrt(average * count / sizes.sum())
+    count, second = len(deviations), float(np.square(deviations).sum())
+    if sizes is not None and not (sizes == 1).all():
+        average = np.square(sizes).sum() / sizes.sum()
+        most *= sqrt(average * count / sizes.sum())
+        second = max(second, (deviations**2 / sizes).sum() * average)
     unseen = most * sqrt(UNSEEN)
     apart = contributing(np.append(deviations, [unseen, -unseen]) / most)
     half = float(student(np.array(min(count - 1, 2 * apart))))
-    second = max((deviations**2).sum(), (deviations**2 / sizes).sum() * average)
     half *= sqrt((second + most**2) * count / (count - 1))
     return difference - half, difference + half
 
