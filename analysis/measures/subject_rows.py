@@ -26,6 +26,8 @@ from .registry import CONDITION_MEASURES, GRID_MEASURES, lacking
 Row = dict[str, Any]
 FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
+MOST_PROCESSES = 8
+"""Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """The environment of a process: its arrays are small, and threads of the linear algebra would wait for each other."""
 
@@ -46,7 +48,7 @@ def subject_rows(
 @contextmanager
 def open_processes(subjects: int, options: Options) -> Iterator[SubjectProcesses | None]:
     """Give processes that compute the rows of so many subjects, or None where they are not worth their start."""
-    count = min(processors(), subjects // FEWEST_SUBJECTS + 1)
+    count = min(processors(), subjects // FEWEST_SUBJECTS + 1, MOST_PROCESSES)
     if count == 1:
         yield None
         return
@@ -153,6 +155,7 @@ def main() -> None:
         sys.path[:], (options,) = channel.receive()
         while True:
             outcomes = channel.receive()
+            answer: tuple[list[Row] | None, Exception | None]
             try:
                 answer = subject_rows(outcomes, options), None
             except Exception as error:  # noqa: BLE001 - the command raises it
