@@ -57,11 +57,30 @@ def coefficients(method: Method, x: Floats, y: Floats, weights: Floats) -> Float
 
 
 def centred_ranks(x: Floats, weights: Floats) -> Floats:
-    """Average ranks of x (…, a, n) less their mean. Halves of whole numbers, so a constant is exactly 0."""
-    signs = np.sign(x[..., :, None] - x[..., None, :])
-    if x.ndim == 2:  # one product for all weightings
-        return np.asarray(np.tensordot(weights, signs, (-1, -1)) / 2)
-    return np.asarray((signs @ weights[..., None, :, None])[..., 0] / 2)
+    """Average ranks of x (…, a, n) less their mean, (…, a, n). Halves of whole numbers, so a constant is exactly 0.
+
+    An observation has half of the weights below its value, less half of those above: differences of sums over sorted
+    observations, which are exact where weights are whole numbers.
+    """
+    count = x.shape[-1]
+    order = np.argsort(x, axis=-1)
+    ordered = np.take_along_axis(x, order, axis=-1)
+    # Equal values begin at one place and end at one: those of the first and of the last of them.
+    begins = np.ones((*x.shape[:-1], count + 1), bool)
+    begins[..., 1:-1] = ordered[..., 1:] != ordered[..., :-1]
+    places = np.arange(count + 1)
+    first = np.maximum.accumulate(np.where(begins, places, 0)[..., :-1], axis=-1)
+    end = np.minimum.accumulate(np.where(begins, places, count)[..., :0:-1], axis=-1)[..., ::-1]
+    position = np.argsort(order, axis=-1)
+
+    shape = (*np.broadcast_shapes(x.shape[:-2], weights.shape[:-1]), *x.shape[-2:])
+    indices = (order, *(np.take_along_axis(bound, position, axis=-1) for bound in (first, end)))
+    order, below, through = (np.broadcast_to(index, shape) for index in indices)
+    reached = np.zeros((*shape[:-1], count + 1))
+    in_order = np.take_along_axis(np.broadcast_to(weights[..., None, :], shape), order, axis=-1)
+    np.cumsum(in_order, axis=-1, out=reached[..., 1:])
+    weights_below, weights_through = (np.take_along_axis(reached, index, axis=-1) for index in (below, through))
+    return np.asarray((weights_below + weights_through - reached[..., -1:]) / 2)
 
 
 def _deviations(x: Floats, weights: Floats) -> Floats:
