@@ -125,7 +125,7 @@ def measures() -> str:
     return f"{MEASURES_HEAD}\n{_explained(modules)}"
 
 
-MACHINERY = ("base", "outcomes", "registry", "compute", "own_process")
+MACHINERY = ("base", "outcomes", "registry", "compute", "own_process", "subject_rows")
 """Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
 # Measures
