@@ -14,6 +14,7 @@ from bandlens.analysis.charts.style import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.published import imports
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.app.report.atlas import atlas_section
@@ -95,7 +96,10 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     assert fills == {"low_frequency_bias": [INK], "high_frequency_bias": ["white"]}
 
 
-def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: Path, shared: Path) -> None:
+def test_with_the_critical_band_imported_its_networks_are_points_too(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "RESAMPLES", 100)  # intervals are not drawn
     path = tmp_path / "results.duckdb"
     make_database(path, 2, decision_space="sixteen")
     add_metrics(path)
