@@ -6,14 +6,9 @@ and every trick once; BANDLENS_FUZZ=100 takes each command with each trick, and 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +19,13 @@ from fuzzing import TIMES, is_one_line
 from hostile_databases import DAMAGED, TRICKS, make_hostile
 from made_up_results import cell, image_set, part, store_study
 from small import make_images, make_model, make_pictures, make_study
+from usage import measure_usage
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
 
 SEED = int(os.environ.get("BANDLENS_SEED", "0"))
 PROCESSOR_SECONDS = 10
-WALL_SECONDS = 60
 """A busy machine may take its time; what a command computes counts."""
 MEGABYTES = 1000
 ARGUMENTS = {
@@ -120,30 +115,6 @@ def hostile(folder: Path) -> dict[str, Path]:
     return {}
 
 
-MEASURE = """
-import json, resource, subprocess, sys
-process = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-out, err = process.communicate()
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([process.returncode, out, err, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024]))
-"""
-
-
-def measured(words: list[str], folder: Path) -> tuple[int, str, str, float, int]:
-    """The exit status and the output of a command, and the seconds and megabytes that it and its processes took."""
-    command = [sys.executable, "-I", "-S", "-c", MEASURE, "", sys.executable, "-P", "-m", "bandlens", *words]
-    environment = os.environ | {"BANDLENS_HOME": str(folder / "home")}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True
-    )
-    try:
-        return tuple(json.loads(process.communicate(timeout=WALL_SECONDS)[0]))
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 @pytest.mark.parametrize(("name", "trick"), pairs())
 def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile: dict[str, Path]) -> None:
     if trick not in hostile:
@@ -155,7 +126,7 @@ def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile
     shutil.copytree(hostile[trick], copy)
     arguments = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
     words = ["-q", *name.split(), *arguments, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
-    code, out, err, seconds, megabytes = measured(words, folder)
+    code, out, err, seconds, megabytes = measure_usage(words, folder)
     assert code in ((0, 1, 2) if trick in DAMAGED else (1, 2)), (out, err)
     # A gate that ran answers 1 when it does not pass, and prints its verdict.
     verdict = name == "gate" and trick in DAMAGED and "gates pass" in out
