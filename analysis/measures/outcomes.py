@@ -27,18 +27,15 @@ from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
 
 CELLS = """
-SELECT detail.cell, condition.id AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters,
-       condition.digest, detail.clean_cell
+SELECT checkpoint_id, image_set_id, detail.cell, condition.id AS condition_id, detail.probe,
+       detail.parameters::VARCHAR AS parameters, condition.digest, detail.clean_cell
 FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
 JOIN condition ON condition.id = cell.condition
-WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ?
+WHERE study_cell.study = ?
 ORDER BY detail.probe <> 'clean', detail.probe, detail.cutoff, detail.frequency NULLS FIRST, detail.noise_sd,
          detail.parameters
 """
-CLASS_NAMES = """
-SELECT class, shown_class.name FROM shown_class JOIN checkpoint USING (classes)
-WHERE image_set = ? AND checkpoint.id = ?
-"""
+"""The complete cells of a study, in the order of conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +239,10 @@ class PredictionReader:
     store: Store
     _images: dict[int, ImageTruth] = field(default_factory=dict)
     _decisions: dict[int, Decisions] = field(default_factory=dict)
-    _names: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
+    _cells: dict[int, dict[tuple[Any, ...], pl.DataFrame]] = field(default_factory=dict)
+    """study.id -> (checkpoint.id, image_set.id) -> rows of CELLS: a query takes as long for one of them as for all."""
+    _names: dict[int, dict[int, dict[int, str]]] = field(default_factory=dict)
+    """image_set.id -> number of classes -> class -> name."""
 
     def forget(self) -> None:
         self._decisions.clear()
@@ -263,7 +263,7 @@ class PredictionReader:
     def outcomes(self, subject: Subject) -> Outcomes:
         """Read every condition of a subject."""
         images = self.images(subject.image_set_id)
-        rows = self.store.frame(CELLS, [subject.study_id, subject.checkpoint_id, subject.image_set_id])
+        rows = self._cells_of(subject)
         clean_cell = next(iter(rows["clean_cell"].drop_nulls()), None)
         decisions = self.decisions(rows["cell"])
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
@@ -276,11 +276,25 @@ class PredictionReader:
         available = Available(conditions, images.schemes, images.labelled, subject.classes)
         return Outcomes(subject, available, cells)
 
+    def _cells_of(self, subject: Subject) -> pl.DataFrame:
+        if subject.study_id not in self._cells:
+            rows = self.store.frame(CELLS, [subject.study_id])
+            self._cells[subject.study_id] = rows.partition_by("checkpoint_id", "image_set_id", as_dict=True)
+        return self._cells[subject.study_id][subject.checkpoint_id, subject.image_set_id]
+
     def _class_names(self, subject: Subject) -> dict[int, str]:
-        key = (subject.image_set_id, subject.checkpoint_id)
-        if key not in self._names:
-            self._names[key] = dict(self.store.frame(CLASS_NAMES, [*key]).rows())
-        return self._names[key]
+        image_set = subject.image_set_id
+        if image_set not in self._names:
+            query = "SELECT classes, class, name FROM shown_class WHERE image_set = ?"
+            names = self._names[image_set] = {}
+            for classes, number, name in self.store.frame(query, [image_set]).rows():
+                names.setdefault(classes, {})[number] = name
+        return self._names[image_set].get(self._classes[subject.checkpoint_id], {})
+
+    @cached_property
+    def _classes(self) -> dict[int, int]:
+        """checkpoint.id -> number of classes."""
+        return dict(self.store.frame("SELECT id, classes FROM checkpoint").rows())
 
 
 def _stored(row: Mapping[str, Any]) -> StoredCondition:

@@ -76,7 +76,7 @@ def resample_weights(n: int, resamples: int, seed: int) -> Floats:
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
     """(resamples, a, b): the coefficients of x (a, n) with y (b, n), n models drawn with replacement."""
     weights = resample_weights(x.shape[-1], resamples, seed)
-    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(resamples, x, y)])
+    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(method, resamples, x, y)])
 
 
 def crossed_bootstrap(
@@ -99,12 +99,13 @@ def crossed_bootstrap(
     weights = resample_weights(x.shape[-1], resamples, seed)
     random, together = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
     resampled = []
-    for block in _blocks(resamples, x, y):
+    has_factors = shared is not None and (shared != 0).any(axis=-1)
+    for block in _blocks(method, resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
         if shared is not None:
             factors = together.standard_normal((len(normal), shared.shape[-1]))
             moved = np.einsum("rk,vnk->rvn", factors, shared, optimize=True)
-            normal = np.where((shared != 0).any(axis=-1), moved, normal)
+            normal = np.where(has_factors, moved, normal)
         moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
         resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(resampled)
@@ -181,13 +182,15 @@ def p_of_orders(method: Method, x: Floats, y: Floats, order: Whole) -> Floats:
         method, x, y = "pearson", centred_ranks(x, once), centred_ranks(y, once)
     observed = np.abs(coefficients(method, x, y, once))
     count = np.zeros(observed.shape)
-    for block in _blocks(len(order), x, y):
+    for block in _blocks(method, len(order), x, y):
         shuffled = np.moveaxis(x[:, order[block]], 0, 1)
         # Equal but for rounding is equal.
         count += (np.abs(coefficients(method, shuffled, y, once)) >= observed - 1e-12).sum(axis=0)
     return np.where(np.isnan(observed), np.nan, (1 + count) / (1 + len(order)))
 
 
-def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:
-    size = int(np.clip(BLOCK // (x.shape[-1] ** 2 * (len(x) + len(y))), 1, 500))
+def _blocks(method: Method, count: int, x: Floats, y: Floats) -> Iterator[slice]:
+    """Slices of so many resamples that their arrays stay small; Kendall's are of pairs of observations."""
+    numbers = (len(x) + len(y)) * x.shape[-1] * (x.shape[-1] if method == "kendall" else 1)
+    size = int(np.clip(BLOCK // numbers, 1, 500))
     return (slice(first, first + size) for first in range(0, count, size))
