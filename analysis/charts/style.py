@@ -85,7 +85,8 @@ def inline(frame: pl.DataFrame) -> alt.InlineData:
     finite = frame.with_columns(
         pl.when(cs.float().is_finite()).then(cs.float().cast(pl.Float64).round_sig_figs(6)).name.keep()
     )
-    return alt.InlineData(values=finite.to_dicts())
+    # Each step of a chart copies lists of rows, and no tuples.
+    return alt.InlineData(values=tuple(finite.to_dicts()))
 
 
 def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:

@@ -117,7 +117,7 @@ def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> 
     datasets = list(chart["datasets"].values())
     (rows,) = (rows for rows in datasets if "cycles" in rows[0])
     assert sorted((row["cycles"], row["n"]) for row in rows) == [(11, 5), (56, 5)]
-    assert [{"chance": 1 / 10}] in datasets
+    assert ({"chance": 1 / 10},) in datasets
 
 
 @pytest.fixture(scope="module")
