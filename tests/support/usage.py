@@ -1,4 +1,4 @@
-"""What a command prints, and the time and memory that it and its processes take."""
+"""Run a command and tell what it prints, and the time and memory that it and its processes take."""
 
 from __future__ import annotations
 
