@@ -168,9 +168,10 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     for (image_set, note, remedy, models), measures in titles.items():
         image_sets.setdefault((note, remedy, models, tuple(measures)), []).append(image_set)
     for (note, remedy, models, of_reason), sets in image_sets.items():
-        where = f" on {_listed(sets, 'image sets')}" if rows["image_set"].n_unique() > 1 else ""
+        on_sets = f" on {_listed(sets, 'image sets')}" if rows["image_set"].n_unique() > 1 else ""
         yield (
-            f"Not determined for {_listed(models, 'models')}{where}: {' and '.join(of_reason)}, since {note}; {remedy}."
+            f"Not determined for {_listed(models, 'models')}{on_sets}: {' and '.join(of_reason)}, since {note}; "
+            f"{remedy}."
         )
 
 

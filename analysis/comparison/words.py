@@ -108,8 +108,8 @@ def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
     if len(cases) == 1 and len(differing):
         row = differing.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
-        where = f" on {row['image_set']}" if several else ""
-        return f"{verb} {word} {what}{where}: {difference_in_words(row)}"
+        image_words = f" on {row['image_set']}" if several else ""
+        return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
     sides = {"less": differing.filter(pl.col("difference") < 0), "more": differing.filter(pl.col("difference") >= 0)}
     return " and ".join(
         f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "
