@@ -67,6 +67,11 @@ def tile_font(largest: int, columns: int, letters: int) -> alt.ExprRef:
     return alt.ExprRef(f"min({largest}, width / {0.62 * columns * letters:.3g})")
 
 
+def vega_lite_version() -> str:
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
 def words(name: str) -> str:
     return name.replace("_", " ")
 

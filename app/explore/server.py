@@ -13,8 +13,6 @@ import math
 import re
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -32,6 +30,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...analysis.charts.libraries import begin_libraries
 from ...errors import BandlensError, UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions
@@ -174,7 +173,7 @@ async def answer_in_thread(answer: Callable[[], Response]) -> Response:
 
 def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
     """The page, and the routes that it asks."""
-    libraries = _libraries()
+    libraries = begin_libraries().result()
 
     def asked(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -314,16 +313,3 @@ def _json(value: Any, status: int = 200) -> Response:
 
 def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-LIBRARIES = """
-import sys, altair, vl_convert
-version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
-sys.stdout.buffer.write(script.encode())
-"""
-
-
-def _libraries() -> bytes:
-    """Vega, Vega-Lite and Vega-Embed as one script, made by a process of its own, since that takes 200 MB."""
-    return subprocess.run([sys.executable, "-P", "-c", LIBRARIES], check=True, stdout=subprocess.PIPE).stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
+from ...analysis.charts.libraries import begin_libraries
 from ...analysis.comparison.verdict import Verdict
 from ...errors import UsageError, unwritable
 from ...export.files import write_bytes
@@ -63,6 +64,7 @@ def write_report(
     Raises:
         UnknownName, UsageError, StoreError: what is asked for is not there, or cannot be written.
     """
+    begin_libraries()
     if figures:
         make_folder(folder)
     results = read_data(db, study)

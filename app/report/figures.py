@@ -12,12 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.style import CONFIG, words
+from ...analysis.charts.style import CONFIG, vega_lite_version, words
 from ...errors import UsageError, some_of, unwritable
 from ...export.files import write_bytes
 from ...untrusted import regular
 from .accuracy import slug
-from .page import heading, spec_of, vega_lite_version
+from .page import heading, spec_of
 from .sections import Figure
 
 ALL = "all"

@@ -7,15 +7,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import altair as alt
 import polars as pl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from ...analysis.charts.libraries import begin_libraries
 from ...analysis.charts.style import CONFIG
 from ...version import __version__
 from .sections import Figure, Section
@@ -30,18 +29,14 @@ MOST_ROWS = 3000
 """The most rows that a table on the page shows."""
 
 
-def vega_lite_version() -> str:
-    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
-    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-
-
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page; it may run its own two scripts, by their hashes, and load nothing."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_with_limit
     )
     environment.filters |= {"cell": cell, "rows": table_rows}
-    program, libraries = _asset("page.js"), _libraries(vega_lite_version())
+    program, libraries = _asset("page.js"), begin_libraries().result()
+    libraries = libraries.replace("</script", "<\\/script").replace("<!--", "<\\!--")
     headings, specs = dict[str, tuple[str, list[str]]](), dict[str, dict[str, Any]]()
     for figure in (figure for section in sections for figure in section.figures):
         for number, panel in enumerate(figure.panels.values()):
@@ -147,12 +142,3 @@ def _asset(name: str) -> str:
 
 def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-@cache
-def _libraries(version: str) -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    import vl_convert
-
-    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version))
-    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")

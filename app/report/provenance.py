@@ -6,9 +6,10 @@ import json
 
 import polars as pl
 
+from ...analysis.charts.style import vega_lite_version
 from ...analysis.comparison.verdicts import count_verdicts
 from .data import ReportData
-from .page import cell, vega_lite_version
+from .page import cell
 from .sections import Section, Table
 
 GATE = (

@@ -18,11 +18,11 @@ from PIL import Image
 from reported import HOSTILE, add_metrics, make_database
 
 from bandlens.analysis.charts.metrics import channel_chart
+from bandlens.analysis.charts.style import vega_lite_version
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
-from bandlens.app.report.page import vega_lite_version
 from bandlens.app.report.sections import Figure, Section
 from bandlens.errors import UsageError
 

@@ -1,0 +1,38 @@
+"""Vega, Vega-Lite and Vega-Embed as the one script that pages with charts hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+from ...errors import UsageError
+
+PROGRAM = """
+import sys, vl_convert
+from bandlens.analysis.charts.style import vega_lite_version
+script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
+sys.stdout.buffer.write(script.encode())
+"""
+
+
+@cache
+def begin_libraries() -> Future[str]:
+    """Begin to make the script, once a process; `result` of what is returned waits for it.
+
+    A process of its own makes it, since that takes 200 MB, and a second in which no other thread here could go on.
+    """
+    executor = ThreadPoolExecutor(1)
+    libraries = executor.submit(_make_libraries)
+    executor.shutdown(wait=False)
+    return libraries
+
+
+def _make_libraries() -> str:
+    # What a signal or the end of this process does to the program is not worth a traceback.
+    command = [sys.executable, "-P", "-c", PROGRAM]
+    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if made.returncode:
+        raise UsageError("vl-convert-python does not make the scripts of the page; install it again")
+    return made.stdout.decode()
