@@ -35,6 +35,10 @@ NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
 """Standard deviations of the critical band's noise, in units of the image range. 0 is the grey image alone."""
 FREQUENCIES = tuple(range(7))
 """Octave indices of the critical band's noise."""
+OCTAVES = "0123456"
+"""Octaves of an image's own frequencies, coarse to fine; a mask is text of those that it keeps, in this order."""
+NO_OCTAVE = "none"
+"""The mask that keeps no octave, but the mean alone."""
 SIZE = 224
 """Pixels a side of the study's images."""
 LOWEST_FREQUENCY = 1.75

@@ -105,7 +105,7 @@ def main() -> None:
         __doc__,
         repeats=3,
         quick=1,
-        study=("grid", "study that comes along: grid, human-probes, fourier-map, shape-under-filters or reliance"),
+        study=("grid", "study that comes along, such as grid or octaves: see `bandlens study --help`"),
         images=(32, "images, a multiple of 32"),
         threads=(2, "threads of the session"),
     )

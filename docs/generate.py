@@ -179,7 +179,7 @@ STUDY = """\
 
 ```sh
 bandlens init study.toml           # for your models and images
-bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance
+bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance, octaves
 bandlens plan study.toml
 ```
 

@@ -19,6 +19,7 @@ from .family import Axis, Family, Perturb
 from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from .grey import CONTRAST
+from .octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
 from .patches import PATCH_SHUFFLE
 from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
 from .power_law import POWER_LAW_NOISE
@@ -35,6 +36,7 @@ FAMILIES = {
         *(GAUSSIAN_LOWPASS, GAUSSIAN_HIGHPASS, CONTRAST, UNIFORM_NOISE, PHASE_SCRAMBLE),
         PHASE_SHIFT,
         *(PATCH_SHUFFLE, BILATERAL, GREY_BLEND, CHANNEL_SHUFFLE),
+        *(OCTAVE_MASK, BANDPASS, BANDSTOP),
     )
 }
 

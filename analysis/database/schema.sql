@@ -701,6 +701,36 @@ COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest 
 CREATE VIEW flip AS FROM flip_of('*');
 COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in the newest version of each study';
 
+CREATE MACRO octave_share_of(which) AS TABLE
+WITH masked AS (
+    SELECT *, CASE probe WHEN 'clean' THEN '0123456' ELSE replace(parameters ->> 'keep', 'none', '') END AS kept
+    FROM named_cell(which)
+    WHERE probe = 'clean' OR (probe = 'octaves' AND parameters ->> 'keep' <> '0123456')
+), answered AS (
+    SELECT masked.* EXCLUDE cell, length(kept)::INTEGER AS count, prediction.image_index,
+           CASE WHEN labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct
+    FROM masked
+    JOIN prediction ON prediction.cell = masked.cell
+    LEFT JOIN prediction AS clean ON NOT labelled AND clean.cell = clean_cell AND clean.image_index = prediction.image_index
+)
+SELECT study, version, checkpoint, category, answered.image_set, image.image_index, image.path, octave,
+       -- Shapley's weights: |S|! (6 - |S|)! / 7! where S lacks the octave, and the same of S without it where it has it.
+       sum(CASE WHEN contains(kept, octave::VARCHAR)
+                THEN factorial(count - 1) * factorial(7 - count)
+                ELSE -factorial(count) * factorial(6 - count) END::DOUBLE * correct::INTEGER)
+           / factorial(7)::DOUBLE AS share
+FROM answered
+JOIN image ON image.image_set = image_set_id AND image.image_index = answered.image_index
+CROSS JOIN (SELECT unnest(range(7))::INTEGER AS octave)
+GROUP BY study, version, checkpoint, category, answered.image_set, image.image_index, image.path, octave
+HAVING count(*) = 128
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE octave_share_of IS 'The view octave_share of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW octave_share AS FROM octave_share_of('*');
+COMMENT ON VIEW octave_share IS 'How much of the right answer to each image is owed to each of seven octaves: the mean over images is the metric octave_share_K';
+
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
        shown.name AS image_set, found.metric, found.value, found.low, found.high, found.state, found.note

@@ -22,6 +22,7 @@ from . import (
     cues,
     generalization,
     half_cut,
+    octaves,
     psychometric,
     ranks,
     spectral_bias,
@@ -35,6 +36,7 @@ GRID_MEASURES: Sequence[Measure[Outcomes]] = (
     *critical_band.MEASURES,
     *psychometric.MEASURES,
     *cues.MEASURES,
+    *octaves.MEASURES,
 )
 """Numbers of many conditions of one model on one image set."""
 CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (

@@ -17,7 +17,7 @@ def study(
     grid: the 52 published conditions on ImageNet. paper: the grid, an attack, and every other benchmark clean.
 
     human-probes: the stimuli of experiments with people. fourier-map: errors under single waves. shape-under-filters:
-    shape bias against cutoff. reliance: accuracy without shape, texture, or colour.
+    shape bias against cutoff. reliance: accuracy without shape, texture, or colour. octaves: all sets of seven octaves.
 
     Example: bandlens study grid > grid.toml
     """

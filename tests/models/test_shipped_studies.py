@@ -29,6 +29,7 @@ CONDITIONS = {
     "fourier-map": 1 + (63**2 + 1) // 2,
     "shape-under-filters": 1 + 2 * 11 + 2 * 8,
     "reliance": 1 + 4 + 3 * 2 + 5 + 1,
+    "octaves": 2**7,
 }
 """Clean, and what the sources of the families list; waves of opposite frequencies are one."""
 

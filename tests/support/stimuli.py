@@ -35,6 +35,9 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "bilateral": {"d": [4, 9], "sigma_color": [50, 200]},
     "grey_blend": {},
     "channel_shuffle": {},
+    "octaves": {"keep": ["none", "3", "024", "0123456"]},
+    "bandpass": {"edges": [[0, 7], [14, 112]]},
+    "bandstop": {"edges": [[0, 7], [14, 28]]},
 }
 """Conditions of every family: the published ones, or some."""
 

@@ -14,7 +14,10 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 from scipy.stats import t
 
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
+from bandlens.analysis.measures.octaves import share_weights
 from bandlens.errors import UsageError
+from bandlens.probes.octaves import MASKS, OCTAVE_MASK
 from bandlens.probes.spectral import radius
 from bandlens.protocol import CUTOFFS
 from bandlens.records import Condition, Failed, Finished
@@ -322,3 +325,41 @@ def test_other_cells_are_compared_with_clean_ones_of_their_engine_and_precision_
     store_study(store, "a", images, [by_engine(images, "openvino", "fp32", condition(), [1, 2])])
     store_study(store, "b", images, [by_engine(images, "openvino", "fp16", LOW, [1, 2])])
     assert store.frame("SELECT probe, top1 FROM accuracy_of('b')").rows() == [("lowpass", None)]
+
+
+# Octave shares
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: bool) -> None:
+    """The formula of the measure, image by image; a cell of all seven octaves beside the clean one changes nothing."""
+    rng = np.random.default_rng(3)
+    kept = [str(mask["keep"]) for mask in OCTAVE_MASK.conditions({"keep": [*MASKS, "0123456"]})]
+    conditions = [condition(), *(condition("octaves", keep=mask) for mask in kept)]
+    images = image_set(4, labels=[0, 0, 0, 0] if labelled else None)
+    predicted = rng.integers(0, 2, (len(conditions), 4))
+    name = f"octaves, {'labelled' if labelled else 'unlabelled'}"
+    parts = [
+        part(cell(images, of, by=model(name)), answers, answers if labelled else None)
+        for of, answers in zip(conditions, predicted, strict=True)
+    ]
+    store_study(shared_store, name, images, parts)
+    right = predicted == (0 if labelled else predicted[0])
+    by_mask = {"0123456": right[0]} | {
+        mask.replace("none", ""): answers for mask, answers in zip(kept[:-1], right[1:-1], strict=True)
+    }
+    expected = share_weights() @ np.array([by_mask[mask] for mask in MEASURED_MASKS])
+    rows = shared_store.frame(
+        "SELECT image_index, octave, share FROM octave_share_of(?) ORDER BY octave, image_index", [name]
+    )
+    assert len(rows) == 28
+    assert rows["share"].to_numpy().reshape(7, 4) == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_all_masks_there_are_no_octave_shares(shared_store: Store) -> None:
+    images = image_set(1, labels=[0])
+    of = [condition(), *(condition("octaves", keep=mask) for mask in MASKS[1:])]
+    store_study(shared_store, "masks", images, [part(cell(images, mask, by=model("masks")), [0], [0]) for mask in of])
+    assert shared_store.frame("FROM octave_share_of('masks')").is_empty()
+    with pytest.raises(UsageError, match="unknown study"):
+        shared_store.frame("FROM octave_share_of('nothing')")

@@ -1,0 +1,160 @@
+"""Octave shares: how much of the accuracy is owed to each of seven octaves, in numbers that add up to it.
+
+For a set S of octaves, v(S) says whether an image that keeps S and its mean is right (probes/octaves.py); all seven
+octaves are the image itself, as it is when clean. With |S| the number of octaves in S,
+
+    octave_share_K   = sum over S without K      of |S|! (6 - |S|)! / 7! (v(S + K) - v(S))
+    octave_pair_J_K  = sum over S without J, K   of |S|! (5 - |S|)! / 6! (v(S + J + K) - v(S + J) - v(S + K) + v(S))
+
+The first is the Shapley value (1953): the mean over all 5,040 orders in which octaves can be added of what octave K
+adds. So the seven shares of an image add up to v(all) - v(none), and their means to the accuracy less that of the flat
+image, which is its mean alone. A share lies in [-1, 1], and is negative where an octave harms. The second is Shapley's
+interaction index (Grabisch & Roubens 1999) in [-2, 2]: above 0 two octaves need each other, below 0 either does what
+the other does.
+
+octave_share_K_C is the share over the images whose label is C, in sets of at most 20 labels; the view octave_share has
+the shares of each image. All take the 127 conditions of `octaves` and the clean one. Without labels, right is what the
+model says of the clean image. Numbers are means over images, and intervals those of differences
+(`statistics.shares.paired_interval`); with one cluster there is none. They are `at_chance` where the clean accuracy is
+no higher than that of blind guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+
+from ...protocol import NO_OCTAVE, OCTAVES
+from ..statistics.arrays import Floats, Mask
+from ..statistics.chance import within_chance
+from ..statistics.shares import Share, paired_interval, share_of
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
+from .outcomes import Outcomes
+
+PROBE = "octaves"
+MASKS = tuple("".join(kept) for count in range(len(OCTAVES) + 1) for kept in combinations(OCTAVES, count))
+"""All sets of octaves, from none to all: the rows of v."""
+SHARES = tuple(f"octave_share_{octave}" for octave in OCTAVES)
+PAIRS = tuple(f"octave_pair_{first}_{second}" for first, second in combinations(OCTAVES, 2))
+MOST_LABELS = 20
+"""Labels of an image set, above which shares have no parts by class."""
+
+
+@cache
+def share_weights() -> Floats:
+    """(7, 128): what v of each set counts for in the share of each octave."""
+    return np.array([_weights(octave) for octave in OCTAVES])
+
+
+@cache
+def pair_weights() -> Floats:
+    """(21, 128): the same in the interaction of each pair of octaves."""
+    return np.array([_weights("".join(pair)) for pair in combinations(OCTAVES, 2)])
+
+
+def _weights(members: str) -> list[float]:
+    """(128,): the weights of the sets in the interaction of the members, of which one alone has its share."""
+    free = len(OCTAVES) - len(members)
+    weights = []
+    for kept in MASKS:
+        absent = len({*members} - {*kept})
+        size = len(kept) - len(members) + absent
+        weights.append((-1) ** absent * factorial(size) * factorial(free - size) / factorial(free + 1))
+    return weights
+
+
+def read_values(outcomes: Outcomes) -> Mask | None:
+    """v, (128, n): which images are right under each of MASKS; None where those of some are not known."""
+    cells = {str(condition["keep"]): cell for condition, cell in outcomes.of_probe(PROBE).items()}
+    rights = [cells[kept or NO_OCTAVE].right for kept in MASKS[:-1]]
+    rights.append(None if outcomes.clean is None else outcomes.clean.right)
+    known = [right for right in rights if right is not None]
+    return np.array(known) if len(known) == len(rights) else None
+
+
+def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
+    """Yield the mean over images, with its error, of every number."""
+    values = read_values(outcomes)
+    if values is None:
+        return
+    images = outcomes.images
+    shares, pairs = share_weights() @ values, pair_weights() @ values
+    for name, numbers in zip((*SHARES, *PAIRS), (*shares, *pairs), strict=True):
+        yield name, share_of(numbers, images.clusters)
+    labels = np.unique(images.label[images.label >= 0])
+    if len(labels) > MOST_LABELS or outcomes.clean is None:
+        return
+    for label in labels:
+        of_class, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
+        for name, numbers in zip(SHARES, shares, strict=True):
+            yield f"{name}_{class_name}", share_of(numbers[of_class], images.clusters[of_class])
+
+
+def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
+    """The estimate of each number; NaN and the state `missing` without clean predictions."""
+    estimates = {name: estimate_of(share, _interval) for name, share in image_shares(outcomes)}
+    if not estimates or outcomes.clean is None or outcomes.clean.right is None:
+        return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))
+    chance = outcomes.subject.floor
+    if not within_chance(share_of(outcomes.clean.right, outcomes.images.clusters), chance):
+        return estimates
+    note = f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
+    return {name: replace(estimate, state=State.AT_CHANCE, note=note) for name, estimate in estimates.items()}
+
+
+def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """The paired intervals of the numbers that both runs have, of more than one cluster."""
+    if not a.images.has_same_labels(b.images):
+        return {}
+    shares_a, intervals = dict(image_shares(a)), {}
+    for name, share in image_shares(b):
+        if name in shares_a and len(share.clusters) > 1:
+            value, deviations = share.value - shares_a[name].value, share.deviations - shares_a[name].deviations
+            intervals[name] = _interval(replace(share, value=value, deviations=deviations))
+    return intervals
+
+
+def _interval(share: Share) -> Ends:
+    return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes)
+
+
+def _applies(available: Available) -> bool:
+    return bool(available.of_probe(PROBE))
+
+
+def _lacks(available: Available) -> str | None:
+    kept = {str(condition["keep"]) for condition in available.of_probe(PROBE)}
+    absent = [mask for mask in MASKS[:-1] if (mask or NO_OCTAVE) not in kept]
+    return f"{PROBE} lacks {len(absent)} of its {len(MASKS) - 1} masks; leave out keep" if absent else None
+
+
+_measure = partial(
+    Measure,
+    unit="share",
+    scope=Scope.GRID,
+    applies=_applies,
+    needs=_lacks,
+    estimates=octave_estimates,
+    differences=octave_differences,
+)
+MEASURES = (
+    *(
+        _measure(
+            name,
+            f"accuracy owed to octave {octave}",
+            group="octave_share",
+            is_bias=True,
+            verdict={State.OK: f"owes {{value}} of all images to octave {octave}"},
+        )
+        for name, octave in zip(SHARES, OCTAVES, strict=True)
+    ),
+    *(
+        _measure(name, f"interaction of octaves {first} and {second}", group="octave_pair")
+        for name, (first, second) in zip(PAIRS, combinations(OCTAVES, 2), strict=True)
+    ),
+)

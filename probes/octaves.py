@@ -1,0 +1,205 @@
+"""Images that keep some of seven octaves of frequencies, or that keep or lose a band of any edges.
+
+A wave of u cycles per image down and v across lies in the square ring r = max(|u|, |v|), from 0, each channel's mean,
+to h = size // 2. Octave k of 0 … 6 holds the rings
+
+    h // 2^(7 - k) < r <= h // 2^(6 - k),     octave 0 from 1 on        up to 1, 3, 7, 14, 28, 56, 112 at 224 pixels
+
+    octaves:   y = clip(mean + sum of the octaves in keep, 0, 1)
+    bandpass:  y = clip(mean + rings with low < r <= high, 0, 1)
+    bandstop:  y = clip(x - rings with low < r <= high, 0, 1)
+
+All seven octaves give the image itself, which is the condition `clean`: with it the published masks are all 2^7 = 128
+sets of octaves, so that accuracy can be shared out among them (analysis/measures/octaves.py). An octave without a ring,
+which images below 128 pixels have, is empty. The sums of octaves 0 to 2 are made once, and each sum of octaves 3 to 6
+once, so that a mask is one addition and a clip; float32 sums of at most eight terms stay within 1e-6 of the formula.
+
+Source: bands as in the visual frequency analysis of arXiv 2409.05817; masks of octaves are of no publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, groupby
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ProbeError
+from ..protocol import NO_OCTAVE, OCTAVES
+from ..records import Condition
+from .arrays import Array, chunks
+from .clean import unit_range
+from .family import Batch, Buffer, Family, Parameter
+
+MASKS = tuple("".join(kept) or NO_OCTAVE for count in range(len(OCTAVES)) for kept in combinations(OCTAVES, count))
+"""All masks but that of the image itself, from the fewest octaves to the most."""
+COARSE = 3
+"""Octaves whose sums are all held: eight images, of which an addition of the finer octaves makes each mask."""
+SMALLEST = 16
+"""Pixels a side from which on an image has octaves worth the name."""
+HIGHEST = 10_000
+
+
+def octave_edges(size: int) -> list[int]:
+    """The highest ring below octave 0, which is the mean, and that of each octave, in cycles per image."""
+    return [0, *(size // 2 >> octave for octave in reversed(range(len(OCTAVES))))]
+
+
+def rings(size: int) -> NDArray[np.int64]:
+    """(size, size // 2 + 1): the ring of each coefficient, laid out as `rfft2` has these."""
+    down, across = np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size)
+    ring: NDArray[np.int64] = np.rint(np.maximum(abs(down[:, None]), abs(across))).astype(np.int64)
+    return ring
+
+
+class Spectra:
+    """The spectra of (n, 3, size, size) uint8 images, in single precision after a transform in double."""
+
+    def __init__(self, xp: ModuleType, pixels: Array) -> None:
+        self._xp, self._shape = xp, pixels.shape
+        self.rings = rings(pixels.shape[-1])
+        self._spectra = xp.empty((*pixels.shape[:2], *self.rings.shape), dtype=xp.complex64)
+        for part in chunks(xp, len(pixels)):
+            self._spectra[part] = xp.fft.rfft2(pixels[part].astype(xp.float64) / 255)
+
+    def keep(self, kept: NDArray[np.bool_], out: Array) -> Array:
+        """Fill `out`, float32 images, with the coefficients of a mask that is laid out as `rings`, before the clip."""
+        mask = self._xp.asarray(kept, dtype=self._xp.float32)
+        for part in chunks(self._xp, len(out)):
+            out[part] = self._xp.fft.irfft2(self._spectra[part] * mask, s=self._shape[-2:])
+        return out
+
+
+def perturb(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """Yield the masks by their finer octaves, whose sum is made once for all masks that have it."""
+    spectra, edges = Spectra(xp, batch.pixels), octave_edges(batch.pixels.shape[-1])
+    fields: dict[str, Array] = {
+        octave: spectra.keep((low < spectra.rings) & (spectra.rings <= high), _empty(xp, batch))
+        for octave, low, high in zip(OCTAVES, edges[:-1], edges[1:], strict=True)
+        if any(octave in str(condition["keep"]) for condition in conditions)
+    }
+    mean = (batch.pixels.mean(axis=(2, 3), keepdims=True, dtype=xp.float64) / 255).astype(xp.float32)
+    split = [
+        (_members(condition, OCTAVES[COARSE:]), _members(condition, OCTAVES[:COARSE]), condition)
+        for condition in conditions
+    ]
+    coarse = {kept: _sum(xp, [mean, *(fields[octave] for octave in kept)]) for _, kept, _ in split}
+    for octave in OCTAVES[:COARSE]:
+        fields.pop(octave, None)
+    for finer, members in groupby(sorted(split, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
+        fine = _sum(xp, [fields[octave] for octave in finer]) if finer else None
+        for _, kept, condition in members:
+            out = buffer()
+            for part in chunks(xp, len(out)):
+                total = coarse[kept][part] if fine is None else xp.add(coarse[kept][part], fine[part], out=out[part])
+                xp.clip(total, 0, 1, out=out[part])
+            yield condition, out
+
+
+def _empty(xp: ModuleType, batch: Batch) -> Array:
+    return xp.empty(batch.pixels.shape, dtype=xp.float32)
+
+
+def _members(condition: Condition, octaves: str) -> str:
+    return "".join(octave for octave in octaves if octave in str(condition["keep"]))
+
+
+def _sum(xp: ModuleType, images: Sequence[Array]) -> Array:
+    """The sum of float32 arrays of images, the first of which may be one number a channel; of one, that array."""
+    total = images[0]
+    for place, field in enumerate(images[1:]):
+        total = xp.add(total, field, out=total if place else None)
+    return total
+
+
+def perturb_band(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """Yield what a band's rings are, with the mean, or what they leave of the image."""
+    spectra = Spectra(xp, batch.pixels)
+    images = unit_range(xp, batch.pixels, _empty(xp, batch))
+    for condition in conditions:
+        low, high = band_of(condition)
+        inside = (low < spectra.rings) & (spectra.rings <= high)
+        out = buffer()
+        if condition.probe == "bandpass":
+            spectra.keep(inside | (spectra.rings == 0), out)
+        else:
+            xp.subtract(images, spectra.keep(inside, out), out=out)
+        xp.clip(out, 0, 1, out=out)
+        yield condition, out
+
+
+def _mask(value: Any) -> str:
+    """The digits of a mask in ascending order, or `none`."""
+    digits = "" if value == NO_OCTAVE else value
+    if not isinstance(digits, str) or value == "" or len({*digits}) < len(digits) or not {*digits} <= {*OCTAVES}:
+        raise ValueError(
+            f'must be the digits of the octaves that are kept, 0 to 6, each once, such as "0123", or "{NO_OCTAVE}", '
+            f"not {value!r}"
+        )
+    return "".join(sorted(digits)) or NO_OCTAVE
+
+
+def _band(value: Any) -> str:
+    """`[low, high]`, or the text that it becomes."""
+    try:
+        edges = [int(edge) for edge in value.split(" to ")] if isinstance(value, str) else value
+        low, high = edges
+        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST}, not {value!r}"
+        ) from None
+    return f"{low} to {high}"
+
+
+def band_of(condition: Condition) -> tuple[int, int]:
+    """The edges of a band, low and high in cycles per image; the band holds high and not low."""
+    low, high = str(condition["edges"]).split(" to ")
+    return int(low), int(high)
+
+
+def check_size(condition: Condition, size: int) -> None:
+    if size < SMALLEST:
+        raise ProbeError(f"{condition.probe} needs {SMALLEST} pixels a side or more, not {size}")
+
+
+def check_size_of_band(condition: Condition, size: int) -> None:
+    check_size(condition, size)
+    _, high = band_of(condition)
+    if high > size // 2:
+        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {high}")
+
+
+OCTAVE_MASK = Family(
+    "octaves",
+    "keeps the mean and some of seven octaves of frequencies",
+    1,
+    (Parameter("keep", _mask, MASKS),),
+    perturb,
+    check_size=check_size,
+)
+_EDGES = (Parameter("edges", _band, (), pair=True),)
+BANDPASS = Family(
+    "bandpass",
+    "keeps the mean and frequencies above low and up to high cycles per image",
+    1,
+    _EDGES,
+    perturb_band,
+    check_size=check_size_of_band,
+)
+BANDSTOP = Family(
+    "bandstop",
+    "removes frequencies above low and up to high cycles per image",
+    1,
+    _EDGES,
+    perturb_band,
+    check_size=check_size_of_band,
+)

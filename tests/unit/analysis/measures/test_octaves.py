@@ -1,0 +1,173 @@
+"""Octave shares against their definition over all orders, networks whose shares are known, and cluster intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+from made_up_outcomes import CLEAN, images_of, outcomes_of, right_outcomes
+from numpy.typing import NDArray
+from scipy import stats
+
+from bandlens.analysis.measures.base import Available, Options, State
+from bandlens.analysis.measures.octaves import (
+    MASKS,
+    MEASURES,
+    PAIRS,
+    SHARES,
+    octave_differences,
+    octave_estimates,
+    pair_weights,
+    share_weights,
+)
+from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.registry import biases
+from bandlens.probes.octaves import OCTAVE_MASK
+from bandlens.records import Condition
+
+CONDITIONS = OCTAVE_MASK.conditions({})
+
+
+def conditions_of_masks() -> dict[str, Condition]:
+    """Each set of octaves -> its condition; the whole image is the clean one."""
+    by_mask = {str(condition["keep"]).replace("none", ""): condition for condition in CONDITIONS}
+    return by_mask | {"0123456": CLEAN}
+
+
+def outcomes_by(right: Callable[[str], NDArray[np.bool_]], **options: object) -> Outcomes:
+    """Outcomes of a network that has the images right, (n,), that a function of the octaves kept says."""
+    answers = {condition: right(mask) for mask, condition in conditions_of_masks().items()}
+    return right_outcomes({CLEAN: answers.pop(CLEAN)} | answers, **options)  # type: ignore[arg-type]
+
+
+def random_network(seed: int, count: int = 40) -> Callable[[str], NDArray[np.bool_]]:
+    values = dict(zip(MASKS, np.random.default_rng(seed).random((128, count)) < 0.5, strict=True))
+    values["0123456"][: count // 2] = True
+    return values.__getitem__
+
+
+def values_of(outcomes: Outcomes) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in octave_estimates(outcomes, Options()).items()}
+
+
+def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
+    v = np.random.default_rng(1).random((128, 3))
+    of_mask = dict(zip(MASKS, v, strict=True))
+    gains, orders = np.zeros((7, 3)), 0
+    for order in permutations("0123456"):
+        kept, orders = "", orders + 1
+        for octave in order:
+            grown = "".join(sorted(kept + octave))
+            gains[int(octave)] += of_mask[grown] - of_mask[kept]
+            kept = grown
+    assert orders == 5040
+    np.testing.assert_allclose(share_weights() @ v, gains / orders, atol=1e-12)
+
+
+def test_the_interaction_of_a_pair_is_the_share_of_one_with_the_second_less_that_without_it() -> None:
+    """I_jk is octave k's Shapley value among six octaves where j is always kept, less that where j never is."""
+    v = np.random.default_rng(2).random(128)
+    of_mask = dict(zip(MASKS, v, strict=True))
+    for row, name in enumerate(PAIRS):
+        first, second = name[-3], name[-1]
+        gain = 0.0
+        for order in permutations(octave for octave in "0123456" if octave != first):
+            kept = "".join(sorted(order[: order.index(second)]))
+            for sign, beside in ((1, first), (-1, "")):
+                added, bare = ("".join(sorted(kept + beside + more)) for more in (second, ""))
+                gain += sign * (of_mask[added] - of_mask[bare])
+        assert pair_weights()[row] @ v == pytest.approx(gain / 720, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("right", "shares", "pairs"),
+    [
+        pytest.param(lambda kept: "4" in kept, {"4": 1.0}, {}, id="right iff octave 4"),
+        pytest.param(lambda kept: "2" in kept and "5" in kept, {"2": 0.5, "5": 0.5}, {"2_5": 1.0}, id="needs 2 and 5"),
+        pytest.param(lambda kept: "1" in kept or "3" in kept, {"1": 0.5, "3": 0.5}, {"1_3": -1.0}, id="either of two"),
+        pytest.param(lambda kept: len(kept) >= 0, {}, {}, id="always right"),
+    ],
+)
+def test_networks_whose_shares_are_known(
+    right: Callable[[str], bool], shares: dict[str, float], pairs: dict[str, float]
+) -> None:
+    values = values_of(outcomes_by(lambda kept: np.full(12, right(kept))))
+    for name in SHARES:
+        assert values[name] == pytest.approx(shares.get(name[-1], 0), abs=1e-12)
+    for name in PAIRS:
+        assert values[name] == pytest.approx(pairs.get(name[-3:], 0), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_add_up_to_the_accuracy_less_that_of_the_flat_image(seed: int) -> None:
+    network = random_network(seed)
+    values = values_of(outcomes_by(network))
+    total = sum(values[name] for name in SHARES)
+    assert total == pytest.approx(network("0123456").mean() - network("").mean(), abs=1e-12)
+
+
+def test_intervals_are_those_of_a_mean_over_clusters() -> None:
+    """With many clusters of one image, the interval is close to Student's; images of a cluster count as one."""
+    network = random_network(5, 400)
+    estimate = octave_estimates(outcomes_by(network), Options())["octave_share_3"]
+    numbers = share_weights()[3] @ np.array([network(mask) for mask in MASKS])
+    low, high = stats.ttest_1samp(numbers, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.002)
+    assert estimate.n == 400
+
+    def doubled(kept: str) -> NDArray[np.bool_]:
+        return np.repeat(network(kept), 2)
+
+    twice = octave_estimates(outcomes_by(doubled, clusters=np.repeat(np.arange(400), 2)), Options())["octave_share_3"]
+    assert (twice.value, twice.low, twice.high) == pytest.approx((estimate.value, low, high), abs=0.002)
+
+
+def test_images_of_one_cluster_have_no_interval() -> None:
+    estimates = octave_estimates(outcomes_by(random_network(4), clusters=np.zeros(40, int)), Options())
+    assert {estimate.state for estimate in estimates.values()} == {State.NO_INTERVAL}
+
+
+def test_differences_are_paired_over_images() -> None:
+    network_a, network_b = random_network(6, 300), random_network(7, 300)
+    a, b = outcomes_by(network_a), outcomes_by(network_b)
+    ends = octave_differences(a, b)
+    assert set(ends) == {*SHARES, *PAIRS, *(f"{name}_0" for name in SHARES)}
+    numbers_a, numbers_b = (
+        pair_weights()[0] @ np.array([network(mask) for mask in MASKS]) for network in (network_a, network_b)
+    )
+    low, high = stats.ttest_rel(numbers_b, numbers_a).confidence_interval()
+    assert ends["octave_pair_0_1"] == pytest.approx((low, high), abs=0.005)
+    assert octave_differences(a, a)["octave_share_0"] == pytest.approx((0, 0), abs=0.02)
+
+
+def test_classes_have_shares_that_add_up_too() -> None:
+    label = np.arange(40) % 2
+    network = random_network(8)
+    answers = {condition: np.where(network(mask), label, 9) for mask, condition in conditions_of_masks().items()}
+    images = replace(images_of(40), label=label)
+    outcomes = outcomes_of({CLEAN: answers.pop(CLEAN)} | answers, images, names={1: "cat"}, classes=10)
+    values = values_of(outcomes)
+    for label_number, class_name in ((0, "0"), (1, "cat")):
+        of_class = label == label_number
+        expected = network("0123456")[of_class].mean() - network("")[of_class].mean()
+        assert sum(values[f"{name}_{class_name}"] for name in SHARES) == pytest.approx(expected, abs=1e-12)
+
+
+def test_accuracy_of_blind_guesses_has_shares_at_chance() -> None:
+    rng = np.random.default_rng(9)
+    answers = {mask: rng.random(50) < 0.1 for mask in MASKS}
+    estimates = octave_estimates(outcomes_by(answers.__getitem__, classes=10), Options())
+    assert {estimate.state for estimate in estimates.values()} == {State.AT_CHANCE}
+
+
+def test_all_masks_are_needed_and_shares_are_biases() -> None:
+    [*measures] = MEASURES
+    assert measures[0].needs(Available([CLEAN, *CONDITIONS])) is None
+    assert measures[0].needs(Available([CLEAN, *CONDITIONS[3:]])) == (
+        "octaves lacks 3 of its 127 masks; leave out keep"
+    )
+    assert not measures[0].applies(Available([CLEAN]))
+    assert [name for name in biases() if name.startswith("octave_")] == [*SHARES]
