@@ -21,11 +21,13 @@ rho needs m = 3 + (k / atanh |rho|)^2 models.
 from __future__ import annotations
 
 from math import atanh, ceil, sqrt, tanh
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from .arrays import ALPHA, Whole, Z
+from .arrays import ALPHA, Z
 
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""
@@ -43,7 +45,7 @@ def detected_widths(tests: int = 1) -> float:
     return detection_quantile(tests) / (2 * Z)
 
 
-def design_effect(clusters: Whole) -> float:
+def design_effect(clusters: NDArray[np.integer[Any]]) -> float:
     """How many images of a set count as one if those of a cluster are all alike: sum n_u^2 / n of (n,) clusters."""
     sizes = np.unique(clusters, return_counts=True)[1]
     return float(np.square(sizes).sum() / sizes.sum())
