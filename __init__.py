@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .app.api.studies import gate as gate
     from .app.api.studies import import_predictions as import_predictions
     from .app.api.studies import plan as plan
+    from .app.api.studies import power as power
     from .app.api.studies import rebuild as rebuild
     from .app.api.studies import run as run
     from .app.api.studies import run_progress as run_progress
@@ -115,7 +116,7 @@ _LATER = {
         "analyze compare consistency correlate delete_study explore list_measures list_studies measure "
         "open open_query rename_study report stored_study vacuum"
     ),
-    ".app.api.studies": ("gate import_predictions plan rebuild run run_progress study_text verify write_study"),
+    ".app.api.studies": ("gate import_predictions plan power rebuild run run_progress study_text verify write_study"),
     ".app.console": "progress",
     ".app.export": "Lowering",
     ".errors": (

@@ -4,7 +4,8 @@ A cell of one run belongs to the cell of the other that has the same checkpoint 
 parameters; `differs_in` says what else differs. Two checkpoints or image sets of different names are compared as one,
 `X, Y`. Images are matched by position where the sets are the same, and else by path. Without labels, right means that
 the prediction agrees with the same run's clean one. `difference`, its interval and `p` are those of `paired`; p is
-adjusted over all cells. Curves sum up the cells of a checkpoint, image set and probe.
+adjusted over all cells. A difference smaller than `detectable` would have been missed by more than 20 % of such
+studies: with s from the interval, k s + 1 / n (`power`). Curves sum up the cells of a checkpoint, image set and probe.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired
+from ..statistics.power import detected_widths
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
 """Columns in which two cells that are compared agree."""
@@ -49,7 +51,7 @@ CELLS = {
     **dict.fromkeys(["top1_a", "top1_b", "difference", "low", "high"], pl.Float64),
     "lost": pl.Int64,
     "gained": pl.Int64,
-    **dict.fromkeys(["p", "p_holm", "p_bh", "kappa"], pl.Float64),
+    **dict.fromkeys(["p", "p_holm", "p_bh", "detectable", "kappa"], pl.Float64),
     "note": pl.String,
 }
 
@@ -117,7 +119,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     """Compare every cell that both runs have. `advance` is called with the number of cells done.
 
     The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
-    differ. Raises UsageError where the two runs are one and the same.
+    differ; `detectable` is the smallest difference that 80 % of such comparisons find. Raises UsageError where the two
+    runs are one and the same.
     """
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
@@ -131,7 +134,12 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
     p = cells["p"].fill_null(np.nan).to_numpy()
-    cells = cells.with_columns(p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
+    width = detected_widths(max(1, int((~np.isnan(p)).sum())))
+    cells = cells.with_columns(
+        p_holm=pl.Series(holm(p)),
+        p_bh=pl.Series(benjamini_hochberg(p)),
+        detectable=width * (pl.col("high") - pl.col("low")) + 1 / pl.col("n"),
+    )
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
         len(matched.filter(same)),

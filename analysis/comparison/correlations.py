@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ..correlations.models import StudyTable, find_study_table, subsets_of, values_of
 from ..correlations.table import correlate
+from ..statistics.power import detected_widths
 from ..statistics.resampling import bootstrap, percentile_interval
 from .cells import Run
 
@@ -19,8 +20,9 @@ from .cells import Run
 def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame | str:
     """One row a bias, generalization and subset that both runs have, over the models that have both values in both.
 
-    n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
-    resample takes the same models in both runs. Where there are none to compare, it gives the reason in words.
+    n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b, and the
+    smallest difference that is `detectable`. A resample takes the same models in both runs. Where there are none to
+    compare, it gives the reason in words.
     """
     if a.column is not None:
         return f"two {a.column.replace('_', ' ')}s are compared, and correlations are of whole studies"
@@ -57,7 +59,8 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
             for row in changed
         ]
     keys = {"bias": pl.String, "group": pl.String, "subset": pl.String, "low": pl.Float64, "high": pl.Float64}
-    return both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
+    both = both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
+    return both.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
 
 
 def _difference(joint: pl.DataFrame, bias: str, group: str, resamples: int) -> dict[str, float]:

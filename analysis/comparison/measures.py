@@ -20,6 +20,7 @@ from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subjec
 from ..measures.own import paired_interval, read_answers
 from ..measures.own_process import Answer
 from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
+from ..statistics.power import detected_widths
 from ..statistics.shares import difference_interval
 from .cells import CYCLES, MATCH, Run
 
@@ -40,9 +41,9 @@ PairedRow = tuple[str | float | None, ...]
 def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Compare what `analyze` computed: one row a checkpoint, image set and number; and one row a condition too.
 
-    The columns are the keys, difference, low, high, value_a, value_b, state_a, state_b, note. The interval of the
-    difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where both
-    values have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
+    The columns are the keys, difference, low, high, value_a, value_b, state_a, state_b, note, detectable. The interval
+    of the difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where
+    both values have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
 
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
@@ -81,7 +82,7 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     value_a, value_b = pl.col("value"), pl.col("value_b")
     down = ((value_b - pl.col("low_b")) ** 2 + (pl.col("high") - value_a) ** 2).sqrt()
     up = ((pl.col("high_b") - value_b) ** 2 + (value_a - pl.col("low")) ** 2).sqrt()
-    return rows.select(
+    differences = rows.select(
         *keys,
         *([CYCLES] if "cycles" in rows.columns else []),
         difference=value_b - value_a,
@@ -98,6 +99,7 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
             )
         ),
     )
+    return differences.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
 
 
 def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:

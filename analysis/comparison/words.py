@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from ..measures.base import State
-from ..measures.registry import GRID_MEASURES, MEASURES
+from ..measures.registry import GRID_MEASURES, MEASURES, title_of
 from .cells import DIFFERS, Run
 
 CLEAN = "clean"
@@ -24,13 +24,14 @@ NEEDS_ALIKE = {measure.name: measure.needs_alike for measure in GRID_MEASURES if
 
 
 def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str | None:
-    """Name the biases, and the clean accuracy, in which B differs from A beyond chance.
+    """Name the biases, and the clean accuracy, in which B differs from A, or the smallest differences that would show.
 
     A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
     where p is below 0.05 after Holm. A bias that needs another measure to be alike is not told where that one differs:
     a shape bias says nothing where a model recognizes less of both cues. `cells` are as `compare_cells` gives them,
     `metrics` as `compare_measures` does. Several checkpoints or image sets are counted as cases, a checkpoint on an
-    image set each. None where the two have nothing that could differ.
+    image set each. Where no difference was found, those that could not have been are named (`detectable`). None where
+    the two have nothing that could differ.
     """
     sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     name_a, name_b = a.name_beside(b), b.name_beside(a)
@@ -53,8 +54,11 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         )
         row = farthest.row(0, named=True)
         leaves_zero_out = row["low"] is not None and not row["low"] <= 0 <= row["high"]
+        determined = tested.filter(pl.col("detectable").is_not_null())
+        could_not = "" if determined.is_empty() else f" (one smaller than {_smallest(determined)} could not have been)"
         return (
-            f"{name_b} does not differ from {name_a} beyond chance in any of {len(tested):,} cells: the interval "
+            f"No difference was found between {name_a} and {name_b} in {len(tested):,} "
+            f"cell{'' if len(tested) == 1 else 's'}{could_not}{_unmoved_biases(biases)}; the interval "
             f"that reaches farthest is {difference_in_words(row)}"
             f"{', which is not corrected for the number of cells' if leaves_zero_out else ''}"
         )
@@ -62,6 +66,22 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "
         f"{difference_in_words(_largest(different))}"
     )
+
+
+def _unmoved_biases(biases: pl.DataFrame) -> str:
+    """The biases in which no difference was found, each with the smallest that could have been; empty without any."""
+    rows = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))
+    titles = [
+        f"{title_of(str(metric))} ({_smallest(of_metric)})"
+        for (metric,), of_metric in rows.group_by("metric", maintain_order=True)
+    ]
+    return f", nor in {', '.join(titles)}" if titles else ""
+
+
+def _smallest(rows: pl.DataFrame) -> str:
+    """The smallest difference that could have been found in any of the rows."""
+    row = rows.sort("detectable", nulls_last=True).row(0, named=True)
+    return difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+")
 
 
 def _largest(rows: pl.DataFrame) -> dict[str, Any]:

@@ -9,6 +9,7 @@ are not a random choice.
     low_images, high_images   the same over models and images
     p_permutation             of shuffled models, at least 1 / 10,001
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
+    detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`, exact for Pearson)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
                               benchmark imagenet; not adjusted
     loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which; null
@@ -28,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from ...errors import UnknownName
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
+from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
 from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of, values_of
 
@@ -46,6 +48,7 @@ SCHEMA: Mapping[str, type[pl.DataType]] = {
     "p_permutation": pl.Float64,
     "p_holm": pl.Float64,
     "p_bh": pl.Float64,
+    "detectable": pl.Float64,
     "partial": pl.Float64,
     "partial_p": pl.Float64,
     "loco_low": pl.Float64,
@@ -97,7 +100,15 @@ def correlate(
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
-    table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
+    made = ~np.isnan(p)
+    tests = int(made.sum())
+    smallest = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], made, strict=True)]
+    table = table.with_columns(
+        method=pl.lit(method),
+        p_holm=pl.Series(holm(p)),
+        p_bh=pl.Series(benjamini_hochberg(p)),
+        detectable=pl.Series(smallest, dtype=pl.Float64),
+    )
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...advance import Progress, silent
-from ...errors import UnknownName
+from ...errors import UnknownName, UsageError
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
 
@@ -75,6 +76,79 @@ def plan(study: Study | Work | File, db: File = RESULTS, *, engine: str | None =
     from ..study.plan import plan_study
 
     return plan_study(_work(study, engine), Path(db))
+
+
+USUAL_IMAGES, USUAL_MODELS = (300, 1_000, 5_000, 50_000), (12, 24, 48, 100)
+"""Numbers of images and models that `power` answers for where it is asked for nothing in particular."""
+
+
+def power(
+    images: Sequence[int] = (),
+    models: Sequence[int] = (),
+    *,
+    difference: float | None = None,
+    correlation: float | None = None,
+    discordance: float = 0.1,
+    tests: int = 1,
+) -> dict[str, list[dict[str, Any]]]:
+    """Tell the smallest differences and correlations that 80 % of studies find at 5 %, and what a study needs for one.
+
+    Args:
+        images: numbers of independent images on which two models are compared.
+        models: numbers of models that a correlation is over, at least 4.
+        difference: a difference of two accuracies, as a share, for which images are counted.
+        correlation: a correlation for which models are counted.
+        discordance: the share of images that one of the two models alone has right; at least the difference.
+        tests: the number of tests that Holm's method corrects for.
+
+    Returns the tables `images` and `models`, without those that are empty. `by_interval` is the smallest difference
+    whose 95 % interval leaves zero out, `by_test` the one that McNemar's test finds, `kappa` the error consistency that
+    is told from 0; `enough_for` says which difference or correlation asks for the number of the row. Raises UsageError
+    for a number that is out of its range.
+    """
+    from ...analysis.statistics import power as formulas
+
+    for name, values, least, most in (
+        ("images", images, 1, inf),
+        ("models", models, 4, inf),
+        ("tests", [tests], 1, inf),
+        ("discordance", [discordance], 0.0001, 1),
+        ("difference", [difference] if difference is not None else [], 0.0001, discordance),
+        ("correlation", [abs(correlation)] if correlation is not None else [], 0.0001, 0.9999),
+    ):
+        for value in values:
+            if not least <= value <= most:
+                reach = f"of {least:g} or more" if most == inf else f"from {least:g} to {most:g}"
+                reason = ", the discordance, which no difference exceeds" if name == "difference" else ""
+                raise UsageError(f"{name} {value:g}: give a number {reach}{reason}")
+    if not images and not models and difference is None and correlation is None:
+        images, models = USUAL_IMAGES, USUAL_MODELS
+    counts: list[tuple[int, str | None]] = [(count, None) for count in images]
+    sizes: list[tuple[int, str | None]] = [(count, None) for count in models]
+    if difference is not None:
+        counts += [
+            (formulas.images_needed(difference, discordance, tests), f"{difference:g} by interval"),
+            (formulas.images_needed_by_test(difference, discordance, tests), f"{difference:g} by test"),
+        ]
+    if correlation is not None:
+        sizes.append((formulas.models_needed(correlation, tests), f"{correlation:g}"))
+    tables: dict[str, list[dict[str, Any]]] = {
+        "images": [
+            {
+                "images": count,
+                "by_interval": formulas.smallest_difference(count, discordance, tests),
+                "by_test": formulas.smallest_tested_difference(count, discordance, tests),
+                "kappa": formulas.smallest_kappa(count, tests),
+                "enough_for": purpose,
+            }
+            for count, purpose in counts
+        ],
+        "models": [
+            {"models": count, "correlation": formulas.smallest_correlation(count, tests), "enough_for": purpose}
+            for count, purpose in sizes
+        ],
+    }
+    return {name: rows for name, rows in tables.items() if rows}
 
 
 def run(

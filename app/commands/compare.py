@@ -43,7 +43,8 @@ COUNTED = {
 }
 """Tables of a comparison, and the name of their rows in one line."""
 LAST = (
-    "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "differs_in", "note",
+    "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "detectable",
+    "differs_in", "note",
 )  # fmt: skip
 """Columns of a cell after the condition and the difference."""
 
@@ -85,7 +86,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="List what does not differ beyond chance, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List what shows no difference, too.")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
@@ -183,7 +184,7 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     if comparison.no_correlations:
         note(f"\nCorrelations: {comparison.no_correlations}")
     if counts := _unlisted(comparison, shown):
-        note(f"\nwithout a difference beyond chance: {counts}; --all lists them too")
+        note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
 
 
 def _unlisted(comparison: Comparison, shown: Comparison) -> str:

@@ -166,7 +166,14 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
 
     tested = rows.drop_nulls("p")
     counts = [int((tested[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
-    return (
+    text = (
         f"{len(tested)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
         f"after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
+    )
+    uncertain = tested.filter(tested["p_holm"] >= ALPHA)
+    if uncertain.is_empty():
+        return text
+    return (
+        f"{text}\nno correlation was found in {len(uncertain)} after Holm; one smaller than "
+        f"{_number(min(uncertain['detectable']))} could not have been found"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
+MOST_LINES = 5
+"""The number of lines on what would be found, except in JSON and CSV."""
 
 
 def plan(
@@ -92,11 +97,26 @@ def _print_details(planned: Plan, table_format: Format) -> None:
     for lacking in planned.metrics:
         if lacking.why:
             note(f"no {lacking}: {lacking.why}")
+    for line in _detectable_in_words(planned):
+        note(line)
     for doubt in planned.doubts:
         note(f"warning: {one_line(doubt)}")
     if planned.failed:
         first = planned.failed[0]
         note(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")
+
+
+def _detectable_in_words(planned: Plan) -> Iterator[str]:
+    """A line for the image sets that have the same figures, for some of them at most, and one for correlations."""
+    sets_by_words: dict[str, list[str]] = {}
+    for image_set, rows in groupby(planned.detectable, lambda row: row.image_set):
+        of_basis = {basis: ", ".join(map(str, same)) for basis, same in groupby(rows, lambda row: row.basis)}
+        words = "; ".join(f"{listed} ({basis})" for basis, listed in of_basis.items())
+        sets_by_words.setdefault(words, []).append(f"of two models on {image_set}" if image_set else "over all models")
+    heading = "smallest difference that 80 % of such studies find after Holm"
+    for words, places in list(sets_by_words.items())[:MOST_LINES]:
+        yield f"{heading}, {some_of(places)}: {words}"
+        heading = "the same"
 
 
 def _document(planned: Plan) -> dict[str, Any]:
@@ -137,6 +157,7 @@ def _document(planned: Plan) -> dict[str, Any]:
             for determined in planned.metrics
         ],
         "condition_metrics": planned.condition_metrics,
+        "detectable": [asdict(row) for row in planned.detectable],
         "own_probes": [
             {"probe": probe.name, "files": list(probe.files), "random": probe.random} for probe in planned.own_probes
         ],

@@ -27,6 +27,7 @@ from ...probes.grid import Grid, make_grid
 from ...protocol import classes_decided
 from ...records import Cell, Failed, Model, Variant
 from . import GATE_IMAGES
+from .detectable import Detectable, detectable_differences
 from .file import Study
 from .mislabelling import doubt_numbers, doubt_results
 from .record import missing_cells
@@ -62,6 +63,8 @@ class Plan:
     """The predictions that a gate would run at fp32, and as many at the study's precision; 0 for fp32."""
     own_probes: list[Family]
     """The probes that are files of the user's."""
+    detectable: list[Detectable]
+    """The smallest differences between two of its models, and the smallest correlation, that it would likely find."""
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
 
@@ -77,6 +80,10 @@ def plan_study(work: Work, database: Path) -> Plan:
     rates: dict[Variant, float] = {}
     errors: dict[str, str] = {}
     doubts = doubt_numbers(work)
+    measures = start_measures(work.study.measures, work.study.folder)
+    metrics = metrics_of(work, measures)
+    of_conditions = condition_metrics(work.cells, _schemes(work), [measure.condition_measure for measure in measures])
+    detectable = detectable_differences(work, metrics, of_conditions, None)
     if database.exists():
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
@@ -86,6 +93,7 @@ def plan_study(work: Work, database: Path) -> Plan:
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
             doubts += doubt_results(work, store)
+            detectable = detectable_differences(work, metrics, of_conditions, store)
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         group = (cell.model.name, cell.image_set.name, cell.condition.probe)
@@ -101,7 +109,6 @@ def plan_study(work: Work, database: Path) -> Plan:
     missing = missing_cells(work.cells, done)
     lacking = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, lacking, rates)
-    measures = start_measures(work.study.measures, work.study.folder)
     gated = [] if work.study.precision == "fp32" else by_attack(work.cells)[0]
     return Plan(
         rows=rows,
@@ -113,13 +120,12 @@ def plan_study(work: Work, database: Path) -> Plan:
         failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
         smaller_maps=smaller_maps_of(work.grid, missing, lacking),
         packed=packed_for(work),
-        metrics=metrics_of(work, measures),
-        condition_metrics=condition_metrics(
-            work.cells, _schemes(work), [measure.condition_measure for measure in measures]
-        ),
+        metrics=metrics,
+        condition_metrics=of_conditions,
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
         own_probes=[family for family in work.grid.families.values() if family.files],
+        detectable=detectable,
         doubts=doubts,
     )
 

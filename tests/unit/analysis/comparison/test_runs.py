@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -85,6 +85,8 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     assert row["low"] < row["difference"] < row["high"] < 0
     assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=False).pvalue, abs=1e-10)
     assert row["p_holm"] == row["p_bh"] == row["p"]
+    error = (row["high"] - row["low"]) / (2 * norm.ppf(0.975))
+    assert row["detectable"] == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * error + 1 / N)
     right = 2 * (ranks[:, 0] == 0) + (ranks[:, 1] == 0)
     kappa = cohens_kappa(np.bincount(right, minlength=4).reshape(2, 2)).kappa
     assert row["kappa"] == pytest.approx(kappa)
@@ -235,7 +237,9 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     assert differences["u"]["difference"] == 1
     assert differences["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
     assert differences["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
-    assert (differences["v"]["difference"], differences["v"]["low"]) == (0.5, None)
+    width = np.hypot(0.4, 0.4) + np.hypot(0.3, 0.3)
+    assert differences["u"]["detectable"] == pytest.approx((1 + 0.842 / 1.96) * width / 2, rel=1e-3)
+    assert [differences["v"][name] for name in ("difference", "low", "detectable")] == [0.5, None, None]
     assert differences["x"]["note"] == "B: why"
     assert (differences["x"]["state_a"], differences["x"]["state_b"]) == ("ok", "undetermined")
     moved = compare_runs(a, b).what_differs()

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from bandlens.analysis.correlations.models import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate, correlations
@@ -38,6 +38,12 @@ def test_the_published_table_is_in_it(table: pl.DataFrame) -> None:
     for row, published_row in zip(rows, published_rows, strict=True):
         shown = row["spearman"] if row["p"] < 0.05 else 0.0
         assert {**row, "spearman": shown} == published_row
+
+
+def test_every_row_has_the_smallest_correlation_that_its_models_show(table: pl.DataFrame) -> None:
+    """Fisher's z has the variance 1 / (n - 3); the quantiles are of 5 % over 72 tests, two-sided, and of 80 %."""
+    expected = np.tanh((norm.ppf(1 - 0.025 / 72) + norm.ppf(0.8)) / np.sqrt(table["n"].to_numpy() - 3))
+    np.testing.assert_allclose(table["detectable"], expected)
 
 
 def test_the_figures_of_the_documentation_are_those_of_the_table(table: pl.DataFrame) -> None:
@@ -90,7 +96,7 @@ def test_it_takes_seconds_and_the_same_seed_gives_the_same(table: pl.DataFrame) 
 
 
 def test_a_row_does_not_depend_on_the_others(table: pl.DataFrame) -> None:
-    adjusted = ["p_holm", "p_bh"]
+    adjusted = ["p_holm", "p_bh", "detectable"]
     alone = correlate(
         shipped_figures(), ["critical_bandwidth"], ["Concepts"], {"other": SUBSET_FILTERS["other"]}, control="ID"
     ).drop(adjusted)

@@ -67,10 +67,10 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "Correlations: " in printed
     assert "1 model, and a correlation needs 4" in printed
     assert "below 11 cycles/image " not in printed
-    assert printed.endswith("without a difference beyond chance: 1 cell; --all lists them too\n")
+    assert printed.endswith("no difference found: 1 cell; --all says what could have been (detectable)\n")
     everything = call("s@1", "s@2", "--db", db, "--all")
     assert "below 11 cycles/image " in everything
-    assert "beyond chance:" not in everything
+    assert "no difference found:" not in everything
 
 
 def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> Non
     assert len(printed.splitlines()) <= 10
     undetermined = "\nNot determined for net in s@1, net in s@2: "
     assert printed.count(undetermined) == 2, "a line for each cut that no filter reaches"
-    counts = re.search(r"without a difference beyond chance: 52 cells, 4 curves, \d+ metrics, \d+ metrics of", printed)
+    counts = re.search(r"no difference found: 52 cells, 4 curves, \d+ metrics, \d+ metrics of", printed)
     assert counts, printed
     assert len(call("s@1", "s@2", "--db", path, "--all").splitlines()) > 200
 

@@ -1,0 +1,94 @@
+"""The smallest difference that n images, and the smallest correlation that m models, would most likely show.
+
+A difference whose estimate has the standard error s is found at 5 % by 80 % of studies where it is, to first order,
+
+    delta = k s,    k = z(1 - 0.05 / (2 t)) + z(0.8)         1.960 + 0.842 for t = 1 test
+
+Holm's correction holds the first of t tests to 0.05 / t: k is what a difference needs if it is the only one.
+
+    accuracies on the same n images     s^2 = effect d / n             (Connor 1987)
+    their test, `paired`                delta + 1 / n, for the correction of McNemar's test
+    an interval (low, high)             s = (high - low) / (2 * 1.96)
+    kappa of n images, told from 0      s^2 = effect / n; less where the two accuracies differ
+    a correlation over m models         atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
+
+d is the discordance, the share of images that one of the two alone has right, or the variance of the difference of two
+scores of an image, v_a + v_b - 2 cov (Miller 2024); it is at least delta. The design effect of clusters of n_u images
+whose answers are all alike is sum n_u^2 / n (Kish 1965). Conversely, delta needs n = k^2 effect d / delta^2 images, and
+rho needs m = 3 + (k / atanh |rho|)^2 models.
+"""
+
+from __future__ import annotations
+
+from math import atanh, ceil, sqrt, tanh
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from .arrays import ALPHA, Z
+
+POWER = 0.8
+"""The share of studies that find a difference of the size that is told."""
+DISCORDANCE = 0.1
+"""The discordance of two models where no earlier run tells it."""
+
+
+def detection_quantile(tests: int = 1) -> float:
+    """How many standard errors a difference has to be, to be found as one of so many tests: k above."""
+    return float(ndtri(1 - ALPHA / (2 * tests)) + ndtri(POWER))
+
+
+def detected_widths(tests: int = 1) -> float:
+    """The smallest difference that is found, in widths of its 95 % interval: k / (2 * 1.96)."""
+    return detection_quantile(tests) / (2 * Z)
+
+
+def design_effect(clusters: NDArray[np.integer[Any]]) -> float:
+    """How many images of a set count as one if those of a cluster are all alike: sum n_u^2 / n of (n,) clusters."""
+    sizes = np.unique(clusters, return_counts=True)[1]
+    return float(np.square(sizes).sum() / sizes.sum())
+
+
+def smallest_difference(images: float, discordance: float = DISCORDANCE, tests: int = 1) -> float:
+    """The smallest difference of two accuracies on the same images whose interval would leave zero out, as a share.
+
+    `images` are independent ones: all of a set over its `design_effect`. Above 1, no difference is large enough.
+    """
+    k = detection_quantile(tests)
+    return k * sqrt(max(discordance, k**2 / images) / images)
+
+
+def smallest_tested_difference(images: float, discordance: float = DISCORDANCE, tests: int = 1) -> float:
+    """As `smallest_difference`, of two accuracies that McNemar's test tells apart after Holm."""
+    return smallest_difference(images, discordance, tests) + 1 / images
+
+
+def images_needed(difference: float, discordance: float = DISCORDANCE, tests: int = 1) -> int:
+    """The images with which a difference has an interval that leaves zero out; the opposite of `smallest_difference`.
+
+    `discordance` may be any variance of the paired difference of an image.
+    """
+    return ceil((detection_quantile(tests) / difference) ** 2 * discordance)
+
+
+def images_needed_by_test(difference: float, discordance: float = DISCORDANCE, tests: int = 1) -> int:
+    """The opposite of `smallest_tested_difference`: the root of k sqrt(d / n) + 1 / n = difference."""
+    spread = detection_quantile(tests) * sqrt(discordance)
+    return ceil(4 / (sqrt(spread**2 + 4 * difference) - spread) ** 2)
+
+
+def smallest_kappa(images: float, tests: int = 1) -> float:
+    """The smallest error consistency of two models that is told from that of independent errors."""
+    return detection_quantile(tests) / sqrt(images)
+
+
+def smallest_correlation(models: int, tests: int = 1) -> float:
+    """The smallest |rho| over so many models, at least 4, that a test would find."""
+    return tanh(detection_quantile(tests) / sqrt(models - 3))
+
+
+def models_needed(correlation: float, tests: int = 1) -> int:
+    """The models over which a correlation, between -1 and 1 and not 0, would be found."""
+    return 3 + ceil((detection_quantile(tests) / atanh(abs(correlation))) ** 2)

@@ -1,0 +1,101 @@
+"""Smallest differences and correlations, against published figures, statsmodels, and simulated studies."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import NormalIndPower
+
+from bandlens.analysis.statistics.coefficients import coefficients, p_values
+from bandlens.analysis.statistics.paired import mcnemar_p
+from bandlens.analysis.statistics.power import (
+    POWER,
+    design_effect,
+    detected_widths,
+    images_needed,
+    images_needed_by_test,
+    models_needed,
+    smallest_correlation,
+    smallest_difference,
+    smallest_kappa,
+    smallest_tested_difference,
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "points"),
+    [(300, (3.6, 5.1, 7.2)), (1000, (2.0, 2.8, 4.0)), (5000, (0.89, 1.25, 1.77)), (50000, (0.28, 0.40, 0.56))],
+)
+def test_the_smallest_differences_are_those_of_the_table(images: int, points: tuple[float, ...]) -> None:
+    digits = 1 if images <= 1000 else 2
+    assert [round(100 * smallest_difference(images, d), digits) for d in (0.05, 0.1, 0.2)] == [*points]
+
+
+def test_an_effect_of_three_points_needs_the_items_that_lmms_eval_asks_for() -> None:
+    """Its example has two standard deviations of .5 and a correlation of .5."""
+    assert images_needed(0.03, 0.5**2 + 0.5**2 - 2 * 0.5 * 0.5 * 0.5) == 2181
+
+
+def test_forty_eight_models_show_a_correlation_of_point_39() -> None:
+    assert round(smallest_correlation(48), 2) == 0.39
+
+
+@pytest.mark.parametrize("tests", [1, 3, 72])
+def test_it_is_the_power_of_statsmodels(tests: int) -> None:
+    level = {"alpha": 0.05 / tests, "power": POWER, "ratio": 0}
+    effect = NormalIndPower().solve_power(nobs1=900, **level)
+    assert smallest_difference(900, 0.2, tests) == pytest.approx(effect * sqrt(0.2), rel=1e-4)
+    assert smallest_kappa(900, tests) == pytest.approx(effect, rel=1e-4)
+    needed = NormalIndPower().solve_power(effect_size=0.04 / sqrt(0.2), **level)
+    assert images_needed(0.04, 0.2, tests) == np.ceil(needed)
+    fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
+    assert smallest_correlation(40, tests) == pytest.approx(np.tanh(fisher), rel=1e-4)
+    assert models_needed(-np.tanh(fisher), tests) in (40, 41)
+
+
+@pytest.mark.parametrize("discordance", [0.05, 0.2])
+@pytest.mark.parametrize("tests", [1, 12])
+def test_images_and_differences_are_opposites(discordance: float, tests: int) -> None:
+    for images in (400, 5000, 50000):
+        difference = smallest_difference(images, discordance, tests)
+        assert images_needed(difference, discordance, tests) in (images, images + 1)
+        tested = smallest_tested_difference(images, discordance, tests)
+        assert images_needed_by_test(tested, discordance, tests) in (images, images + 1)
+
+
+def test_a_difference_is_no_larger_than_the_images_that_differ() -> None:
+    """The discordance is at least the difference that is found, whatever it was assumed to be."""
+    difference = smallest_difference(20, 0.1)
+    assert difference > smallest_difference(20, 0.3) * 0.99
+    assert difference == pytest.approx(smallest_difference(20, difference))
+    assert smallest_difference(4) > 1
+
+
+def test_clusters_whose_images_are_alike_count_as_one_image_each() -> None:
+    assert design_effect(np.arange(10)) == 1
+    assert design_effect(np.repeat(np.arange(10), 7)) == 7
+    assert design_effect(np.array([0, 0, 0, 1])) == 10 / 4
+
+
+def test_an_interval_is_as_wide_as_its_standard_error_makes_it() -> None:
+    assert 2 * 1.959963984540054 * detected_widths() == pytest.approx(1.959963984540054 + 0.8416212335729143)
+
+
+def test_mcnemars_test_finds_it_in_four_of_five_studies() -> None:
+    rng, n, d = np.random.default_rng(0), 2000, 0.1
+    difference = smallest_tested_difference(n, d)
+    discordant = rng.binomial(n, d, 2000)
+    gained = rng.binomial(discordant, (d + difference) / (2 * d))
+    p = [mcnemar_p(np.repeat([1, -1], (up, all_ - up))) for up, all_ in zip(gained, discordant, strict=True)]
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(POWER, abs=0.02)
+
+
+def test_spearmans_test_finds_it_in_four_of_five_studies() -> None:
+    rng, m = np.random.default_rng(0), 48
+    r = 2 * np.sin(np.pi * smallest_correlation(m) / 6)  # Pearson's of normal variables with that Spearman's
+    x = rng.standard_normal((4000, 1, m))
+    y = r * x + sqrt(1 - r**2) * rng.standard_normal(x.shape)
+    rho = coefficients("spearman", x, y, np.ones((4000, m)))[:, 0]
+    assert np.mean(p_values("spearman", rho, x[0], y[0]) < 0.05) == pytest.approx(POWER, abs=0.02)

@@ -1,0 +1,64 @@
+"""`bandlens power` and the function of its name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import bandlens
+from bandlens.app.commands.power import power
+from bandlens.errors import UsageError
+
+app = typer.Typer()
+app.command()(power)
+
+
+def ask(*words: object) -> dict[str, list[dict[str, float]]]:
+    result = CliRunner().invoke(app, [*map(str, words), "--format", "json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    answer: dict[str, list[dict[str, float]]] = json.loads(result.stdout)
+    return answer
+
+
+def test_a_difference_needs_the_images_that_would_show_it() -> None:
+    by_interval, by_test = ask("--difference", 0.03, "--discordance", 0.25)["images"]
+    assert by_interval["images"] == 2181
+    assert by_interval["by_interval"] <= 0.03 < by_interval["by_test"]
+    assert by_test["images"] > 2181
+    assert by_test["by_test"] <= 0.03
+
+
+def test_it_answers_for_the_numbers_that_are_asked_for_and_else_for_usual_ones() -> None:
+    answer = ask("--images", 1000, "--images", 5000)
+    assert [round(100 * row["by_interval"], 2) for row in answer["images"]] == [2.80, 1.25]
+    assert "models" not in answer
+    [few, correlated] = ask("--models", 48, "--correlation", -0.2)["models"]
+    assert round(few["correlation"], 2) == 0.39
+    assert correlated["correlation"] <= 0.2
+    assert {*ask()} == {"images", "models"}
+
+
+def test_more_tests_need_larger_differences() -> None:
+    [[alone], [among]] = (ask("--images", 1000, "--tests", tests)["images"] for tests in (1, 24))
+    assert all(among[name] > alone[name] for name in ("by_interval", "by_test", "kappa"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"images": [0]}, "images 0: give a number of 1 or more"),
+        ({"models": [3]}, "models 3: give a number of 4 or more"),
+        ({"tests": 0}, "tests 0: give a number of 1 or more"),
+        ({"discordance": 1.5}, "discordance 1.5: give a number from 0.0001 to 1"),
+        ({"difference": float("nan")}, "difference nan: give a number from 0.0001 to 0.1"),
+        ({"correlation": 1.0}, "correlation 1: give a number from 0.0001 to 0.9999"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_one_line(keys: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        bandlens.power(**keys)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
