@@ -72,8 +72,8 @@ def main() -> None:
         "published list": process(bandlens, "published", "list", says="timm-2022"),
         "published relate": process(bandlens, "published", "relate", says="imagenet-sketch"),
         "published relate --models study": process(bandlens, "published", "relate", "--models", "study"),
-        "published fits": process(bandlens, "published", "fits", says="testbed"),
-        "published agree": process(bandlens, "published", "agree", says="RobustBench"),
+        "published show fits": process(bandlens, "published", "show", "fits", says="testbed"),
+        "published show agree": process(bandlens, "published", "show", "agree", says="RobustBench"),
     } | ({FOUR: four(bandlens, Path(options.imagenetx))} if options.imagenetx else {})
     seconds = in_turn({name: with_cpu(name, work, cpu) for name, work in processes.items()}, options.repeats)
     bare = seconds["python -c pass"]

@@ -92,3 +92,18 @@ def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
         .add_params(picked())
         .properties(title=title, height=170, width=220)
     )
+
+
+def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) -> Any:
+    """Accuracy on a benchmark over that on ImageNet, in percent: a line for each way of training, and own models.
+
+    lines has training, imagenet and accuracy, some points of each line; models has model, imagenet and accuracy.
+    """
+    x = alt.X("imagenet:Q", title="imagenet, top-1 %", scale=alt.Scale(zero=False))
+    y = alt.Y("accuracy:Q", title=f"{words(benchmark)}, top-1 %", scale=alt.Scale(zero=False))
+    color, _ = scales("training", lines["training"])
+    drawn = alt.Chart(inline(lines)).mark_line().encode(x=x, y=y, color=color, tooltip=[alt.Tooltip("training:N")])
+    tips = [alt.Tooltip("model:N"), *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("imagenet", "accuracy"))]
+    own = alt.Chart(inline(models)).mark_point(color=INK, shape="diamond", size=110, fill=INK)
+    layers = [drawn, *([own.encode(x=x, y=y, tooltip=tips)] if len(models) else [])]
+    return alt.layer(*layers).properties(title=benchmark, height=170, width=220)

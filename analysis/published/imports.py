@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ...errors import StoreError
-from ...protocol import FREQUENCIES, NOISE_SDS
+from ...protocol import FREQUENCIES, NOISE_SDS, SHAPE_CUES
 from ...untrusted import first_line
 from ..measures.critical_band import fit_band, integer_thresholds
 from ..measures.psychometric import estimate_band_of_counts
@@ -171,6 +172,46 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     return _rows(source, rows), None
 
 
+CUE_IMAGE = r"^(?<shape>[a-z]+)\d+-(?<texture>[a-z]+)\d+$"
+"""The name of a cue-conflict image: two classes, and which image of each."""
+CUE_LOG = re.compile(
+    r"inet_classifier/(?P<classifier>.+)|clip/(?P<tower>.+?)(?:_None)?_(?P<prompt>None|CLS|a_photo_of_a_CLS\.)|"
+    r"vlm/(?P<task>vqa|captioning)/(?:\w{8}_\w{6}_)?(?P<chat>.+)"
+)
+"""The name of a log: that of a classifier, of a zero-shot model with its prompt, or of a chat model with its task."""
+
+
+def cue_answers(source: Source, folder: Path) -> Read:
+    """Shape bias, and the share of conflicts that are named by shape or texture, of each log of answers.
+
+    The condition is the prompt or the task. An image whose two classes are one is no conflict, and None no answer.
+    """
+    file = folder / source.paths[0]
+    answers = _read_columns(file, dict.fromkeys(("log", "image", "pred_label"), pl.String))
+    answers.check_distinct("log", "image")
+    cues = answers.rows["image"].str.extract_groups(CUE_IMAGE).struct.unnest()
+    answers.refuse("image", cues["shape"].is_null(), "{value} does not name a shape and a texture")
+    rows: list[dict[str, Any]] = []
+    judged = answers.rows.with_columns(cues).filter(pl.col("shape") != pl.col("texture"))
+    counts = judged.group_by("log", maintain_order=True).agg(
+        pl.len(), *((pl.col("pred_label") == pl.col(cue)).sum().alias(cue) for cue in cues.columns)
+    )
+    for log, conflicts, shape, texture in counts.rows():
+        name = CUE_LOG.fullmatch(log)
+        if name is None:
+            raise StoreError(f"{file}, column log: {log} is no log of a classifier, a CLIP tower or a chat model")
+        condition = name["task"] or (f"prompt {name['prompt'].replace('_', ' ')}" if name["prompt"] else "")
+        keys = {"model": name["classifier"] or name["tower"] or name["chat"], "condition": condition, "unit": "share"}
+        for metric, count, n in (
+            (SHAPE_CUES.bias, shape, shape + texture),
+            (SHAPE_CUES.accuracy, shape + texture, conflicts),
+        ):
+            low, high = map(float, wilson(count / n, n)) if n else (None, None)
+            share = {"value": count / n if n else None, "low": low, "high": high, "n": n}
+            rows.append(keys | {"benchmark": "cue-conflict", "metric": metric} | share)
+    return _rows(source, rows), None
+
+
 TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
     {"file_name": pl.String, "predicted_class": pl.Int64, "predicted_probability": pl.Float64, "model": pl.String},
     {"file_name": pl.String, "label": pl.Int64},
@@ -190,6 +231,7 @@ def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> Sourc
 
 READERS: Mapping[str, Callable[[Source, Path], Read]] = {
     "critical_band": critical_band,
+    "cue_answers": cue_answers,
     "humans": humans,
     "imagenet_x": imagenet_x,
 }

@@ -19,6 +19,7 @@ from ...protocol import SIZE
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 FAMILIES = Path(__file__).with_name("families.csv")
+TRAINING = Path(__file__).with_name("training.csv")
 TRAINED_BY = re.compile(
     r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
     r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
@@ -29,7 +30,10 @@ DATA = re.compile(
 )
 """The data sets that the tag of a timm name holds."""
 SPELT: Mapping[str, str] = {"jft": "JFT-300M", "yfcc100m": "YFCC100M", "ig1b": "IG-1B", "in1k": "ImageNet-1k"}
-MODELS = ("source", "name", "model", "same", "architecture", "family", "parameters", "input_size", "training_data")
+MODELS = (
+    *("source", "name", "model", "same", "architecture", "family"),
+    *("training", "parameters", "input_size", "training_data"),
+)
 
 
 @cache
@@ -59,11 +63,24 @@ def family_of(model: str) -> str | None:
     return None
 
 
+@cache
+def _ways() -> tuple[tuple[str | None, re.Pattern[str]], ...]:
+    rows = pl.read_csv(TRAINING, comment_prefix="#").rows()
+    return tuple((way, re.compile(pattern)) for way, pattern in rows)
+
+
+@cache
+def training_of(model: str) -> str | None:
+    """The way of training of a model by training.csv, such as supervised or zero-shot; None if nothing was trained."""
+    return next((way for way, pattern in _ways() if pattern.search(model)), None)
+
+
 def models(values: pl.DataFrame) -> pl.DataFrame:
     """A row for each name of a source, with the columns MODELS.
 
     parameters are in millions, input_size is the least side in pixels that the source has figures for; both are null
-    where the source does not say it. training_data follows from the tag of a timm name.
+    where the source does not say it. training is the way of training by training.csv, and training_data follows from
+    the tag of a timm name.
     """
     names = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
         parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
@@ -80,9 +97,10 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
             "model": distinct,
             "architecture": [architecture_of(model) for model in distinct],
             "family": [family_of(model) for model in distinct],
+            "training": [training_of(model) for model in distinct],
             "training_data": [_data(model) for model in distinct],
         },
-        schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
+        schema_overrides=dict.fromkeys(("model", "architecture", "family", "training", "training_data"), pl.String),
     )
     return names.join(facts, on="model").select(MODELS).sort("source", "name")
 
@@ -94,15 +112,16 @@ def _data(model: str) -> str | None:
 
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
-    """VALUES with the source's own name as `name`, and model, same, architecture and family of the table of models."""
-    table = models(values).select("source", "name", "model", "same", "architecture", "family")
+    """VALUES with the source's own name as `name`, and model, same, architecture, family and training of `models`."""
+    table = models(values).select("source", "name", "model", "same", "architecture", "family", "training")
     return values.rename({"model": "name"}).join(table, on=["source", "name"], how="left", maintain_order="left")
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
 
-    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit, range, note.
+    Columns: model, training, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit,
+    range, note.
     range is null where one source alone has the checkpoint; of several input sizes the least counts.
 
     Raises UnknownName where no source has the name.
@@ -120,6 +139,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     comparable = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
     return figures.select(
         "model",
+        "training",
         "source",
         "name",
         "same",

@@ -25,7 +25,7 @@ from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import add_models, values_of_model
+from .names import add_models, training_of, values_of_model
 from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -47,6 +47,17 @@ BASELINES: Mapping[str, str] = {
     "timm": "probit lines of all of timm's models at all of their input sizes, over 1,000 classes",
 }
 """Name of a baseline -> whose accuracies its lines are fitted to, and how."""
+POOLS: Mapping[str, tuple[str, float]] = {
+    "supervised": ("timm", 0),
+    "self-supervised": ("timm", 0),
+    "fine-tuned from zero-shot": ("timm", 0),
+    "zero-shot": ("open-clip", 50),
+    "adversarial": ("testbed", 0),
+}
+"""Way of training -> the source whose models its lines go through, and the percent on ImageNet that these exceed.
+
+Of zero-shot models the worst are of small data sets that others sift: their accuracies do not follow one line. Chat
+models have no accuracies, but shape biases."""
 EFFECTIVE: Mapping[str, str] = {
     "testbed": "effective_robustness",
     "standard": "effective_robustness_1000_classes",
@@ -98,6 +109,31 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str
     rows = rows.filter(~pl.col("name").str.contains(REFERENCES))
     over = {shift: CLEAN.get(shift, "imagenet") for shift in shifts}
     return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
+
+
+def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Way of training -> `accuracies` of the models of POOLS that its lines go through.
+
+    A model that a source has under two names counts once, and one that is evaluated at several sizes once for each.
+    """
+    training = add_models(values).select("source", "name", "model", "training").unique()
+    models = {}
+    for way, (source, least) in POOLS.items():
+        rows = accuracies(values, source).join(training.filter(source=source, training=way), on="name")
+        rows = rows.filter(pl.col("imagenet") > least).sort("name")
+        models[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
+    return models
+
+
+def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
+    """Way of training -> benchmark -> the probit line of its models, over all 1,000 classes."""
+    lines = {}
+    for way, rows in training_models(values).items():
+        shifts = [shift for shift in (*SHIFTS, "objectnet") if shift in rows.columns]
+        x, *of_shifts = values_of(rows, ["imagenet", *shifts])
+        fits = zip(shifts, of_shifts, strict=True)
+        lines[way] = {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in fits}
+    return lines
 
 
 def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
@@ -282,9 +318,10 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """The place of a model among all of timm's: a row for each benchmark, in percent and points.
 
     `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
-    Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line
-    of timm's models from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the
-    name, UsageError where it is several models, or has no accuracies.
+    Columns: model, training, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by
+    the line of timm's models from ImageNet accuracy), effective (top1 - expected); expected_within and effective_within
+    are the same by the line of the model's own way of training, null where there is none. Raises UnknownName where no
+    source has the name, UsageError where it is several models, or has no accuracies.
     """
     figures = values_of_model(values, name).filter(metric="top1")
     if figures["model"].n_unique() > 1:
@@ -300,7 +337,8 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    lines = baseline_lines(values, "timm")
+    training = training_of(figures["model"][0])
+    baselines = {"": baseline_lines(values, "timm"), "_within": training_lines(values).get(training or "", {})}
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
         ranked = everybody.filter(benchmark=benchmark, condition="")
@@ -310,13 +348,17 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
         top1 = accuracy[benchmark]
         row = {
             "model": figures["model"][0],
+            "training": training,
             "source": figures.filter(benchmark=benchmark)["source"][0],
             "benchmark": benchmark,
         }
         row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
-        expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
-        rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
-    return pl.DataFrame(rows, schema_overrides={"expected": pl.Float64, "effective": pl.Float64})
+        for suffix, lines in baselines.items():
+            expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
+            row |= {f"expected{suffix}": expected, f"effective{suffix}": None if expected is None else top1 - expected}
+        rows.append(row)
+    numbers = [f"{name}{suffix}" for suffix in baselines for name in ("expected", "effective")]
+    return pl.DataFrame(rows, schema_overrides={"training": pl.String} | dict.fromkeys(numbers, pl.Float64))
 
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
@@ -328,7 +370,7 @@ def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
     return float(top1[0]) if len(top1) else None
 
 
-SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")
+SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
 
 
 def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:

@@ -66,6 +66,8 @@ class File:
     model: str
     columns: tuple[Column, ...]
     ignored: frozenset[str]
+    tag: str | None = None
+    """The column whose text follows the name of a model after a point: the weights of an architecture."""
     input_size: str | None = None
     key: tuple[str, ...] = ()
     """Further columns, which together with model and input size name a row; a condition may refer to them."""
@@ -145,7 +147,7 @@ def _file(entry: Mapping[str, Any]) -> File:
         tuple(map(_column, entry["columns"])),
         frozenset(entry.get("ignored", ())),
         key=tuple(entry.get("key", ())),
-        **{name: entry[name] for name in ("input_size", "headers", "gaps", "extra") if name in entry},
+        **{name: entry[name] for name in ("tag", "input_size", "headers", "gaps", "extra") if name in entry},
     )
 
 
@@ -159,7 +161,9 @@ def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
         if not benchmark.endswith("-clean"):
             rest += ["top1_diff", "top5_diff", "rank_diff"]
     complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
-    return File(path, "model", tuple(map(_column, columns)), frozenset(rest), "img_size", complements=complements)
+    return File(
+        path, "model", tuple(map(_column, columns)), frozenset(rest), input_size="img_size", complements=complements
+    )
 
 
 def check_files(source: Source, folder: Path) -> None:
@@ -184,7 +188,7 @@ def read_source(source: Source, folder: Path) -> pl.DataFrame:
 
 def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
     table = SourceTable(path, _cells(path, file.headers), file.headers)
-    key = [file.model, *file.key, *([file.input_size] if file.input_size else [])]
+    key = [file.model, *file.key, *(name for name in (file.tag, file.input_size) if name)]
     described = _check_columns(table, file, key)
     table.check_filled(*key)
     table.check_distinct(*key[1:], file.model)
@@ -220,7 +224,7 @@ def _values(
     size = pl.col(file.input_size).cast(pl.Int64) if file.input_size else pl.lit(None, pl.Int64)
     return mean.select(
         source=pl.lit(source),
-        model=file.model,
+        model=pl.concat_str([file.model, *([file.tag] if file.tag else [])], separator="."),
         benchmark=pl.lit(benchmark),
         metric=pl.lit(column.metric),
         condition=pl.concat_str(parts),

@@ -135,17 +135,19 @@ def place_model(model: str, db: File | None = None) -> tuple[pl.DataFrame, str |
     return place(values, model), joined_by
 
 
-def effective_lines() -> list[dict[str, Any]]:
-    """A row for each line that effective robustness is measured from, with its R2.
+def effective_lines(by: Literal["baseline", "training"] = "baseline") -> list[dict[str, Any]]:
+    """A row for each line that effective robustness is measured from, with its R2: by baseline, or by way of training.
 
     `over` is the ImageNet accuracy that it runs over, `up_to` and `above` where one of two lines holds.
     """
-    from ...analysis.published.relate import BASELINES, baseline_lines, line_rows
+    from ...analysis.published.relate import BASELINES, baseline_lines, line_rows, training_lines
 
     values = published_values()
-    return [
-        {"baseline": baseline, **row} for baseline in BASELINES for row in line_rows(baseline_lines(values, baseline))
-    ]
+    if by == "training":
+        lines = training_lines(values)
+    else:
+        lines = {baseline: baseline_lines(values, baseline) for baseline in BASELINES}
+    return [{by: name, **row} for name, of_name in lines.items() for row in line_rows(of_name)]
 
 
 def published_table(db: File | None = None) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...errors import UsageError
 from ...protocol import SUBSET_TITLES
 from .. import api
 from ..console import TableFormat, print_document, print_note, print_rows, print_tables
@@ -67,37 +68,55 @@ def list_(db: AtlasDb = None, table_format: TableFormat = Format.table) -> None:
         print_note(f"not here: {', '.join(absent)} (`bandlens published import`)", table_format)
 
 
-@app.command("sources")
-def sources_(
-    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+class Groupings(StrEnum):
+    model = "model"
+    training = "training"
+
+
+@app.command()
+def show(
+    view: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|fits|agree",
+            help="All figures of a model, by its name in any source; the lines that effective robustness is measured "
+            "from; or the study's accuracies less those of the same checkpoints in other sources.",
+            show_default=False,
+        ),
+    ],
+    by: Annotated[
+        Groupings | None,
+        typer.Option("--by", help="fits: lines by way of training; agree: a row for each model.", show_default="none"),
+    ] = None,
     db: AtlasDb = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Print all published figures of a model, and how far sources of the same checkpoint are apart.
+    """Print published figures of a model, lines with their R2, or how far sources agree, and why they differ.
 
-    Intervals and notes are shown where a figure has one.
-
-    Example: bandlens published sources tv_resnet50
+    Example: bandlens published show fits --by training
     """
+    groupings = {"fits": Groupings.training, "agree": Groupings.model}
+    if by not in (None, groupings.get(view)):
+        raise UsageError(
+            f"--by {by}: `published show {view}` has no such rows; give fits --by training, agree --by model"
+        )
+    if view == "fits":
+        print_rows(api.published.effective_lines("training" if by else "baseline"), table_format)
+    elif view == "agree":
+        means, of_models = api.published.compare_sources()
+        print_rows((of_models if by else means).to_dicts(), table_format)
+    else:
+        _show_model(view, db, table_format)
+
+
+def _show_model(model: str, db: Path | None, table_format: Format) -> None:
+    """Print the figures of a model; intervals and notes are columns where a figure has one."""
     rows = api.published.values_of_model(model, db)
     complete = table_format.is_for_programs
     empty = [] if complete else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
     print_rows(rows.drop(empty).to_dicts(), table_format)
     if not complete and (namesakes := rows["model"].unique().sort().to_list())[1:]:
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
-
-
-@app.command()
-def agree(
-    models: Annotated[bool, typer.Option("--models", help="Each model, not only means and ends.")] = False,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Compare the study's accuracies with those of the same checkpoints in other sources, and say why they differ.
-
-    Example: bandlens published agree --models
-    """
-    means, of_models = api.published.compare_sources()
-    print_rows((of_models if models else means).to_dicts(), table_format)
 
 
 class Grounds(StrEnum):
@@ -176,17 +195,10 @@ def place(
         return
     if joined_by is not None:
         print_note(f"{model} is {published_name}, by its {joined_by}", table_format)
-    title = f"{published_name} (baseline timm: the line of all timm models)"
-    print_rows(rows.drop("model").to_dicts(), table_format, title)
-
-
-@app.command()
-def fits(table_format: TableFormat = Format.table) -> None:
-    """Print the lines that effective robustness is measured from, by each definition, with their R2.
-
-    Example: bandlens published fits
-    """
-    print_rows(api.published.effective_lines(), table_format)
+    title = (
+        f"{published_name} (baseline timm: the line of all timm models; within: that of {rows['training'][0]} models)"
+    )
+    print_rows(rows.drop("model", "training").to_dicts(), table_format, title)
 
 
 @app.command()

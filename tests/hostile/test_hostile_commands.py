@@ -46,7 +46,7 @@ ARGUMENTS = {
     "import predictions": "predictions.csv --checkpoint net --images labels.csv",
     "published import": "critical-band-masking",
     "published list": "",
-    "published sources": "one",
+    "published show": "one",
     "published relate": "",
     "published joined": "",
     "published place": "one",

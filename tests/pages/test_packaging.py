@@ -58,4 +58,4 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
 
 def test_licences_travel(wheel: set[str]) -> None:
     names = {Path(name).name for name in wheel if ".dist-info/licenses/" in name}
-    assert {"LICENSE", "NOTICE", "CC-BY-SA-4.0.txt", "MIT-testbed-robustbench.txt"} <= names
+    assert {"LICENSE", "NOTICE", "CC-BY-SA-4.0.txt", "MIT.txt"} <= names

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
+from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.joined import WEIGHTS
 from bandlens.analysis.published.names import models
-from bandlens.analysis.published.sources import VALUES, read_source, shipped_values, sources
+from bandlens.analysis.published.sources import VALUES, shipped_values, sources
 
 FOLDERS = {
     "study": "",
@@ -24,14 +25,18 @@ FOLDERS = {
     "timm-2022": "atlas/timm/2022-07-27",
     "testbed": "atlas",
     "robustbench": "atlas/robustbench",
+    "open-clip": "atlas",
+    "vlm-shape-bias": "atlas",
 }
 """Source -> the folder of its files, below the one that is given."""
 
 
 def shipped(folder: Path, name: str) -> pl.DataFrame:
     """The rows of VALUES of a source, as they ship: four decimals, sorted."""
-    values = read_source(sources()[name], folder / FOLDERS[name])
-    return values.with_columns(pl.col("value").round(4)).sort("benchmark", "metric", "condition", "model", "input_size")
+    values, _ = read_import(sources()[name], folder / FOLDERS[name])
+    return values.with_columns(pl.col("value", "low", "high").round(4)).sort(
+        "benchmark", "metric", "condition", "model", "input_size"
+    )
 
 
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.pth(?:\.tar)?$")

@@ -10,7 +10,7 @@ import pytest
 from small import Command
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.names import agreement, aliases, family_of, models, values_of_model
+from bandlens.analysis.published.names import agreement, aliases, family_of, models, training_of, values_of_model
 from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.errors import UnknownName, UsageError
@@ -38,7 +38,7 @@ def test_every_alias_is_a_name_of_its_source_and_leads_to_a_known_model() -> Non
 def test_every_shipped_model_has_a_family() -> None:
     table = models(shipped_values())
     assert table.filter(pl.col("family").is_null())["name"].to_list() == []
-    assert len(table) == 70 + 1267 + 668 + 338 + 41
+    assert len(table) == 70 + 1267 + 668 + 338 + 41 + 121 + 35
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,44 @@ def test_every_shipped_model_has_a_family() -> None:
 )
 def test_families(name: str, family: str | None) -> None:
     assert family_of(name) == family
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("resnet50.tv_in1k", "supervised"),
+        ("resnet50.fb_swsl_ig1b_ft_in1k", "supervised"),
+        ("tf_efficientnet_b0.ap_in1k", "supervised"),
+        ("robust_resnet50_l2_eps0", "supervised"),
+        ("robust_resnet50_l2_eps0.01", "adversarial"),
+        ("robustbench:Salman2020Do_R50", "adversarial"),
+        ("robustbench:Standard_R50", "supervised"),
+        ("beit_base_patch16_224.in22k_ft_in22k_in1k", "self-supervised"),
+        ("convnextv2_atto.fcmae_ft_in1k", "self-supervised"),
+        ("resnet50_moco_v3_100ep", "self-supervised"),
+        ("vit_base_patch16_clip_224.laion2b_ft_in1k", "fine-tuned from zero-shot"),
+        ("vit_so400m_patch14_siglip_378.webli_ft_in1k", "fine-tuned from zero-shot"),
+        ("eva_giant_patch14_224.clip_ft_in1k", "fine-tuned from zero-shot"),
+        ("critical-band:resnet50_clip_hard_labels", "supervised"),
+        ("testbed:resnet50_clip_zeroshot", "zero-shot"),
+        ("open-clip:ViT-L-14.openai", "zero-shot"),
+        ("vlm-shape-bias:BAAI_EVA_CLIP_8B_448", "zero-shot"),
+        ("vlm-shape-bias:gemini_pro_vision", "chat"),
+        ("humans:subject-01", None),
+        ("resnet50_untrained", None),
+    ],
+)
+def test_each_model_has_its_way_of_training(name: str, training: str | None) -> None:
+    assert training_of(name) == training
+
+
+def test_the_four_duplicates_of_open_clip_are_names_of_one_model() -> None:
+    values = shipped_values(["open-clip"])
+    named = models(values).filter(pl.len().over("model") > 1).sort("model").select("model", "name")
+    assert named["name"].n_unique() == 2 * named["model"].n_unique() == 8
+    wide = values.pivot("benchmark", index="model", values="value", aggregate_function="first")
+    figures = wide.drop("model").is_duplicated()
+    assert set(wide.filter(figures)["model"]) == set(named["name"])
 
 
 def test_one_name_may_be_two_models() -> None:
@@ -87,7 +125,7 @@ def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Pa
     )
     with open_store(tmp_path / "r.duckdb") as store:
         store.write_source("critical-band", doubtful, None)
-    arguments = ("published", "sources", "tf_efficientnet_lite0.in1k")
+    arguments = ("published", "show", "tf_efficientnet_lite0.in1k")
     [row] = [
         row
         for row in json.loads(command(*arguments, "--db", str(tmp_path / "r.duckdb"), "--format", "json").out)
@@ -159,16 +197,18 @@ def test_what_shares_only_an_architecture_is_not_compared() -> None:
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "sources", "tf_efficientnet_lite0.in1k", "--format", "json").out)
+    rows = json.loads(command("published", "show", "tf_efficientnet_lite0.in1k", "--format", "json").out)
     assert {row["value"] for row in rows if row["benchmark"] == "imagenet" and row["source"] == "timm"} == {74.846}
     assert (
         "resnet50 is the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k"
-        in command("published", "sources", "resnet50").out
+        in command("published", "show", "resnet50").out
     )
-    unknown = command("published", "sources", "resnet5")
+    unknown = command("published", "show", "resnet5")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
-    assert "5,000 of the 50,000" in command("published", "agree").out
-    assert len(json.loads(command("published", "agree", "--models", "--format", "json").out)) > 100
+    assert "5,000 of the 50,000" in command("published", "show", "agree").out
+    wrong = command("published", "show", "agree", "--by", "training")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert len(json.loads(command("published", "show", "agree", "--by", "model", "--format", "json").out)) > 100
 
 
 def test_corruptions_in_memory_are_easier_than_on_disk() -> None:

@@ -9,17 +9,22 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.special import expit, logit
-from scipy.stats import linregress
+from scipy.stats import linregress, norm
 from small import Command
 
 from bandlens.analysis.correlations.models import values_of
 from bandlens.analysis.published.imports import INTEGER, read_import
 from bandlens.analysis.published.relate import (
+    POOLS,
+    accuracies,
     baseline_lines,
     effective_values,
     ground,
+    place,
     relations,
     sentences,
+    training_lines,
+    training_models,
     with_effective,
     with_effective_values,
 )
@@ -123,6 +128,71 @@ def test_robustness_over_1000_classes_is_another_number_by_another_name(values: 
         both = table.filter(source="testbed").drop_nulls("effective_robustness")
         apart = both["effective_robustness"] - both["effective_robustness_1000_classes"]
         assert apart.abs().max() > 0.4
+
+
+ABOVE = {
+    "imagenet-v2": (0.996, 4.96, 3.94),
+    "imagenet-sketch": (0.911, 38.15, 30.35),
+    "imagenet-a": (0.818, 43.69, 19.39),
+    "imagenet-r": (0.902, 50.94, 40.13),
+}
+"""Benchmark -> R2 of the line of zero-shot models, and their mean and least accuracy above that of timm, in points."""
+
+
+def test_zero_shot_models_follow_a_line_of_their_own_above_timms(values: pl.DataFrame) -> None:
+    lines = {name: expectation.lines[0] for name, expectation in training_lines(values)["zero-shot"].items()}
+    assert {name: round(line.r2, 3) for name, line in lines.items()} == {
+        **{name: r2 for name, (r2, _, _) in ABOVE.items()},
+        "objectnet": 0.791,
+    }
+    assert {line.n for line in lines.values()} == {93}
+    frame, _ = with_effective(accuracies(values, "open-clip"), baseline_lines(values, "timm"))
+    assert len(frame) == 121
+    for name, (_, mean, least) in ABOVE.items():
+        above = frame[f"effective_{name}"]
+        assert (above > 0).all()
+        accurate = above.filter(frame["imagenet"] > 60)
+        assert (len(accurate), accurate.mean(), accurate.min()) == pytest.approx((88, mean, least), abs=0.01)
+
+
+@needs_atlas
+def test_the_line_of_zero_shot_models_is_a_regression_over_their_file(values: pl.DataFrame) -> None:
+    table = pl.read_csv(ATLAS / "openclip_results.csv").filter(pl.col("ImageNet 1k") > 0.5)
+    columns = {"imagenet-v2": "ImageNet v2", "imagenet-sketch": "ImageNet Sketch", "objectnet": "ObjectNet"}
+    columns |= {"imagenet-a": "ImageNet-A", "imagenet-r": "ImageNet-R"}
+    distinct = table.unique(["ImageNet 1k", *columns.values()])
+    for benchmark, expectation in training_lines(values)["zero-shot"].items():
+        x, y = distinct.select("ImageNet 1k", columns[benchmark]).to_numpy().T
+        fit, [line] = linregress(norm.ppf(x), norm.ppf(y)), expectation.lines
+        assert (line.slope, line.intercept, line.r2) == pytest.approx((fit.slope, fit.intercept, fit.rvalue**2))
+
+
+@needs_atlas
+def test_adversarial_training_is_that_of_the_testbed(values: pl.DataFrame) -> None:
+    types = pl.read_csv(ATLAS / "testbed_model_types.csv").filter(type="Lp adversarially robust")["model"]
+    assert set(training_models(values)["adversarial"]["name"]) == set(types)
+
+
+def test_what_holds_across_all_models_need_not_hold_within_a_way_of_training(values: pl.DataFrame) -> None:
+    lines = {way: of_way["imagenet-a"].lines[0] for way, of_way in training_lines(values).items()}
+    assert {way: (line.n, round(line.r2, 2)) for way, line in lines.items()} == {
+        "supervised": (1449, 0.78),
+        "self-supervised": (67, 0.99),
+        "fine-tuned from zero-shot": (37, 0.97),
+        "zero-shot": (93, 0.82),
+        "adversarial": (16, 0.16),
+    }
+
+
+def test_a_model_is_placed_by_the_line_of_its_own_way_and_by_all(values: pl.DataFrame) -> None:
+    rows = {row["benchmark"]: row for row in place(values, "ViT-L-14.openai").to_dicts()}
+    assert {row["training"] for row in rows.values()} == {"zero-shot"}
+    row, line = rows["imagenet-r"], training_lines(values)["zero-shot"]["imagenet-r"].lines[0]
+    expected = 100 * norm.cdf(line.slope * norm.ppf(0.7554) + line.intercept)
+    assert (row["expected_within"], row["effective_within"]) == pytest.approx((expected, 87.84 - expected))
+    assert (row["effective"] > 50, abs(row["effective_within"]) < 1) == (True, True)
+    chosen = place(values, "resnet50_untrained").row(0, named=True)
+    assert (chosen["training"], chosen["expected_within"]) == (None, None)
 
 
 @needs_atlas
@@ -270,8 +340,10 @@ def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path,
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "fits", "--format", "json").out)
+    rows = json.loads(command("published", "show", "fits", "--format", "json").out)
     assert {row["baseline"] for row in rows} == {"testbed", "standard", "timm"}
+    rows = json.loads(command("published", "show", "fits", "--by", "training", "--format", "json").out)
+    assert {row["training"] for row in rows} == set(POOLS)
     answer = command("published", "relate", "--models", "study")
     assert "48 models of 7 families" in answer.out
     assert len(json.loads(command("published", "relate", "--format", "json").out)) == 6

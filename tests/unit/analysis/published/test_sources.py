@@ -12,7 +12,9 @@ import polars as pl
 import pytest
 from scipy.stats import norm
 from small import Command
+from statsmodels.stats.proportion import proportion_confint
 
+from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.relate import baseline_lines
 from bandlens.analysis.published.sources import VALUES, File, Source, read_source, shipped_values, sources
 from bandlens.analysis.published.sources import _column as column
@@ -50,7 +52,7 @@ def test_a_thousand_models_ship() -> None:
     assert values.schema == VALUES
     top1 = values.filter(metric="top1", condition="")
     counted = dict(top1.filter(benchmark="imagenet").group_by("source").agg(pl.col("model").n_unique()).rows())
-    assert counted == {"study": 70, "timm": 1266, "timm-2022": 668, "testbed": 335}
+    assert counted == {"study": 70, "timm": 1266, "timm-2022": 668, "testbed": 335, "open-clip": 121}
     assert values.filter(source="testbed")["model"].n_unique() == 338
     assert values.filter(pl.col("unit") == "percent")["value"].is_between(0, 100).all()
     lite0 = top1.filter(source="timm", model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
@@ -63,6 +65,60 @@ def test_robustbench_is_in_percent_and_its_mean_is_that_of_its_parts() -> None:
     parts = c.filter(pl.col("condition") != "15 x 5").group_by("model").agg(pl.col("value").mean(), pl.len())
     assert parts["len"].to_list() == [15] * 12
     assert {model: pytest.approx(value, abs=0.006) for model, value, _ in parts.rows()} == means
+
+
+def test_shape_biases_of_58_logs_are_those_of_their_answers() -> None:
+    """Shape decisions of 1,200 conflicts, and texture decisions, as counted from the logs."""
+    rows = shipped_values(["vlm-shape-bias"])
+    assert (len(rows), set(rows["metric"])) == (2 * 58, {"shape_bias", "cue_accuracy"})
+    decisions = {
+        ("tv_resnet50", ""): (180, 628),
+        ("resnet152", ""): (226, 564),
+        ("vit_base_patch16_224.orig_in21k_ft_in1k", ""): (347, 417),
+        ("clip_RN50_openai", "prompt a photo of a CLS."): (183, 690),
+        ("clip_RN101_openai", "prompt a photo of a CLS."): (215, 637),
+        ("ViT_L_14_openai", "prompt a photo of a CLS."): (608, 402),
+        ("gemini_pro_vision", "vqa"): (633, 355),
+        ("openai_vision", "vqa"): (401, 436),
+    }
+    for (name, condition), (shape, texture) in decisions.items():
+        of_log = rows.filter(model=name, condition=condition)
+        bias = of_log.filter(metric="shape_bias").row(0, named=True)
+        low, high = proportion_confint(shape, shape + texture, method="wilson")
+        assert (bias["value"], bias["n"]) == (round(shape / (shape + texture), 4), shape + texture)
+        assert (bias["low"], bias["high"]) == pytest.approx((low, high), abs=1e-4)
+        accuracy = of_log.filter(metric="cue_accuracy").row(0, named=True)
+        assert (accuracy["value"], accuracy["n"]) == (round((shape + texture) / 1200, 4), 1200)
+
+
+ANSWERS = {"log": ["vlm/vqa/net"] * 2, "image": ["cat1-dog2", "cat1-cat2"], "pred_label": ["dog", "None"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": ["cat1-dog2", "cat1"]}, "row 2, column image: cat1 does not name a shape and a texture"),
+        ({"image": ["cat1-dog2"] * 2}, "row 2, column image: cat1-dog2 is there more than once"),
+        ({"log": ["net"] * 2}, "column log: net is no log of a classifier"),
+        ({"pred_label": ["dog", None]}, "row 2, column pred_label: empty"),
+        ({"pred_label": [1, 2]}, "column pred_label: Int64 and not String"),
+    ],
+)
+def test_other_answers_to_cue_conflicts_are_refused(
+    tmp_path: Path, change: dict[str, list[object]], message: str
+) -> None:
+    pl.DataFrame(ANSWERS | change).write_parquet(tmp_path / "vlm_shapebias.parquet")
+    with pytest.raises(StoreError, match=message):
+        read_import(sources()["vlm-shape-bias"], tmp_path)
+
+
+def test_an_image_of_one_class_is_no_conflict_and_without_decisions_there_is_no_bias(tmp_path: Path) -> None:
+    pl.DataFrame(ANSWERS | {"pred_label": ["car", "cat"]}).write_parquet(tmp_path / "vlm_shapebias.parquet")
+    rows, _ = read_import(sources()["vlm-shape-bias"], tmp_path)
+    assert rows.select("model", "condition", "metric", "value", "n").rows() == [
+        ("net", "vqa", "shape_bias", None, 0),
+        ("net", "vqa", "cue_accuracy", 0.0, 1),
+    ]
 
 
 def made_up(folder: Path, text: str, **file: object) -> Source:
