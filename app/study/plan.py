@@ -115,7 +115,10 @@ def plan_study(work: Work, database: Path) -> Plan:
         packed=packed_for(work),
         metrics=metrics_of(work, measures),
         condition_metrics=condition_metrics(
-            work.cells, _schemes(work), [measure.condition_measure for measure in measures]
+            work.cells,
+            _schemes(work),
+            [measure.condition_measure for measure in measures],
+            {images.info.digest for images in work.image_sets if images.attributes},
         ),
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
