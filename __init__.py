@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .app.api.images import add_attributes as add_attributes
     from .app.api.images import check_images as check_images
     from .app.api.images import draw_images as draw_images
     from .app.api.images import list_benchmarks as list_benchmarks
@@ -102,7 +103,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _LATER = {
     ".app.api.images": (
-        "check_images draw_images list_benchmarks list_conditions pack pack_benchmark pack_frequency_conflict preview"
+        "add_attributes check_images draw_images list_benchmarks list_conditions pack pack_benchmark "
+        "pack_frequency_conflict preview"
     ),
     ".app.api.models": (
         "categorize_model describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes "

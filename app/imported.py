@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..analysis.database.store import UNKNOWN_RANK, Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
+from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set
 from ..protocol import CLASSES, SIZE
 from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
@@ -56,6 +57,7 @@ class LabelledFiles:
     clusters: NDArray[np.int32]
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
     class_names: Sequence[str] | None = None
+    attributes: Slices = field(default_factory=dict)
 
 
 def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:
@@ -91,7 +93,12 @@ class Imported:
 
 
 def import_predictions(
-    file: Path, checkpoints: Sequence[str], images: Path, database: Path, weights_sha256: str = UNKNOWN
+    file: Path,
+    checkpoints: Sequence[str],
+    images: Path,
+    database: Path,
+    weights_sha256: str = UNKNOWN,
+    attributes: Path | None = None,
 ) -> list[Imported]:
     """Import the predictions of each checkpoint; nothing is imported unless all of them can be."""
     for name in checkpoints:
@@ -99,7 +106,7 @@ def import_predictions(
             raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
     if len(checkpoints) > 1 and weights_sha256 != UNKNOWN:
         raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoints)} are imported; import it alone")
-    labelled = find_images(images)
+    labelled = find_images(images, attributes)
     parts = [read_predictions(file, name, labelled, weights_sha256) for name in checkpoints]
     imported = []
     with open_store(database) as store:
@@ -156,9 +163,14 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def find_images(path: Path) -> Images:
-    """A packed image set; or a table of file_name and label, Parquet or CSV, of which no pixels are needed."""
+def find_images(path: Path, attributes: Path | None = None) -> Images:
+    """A packed image set; or a table of file_name and label, Parquet or CSV, of which no pixels are needed.
+
+    Images of a table have the attributes of a CSV file, if any.
+    """
     if path.suffix not in SUFFIXES:
+        if attributes is not None:
+            raise UsageError(f"{path} is an image set; give {attributes} to it with `bandlens images attributes`")
         return open_image_set(path)
     table = _read(path, ("file_name", "label"))
     names, labels = table.rows["file_name"].to_list(), _classes(table, "label")
@@ -166,7 +178,9 @@ def find_images(path: Path) -> Images:
     info = ImageSetInfo(
         path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), SIZE, "unknown", True
     )
-    return LabelledFiles(info, names, labels.astype(np.int32), np.arange(len(names), dtype=np.int32), {})
+    slices = make_slices(attributes_of_csv(attributes, names), names) if attributes else {}
+    classes, clusters = labels.astype(np.int32), np.arange(len(names), dtype=np.int32)
+    return LabelledFiles(info, names, classes, clusters, {}, attributes=slices)
 
 
 def _read(file: Path, needed: tuple[str, ...]) -> SourceTable:

@@ -46,6 +46,7 @@ class Set:
     labels: NDArray[np.int32]
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
+    attributes: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:

@@ -42,6 +42,14 @@ COMMENT ON TABLE image IS 'The images of each set, in order';
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
 
+CREATE TABLE image_attribute (
+    image_set INTEGER NOT NULL,
+    image_index UINTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    value VARCHAR NOT NULL
+);
+COMMENT ON TABLE image_attribute IS 'Attributes of images, such as site or scanner: a row an image and name';
+
 CREATE TABLE class_name (
     decision_space VARCHAR NOT NULL,
     class USMALLINT NOT NULL,

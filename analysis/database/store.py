@@ -44,6 +44,8 @@ class Images(Protocol):
     def clusters(self) -> NDArray[np.int32]: ...
     @property
     def class_names(self) -> Sequence[str] | None: ...
+    @property
+    def attributes(self) -> Mapping[tuple[str, str], NDArray[np.int64]]: ...
 
 
 ClassNames = Mapping[str, Mapping[int, str]]
@@ -278,6 +280,7 @@ class Store:
         known = self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])
         if len(known):
             self._name_classes(known.item(), images)
+            self._keep_attributes(known.item(), images)
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         own = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
@@ -302,7 +305,9 @@ class Store:
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
-        self._name_classes(self.frame("SELECT currval('id')").item(), images)
+        identity = self.frame("SELECT currval('id')").item()
+        self._name_classes(identity, images)
+        self._keep_attributes(identity, images)
         for scheme, (rows, classes) in (own | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
             self._load(
@@ -319,6 +324,20 @@ class Store:
                 "name": list(images.class_names),
             }
             self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", pa.table(columns))
+
+    def _keep_attributes(self, image_set: int, images: Images) -> None:
+        """Replace the attributes of a set (image_set.id); a copy of the set that has none leaves them as they are."""
+        if not images.attributes:
+            return
+        self.execute("DELETE FROM image_attribute WHERE image_set = ?", [image_set])
+        counts = [len(rows) for rows in images.attributes.values()]
+        columns = {
+            "image_set": pa.array([image_set] * sum(counts), pa.int32()),
+            "image_index": np.concatenate([*images.attributes.values()]).astype(np.uint32),
+            "name": np.repeat([name for name, _ in images.attributes], counts).tolist(),
+            "value": np.repeat([value for _, value in images.attributes], counts).tolist(),
+        }
+        self._load("INSERT INTO image_attribute BY NAME FROM loaded", pa.table(columns))
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()

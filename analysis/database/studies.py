@@ -134,6 +134,7 @@ ORPHANS = {
     "image_set": "id NOT IN (SELECT image_set FROM cell)",
     "image": "image_set NOT IN (SELECT image_set FROM cell)",
     "label": "image_set NOT IN (SELECT image_set FROM cell)",
+    "image_attribute": "image_set NOT IN (SELECT image_set FROM cell)",
     "own_class_name": "image_set NOT IN (SELECT image_set FROM cell)",
     "session": "id NOT IN (SELECT session FROM part)",
 }

@@ -172,6 +172,8 @@ class Available:
     classes: int = CLASSES
     """The fewest classes that a model of them decides between."""
     checkpoints: int = 1
+    sliced: bool = False
+    """Whether the images have attributes."""
     benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
 

@@ -81,6 +81,12 @@ def subjects(store: Store, study: str) -> list[Subject]:
     return [Subject(**row) for row in rows.with_columns(classes=classes).drop("decision_space").to_dicts()]
 
 
+Slices = Mapping[tuple[str, str], Whole]
+"""Name and value of an attribute -> the images that have it, (k,) ascending; ordered by both."""
+MOST_VALUES = 100
+"""Values of an attribute above which its values are no slices: names of patients, say."""
+
+
 @dataclass(frozen=True)
 class ImageTruth:
     """The classes that count as right for the n images of a set."""
@@ -100,6 +106,7 @@ class ImageTruth:
     second_cue: Whole
     schemes: frozenset[str]
     """Label schemes beside the label."""
+    slices: Slices = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clusters)
@@ -273,7 +280,7 @@ class PredictionReader:
             for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored.condition for stored in cells]
-        available = Available(conditions, images.schemes, images.labelled, subject.classes)
+        available = Available(conditions, images.schemes, images.labelled, subject.classes, sliced=bool(images.slices))
         return Outcomes(subject, available, cells)
 
     def _cells_of(self, subject: Subject) -> pl.DataFrame:
@@ -333,7 +340,18 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         first_cue=classes(first),
         second_cue=classes(second),
         schemes=schemes,
+        slices=read_slices(store, image_set),
     )
+
+
+def read_slices(store: Store, image_set: int) -> Slices:
+    """Read the images of a set (image_set.id) by attribute; attributes of more than MOST_VALUES values are left out."""
+    rows = store.frame(
+        "SELECT name, value, list(image_index::BIGINT ORDER BY image_index) AS images FROM image_attribute "
+        "WHERE image_set = ? GROUP BY name, value QUALIFY count(*) OVER (PARTITION BY name) <= ? ORDER BY name, value",
+        [image_set, MOST_VALUES],
+    )
+    return {(name, value): np.array(images, np.int64) for name, value, images in rows.rows()}
 
 
 def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:

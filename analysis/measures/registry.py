@@ -25,6 +25,7 @@ from . import (
     octaves,
     psychometric,
     ranks,
+    slices,
     spectral_bias,
 )
 from .base import Available, Estimate, Measure
@@ -46,6 +47,7 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *calibration.MEASURES,
     *ranks.MEASURES,
     *consistency.MEASURES,
+    *slices.MEASURES,
 )
 """Numbers of every condition of one model on one image set."""
 MODEL_MEASURES = consistency.MODEL_MEASURES
@@ -175,11 +177,15 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
 
 
 def condition_metrics(
-    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own_measures: Sequence[Measure[CellOutcomes]] = ()
+    cells: Iterable[Cell],
+    schemes: Mapping[str, Collection[str]],
+    own_measures: Sequence[Measure[CellOutcomes]] = (),
+    sliced: Collection[str] = (),
 ) -> dict[str, list[str]]:
     """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
 
-    Means over benchmarks are left out: `determined_metrics` has those of the unperturbed images.
+    `sliced` are digests of image sets with attributes. Means over benchmarks are left out: `determined_metrics` has
+    those of the unperturbed images.
     """
     models: dict[ImageSetInfo, set[Model]] = {}
     for cell in cells:
@@ -187,7 +193,13 @@ def condition_metrics(
             models.setdefault(cell.image_set, set()).add(cell.model)
     metrics: dict[str, list[str]] = {}
     for images, of_set in models.items():
-        available = Available((), schemes.get(images.digest, ()), images.labelled, checkpoints=len(of_set))
+        available = Available(
+            (),
+            schemes.get(images.digest, ()),
+            images.labelled,
+            checkpoints=len(of_set),
+            sliced=images.digest in sliced,
+        )
         lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
         metrics[images.name] = [name for name, lack in lacks.items() if not lack]
     return metrics

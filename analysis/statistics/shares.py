@@ -95,16 +95,16 @@ def _largest(place: Index, shares: Sequence[Share]) -> Floats:
     return sizes
 
 
-def share_interval(share: Share) -> tuple[float, float]:
-    """The 95 % interval of the share."""
-    low, high, _ = wilson_interval(share)
+def share_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float]:
+    """The interval of the share that misses `alpha` of true shares."""
+    low, high, _ = wilson_interval(share, alpha)
     return low, high
 
 
-def wilson_interval(share: Share) -> tuple[float, float, float]:
-    """(low, high, effective) of a share: the ends of its 95 % interval, and what its images count as."""
+def wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, float]:
+    """(low, high, effective) of a share: the ends of its interval, and what its images count as."""
     value, independent = np.array(share.value), np.array(share.independent)
-    low, high, effective = clustered_interval(value, share.deviations, independent, share.images, share.widest)
+    low, high, effective = clustered_interval(value, share.deviations, independent, share.images, share.widest, alpha)
     return float(low), float(high), float(effective)
 
 
@@ -134,10 +134,10 @@ def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[
     return max(0.0, float(ratio - half)), float(ratio + half)
 
 
-def difference_interval(a: Share, b: Share) -> tuple[float, float] | None:
-    """95 % interval of b - a, shares of the same clusters: `paired_interval`, with d_u that of b less that of a.
+def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[float, float] | None:
+    """Interval of b - a, shares of the same clusters: `paired_interval`, with d_u that of b less that of a.
 
-    There is none where no cluster is shared, or there is but one.
+    It misses `alpha` of true differences. There is none where no cluster is shared, or there is but one.
     """
     if np.array_equal(a.clusters, b.clusters):  # the usual case, of the same images, needs no search for them
         distinct, deviations, sizes = a.clusters, b.deviations - a.deviations, np.maximum(a.sizes, b.sizes)
@@ -149,16 +149,17 @@ def difference_interval(a: Share, b: Share) -> tuple[float, float] | None:
             return None
     if len(distinct) == 1:
         return None
-    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes)
+    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes, alpha)
     return max(-1.0, low), min(1.0, high)
 
 
 def paired_interval(
-    difference: float, deviations: Floats, most: float, sizes: Floats | None = None
+    difference: float, deviations: Floats, most: float, sizes: Floats | None = None, alpha: float = ALPHA
 ) -> tuple[float, float]:
-    """Ends of the 95 % interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
+    """Ends of the interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
 
-    `most` is w above for clusters of one size; its two halves count among the clusters that make up the variance.
+    The interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
+    among the clusters that make up the variance.
     `sizes` (C,) are the images of each cluster; left out, clusters have one size.
     """
     count, second = len(deviations), float(np.square(deviations).sum())
@@ -168,7 +169,7 @@ def paired_interval(
         second = max(second, (deviations**2 / sizes).sum() * average)
     unseen = most * sqrt(UNSEEN)
     apart = contributing(np.append(deviations, [unseen, -unseen]) / most)
-    half = float(student(np.array(min(count - 1, 2 * apart))))
+    half = float(student(np.array(min(count - 1, 2 * apart)), alpha))
     half *= sqrt((second + most**2) * count / (count - 1))
     return difference - half, difference + half
 

@@ -20,7 +20,7 @@ among the clusters. Independent images have the normal quantile, 1.96; fewer tha
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from .arrays import ALPHA, Floats, Whole, Z
 
@@ -42,14 +42,14 @@ def wilson(share: Floats | float, n: Floats | float, quantile: Floats | float = 
     return np.minimum(share, centre - half).clip(0), np.maximum(share, centre + half).clip(max=1)
 
 
-def independent_quantile(images: int) -> float:
+def independent_quantile(images: int, alpha: float = ALPHA) -> float:
     """The quantile for a number of independent images: the normal one from 30 of them on."""
-    return float(student(np.asarray(images - 1.0))) if images < FEW else Z
+    return float(student(np.asarray(images - 1.0), alpha) if images < FEW else ndtri(1 - alpha / 2))
 
 
-def student(freedom: Floats) -> Floats:
-    """The 97.5 % quantile of Student's distribution, with at least 1 degree of freedom."""
-    return np.asarray(stdtrit(np.maximum(1, freedom), 1 - ALPHA / 2), dtype=np.float64)
+def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
+    """The quantile of Student's distribution that alpha / 2 of it exceeds, with at least 1 degree of freedom."""
+    return np.asarray(stdtrit(np.maximum(1, freedom), 1 - alpha / 2), dtype=np.float64)
 
 
 def contributing(deviations: Floats) -> float:
@@ -115,9 +115,16 @@ def interval_of_sums(
 
 
 def clustered_interval(
-    share: Floats, deviations: Floats, independent: Floats, images: int, widest: Floats | float
+    share: Floats,
+    deviations: Floats,
+    independent: Floats,
+    images: int,
+    widest: Floats | float,
+    alpha: float = ALPHA,
 ) -> tuple[Floats, Floats, Floats]:
     """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
+
+    The interval misses `alpha` of true shares.
 
     independent (…) is the variance if all of the images were independent of each other. They are where there are as
     many clusters as images. widest (…) is what `widening` gives.
@@ -128,10 +135,10 @@ def clustered_interval(
         fourth = (deviations**4).sum(axis=-1)
         spread = fourth * float(images) ** 4 > NO_SPREAD
         seen = np.where(spread, 2 * second**2 / np.where(spread, fourth, 1), np.inf)
-        quantile: Floats | float = student(np.minimum(count - 1, seen))
+        quantile: Floats | float = student(np.minimum(count - 1, seen), alpha)
         variance = second * (count / max(1, count - 1)) * widest
     else:
-        quantile, variance = independent_quantile(count), second
+        quantile, variance = independent_quantile(count, alpha), second
     variance = np.maximum(variance, independent)
     estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
     variance = np.where(estimable, variance, 1)

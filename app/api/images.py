@@ -26,6 +26,7 @@ def pack(
     *,
     crop: Crop = PUBLISHED_CROP,
     labels: File | None = None,
+    attributes: File | None = None,
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
@@ -37,6 +38,7 @@ def pack(
         crop: how photographs become pixels; by default the published study's.
         labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
             come from folders named by WordNet ids, or by the names of the decision space.
+        attributes: a CSV file, columns path, name and value, of sites, scanners or the like, which are measured apart.
         contents: what the set is called in results, what its images are, and which of the source's they are.
         how: broken files, streaming, threads, progress; none of it matters to what the set holds.
 
@@ -45,7 +47,29 @@ def pack(
     """
     from ...probes.images.pack import pack
 
-    return pack(Path(source), Path(out), crop=crop, labels=path_of(labels), contents=contents, how=how)
+    files = {"labels": path_of(labels), "attributes": path_of(attributes)}
+    return pack(Path(source), Path(out), crop=crop, contents=contents, how=how, **files)
+
+
+def add_attributes(image_set: File, file: File) -> dict[str, dict[str, int]]:
+    """Add attributes to a packed set; its digest stays, and studies have them once they are run again.
+
+    Args:
+        image_set: the folder of the set.
+        file: a CSV file, columns path, name and value. An attribute that the set has already is replaced.
+
+    Returns the number of images by name and value of all attributes of the set. ImageSetError names a row that is of no
+    image, repeats another, or is not whole.
+    """
+    from ...probes.images.attributes import add_attributes
+    from ...probes.images.image_set import open_image_set
+
+    images = open_image_set(Path(image_set))
+    slices = add_attributes(images.folder, images.attributes, images.paths, Path(file))
+    counts: dict[str, dict[str, int]] = {}
+    for (name, value), rows in slices.items():
+        counts.setdefault(name, {})[value] = len(rows)
+    return counts
 
 
 def pack_benchmark(

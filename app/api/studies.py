@@ -269,7 +269,13 @@ def verify(
 
 
 def import_predictions(
-    file: File, checkpoints: Sequence[str], images: File, db: File = RESULTS, *, weights_sha256: str = "unknown"
+    file: File,
+    checkpoints: Sequence[str],
+    images: File,
+    db: File = RESULTS,
+    *,
+    attributes: File | None = None,
+    weights_sha256: str = "unknown",
 ) -> list[Imported]:
     """Import predictions that were made elsewhere on unperturbed images, into a study of each checkpoint.
 
@@ -278,8 +284,9 @@ def import_predictions(
         checkpoints: the models that made them.
         images: an image set, or a table of file_name and label.
         db: the results database; made if there is none.
+        attributes: a CSV file, columns path, name and value, of the images of such a table.
         weights_sha256: of the weights that made them, where that is known of the one model.
     """
     from ..imported import import_predictions
 
-    return import_predictions(Path(file), checkpoints, Path(images), Path(db), weights_sha256)
+    return import_predictions(Path(file), checkpoints, Path(images), Path(db), weights_sha256, path_of(attributes))

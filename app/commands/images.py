@@ -62,6 +62,10 @@ def pack(
             help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
         ),
     ] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option("--attributes", metavar="CSV", help="Site, scanner or the like: columns path, name, value."),
+    ] = None,
     decision_space: Annotated[
         str, typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES))}.")
     ] = "all",
@@ -94,6 +98,7 @@ def pack(
         out,
         crop=read_crop(size, resize, interpolation, fast),
         labels=labels,
+        attributes=attributes,
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
         how=How(skip_broken, stream, workers, progress, say),
     )
@@ -120,6 +125,25 @@ def frequency_conflict(
     how = How(workers=workers, progress=progress, say=say)
     images = api.images.pack_frequency_conflict(image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
     print_sets([images], time.perf_counter() - start, table_format)
+
+
+@app.command("attributes")
+def add_attributes(
+    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
+    file: Annotated[Path, typer.Argument(metavar="CSV", help="Columns path, name, value.")],
+    table_format: TableFormat = Format.table,
+) -> None:
+    """Add attributes of images to a set, such as site or scanner, by which studies that run again are measured.
+
+    Example: bandlens images attributes sets/photographs sites.csv
+    """
+    counts = api.images.add_attributes(image_set, file)
+    rows = [
+        {"name": name, "value": value, "images": count}
+        for name, values in counts.items()
+        for value, count in values.items()
+    ]
+    print_rows(rows, table_format)
 
 
 @app.command()

@@ -28,13 +28,19 @@ def predictions(
         Path, typer.Option("--images", help="An image set, or a table of file_name and label.", show_default=False)
     ],
     db: Database = Path("results.duckdb"),
+    attributes: Annotated[
+        Path | None,
+        typer.Option("--attributes", metavar="CSV", help="Columns path, name, value, of the images of a table."),
+    ] = None,
     weights_sha256: Annotated[str, typer.Option("--weights-sha256", help="Of the weights that made them.")] = "unknown",
 ) -> None:
     """Import predictions on unperturbed images, into a study of each model; the database says where they came from.
 
     Example: bandlens import predictions predictions.parquet --checkpoint ResNet50 --images labels.parquet
     """
-    for imported in api.studies.import_predictions(file, checkpoint, images, db, weights_sha256=weights_sha256):
+    for imported in api.studies.import_predictions(
+        file, checkpoint, images, db, attributes=attributes, weights_sha256=weights_sha256
+    ):
         interval = f"{100 * imported.low:.2f} to {100 * imported.high:.2f}"
         print(
             f"{db}: {imported.label}, {imported.images:,} predictions imported, "

@@ -23,6 +23,7 @@ from ...analysis.database.conditions import frequency_settings, read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
+from ...analysis.measures.outcomes import read_slices
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions, as_recorded, clean, png
@@ -57,6 +58,9 @@ WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
     SELECT image_index FROM label
     WHERE image_set = $5 AND class = $6 AND CASE WHEN $7 IS NULL THEN own_scheme(scheme) ELSE scheme = $7 END
 )) AND ($9 IS NULL OR value BETWEEN coalesce($10, '-inf'::DOUBLE) AND coalesce($11, 'inf'::DOUBLE))
+AND ($12 IS NULL OR a.image_index IN (
+    SELECT image_index FROM image_attribute WHERE image_set = $5 AND name = $12 AND value = $13
+))
 ORDER BY {order}, a.image_index
 """
 ANSWERS = """
@@ -100,6 +104,10 @@ class ImageQuery:
     """The least number of the measure; None for any."""
     high: float | None = None
     """The largest number of the measure; None for any."""
+    attribute: str | None = None
+    """The name of an attribute of the images; None for any image."""
+    attribute_value: str | None = None
+    """The value of this attribute that the images have."""
 
 
 @dataclass(slots=True)
@@ -244,6 +252,7 @@ class Answers:
                     *(cell_a["cell"], cell_a["clean_cell"], cell_b.get("cell"), cell_b.get("clean_cell")),
                     *(cell_a["image_set_id"], query.label, query.scheme),
                     *(known.version, query.measure, query.low, query.high),
+                    *(query.attribute, query.attribute_value),
                 ],
             )
             page = fitting.slice(query.offset, min(query.limit, MOST_TILES))
@@ -288,8 +297,10 @@ class Answers:
         ]
         return {"total": len(fitting), "digest": cell_a["digest"], "seed": cell_a["seed"], "tiles": tiles}
 
-    def classes(self, study: str, image_set: str) -> list[dict[str, Any]]:
-        """Classes of the set's images by each scheme of labels, first that which predictions are ranked by."""
+    def filters(self, study: str, image_set: str) -> dict[str, list[dict[str, Any]]]:
+        """Choices among the set's images: classes by each scheme of labels, first that which predictions are ranked by;
+        and attributes, name and value.
+        """
         with self._database() as opened:
             cells = self._known(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
             if cells.is_empty():
@@ -302,7 +313,9 @@ class Answers:
                 "WHERE label.image_set = $1 ORDER BY ALL"
             )
             rows = opened.store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()])
-        return rows.drop("further").to_dicts()
+            slices = read_slices(opened.store, cells["image_set_id"][0])
+        attributes = [{"name": name, "value": value} for name, value in slices]
+        return {"classes": rows.drop("further").to_dicts(), "attributes": attributes}
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""

@@ -4,7 +4,7 @@
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
-  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, measure, low, high, from, image
+  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, attribute, measure, low, high, from, image
   let tiles = [];
 
   // The address is the state: a link opens what was seen, and the back button goes there.
@@ -307,17 +307,21 @@
   let wall = null, walls = 0;
   const images = async () => {
     const turn = ++walls;
-    const classes = await fetched(`/api/classes?${new URLSearchParams({ study: study.study, set: $("set").value })}`);
+    const { classes, attributes } = await fetched(`/api/filters?${new URLSearchParams({ study: study.study, set: $("set").value })}`);
     if (turn !== walls) return; // another choice was made meanwhile
     const several = new Set(classes.map((row) => row.scheme)).size > 1;
     fill($("label"), [["", "any"], ...classes.map((row) => [`${row.scheme}:${row.class}`, several ? `${row.scheme.replaceAll("_", " ")}: ${row.name}` : row.name])], asked.label ?? "");
-    write({ label: $("label").value }, true);
+    // The name and value of an attribute are text: a list of both tells them apart whatever they hold.
+    fill($("attribute"), [["", "any"], ...attributes.map(({ name, value }) => [JSON.stringify([name, value]), `${name}: ${value}`])], asked.attribute ?? "");
+    $("attributes").hidden = !attributes.length;
+    write({ label: $("label").value, attribute: $("attribute").value }, true);
+    const [attribute, value] = $("attribute").value ? JSON.parse($("attribute").value) : [null, null];
     const [scheme, label] = $("label").value ? $("label").value.split(":") : [null, null];
     const bound = (name) => ($(name).value === "" ? null : Number($(name).value));
     const from = Number(asked.from ?? 0), b = $("b").value;
     const found = await fetched("/api/images", {
       study: study.study, image_set: $("set").value, condition: $("condition").value, a: $("a").value, b: b || null,
-      selection: $("selection").value, scheme, label: label === null ? null : Number(label),
+      selection: $("selection").value, attribute, attribute_value: value, scheme, label: label === null ? null : Number(label),
       measure: $("measure").value || null, low: bound("low"), high: bound("high"),
       models: [...new Set([$("a").value, ...(b ? [b] : []), ...chosen()])], offset: from, limit: TILES,
     });
@@ -372,11 +376,11 @@
   const change = (changes) => { write(changes); return show(); };
 
   $("study").onchange = () => { write({ ...Object.fromEntries(Object.keys(asked).map((name) => [name, null])), study: $("study").value }); show(); };
-  $("set").onchange = () => change({ set: $("set").value, label: null, from: null, image: null });
+  $("set").onchange = () => change({ set: $("set").value, label: null, attribute: null, from: null, image: null });
   $("probe").onchange = () => change({ probe: $("probe").value, condition: null, from: null, image: null });
   $("condition").onchange = () => change({ condition: $("condition").value, from: null, image: null });
   for (const name of ["bias", "group"]) $(name).onchange = () => change({ [name]: $(name).value });
-  for (const name of ["selection", "a", "b", "label", "measure", "low", "high"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
+  for (const name of ["selection", "a", "b", "label", "attribute", "measure", "low", "high"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
   $("models").onchange = () => change({ models: [...$("models").querySelectorAll("input:checked")].map((box) => box.value).join(",") || "-" });
   $("every").onclick = () => change({ models: null });
   $("none").onclick = () => change({ models: "-" });

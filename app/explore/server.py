@@ -124,13 +124,12 @@ IMAGES: Mapping[str, type] = {
     "models": list,
     "offset": int,
     "limit": int,
-    "scheme": str,
-    "measure": str,
+    **dict.fromkeys(("scheme", "measure", "attribute", "attribute_value"), str),
     "low": float,
     "high": float,
 }
 """Field of a request for images -> its type; those of OPTIONAL may be null."""
-OPTIONAL = ("b", "label", "scheme", "measure", "low", "high")
+OPTIONAL = ("b", "label", "scheme", "measure", "low", "high", "attribute", "attribute_value")
 LARGEST_NUMBER = 1 << 31
 MALFORMED = (
     ValueError,
@@ -196,8 +195,8 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
     def study(request: Request) -> Response:
         return _json(answers.study(request.query_params.get("study")))
 
-    def classes(request: Request) -> Response:
-        return _json(answers.classes(request.query_params["study"], request.query_params["set"]))
+    def filters(request: Request) -> Response:
+        return _json(answers.filters(request.query_params["study"], request.query_params["set"]))
 
     def picture(request: Request) -> Response:
         asks = request.query_params
@@ -220,7 +219,7 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
         Route("/static/libraries.js", asked(script)),
         Route("/static/{name}", asked(static)),
         Route("/api/study", asked(study)),
-        Route("/api/classes", asked(classes)),
+        Route("/api/filters", asked(filters)),
         Route("/api/picture", asked(picture)),
         Route("/api/correlation", posted(answers.correlation, CORRELATION), methods=["POST"]),
         Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks)), IMAGES), methods=["POST"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 
 from ...analysis.charts.curves import probe_panels
@@ -9,7 +11,7 @@ from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.registry import MEASURES, title_of
 from .accuracy import key, slug
 from .data import ReportData
-from .sections import Figure, Section
+from .sections import Figure, Section, Table
 
 PRIMARY = [name for name, measure in MEASURES.items() if measure.primary]
 """Measures that have the section of curves for themselves."""
@@ -27,9 +29,10 @@ COLUMNS = (
 def conditions_section(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe."""
     title = "Every measure under every condition"
-    drawn = results.condition_metrics.filter(
-        pl.col("probe") != "clean", ~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null()
-    )
+    numbers = results.condition_metrics.filter(~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null())
+    # Parts of a measure, one a slice, can be many: a table has them, each where it is lowest.
+    is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
+    drawn = numbers.filter(pl.col("probe") != "clean", ~is_part)
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
         _figure(results, drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), name, number)
@@ -37,7 +40,19 @@ def conditions_section(results: ReportData) -> Section:
         for metric in drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)))["metric"].unique().sort()
     ]
     text = results.choice if figures else ["No complete cell with a perturbation yet."]
-    return Section("measures", title, text, figures)
+    return Section("measures", title, text, figures, [*_slices(numbers.filter(is_part))])
+
+
+def _slices(parts: pl.DataFrame) -> Iterator[Table]:
+    """A row for each part of a measure, of the condition under which it is lowest."""
+    if parts.is_empty():
+        return
+    lowest = parts.sort("value", "place").unique(("image_set", "checkpoint", "metric"), keep="first")
+    yield Table(
+        "Accuracy by attribute of the images, under the worst condition of each",
+        lowest.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *COLUMNS),
+        folded=True,
+    )
 
 
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:

@@ -82,7 +82,12 @@ def plan_study(work: Work, database: Path) -> Plan:
     doubts = doubt_numbers(work)
     measures = start_measures(work.study.measures, work.study.folder)
     metrics = metrics_of(work, measures)
-    of_conditions = condition_metrics(work.cells, _schemes(work), [measure.condition_measure for measure in measures])
+    of_conditions = condition_metrics(
+        work.cells,
+        _schemes(work),
+        [measure.condition_measure for measure in measures],
+        {images.info.digest for images in work.image_sets if images.attributes},
+    )
     detectable = detectable_differences(work, metrics, of_conditions, None)
     if database.exists():
         with open_store(database, read_only=True) as store:

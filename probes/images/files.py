@@ -1,4 +1,4 @@
-"""The files of an image set: pixels.npy, index.parquet and set.json."""
+"""The files of an image set: pixels.npy, index.parquet and set.json; attributes.parquet has a module by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ...untrusted import parse_json, read_text, regular, words_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
+PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
 FORMATS = (1, 2)
 SECOND = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
@@ -139,7 +139,7 @@ def read_index(folder: Path, count: int) -> Index:
         if any(table[name].type != pa.string() or table[name].null_count for name in ("path", "sha256")):
             raise ValueError("a path or sha256 is no text")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     if columns["label"].null_count == len(paths):
         del columns["label"]
     if any(column.null_count or column.type != pa.int32() for column in columns.values()):
@@ -177,7 +177,7 @@ def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
                 return os.dup(content.fileno()), start
     # The header is a Python expression, which can be wrong in any way.
     except Exception as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     raise ImageSetError(f"{file}: expected {shape} uint8, found {stored_shape} {dtype}; pack the images again")
 
 
@@ -195,13 +195,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     if not isinstance(about, dict) or about.get("format") not in FORMATS:
         raise ImageSetError(f"{file}: not format {' or '.join(map(str, FORMATS))}; pack the images again")
     return about
 
 
-def _damaged(file: Path, error: Exception) -> ImageSetError:
+def damaged(file: Path, error: Exception) -> ImageSetError:
+    """The error for a file of a set that cannot be read."""
     return ImageSetError(f"{file}: damaged or missing ({words_of(error)}); pack the images again")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ from ...errors import ImageSetError
 from ...records import ImageSetInfo, digest_of
 from ...untrusted import as_record
 from . import files
+from .attributes import Slices, read_attributes, select_images
 from .labels import spread
 from .options import Draw
 from .packed import PackedPixels
@@ -66,6 +68,14 @@ class ImageSet:
     """(n,) the images' places in `source`; None where they all lie there in their order."""
     numbers: tuple[int, ...] | None = None
     """The number that each of the packed classes has here; None where it is the packed one."""
+
+    @cached_property
+    def attributes(self) -> Slices:
+        """Name and value of an attribute -> the images that have it; ImageSetError where its file is damaged."""
+        if self.rows is None:
+            return read_attributes(self.folder, self.info.count)
+        packed = len(self.source.paths)
+        return select_images(read_attributes(self.folder, packed), self.rows, packed)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

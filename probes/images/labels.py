@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ALL = decision_space("all")
 LARGEST = 1 << 27
 """The most bytes that a CSV file may have: those of a few million images."""
+LABELS_ADVICE = "give --labels a CSV file, or `folders` for the names of the images' folders"
 LARGEST_CLASS = 65535
 """The largest class that labels may name: predictions are kept as uint16, so no larger one could be predicted."""
 
@@ -146,7 +147,7 @@ def labels_of_csv(file: Path, paths: Sequence[str]) -> tuple[NDArray[np.int32], 
     """
     listed: dict[str, str] = dict.fromkeys(paths, "")
     rows: dict[str, int] = {}
-    for row, path, label in _csv_rows(file):
+    for row, (path, label) in csv_rows(file, ("path", "class"), "labels", LABELS_ADVICE):
         where = f"{file}, row {row}"
         if path not in listed:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
@@ -199,23 +200,21 @@ def clustering(name: str) -> Clustering:
     return CLUSTERINGS[name]
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[int, str, str]]:
+def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> Iterator[tuple[int, list[str]]]:
+    """Number, counted from 1 with the header, and fields of each row of a CSV file that has these columns.
+
+    UsageError names the `contents` of a file that cannot be read, with `advice`; ImageSetError is for any other fault.
+    """
+    expected = f"{', '.join(columns[:-1])} and {columns[-1]}"
     try:
         lines = io.StringIO(read_text(file, LARGEST, pipe=True), newline="")
         reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
-        if not {"path", "class"} <= set(reader.fieldnames or ()):
-            columns = ", ".join(reader.fieldnames or ["none"])
-            raise ImageSetError(f"{file}: needs the columns path and class, found {columns[:60]}")
-        yield from ((number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2))
+        if not {*columns} <= set(reader.fieldnames or ()):
+            names = ", ".join(reader.fieldnames or ["none"])
+            raise ImageSetError(f"{file}: needs the columns {expected}, found {names[:60]}")
+        for number, row in enumerate(reader, start=2):
+            yield number, [(row[name] or "").strip() for name in columns]  # a short row lacks its last fields
     except OSError as error:
-        raise UsageError(
-            f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file, or `folders` for the names "
-            "of the images' folders"
-        ) from error
+        raise UsageError(f"{file}: cannot read the {contents} ({error.strerror}); {advice}") from error
     except (csv.Error, ValueError) as error:
-        raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are path and class") from error
-
-
-def _field(row: Mapping[str, str | None], name: str) -> str:
-    # A short row lacks its last fields.
-    return (row[name] or "").strip()
+        raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are {expected}") from error

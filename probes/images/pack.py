@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import ImageSetError, UsageError
 from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
+from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, planar
 from .files import (
@@ -71,6 +72,8 @@ class Choice:
     """The names of the classes, where they are the user's own."""
     clusters: Clustering = clusters_none
     """The function that gives the clusters of images by their paths."""
+    attributes: Values = field(default_factory=dict)
+    """The attributes of the source's images."""
 
 
 def refuse_early(where: Path, out: Path, how: How) -> None:
@@ -108,6 +111,8 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             if not how.stream:
                 finish_pixels(file, crop.size, sorted(sha256s))
             describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **more)
+            if choice.attributes:
+                write_attributes(folder, make_slices(choice.attributes, index.paths))
     return open_image_set(out)
 
 
@@ -161,6 +166,7 @@ def pack(
     *,
     crop: Crop = PUBLISHED_CROP,
     labels: Path | None = None,
+    attributes: Path | None = None,
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
@@ -173,6 +179,7 @@ def pack(
     refuse_early(source, out, how)
     images = open_source(source)
     classes, names = _labels(source, images.paths, labels, space)
+    values = attributes_of_csv(attributes, images.paths) if attributes else {}
     info = _info(out, crop, contents)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
         how.say(f"{source}: no labels, so agreement is measured; its {folders} folders can be: --labels folders")
@@ -184,7 +191,8 @@ def pack(
         drawn = spread(classes, images.paths, limit, seed)
         rows, classes = drawn.tolist(), None if classes is None else classes[drawn]
     how.say(f"{out}: {need_space(out, len(rows), 0 if how.stream else crop.size)}")
-    return write_set(images, Choice(rows, classes, names=names, clusters=clusters), out, crop, info, how)
+    choice = Choice(rows, classes, names=names, clusters=clusters, attributes=values)
+    return write_set(images, choice, out, crop, info, how)
 
 
 def _labels(

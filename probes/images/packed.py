@@ -30,7 +30,8 @@ class PackedPixels:
     def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
         """Open the file of n = len(paths) images; ImageSetError where it does not hold so many."""
         self.shape = (len(paths), 3, size, size)
-        self._folder, self._paths, self._sha256s = folder, paths, sha256s
+        self.paths = paths
+        self._folder, self._sha256s = folder, sha256s
         self._file, self._start = files.open_pixels(folder, self.shape)
         weakref.finalize(self, os.close, self._file)
         self._checked = np.zeros(len(paths), bool)
@@ -89,4 +90,4 @@ class PackedPixels:
             raise ImageSetError(f"{self._name(row)} is damaged; pack the images again")
 
     def _name(self, row: int) -> str:
-        return f"{self._folder}: image {row} ('{self._paths[row]}')"
+        return f"{self._folder}: image {row} ('{self.paths[row]}')"

@@ -160,8 +160,8 @@ def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> N
         "/api/picture?set=x&index=0&condition=%00",
         "/api/study?study=%00",
         "/api/study?study=%ED%A0%80",
-        "/api/classes?study=x",
-        "/api/classes?study=&set=",
+        "/api/filters?study=x",
+        "/api/filters?study=&set=",
     ],
 )
 def test_a_malformed_address_is_400_and_one_line(served: Served, path: str) -> None:

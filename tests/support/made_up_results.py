@@ -42,6 +42,7 @@ class Images:
     clusters: NDArray[np.int32]
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
+    attributes: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
 
 def image_set(

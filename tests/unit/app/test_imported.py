@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, part, store_study
+from required import miss
 from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.database.open import open_store
@@ -28,6 +31,53 @@ KAPPA = {
     ("DINO", "ViT"): 0.567,
     ("SimCLR", "ViT"): 0.484,
 }
+
+
+def write_factors(file: Path) -> None:
+    """The annotated factors of each image as attributes: all of them, and the first of them as `top`.
+
+    Prototypes, with which annotators compared the images, have none.
+    """
+    prototypes = pl.read_csv(files("imagenet_x") / "annotations" / "prototypical_paths.csv")
+    with file.open("w") as out:
+        out.write("path,name,value\n")
+        for kind in ("multi", "top"):
+            annotations = pl.read_ndjson(files("imagenet_x") / "annotations" / f"imagenet_x_val_{kind}_factor.jsonl")
+            annotations = annotations.join(prototypes, on="file_name", how="anti")
+            for row in annotations.drop("class", "justification", "one_word").to_dicts():
+                path = row.pop("file_name")
+                factors = [name for name, marked in row.items() if marked]
+                out.writelines(f"{path},{f},1\n" if kind == "multi" else f"{path},top,{f}\n" for f in factors)
+
+
+@needs_x
+def test_accuracies_by_factor_are_the_published_ones(command: Command, tmp_path: Path) -> None:
+    if not find_spec("imagenet_x"):
+        miss("imagenet_x", "no annotations of ImageNet-X: pip install --no-deps imagenet-x==0.0.7")
+    db, attributes = tmp_path / "results.duckdb", tmp_path / "factors.csv"
+    write_factors(attributes)
+    names = [word for name in ("ResNet50", "DINO", "SimCLR", "ViT") for word in ("--checkpoint", name)]
+    sources = (X / "predictions.parquet", "--images", X / "labels.parquet", "--attributes", attributes)
+    result = command("import", "predictions", *sources, *names, "--db", db)
+    assert result.code == 0, result.err
+    assert command("analyze", "--db", db).code == 0
+    rows = ask(db, "SELECT checkpoint, metric, value FROM condition_metric WHERE metric ^@ 'slice_accuracy_'")
+    values = {(checkpoint, metric.removeprefix("slice_accuracy_")): value for checkpoint, metric, value in rows}
+    compared = 0
+    for kind, slice_name in (("multi", "{}=1"), ("top", "top={}")):
+        published = pl.read_csv(X / f"accuracies_per_factor_{kind}.csv")
+        for row in published.drop("worst_factor", "average", "worst_100_classes").to_dicts():
+            checkpoint = row.pop("model")
+            for factor, accuracy in row.items():
+                assert values[checkpoint, slice_name.format(factor)] == pytest.approx(accuracy, abs=1e-12)
+                compared += 1
+    assert compared == 2 * 4 * 16
+    query = "SELECT checkpoint, value, low, high FROM condition_metric WHERE metric = 'worst_slice_top'"
+    worst = {checkpoint: (value, low, high) for checkpoint, value, low, high in ask(db, query)}
+    for checkpoint, accuracy in published.select("model", "worst_factor").rows():
+        value, low, high = worst[checkpoint]
+        assert value == pytest.approx(accuracy)
+        assert low < value < high
 
 
 @needs_x

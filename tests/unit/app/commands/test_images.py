@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,44 @@ def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> Non
     assert run("frequency-conflict", tmp_path / "source.set", "--out", out).exit_code == 2, "no cutoff"
     again = run("frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out)
     assert isinstance(again.exception, UsageError), "the folder is taken"
+
+
+def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path, tmp_path: Path) -> None:
+    sites, more = tmp_path / "sites.csv", tmp_path / "more.csv"
+    sites.write_text("path,name,value\nn01440764/a.jpg,site,A\nn01440764/c.jpg,site,B\nn01443537/b.png,site,B\n")
+    more.write_text("name,value,path\nscanner,old,n01443537/b.png\n")
+    common = ("--skip-broken", "--size", 32, "--resize", 32)
+    assert run("pack", photos, "--out", tmp_path / "set", "--attributes", sites, *common).exit_code == 0
+    assert run("pack", photos, "--out", tmp_path / "plain", *common).exit_code == 0
+    packed, plain = open_image_set(tmp_path / "set"), open_image_set(tmp_path / "plain")
+    assert packed.info.digest == plain.info.digest
+    assert {key: rows.tolist() for key, rows in packed.attributes.items()} == {("site", "A"): [0], ("site", "B"): [1]}
+    result = run("attributes", tmp_path / "set", more, "--format", "json")
+    assert json.loads(result.stdout) == [
+        {"name": "scanner", "value": "old", "images": 1},
+        {"name": "site", "value": "A", "images": 1},
+        {"name": "site", "value": "B", "images": 1},
+    ]
+    assert run("check", tmp_path / "set").exit_code == 0
+    one_of_them = open_image_set(tmp_path / "set", ["n01443537/b.png"])
+    assert {key: rows.tolist() for key, rows in one_of_them.attributes.items()} == {
+        ("scanner", "old"): [0],
+        ("site", "B"): [0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,name,value\na.jpg,site,A\n", r"row 2: no image 'a\.jpg'; paths are relative to the packed folder"),
+        ("path,name,value\nn01440764/a.jpg,site,A\nn01440764/a.jpg,site,B\n", "row 3: .* has the attribute site twice"),
+        ("path,name,value\nn01440764/a.jpg,site,\n", "row 2: .* needs a name and a value"),
+        ("path,name\nn01440764/a.jpg,site\n", "needs the columns path, name and value, found path, name"),
+    ],
+)
+def test_attributes_that_fit_no_image_leave_nothing(photos: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "sites.csv").write_text(text)
+    result = run("pack", photos, "--out", tmp_path / "set", "--attributes", tmp_path / "sites.csv", "--skip-broken")
+    assert isinstance(result.exception, ImageSetError)
+    assert re.search(message, str(result.exception))
+    assert not (tmp_path / "set").exists()

@@ -173,7 +173,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
         return [[tile["label"], *(answer["answer"] for answer in tile["answers"])] for tile in tiles]
 
     texts = [tile_texts("plain", "large"), tile_texts("labelled", "small"), tile_texts("own", "small")]
-    listed = [[entry["name"] for entry in answers.classes("s", images)] for images in ("labelled", "own")]
+    listed = [[entry["name"] for entry in answers.filters("s", images)["classes"]] for images in ("labelled", "own")]
     answers.close()
     assert texts == [
         [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
@@ -365,7 +365,7 @@ def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> Non
         query = ImageQuery("s", "set", clean, "net", None, "all", label, ["net"], scheme=scheme)
         return [tile["index"] for tile in answers.images(query)["tiles"]]
 
-    listed = [(row["scheme"], row["class"]) for row in answers.classes("s", "set")]
+    listed = [(row["scheme"], row["class"]) for row in answers.filters("s", "set")["classes"]]
     chosen = [indices(scheme, label) for scheme, label in listed]
     assert indices(None, cats) == [0, 1]
     answers.close()
@@ -421,3 +421,19 @@ def test_a_measure_without_numbers_of_images_is_refused(measured: Answers) -> No
     for name in ("spread", "nothing"):
         with pytest.raises(UsageError, match=f"no numbers of {name} for each image; choose another"):
             measured.images(ImageQuery("s", "set", clean, "a", None, "all", None, ["a"], measure=name))
+
+
+def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
+    slices = {("site", "A"): np.array([0, 2]), ("site", "B"): np.array([1])}
+    images = replace(image_set(4, labels=[0] * 4), attributes=slices)
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    clean = condition(answers.study(None), "clean")["id"]
+    filters = answers.filters("s", "set")["attributes"]
+    assert filters == [{"name": "site", "value": "A"}, {"name": "site", "value": "B"}]
+    for choice, indices in ((None, [0, 1, 2, 3]), ("A", [0, 2]), ("B", [1]), ("C", [])):
+        query = ImageQuery("s", "set", clean, "net", None, "all", None, ["net"])
+        query = replace(query, attribute=choice and "site", attribute_value=choice)
+        assert [tile["index"] for tile in answers.images(query)["tiles"]] == indices
+    answers.close()

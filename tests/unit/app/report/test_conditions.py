@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,22 @@ def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
     assert report_data
     section = conditions_section(report_data)
     assert (section.figures, section.text) == ([], ["No complete cell with a perturbation yet."])
+
+
+def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    slices = {("site", "A"): np.arange(30), ("site", "B"): np.arange(30, 60)}
+    images = replace(image_set(60, labels=[0] * 60), attributes=slices)
+    with open_store(tmp_path / "results.duckdb") as store:
+        answers = {setting: rng.integers(0, 2, 60) for setting in SETTINGS[:4]}
+        store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in answers.items()])
+        compute_measures(store, "s", Options(100))
+    results = read_data(tmp_path / "results.duckdb")
+    assert results
+    section = conditions_section(results)
+    assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= figures(results).keys()
+    assert not any("site" in title for title in figures(results)), "one figure a slice would be too many"
+    rows = section.tables[0].frame.select("metric", "value").rows()
+    assert [metric.partition("_site")[2] for metric, _ in rows] == ["=A", "=B"]
+    for (_, value), of_slice in zip(rows, slices.values(), strict=True):
+        assert value == pytest.approx(min((answer[of_slice] == 0).mean() for answer in answers.values()))

@@ -1,0 +1,114 @@
+"""Accuracy on slices: the images that share a value of an attribute, such as a site, a scanner or the weather.
+
+    slice_accuracy_NAME=VALUE   share of the images with this value whose label is predicted
+    worst_slice                 the least of these; worst_slice_NAME, over the values of one attribute
+    largest_slice_loss          the largest loss: accuracy on the clean images less that under the condition
+
+The first has the interval of `statistics.shares`, and its difference from the clean images. The others allow for the
+choice of one slice among K. With the interval (l_k, u_k) of each at the level that the largest of K independent
+deviations keeps, which is safe for dependent ones (Šidák 1967),
+
+    alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
+
+The note names the slice. Slices with fewer than 10 clusters are not chosen among, and attributes of more than 100
+values are not measured. Only labelled images are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from ..statistics.arrays import LEVEL
+from ..statistics.shares import Share, difference_interval, share_interval, share_of
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, less_clean, nothing
+from .outcomes import CellOutcomes
+
+ACCURACY, WORST, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
+FEWEST_CLUSTERS = 10
+"""Clusters below which a slice is not chosen as the worst: it would be so by chance."""
+Shares = Mapping[tuple[str, str], Share]
+"""Name and value of an attribute -> accuracy on the images that have it."""
+
+
+def _shares(cell: CellOutcomes | None) -> Shares:
+    if cell is None or cell.right is None:
+        return {}
+    clusters = cell.images.clusters
+    return {key: share_of(cell.right[rows], clusters[rows]) for key, rows in cell.images.slices.items()}
+
+
+def slice_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+    """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
+    shares, clean = _shares(cell), {} if cell.is_clean else _shares(cell.unperturbed())
+    estimates = {f"{ACCURACY}_{_words(key)}": less_clean(share, clean.get(key)) for key, share in shares.items()}
+    chosen = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
+    names = {name for name, _ in shares}
+    for part in ("", *(f"_{name}" for name in sorted(names) if len(names) > 1)):
+        of_part = {key: share for key, share in chosen.items() if part in ("", f"_{key[0]}")}
+        estimates[WORST + part] = _least(of_part)
+        if clean:
+            estimates[LOSS + part] = _largest_loss(of_part, clean)
+    return estimates
+
+
+def _words(key: tuple[str, str]) -> str:
+    return "=".join(key)
+
+
+def _level(slices: Collection[object]) -> float:
+    """The share of true values that the interval of each slice may miss, so that all hold with 95 %."""
+    return float(1 - LEVEL ** (1 / len(slices)))
+
+
+def _least(shares: Shares) -> Estimate:
+    if not shares:
+        return nothing(State.UNDETERMINED, f"no slice has {FEWEST_CLUSTERS} independent images")
+    worst = min(shares, key=lambda key: shares[key].value)
+    lows, highs = zip(*(share_interval(share, _level(shares)) for share in shares.values()), strict=True)
+    return Estimate(shares[worst].value, min(lows), min(highs), note=_words(worst), n=shares[worst].images)
+
+
+def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
+    ends = {key: difference_interval(share, clean[key], alpha=_level(shares)) for key, share in shares.items()}
+    losses = {key: clean[key].value - shares[key].value for key, interval in ends.items() if interval}
+    if not losses:
+        return nothing(State.UNDETERMINED, f"no slice has {FEWEST_CLUSTERS} independent images")
+    worst = max(losses, key=losses.__getitem__)
+    lows, highs = zip(*(interval for interval in ends.values() if interval), strict=True)
+    return Estimate(losses[worst], max(lows), max(highs), note=_words(worst), n=shares[worst].images)
+
+
+def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
+    """Paired intervals of the accuracies on the slices that hold the same images in both runs."""
+    shares_a, shares_b = _shares(a), _shares(b)
+    intervals = {}
+    for key in shares_a.keys() & shares_b.keys():
+        same_images = np.array_equal(a.images.slices[key], b.images.slices[key])
+        if same_images and (ends := difference_interval(shares_a[key], shares_b[key])):
+            intervals[f"{ACCURACY}_{_words(key)}"] = ends
+    return intervals
+
+
+def _has_slices(available: Available) -> bool:
+    return available.labelled and available.sliced
+
+
+MEASURES = tuple(
+    Measure(
+        name,
+        title,
+        "share",
+        Scope.CONDITION,
+        estimates=slice_estimates,
+        differences=slice_differences,
+        applies=_has_slices,
+        folded=False,
+    )
+    for name, title in (
+        (ACCURACY, "accuracy on a slice"),
+        (WORST, "accuracy on the worst slice"),
+        (LOSS, "largest loss of a slice"),
+    )
+)

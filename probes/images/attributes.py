@@ -1,0 +1,117 @@
+"""Attributes of images, such as site, scanner or weather: a name and a value for some of the images of a set.
+
+They lie in attributes.parquet beside the pixels, a row an image and name. Neither the digest of a set nor the key of a
+cell depends on them, so they can be added to a set that studies have run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ImageSetError
+from ...partial_files import partial_prefix, put_in_place, remove_partial_files
+from ...untrusted import regular
+from .files import ATTRIBUTES, damaged, writing
+from .labels import csv_rows
+
+COLUMNS = ("path", "name", "value")
+Slices = Mapping[tuple[str, str], NDArray[np.int64]]
+"""Name and value of an attribute -> the images that have it, (k,) ascending; ordered by both."""
+Values = Mapping[tuple[str, str], str]
+"""Path of an image and name of an attribute -> value."""
+
+
+def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
+    """The attributes of a CSV file with the columns path, name and value; an image need not have any.
+
+    Raises ImageSetError naming the row, counted from 1 with the header, where a path is not among `paths`, has a name
+    twice, or lacks a name or value; and UsageError where there is no such file.
+    """
+    known, values = set(paths), dict[tuple[str, str], str]()
+    for row, (path, name, value) in csv_rows(file, COLUMNS, "attributes", "give a CSV file of path, name, value"):
+        where = f"{file}, row {row}"
+        if path not in known:
+            raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
+        if not (name and value and name.isprintable() and value.isprintable()):
+            raise ImageSetError(f"{where}: '{path}' needs a name and a value, each a line of text; write both")
+        if (path, name) in values:
+            raise ImageSetError(f"{where}: '{path}' has the attribute {name} twice; keep one of the rows")
+        values[path, name] = value
+    return values
+
+
+def make_slices(values: Values, paths: Sequence[str]) -> Slices:
+    """The images by attribute, numbered as `paths`; values of other paths are left out."""
+    place = {path: index for index, path in enumerate(paths)}
+    images: dict[tuple[str, str], list[int]] = {}
+    for (path, name), value in values.items():
+        if path in place:
+            images.setdefault((name, value), []).append(place[path])
+    return {key: np.array(sorted(images[key]), np.int64) for key in sorted(images)}
+
+
+def select_images(slices: Slices, rows: NDArray[np.int64], count: int) -> Slices:
+    """The slices of some of `count` images: those at `rows`, numbered in their order."""
+    place = np.full(count, -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    placed = {key: np.sort(place[images]) for key, images in slices.items()}
+    return {key: images[images >= 0] for key, images in placed.items() if (images >= 0).any()}
+
+
+def write_attributes(folder: Path, slices: Slices) -> None:
+    """Write attributes.parquet of a set; an old one is replaced once the new one is whole."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    counts = [len(images) for images in slices.values()]
+    columns = {
+        "image_index": np.concatenate([np.zeros(0, np.int64), *slices.values()]).astype(np.int32),
+        "name": np.repeat([name for name, _ in slices], counts).tolist(),
+        "value": np.repeat([value for _, value in slices], counts).tolist(),
+    }
+    file = folder / ATTRIBUTES
+    partial = file.with_name(f"{partial_prefix(file)}parquet")
+    with writing(file):
+        remove_partial_files(folder, ATTRIBUTES)
+        parquet.write_table(pa.table(columns), partial, compression="zstd")
+        put_in_place(partial, file)
+
+
+def read_attributes(folder: Path, count: int) -> Slices:
+    """The slices of a set of `count` images, none where it has no attributes; ImageSetError where they are damaged."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = folder / ATTRIBUTES
+    if not file.exists():
+        return {}
+    try:
+        table = parquet.read_table(regular(file)).sort_by([("name", "ascending"), ("value", "ascending")])
+        images = np.asarray(table["image_index"].to_numpy(), np.int64)
+        names, values = table["name"].to_pylist(), table["value"].to_pylist()
+        if not pa.types.is_integer(table["image_index"].type):
+            raise ValueError("an image is no number")
+        if len(images) and not 0 <= images.min() <= images.max() < count:
+            raise ValueError(f"an image is none of the {count}")
+        if not all(isinstance(text, str) for text in (*names, *values)):
+            raise ValueError("a name or value is no text")
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise damaged(file, error) from error
+    rows: dict[tuple[str, str], list[int]] = {}
+    for image, name, value in zip(images.tolist(), names, values, strict=True):
+        rows.setdefault((name, value), []).append(image)
+    return {key: np.array(sorted(of_slice), np.int64) for key, of_slice in rows.items()}
+
+
+def add_attributes(folder: Path, slices: Slices, paths: Sequence[str], file: Path) -> Slices:
+    """Add the attributes of a CSV file to a set that has `slices`; an attribute of the same name is replaced."""
+    added = make_slices(attributes_of_csv(file, paths), paths)
+    replaced = {name for name, _ in added}
+    kept = {key: images for key, images in slices.items() if key[0] not in replaced}
+    merged = dict(sorted({**kept, **added}.items()))
+    write_attributes(folder, merged)
+    return merged
