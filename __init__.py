@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .app.api.results import list_measures as list_measures
     from .app.api.results import list_studies as list_studies
     from .app.api.results import measure as measure
+    from .app.api.results import merge as merge
     from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("results.duckdb")`
     from .app.api.results import open_query as open_query
     from .app.api.results import rename_study as rename_study
@@ -115,7 +116,7 @@ _LATER = {
         "place_model published_table published_values relate_published values_of_model"
     ),
     ".app.api.results": (
-        "analyze compare consistency correlate delete_study explore list_measures list_studies measure "
+        "analyze compare consistency correlate delete_study explore list_measures list_studies measure merge "
         "open open_query rename_study report stored_study vacuum"
     ),
     ".app.api.studies": ("gate import_predictions plan power rebuild run run_progress study_text verify write_study"),

@@ -32,6 +32,7 @@ from .commands import (
     imports,
     init,
     measures,
+    merge,
     plan,
     power,
     probes,
@@ -126,6 +127,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
     },
     "Maintain": {
         "studies": studies.app,
+        "merge": merge.merge,
         "verify": verify.verify,
         "rebuild": rebuild.rebuild,
         "vacuum": studies.vacuum,

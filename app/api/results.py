@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...analysis.comparison.runs import Comparison
     from ...analysis.correlations.effective import Expectation
     from ...analysis.correlations.models import StudyTable
+    from ...analysis.database.merge import Merged
     from ...analysis.database.process import QueryProcess
     from ...analysis.database.store import Store
     from ...analysis.database.studies import Deletion
@@ -465,6 +466,33 @@ def delete_study(
             return None
         delete_study(store, name)
         return deletion, free_bytes(store)
+
+
+def merge(
+    databases: Sequence[File],
+    out: File,
+    *,
+    prefer: File | None = None,
+    raise_contradictions: bool = True,
+    progress: Progress = silent,
+) -> Merged:
+    """Write what several results databases hold into a new one: each cell once, studies under their names.
+
+    Args:
+        databases: two or more; they are only read.
+        out: the new database.
+        prefer: the one of them whose predictions stand where another has others of the same cell.
+        raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
+            Nothing is written in both cases.
+        progress: shows how far it is.
+
+    Raises UsageError where `out` is there already, a database is named twice, or two studies of one name and version
+    are not the same.
+    """
+    from ...analysis.database.merge import merge
+
+    merged = merge([Path(db) for db in databases], Path(out), path_of(prefer), progress)
+    return merged.raise_contradictions() if raise_contradictions else merged
 
 
 def vacuum(db: File = RESULTS) -> tuple[int, int]:

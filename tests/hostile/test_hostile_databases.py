@@ -168,6 +168,7 @@ COMMANDS = [
     ["plan", "study.toml"],
     ["run", "study.toml"],
     ["gate", "study.toml", "--candidate", "openvino:fp32"],
+    ["merge", "sound.duckdb", "--out", "merged.duckdb"],
 ]
 
 
@@ -178,8 +179,11 @@ def test_every_command_refuses_it_in_one_line(
     path = changed(HOSTILE["view cell_detail (changed)"] + ";" + HOSTILE["macro sum (added)"])
     make_study(workplace)
     monkeypatch.chdir(workplace)
-    result = bandlens(*words, "--db", path)
+    with open_store(workplace / "sound.duckdb"):
+        pass
+    result = bandlens(*words, *([] if words[0] == "merge" else ["--db"]), path)
     assert (result.returncode, result.stdout) == (1, "")
+    assert not (workplace / "merged.duckdb").exists()
     assert result.stderr.splitlines()[-1].startswith("bandlens: ")
     assert "Traceback" not in result.stderr
     assert "macro sum (added), view cell_detail (changed)" in result.stderr.splitlines()[-1]

@@ -19,6 +19,7 @@ QUICK = [
         "critical_band",
         "explore",
         "families",
+        "merge",
         "packing",
         "published",
         "spectral",

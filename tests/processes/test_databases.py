@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_up_results import python
+from made_up_results import cell, condition, image_set, part, python, store_study
+from waiting import wait_until
 
 import bandlens
 from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.vacuum import vacuum
 from bandlens.errors import BandlensError, StoreError
@@ -238,3 +241,61 @@ def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) 
     assert f"{path}: the file may not grow further" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(path.parent.iterdir()) == []
+
+
+MERGE = """
+import sys
+from pathlib import Path
+from bandlens.analysis.database.merge import merge
+print("ready", flush=True)
+sys.stdin.readline()
+merge([Path(name) for name in sys.argv[2:]], Path(sys.argv[1]))
+"""
+COUNTS = """
+SELECT (SELECT count(*) FROM study), (SELECT count(*) FROM cell WHERE complete), (SELECT count(*) FROM prediction)
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    """Two databases of 50,000 predictions each."""
+    images, paths = image_set(50_000), [tmp_path / "a.duckdb", tmp_path / "b.duckdb"]
+    for path, probe in zip(paths, ("lowpass", "highpass"), strict=True):
+        with open_store(path) as store:
+            store_study(store, probe, images, [part(cell(images, condition(probe)), np.arange(50_000) % 1000)])
+    return paths
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_moment_of_a_merge_no_database_is_half_there(pair: list[Path], tmp_path: Path, seed: int) -> None:
+    out = tmp_path / "out.duckdb"
+    before = [path.read_bytes() for path in pair]
+    with subprocess.Popen(
+        python(MERGE, out, *pair), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        if seed:  # the first of them is killed once the new file is on its way
+            time.sleep(random.Random(seed).uniform(0, 3))
+        else:
+            wait_until(lambda: any(tmp_path.glob(".out.duckdb.*/out.duckdb")), process)
+        process.send_signal(signal.SIGKILL)
+    if not out.exists():
+        merge(pair, out)
+    with open_store(out) as store:
+        assert store.frame(COUNTS).rows() == [(2, 2, 100_000)]
+    assert [path.read_bytes() for path in pair] == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.duckdb", "b.duckdb", "out.duckdb"]
+
+
+def test_a_database_that_is_being_written_is_not_merged(pair: list[Path], tmp_path: Path) -> None:
+    with subprocess.Popen(python(HOLD, pair[1]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        with pytest.raises(StoreError, match=f"{pair[1]} is in use by process {writer.pid}"):
+            merge(pair, tmp_path / "out.duckdb")
+        writer.communicate("")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.duckdb", "b.duckdb"]

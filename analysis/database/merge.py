@@ -1,0 +1,428 @@
+"""Results databases of several machines as one: what each of them holds, once, under new ids.
+
+A row is known by its content: a checkpoint, an image set, a condition and a cell by their digests, a study by name,
+version and digest. Ids follow an order of the content, and where databases have different rows of one thing, such as
+other names of the same weights, a rule takes those of one of them that asks for content alone. So the result does not
+depend on the order in which databases are merged, nor on how they are grouped.
+
+A cell's predictions are those of its first images. Of two databases with the same cell, the one with more images has
+all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is.
+
+Numbers that `bandlens analyze` computes are left out, since they may be of fewer cells than the result has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+
+from ...advance import Progress, silent
+from ...errors import StoreError, UsageError, some_of
+from ...partial_files import partial_prefix, remove_partial_files
+from .catalogue import differences
+from .errors import explained
+from .open import MEMORY_LIMIT, open_store
+from .store import SESSION
+
+IDENTITIES = {
+    "checkpoint": ("model_sha256", "category, name"),
+    "image_set": ("digest", "benchmark, corruption, severity, name"),
+    "condition": ("digest", "probe <> 'clean', probe, noise_sd, frequency, cutoff, x, y, setting"),
+    "session": (", ".join(SESSION), "engine, precision, device"),
+    "study": ("name, version", "first_run"),
+    # Cells in the order of their checkpoints, as runs add them: DuckDB passes over blocks of other cells.
+    "cell": ("key", "image_set, checkpoint, condition, engine, precision, seed"),
+}
+"""Table -> the columns that tell its rows apart, and the order of the new ids."""
+GROUPS = {
+    **dict.fromkeys(("image", "label", "own_class_name"), "image_set"),
+    "class_name": "decision_space",
+    "published_value": "source",
+    **dict.fromkeys(("published", "human_trial"), "0"),
+}
+"""Table -> the subject of its rows. All rows of one subject are those of one database, the one with the most."""
+REFERENCES = {
+    "cell": ("checkpoint", "image_set", "condition"),
+    "part": ("session",),
+    "study_cell": ("study", "cell"),
+    "study_checkpoint": ("study", "checkpoint"),
+    "study_image_set": ("study", "image_set"),
+    "precision_gate": ("reference", "candidate"),
+    **dict.fromkeys(("image", "label", "own_class_name"), ("image_set",)),
+}
+"""Table -> its columns that are ids of other rows."""
+LEFT_OUT = ("meta", "measure_value", "own_measure", "own_answer", "human_value", "error_consistency")
+"""Tables that the new database has of its own, or that `analyze` fills."""
+MOST_DESCRIBED = 20
+"""The most contradictions that are described: each asks both databases for the predictions of a cell."""
+
+STUDIES = """
+SELECT name, version, arg_max(toml, (last_run, toml)) AS toml, digest, min(first_run) AS first_run,
+       max(last_run) AS last_run, arg_min(host, (first_run, host)) AS host,
+       arg_min(bandlens, (first_run, bandlens)) AS bandlens
+FROM all_study GROUP BY name, version, digest
+"""
+CLASHES = """
+SELECT name, version, list(DISTINCT origin ORDER BY origin) FROM all_study
+GROUP BY name, version HAVING count(DISTINCT digest) > 1 ORDER BY name, version
+"""
+HOLDINGS = """
+SELECT cell_id.*, coalesce(n, 0) AS n, h FROM cell_id LEFT JOIN (
+    SELECT origin, cell AS id, sum(count)::BIGINT AS n,
+           sum(hash(first, count, seconds, right1, right5, committed)::HUGEINT) AS h
+    FROM all_part GROUP BY ALL) USING (origin, id)
+"""
+"""The images of each cell that each database has: the first n."""
+CHOSEN = "SELECT DISTINCT ON (new) new, origin, id, n FROM holding ORDER BY new, n DESC, h, origin"
+SIDES = """
+WITH pair AS (
+    SELECT row_number() OVER (ORDER BY new, holding.origin) AS pair, new, chosen.origin AS longest,
+           chosen.id AS longest_id, holding.origin, holding.id, holding.n
+    FROM chosen JOIN holding USING (new) WHERE holding.origin <> chosen.origin AND holding.n > 0)
+SELECT pair, new, longest AS origin, longest_id AS id, n FROM pair
+UNION ALL SELECT pair, new, origin, id, n FROM pair
+"""
+"""A database with the most images of a cell beside each other one, and the images that both of them have."""
+CELLS = """
+INSERT INTO merged.cell BY NAME
+SELECT new_cell.* EXCLUDE (new, complete, error), new AS id, holder.complete, IF(holder.complete, NULL, errors.error)
+    AS error
+FROM new_cell JOIN chosen USING (new) JOIN all_cell AS holder USING (origin, id)
+JOIN (SELECT key, min(error) AS error FROM all_cell GROUP BY key) AS errors ON errors.key = new_cell.key ORDER BY new
+"""
+CELL_IN_WORDS = """
+SELECT concat_ws(', ', checkpoint.name, image_set.name, rtrim(probe || ' ' || setting))
+FROM new_cell JOIN merged.checkpoint ON checkpoint.id = new_cell.checkpoint
+JOIN merged.image_set ON image_set.id = new_cell.image_set JOIN merged.condition ON condition.id = new_cell.condition
+WHERE new = {cell}
+"""
+RAN = """
+SELECT string_agg(DISTINCT engine || ' ' || precision || ' on ' || device || ', batch ' || batch || ', ' || threads
+                  || ' threads, ' || versions, '; ')
+FROM {database}.part JOIN {database}.session ON session.id = part.session WHERE cell = {cell}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A cell of which two databases have other predictions for the same images."""
+
+    cell: str
+    images: int
+    """The number of images that both have."""
+    classes: int
+    """The number of these with another predicted class."""
+    confidence: float
+    """The largest difference of a confidence."""
+    databases: tuple[Path, ...]
+    """The two databases."""
+    ran: tuple[str, ...]
+    """Engine, precision, device, batch, threads and versions that each of them ran on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The content of a merged database."""
+
+    out: Path
+    studies: list[str]
+    cells: int
+    shared: int
+    """The number of cells that several databases have."""
+    predictions: int
+    contradicted: int
+    """The number of contradictions between two databases over a cell."""
+    contradictions: list[Contradiction]
+    """The first of them, up to MOST_DESCRIBED."""
+    written: bool
+    """Whether the file was written: it is not where a contradiction stays that nothing decides."""
+
+    def raise_contradictions(self) -> Merged:
+        """This, where the file was written; or StoreError, which names the first contradiction."""
+        if not self.written:
+            first = self.contradictions[0]
+            raise StoreError(
+                f"{first.databases[0]} and {first.databases[1]} contradict each other, {self.contradicted} times in "
+                f"all, the first: {first.cell}: {first.classes} of {first.images} images have another class and "
+                f"confidences differ by up to {first.confidence:.2g}; nothing was written: name with --prefer the "
+                "database that is right, or delete what is wrong"
+            )
+        return self
+
+
+def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress: Progress = silent) -> Merged:
+    """Write what several databases hold into the new database `out`; they stay as they are.
+
+    Args:
+        paths: two databases or more.
+        out: the new file, which gets its name when it is whole.
+        prefer: the one of them whose predictions stand where another contradicts it.
+        progress: shows how far it is.
+
+    Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
+    where a database cannot be opened or disagrees with itself, or the disk is full.
+    """
+    _check_names(paths, out, prefer)
+    remove_partial_files(out.parent, out.name)
+    for path in paths:
+        with open_store(path, read_only=True):  # in a process of its own first, and with its definitions compared
+            pass
+    try:
+        with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
+            draft = Path(folder) / out.name
+            with open_store(draft):
+                pass
+            with (
+                explained(out),
+                duckdb.connect(
+                    ":memory:", config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}
+                ) as connection,
+            ):
+                merged = _Merger(connection, paths, out).fill(draft, prefer, progress)
+            if merged.written:
+                os.link(draft, out)
+    except FileExistsError:
+        raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {out}: {error.strerror}; nothing was written") from error
+    return merged
+
+
+def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> None:
+    if len(paths) < 2:
+        raise UsageError("a merge needs two databases or more; name another one")
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
+    if not out.parent.is_dir():
+        raise UsageError(f"no folder {out.parent} for the merged database; make it first")
+    files: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        if path.exists():  # opening it says what is wrong with one that is not there
+            stat = path.stat()
+            if known := files.get((stat.st_dev, stat.st_ino)):
+                raise UsageError(f"{known} and {path} are one file; name each database once")
+            files[stat.st_dev, stat.st_ino] = path
+    if prefer is not None and prefer not in paths:
+        raise UsageError(f"--prefer {prefer} is none of the databases; name one of {', '.join(map(str, paths))}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Merger:
+    """A connection to which the databases are attached, `database0` and so on, and the new one, `merged`.
+
+    Temporary tables `all_TABLE` have the rows of all databases, with `origin`, the number of theirs. `new_TABLE` has
+    each of them once, with its new id, and `TABLE_id` the new id of each old one.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    paths: Sequence[Path]
+    out: Path
+
+    def fill(self, draft: Path, prefer: Path | None, progress: Progress) -> Merged:
+        """Fill the draft. Where contradictions stay undecided, it gets no cells."""
+        self._attach(draft)
+        for table in IDENTITIES:
+            self._make(f"all_{table}", self._union(table))
+            self._number(table)
+        self._make("all_part", self._union("part"))
+        for table, query in {"holding": HOLDINGS, "chosen": CHOSEN, "side": SIDES}.items():
+            self._make(table, query)
+        pairs = self._contradicted_pairs()
+        contradictions = [self._describe(pair) for pair in pairs[:MOST_DESCRIBED]]
+        written = self._decide(pairs, prefer)
+        studies = self._rows("SELECT name || '@' || version FROM new_study ORDER BY new")
+        ((cells, shared),) = self._rows(
+            "SELECT count(*), count(*) FILTER (n > 1) FROM (SELECT count(*) AS n FROM cell_id GROUP BY new)"
+        )
+        return Merged(
+            out=self.out,
+            studies=[label for (label,) in studies],
+            cells=cells,
+            shared=shared,
+            predictions=self._copy(progress) if written else 0,
+            contradicted=len(pairs),
+            contradictions=contradictions,
+            written=written,
+        )
+
+    def _attach(self, draft: Path) -> None:
+        self._run("SET enable_progress_bar = false")
+        for database, path in {"merged": draft, **dict(zip(self._databases, self.paths, strict=True))}.items():
+            quoted = str(path).replace("'", "''")
+            with explained(path):
+                self._run(f"ATTACH '{quoted}' AS {database}{'' if path == draft else ' (READ_ONLY)'}")
+            if differences(self.connection, database):
+                raise StoreError(f"{path} changes while it is read; try again when nothing else writes it")
+
+    @property
+    def _databases(self) -> list[str]:
+        return [f"database{origin}" for origin in range(len(self.paths))]
+
+    def _run(self, statement: str) -> None:
+        self.connection.execute(statement).fetchall()
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query).fetchall()
+
+    def _make(self, table: str, query: str) -> None:
+        self._run(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
+
+    def _mapped(self, table: str, origin: int) -> str:
+        """A query of the rows of one database, whose references are new ids."""
+        tables = {column: "cell" if table == "precision_gate" else column for column in REFERENCES.get(table, ())}
+        replaced = ", ".join(f"{column}_id.new AS {column}" for column in tables)
+        joins = "".join(
+            f" JOIN {referred}_id AS {column}_id ON ({column}_id.origin, {column}_id.id) = ({origin}, old.{column})"
+            for column, referred in tables.items()
+        )
+        columns = f"old.* REPLACE ({replaced})" if replaced else "old.*"
+        return f"SELECT {origin} AS origin, {columns} FROM {self._databases[origin]}.{table} AS old{joins}"
+
+    def _union(self, table: str) -> str:
+        """A query of the rows of all databases, whose references are new ids."""
+        return " UNION ALL ".join(self._mapped(table, origin) for origin in range(len(self.paths)))
+
+    def _number(self, table: str) -> None:
+        """Give each row of a table of IDENTITIES its new id, and store it, unless its predictions decide on it."""
+        identity, order = IDENTITIES[table]
+        rows = f"SELECT DISTINCT ON ({identity}) * EXCLUDE (origin, id) FROM all_{table} ORDER BY ALL"
+        if table == "study":
+            self._check_studies()
+            rows = STUDIES
+        self._make(
+            f"new_{table}",
+            f"SELECT row_number() OVER (ORDER BY {order}, {identity})::INTEGER AS new, * FROM ({rows})",
+        )
+        self._make(f"{table}_id", f"SELECT origin, id, new FROM all_{table} JOIN new_{table} USING ({identity})")
+        if table != "cell":
+            self._run(
+                f"INSERT INTO merged.{table} BY NAME SELECT new AS id, * EXCLUDE (new) FROM new_{table} ORDER BY new"
+            )
+
+    def _check_studies(self) -> None:
+        if clashes := self._rows(CLASHES):
+            name, version, origins = clashes[0]
+            paths = [str(self.paths[origin]) for origin in origins]
+            raise UsageError(
+                f"{some_of(paths)} have different studies {name}@{version}; give one of them another name with: "
+                f"bandlens studies rename {name} NEW --db {paths[-1]}"
+            )
+
+    # Cells that several databases have
+
+    def _contradicted_pairs(self) -> list[int]:
+        """The pairs of databases, by `side.pair`, with other predictions for the same images of a cell."""
+        prints = " UNION ALL ".join(
+            "SELECT pair, sum(hash(image_index, predicted, label_rank, confidence)::HUGEINT) AS print "
+            f"FROM side JOIN {database}.prediction ON prediction.cell = side.id AND image_index < n "
+            f"WHERE origin = {origin} GROUP BY pair"
+            for origin, database in enumerate(self._databases)
+        )
+        query = f"SELECT pair FROM ({prints}) GROUP BY pair HAVING count(*) < 2 OR min(print) <> max(print)"
+        return [pair for (pair,) in self._rows(f"{query} ORDER BY pair")] if self._rows("FROM side LIMIT 1") else []
+
+    def _describe(self, pair: int) -> Contradiction:
+        (cell, images, *_), _ = sides = self._rows(
+            f"SELECT new, n, origin, id FROM side WHERE pair = {pair} ORDER BY origin"
+        )
+        predictions = [
+            f"(FROM {self._databases[origin]}.prediction WHERE cell = {old} AND image_index < {images})"
+            for *_, origin, old in sides
+        ]
+        ((classes, confidence),) = self._rows(
+            "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
+            f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
+        )
+        ran = [self._rows(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
+        return Contradiction(
+            cell=self._rows(CELL_IN_WORDS.format(cell=cell))[0][0],
+            images=images,
+            classes=classes,
+            confidence=confidence,
+            databases=tuple(self.paths[origin] for *_, origin, _ in sides),
+            ran=tuple(sessions for ((sessions,),) in ran),
+        )
+
+    def _decide(self, pairs: Sequence[int], prefer: Path | None) -> bool:
+        """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
+        self._make("contradicted", f"SELECT DISTINCT new FROM side WHERE list_contains({list(pairs)}::BIGINT[], pair)")
+        if prefer is not None:
+            origin = self.paths.index(prefer)
+            self._run(
+                "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
+                f"WHERE chosen.new = holding.new AND holding.origin = {origin} AND holding.n > 0 "
+                "AND chosen.new IN (FROM contradicted)"
+            )
+            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {origin})")
+        return not self._rows("FROM contradicted LIMIT 1")
+
+    # The rows, once each cell has its database
+
+    def _copy(self, progress: Progress) -> int:
+        """Store cells, studies, predictions and figures; gives the number of predictions."""
+        self._run(CELLS)
+        for table in ("study_cell", "study_checkpoint", "study_image_set"):
+            self._run(
+                f"INSERT INTO merged.{table} "
+                f"SELECT DISTINCT * EXCLUDE (origin) FROM ({self._union(table)}) ORDER BY ALL"
+            )
+        for table, subject in GROUPS.items():
+            self._copy_groups(table, subject)
+        self._run(
+            "INSERT INTO merged.precision_gate SELECT DISTINCT ON (reference, candidate) * EXCLUDE (origin) "
+            f"FROM ({self._union('precision_gate')}) ORDER BY reference, candidate, decided DESC"
+        )
+        ((total,),) = self._rows("SELECT coalesce(sum(n), 0)::BIGINT FROM chosen")
+        with progress("merging", total, "predictions") as advance:
+            for origin, path in enumerate(self.paths):
+                advance(self._copy_predictions(origin, path))
+        ids = " UNION ALL ".join(f"SELECT max(id) AS last FROM merged.{table}" for table in IDENTITIES)
+        self._run(f"SELECT setval('merged.id', max(last)) FROM ({ids}) HAVING max(last) > 0")
+        self._run("DETACH merged")
+        return int(total)
+
+    def _copy_groups(self, table: str, subject: str) -> None:
+        """Copy the rows about each subject from the database that has the most of them."""
+        columns = ", ".join(
+            name
+            for (name,) in self._rows(
+                "SELECT column_name FROM duckdb_columns() "
+                f"WHERE (database_name, table_name) = ('merged', '{table}') AND column_name <> '{subject}'"
+            )
+        )
+        self._make(
+            "holder",
+            "SELECT DISTINCT ON (subject) subject, origin FROM ("
+            f"SELECT origin, {subject} AS subject, count(*) AS n, sum(hash({columns})::HUGEINT) AS h "
+            f"FROM ({self._union(table)}) GROUP BY ALL) ORDER BY subject, n DESC, h",
+        )
+        for origin in range(len(self.paths)):
+            self._run(
+                f"INSERT INTO merged.{table} SELECT * EXCLUDE (origin) FROM ({self._mapped(table, origin)}) "
+                f"WHERE {subject} IN (SELECT subject FROM holder WHERE origin = {origin})"
+            )
+
+    def _copy_predictions(self, origin: int, path: Path) -> int:
+        """Copy what the database has of the cells that are taken from it; gives the number of predictions."""
+        taken = f"(SELECT id AS cell, new FROM chosen WHERE origin = {origin} AND n > 0) AS taken USING (cell)"
+        self._run(
+            f"INSERT INTO merged.part SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
+            f"FROM ({self._mapped('part', origin)}) JOIN {taken}"
+        )
+        ((count,),) = self._rows(
+            "INSERT INTO merged.prediction SELECT * EXCLUDE (new) REPLACE (new AS cell) "
+            f"FROM {self._databases[origin]}.prediction JOIN {taken}"
+        )
+        ((expected,),) = self._rows(f"SELECT coalesce(sum(n), 0)::BIGINT FROM chosen WHERE origin = {origin}")
+        if count != expected:
+            raise StoreError(
+                f"{path} has {count:,} predictions of cells whose parts count {expected:,}; `bandlens verify --db "
+                f"{path}` says which"
+            )
+        return int(count)
