@@ -22,7 +22,7 @@ from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
-from ..device.streams import in_turn
+from ..device.streams import COMMITTED, first_error, in_turn
 from .base import arrays_of, check_images, content_of, onnx_file_of
 from .int8_check import multiplies_exactly
 
@@ -100,7 +100,7 @@ class OnnxRuntimeSession:
         message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
         if self._shared.stream is None:
             return EngineError(f"{message}; try a smaller batch")
-        return DeviceError(f"{message}; {advice(error, 'what was committed stays, and the next run goes on there')}")
+        return DeviceError(f"{message}; {advice(error, COMMITTED)}")
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +109,8 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shared.stream is not None:
-            self._shared.stream.synchronize()  # work that was asked for uses all of these
+            with first_error(error):
+                self._shared.stream.synchronize()  # work that was asked for uses all of these
         del self._binding, self._session, self._logits
 
 
