@@ -42,8 +42,9 @@ def require_engine(engine: str) -> tuple[str, str]:
 def inspect_machine() -> list[tuple[str, Any]]:
     """Subjects and findings, in the order that they are printed."""
     from ..engine.device.devices import gpus
+    from ..engine.device.requirements import two_onnxruntimes
 
-    cards = gpus()
+    cards, two_packages = gpus(), two_onnxruntimes()
     return [
         ("bandlens", __version__),
         ("Python", platform.python_version()),
@@ -54,6 +55,7 @@ def inspect_machine() -> list[tuple[str, Any]]:
         *_engine_rows(cards),
         *_cluster_rows(),
         *((f"package {name}", _version(name)) for name in PACKAGES),
+        *([("packages", f"PROBLEM: {two_packages}")] if two_packages else []),
     ]
 
 

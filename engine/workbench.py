@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..probes.images.image_set import ImageSet
 from ..records import Failed, SessionInfo, Variant
 from .backends.base import Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
+from .device.streams import first_error, gpu_errors
 from .run import RunResources, make_resources, run
 from .tasks import Task
 
@@ -126,7 +128,8 @@ class Workbench:
         """Open a session, or note the error of a variant that is refused."""
         here = self.here(variant)
         try:
-            self.sessions[variant] = self._opened.enter_context(open_variant(here, self.batch, self.threads))
+            with gpu_errors():
+                self.sessions[variant] = self._opened.enter_context(open_variant(here, self.batch, self.threads))
         except DeviceError:
             raise
         except BandlensError as error:
@@ -134,15 +137,18 @@ class Workbench:
 
     def close(self) -> None:
         """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""
-        modules = {arrays_of(variant.engine) for variant in self.sessions} - {np}
-        self._resources = self._attacked = None
-        self.sessions.clear()
-        self._opened.close()
-        for xp in modules:
-            xp.get_default_memory_pool().free_all_blocks()
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        engines = {variant.engine for variant in self.sessions}
+        self._resources = self._attacked = None
+        self.sessions.clear()
+        with first_error(error):
+            self._opened.__exit__(kind, error, trace)
+            for xp in {arrays_of(engine) for engine in engines} - {np}:
+                xp.get_default_memory_pool().free_all_blocks()

@@ -47,8 +47,9 @@ class Study:
     one."""
     precision: str = "fp32"
     """Precision of the model's arithmetic; `fp32` by default."""
-    batch: int = 32
-    """Number of images that a model sees at once, 1 to 4096; 32 by default."""
+    batch: int = 0
+    """Number of images that a model sees at once, up to 4096; by default 0: that of the TensorRT plans that exist, else
+    256 on a GPU and 32 on a CPU."""
     threads: int = 0
     """Threads of the engine, up to 1024; by default 0, all that the process may use, by its affinity and its
     container's quota."""
@@ -112,7 +113,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "limit": (int, "a whole number"),
 }
 RANGES: Mapping[str, tuple[int, int]] = {
-    "batch": (1, 4096),
+    "batch": (0, 4096),
     "threads": (0, 1024),
     "seed": (0, 2**63 - 1),
     "limit": (0, 2**31 - 1),

@@ -16,6 +16,7 @@ from ...analysis.measures.own import OwnMeasure, start_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.device.devices import gpus
+from ...engine.device.streams import device_errors, gpu_errors
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import BandlensError, DeviceError, ExportError
@@ -209,7 +210,7 @@ def _estimate_perturbed(
 
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
     def step_seconds(variant: Variant) -> float:
-        with open_attacker(variant, study.batch, study.thread_count) as session:
+        with gpu_errors(), open_attacker(variant, study.batch, study.thread_count) as session:
             return session.step_seconds()
 
     variant, seconds = _measure_first(list(dict.fromkeys(cell.variant for cell in cells)), step_seconds)
@@ -231,16 +232,19 @@ def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], flo
 
 
 def _measured_rate(variant: Variant, study: Study) -> float:
-    """Images a second of one model, from the second batch on."""
+    """Images a second of one model, once it works as it will from then on."""
     size = variant.model.image_size
     # The session comes first: an engine that cannot be used here says so better than its arrays would.
-    with open_session(variant, study.batch, study.thread_count) as session:
+    with gpu_errors(), open_session(variant, study.batch, study.thread_count) as session:
         xp = arrays_of(variant.engine)
-        images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
-        to_numpy(session.infer(images))
-        started = time.perf_counter()
-        to_numpy(session.infer(images))  # on a GPU it has ended only when its logits are here
-        return study.batch / (time.perf_counter() - started)
+        with device_errors(xp, size, study.batch):
+            images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
+            # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
+            for _ in range(1 if xp is np else 2):
+                to_numpy(session.infer(images))
+            started = time.perf_counter()
+            to_numpy(session.infer(images))  # on a GPU it has ended only when its logits are here
+            return study.batch / (time.perf_counter() - started)
 
 
 # The cost of a study wherever it runs: operations and disk; and its least time on a card of which the peak is known

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...engine.backends.base import attack_variant, variant_of
+from ...engine.backends.base import BATCH, ENGINES, attack_variant, onnx_file_of, variant_of
 from ...engine.device.devices import choose_engine
 from ...engine.run import check_attackable, check_labels
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names
+from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
-from ...records import Cell, ImageSetInfo, Model
+from ...records import Cell, ImageSetInfo, Model, Variant
 from .class_names import match_labels
 from .file import AUTO, Study
 
@@ -29,7 +31,7 @@ class Work:
     """A study with the models, image sets, conditions and cells that it names on this machine."""
 
     study: Study
-    """The study, with an engine's name in place of `auto`."""
+    """The study, with an engine's name in place of `auto`, and a batch."""
     grid: Grid
     models: list[Model]
     image_sets: list[ImageSet]
@@ -81,7 +83,16 @@ def _resolve(study: Study) -> Work:
         for variant in (attacked if condition.facts.attack else variants)
         if takes_images(variant.model, images.info)
     ]
+    study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
     return Work(study, grid, models, image_sets, cells)
+
+
+def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
+    """The batch that most models have TensorRT plans for, the larger of two; else what the kind of device takes."""
+    counts = Counter[int]()
+    if ENGINES[engine].module == "tensorrt":
+        counts.update(batch for variant in variants for batch in trt_plan_batches(onnx_file_of(variant)))
+    return max(counts, key=lambda batch: (counts[batch], batch), default=BATCH[ENGINES[engine].arrays])
 
 
 def _open_for(models: Sequence[Model], path: Path, draw: Draw | None) -> ImageSet:

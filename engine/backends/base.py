@@ -34,7 +34,6 @@ ENGINES = {
     "onnxruntime": Engine("onnxruntime", "numpy", {"fp32": "fp32", "int8": "int8"}),
     "openvino": Engine("openvino", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
-    "onnxruntime-tensorrt": Engine("onnxruntime", "cupy", FLOATS),
     "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
     "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
@@ -42,6 +41,8 @@ ENGINES = {
 }
 ATTACKERS = {"numpy": "torch", "cupy": "torch-cuda"}
 """The engine that attacks, by the array module of the engine that runs the rest of the study."""
+BATCH = {"numpy": 32, "cupy": 256}
+"""The batch of a study that names none, by the array module: a GPU takes a larger one to be busy."""
 
 
 class Session(Protocol):

@@ -1,5 +1,6 @@
-"""ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory
-that is reused. Nothing falls back: an ONNX file that the provider cannot run whole is refused.
+"""ONNX Runtime on the CPU, and on a GPU through CUDA: a fixed batch, inputs and outputs bound to memory that is reused.
+
+Nothing falls back: an ONNX file that the provider cannot run whole is refused.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
-from ..device.streams import in_turn
-from .base import arrays_of, check_images, content_of, onnx_file_of
+from ..device.streams import COMMITTED, first_error, in_turn
+from .base import arrays_of, check_images, content_of
 from .int8_check import multiplies_exactly
 
 NO_WAIT = "disable_synchronize_execution_providers"
@@ -63,9 +64,9 @@ class OnnxRuntimeSession:
         options.add_free_dimension_override_by_name(BATCH, self.info.batch)
         for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
             options.add_session_config_entry(name, value)
-        settings = provider.options(variant, self.info.batch)
+        settings = dict(provider.options)
         if shared.stream is not None:
-            settings |= {"user_compute_stream": str(shared.stream.ptr)}
+            settings["user_compute_stream"] = str(shared.stream.ptr)
         content = content_of(variant)
         try:
             session = shared.ort.InferenceSession(
@@ -100,7 +101,7 @@ class OnnxRuntimeSession:
         message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
         if self._shared.stream is None:
             return EngineError(f"{message}; try a smaller batch")
-        return DeviceError(f"{message}; {advice(error, 'what was committed stays, and the next run goes on there')}")
+        return DeviceError(f"{message}; {advice(error, COMMITTED)}")
 
     def __enter__(self) -> Self:
         return self
@@ -109,37 +110,15 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shared.stream is not None:
-            self._shared.stream.synchronize()  # work that was asked for uses all of these
+            with first_error(error):
+                self._shared.stream.synchronize()  # work that was asked for uses all of these
         del self._binding, self._session, self._logits
 
 
 # All sessions of a provider share the library, a stream, and one arena for activations; 48 ResNet-50s would otherwise
-# each keep an arena. The TensorRT provider lets no two sessions share.
+# each keep an arena.
 SILENT = 4
 """The severity below which ONNX Runtime logs nothing: errors come as exceptions."""
-
-
-def _cuda_options(_: Variant, __: int) -> dict[str, str]:
-    # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
-    return {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-
-
-def _tensorrt_options(variant: Variant, batch: int) -> dict[str, str]:
-    # ONNX Runtime tells TensorRT's engines apart by the names in their ONNX files, which every ResNet-50 shares,
-    # whatever its weights and its batch: so each has a folder of its own.
-    timing = onnx_file_of(variant).models / "plans" / "onnxruntime"
-    engines = timing / f"{variant.model.name}.{variant.precision}.b{batch}.{variant.sha256[:12]}"
-    try:
-        engines.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EngineError(f"cannot write {engines}: {error.strerror}; make room or its folder writable") from error
-    return {
-        "trt_fp16_enable": str(variant.precision == "fp16"),
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(engines),
-        "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": str(timing),
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +130,18 @@ class Provider:
     """The memory of its inputs and outputs, in ONNX Runtime's words."""
     config: Mapping[str, str]
     """Settings of every session."""
-    options: Callable[[Variant, int], dict[str, str]] = lambda *_: {}
-    """The provider's options for a variant and a batch size."""
+    options: Mapping[str, str]
+    """The provider's own options."""
 
 
 SHARED = {"session.use_env_allocators": "1"}
 GPU_ONLY = SHARED | {"session.disable_cpu_ep_fallback": "1", "session.use_device_allocator_for_initializers": "1"}
 PROVIDERS: dict[str, Provider] = {
-    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED),
-    "onnxruntime-cuda": Provider("CUDAExecutionProvider", "cuda", GPU_ONLY, _cuda_options),
-    "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "cuda", GPU_ONLY, _tensorrt_options),
+    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED, {}),
+    # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
+    "onnxruntime-cuda": Provider(
+        "CUDAExecutionProvider", "cuda", GPU_ONLY, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    ),
 }
 """The provider of ONNX Runtime that runs each engine."""
 EXACT = {"session.x64quantprecision": "1"}
@@ -214,10 +195,8 @@ def _on_gpu(engine: str) -> Shared:
         raise EngineError(readiness(engine).line)
     xp, ort = arrays_of(engine), load(ONNXRUNTIME_GPU)
     ort.set_default_logger_severity(SILENT)
-    provider = PROVIDERS[engine].name
-    if provider == "CUDAExecutionProvider":
-        as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
-        ort.create_and_register_allocator_v2(provider, _arena(ort, "Cuda"), {}, as_requested)
+    as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    ort.create_and_register_allocator_v2(PROVIDERS[engine].name, _arena(ort, "Cuda"), {}, as_requested)
     versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}
     return Shared(ort, xp, gpu.name, versions, xp.cuda.Stream(non_blocking=True))
 

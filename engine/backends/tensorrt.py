@@ -31,7 +31,7 @@ from ..device.devices import gpus
 from ..device.graphs import Replays
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
-from ..device.streams import gib, in_turn, smaller_batch
+from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
 from .base import arrays_of, check_images, onnx_file_of
 
 if TYPE_CHECKING:
@@ -189,10 +189,7 @@ class TensorRTSession:
     def _execute(self, images: Array) -> None:
         self._context.set_tensor_address("images", images.data.ptr)
         if not self._context.execute_async_v3(self._device.stream.ptr):
-            raise DeviceError(
-                f"{self.variant}: TensorRT failed: {self._device.error()}; what was committed stays, and the next run "
-                "goes on there"
-            )
+            raise DeviceError(f"{self.variant}: TensorRT failed: {self._device.error()}; {COMMITTED}")
 
     def capture(self, images: Array) -> Callable[[], None]:
         """Capture the work on a batch as a CUDA graph in the session's stream, after `infer`; gives what replays it.
@@ -231,7 +228,8 @@ class TensorRTSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._device.stream.synchronize()  # work that was asked for uses all of these
+        with first_error(error):
+            self._device.stream.synchronize()  # work that was asked for uses all of these
         # In this order: TensorRT wants a context gone before its engine.
         del self._replays, self._context, self._engine, self._logits
         self._device.sessions.discard(self)
@@ -241,11 +239,14 @@ class TensorRTSession:
 
 def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:
     engine = device.runtime.deserialize_cuda_engine(trt_plan.content)
-    if engine is None and "memory" in device.error().lower():
-        raise DeviceError(
-            f"{variant}: no room on the GPU for its weights: {device.error()}; run fewer checkpoints at a time"
-        )
     if engine is None:
+        with gpu_errors():  # where the GPU is lost, this fails too, and nothing is wrong with the plan
+            free = free_memory(device.xp)
+        if "memory" in device.error().lower():
+            raise DeviceError(
+                f"{variant}: no room on the GPU for its weights, and {gib(free)} are free: {device.error()}; run fewer "
+                "checkpoints at a time"
+            )
         raise EngineError(
             f"{trt_plan.path}: TensorRT cannot load the plan: {device.error()}; delete it, and the next run builds it "
             "anew"

@@ -31,7 +31,7 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.driver import Gpu
 from ..device.graphs import Replays
 from ..device.requirements import runs, usable
-from ..device.streams import in_turn
+from ..device.streams import COMMITTED, first_error, gpu_errors, in_turn
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .pgd import Attacked, Budget, Network, pgd, pgd_any
 
@@ -339,7 +339,8 @@ class CardSession(TorchSession):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._card.stream.synchronize()  # work that was asked for uses all of these
+        with first_error(error):
+            self._card.stream.synchronize()  # work that was asked for uses all of these
         del self._replays, self._logits
         super().__exit__(kind, error, trace)
 
@@ -374,14 +375,15 @@ def largest_batch(network: Network, images: Tensor) -> int:
 def torch_errors(variant: Variant) -> Iterator[None]:
     """Errors of torch in one line: of the GPU as DeviceError, others as EngineError of this variant."""
     try:
-        yield
+        with gpu_errors():  # CuPy's are RuntimeErrors as well
+            yield
+    except DeviceError:
+        raise
     except BandlensError as error:
         raise EngineError(f"{variant}: {error}") from error
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"{variant}: out of memory on the GPU: {first_line(error)}; try a smaller batch") from error
     except torch.AcceleratorError as error:
-        raise DeviceError(
-            f"the GPU failed: {first_line(error)}; what was committed stays, and the next run goes on there"
-        ) from error
+        raise DeviceError(f"the GPU failed: {first_line(error)}; {COMMITTED}") from error
     except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
         raise EngineError(f"{variant}: torch cannot run its ONNX file: {first_line(error)}") from error

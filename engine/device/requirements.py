@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -112,7 +111,7 @@ def try_provider(ort: Any, provider: str) -> None:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:
         message = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
-        install = "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        install = "run: pip install 'bandlens[gpu]'"
         raise EngineError(f"{message}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
 
 
@@ -137,6 +136,21 @@ def try_builder(trt: Any, library: Library) -> None:
     except Exception as error:
         why = last_error(messages).partition(": ")[2]
         raise _unusable(library, RuntimeError(why) if why else error) from error
+
+
+def two_onnxruntimes() -> str:
+    """Say what is wrong where the packages for the CPU and for GPUs are both installed; empty where it is one at most.
+
+    Nearly all of their files have the same paths, and those of the package that was installed last remain.
+    """
+    versions = {}
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return ""
+    both = " and ".join(f"{package} {version}" for package, version in versions.items())
+    return f"{both} are installed together, and each overwrites the other's files; {ONNXRUNTIME_GPU.mend}"
 
 
 def check_architecture(gpu: Gpu, library: str, architectures: Iterable[str]) -> None:
@@ -181,16 +195,14 @@ def _onnxruntime(_: Gpus) -> str:
     return f"onnxruntime {load(ONNXRUNTIME).__version__}"
 
 
-def _onnxruntime_gpu(provider: str, machine: Gpus) -> str:
+def _onnxruntime_cuda(machine: Gpus) -> str:
+    provider = "CUDAExecutionProvider"
     usable(machine)
-    # The TensorRT provider takes TF32 for fp32, and has no option against it; CUDA's libraries look as they are loaded.
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     ort = load(ONNXRUNTIME_GPU)
     if provider not in ort.get_available_providers():
-        raise EngineError(f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}")
+        fault = f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}"
+        raise EngineError(two_onnxruntimes() or fault)
     cupy_version(machine)
-    if provider == "TensorrtExecutionProvider":
-        load(TENSORRT)  # it brings libnvinfer into the process
     try_provider(ort, provider)
     return f"onnxruntime {ort.__version__} with {provider}"
 
@@ -235,8 +247,7 @@ def _torch_cuda(machine: Gpus) -> str:
 CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
-    "onnxruntime-cuda": partial(_onnxruntime_gpu, "CUDAExecutionProvider"),
-    "onnxruntime-tensorrt": partial(_onnxruntime_gpu, "TensorrtExecutionProvider"),
+    "onnxruntime-cuda": _onnxruntime_cuda,
     "tensorrt": partial(_tensorrt, TENSORRT),
     "tensorrt-rtx": partial(_tensorrt, TENSORRT_RTX),
     "torch": _torch,

@@ -5,6 +5,7 @@ On NumPy a call has ended when it returns, so there is nothing to order, and the
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceError
+from ...errors import BandlensError, DeviceError
 from ...untrusted import words_of
 from .pixels import free_memory, working_bytes
 
@@ -58,7 +59,8 @@ def until_done(xp: ModuleType) -> Iterator[None]:
     try:
         yield
     finally:
-        finish(xp)
+        with first_error(sys.exception()):
+            finish(xp)
 
 
 @contextmanager
@@ -79,22 +81,58 @@ def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
 
 @contextmanager
 def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
-    """CUDA's errors as DeviceError: the run of batches of RGB images of that size cannot go on."""
-    if xp is np:
-        yield
-        return
+    """`gpu_errors` of a run of batches of RGB images of that size, with a batch that fits where memory is short."""
+    with gpu_errors():
+        try:
+            yield
+        except MemoryError as error:
+            if not is_of_cupy(error):
+                raise
+            room = free_memory(xp)
+            raise DeviceError(
+                f"out of memory on the GPU at batch {batch}: its work takes {gib(working_bytes(size, batch))}, and "
+                f"{gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
+            ) from error
+
+
+@contextmanager
+def gpu_errors() -> Iterator[None]:
+    """Errors of CuPy, and of the CUDA libraries that it calls, as DeviceError: nothing on the GPU can go on."""
     try:
         yield
-    except xp.cuda.memory.OutOfMemoryError as error:
-        room = free_memory(xp)
-        raise DeviceError(
-            f"out of memory on the GPU at batch {batch}: its work takes {gib(working_bytes(size, batch))}, and "
-            f"{gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
-        ) from error
-    except (xp.cuda.runtime.CUDARuntimeError, xp.cuda.driver.CUDADriverError, xp.cuda.cublas.CUBLASError) as error:
-        raise DeviceError(
-            f"the GPU failed: {words_of(error)}; what was committed stays, and the next run goes on there"
-        ) from error
+    except Exception as error:
+        if not is_of_cupy(error):
+            raise
+        if isinstance(error, MemoryError):
+            message = f"{words_of(error)}; try a smaller batch, or fewer checkpoints at a time"
+        else:
+            message = f"the GPU failed: {words_of(error)}; {COMMITTED}"
+        raise DeviceError(message) from error
+
+
+COMMITTED = "what was committed stays, and the next run goes on there"
+
+
+def is_of_cupy(error: BaseException) -> bool:
+    """Whether CuPy raised the error: of its memory, a kernel, the driver, or cuFFT, say.
+
+    The classes lie in modules of which each loads a library, and not all of these need be installed.
+    """
+    return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
+
+
+@contextmanager
+def first_error(error: BaseException | None) -> Iterator[None]:
+    """The block tidies up after `error`, and must not raise another one in its place; without one it has `gpu_errors`.
+
+    CUDA's errors are sticky: after the first one every call fails, also those that release what a session holds.
+    """
+    try:
+        with gpu_errors():
+            yield
+    except BandlensError:
+        if error is None:
+            raise
 
 
 def smaller_batch(batch: int, share: float) -> str:

@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +157,36 @@ DIFFERENCES = {
 """Field -> words for a TensorRT plan of the same model and precision that differs in it."""
 
 
-def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
-    similar = []
-    for path in sorted(folder.glob("*.json")):
+def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:
+    """The batch sizes of the TensorRT plans that the ONNX file has, or may share, on whichever GPU."""
+    kinds = [(onnx_file.name, onnx_file.sha256), ("refit", None)]
+    return {
+        plan["batch"]
+        for name, source in kinds
+        for plan in _descriptions(onnx_file.models / "plans", name, onnx_file.precision)
+        if source in (None, plan["built_from"])
+    }
+
+
+def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str, Any]]:
+    """The descriptions of the plans of that name and precision; a damaged one describes no plan."""
+    for path in sorted(folder.glob(f"{escape(name)}.{precision}.b*.json")):
         try:
             plan = parse_json(read_text(path, LARGEST))
-            if all(plan[key] == identity[key] for key in ("name", "precision", "refit")):
-                differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
-                similar.append(" ".join(["one", *differences]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged description describes no plan
+            named = (plan["name"], plan["precision"]) == (name, precision)
+            if named and isinstance(plan["batch"], int) and DIFFERENCES.keys() <= plan.keys():
+                yield plan
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+
+
+def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
+    similar = []
+    for plan in _descriptions(folder, identity["name"], identity["precision"]):
+        if plan.get("refit") != identity["refit"]:  # a model may be called `refit`
+            continue
+        differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
+        similar.append(" ".join(["one", *differences]))
     kind = ("refittable " if identity["refit"] else "") + onnx_file.precision
     place = "of {library} for {gpu} at batch {batch}".format_map(identity)
     return f"{onnx_file.name} has no {kind} plan {place}" + (f"; there is {', '.join(similar)}" if similar else "")

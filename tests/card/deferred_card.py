@@ -3,7 +3,8 @@
 Any order is drawn that streams, events and synchronization allow, and no other: what is right on it does not depend on
 luck, and a wait that is missing is found out under some seed. Memory that nobody holds any more is overwritten, and
 handed out again, while work may still be at it. Work may have a duration: each stream then has a time, as if the card
-did the work of all streams side by side. Without a seed, work is done when it is asked for.
+did the work of all streams side by side. Without a seed, work is done when it is asked for. Errors are sticky: once
+work has raised a CudaError, so does every call.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ POISON = 0xFF
 """The value of every byte that nobody has written: NaN in float32, and out of reach as an index."""
 
 
-class CudaError(Exception):
-    pass
+class CudaError(RuntimeError):
+    """CuPy's CUDARuntimeError, by its module and base."""
+
+    __module__ = "cupy_backends.cuda.api.runtime"
 
 
 class DeferredCard:
@@ -38,10 +41,18 @@ class DeferredCard:
         self.lock = threading.RLock()
         self.streams: list[DeferredStream] = []
         self.entered = threading.local()
+        self.lost: CudaError | None = None
+        """The first error of its work."""
         self.null = DeferredStream(self)
         self.cuda = SimpleNamespace(Stream=self.stream, get_current_stream=self.current)
 
+    def check(self) -> None:
+        """Every call of CUDA does this first: CudaError once the card is lost."""
+        if self.lost:
+            raise CudaError(f"{self.lost} (sticky)")
+
     def stream(self, non_blocking: bool) -> DeferredStream:
+        self.check()
         assert non_blocking, "another one would wait for the null stream"
         return DeferredStream(self)
 
@@ -62,6 +73,7 @@ class DeferredCard:
     def until(self, done: Callable[[], bool]) -> None:
         with self.lock:
             while not done():
+                self.check()
                 self.step()
 
     def drain(self) -> None:
@@ -99,6 +111,7 @@ class DeferredStream:
 
     def put(self, work: Callable[[], None], seconds: float = 0.0) -> None:
         with self.card.lock:
+            self.card.check()
             if self.captured is None:
                 self.queue.append(Task(self, work, seconds))
                 if not self.card.waits:
@@ -122,10 +135,12 @@ class DeferredStream:
 
     def wait_event(self, event: Event) -> None:
         with self.card.lock:
+            self.card.check()
             self.queue.append(Wait(event))
             self.able()
 
     def synchronize(self) -> None:
+        self.card.check()
         if self.captured is not None:
             raise CudaError("cudaErrorStreamCaptureUnsupported")
         self.card.until(lambda: not (self.able() or self.queue))
@@ -160,7 +175,11 @@ class Task:
 
     def __call__(self) -> None:
         self.stream.time += self.seconds
-        self.work()
+        try:
+            self.work()
+        except CudaError as error:
+            self.stream.card.lost = error
+            raise
 
 
 @dataclass

@@ -251,8 +251,8 @@ SECONDS = 1e-6
 # The module
 
 
-class OutOfMemoryError(Exception):
-    pass
+class OutOfMemoryError(MemoryError):
+    __module__ = "cupy.cuda.memory"
 
 
 class PretendCupy(ModuleType):
@@ -275,10 +275,8 @@ class PretendCupy(ModuleType):
             alloc_pinned_memory=lambda size: np.full(size, POISON, np.uint8),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             runtime=SimpleNamespace(
-                CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, memGetInfo=lambda: (self.free, 1 << 34)
+                CUDARuntimeError=CudaError, getDeviceCount=lambda: self._answer(1), memGetInfo=self._memory
             ),
-            driver=SimpleNamespace(CUDADriverError=CudaError),
-            cublas=SimpleNamespace(CUBLASError=CudaError),
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         )
 
@@ -318,7 +316,15 @@ class PretendCupy(ModuleType):
             free_bytes=lambda: self.pooled, total_bytes=lambda: 0, free_all_blocks=self._free_all_blocks
         )
 
+    def _answer(self, value: Any) -> Any:
+        self.card.check()
+        return value
+
+    def _memory(self) -> tuple[int, int]:
+        return self._answer((self.free, 1 << 34))
+
     def _alloc(self, size: int) -> Any:
+        self.card.check()
         if size > self.free:
             self._free_all_blocks()
         if size > self.free:
@@ -332,6 +338,7 @@ class PretendCupy(ModuleType):
         self.pooled += size
 
     def _free_all_blocks(self) -> None:
+        self.card.check()
         self.free, self.pooled = self.free + self.pooled, 0
 
 

@@ -35,7 +35,7 @@ def pretend_gpu(
         monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
     for module in (tensorrt_session, torch_session, workbench):
         monkeypatch.setattr(module, "arrays_of", lambda _: xp)
-    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt())
+    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt(xp.card))
     monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)
     pretend_torch.pretend(monkeypatch)
     monkeypatch.setattr(torch_session, "CARD", "cpu")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
 import numpy as np
 import onnxruntime
-from deferred_card import KNOWN, CudaError
+from deferred_card import KNOWN, CudaError, DeferredCard
 from numpy.typing import NDArray
 
 MARK = b"PLAN"
@@ -102,10 +103,13 @@ def array_at(address: int, shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 class Runtime:
-    def __init__(self, log: Logger) -> None:
-        self.log = log
+    def __init__(self, card: DeferredCard, log: Logger) -> None:
+        self.card, self.log = card, log
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        if self.card.lost:
+            self.log.log(Severity(), "Error Code 1: Cuda Runtime (an illegal memory access was encountered)")
+            return None
         mark, batch, _, content = plan.split(b" ", 3) if plan.count(b" ") > 2 else (b"", b"0", b"", b"")
         if mark != MARK:
             self.log.log(Severity(), "the plan is of another TensorRT")
@@ -151,13 +155,13 @@ class OnnxParserRefitter:
         return True
 
 
-def pretend_tensorrt() -> ModuleType:
-    """The module."""
+def pretend_tensorrt(card: DeferredCard) -> ModuleType:
+    """The module, on that card."""
     module = ModuleType("tensorrt")
     vars(module).update(
         __version__="10.0",
         ILogger=Logger,
-        Runtime=Runtime,
+        Runtime=partial(Runtime, card),
         Refitter=Refitter,
         OnnxParserRefitter=OnnxParserRefitter,
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),

@@ -67,7 +67,10 @@ class Asked(TorchDispatchMode):
                     for number in fresh:
                         gave[number].copy_(again[number])
 
-            self.stream.put(work, 1e-6)
+            try:
+                self.stream.put(work, 1e-6)
+            except CudaError as error:
+                raise torch.AcceleratorError(f"CUDA error: {error}") from None
             return made
 
 

@@ -119,11 +119,9 @@ def test_a_run_that_fails_is_named_and_on_a_gpu_ends_what_goes_on(
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.parametrize("forbidden", [True, False], ids=["forbidden", "found out"])
-@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
-def test_the_cpu_does_not_stand_in(
-    engine: str, forbidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cpu_does_not_stand_in(forbidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for a provider that it lacks, ONNX Runtime takes the CPU unless that is forbidden."""
+    engine = "onnxruntime-cuda"
     here, provider = shared_by("onnxruntime"), PROVIDERS[engine]
     if provider.name in here.ort.get_available_providers():
         pytest.skip(f"this ONNX Runtime has {provider.name}")
@@ -136,16 +134,6 @@ def test_the_cpu_does_not_stand_in(
     with pytest.raises(EngineError, match=message) as caught:
         open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1)
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    xp = PretendCupy()
-    place = Shared(shared_by("onnxruntime").ort, xp, "a card", {}, xp.cuda.Stream(non_blocking=True))
-    monkeypatch.setattr(onnxruntime_session, "shared_by", lambda _: place)
-    model = make_model(tmp_path)
-    (tmp_path / "plans").touch()
-    with pytest.raises(EngineError, match=r"^cannot write .*plans.onnxruntime.*: Not a directory; make room or "):
-        open_session(variant_of(model, "onnxruntime-tensorrt", "fp32"), 4, 1)
 
 
 # Errors of a GPU

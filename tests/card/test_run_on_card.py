@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, content_of, open_session, variant_of
+from bandlens.engine.cell_progress import Outcome, Progress
 from bandlens.engine.device.pixels import working_bytes
 from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
@@ -166,7 +167,8 @@ def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
         xp.free = working_bytes(bench.images.info.size, BATCH) + room
         with torch_on(xp.card, patch):
             yield xp
-            xp.card.drain()
+            if xp.card.lost is None:
+                xp.card.drain()
 
 
 def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Row]]:
@@ -246,6 +248,60 @@ def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pyt
 
     monkeypatch.setattr(DeferredCard, "step", noted)
     assert order(0) == order(0) != order(1)
+
+
+# A card that is lost
+
+ILLEGAL = "cudaErrorIllegalAddress: an illegal memory access was encountered"
+
+
+def illegal() -> None:
+    raise CudaError(ILLEGAL)
+
+
+@pytest.mark.parametrize("last", [1, 4, 20], ids=lambda last: f"after {last}")
+@pytest.mark.parametrize("name", [*ENGINES, "attacks"])
+def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
+    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, last: int
+) -> None:
+    """Every call fails from then on: those that close the sessions, too."""
+    kind, bench = KINDS[name], benches[KINDS[name].bench]
+    tasks = [bench.task(kind.engine, kind.precision, 2), *bench.attacks(kind.engine)]
+    for seed in range(3):
+        yielded, made = list[list[Outcome]](), list[int]()
+        with card(bench, ROOM["streamed"], seed) as xp:
+
+            def progress(count: int, xp: PretendCupy = xp, made: list[int] = made) -> None:
+                made.append(count)
+                if len(made) == last:
+                    xp.card.ask(illegal)
+
+            def compute(progress: Progress = progress, yielded: list[list[Outcome]] = yielded) -> None:
+                with bench.workbench() as place:
+                    for task in tasks:
+                        yielded += place.compute(task, range_seconds=0, progress=progress)
+
+            with pytest.raises(DeviceError, match=ILLEGAL) as caught:
+                compute()
+            assert str(caught.value).endswith("what was committed stays, and the next run goes on there")
+            assert len(made) >= last
+        for cell, card_rows in rows(yielded).items():
+            expected = cpu_rows[name][cell][: len(card_rows)]
+            assert [row[:2] for row in card_rows] == [row[:2] for row in expected]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "tensorrt"])
+def test_a_card_that_is_lost_already_is_told_in_a_line(benches: dict[str, Bench], engine: str) -> None:
+    bench = benches["filters"]
+    with card(bench, ROOM["resident"], 0) as xp, bench.workbench() as place:
+        place.open(bench.task(engine, "fp32", 1).variants)
+        xp.card.ask(illegal)
+        with pytest.raises(CudaError, match=ILLEGAL):
+            xp.card.current().synchronize()
+        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress"):
+            place.open(bench.task(engine, "fp32", 2).variants)
+        with pytest.raises(DeviceError, match="the GPU failed: cudaErrorIllegalAddress"):
+            place.close()
 
 
 # Without a wait

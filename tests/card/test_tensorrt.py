@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pretend_cupy
 import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
@@ -237,20 +239,48 @@ def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
     assert not any(isinstance(part, Failed) for part in yielded)
 
 
+CUPY_ERRORS = {
+    "cupy_backends.cuda.api.runtime.CUDARuntimeError": RuntimeError,
+    "cupy_backends.cuda.libs.nvrtc.NVRTCError": RuntimeError,
+    "cupy.cuda.cufft.CuFFTError": RuntimeError,
+    "cupy.cuda.compiler.CompileException": Exception,
+}
+"""Errors that CuPy raises, and their bases. Some of these modules load a library, so that a test cannot import them."""
+
+
+@pytest.mark.parametrize("name", CUPY_ERRORS)
 def test_cuda_errors_of_perturbing_end_the_run(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     images, model = images_of(tmp_path), make_model(tmp_path)
     grid, cells = cells_of([variant(model)], images, tmp_path)
+    module, _, class_name = name.rpartition(".")
+    kind = type(class_name, (CUPY_ERRORS[name],), {"__module__": module})
 
     def fails(*_: Any, **__: Any) -> Any:
-        raise card.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress:\nan illegal memory access")
+        raise kind("cudaErrorIllegalAddress:\nan illegal memory access")
 
     with open_session(variant(model), BATCH, 1) as session:
         monkeypatch.setattr(kernels, "cuda_function", fails)
         todo = [(cell, 0) for cell in cells if cell.condition.probe == "critical_band"]
-        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access; what was committed"):
+        with pytest.raises(
+            DeviceError, match="the GPU failed: cudaErrorIllegalAddress: an illegal memory access; what was committed"
+        ):
             list(run(todo, grid, make_resources(card, images, {variant(model): session})))
+
+
+def test_the_names_of_cupy_s_errors_are_cupy_s() -> None:
+    for name, base in CUPY_ERRORS.items():
+        module, _, class_name = name.rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module), class_name)
+        except ImportError:  # its library is not installed here: the source says so
+            package = Path(pretend_cupy.real().__file__).parent
+            source = (package / "cuda" / "cufft.pyx").read_text(encoding="utf-8")
+            assert "class CuFFTError(RuntimeError)" in source
+        else:
+            assert issubclass(kind, base)
+            assert kind.__module__ == module
 
 
 def test_no_room_for_the_buffers_of_a_run_is_a_device_error(

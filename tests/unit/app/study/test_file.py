@@ -44,11 +44,12 @@ def test_defaults(workplace: Path) -> None:
         "mine",
         "auto",
         "fp32",
-        32,
+        0,
         0,
     )
     assert study.thread_count == len(os.sched_getaffinity(0))
     work = resolve(study)
+    assert work.study.batch == 32
     families = [cell.condition.probe for cell in work.cells]
     assert {name: families.count(name) for name in families} == {
         "clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29
@@ -135,8 +136,8 @@ def test_a_byte_order_mark_is_no_error(workplace: Path) -> None:
         ("batch", "8", "batch must be a whole number, not '8'"),
         ("batch", 8.0, "batch must be a whole number, not 8.0"),
         ("batch", True, "batch must be a whole number, not True"),
-        ("batch", 0, "batch must be in [1, 4096], not 0"),
-        ("batch", 4097, "batch must be in [1, 4096], not 4097"),
+        ("batch", -1, "batch must be in [0, 4096], not -1"),
+        ("batch", 4097, "batch must be in [0, 4096], not 4097"),
         ("threads", -1, "threads must be in [0, 1024], not -1"),
         ("seed", -1, "seed must be in [0, 9223372036854775807], not -1"),
         ("seed", 2**63, "seed must be in"),
@@ -252,7 +253,7 @@ def test_without_probes_it_is_the_published_grid(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"batch": 0}, "study mine: batch must be in [1, 4096], not 0"),
+        ({"batch": 5000}, "study mine: batch must be in [0, 4096], not 5000"),
         ({"images": []}, "study mine: images must be a list of folders, and at least one"),
         ({"checkpoints": "one"}, "study mine: checkpoints must be a list of names, not 'one'"),
         ({"name": "a@1"}, "study a@1: name must be a line of text without @"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import re
 import sys
@@ -38,6 +39,7 @@ from bandlens.engine.device.requirements import (
     runs,
     try_builder,
     try_provider,
+    two_onnxruntimes,
 )
 from bandlens.errors import EngineError
 
@@ -227,6 +229,26 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
         "ONNX Runtime cannot use its SharedExecutionProvider (CUDA failure 46: all CUDA-capable devices are busy or "
         "unavailable); see what `nvidia-smi` says"
     )
+
+
+@pytest.mark.parametrize(
+    "installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime", "onnxruntime-gpu"}], ids=str
+)
+def test_two_packages_of_onnxruntime_are_both_named(
+    installed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in installed:
+        folder = tmp_path / f"{name.replace('-', '_')}-1.30.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.30.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    importlib.invalidate_caches()
+    fault = two_onnxruntimes()
+    if len(installed) == 2:
+        assert fault.startswith("onnxruntime 1.30.0 and onnxruntime-gpu 1.30.0 are installed together, and each")
+        assert fault.endswith("run: pip uninstall onnxruntime onnxruntime-gpu, then pip install 'bandlens[gpu]'")
+    else:
+        assert fault == ""
 
 
 # Code that a GPU can run

@@ -1,0 +1,73 @@
+"""The time that `plan` measures on a card: of work that is replayed, and within the memory that there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pretend_tensorrt
+import pytest
+from deferred_card import Graph
+from pretend_cupy import PretendCupy
+from pretend_gpu import pretend_gpu
+from small import make_images, make_model, make_pictures
+
+from bandlens.app.study import plan
+from bandlens.app.study.file import Study
+from bandlens.engine.backends.base import variant_of
+from bandlens.errors import DeviceError
+from bandlens.records import Variant
+
+BATCH = 8
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
+    xp = pretend_gpu(monkeypatch)
+    monkeypatch.setattr(plan, "arrays_of", lambda _: xp)
+    return xp
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    make_images(tmp_path / "images.set", make_pictures(2))
+    return Study(name="timed", checkpoints=["*"], images=[str(tmp_path / "images.set")], batch=BATCH)
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    return variant_of(make_model(tmp_path), "tensorrt", "fp32")
+
+
+def test_the_batch_that_is_timed_is_a_replay(
+    card: PretendCupy, study: Study, variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, executing = list[str](), pretend_tensorrt.Context.execute_async_v3
+    launching = Graph.launch
+
+    def execute(context: Any, stream: int) -> bool:
+        asked.append("plain or captured")
+        return executing(context, stream)
+
+    def launch(graph: Graph, stream: Any) -> None:
+        asked.append("replayed")
+        launching(graph, stream)
+
+    def clock() -> float:
+        asked.append("clock")
+        return float(len(asked))
+
+    monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", execute)
+    monkeypatch.setattr(Graph, "launch", launch)
+    monkeypatch.setattr(plan.time, "perf_counter", clock)
+    assert plan._measured_rate(variant, study) == BATCH / 2
+    assert asked[asked.index("clock") :] == ["clock", "replayed", "clock"]
+
+
+def test_no_room_for_the_images_names_the_batch(card: PretendCupy, study: Study, variant: Variant) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise card.cuda.memory.OutOfMemoryError("Out of memory allocating 1,048,576 bytes")
+
+    card.zeros = full
+    with pytest.raises(DeviceError, match=r"out of memory on the GPU at batch 8: its work takes .* are free"):
+        plan._measured_rate(variant, study)
