@@ -7,7 +7,7 @@ import polars as pl
 from ...analysis.charts.curves import probe_panels
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.registry import MEASURES, title_of
-from .accuracy import key, slug
+from .accuracy import crowded, key, slug
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -27,16 +27,17 @@ COLUMNS = (
 def conditions_section(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe."""
     title = "Every measure under every condition"
-    drawn = results.condition_metrics.filter(
+    perturbed = results.condition_metrics.filter(
         pl.col("probe") != "clean", ~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null()
     )
+    drawn = perturbed.filter(~crowded())
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
         _figure(results, drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), name, number)
         for number, name in enumerate(names, 1)
         for metric in drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)))["metric"].unique().sort()
     ]
-    text = results.choice if figures else ["No complete cell with a perturbation yet."]
+    text = results.choice if figures else ["No complete cell with a perturbation yet."] * perturbed.is_empty()
     return Section("measures", title, text, figures)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_octaves import WEIGHTS, make_octaves
 from made_up_results import cell, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
@@ -421,3 +422,19 @@ def test_a_measure_without_numbers_of_images_is_refused(measured: Answers) -> No
     for name in ("spread", "nothing"):
         with pytest.raises(UsageError, match=f"no numbers of {name} for each image; choose another"):
             measured.images(ImageQuery("s", "set", clean, "a", None, "all", None, ["a"], measure=name))
+
+
+def test_an_opened_image_has_the_seven_shares_of_the_view(tmp_path: Path) -> None:
+    make_octaves(tmp_path / "octaves.duckdb")
+    made = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
+    shares = made.octaves("octaves", "photographs", 7)
+    made.close()
+    assert sorted(shares) == sorted(WEIGHTS)
+    for name in WEIGHTS:
+        query = f"SELECT share FROM octave_share WHERE checkpoint = '{name}' AND image_index = 7 ORDER BY octave"
+        assert shares[name] == [share for (share,) in ask(tmp_path / "octaves.duckdb", query)]
+        assert len(shares[name]) == 7
+
+
+def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:
+    assert answers.octaves("small", "images", 0) == {}
