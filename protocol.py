@@ -16,6 +16,11 @@ SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixte
 """Decision space -> its classes. The space `all` is not here: it has those of the model."""
 
 
+def octave_edges(size: int) -> list[int]:
+    """0, and the highest frequency of each of OCTAVES in images of `size` pixels a side, in cycles per image."""
+    return [0, *(size // 2 >> octave for octave in reversed(range(len(OCTAVES))))]
+
+
 def classes_decided(decision_space: str, classes: int) -> int:
     """The classes that a model of so many classes decides between in a decision space."""
     return SPACE_CLASSES.get(decision_space, classes)

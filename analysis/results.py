@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .charts import metrics as metric_charts
+from .charts.octaves import octave_bars
 from .charts.palette import series_of
 from .charts.style import two_a_row
 from .comparison.verdict import verdict
@@ -24,6 +25,7 @@ from .database.open import open_store
 from .database.process import QueryProcess
 from .database.store import readable
 from .database.studies import study_label
+from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS
 from .measures.registry import title_of
 from .statistics.coefficients import Method
@@ -124,7 +126,7 @@ class Results:
 
         Points are thresholds with 95 % intervals. UsageError as `plot_metric`.
         """
-        metrics, size = self._thresholds(study, image_set)
+        metrics, size = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         models = metrics.group_by("checkpoint", maintain_order=True)
         return two_a_row(metric_charts.channel_chart(of_model, str(name), size) for (name,), of_model in models)
 
@@ -133,13 +135,25 @@ class Results:
 
         A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_metric`.
         """
-        metrics, size = self._thresholds(study, image_set)
+        metrics, size = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         return metric_charts.threshold_map(metrics, "noise_sd that takes half of the accuracy", size)
 
-    def _thresholds(self, study: str, image_set: str | None) -> tuple[pl.DataFrame, int]:
-        """The metrics of models that have thresholds on one image set, and the pixels that its images have a side."""
-        has_thresholds = pl.col("metric").is_in(list(THRESHOLDS)).any().over("version", "checkpoint", "image_set")
-        rows = self._select_one(self.metrics(study).filter(has_thresholds), "thresholds", study, image_set)
+    def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
+        """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.
+
+        A model has a bar that adds up to its accuracy, from that of its flat images. UsageError as `plot_metric`.
+        """
+        metrics, size = self._select_having(SHARES, "octave shares", study, image_set)
+        version, name = metrics.select("version", "image_set").row(0)
+        clean = self.accuracy(version).filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
+        return octave_bars(metrics, clean, f"{clean['measure'][0]} owed to octaves", size)
+
+    def _select_having(
+        self, names: Collection[str], subject: str, study: str, image_set: str | None
+    ) -> tuple[pl.DataFrame, int]:
+        """The metrics of models that have some of `names` on one image set, and the pixels of its images a side."""
+        has_names = pl.col("metric").is_in(list(names)).any().over("version", "checkpoint", "image_set")
+        rows = self._select_one(self.metrics(study).filter(has_names), subject, study, image_set)
         query = (
             "SELECT size FROM study_version JOIN study_image_set AS shown ON shown.study = study_id "
             "JOIN image_set ON image_set.id = shown.image_set WHERE label = ? AND shown.name = ?"

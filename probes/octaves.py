@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ProbeError
-from ..protocol import NO_OCTAVE, OCTAVES
+from ..protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
@@ -41,11 +41,6 @@ COARSE = 3
 SMALLEST = 16
 """Pixels a side from which on an image has octaves worth the name."""
 HIGHEST = 10_000
-
-
-def octave_edges(size: int) -> list[int]:
-    """The highest ring below octave 0, which is the mean, and that of each octave, in cycles per image."""
-    return [0, *(size // 2 >> octave for octave in reversed(range(len(OCTAVES))))]
 
 
 def rings(size: int) -> NDArray[np.int64]:

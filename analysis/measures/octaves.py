@@ -12,11 +12,11 @@ image, which is its mean alone. A share lies in [-1, 1], and is negative where a
 interaction index (Grabisch & Roubens 1999) in [-2, 2]: above 0 two octaves need each other, below 0 either does what
 the other does.
 
-octave_share_K_C is the share over the images whose label is C, in sets of at most 20 labels; the view octave_share has
-the shares of each image. All take the 127 conditions of `octaves` and the clean one. Without labels, right is what the
-model says of the clean image. Numbers are means over images, and intervals those of differences
-(`statistics.shares.paired_interval`); with one cluster there is none. They are `at_chance` where the clean accuracy is
-no higher than that of blind guesses.
+octave_share_K_C is the share over the images whose label is C, if these show more than one cluster, in sets of at most
+20 labels; the view octave_share has the shares of each image. All take the 127 conditions of `octaves` and the clean
+one. Without labels, right is what the model says of the clean image. Numbers are means over images, and intervals those
+of differences (`statistics.shares.paired_interval`); with one cluster there is none. They are `at_chance` where the
+clean accuracy is no higher than that of blind guesses.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
         return
     for label in labels:
         of_class, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
-        for name, numbers in zip(SHARES, shares, strict=True):
-            yield f"{name}_{class_name}", share_of(numbers[of_class], images.clusters[of_class])
+        if len(np.unique(images.clusters[of_class])) > 1:
+            for name, numbers in zip(SHARES, shares, strict=True):
+                yield f"{name}_{class_name}", share_of(numbers[of_class], images.clusters[of_class])
 
 
 def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:

@@ -317,6 +317,16 @@ class Answers:
         attributes = [{"name": name, "value": value} for name, value in slices]
         return {"classes": rows.drop("further").to_dicts(), "attributes": attributes}
 
+    def octaves(self, study: str, image_set: str, index: int) -> dict[str, list[float]]:
+        """Model -> the shares of an image that it owes to the seven octaves; of models that ran all of their masks."""
+        query = (
+            "SELECT checkpoint, list(share ORDER BY octave) AS shares FROM octave_share_of(?) "
+            "WHERE image_set = ? AND image_index = ? GROUP BY checkpoint ORDER BY checkpoint"
+        )
+        with self._database() as opened:
+            label = study_label(opened.store, study)
+            return dict(opened.store.frame(query, [label, image_set, index]).rows())
+
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
         with self._database() as opened:

@@ -354,10 +354,28 @@
       const cells = [[symbolOf(answer.model), `\u00a0${answer.model}`], [clean(answer)], [perturbed(answer)]];
       return element("tr", "", ...cells.map((content) => element("td", "", ...content)));
     }));
+    octaves(tile);
     $("previous").disabled = place === 0;
     $("next").disabled = place === tiles.length - 1;
     if (!dialog.open) dialog.showModal();
   };
+  const octaves = guarded(async (tile) => {
+    const place = $("image-octaves"), masks = study.conditions.some((one) => one.probe === "octaves");
+    place.hidden = true;
+    if (!masks) return;
+    const shares = await fetched(`/api/octaves?${new URLSearchParams({ study: study.study, set: $("set").value, index: tile.index })}`);
+    if (String(tile.index) !== asked.image) return; // another image was opened meanwhile
+    const models = tile.answers.map((answer) => answer.model).filter((name) => shares[name]);
+    place.querySelector("tbody").replaceChildren(...models.map((name) => {
+      const cells = shares[name].map((share) => {
+        const cell = element("td", "", share.toFixed(2).replace("-", "−"));
+        cell.style.background = `color-mix(in srgb, ${share < 0 ? "#0072b2" : "#d55e00"} ${Math.min(70, 140 * Math.abs(share))}%, transparent)`;
+        return cell;
+      });
+      return element("tr", "", element("td", "", symbolOf(name), `\u00a0${name}`), ...cells);
+    }));
+    place.hidden = !models.length;
+  });
   const step = (by) => {
     const tile = tiles[tiles.findIndex((one) => String(one.index) === asked.image) + by];
     if (tile) { write({ image: tile.index }, true); detail(); }

@@ -198,6 +198,10 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
     def filters(request: Request) -> Response:
         return _json(answers.filters(request.query_params["study"], request.query_params["set"]))
 
+    def octaves(request: Request) -> Response:
+        asks = request.query_params
+        return _json(answers.octaves(asks["study"], asks["set"], int(asks["index"])))
+
     def picture(request: Request) -> Response:
         asks = request.query_params
         content = answers.picture(asks["set"], int(asks["index"]), asks.get("condition"), int(asks.get("seed", "0")))
@@ -220,6 +224,7 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
         Route("/static/{name}", asked(static)),
         Route("/api/study", asked(study)),
         Route("/api/filters", asked(filters)),
+        Route("/api/octaves", asked(octaves)),
         Route("/api/picture", asked(picture)),
         Route("/api/correlation", posted(answers.correlation, CORRELATION), methods=["POST"]),
         Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks)), IMAGES), methods=["POST"]),

@@ -75,7 +75,8 @@ def _spread(conditions: Sequence[Condition]) -> list[Condition]:
 
 
 def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str, dict[Condition, str]]]:
-    """(title, condition -> label) of each row of tiles: the conditions of a probe that share their series.
+    """(title, condition -> label) of each row of tiles: the conditions of a probe that share their series,
+    or all of them where the probe has no axis.
 
     `size` is that of the images, in pixels a side.
 
@@ -83,7 +84,8 @@ def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str,
     """
     rows: dict[tuple[str, str], list[Condition]] = {}
     for condition in conditions:
-        rows.setdefault((condition.probe, condition.facts.series), []).append(condition)
+        series = condition.facts.series if condition.facts.x_title else ""
+        rows.setdefault((condition.probe, series), []).append(condition)
     labelled = []
     for (probe, _), alike in rows.items():
         settings = [condition.facts.setting_at(size).split(", ") for condition in alike]

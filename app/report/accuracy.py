@@ -57,6 +57,15 @@ def in_bands() -> pl.Expr:
     return (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
 
 
+MOST_SETTINGS = 40
+"""Settings that a chart has room for side by side, where their probe has no axis."""
+
+
+def crowded() -> pl.Expr:
+    """An expression that is true for probes of more settings than a chart has room for: their measures have charts."""
+    return pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_unique().over("probe") > MOST_SETTINGS)
+
+
 def key(rows: pl.DataFrame) -> dict[str, Any]:
     """Arguments of a figure with which a reader picks: a legend where there are several models, and a list of these."""
     models = rows["checkpoint"].unique().sort().to_list()
@@ -112,7 +121,8 @@ def curves_section(results: ReportData) -> Section:
     """Filters on the other image sets, and a figure for each other probe that does not act on bands."""
     figures = filter_figures(results, slice(1, None))
     for number, name, rows in perturbed_sets(results.curve):
-        for (probe,), part in rows.filter(~in_bands(), ~pl.col("cuts")).group_by("probe", maintain_order=True):
+        charted = rows.filter(~in_bands(), ~pl.col("cuts"), ~crowded())
+        for (probe,), part in charted.group_by("probe", maintain_order=True):
             figures.append(_figure(results, part, f"{slug(str(probe))}-{number}", f"{words(str(probe))} on {name}"))
     return Section("curves", "Accuracy over frequency", results.choice if figures else [], figures)
 

@@ -22,6 +22,7 @@ from .contact_sheet import contact_sheet
 from .correlations import correlations_section, published_section, scatter_section
 from .data import ReportData, read_data
 from .figures import choose_figures, make_folder, write_figures
+from .octaves import octaves_section
 from .page import render
 from .provenance import overview, provenance
 from .sections import Section
@@ -92,6 +93,7 @@ def _own_sections(results: ReportData, against: Verdict | None, changes: Section
     if changes:
         yield changes
     if len(results.curve):
+        yield octaves_section(results)
         yield curves_section(results)
         yield band_section(results)
         yield accuracy_section(results)

@@ -9,7 +9,7 @@ import polars as pl
 from ...analysis.charts.curves import probe_panels
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.registry import MEASURES, title_of
-from .accuracy import key, slug
+from .accuracy import crowded, key, slug
 from .data import ReportData
 from .sections import Figure, Section, Table
 
@@ -32,14 +32,15 @@ def conditions_section(results: ReportData) -> Section:
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null())
     # Parts of a measure, one a slice, can be many: a table has them, each where it is lowest.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
-    drawn = numbers.filter(pl.col("probe") != "clean", ~is_part)
+    perturbed = numbers.filter(pl.col("probe") != "clean", ~is_part)
+    drawn = perturbed.filter(~crowded())
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
         _figure(results, drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), name, number)
         for number, name in enumerate(names, 1)
         for metric in drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)))["metric"].unique().sort()
     ]
-    text = results.choice if figures else ["No complete cell with a perturbation yet."]
+    text = results.choice if figures else ["No complete cell with a perturbation yet."] * perturbed.is_empty()
     return Section("measures", title, text, figures, [*_slices(numbers.filter(is_part))])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from made_up_octaves import make_octaves
 from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
 from polars.testing import assert_frame_equal
 
@@ -210,6 +211,19 @@ def test_charts_of_metrics_are_of_one_image_set_that_has_them(database: Path, me
             results.plot_channels()
         with pytest.raises(UsageError, match="lowpass has one axis and no map; draw it with plot_curves"):
             results.plot_fourier_maps(probe="lowpass")
+
+
+def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(tmp_path: Path, database: Path) -> None:
+    make_octaves(tmp_path / "octaves.duckdb")
+    with bandlens.open(tmp_path / "octaves.duckdb") as results:
+        bars = drawn(results.plot_octave_shares(image_set="photographs"))
+        accuracies = results.accuracy().filter(pl.col("probe") == "clean").select("checkpoint", "top1").rows()
+    for name, top1 in accuracies:
+        parts = [row for row in bars if row["model"] == name]
+        assert len(parts) == 8
+        assert sum(row["value"] for row in parts) == pytest.approx(top1, abs=1e-5)
+    with bandlens.open(database) as results, pytest.raises(UsageError, match=r"has no octave shares in study \*$"):
+        results.plot_octave_shares()
 
 
 def test_it_only_reads(database: Path) -> None:

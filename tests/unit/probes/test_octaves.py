@@ -13,7 +13,8 @@ from stimuli import perturb, photographs
 
 from bandlens.errors import ProbeError, UsageError
 from bandlens.probes.family import Family
-from bandlens.probes.octaves import BANDPASS, BANDSTOP, OCTAVE_MASK, octave_edges
+from bandlens.probes.octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
+from bandlens.protocol import octave_edges
 from bandlens.records import Condition
 
 GRID = OCTAVE_MASK.conditions({})

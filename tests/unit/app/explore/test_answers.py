@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_octaves import WEIGHTS, make_octaves
 from made_up_results import cell, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
@@ -437,3 +438,19 @@ def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
         query = replace(query, attribute=choice and "site", attribute_value=choice)
         assert [tile["index"] for tile in answers.images(query)["tiles"]] == indices
     answers.close()
+
+
+def test_an_opened_image_has_the_seven_shares_of_the_view(tmp_path: Path) -> None:
+    make_octaves(tmp_path / "octaves.duckdb")
+    made = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
+    shares = made.octaves("octaves", "photographs", 7)
+    made.close()
+    assert sorted(shares) == sorted(WEIGHTS)
+    for name in WEIGHTS:
+        query = f"SELECT share FROM octave_share WHERE checkpoint = '{name}' AND image_index = 7 ORDER BY octave"
+        assert shares[name] == [share for (share,) in ask(tmp_path / "octaves.duckdb", query)]
+        assert len(shares[name]) == 7
+
+
+def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:
+    assert answers.octaves("small", "images", 0) == {}
