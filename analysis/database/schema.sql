@@ -294,7 +294,10 @@ CREATE TABLE error_consistency (
     kappa DOUBLE,
     low DOUBLE,
     high DOUBLE,
-    most DOUBLE
+    least DOUBLE,
+    most DOUBLE,
+    p_copy DOUBLE,
+    needed DOUBLE
 );
 COMMENT ON TABLE error_consistency IS 'Whether every two subjects of the view judgement are right and wrong on the same images, as `bandlens analyze` computed it last';
 

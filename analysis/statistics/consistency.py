@@ -3,10 +3,15 @@
     observed = share of images on which both are right or both wrong
     expected = p q + (1 - p) (1 - q)             p, q: the two accuracies
     kappa    = (observed - expected) / (1 - expected)
-    most     = (1 - |p - q| - expected) / (1 - expected)     what two such accuracies allow
+    least    = (|p + q - 1| - expected) / (1 - expected)     the lowest that two such accuracies allow
+    most     = (1 - |p - q| - expected) / (1 - expected)     the greatest
+    p_copy   = kappa (1 - expected) / (2 p (1 - p)),  p >= q
+    needed   = n (k s / kappa)^2                             k and s as in `power`, s of the interval
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is undefined, NaN, for an observer who
-is always right, or always wrong. Intervals are percentiles over resampled images (Klein et al. 2025), or clusters.
+is always right, or always wrong. Intervals are percentiles over resampled images (Klein et al. 2025), or clusters. The
+less accurate of the two may copy the other's decision, right or wrong, on a share p_copy of the images and decide by
+itself elsewhere: that gives this kappa (Klein et al. 2025). 80 % of studies with `needed` images tell it from 0.
 
 The mean kappa of one observer and others is a mean over images to first order (the delta method): with r the share both
 right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, an image on which they are a and b, 0 or 1,
@@ -29,6 +34,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from .arrays import Floats, Mask, Whole
 from .images import intervals
+from .power import detected_widths
 
 ENOUGH = 0.95
 """The share of resamples that must have a kappa."""
@@ -47,7 +53,13 @@ class Consistency:
     low: float
     """Lower end of the 95 % interval of kappa."""
     high: float
+    least: float
+    """The lowest kappa that the two accuracies allow."""
     most: float
+    p_copy: float
+    """Share of decisions that one copies of the other; NaN also where kappa is below 0, which no copies explain."""
+    needed: float
+    """Number of images with which 80 % of studies tell this kappa from 0 at 5 %."""
 
 
 def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
@@ -58,10 +70,17 @@ def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
         return np.where(varied, (observed - expected) / (1 - expected), np.nan)
 
 
-def most_of(p: Floats | float, q: Floats | float) -> Floats:
-    """The greatest kappa that two accuracies allow."""
+def kappa_range(p: Floats | float, q: Floats | float) -> tuple[Floats, Floats]:
+    """The lowest and the greatest kappa that two accuracies allow."""
     p, q = np.asarray(p), np.asarray(q)
-    return kappa_of(1 - abs(p - q), p, q)
+    return kappa_of(abs(p + q - 1), p, q), kappa_of(1 - abs(p - q), p, q)
+
+
+def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) -> Floats:
+    """p_copy of a kappa and two accuracies, by the formula above; NaN where kappa is NaN or below 0."""
+    better, expected = np.maximum(p, q), np.multiply(p, q) + np.multiply(np.subtract(1, p), np.subtract(1, q))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(kappa) >= 0, kappa * (1 - expected) / (2 * better * (1 - better)), np.nan)
 
 
 def error_consistency(
@@ -116,6 +135,9 @@ def error_consistencies(
     p, q, observed = totals[2] + totals[3], totals[1] + totals[3], totals[0] + totals[3]
     kappa = kappa_of(observed, p, q)
     low, high = _kappa_intervals(kappa)
+    least, most = kappa_range(p[:, 0], q[:, 0])
+    with np.errstate(divide="ignore"):
+        needed = np.ceil(n * (detected_widths() * (high - low) / kappa[:, 0]) ** 2)
     return {
         "n": np.full(len(seconds), n),
         "first_accuracy": p[:, 0],
@@ -124,7 +146,10 @@ def error_consistencies(
         "kappa": kappa[:, 0],
         "low": low,
         "high": high,
-        "most": most_of(p[:, 0], q[:, 0]),
+        "least": least,
+        "most": most,
+        "p_copy": copied_share(kappa[:, 0], p[:, 0], q[:, 0]),
+        "needed": np.where(np.isfinite(needed), needed, np.nan),
     }
 
 

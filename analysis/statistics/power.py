@@ -9,13 +9,14 @@ Holm's correction holds the first of t tests to 0.05 / t: k is what a difference
     accuracies on the same n images     s^2 = effect d / n             (Connor 1987)
     their test, `paired`                delta + 1 / n, for the correction of McNemar's test
     an interval (low, high)             s = (high - low) / (2 * 1.96)
-    kappa of n images, told from 0      s^2 = effect / n; less where the two accuracies differ
+    kappa of n images, told from 0      s^2 = (1 - kappa) ((1 - kappa) (1 - 2 kappa) + c) / n,
+                                        c = kappa (2 - kappa) / (2 p (1 - p))     (Bloch & Kraemer 1989)
     a correlation over m models         atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
 
 d is the discordance, the share of images that one of the two alone has right, or the variance of the difference of two
-scores of an image, v_a + v_b - 2 cov (Miller 2024); it is at least delta. The design effect of clusters of n_u images
-whose answers are all alike is sum n_u^2 / n (Kish 1965). Conversely, delta needs n = k^2 effect d / delta^2 images, and
-rho needs m = 3 + (k / atanh |rho|)^2 models.
+scores of an image, v_a + v_b - 2 cov (Miller 2024); it is at least delta. p is the accuracy of both models. The design
+effect of clusters of n_u images whose answers are all alike is sum n_u^2 / n (Kish 1965). Conversely, delta needs n =
+k^2 effect d / delta^2 images, and rho needs m = 3 + (k / atanh |rho|)^2 models.
 """
 
 from __future__ import annotations
@@ -51,18 +52,20 @@ def design_effect(clusters: NDArray[np.integer[Any]]) -> float:
     return float(np.square(sizes).sum() / sizes.sum())
 
 
-def smallest_difference(images: float, discordance: float = DISCORDANCE, tests: int = 1) -> float:
+def smallest_difference(images: float, discordance: float = DISCORDANCE, tests: int = 1, effect: float = 1.0) -> float:
     """The smallest difference of two accuracies on the same images whose interval would leave zero out, as a share.
 
-    `images` are independent ones: all of a set over its `design_effect`. Above 1, no difference is large enough.
+    `effect` is the `design_effect` of clusters. Above 1, no difference is large enough.
     """
-    k = detection_quantile(tests)
-    return k * sqrt(max(discordance, k**2 / images) / images)
+    k, independent = detection_quantile(tests), images / effect
+    return k * sqrt(max(discordance, k**2 / independent) / independent)
 
 
-def smallest_tested_difference(images: float, discordance: float = DISCORDANCE, tests: int = 1) -> float:
+def smallest_tested_difference(
+    images: float, discordance: float = DISCORDANCE, tests: int = 1, effect: float = 1.0
+) -> float:
     """As `smallest_difference`, of two accuracies that McNemar's test tells apart after Holm."""
-    return smallest_difference(images, discordance, tests) + 1 / images
+    return smallest_difference(images, discordance, tests, effect) + 1 / images
 
 
 def images_needed(difference: float, discordance: float = DISCORDANCE, tests: int = 1) -> int:
@@ -79,9 +82,13 @@ def images_needed_by_test(difference: float, discordance: float = DISCORDANCE, t
     return ceil(4 / (sqrt(spread**2 + 4 * difference) - spread) ** 2)
 
 
-def smallest_kappa(images: float, tests: int = 1) -> float:
-    """The smallest error consistency of two models that is told from that of independent errors."""
-    return detection_quantile(tests) / sqrt(images)
+def smallest_kappa(images: float, tests: int = 1, accuracy: float = 0.75) -> float:
+    """The smallest error consistency of two models of one accuracy that is told from 0; 1 where none is."""
+    k, kappa = detection_quantile(tests), 0.0
+    for _ in range(50):  # as Picard did; each step comes nearer where kappa is below 1
+        shared = kappa * (2 - kappa) / (2 * accuracy * (1 - accuracy))
+        kappa = min(1.0, k * sqrt((1 - kappa) * ((1 - kappa) * (1 - 2 * kappa) + shared) / images))
+    return kappa
 
 
 def smallest_correlation(models: int, tests: int = 1) -> float:

@@ -129,8 +129,8 @@ def _spread(spreads: pl.DataFrame, images: ImageSet, measure: str) -> tuple[floa
 def _of_accuracy(images: ImageSet, spread: tuple[float | None, float | None], tests: int) -> Detectable:
     width, discordance = spread
     if width is None:
-        independent = images.info.count / design_effect(images.clusters)
-        difference = smallest_tested_difference(independent, DISCORDANCE, tests)
+        effect = design_effect(images.clusters)
+        difference = smallest_tested_difference(images.info.count, DISCORDANCE, tests, effect)
         return Detectable(images.info.name, "accuracy", difference, tests, f"discordance {DISCORDANCE:.0%}, assumed")
     difference = width * detected_widths(tests) + 1 / images.info.count
     return Detectable(images.info.name, "accuracy", difference, tests, f"discordance {discordance:.1%} in earlier runs")

@@ -10,10 +10,12 @@ from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics.consistency import (
+    Consistency,
     consistency_with_others,
+    copied_share,
     error_consistencies,
     error_consistency,
-    most_of,
+    kappa_range,
 )
 from bandlens.analysis.statistics.shares import mean_interval, share_of
 from bandlens.errors import UsageError
@@ -68,15 +70,41 @@ def test_a_perfect_observer_has_no_kappa() -> None:
     first, second = observers()
     for pair in ((np.ones(500, bool), second), (first, np.zeros(500, bool)), (np.ones(500, bool),) * 2):
         estimate = error_consistency(*pair)
-        assert np.isnan([estimate.kappa, estimate.low, estimate.high, estimate.most]).all()
+        undefined = ("kappa", "low", "high", "least", "most", "p_copy", "needed")
+        assert np.isnan([getattr(estimate, name) for name in undefined]).all()
 
 
-def test_the_most_that_two_accuracies_allow() -> None:
-    assert most_of(0.8, 0.6) == pytest.approx(0.545454, abs=1e-6)
-    assert most_of(0.7, 0.7) == pytest.approx(1)
+def test_the_range_that_two_accuracies_allow() -> None:
+    assert kappa_range(0.8, 0.6) == pytest.approx((-0.3636, 0.5455), abs=5e-5)
+    assert kappa_range(0.7, 0.7)[1] == pytest.approx(1)
     first = np.arange(10) < 8
     estimate = error_consistency(first, np.arange(10) < 6)  # wrong wherever the first is
     assert estimate.kappa == pytest.approx(estimate.most) == pytest.approx(0.545454, abs=1e-6)
+    apart = error_consistency(first, np.arange(10) >= 4)  # right wherever the first is wrong
+    assert apart.kappa == pytest.approx(apart.least) == pytest.approx(-0.363636, abs=1e-6)
+    assert np.isnan(apart.p_copy)
+
+
+def test_the_copied_share_is_that_of_klein_and_gives_back_kappa() -> None:
+    assert copied_share(0.4, 0.8, 0.6) == copied_share(0.4, 0.6, 0.8) == pytest.approx(0.55)
+    random, n = np.random.default_rng(3), 200_000
+    better = random.random(n) < 0.8
+    # By itself it is right so often that it is right in 60 % of all.
+    alone = random.random(n) < (0.6 - 0.55 * 0.8) / 0.45
+    copying = error_consistency(better, np.where(random.random(n) < 0.55, better, alone), resamples=100)
+    assert (copying.kappa, copying.p_copy) == pytest.approx((0.4, 0.55), abs=0.01)
+
+
+def test_as_many_images_as_needed_tell_kappa_from_zero_in_four_of_five_studies() -> None:
+    """Two observers with 75 % right, of whom the second copies a fifth of the first's decisions."""
+    random = np.random.default_rng(4)
+
+    def study(n: int) -> Consistency:
+        first, second = random.random((2, n)) < 0.75
+        return error_consistency(first, np.where(random.random(n) < 0.2, first, second), resamples=400)
+
+    needed = int(study(100_000).needed)
+    assert np.mean([study(needed).low > 0 for _ in range(1000)]) == pytest.approx(0.8, abs=0.04)
 
 
 def test_what_does_not_fit_is_refused() -> None:

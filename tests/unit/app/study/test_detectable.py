@@ -40,7 +40,7 @@ def planned(study: Path) -> list[Detectable]:
 def test_without_earlier_runs_models_differ_on_a_tenth_of_the_images_and_clusters_are_alike(study: Path) -> None:
     [row] = planned(study)
     assert (row.measure, row.tests, row.basis) == ("accuracy", 3, "discordance 10%, assumed")
-    assert row.difference == pytest.approx(smallest_tested_difference(10, 0.1, 3))
+    assert row.difference == pytest.approx(smallest_tested_difference(20, 0.1, 3, effect=2))
 
 
 def test_earlier_runs_tell_how_often_models_differ(study: Path, tmp_path: Path) -> None:
