@@ -75,7 +75,7 @@ def _attributes(outcomes: Outcomes) -> Iterator[tuple[str, Whole]]:
 
 SLICES: Mapping[str, Callable[[Outcomes], Iterator[tuple[str, Whole]]]] = {
     "class": _classes,
-    "attributes": _attributes,
+    "attribute": _attributes,
 }
 """Kind of slices -> name and images of each slice of an image set."""
 

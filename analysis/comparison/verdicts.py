@@ -32,7 +32,7 @@ class Limits:
     conditions: Sequence[str] = ()
     """Probes whose conditions are judged, `clean` among them; by default all."""
     slices: Sequence[str] = ()
-    """Kinds of slices of the images that are judged beside all of them: `class`, `attributes`; none by default."""
+    """Kinds of slices of the images that are judged beside all of them: `class`, `attribute`; none by default."""
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:

@@ -78,7 +78,7 @@ def gate(
         typer.Option(
             "--slices",
             metavar="KIND",
-            help="Judge a release by `class`, or `attributes` of images, too.",
+            help="Judge a release by `class`, or `attribute`, too.",
             show_default="the study's, or none",
         ),
     ] = None,
