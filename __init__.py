@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .app.api.results import stored_study as stored_study
     from .app.api.results import vacuum as vacuum
     from .app.api.studies import gate as gate
+    from .app.api.studies import gate_release as gate_release
     from .app.api.studies import import_predictions as import_predictions
     from .app.api.studies import plan as plan
     from .app.api.studies import power as power
@@ -119,7 +120,9 @@ _LATER = {
         "analyze compare consistency correlate delete_study explore list_measures list_studies measure merge "
         "open open_query rename_study report stored_study vacuum"
     ),
-    ".app.api.studies": ("gate import_predictions plan power rebuild run run_progress study_text verify write_study"),
+    ".app.api.studies": (
+        "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"
+    ),
     ".app.console": "progress",
     ".app.export": "Lowering",
     ".errors": (

@@ -1,6 +1,7 @@
 """Everything bandlens raises on purpose.
 
     BandlensError            exit 1: the job failed
+    ├── Undecided            exit 3: there are too few images to tell
     ├── UsageError           exit 2: what was asked for does not exist or makes no sense
     │   └── UnknownName          a name that is not known, with the nearest ones that are
     ├── CheckpointError      weights that cannot be fetched, trusted, or fitted to the architecture
@@ -52,6 +53,10 @@ class BandlensError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class Undecided(BandlensError):
+    exit_code = 3
 
 
 class UsageError(BandlensError):

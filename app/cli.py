@@ -164,7 +164,7 @@ def _words_of_machine(error: OSError | MemoryError) -> str:
 
 
 def main() -> None:
-    """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job."""
+    """Run the command line. Errors are one line on stderr, and the exit status is theirs: see `errors`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # an encoding without a letter is no reason to end
             stream.reconfigure(errors="backslashreplace")

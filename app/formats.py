@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -82,6 +83,30 @@ def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: s
     if not rows:  # tabulate leaves out which columns there are
         drawing = drawing.replace("{tabular}{}", f"{{tabular}}{{{'l' * len(names)}}}", 1)
     return f"\\begin{{table}}\n\\caption{{{_escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
+
+
+def junit_text(title: str, suites: Mapping[str, Sequence[tuple[str, str, str]]]) -> str:
+    """The verdicts of gates as JUnit's XML, which CI services read; one that is undecided counts as skipped.
+
+    Args:
+        title: the name of the whole.
+        suites: checkpoint and image set -> name, verdict and message of each of their rows.
+    """
+    from xml.etree import ElementTree  # writes alone; what is read comes from nowhere
+
+    root = ElementTree.Element("testsuites", name=printable(title))
+    for suite, cases in suites.items():
+        counts = Counter(verdict for _, verdict, _ in cases)
+        numbers = {"tests": len(cases), "failures": counts["fail"], "skipped": counts["undecided"], "errors": 0}
+        attributes = {"name": printable(suite)} | {name: str(number) for name, number in numbers.items()}
+        of_suite = ElementTree.SubElement(root, "testsuite", attributes)
+        for name, verdict, message in cases:
+            case = ElementTree.SubElement(of_suite, "testcase", classname=printable(suite), name=printable(name))
+            if verdict != "pass":
+                kind = "failure" if verdict == "fail" else "skipped"
+                ElementTree.SubElement(case, kind, message=printable(message))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _line(text: str) -> str:

@@ -187,7 +187,8 @@ A study is a TOML file that names checkpoints, image sets and probes; paths are 
 not in this list is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
 
 {keys}
-The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md)):
+The table `[gate]` says what gates let pass, of [precisions](../guide/precision.md) and of
+[releases](../guide/compare.md#is-this-release-safe-to-ship):
 
 {limits}"""
 

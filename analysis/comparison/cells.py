@@ -38,6 +38,12 @@ REASONS = {
     "seed": "seed",
 }
 """Column -> what it means where it differs."""
+DIFFERS_IN = pl.concat_str(
+    [pl.when(pl.col(name) != pl.col(f"{name}_b")).then(pl.lit(words)) for name, words in REASONS.items()],
+    separator=", ",
+    ignore_nulls=True,
+).replace("", None)
+"""The reasons for which two matched cells differ, in words; null where there is none."""
 DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""
 CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
@@ -124,7 +130,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     """
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
-    cells_a, cells_b = _cells(a), _cells(b)
+    cells_a, cells_b = read_cells(a), read_cells(b)
     matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     one_database = a.store.path.resolve() == b.store.path.resolve()
     same = pl.col("cell") == pl.col("cell_b") if one_database else pl.lit(False)
@@ -196,7 +202,8 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _cells(run: Run) -> pl.DataFrame:
+def read_cells(run: Run) -> pl.DataFrame:
+    """The complete cells of a run under the comparison's names, with the columns that `pair_cells` takes."""
     cells = run.store.frame(
         "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
         "detail.parameters::VARCHAR AS parameters, detail.cycles, detail.labelled, detail.itself, detail.clean_cell, "
@@ -219,10 +226,7 @@ def _cells(run: Run) -> pl.DataFrame:
 
 def _compare_group(a: Run, b: Run, cells: pl.DataFrame) -> pl.DataFrame:
     """The columns of CELLS without the adjusted p, for cells of one checkpoint and image set."""
-    reasons = [pl.when(pl.col(name) != pl.col(f"{name}_b")).then(pl.lit(words)) for name, words in REASONS.items()]
-    words = cells.select(
-        *MATCH, CYCLES, differs_in=pl.concat_str(reasons, separator=", ", ignore_nulls=True).replace("", None)
-    )
+    words = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
     return pl.concat([words, pair_cells(a.store, b.store, cells).rows], how="horizontal")
 
 
@@ -255,7 +259,7 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
 
     Raises UsageError where two sets give an image different labels.
     """
-    images_a, images_b, clusters = _common_images(a, b, pairs)
+    images_a, images_b, clusters = common_images(a, b, pairs)
     rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
     if not len(clusters):
         return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters)
@@ -288,7 +292,7 @@ def _why_not(n: int) -> pl.Expr:
     )
 
 
-def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
+def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
     """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
 
     UsageError where two sets give one of them different labels: being right would mean two things.

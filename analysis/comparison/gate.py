@@ -25,7 +25,8 @@ import polars as pl
 from ...records import Cell
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole, Z
-from ..statistics.wilson import independent_quantile, interval_of_sums, wilson
+from ..statistics.paired import sums_by_cluster
+from ..statistics.wilson import counted_share, independent_freedom, student, wilson
 from .cells import pair_cells
 from .verdicts import Limits, verdict
 
@@ -35,13 +36,17 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
 
     Dependent images count as fewer, as in the view `cell_accuracy`: see `statistics.wilson`.
     """
+    share, effective, freedom = flip_share(flipped, clusters)
+    return *wilson(share, effective, student(freedom)), effective
+
+
+def flip_share(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
+    """(share, effective, degrees of freedom) of the flipped images, which the interval is made of, (cells,) each."""
     share, n = flipped.mean(axis=1), flipped.shape[1]
-    order = np.argsort(clusters, kind="stable")
-    _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
-    if len(first) == n:
-        return *wilson(share, n, independent_quantile(n)), np.full(len(share), float(n))
-    sums = np.add.reduceat(flipped[:, order], first, axis=1, dtype=np.int64)
-    return interval_of_sums(sums, sizes)
+    sums, sizes, _ = sums_by_cluster(flipped.astype(np.int64), clusters)
+    if len(sizes) == n:
+        return share, np.full(len(share), float(n)), np.full(len(share), independent_freedom(n))
+    return counted_share(sums, sizes)
 
 
 def images_needed(
@@ -58,14 +63,25 @@ def images_needed(
 
     The formulas stand above: the intervals of Wilson and of Bonett & Price 2012 end at the limits with so many images.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_flips = Z**2 * max_flips * (1 - max_flips) / (flips - max_flips) ** 2
-        margin, spread = (np.abs(difference) - max_difference) ** 2, Z**2 * (discordant - difference**2)
-        of_difference = (spread + np.sqrt(spread**2 + 8 * margin * Z**2)) / (2 * margin)
+    of_flips = images_for_share(flips, max_flips)
+    of_difference = images_for_difference(np.abs(difference) - max_difference, discordant - difference**2)
     too_many, too_far = flips > max_flips, np.abs(difference) > max_difference
     # To pass, both have to fit; to fail, the first that does not is enough.
     to_fail = np.fmin(np.where(too_many, of_flips, np.inf), np.where(too_far, of_difference, np.inf))
     return np.where(too_many | too_far, to_fail, np.fmax(of_flips, of_difference))
+
+
+def images_for_share(share: Floats, limit: Floats | float, quantile: float = Z) -> Floats:
+    """Images with which Wilson's interval of a share ends at the limit; infinite where the share is the limit."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(quantile**2 * limit * (1 - limit) / (share - limit) ** 2)
+
+
+def images_for_difference(distance: Floats, variance: Floats, quantile: float = Z) -> Floats:
+    """Images with which the interval of a mean of d_i ends at `distance` from it, infinite at 0; `variance` is of d."""
+    margin, spread = distance**2, quantile**2 * variance
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((spread + np.sqrt(spread**2 + 8 * margin * quantile**2)) / (2 * margin))
 
 
 def gate_cells(
@@ -118,7 +134,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     )
     difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
     needed = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
-    many = _two_digits(np.maximum(needed * n / effective, n + 1))
+    many = two_digits(np.maximum(needed * n / effective, n + 1))
     names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
     return rows.with_columns(verdict=verdict(limits)).select(
         "checkpoint",
@@ -136,7 +152,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     )
 
 
-def _two_digits(values: Floats) -> pl.Series:
+def two_digits(values: Floats) -> pl.Series:
     """Round up to whole numbers of two significant digits; null where infinite."""
     finite = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)

@@ -106,8 +106,8 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if moved.is_empty():
         return
-    side_a = _Side.from_run(a, PredictionReader(a.store))
-    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    side_a = Side.from_run(a, PredictionReader(a.store))
+    side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
     for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
         if image_set is None:
             continue
@@ -164,7 +164,7 @@ def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterat
     """Paired intervals of numbers of single conditions."""
     if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels were added to one of them
         return
-    cells_a, cells_b = _by_condition(a), _by_condition(b)
+    cells_a, cells_b = by_condition(a), by_condition(b)
     determined = _determined(CONDITION_MEASURES, a, b)
     means = {measure.name: measure for measure in determined if measure.values}
     for (probe, parameters), names in rows.group_by("probe", "parameters", maintain_order=True):
@@ -183,19 +183,20 @@ def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutco
     return difference_interval(shares[0], shares[1]) if shares[0] and shares[1] else None
 
 
-def _by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
+def by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
+    """Probe and parameters, as JSON text -> the cell."""
     return {(stored.condition.probe, stored.parameters): cell for stored, cell in outcomes.cells.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
     """One of the two runs that are compared, by the names that the comparison has for its checkpoints and sets."""
 
     predictions: PredictionReader
     subjects: Mapping[tuple[str, str], Subject]
 
     @classmethod
-    def from_run(cls, run: Run, predictions: PredictionReader) -> _Side:
+    def from_run(cls, run: Run, predictions: PredictionReader) -> Side:
         listed = subjects(run.store, run.label)
         if run.column is not None:
             names: dict[str, Any] = {run.column: run.called}

@@ -16,12 +16,23 @@ TRUSTED = "fp32"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The differences between two precisions that a gate lets pass, as shares of the images."""
+    """The differences that a gate lets pass, as shares of the images, and what a gate of a release judges."""
 
     flips: float = 0.01
-    """The largest share of images whose predicted class may differ; 0.01 by default."""
+    """The largest share of images whose predicted class may differ between precisions; 0.01 by default."""
     accuracy: float = 0.003
-    """The largest difference of the accuracies, in either direction; 0.003 by default."""
+    """The largest difference of the accuracies of precisions, in either direction; 0.003 by default."""
+    margin: float = 0.01
+    """The loss that a release has to stay below, 0 or more; 0.01 by default."""
+    negative_flips: float | None = None
+    """The largest share of images that the release before had right and this one has wrong; by default it is not
+    judged."""
+    measures: Sequence[str] = ()
+    """Measures by which a release is judged; by default accuracy, or agreement without labels."""
+    conditions: Sequence[str] = ()
+    """Probes whose conditions are judged, `clean` among them; by default all."""
+    slices: Sequence[str] = ()
+    """Kinds of slices of the images that are judged beside all of them: `class`, `attribute`; none by default."""
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
@@ -54,21 +65,24 @@ def verdict(limits: Limits) -> pl.Expr:
     low, high = pl.col("low"), pl.col("high")
     within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
     outside = (low > limits.accuracy) | (high < -limits.accuracy)
-    return (
-        pl.when((pl.col("flips_low") > limits.flips) | outside)
-        .then(pl.lit("fail"))
-        .when((pl.col("flips_high") <= limits.flips) & within)
-        .then(pl.lit("pass"))
-        .otherwise(pl.lit("undecided"))
+    return in_words(
+        passes=(pl.col("flips_high") <= limits.flips) & within, fails=(pl.col("flips_low") > limits.flips) | outside
     )
 
 
-def count_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, and where most images flip."""
-    worst = pl.col("flips").arg_max()
-    return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(
+def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:
+    """pass, fail or undecided: what passes is no failure, and null is neither."""
+    verdicts = pl.when(passes).then(pl.lit("pass")).when(fails).then(pl.lit("fail"))
+    return verdicts.otherwise(pl.lit("undecided"))
+
+
+def count_verdicts(rows: pl.DataFrame, size: str = "flips") -> pl.DataFrame:
+    """Verdicts in rows of a gate, counted by checkpoint, image set and pair, and where the column `size` is largest."""
+    keys = [name for name in ("checkpoint", "image_set", "reference", "candidate") if name in rows.columns]
+    worst = pl.col(size).arg_max()
+    return rows.group_by(keys, maintain_order=True).agg(
         *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
-        worst_flips=pl.col("flips").max(),
+        pl.col(size).max().alias(f"worst_{size}"),
         probe=pl.col("probe").get(worst),
         parameters=pl.col("parameters").get(worst),
         cycles=pl.col("cycles").get(worst),

@@ -41,6 +41,12 @@ def study_label(store: Store, word: str | None) -> str:
     return str(labels[0])
 
 
+def same_study(store: Store, name: str) -> str | None:
+    """The label of the study of this name or label, or else of the one that ran last; None where there is none."""
+    known = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
+    return study_label(store, name) if known else last_run(store)
+
+
 def version_in(store: Store, word: str | None, precision: str) -> str:
     """The label of the newest version that was run in a precision, of those that a word asks for.
 

@@ -63,7 +63,16 @@ def _listed_by_real(available: Available) -> bool:
 
 
 MEASURES = (
-    Measure("accuracy", "accuracy", "share", Scope.CONDITION, values=_right_values, applies=has_labels, primary=True),
+    Measure(
+        "accuracy",
+        "accuracy",
+        "share",
+        Scope.CONDITION,
+        values=_right_values,
+        applies=has_labels,
+        sense=1,
+        primary=True,
+    ),
     Measure(
         "agreement",
         "agreement",
@@ -72,11 +81,18 @@ MEASURES = (
         values=_right_values,
         judge=_judge_agreement,
         applies=_unlabelled,
+        sense=1,
         primary=True,
         against_clean=False,
     ),
     Measure(
-        "accuracy_real", "accuracy by ReaL", "share", Scope.CONDITION, values=_real_values, applies=_listed_by_real
+        "accuracy_real",
+        "accuracy by ReaL",
+        "share",
+        Scope.CONDITION,
+        values=_real_values,
+        applies=_listed_by_real,
+        sense=1,
     ),
 )
 CONFIDENCE = Measure("confidence", "confidence", "share", Scope.CONDITION, values=_confidence_values)

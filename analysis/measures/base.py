@@ -276,6 +276,9 @@ class Measure(Generic[Read]):
     """Adds what `values` do not tell: that a number says little, say."""
     against_clean: bool = True
     """Whether the mean of `values` on the clean images is one to compare with."""
+    sense: int = 0
+    """1 where a model with more of it is better, -1 where one with less is; 0 where neither is, so that no gate of a
+    release can ask for it."""
     primary: bool = False
     """Whether it is the top-1 of its cells: tables of cells and curves have it, with a test."""
 

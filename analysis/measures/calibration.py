@@ -88,5 +88,6 @@ MEASURES = (
         Scope.CONDITION,
         values=_square_values,
         applies=_applies,
+        sense=-1,
     ),
 )

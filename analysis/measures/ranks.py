@@ -21,5 +21,13 @@ def _values(cell: CellOutcomes) -> ImageValues | None:
 
 
 MEASURES = (
-    Measure("reciprocal_rank", "mean reciprocal rank", "share", Scope.CONDITION, values=_values, applies=has_labels),
+    Measure(
+        "reciprocal_rank",
+        "mean reciprocal rank",
+        "share",
+        Scope.CONDITION,
+        values=_values,
+        applies=has_labels,
+        sense=1,
+    ),
 )

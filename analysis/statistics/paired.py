@@ -26,13 +26,15 @@ Edwards 1948; the variance with larger clusters is that of Yang, Sun & Hardin 20
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from scipy.special import chdtrc
+from scipy.special import chdtrc, stdtr
 
-from .arrays import Floats, Mask, Whole
+from .arrays import ALPHA, Floats, Mask, Whole
 from .wilson import NO_SPREAD, UNSEEN, student, widening
 
+Numbers = TypeVar("Numbers", Floats, Whole)
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
 
@@ -58,33 +60,73 @@ def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
     """Compare the outcomes of cells on the same n images: a and b (cells, n), whether right; clusters (n,)."""
     d = b.astype(np.int64) - a
     lost, gained = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
-    sums, sizes = _by_cluster(d, clusters)
+    sums, sizes, _ = sums_by_cluster(d, clusters)
     low, high = bonett_price_interval(lost, gained, sums, sizes)
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
     return Paired(lost, gained, (gained - lost) / a.shape[1], low, high, p)
 
 
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Differences as their intervals and one-sided tests take them, (cells,) each; NaN with a single cluster."""
+
+    centre: Floats
+    """u - v by the formula above."""
+    error: Floats
+    freedom: Floats
+    """Degrees of freedom of Student's t."""
+    effect: Floats
+    """The design effect: how many dependent images say as much as an independent one."""
+
+    def ends(self, alpha: float = ALPHA) -> tuple[Floats, Floats]:
+        """Ends of the interval that misses `alpha` of true differences, (cells,)."""
+        half = student(self.freedom, alpha) * self.error
+        return (self.centre - half).clip(-1), (self.centre + half).clip(max=1)
+
+    def p_above(self, limit: float) -> Floats:
+        """One-sided p that the difference is `limit` or less: alpha where the interval of 1 - 2 alpha begins there."""
+        return np.asarray(stdtr(self.freedom, (limit - self.centre) / self.error))
+
+    def p_below(self, limit: float) -> Floats:
+        """One-sided p that the difference is `limit` or more."""
+        return np.asarray(stdtr(self.freedom, (self.centre - limit) / self.error))
+
+
 def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
     """Ends (cells,) of the 95 % interval of gained - lost as a share of the images, by the formula above."""
+    return paired_difference(gained - lost, gained + lost, sums, sizes).ends()
+
+
+def paired_difference(
+    total: Floats | Whole, squares: Floats | Whole, sums: Floats | Whole, sizes: Whole
+) -> PairedDifference:
+    """The mean of d_i, each in [-1, 1], by the formula above: gained is (sum d^2 + sum d) / 2, lost what remains.
+
+    Args:
+        total: sum of d over the n images of each cell, (cells,).
+        squares: sum of d^2, (cells,).
+        sums: sums of d by cluster, (cells, clusters).
+        sizes: images of each cluster, (clusters,).
+    """
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
         nothing = np.full(len(sums), np.nan)
-        return nothing, nothing
-    mean = ((gained - lost) / n)[:, None]
-    squares = (sums - sizes * mean) ** 2
-    variance = (gained + lost) / n - mean[:, 0] ** 2
+        return PairedDifference(nothing, nothing, nothing, nothing)
+    mean = (total / n)[:, None]
+    deviations = (sums - sizes * mean) ** 2
+    variance = squares / n - mean[:, 0] ** 2
     widest = widening((sums - sizes * mean) / n, sizes, variance / n)
-    clustered, fourth = widest * squares.sum(axis=1) * count / (count - 1), (squares**2).sum(axis=1)
+    clustered, fourth = widest * deviations.sum(axis=1) * count / (count - 1), (deviations**2).sum(axis=1)
     freedom = np.full(len(sums), count - 1.0)
     if count < n:
         spread = fourth > NO_SPREAD
-        freedom[spread] = np.minimum(count - 1, 2 * squares[spread].sum(axis=1) ** 2 / fourth[spread])
-    independent = (gained + lost - n * mean[:, 0] ** 2) * n / (n - 1)
+        freedom[spread] = np.minimum(count - 1, 2 * deviations[spread].sum(axis=1) ** 2 / fourth[spread])
+    independent = (squares - n * mean[:, 0] ** 2) * n / (n - 1)
     effect = ((clustered + UNSEEN * (sizes**2).mean()) / (independent + UNSEEN * sizes.mean())).clip(1)
-    u, v, total = gained / effect + 1, lost / effect + 1, n / effect + 2
-    centre = (u - v) / total
-    half = student(freedom) * np.sqrt(((u + v) / total - centre**2) / total)
-    return (centre - half).clip(-1), (centre + half).clip(max=1)
+    u, v, whole = (squares + total) / 2 / effect + 1, (squares - total) / 2 / effect + 1, n / effect + 2
+    centre = (u - v) / whole
+    error = np.sqrt(((u + v) / whole - centre**2) / whole)
+    return PairedDifference(centre, error, np.maximum(1, freedom), effect)
 
 
 def mcnemar_p(sums: Whole) -> float:
@@ -101,10 +143,10 @@ def mcnemar_p(sums: Whole) -> float:
     return min(1.0, float(chance[np.abs(np.arange(-total, total + 1)) >= reach].sum()))
 
 
-def _by_cluster(d: Whole, clusters: Whole) -> tuple[Whole, Whole]:
-    """Sums of d (cells, clusters), and the sizes of the clusters."""
+def sums_by_cluster(d: Numbers, clusters: Whole) -> tuple[Numbers, Whole, Whole]:
+    """Sums of d (cells, n) by cluster, (cells, clusters), the sizes of the clusters, and which clusters these are."""
     order = np.argsort(clusters, kind="stable")
-    _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+    distinct, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
     if len(first) == len(clusters):
-        return d, sizes
-    return np.add.reduceat(d[:, order], first, axis=1), sizes
+        return d, sizes, clusters
+    return np.add.reduceat(d[:, order], first, axis=1), sizes, distinct

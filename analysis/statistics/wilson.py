@@ -20,7 +20,7 @@ among the clusters. Independent images have the normal quantile, 1.96; fewer tha
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from .arrays import ALPHA, Floats, Whole, Z
 
@@ -42,14 +42,16 @@ def wilson(share: Floats | float, n: Floats | float, quantile: Floats | float = 
     return np.minimum(share, centre - half).clip(0), np.maximum(share, centre + half).clip(max=1)
 
 
-def independent_quantile(images: int, alpha: float = ALPHA) -> float:
-    """The quantile for a number of independent images: the normal one from 30 of them on."""
-    return float(student(np.asarray(images - 1.0), alpha) if images < FEW else ndtri(1 - alpha / 2))
+def independent_freedom(images: int) -> float:
+    """The degrees of freedom of a number of independent images: infinite, as of a normal one, from 30 of them on."""
+    return images - 1.0 if images < FEW else np.inf
 
 
 def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
     """The quantile of Student's distribution that alpha / 2 of it exceeds, with at least 1 degree of freedom."""
-    return np.asarray(stdtrit(np.maximum(1, freedom), 1 - alpha / 2), dtype=np.float64)
+    # The normal quantile is one rounding error away from Student's.
+    quantile = stdtrit(np.maximum(1, freedom), 1 - alpha / 2)
+    return np.asarray(np.where(np.isinf(freedom), ndtri(1 - alpha / 2), quantile), dtype=np.float64)
 
 
 def contributing(deviations: Floats) -> float:
@@ -106,12 +108,25 @@ def interval_of_sums(
     Every cluster has an answer. `widest` is `widening` where none is given: sizes that are numbers of right answers,
     and no plan of what to photograph, have 1.
     """
+    share, effective, freedom = counted_share(right, sizes, widest)
+    return *wilson(share, effective, student(freedom)), effective
+
+
+def counted_share(
+    right: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """(share, effective, degrees of freedom) of what `interval_of_sums` takes: what the interval is made of."""
     n = sizes.sum()
     share = np.asarray(right.sum(axis=-1) / n)
     deviations, independent = (right - sizes * share[..., None]) / n, share * (1 - share) / n
     if widest is None:
         widest = widening(deviations, sizes, independent)
-    return clustered_interval(share, deviations, independent, round(n), widest)
+    return share, *effective_images(share, deviations, independent, round(n), widest)
+
+
+def p_above(share: Floats, effective: Floats, freedom: Floats, limit: float) -> Floats:
+    """One-sided p that a share is `limit`, above 0 and below 1, or less: 0.025 where its 95 % interval begins there."""
+    return np.asarray(stdtr(freedom, (limit - share) / np.sqrt(limit * (1 - limit) / effective)))
 
 
 def clustered_interval(
@@ -122,9 +137,15 @@ def clustered_interval(
     widest: Floats | float,
     alpha: float = ALPHA,
 ) -> tuple[Floats, Floats, Floats]:
-    """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
+    """(low, high, effective) of shares (…), from what `effective_images` takes; the interval misses `alpha` of them."""
+    effective, freedom = effective_images(share, deviations, independent, images, widest)
+    return *wilson(share, effective, student(freedom, alpha)), effective
 
-    The interval misses `alpha` of true shares.
+
+def effective_images(
+    share: Floats, deviations: Floats, independent: Floats, images: int, widest: Floats | float
+) -> tuple[Floats, Floats]:
+    """(effective, degrees of freedom) of shares (…), from d_u as `deviations` (…, clusters).
 
     independent (…) is the variance if all of the images were independent of each other. They are where there are as
     many clusters as images. widest (…) is what `widening` gives.
@@ -135,12 +156,11 @@ def clustered_interval(
         fourth = (deviations**4).sum(axis=-1)
         spread = fourth * float(images) ** 4 > NO_SPREAD
         seen = np.where(spread, 2 * second**2 / np.where(spread, fourth, 1), np.inf)
-        quantile: Floats | float = student(np.minimum(count - 1, seen), alpha)
+        freedom = np.minimum(count - 1, seen)
         variance = second * (count / max(1, count - 1)) * widest
     else:
-        quantile, variance = independent_quantile(count, alpha), second
+        freedom, variance = np.full(np.shape(share), independent_freedom(count)), second
     variance = np.maximum(variance, independent)
     estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
     variance = np.where(estimable, variance, 1)
-    effective = np.where(estimable, share * (1 - share) / variance, count / widest)
-    return *wilson(share, effective, quantile), effective
+    return np.where(estimable, share * (1 - share) / variance, count / widest), np.maximum(1, freedom)

@@ -14,6 +14,7 @@ from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
 
 if TYPE_CHECKING:
+    from ...analysis.comparison.release import Released
     from ..imported import Imported
     from ..study.file import Study
     from ..study.gate import Gated
@@ -224,6 +225,34 @@ def gate(
         limit=min(filter(None, (read.limit, images)), default=0),
     )
     return gate_study(read, Path(db), reference, candidate or read.precision, progress=progress)
+
+
+def gate_release(
+    study: Study | File,
+    against: str,
+    db: File = RESULTS,
+    *,
+    progress: Progress = silent,
+    **thresholds: Any,
+) -> Released:
+    """Find out whether a model answers no worse than the release before it: pass, fail or undecided, row by row.
+
+    Args:
+        study: what to run where predictions lack; or a study of the database, name or name@version.
+        against: the release before it: name or name@version in the database, or another database.
+        db: the results database of the study.
+        progress: shows how far it is.
+        thresholds: in place of those of the study's table [gate]: margin, negative_flips, measures, conditions, slices.
+
+    Raises UsageError where there is nothing to compare, or a threshold makes no sense.
+    """
+    from ..study.file import Study, check_limit
+    from ..study.gate import gate_study_release
+
+    for key, value in thresholds.items():
+        check_limit(key, value, key)
+    is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
+    return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), thresholds, progress)
 
 
 def rebuild(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import BandlensError
+from ...errors import BandlensError, Undecided, UsageError, unwritable
 from .. import api
 from ..console import (
     TableFormat,
@@ -20,27 +21,79 @@ from ..console import (
     print_tables,
     progress,
 )
-from ..formats import Format
+from ..formats import Format, Rows, junit_text
 from ..study import GATE_IMAGES
 from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ...analysis.comparison.release import Released
     from ..study.gate import Gated
 
 SHOWN = (
     "checkpoint", "image_set", "condition", "n", "flips", "flips_low", "flips_high", "difference", "low", "high", "p",
     "verdict", "needed",
 )  # fmt: skip
+SHOWN_OF_RELEASE = (
+    "checkpoint", "image_set", "condition", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high",
+    "flips", "relative_flips", "verdict", "needed",
+)  # fmt: skip
+TITLES = ("checkpoint", "image_set")
+"""Columns that become headings on a terminal without room for them."""
+MOST_ROWS = 60
+"""The number of rows that do not pass and are listed for people: a comment on GitHub has room for about 300."""
 
 
 def gate(
-    study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
-    reference: Annotated[
+    study: Annotated[
         str,
-        typer.Option("--reference", help="What is trusted: a precision of the study's engine, or ENGINE:PRECISION."),
-    ] = "fp32",
+        typer.Argument(
+            help="The study: a TOML file; with --against also one that was run, as name or name@version.",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="The release before: name or name@version in the database, or another database.",
+            show_default="two precisions are compared",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin", help="The loss that a release has to stay below.", show_default="the study's, or 0.01"
+        ),
+    ] = None,
+    flips: Annotated[
+        float | None,
+        typer.Option(
+            "--flips", help="The largest share of negative flips of a release.", show_default="the study's, or any"
+        ),
+    ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slices",
+            metavar="KIND",
+            help="Judge a release by `class`, or `attribute`, too.",
+            show_default="the study's, or none",
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", help="Write the verdicts on a release as JUnit's XML, too.", show_default="no file"),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="What is trusted: a precision of the study's engine, or ENGINE:PRECISION.",
+            show_default="fp32",
+        ),
+    ] = None,
     candidate: Annotated[
         str | None, typer.Option("--candidate", help="What is in question.", show_default="the study's precision")
     ] = None,
@@ -51,23 +104,51 @@ def gate(
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", min=0, help="Of each image set, drawn from all classes evenly; 0 takes all.")
-    ] = GATE_IMAGES,
+        int | None,
+        typer.Option(
+            "--images",
+            min=0,
+            help="Of each image set, drawn from all classes evenly; 0 takes all.",
+            show_default=str(GATE_IMAGES),
+        ),
+    ] = None,
     db: Database = Path("results.duckdb"),
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
+    """Find out whether a faster precision gives a study's answers, or a new release answers no worse than the last.
 
-    Exit status 0 if every checkpoint and condition passes, 1 if one fails, or has too few images to tell. The limits
-    are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Rows are kept in the view `gate`.
+    With --against, each condition passes, fails or is undecided: exit status 0 if all pass, 1 if one fails, 3 if none
+    fails and one has too few images to tell. Predictions that lack are run first. See docs/guide/compare.md.
 
-    At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images. What
-    passes on them may be run on all.
+    Without it, two precisions run on the same perturbed images: exit status 0 if every checkpoint and condition passes,
+    1 if one fails, or has too few images to tell. The limits are those of the study's table [gate]: flips = 0.01,
+    accuracy = 0.003. Rows are kept in the view `gate`. At fp32 an image costs as much as in a study: gate a few
+    checkpoints of each architecture, on some images. What passes on them may be run on all.
+
+    Example: bandlens gate study.toml --against main.duckdb --margin 0.01 --junit gate.xml
 
     Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
     """
+    of_release = {"--margin": margin, "--flips": flips, "--slices": slices, "--junit": junit}
+    of_precision = {
+        "--reference": reference, "--candidate": candidate, "--checkpoint": checkpoints, "--images": images,
+    }  # fmt: skip
+    if against is not None:
+        _refuse(of_precision, "compares two precisions; leave it out, or --against")
+        thresholds = {"margin": margin, "negative_flips": flips, "slices": slices}
+        given_thresholds = {name: value for name, value in thresholds.items() if value is not None}
+        released = api.studies.gate_release(study, against, db, progress=progress, **given_thresholds)
+        _report_release(released, junit, table_format)
+        return
+    _refuse(of_release, "judges a release; name the one before it with --against")
     gated = api.studies.gate(
-        study, reference, candidate, db, checkpoints=checkpoints or (), images=images, progress=progress
+        Path(study),
+        reference or "fp32",
+        candidate,
+        db,
+        checkpoints=checkpoints or (),
+        images=GATE_IMAGES if images is None else images,
+        progress=progress,
     )
     if table_format.is_for_programs:
         print_document(_document(gated), table_format)
@@ -75,6 +156,78 @@ def gate(
         _print(gated, db, table_format)
     if message := _complaint(gated):
         raise BandlensError(message)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} {reason}")
+
+
+# Releases
+
+
+def _report_release(released: Released, junit: Path | None, table_format: Format) -> None:
+    """Print the table, write the file for CI services, and raise what the exit status says."""
+    counts = {name: len(released.rows.filter(verdict=name)) for name in ("pass", "fail", "undecided")}
+    rows = [{"condition": condition_in_words(row)} | row for row in released.rows.to_dicts()]
+    if junit is not None:
+        _write_junit(junit, released.label, rows)
+    headline = f"{released.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
+    if table_format.is_for_programs:
+        document = {"compared": released.label, **counts, "margin": released.limits.margin}
+        document |= {"negative_flips": released.limits.negative_flips, "same_cells": released.same}
+        document |= {"lacking": released.lacking, "worst": released.worst and dict(released.worst)}
+        print_document(document | {"checkpoints": _summaries(released.rows, "loss"), "rows": rows}, table_format)
+    else:
+        _print_release(released, headline, rows, table_format)
+    if counts["fail"]:
+        raise BandlensError(f"{headline}; a row that fails is worse beyond chance, by margin or limit")
+    if counts["undecided"]:
+        needed = max(released.rows["needed"].drop_nulls().to_list(), default=None)
+        images = "more images" if needed is None else f"about {needed:,} images"
+        raise Undecided(f"{headline}; {images} would decide all: run a larger set, or widen --margin")
+
+
+def _print_release(released: Released, headline: str, rows: Rows, table_format: Format) -> None:
+    note, limits = partial(print_note, table_format=table_format), released.limits
+    flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
+    note(f"margin {100 * limits.margin:g} points{flips}; chance of any wrong verdict in the table at most 5 %")
+    if released.same:
+        note(f"{released.same:,} cells are one and the same in both")
+    if released.lacking:
+        note(f"cells that only one of the two has, which are not judged: {released.lacking}")
+    order = {"fail": 0, "undecided": 1}
+    open_rows = sorted((row for row in rows if row["verdict"] in order), key=lambda row: order[row["verdict"]])
+    tables = {headline: _summaries(released.rows, "loss")}
+    if released.worst:
+        worst = {"condition": condition_in_words(released.worst), **released.worst}
+        columns = ("checkpoint", "image_set", "condition", "slice", "measure", "loss", "loss_low", "loss_high")
+        tables["Worst loss, with an interval that allows for the choice"] = [{name: worst[name] for name in columns}]
+    if open_rows:
+        shown = [{name: row[name] for name in SHOWN_OF_RELEASE} for row in open_rows[:MOST_ROWS]]
+        tables["Rows that do not pass"] = shown
+    print_tables(tables, table_format, titles=TITLES)
+    if len(open_rows) > MOST_ROWS:
+        note(f"{len(open_rows) - MOST_ROWS:,} more do not pass; --format json lists all")
+
+
+def _write_junit(file: Path, title: str, rows: Rows) -> None:
+    suites: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        name = ", ".join(filter(None, (row["condition"], row["slice"], row["measure"])))
+        low, high = (f"{row[end]:.4g}" if row[end] is not None else "-" for end in ("loss_low", "loss_high"))
+        message = f"{row['verdict']}: loss {row['loss']:.4g} [{low}, {high}], margin {row['margin']:g}"
+        if row["needed"]:
+            message += f"; about {row['needed']:,} images would decide"
+        suites.setdefault(f"{row['checkpoint']} on {row['image_set']}", []).append((name, row["verdict"], message))
+    try:
+        file.write_text(junit_text(title, suites), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(file, error, "name another with --junit") from None
+
+
+# Precisions
 
 
 def _complaint(gated: Gated) -> str | None:
@@ -103,13 +256,13 @@ def _complaint(gated: Gated) -> str | None:
     return None
 
 
-def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def _summaries(rows: pl.DataFrame, size: str = "flips") -> list[dict[str, Any]]:
     from ...analysis.comparison.verdicts import count_verdicts
 
-    columns = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
+    columns = ("checkpoint", "image_set", "pass", "fail", "undecided", f"worst_{size}")
     return [
         {name: row[name] for name in columns} | {"at": condition_in_words(row)}
-        for row in count_verdicts(rows).to_dicts()
+        for row in count_verdicts(rows, size).to_dicts()
     ]
 
 

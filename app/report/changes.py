@@ -14,8 +14,7 @@ from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store
-from ...analysis.database.store import Store
-from ...analysis.database.studies import last_run, study_label
+from ...analysis.database.studies import same_study, study_label
 from ...errors import UsageError
 from .data import ReportData
 from .sections import Figure, Section
@@ -44,7 +43,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
     with ExitStack() as stack:
         store = stack.enter_context(open_store(results.path, read_only=True))
         store_a = stack.enter_context(open_store(file, read_only=True)) if is_database else store
-        label = _same_study(store_a, str(results.study["name"])) if is_database else study_label(store_a, against)
+        label = same_study(store_a, str(results.study["name"])) if is_database else study_label(store_a, against)
         if label is None:
             raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
         runs = Run(store_a, label), Run(store, results.label)
@@ -85,11 +84,6 @@ def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
         p_holm="p_holm",
         differs=DIFFERS,
     )
-
-
-def _same_study(store: Store, name: str) -> str | None:
-    known = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
-    return study_label(store, name) if known else last_run(store)
 
 
 def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:

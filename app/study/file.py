@@ -59,7 +59,7 @@ class Study:
     """Number of images of each set that are run, drawn by `seed` from all classes evenly, as `images pack --limit`
     draws them: a set with a digest and cells of its own. By default 0: all images."""
     gate: Limits = field(default_factory=Limits)
-    """A table of what a precision may differ in from fp32 to pass its gate; see below."""
+    """A table of what gates of a precision or a release let pass; see below."""
     folder: Path = Path()
     toml: str = ""
     """The text that is kept with the results."""
@@ -142,9 +142,26 @@ def _limits(where: str | Path, table: Mapping[str, Any]) -> Limits:
     for key, value in table.items():
         if key not in limits:
             raise UnknownName(f"key in [gate] of {where}", key, limits)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
-            raise UsageError(f"{where}: gate.{key} must be a share above 0 and below 1, not {value!r}")
+        check_limit(f"{where}: gate.{key}", value, key)
     return Limits(**table)
+
+
+def check_limit(where: str, value: Any, key: str) -> None:
+    """UsageError, which begins with `where`, unless a key of [gate] may have the value."""
+    if key in ("measures", "conditions", "slices"):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+            raise UsageError(f"{where} must be a list of names, not {value!r}")
+        return
+    least = "of 0 or more" if key == "margin" else "above 0"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1 or (value == 0 and key != "margin"):
+        raise UsageError(f"{where} must be a share {least} and below 1, not {value!r}")
+
+
+def stored_limits(label: str, toml: str) -> Limits:
+    """The table [gate] of the text that a study was stored with."""
+    where = f"study {label}"
+    return _limits(where, _parsed(where, toml).get("gate", {}))
 
 
 # A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.
@@ -219,7 +236,8 @@ def _written(where: str, keys: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     """Give a value as TOML can hold it: paths as text, arrays of NumPy as lists, limits as a table."""
     if isinstance(value, Limits):
-        return asdict(value)
+        usual = asdict(Limits())
+        return {key: _plain(limit) for key, limit in asdict(value).items() if limit != usual[key]}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

@@ -1,25 +1,32 @@
-"""Precision gates of a study: two precisions run on the same perturbed images, and what differs."""
+"""Gates of a study: two precisions on the same perturbed images, or a release against the one before it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from ...advance import Progress, silent
+from ...analysis.comparison.cells import Run, two_of
 from ...analysis.comparison.gate import gate_cells
+from ...analysis.comparison.release import Released, gate_release
 from ...analysis.comparison.verdicts import Limits
-from ...analysis.database.open import open_store
+from ...analysis.database.open import names_database, open_store
+from ...analysis.database.store import Store
+from ...analysis.database.studies import same_study, study_label
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
 from ...errors import UsageError
-from .file import Study
+from .file import Study, stored_limits
 from .progress_file import keep_progress
 from .record import Summary, class_names
 from .resolve import Work, resolve
-from .run import run_whole
+from .run import run_study, run_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +85,51 @@ def _resolved(study: Study, option: str, text: str) -> Work:
     work = resolve(replace(study, engine=engine or study.engine, precision=precision))
     # Attacks have a precision of their own.
     return replace(work, cells=by_attack(work.cells)[0])
+
+
+def gate_study_release(
+    study: Study | str, against: str, database: Path, thresholds: Mapping[str, Any], progress: Progress = silent
+) -> Released:
+    """Judge a release by what is stored of it and of the release before it; what lacks of a `Study` is run first.
+
+    Args:
+        study: a study, which is run as `run_study` does, or the name or name@version of one that was run.
+        against: the release before: a study of the database, by name or name@version, or another database, of which
+            the study of the same name is taken, or else the one that ran last.
+        database: the results of the study.
+        thresholds: fields of Limits that take the place of those of the study's table [gate].
+        progress: shows how far it is.
+
+    Two runs of a single checkpoint each are compared whatever their checkpoints are called. Raises UsageError where
+    there is nothing to compare, BandlensError where a cell failed, StoreError for a database that cannot be read.
+    """
+    name, other_database = study if isinstance(study, str) else study.name, names_database(against)
+    with open_store(Path(against) if other_database else database, read_only=True) as store:
+        # The newest version of a name is another one once the release has run.
+        label_a = same_study(store, name.partition("@")[0]) if other_database else study_label(store, against)
+    if label_a is None:
+        raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+    label_b = None
+    if isinstance(study, Study):
+        label_b = run_study(resolve(study), database, progress=progress).raise_failures().label
+    with ExitStack() as stack:
+        store_b = stack.enter_context(open_store(database, read_only=True))
+        apart = other_database and Path(against).resolve() != database.resolve()
+        store_a = stack.enter_context(open_store(Path(against), read_only=True)) if apart else store_b
+        run_a, run_b = Run(store_a, label_a), Run(store_b, label_b or study_label(store_b, name))
+        limits = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
+        names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
+        if len(names_a) == len(names_b) == 1 and names_a != names_b:
+            run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
+        with progress("judging", None, "cells") as advance:
+            return gate_release(run_a, run_b, replace(limits, **thresholds), advance)
+
+
+def _checkpoints(run: Run) -> list[str]:
+    query = "SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL"
+    return [str(name) for name in run.store.frame(query, [run.label])["checkpoint"]]
+
+
+def _stored_limits(store: Store, label: str) -> Limits:
+    query = "SELECT toml FROM study JOIN study_version ON study_id = id WHERE label = ?"
+    return stored_limits(label, str(store.frame(query, [label]).item()))

@@ -22,6 +22,7 @@ QUICK = [
         "merge",
         "packing",
         "published",
+        "releases",
         "spectral",
         "store",
     )

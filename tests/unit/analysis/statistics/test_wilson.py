@@ -15,7 +15,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.arrays import Floats, Whole, Z
-from bandlens.analysis.statistics.wilson import independent_quantile, interval_of_sums, wilson
+from bandlens.analysis.statistics.wilson import independent_freedom, interval_of_sums, student, wilson
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_it_is_that_of_statsmodels(right: int, wrong: int) -> None:
 def test_few_independent_images_have_the_quantile_of_student(store: Store) -> None:
     counts = [1, 2, 10, 29, 30, 50_000]
     expected = [t.ppf(0.975, 1), t.ppf(0.975, 1), t.ppf(0.975, 9), t.ppf(0.975, 28), Z, Z]
-    assert [independent_quantile(n) for n in counts] == pytest.approx(expected, abs=1e-9)
+    assert [float(student(np.asarray(independent_freedom(n)))) for n in counts] == pytest.approx(expected, abs=1e-9)
     quantiles = store.frame("SELECT independent_quantile(n) AS q FROM (SELECT unnest(?) AS n)", [counts])["q"]
     assert quantiles.to_list() == pytest.approx(expected, abs=5e-9)
 

@@ -239,7 +239,7 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
         "probes": {"lowpass": {"cutoff": [0.1, 0.25]}, "highpass": {}},
         "models": str(workplace / "models"),
         "seed": 3,
-        "gate": {"flips": 0.02, "accuracy": 0.003},
+        "gate": {"flips": 0.02},
     }
     assert len(resolve(study).cells) == 1 + 2 + 11
 

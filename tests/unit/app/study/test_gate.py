@@ -137,6 +137,36 @@ def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command,
     assert ask(db, "SELECT checkpoint, verdict, count(*) FROM gate GROUP BY ALL") == [("one", "pass", 3)]
 
 
+# Releases
+
+
+def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(command: Command, place: Path) -> None:
+    db = place / "r.duckdb"
+    keys = {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\nconditions = ['lowpass']\n"}
+    assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
+    study = gated_study(place, "two", **keys, name="v2")
+    first = command("gate", study, "--against", "v1", "--db", db)
+    assert first.code == 0
+    assert "v2@1 against v1@1" not in first.out, "single checkpoints are called by their names"
+    assert "two against one: 2 pass, 0 fail, 0 undecided" in first.out
+    assert ask(db, "SELECT study, count(*) FROM accuracy GROUP BY ALL ORDER BY ALL") == [("v1", 3), ("v2", 3)]
+    parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
+    stored = ask(db, parts)
+    second = command("gate", study, "--against", "v1", "--margin", 0.0001, "--db", db)
+    assert second.code in (1, 3)
+    assert ask(db, parts) == stored
+
+
+def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Command, place: Path) -> None:
+    db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\n"}
+    assert command("run", gated_study(place, "one", **keys), "--db", db).code == 0
+    study = gated_study(place, "two", **keys)
+    assert "two against one" in command("gate", study, "--against", "study", "--db", db).out
+    answer = command("gate", study, "--against", "study", "--db", db)
+    assert (answer.code, answer.out) == (2, "")
+    assert "study@2 would be compared with itself; name the release before it: --against NAME@VERSION" in answer.err
+
+
 # Wrong use
 
 
@@ -175,6 +205,9 @@ def test_what_cannot_be_compared_is_told_in_one_line(
         ("accuracy = nan", "gate.accuracy must be a share above 0 and below 1, not nan"),
         ("accuracy = true", "gate.accuracy must be a share above 0 and below 1, not True"),
         ("flips = '1 %'", "gate.flips must be a share above 0 and below 1, not '1 %'"),
+        ("margin = -0.1", "gate.margin must be a share of 0 or more and below 1, not -0.1"),
+        ("negative_flips = 0", "gate.negative_flips must be a share above 0 and below 1, not 0"),
+        ("measures = 'accuracy'", "gate.measures must be a list of names, not 'accuracy'"),
         ("flip = 0.1", "unknown key in [gate] of {file} 'flip'; did you mean flips?"),
     ],
 )

@@ -1,0 +1,341 @@
+"""Gates of releases: whether a model answers no worse than the one before it, by condition, slice and measure.
+
+Both models see the same images. d_i is by how much image i got worse: with accuracies 1 where the release before was
+right and this one is wrong, and -1 the other way round. The loss is the mean of d, and its interval and the p of its
+one-sided tests are those of `paired`. Negative flips are images that were right before and are wrong now. Their share
+has the interval of `wilson`, and is relative to what independent errors would give (Yan et al. 2021):
+
+    relative flips = negative flips / ((1 - error before) * error now)
+
+Every row of the table has two tests, with the margin M of the loss, or the limit L of negative flips in its place:
+
+    p_pass   the loss is M or more, or the share of negative flips L or more       rejected: pass
+    p_fail   the loss is 0 or less, or the share of negative flips L or less       rejected: fail
+
+Holm's correction takes in all rows, and 0.025 is the level of each side: the chance is at most 5 % that a table has any
+row that fails without a loss, or passes with a loss of M. A loss that is sure and surely below M passes. For an
+undecided row `needed` says how many images would decide at the level of the first step of Holm, 0.025 / rows.
+
+The worst loss, the one whose interval begins highest, was chosen among all. Its interval reaches as many standard
+errors to both sides as 95 % of the largest |T| of all rows are below, with random g_u for the clusters (multiplier
+bootstrap, Chernozhukov, Chetverikov & Kato 2013), so that it holds for whichever row is chosen:
+
+    T = sum_u g_u (D_u - n_u d) / (n * standard error),   g ~ N(0, 1),   D_u the sum of d over the n_u images of u
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.special import ndtr, ndtri
+
+from ...errors import UnknownName, UsageError, some_of
+from ..measures.base import Measure
+from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader
+from ..measures.registry import CONDITION_MEASURES
+from ..statistics.arrays import ALPHA, Floats, Mask, Whole
+from ..statistics.coefficients import holm
+from ..statistics.paired import paired_difference, sums_by_cluster
+from ..statistics.wilson import p_above, student, wilson
+from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, read_cells
+from .gate import flip_share, images_for_difference, images_for_share, two_digits
+from .measures import Side, by_condition
+from .verdicts import Limits, in_words
+
+LEVEL = ALPHA / 2
+"""The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
+DRAWS = 2000
+"""Draws of the largest statistic."""
+BLOCK = 4_000_000
+"""Numbers in the largest array of draws."""
+FLIPS = "negative flips"
+"""The name that their rows have in the column of measures."""
+JUDGED: Mapping[str, Measure[CellOutcomes]] = {
+    measure.name: measure for measure in CONDITION_MEASURES if measure.sense and measure.values
+}
+"""Name -> measure that a release can be judged by."""
+
+
+def _classes(outcomes: Outcomes) -> Iterator[tuple[str, Whole]]:
+    """The classes of the labels, by name where it is known."""
+    label, names = outcomes.images.label, next(iter(outcomes.cells.values())).class_names
+    for number in np.unique(label[label >= 0]).tolist():
+        yield f"class {names.get(number, number)}", np.flatnonzero(label == number)
+
+
+def _attributes(outcomes: Outcomes) -> Iterator[tuple[str, Whole]]:
+    """The values of the attributes of images."""
+    for (name, value), images in outcomes.images.slices.items():
+        yield f"{name}={value}", images
+
+
+SLICES: Mapping[str, Callable[[Outcomes], Iterator[tuple[str, Whole]]]] = {
+    "class": _classes,
+    "attribute": _attributes,
+}
+"""Kind of slices -> name and images of each slice of an image set."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasePair:
+    """Two releases of a model on the same images, under the same conditions."""
+
+    conditions: pl.DataFrame
+    """The columns that tell the conditions apart, a row each."""
+    right: tuple[Mask, Mask]
+    """(conditions, n): what is right before and now."""
+    values: Mapping[str, tuple[Floats, Floats]]
+    """Measure -> (conditions, n) before and now; NaN for images that do not count."""
+    clusters: Whole
+    """(n,): images with the same number are not independent."""
+
+    def rows(self, slices: Iterable[tuple[str, Whole]], limits: Limits) -> pl.DataFrame:
+        """The rows of slices, each a name and its images, before `decide` corrects them."""
+        blocks = list[dict[str, Any]]()
+        lost, limit = self.right[0] & ~self.right[1], limits.negative_flips
+        for name, images in slices:
+            flips, before, now = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
+            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - before, 1 - now)}
+            for measure, d, (mean_before, mean_now), counted in self._losses(images):
+                sums, sizes, _ = sums_by_cluster(d, self.clusters[counted])
+                compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
+                low, high = compared.ends()
+                block = {"slice": name, "measure": measure, "n": len(counted), "margin": limits.margin}
+                block |= {"before": mean_before, "now": mean_now, "loss": d.mean(axis=1)}
+                block |= {"loss_low": low, "loss_high": high, "variance": d.var(axis=1)}
+                block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
+                block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
+                blocks.append(block | flip_columns)
+            if limit is not None:
+                share, effective, freedom = flip_share(lost[:, images], self.clusters[images])
+                low, high = wilson(share, effective, student(freedom))
+                above = p_above(share, effective, freedom, limit)
+                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": before}
+                block |= {"now": now, "loss": share, "loss_low": low, "loss_high": high}
+                block |= {"p_pass": 1 - above, "p_fail": above, "effect": len(images) / effective}
+                blocks.append(block | flip_columns)
+        if not blocks:  # no image of the set counts for any of the measures
+            return pl.DataFrame(schema=SCHEMA)
+        shape, names = len(self.conditions), dict.fromkeys(name for block in blocks for name in block)
+        columns = {
+            name: np.concatenate([np.broadcast_to(block.get(name, np.nan), shape) for block in blocks])
+            for name in names
+        }
+        where = pl.concat([self.conditions] * len(blocks))
+        return where.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())
+
+    def largest(self, slices: Iterable[tuple[str, Whole]], seed: int) -> Floats:
+        """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has the same g in all of them."""
+        distinct, cluster = np.unique(self.clusters, return_inverse=True)
+        largest = np.zeros(DRAWS)
+        statistics = [matrix for _, images in slices for matrix in self._statistics(images, cluster)]
+        random, size = np.random.default_rng(seed), max(1, BLOCK // len(distinct))
+        for first in range(0, DRAWS, size):
+            block = largest[first : first + size]
+            g = random.standard_normal((len(block), len(distinct)), np.float32)
+            for places, per_cluster in statistics:
+                drawn = (g if len(places) == len(distinct) else g[:, places]) @ per_cluster
+                np.maximum(block, np.abs(drawn).max(axis=1, initial=0), out=block)
+        return largest
+
+    def _losses(self, images: Whole) -> Iterator[tuple[str, Floats, tuple[Floats, Floats], Whole]]:
+        """Each measure with d (conditions, m), its means before and now, and the m of the images that count."""
+        for measure, (before, now) in self.values.items():
+            counted = images[~np.isnan(before[:, images] + now[:, images]).any(axis=0)]
+            if len(counted):
+                values = before[:, counted], now[:, counted]
+                d = JUDGED[measure].sense * (values[0] - values[1])
+                yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
+
+    def _statistics(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
+        """Clusters, ascending, and what each of them adds to T for g = 1, (clusters, conditions)."""
+        for _, d, _, counted in self._losses(images):
+            sums, sizes, places = sums_by_cluster(d, cluster[counted])
+            compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
+            deviations = (sums - sizes * d.mean(axis=1, keepdims=True)) / d.shape[1] / compared.error[:, None]
+            order = np.argsort(places)
+            yield places[order], np.nan_to_num(deviations.T[order].astype(np.float32))
+
+
+def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Floats:
+    """Negative flips as a share of those that independent errors would give; NaN where these would give none."""
+    expected = np.asarray((1 - error_before) * error_now)
+    return np.divide(flips, expected, out=np.full_like(expected, np.nan), where=expected > 0)
+
+
+def decide(rows: pl.DataFrame) -> pl.DataFrame:
+    """Correct the p of all rows of a table, and add verdict and needed."""
+    p_pass, p_fail = (holm(rows[name].fill_null(np.nan).to_numpy()) for name in ("p_pass", "p_fail"))
+    loss, margin = (rows[name].fill_null(np.nan).to_numpy() for name in ("loss", "margin"))
+    quantile = float(ndtri(1 - LEVEL / max(1, len(rows))))
+    variance = rows["variance"].fill_null(np.nan).to_numpy()
+    to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
+    to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
+    flips = images_for_share(loss, margin, quantile)
+    needed = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
+    needed = np.maximum(needed * rows["effect"].fill_null(np.nan).to_numpy(), rows["n"].to_numpy() + 1)
+    judged = rows.with_columns(
+        p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
+    ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
+    return judged.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(needed)))
+
+
+def worst_loss(rows: pl.DataFrame, largest: Floats) -> dict[str, Any] | None:
+    """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
+
+    `largest` is the largest statistic of the table in each draw.
+    """
+    tested = rows.filter(pl.col("error").is_not_null())
+    if tested.is_empty():
+        return None
+    alpha = min(ALPHA, 2 * float(ndtr(-np.quantile(largest, 1 - ALPHA))))
+    half = student(tested["freedom"].to_numpy(), alpha) * tested["error"].to_numpy()
+    centre = tested["centre"].to_numpy()
+    row = int(np.argmax(centre - half))
+    ends = {"loss_low": max(-1.0, float((centre - half)[row])), "loss_high": min(1.0, float((centre + half)[row]))}
+    return tested.select(ROWS).row(row, named=True) | ends
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A table of verdicts on a release."""
+
+    label: str
+    """Which run is judged against which."""
+    rows: pl.DataFrame
+    """A row for each cell that differs, slice and measure: the columns of ROWS."""
+    worst: Mapping[str, Any] | None
+    """The row of the worst loss, whose interval allows for its having been chosen; None where none has an interval."""
+    limits: Limits
+    same: int
+    """Cells that are one and the same row of one database, and have no rows."""
+    lacking: str
+    """Cells that only one of the two has, in words; empty where there are none."""
+
+
+ROWS = (
+    *(*MATCH, "cycles", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
+    *("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "differs_in"),
+)
+"""Columns of the rows of a release."""
+SCHEMA = (
+    dict.fromkeys([*ROWS, "variance", "effect", "centre", "error", "freedom"], pl.Float64)
+    | dict.fromkeys([*MATCH, "slice", "measure", "verdict", "differs_in"], pl.String)
+    | {"n": pl.Int64}
+)
+"""Columns of a table without rows, and of what its verdicts are made of."""
+
+
+def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Released:
+    """Judge the cells of `b` against the matching ones of `a`, the release before. `advance` gets numbers of cells.
+
+    Raises UsageError where the two are one and the same, have no cell in common, or a limit names what they lack.
+    """
+    label = f"{b.name_beside(a)} against {a.name_beside(b)}"
+    if (a.store.path.resolve(), a.label, a.value) == (b.store.path.resolve(), b.label, b.value):
+        raise UsageError(f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION")
+    cells_a, cells_b = (_chosen(run, limits) for run in (a, b))
+    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
+    if matched.is_empty():
+        raise UsageError(f"{label}: no cell in common, since {_lacking(cells_a, cells_b, a.name)}")
+    one_database = a.store.path.resolve() == b.store.path.resolve()
+    same = matched.filter((pl.col("cell") == pl.col("cell_b")) & one_database)
+    judged = matched.join(same, on=MATCH, how="anti", maintain_order="left")
+    side_a = Side.from_run(a, PredictionReader(a.store))
+    side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    frames, largest = [], np.zeros(DRAWS)
+    for (checkpoint, image_set), group in judged.group_by("checkpoint", "image_set", maintain_order=True):
+        pair, slices = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
+        frames.append(pair.rows(slices, limits))
+        # Checkpoints on the same images share the draws of these.
+        np.maximum(largest, pair.largest(slices, int(group["digest"][0][:8], 16)), out=largest)
+        advance(len(group))
+    rows = decide(pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=SCHEMA))
+    if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
+        raise UsageError(f"{label}: no image has a number of {', '.join(absent)}; leave it out of gate.measures")
+    counts = [
+        (len(cells_a.join(cells_b, on=MATCH, how="anti")), a),
+        (len(cells_b.join(cells_a, on=MATCH, how="anti")), b),
+    ]
+    lacking = ", ".join(f"{count:,} of {run.name} alone" for count, run in counts if count)
+    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, len(same), lacking)
+
+
+def _chosen(run: Run, limits: Limits) -> pl.DataFrame:
+    """The cells of a run that the limits name; UnknownName for a measure, condition or slice that there is not."""
+    cells = read_cells(run).filter(~pl.col("itself"))
+    probes = cells["probe"].unique(maintain_order=True).to_list()
+    for key, names, known in (
+        ("measures", limits.measures, [*JUDGED]),
+        ("conditions", limits.conditions, probes),
+        ("slices", limits.slices, [*SLICES]),
+    ):
+        for name in names:
+            if name not in known:
+                raise UnknownName(f"name in gate.{key}", name, known)
+    return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
+
+
+def _lacking(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
+    """The checkpoints, image sets and probes of B that A lacks, and those that it has instead, in words."""
+    words = []
+    for column in MATCH[:3]:
+        names_a, names_b = (cells[column].unique(maintain_order=True).to_list() for cells in (cells_a, cells_b))
+        if absent := [value for value in names_b if value not in names_a]:
+            words.append(f"{column.replace('_', ' ')} {some_of(absent)} (it has {some_of(names_a) or 'none'})")
+    return f"{name} lacks {' and '.join(words) or 'these conditions'}"
+
+
+def _read_pair(
+    side_a: Side, side_b: Side, cells: pl.DataFrame, limits: Limits, key: tuple[str, str]
+) -> tuple[ReleasePair, list[tuple[str, Whole]]]:
+    """Read cells of one checkpoint and image set on the images that both have, and the slices of these."""
+    checkpoint, image_set = key
+    outcomes_a, outcomes_b = side_a.outcomes(key), side_b.outcomes(key)
+    images_a, images_b, clusters = common_images(side_a.predictions.store, side_b.predictions.store, cells)
+    if outcomes_a is None or outcomes_b is None or not len(clusters):
+        raise UsageError(f"{checkpoint} on {image_set}: no image in common; pack both sets with the same paths")
+    if outcomes_a.images.labelled != outcomes_b.images.labelled:
+        raise UsageError(f"{checkpoint} on {image_set}: only one of the two has labels; pack both sets with labels")
+    settings = cells.select("probe", "parameters").rows()
+    before, now = ([by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b))
+    right_before, right_now = (
+        np.stack([_right(cell, key)[images] for cell in of_run])
+        for of_run, images in ((before, images_a), (now, images_b))
+    )
+    names = limits.measures or [name for name, measure in JUDGED.items() if measure.primary]
+    values = dict[str, tuple[Floats, Floats]]()
+    for name in names:
+        if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available):
+            rows_before, rows_now = (
+                [_values(JUDGED[name], cell, images) for cell in of_run]
+                for of_run, images in ((before, images_a), (now, images_b))
+            )
+            values[name] = np.stack(rows_before), np.stack(rows_now)
+    for side in (side_a, side_b):
+        side.predictions.forget()
+    slices = [("", np.arange(len(clusters)))]
+    for kind in limits.slices:
+        named = [(name, np.flatnonzero(np.isin(images_a, images))) for name, images in SLICES[kind](outcomes_a)]
+        slices += [(name, images) for name, images in named if len(images)]
+    conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
+    return ReleasePair(conditions, (right_before, right_now), values, clusters), slices
+
+
+def _right(cell: CellOutcomes, key: tuple[str, str]) -> Mask:
+    if cell.right is None:
+        raise UsageError(f"{' on '.join(key)}: neither labels nor a clean prediction to agree with; add clean images")
+    return cell.right
+
+
+def _values(measure: Measure[CellOutcomes], cell: CellOutcomes, images: Whole) -> Floats:
+    """(n,): the measure of each image, NaN where it has none."""
+    numbers = measure.values(cell) if measure.values else None
+    if numbers is None:
+        return np.full(len(images), np.nan)
+    counted = np.ones(len(numbers.values), bool) if numbers.counted is None else numbers.counted
+    return np.asarray(np.where(counted, numbers.values, np.nan)[images])

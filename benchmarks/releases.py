@@ -1,0 +1,102 @@
+"""Simulated releases: how often a gate raises a false alarm, and how often it catches a loss in one condition.
+
+A release answers 30 % of the images anew under each of 52 conditions, and has as many of them right as the release
+before, or, in one condition of every second release, 5 points less. Images are as hard under one condition as under the
+others, so that the rows of a table are correlated. Accuracy without perturbation is equal.
+
+Then the time of `bandlens.gate_release` on stored predictions of two releases, and its verdicts.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from _common import arguments, folder, machine, ratio, timed
+from numpy.typing import NDArray
+from store import CONDITIONS, all_cells, images
+
+import bandlens
+from bandlens.analysis.comparison.release import ReleasePair, decide
+from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.database.open import open_store
+from bandlens.records import Finished, Predictions, SessionInfo
+
+ANEW = 0.3
+"""The share of images that a release answers anew."""
+LOSS = 0.05
+
+
+def outcomes(
+    random: np.random.Generator, conditions: int, count: int, loss: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(conditions, count): what the two releases have right; the last condition has the loss."""
+    ease = random.random(count, np.float32)
+    level = np.linspace(0.2, 0.9, conditions, dtype=np.float32)[:, None]
+
+    def answers(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+        noise = random.random((conditions, count), np.float32)
+        # Half of a condition's images depend on their ease alone.
+        return np.where(noise < 0.5, ease, 2 * noise - 1) < points
+
+    before = answers(level)
+    lower = level.copy()
+    lower[-1] -= loss / ANEW
+    now = np.where(random.random((conditions, count), np.float32) < ANEW, answers(lower), before)
+    return before, now
+
+
+def judge(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> pl.Series:
+    """The verdict of each condition."""
+    conditions = pl.DataFrame({"probe": [str(k) for k in range(len(before))]})
+    values = {"accuracy": (before.astype(np.float64), now.astype(np.float64))}
+    pair = ReleasePair(conditions, (before, now), values, np.arange(before.shape[1]))
+    return decide(pair.rows([("", np.arange(before.shape[1]))], Limits()))["verdict"]
+
+
+def store_releases(db: Path, count: int) -> None:
+    """Store two releases, as studies v1 and v2, under the published grid."""
+    random, image_set = np.random.default_rng(1), images(count)
+    rights = outcomes(random, CONDITIONS, count, LOSS)
+    session = SessionInfo("synthetic", 32, 2, "{}")
+    with open_store(db) as store:
+        for name, cells, right in zip(("v1", "v2"), all_cells(image_set, 2), rights, strict=True):
+            rank = np.where(right, 0, 7).astype(np.uint16)
+            predicted = np.where(right, image_set.labels, (image_set.labels + 1) % 1000).astype(np.uint16)
+            confidence = np.full(count, 0.5, np.float32)
+            store.begin_study(name, "", cells, [image_set])
+            parts = [
+                Finished(cell, 0, Predictions(predicted[k], rank[k], confidence), 1.0) for k, cell in enumerate(cells)
+            ]
+            store.commit(parts, {cells[0].variant: session})
+
+
+def main() -> None:
+    options = arguments(__doc__, repeats=5, quick=1, releases=(1000, "simulated releases of each kind"))
+    releases, count = (20, 500) if options.quick else (options.releases, 5000)
+    machine("numpy", "polars", "duckdb")
+    random, alarms, caught, started = np.random.default_rng(0), 0, 0, time.perf_counter()
+    for _ in range(releases):
+        alarms += "fail" in judge(*outcomes(random, CONDITIONS, count, 0))
+        caught += judge(*outcomes(random, CONDITIONS, count, LOSS))[-1] == "fail"
+    seconds = time.perf_counter() - started
+    print(f"{2 * releases:,} releases of {CONDITIONS} conditions x {count:,} images in {seconds:.0f} s")
+    print(f"tables without a loss in which a row fails: {alarms / releases:.1%}; goal at most 5 %")
+    print(f"losses of {LOSS:.0%} in one condition that fail: {caught / releases:.1%}; goal at least 90 %")
+    with folder(options.keep) as place:
+        db = place / "releases.duckdb"
+        if not db.exists():
+            store_releases(db, count)
+        variants = {
+            "seconds for a table": {},
+            "seconds for a table with 1,000 classes": {"slices": ["class"]},
+        }
+        for what, thresholds in variants.items():
+            gate = timed(lambda thresholds=thresholds: bandlens.gate_release("v2", "v1", db, **thresholds))
+            ratio(what, [gate() for _ in range(options.repeats)], "5 s" if not thresholds else "none")
+
+
+if __name__ == "__main__":
+    main()

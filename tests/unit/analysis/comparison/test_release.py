@@ -1,0 +1,316 @@
+"""Gates of releases have the numbers of other people's code and of published tables, and err as seldom as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from bandlens.analysis.comparison.cells import Run, two_of
+from bandlens.analysis.comparison.release import (
+    FLIPS,
+    Released,
+    ReleasePair,
+    decide,
+    gate_release,
+    relative_flips,
+    worst_loss,
+)
+from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.statistics.paired import paired
+from bandlens.errors import UnknownName, UsageError
+
+LOWPASS = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3)]
+SETTINGS = [condition(), *LOWPASS]
+
+
+def pair_of(
+    before: NDArray[np.bool_], now: NDArray[np.bool_], clusters: NDArray[np.int64] | None = None
+) -> ReleasePair:
+    """Two releases by which images they have right, (conditions, n) each."""
+    conditions = pl.DataFrame({"probe": [f"probe{k}" for k in range(len(before))]})
+    ids = np.arange(before.shape[1]) if clusters is None else clusters
+    return ReleasePair(conditions, (before, now), {"accuracy": (before.astype(float), now.astype(float))}, ids)
+
+
+def whole(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
+    return [("", np.arange(len(pair.clusters)))]
+
+
+def judge(pair: ReleasePair, limits: Limits) -> pl.DataFrame:
+    return decide(pair.rows(whole(pair), limits))
+
+
+def outcomes(n: int, right: int, lost: int, gained: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """One condition with `right` images right before, of which `lost` are wrong now, and `gained` right now alone."""
+    before, now = np.zeros((2, 1, n), bool)
+    before[0, :right] = True
+    now[0, lost : right + gained] = True
+    return before, now
+
+
+# Negative flips
+
+
+@pytest.mark.parametrize(
+    ("error_before", "error_now", "flips", "relative"),
+    [(4.90, 4.85, 1.83, 39.68), (30.36, 29.36, 5.96, 29.15)],
+)
+def test_relative_negative_flips_are_those_of_the_published_table(
+    error_before: float, error_now: float, flips: float, relative: float
+) -> None:
+    """Rates as PCT's authors print them; the second is printed as 29.17, from figures that were not rounded."""
+    shares = (np.array([value / 100]) for value in (flips, error_before, error_now))
+    assert 100 * relative_flips(*shares)[0] == pytest.approx(relative, abs=0.006)
+
+
+def test_independent_errors_have_all_of_the_negative_flips_that_they_give() -> None:
+    assert relative_flips(np.array([0.8 * 0.3]), np.array([0.2]), np.array([0.3])) == pytest.approx(1)
+    assert np.isnan(relative_flips(np.zeros(1), np.zeros(1), np.zeros(1)))
+
+
+def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
+    pair = pair_of(*outcomes(2000, 1500, 40, 60))
+    low, high = proportion_confint(40, 2000, method="wilson")
+    for limit, verdict in ((low - 1e-9, "fail"), (0.02, "undecided"), (high + 1e-9, "pass")):
+        row = judge(pair, Limits(negative_flips=limit, margin=0.5)).row(
+            by_predicate=pl.col("measure") == FLIPS, named=True
+        )
+        assert (row["loss_low"], row["loss_high"]) == pytest.approx((low, high))
+        # Two rows: the second of Holm's steps has the level of a single test.
+        assert min(row["p_pass"], row["p_fail"]) >= 0.025 or verdict != "undecided"
+        assert row["verdict"] in (verdict, "undecided")
+        assert (row["flips"], row["relative_flips"]) == pytest.approx((0.02, 0.02 / (0.75 * 0.24)))
+
+
+# Losses
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(110, 100), (130, 100), (160, 100), (200, 60), (20, 200)])
+def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: int) -> None:
+    before, now = outcomes(4000, 3000, lost, gained)
+    expected = paired(before, now, np.arange(4000))
+    for margin in (0.0, 0.005, 0.01, 0.05):
+        row = judge(pair_of(before, now), Limits(margin=margin)).row(0, named=True)
+        assert (row["loss_low"], row["loss_high"]) == pytest.approx((-expected.high[0], -expected.low[0]))
+        assert row["loss"] == pytest.approx((lost - gained) / 4000)
+        verdict = "pass" if row["loss_high"] <= margin else "fail" if row["loss_low"] > 0 else "undecided"
+        assert row["verdict"] == verdict
+        assert (row["needed"] is not None) == (verdict == "undecided")
+
+
+def test_the_p_of_a_loss_is_near_that_of_the_exact_test() -> None:
+    row = judge(pair_of(*outcomes(5000, 3000, 130, 90)), Limits()).row(0, named=True)
+    assert row["p_fail"] == pytest.approx(binomtest(130, 220, alternative="greater").pvalue, rel=0.15)
+
+
+def test_all_rows_are_corrected_together_by_holm() -> None:
+    losses = [outcomes(5000, 3000, 100 + 7 * k, 100) for k in range(12)]
+    before, now = (np.concatenate(arrays) for arrays in zip(*losses, strict=True))
+    single = [judge(pair_of(*outcome), Limits()).row(0, named=True) for outcome in losses]
+    rows = judge(pair_of(before, now), Limits())
+    for name in ("p_pass", "p_fail"):
+        expected = multipletests([row[name] for row in single], method="holm")[1]
+        assert rows[name].to_list() == pytest.approx(expected)
+    assert {row["verdict"] for row in single} == {"pass", "fail", "undecided"}
+    fails = rows.filter(verdict="fail")
+    assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single)
+
+
+def test_with_the_images_needed_a_row_is_decided() -> None:
+    for scale, verdict in ((1, "undecided"), (1.02, "pass")):
+        first = judge(pair_of(*outcomes(1000, 700, 30, 30)), Limits()).row(0, named=True)
+        n = round(scale * first["needed"]) if scale > 1 else 1000
+        row = judge(pair_of(*outcomes(n, round(0.7 * n), round(0.03 * n), round(0.03 * n))), Limits()).row(
+            0, named=True
+        )
+        assert row["verdict"] == verdict
+
+
+def test_dependent_images_count_as_fewer() -> None:
+    before, now = outcomes(5000, 3000, 200, 100)
+    clusters = np.arange(5000) // 10
+    alone, clustered = (judge(pair_of(before, now, ids), Limits()).row(0, named=True) for ids in (None, clusters))
+    assert alone["verdict"] == "fail"
+    assert clustered["verdict"] == "undecided"
+    assert clustered["loss_high"] - clustered["loss_low"] > 2 * (alone["loss_high"] - alone["loss_low"])
+    assert judge(pair_of(before, now, np.zeros(5000, int)), Limits()).row(0, named=True)["verdict"] == "undecided"
+
+
+# The worst of many
+
+
+def simulated(rng: np.random.Generator, losses: Sequence[float], n: int, disagreeing: float = 0.2) -> ReleasePair:
+    """Conditions on images of their own difficulty, with these true losses."""
+    u = rng.random((len(losses), n))
+    half, loss = disagreeing / 2, np.array(losses)[:, None]
+    before = (u < half + loss / 2) | (u > disagreeing)
+    now = ((u >= half + loss / 2) & (u < disagreeing)) | (u > disagreeing)
+    return pair_of(before, now)
+
+
+def test_independent_rows_have_sidaks_quantile() -> None:
+    pair = simulated(np.random.default_rng(0), [0] * 40, 3000)
+    reach = np.quantile(pair.largest(whole(pair), 1), 0.95)
+    assert reach == pytest.approx(norm.ppf((1 + 0.95 ** (1 / 40)) / 2), abs=0.08)
+
+
+def test_equal_rows_are_one() -> None:
+    pair = simulated(np.random.default_rng(0), [0], 3000)
+    pair = pair_of(*(np.repeat(mask, 40, axis=0) for mask in pair.right))
+    assert np.quantile(pair.largest(whole(pair), 1), 0.95) == pytest.approx(norm.ppf(0.975), abs=0.08)
+
+
+def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
+    rng, holds, plain = np.random.default_rng(2), 0, 0
+    for _ in range(100):
+        pair = simulated(rng, [0.0] * 10, 200)
+        rows = pair.rows(whole(pair), Limits()).with_columns(
+            *(pl.lit(None).alias(name) for name in ("checkpoint", "image_set", "parameters", "cycles", "differs_in"))
+        )
+        worst = worst_loss(decide(rows), pair.largest(whole(pair), 1))
+        assert worst is not None
+        holds += worst["loss_low"] <= 0 <= worst["loss_high"]
+        plain += rows.sort("loss")["loss_low"][-1] <= 0
+    assert holds >= 90  # 0.95 less two and a half standard errors
+    assert plain < holds
+
+
+# Simulated releases
+
+
+def test_false_alarms_and_losses_of_simulated_releases() -> None:
+    rng, alarms, caught = np.random.default_rng(4), 0, 0
+    for _ in range(60):
+        alarms += "fail" in judge(simulated(rng, [0.0] * 10, 500), Limits())["verdict"]
+        rows = judge(simulated(rng, [0.0] * 9 + [0.05], 5000), Limits())
+        caught += rows["verdict"][-1] == "fail"
+    assert alarms <= 60 * 0.05
+    assert caught >= 60 * 0.9
+
+
+# Releases in the database
+
+
+def ranks(images: Images, wrong: NDArray[np.int64] | range) -> NDArray[np.int64]:
+    return np.isin(np.arange(images.info.count), wrong).astype(int)
+
+
+def released(store: Store, wrong_before: Sequence[range], wrong_now: Sequence[range], n: int = 2000) -> Images:
+    """Two releases, v1 and v2, of one checkpoint each; an image in `wrong` is wrong."""
+    images = image_set(n, labels=np.arange(n) % 10)
+    assert images.labels is not None
+    for name, wrongs in (("v1", wrong_before), ("v2", wrong_now)):
+        parts = []
+        for setting, wrong in zip(SETTINGS, wrongs, strict=False):
+            rank = ranks(images, wrong)
+            parts.append(part(cell(images, setting, by=model(name)), (images.labels + rank) % 10, rank))
+        store_study(store, name, images, parts)
+    return images
+
+
+def runs(store: Store) -> tuple[Run, Run]:
+    return two_of(Run(store, "v1@1"), Run(store, "v2@1"), "checkpoint", "v1", "v2")
+
+
+Gate = Callable[..., Released]
+
+
+def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> None:
+    same = range(600)
+    released(store, [same] * 3, [same, same, range(720)])
+    table = gate_release(*runs(store), Limits())
+    assert table.label == "v2 against v1"
+    verdicts = dict(table.rows.select("parameters", "verdict").rows())
+    assert [*verdicts.values()] == ["pass", "pass", "fail"]
+    assert table.worst is not None
+    assert (table.worst["parameters"], table.worst["loss"]) == ('{"cutoff": 0.3}', pytest.approx(0.06))
+    plain = table.rows.row(2, named=True)
+    assert table.worst["loss_low"] < plain["loss_low"] < plain["loss_high"] < table.worst["loss_high"]
+    assert set(table.rows["differs_in"]) == {"weights or export"}
+
+
+def test_a_class_that_is_lost_is_found_among_slices(store: Store) -> None:
+    """Class 3 loses all of its images where the clean accuracy stays, since class 4 gains as many."""
+    third, fourth = range(3, 2000, 10), range(4, 2000, 10)
+    released(store, [fourth] * 2, [third] * 2)
+    table = gate_release(*runs(store), Limits(slices=["class"], conditions=["clean"]))
+    verdicts = dict(table.rows.select("slice", "verdict").rows())
+    assert verdicts.pop("class 3") == "fail"
+    assert "fail" not in verdicts.values()
+    assert len(verdicts) == 1 + 9
+    assert {row["n"] for row in table.rows.to_dicts() if row["slice"]} == {200}
+    assert table.worst is not None
+    assert table.worst["slice"] == "class 3"
+
+
+def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:
+    images = image_set(400, labels=[0] * 400)
+    for name, rank, confidence in (("v1", 0, 0.9), ("v2", 1, 0.6)):
+        parts = [part(cell(images, by=model(name)), [rank] * 400, [rank] * 400, confidence=confidence)]
+        store_study(store, name, images, parts)
+    table = gate_release(*runs(store), Limits(measures=["accuracy", "reciprocal_rank", "top1_brier_score"]))
+    rows = {row["measure"]: row for row in table.rows.to_dicts()}
+    assert rows["accuracy"]["loss"] == 1
+    assert rows["reciprocal_rank"]["loss"] == pytest.approx(1 - 1 / 2)
+    assert rows["top1_brier_score"]["loss"] == pytest.approx(0.6**2 - 0.1**2)
+    assert (rows["top1_brier_score"]["before"], rows["top1_brier_score"]["now"]) == pytest.approx((0.01, 0.36))
+    assert set(table.rows["verdict"]) == {"fail"}
+
+
+def test_images_without_labels_are_judged_by_agreement_and_clean_ones_have_no_row(store: Store) -> None:
+    images = image_set(1000)
+    for name, changed in (("v1", 0), ("v2", 200)):
+        classes = np.zeros(1000, int)
+        perturbed = np.where(np.arange(1000) < changed, 1, classes)
+        parts = [
+            part(cell(images, setting, by=model(name)), c)
+            for setting, c in zip(SETTINGS, (classes, perturbed), strict=False)
+        ]
+        store_study(store, name, images, parts)
+    row = gate_release(*runs(store), Limits()).rows.row(0, named=True)
+    assert (row["measure"], row["probe"], row["loss"], row["verdict"]) == ("agreement", "lowpass", 0.2, "fail")
+
+
+def test_cells_that_are_one_and_the_same_have_no_rows(store: Store) -> None:
+    images = image_set(100, labels=[0] * 100)
+    shared = part(cell(images, by=model("a")), [0] * 100, [0] * 100)
+    for name, by in (("v1", "old"), ("v2", "new")):
+        changed = part(cell(images, by=model("b", content=by)), [0] * 100, [0] * 100)
+        store_study(store, name, images, [shared, changed])
+    table = gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
+    assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(measures=["confidence"]), "unknown name in gate.measures 'confidence'; known: accuracy, agreement, "),
+        (Limits(conditions=["lowpas"]), "unknown name in gate.conditions 'lowpas'; did you mean lowpass?"),
+        (Limits(slices=["classes"]), "unknown name in gate.slices 'classes'; did you mean class?"),
+    ],
+)
+def test_names_that_there_are_not_are_refused(store: Store, limits: Limits, message: str) -> None:
+    released(store, [range(0)] * 3, [range(0)] * 3, n=20)
+    with pytest.raises(UnknownName, match="unknown name in gate") as raised:
+        gate_release(*runs(store), limits)
+    assert str(raised.value).startswith(message)
+
+
+def test_what_lacks_is_named(store: Store) -> None:
+    released(store, [range(0)], [range(0)], n=20)
+    with pytest.raises(UsageError) as raised:
+        gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
+    assert str(raised.value) == "v2@1 against v1@1: no cell in common, since v1@1 lacks checkpoint v2 (it has v1)"
+    with pytest.raises(UsageError, match="no image has a number of accuracy_real; leave it out of gate"):
+        gate_release(*runs(store), Limits(measures=["accuracy_real"]))
+    with pytest.raises(UsageError, match="v1@1 would be compared with itself; name the release before it"):
+        gate_release(Run(store, "v1@1"), Run(store, "v1@1"), Limits())

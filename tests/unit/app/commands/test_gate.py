@@ -1,0 +1,197 @@
+"""The table of a release: exit statuses, formats for people, programs, pull requests and CI services."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from small import Command, ask
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.study.file import Study
+
+SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass", cutoff=0.3)]
+N = 2000
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """Releases of one checkpoint: `same` answers as `old` does, `worse` loses one condition, `near` errs elsewhere.
+
+    The study of `worse` asks for no more than 30 points and a condition.
+    """
+    images, path = image_set(N, labels=np.zeros(N, int)), tmp_path / "results.duckdb"
+    first, more, later = range(600), range(700), range(30, 638)
+    wrong = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, more], "near": [later] * 3}
+    with open_store(path) as store:
+        for name, ranges in wrong.items():
+            parts = []
+            for setting, places in zip(SETTINGS, ranges, strict=True):
+                rank = np.isin(np.arange(N), places).astype(int)
+                parts.append(part(cell(images, setting, by=model(name)), rank, rank))
+            store_study(store, name, images, parts)
+        store.execute(
+            "UPDATE study SET toml = toml || '\n[gate]\nmargin = 0.3\nconditions = [\"clean\"]' WHERE name = 'worse'"
+        )
+    return path
+
+
+def test_what_answers_alike_passes(command: Command, db: Path) -> None:
+    answer = command("gate", "same", "--against", "old", "--db", db)
+    assert (answer.code, answer.err) == (0, "")
+    assert "same against old: 3 pass, 0 fail, 0 undecided" in answer.out
+    assert "margin 1 points; chance of any wrong verdict in the table at most 5 %" in answer.out
+    assert "do not pass" not in answer.out
+
+
+def test_what_is_worse_fails_and_markdown_says_where(command: Command, db: Path) -> None:
+    with open_store(db) as store:
+        store.execute("UPDATE study SET toml = ''")
+    answer = command("gate", "worse", "--against", "old", "--margin", 0.02, "--db", db, "--format", "markdown")
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].startswith("bandlens: worse against old: 2 pass, 1 fail, 0 undecided; ")
+    assert answer.out.startswith("## worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
+    failing = answer.out.split("## Rows that do not pass")[1]
+    assert "highpass" in failing
+    assert "0.05 [" in failing
+    assert "lowpass" not in failing
+
+
+def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_would_do(
+    command: Command, db: Path
+) -> None:
+    answer = command("gate", "near", "--against", "old", "--margin", 0.005, "--db", db)
+    assert answer.code == 3
+    (line,) = answer.err.splitlines()
+    needed = max(
+        row["needed"]
+        for row in json.loads(
+            command("gate", "near", "--against", "old", "--margin", 0.005, "--db", db, "--format", "json").out
+        )["rows"]
+    )
+    assert needed > N
+    assert line == (
+        f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {needed:,} images would decide all: run a "
+        "larger set, or widen --margin"
+    )
+
+
+def test_the_study_says_margin_and_conditions_and_options_take_their_place(command: Command, db: Path) -> None:
+    def rows(*options: object) -> list[dict[str, object]]:
+        answer = command("gate", "worse", "--against", "old", "--db", db, *options, "--format", "json")
+        return list(json.loads(answer.out)["rows"])
+
+    assert [(row["probe"], row["margin"]) for row in rows()] == [("clean", 0.3)]
+    assert [row["margin"] for row in rows("--margin", 0.02)] == [0.02]
+    flips = rows("--flips", 0.001)
+    assert [(row["measure"], row["margin"], row["verdict"]) for row in flips] == [
+        ("accuracy", 0.3, "pass"),
+        ("negative flips", 0.001, "undecided"),
+    ]
+    assert [row["slice"] for row in rows("--slices", "class")] == ["", "class 0"]
+
+
+def test_json_holds_every_row_and_the_worst_of_them(command: Command, db: Path) -> None:
+    document = json.loads(command("gate", "near", "--against", "old", "--db", db, "--format", "json").out)
+    assert (document["compared"], document["margin"], document["negative_flips"]) == ("near against old", 0.01, None)
+    assert document["pass"] + document["fail"] + document["undecided"] == len(document["rows"]) == 3
+    row = document["rows"][0]
+    assert (row["before"], row["now"], row["loss"], row["flips"]) == (0.7, 0.696, pytest.approx(0.004), 0.019)
+    assert row["relative_flips"] == pytest.approx(0.019 / (0.7 * 0.304))
+    assert document["worst"]["loss_low"] == pytest.approx(row["loss_low"], abs=0.0005), "equal rows are one"
+    assert document["checkpoints"][0]["worst_loss"] == pytest.approx(0.004)
+
+
+def test_ci_services_read_a_case_for_each_row(command: Command, db: Path, tmp_path: Path) -> None:
+    with open_store(db) as store:
+        store.execute("UPDATE study SET toml = ''")
+    file = tmp_path / "gate.xml"
+    command("gate", "worse", "--against", "old", "--flips", 0.001, "--junit", file, "--db", db)
+    root = ElementTree.parse(file).getroot()
+    (suite,) = root
+    assert (root.get("name"), suite.get("name")) == ("worse against old", "old, worse on set")
+    assert {key: suite.get(key) for key in ("tests", "failures", "skipped")} == {
+        "tests": "6", "failures": "2", "skipped": "2",
+    }  # fmt: skip
+    states = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert states["clean, accuracy"] == []
+    assert states["clean, negative flips"] == ["skipped"]
+    assert [name for name, tags in states.items() if tags == ["failure"] and name and "highpass" in name] == [
+        name for name, tags in states.items() if tags == ["failure"]
+    ]
+    failure = next(case for case in suite if case.find("failure") is not None).find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).startswith("fail: loss 0.05 [")
+
+
+def test_another_database_is_the_release_before(command: Command, db: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before.duckdb"
+    images = image_set(N, labels=np.zeros(N, int))
+    with open_store(before) as store:
+        rank = (np.arange(N) < 400).astype(int)
+        store_study(store, "same", images, [part(cell(images, by=model("released")), rank, rank)])
+    answer = command("gate", "same", "--against", before, "--db", db)
+    assert answer.code == 1
+    assert "cells that only one of the two has, which are not judged: 2 of same alone" in answer.out
+    assert "0 pass, 1 fail" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--margin", "-0.01"], 2, "margin must be a share of 0 or more and below 1, not -0.01"),
+        (["--margin", "nan"], 2, "margin must be a share of 0 or more and below 1, not nan"),
+        (["--flips", "0"], 2, "negative_flips must be a share above 0 and below 1, not 0.0"),
+        (["--slices", "clas"], 2, "unknown name in gate.slices 'clas'; did you mean class?"),
+        (["--images", "10"], 2, "--images compares two precisions; leave it out, or --against"),
+        (
+            ["--junit", "/nowhere/gate.xml"],
+            2,
+            "cannot write /nowhere/gate.xml: No such file or directory; name another",
+        ),
+        (["--against", "olt"], 2, "unknown study 'olt'; did you mean old"),
+        (["--against", "none.duckdb"], 2, "no results database at none.duckdb"),
+        (["--against", "same"], 2, "same@1 would be compared with itself; name the release before it"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], code: int, message: str) -> None:
+    answer = command("gate", "same", *([] if "--against" in words else ["--against", "old"]), *words, "--db", db)
+    assert (answer.code, answer.out) == (code, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_options_of_a_release_need_one(command: Command) -> None:
+    answer = command("gate", "study.toml", "--margin", 0.02)
+    assert (answer.code, answer.err) == (
+        2, "bandlens: --margin judges a release; name the one before it with --against\n",
+    )  # fmt: skip
+
+
+def test_a_database_of_another_schema_is_refused(command: Command, db: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before.duckdb"
+    with open_store(before) as store:
+        store.execute("UPDATE meta SET schema_version = 1")
+    answer = command("gate", "same", "--against", before, "--db", db)
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert f"{before}" in answer.err
+
+
+def test_thresholds_of_a_study_in_python_are_kept_as_text_that_reads_the_same(tmp_path: Path) -> None:
+    table = {"margin": 0.02, "negative_flips": 0.03, "slices": ["class"]}
+    study = Study(name="mine", checkpoints=["one"], images=["a.set"], gate=table)  # type: ignore[arg-type]
+    file = tmp_path / "mine.toml"
+    file.write_text(study.toml)
+    assert Study.read(file).gate == study.gate
+    assert (study.gate.margin, study.gate.negative_flips, study.gate.slices) == (0.02, 0.03, ["class"])
+
+
+def test_nothing_is_written(command: Command, db: Path) -> None:
+    before = ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns
+    command("gate", "worse", "--against", "old", "--db", db)
+    assert (ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns) == before
