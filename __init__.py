@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .app.api.studies import verify as verify
     from .app.api.studies import write_study as write_study
     from .app.console import progress as progress
+    from .app.export import Backbone as Backbone
     from .app.export import Lowering as Lowering
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
@@ -124,7 +125,7 @@ _LATER = {
         "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"
     ),
     ".app.console": "progress",
-    ".app.export": "Lowering",
+    ".app.export": "Backbone Lowering",
     ".errors": (
         "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
         "StoreError UnknownName UsageError"

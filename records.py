@@ -173,6 +173,24 @@ PUBLISHED_CROP = Crop()
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The head that makes a classifier of a network of features: where it came from."""
+
+    method: str
+    """`ridge` or `logistic`, fitted to the features of labelled images; or `prompts`, class embeddings of texts."""
+    source: str
+    """The name of the image set, or of the file of class embeddings."""
+    digest: str
+    """The digest of the image set, or the sha256 of the file."""
+    images: int | None = None
+    """The number of images that it was fitted to."""
+    strength: float | None = None
+    """The strength of its penalty."""
+    accuracy: float | None = None
+    """Its accuracy in cross-validation over clusters, a share of the images."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """An exported checkpoint: one ONNX file that takes float32 RGB images in [0, 1] and gives logits."""
 
@@ -191,6 +209,8 @@ class Model:
     """The crop that makes its images of photographs; None where any serves."""
     precision: str = "fp32"
     """The precision that the ONNX file computes in: fp16 or int8 for some that came finished."""
+    head: Head | None = None
+    """The head that was added to a network of features; None where its classes are the network's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,25 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..advance import Progress, silent
 from ..errors import UnknownName, UsageError
 from ..protocol import SIZE
 from ..records import Model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from ..export.heads.prompts import PromptHead
+    from ..export.heads.training import TrainedHead, TrainingImages
     from ..export.onnx.files import OnnxFile
     from ..export.onnx.precisions import Calibration
+    from ..export.pipeline import HeadRequest
 
 CALIBRATION_IMAGES = 300
 """The number of images that int8 is calibrated on, evenly spaced over the image set."""
@@ -31,8 +40,60 @@ class ModelSelection:
     """Whether all of the 48 are meant."""
     category: str | None = None
     """A category, which stands for all of the 48 that are of it."""
-    timm: Sequence[str] = ()
-    """Pretrained models of timm."""
+    timm: Sequence[str | Backbone] = ()
+    """Pretrained models of timm; or backbones, whose sources are such names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network that gives features, and the head that makes a classifier of it."""
+
+    source: str | PathLike[str] | nn.Module
+    """The network, as `bandlens.export` takes it; its outputs are features."""
+    head: str | PathLike[str] | NDArray[np.floating]
+    """A packed, labelled image set to train a head on; or class embeddings, (classes, d): a .npy or .safetensors file,
+    or an array."""
+    method: str = "ridge"
+    """The kind of a trained head: `ridge`, or `logistic`, which is slower; one of `heads.linear.METHODS`."""
+    pool: str | None = None
+    """How features of tokens or positions become vectors: `token` or `mean`; by default as the network does."""
+    output: str | None = None
+    """The tensor of a finished ONNX file that holds the features; by default its one output."""
+    seed: int = 0
+    """The seed of the folds of cross-validation."""
+    class_names: list[str] | None = None
+    """The names of the classes in the order of the logits; by default those of the image set."""
+    progress: Progress = silent
+
+    def request(self) -> HeadRequest:
+        """The head as `export.pipeline` takes it; UsageError where it is no head of classes."""
+        from ..export.heads.prompts import prompts_of_array, read_prompts
+        from ..export.heads.training import TrainedHead
+        from ..export.pipeline import HeadRequest
+
+        head: TrainedHead | PromptHead
+        if not isinstance(self.head, (str, PathLike)):
+            head = prompts_of_array(self.head, self.class_names)
+        elif (path := Path(self.head)).suffix in (".npy", ".safetensors") and not path.is_dir():
+            head = read_prompts(path, self.class_names)
+        else:
+            head = TrainedHead(_training_images(path, self.class_names), self.method, self.seed, self.progress)
+        return HeadRequest(head, self.output, self.pool)
+
+
+def _training_images(path: Path, class_names: list[str] | None) -> TrainingImages:
+    from ..export.heads.training import TrainingImages
+    from ..probes.images.image_set import open_image_set
+
+    images = open_image_set(path)
+    info = images.info
+    if images.labels is None:
+        raise UsageError(f"image set {info.name} has no labels to train a head on; pack it with --labels")
+    return TrainingImages(
+        *(info.name, info.digest, info.size, info.preprocessing, images.labels, images.clusters, images.keys),
+        class_names=class_names or images.class_names,
+        take=images.take,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +169,23 @@ def models_to_export(
     return models
 
 
-def _timm_models(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
-    from ..export.pipeline import export_pretrained
+def _timm_models(sources: Sequence[str | Backbone], folder: Path, image_size: int | None) -> list[Exportable]:
+    from ..export.pipeline import export_pretrained, headed_name
     from ..export.weights.pretrained import pretrained
 
     if image_size is not None:
         raise UsageError("--timm takes images of the model's own size; leave out --image-size")
 
-    def export(name: str) -> Model:
-        return export_pretrained(name, folder)[0]
+    def export(name: str, request: HeadRequest | None) -> Model:
+        return export_pretrained(name, folder, request=request)[0]
 
-    return [Exportable(name, partial(export, name)) for name in dict.fromkeys(pretrained(name).name for name in names)]
+    models: dict[str, Exportable] = {}
+    for source in sources:
+        request = source.request() if isinstance(source, Backbone) else None
+        name = pretrained(str(source.source if isinstance(source, Backbone) else source), request is not None).name
+        model_name = name if request is None else headed_name(name, request)
+        models.setdefault(model_name, Exportable(model_name, partial(export, name, request)))
+    return list(models.values())
 
 
 def _named_models(

@@ -1,7 +1,8 @@
 """Exported models on disk: NAME.onnx, and NAME.json that describes it. Free of torch.
 
 NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
-`parity`, `opset`, `torch`, the weights' `dropped` keys, and `class_names` where they are known.
+`parity`, `opset`, `torch`, the weights' `dropped` keys, `class_names` where they are known, and `training_keys`, the
+keys of the images that a head was trained on, 16 hex digits each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, UnknownName, UsageError, some_of
-from ..records import Crop, Model
+from ..records import Crop, Head, Model
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
@@ -32,8 +33,10 @@ MOST_CLASSES = 1 << 16
 """The number of classes that predictions can be stored for: they are stored in 16 bits."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
-LARGEST = 1 << 24
-"""The most bytes that a description may have."""
+LARGEST = 1 << 26
+"""The most bytes that a description may have: with the keys of a few million training images."""
+KEY_DIGITS = 16
+"""The hex digits of an image's key."""
 
 
 def check_name(name: str, kind: str = "model") -> str:
@@ -70,9 +73,11 @@ def load_model(folder: Path | None, name: str) -> Model:
     path = _description_path(folder, name)
     try:
         description = describe_model(folder, name)
-        model, size = as_record(Model, description | {"crop": None}), description["bytes"]
+        model, size = as_record(Model, description | {"crop": None, "head": None}), description["bytes"]
         if description.get("crop") is not None:
             model = replace(model, crop=as_record(Crop, description["crop"]))
+        if description.get("head") is not None:
+            model = replace(model, head=as_record(Head, description["head"]))
         # Files are named by these, and in a folder of somebody else they must not lead out of it.
         if (model.name, model.path) != (name, Path(f"{name}.onnx")):
             raise ValueError(f"it is of {model.name}, in {model.path}")
@@ -109,6 +114,22 @@ def class_names_of(model: Model) -> list[str] | None:
     ):
         raise ExportError(f"{path} is damaged: class_names are not {model.classes} texts; export {model.name} again")
     return names
+
+
+def training_keys_of(model: Model) -> list[int]:
+    """The keys of the images that the model's head was trained on; none where it has no head, or one of prompts.
+
+    Raises ExportError for a description whose keys are none.
+    """
+    folder = model.path.parent
+    digits = describe_model(folder, model.name).get("training_keys", "")
+    try:
+        if len(digits) % KEY_DIGITS:
+            raise ValueError(f"{len(digits)} digits")
+        return [int(digits[place : place + KEY_DIGITS], 16) for place in range(0, len(digits), KEY_DIGITS)]
+    except (ValueError, TypeError) as error:
+        path = _description_path(folder, model.name)
+        raise ExportError(f"{path} is damaged: training_keys are none; export {model.name} again") from error
 
 
 def name_classes(model: Model, names: Sequence[str]) -> None:

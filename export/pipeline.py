@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,19 @@ from ..records import Crop, Model, digest_of
 from ..untrusted import first_line
 from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
-from .models import FINISHED, MOST_CLASSES, check_name, save_model
+from .heads.prompts import PromptHead
+from .heads.training import MadeHead, TrainedHead
+from .models import FINISHED, KEY_DIGITS, MOST_CLASSES, check_name, save_model
 from .normalization import NORMALIZATIONS, Normalization, normalization_name
+from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
-from .onnx.from_torch import OPSET, Normalized, to_onnx
-from .onnx.parity import Parity, check_images, check_parity
+from .onnx.from_torch import OPSET, Normalized, Pooled, to_onnx
+from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_images, check_logits, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 from .weights.fetch import fetch, fetch_files
-from .weights.pretrained import load_pretrained, pretrained
+from .weights.pretrained import load_pretrained, pool_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
 from .weights.registry import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
 
@@ -34,6 +37,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRequest:
+    """A head for a network of features, and how its features are taken; UnknownName for an unknown `pool`."""
+
+    head: TrainedHead | PromptHead
+    output: str | None = None
+    """The tensor of a finished ONNX file that holds the features; by default its one output."""
+    pool: str | None = None
+    """How features of tokens or positions become vectors, one of `features.POOLS`; by default as the network does."""
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
 
 
 def export_checkpoint(
@@ -76,12 +93,13 @@ def export_user_checkpoint(
     folder: Path | None = None,
     *,
     image_size: int = SIZE,
-    images: NDArray[np.float32] | None = None,
     reading: Reading = OWN_WEIGHTS,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
-    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have.
+    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. With a
+    `request` the outputs of the network are features.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
@@ -95,7 +113,7 @@ def export_user_checkpoint(
     load_strictly(network, content, str(path))
     source = f"file:{path.name}"
     facts = ModelFacts(name, OWN, architecture, source, sha256_of(path), normalization, image_size, notes=content.notes)
-    return _export(facts, network, _describe(content), folder, images)
+    return _export(facts, network, _describe(content), folder, None, request)
 
 
 def export_pretrained(
@@ -104,26 +122,40 @@ def export_pretrained(
     *,
     images: NDArray[np.float32] | None = None,
     weights: Path | None = None,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
     """Fetch a pretrained model of timm from the Hugging Face hub if need be, and export it by its name there.
 
-    Normalization, image size and crop are the model's own. Raises CheckpointError, ExportError, UnknownName.
+    Normalization, image size and crop are the model's own. With a `request` it is called `headed_name`, and is one of
+    the user's own: a trained head takes the place of the model's, whose pooling stays unless the request says
+    otherwise, and prompts take its outputs. Raises CheckpointError, ExportError, UnknownName.
     """
-    published = pretrained(name)
+    published = pretrained(name, headed=request is not None)
+    if request is not None:
+        request.head.check_network(published.name, published.crop.size, published.crop)
     (file,) = fetch_files([(published.source, (weights or weights_folder()) / f"{published.name}.safetensors")])
     network = load_pretrained(published.name, file)
+    if request is not None:
+        if isinstance(request.head, TrainedHead) or request.pool is not None:
+            network = pool_pretrained(network, request.pool, published.name)
+        request = replace(request, pool=None)
     facts = ModelFacts(
-        published.name,
-        "timm",
+        published.name if request is None else headed_name(published.name, request),
+        "timm" if request is None else OWN,
         f"timm:{published.name}",
         str(published.source),
         sha256_of(file),
         published.normalization,
         published.crop.size,
         published.crop,
-        notes={} if published.class_names is None else {"class_names": published.class_names},
+        notes={} if published.class_names is None or request else {"class_names": published.class_names},
     )
-    return _export(facts, network, {}, folder, images)
+    return _export(facts, network, {}, folder, images, request)
+
+
+def headed_name(name: str, request: HeadRequest) -> str:
+    """The name of a pretrained model with a head: that of the training set or file of prompts stands behind a plus."""
+    return check_name(f"{name}+{Path(request.head.source).stem}")
 
 
 def export_classifier(
@@ -167,19 +199,21 @@ def import_onnx(
     folder: Path | None = None,
     *,
     image_size: int | None = None,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
-    """Take a finished ONNX file as the model `name`; see `finished.take_onnx`.
+    """Take a finished ONNX file as the model `name`, or features of it with the head of a `request`; see `take_onnx`.
 
     `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    taken = take_onnx(path, normalization, image_size)
+    heading = None if request is None else Heading(request, name, folder or models_folder())
+    taken = take_onnx(path, normalization, image_size, heading)
     facts = ModelFacts(
         *(name, OWN, FINISHED, f"file:{path.name}", taken.sha256, normalization, taken.image_size),
         precision=taken.precision,
-        notes=taken.metadata,
+        notes=taken.metadata if request is None else {},
     )
-    return _save(facts, taken.content, taken.classes, taken.parity, {}, folder)
+    return _save(facts, taken.content, taken.classes, taken.parity, {}, folder, heading)
 
 
 def export_network(
@@ -190,6 +224,7 @@ def export_network(
     *,
     image_size: int = SIZE,
     images: NDArray[np.float32] | None = None,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
 
@@ -208,7 +243,7 @@ def export_network(
             f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
         ) from error
     facts = ModelFacts(name, OWN, _architecture_of(copy), "memory", sha256, normalization, image_size)
-    return _export(facts, copy, {}, folder, images)
+    return _export(facts, copy, {}, folder, images, request)
 
 
 def _architecture_of(network: nn.Module) -> str:
@@ -267,24 +302,75 @@ def _export(
     description: Mapping[str, Any],
     folder: Path | None,
     images: NDArray[np.float32] | None,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
-    size = facts.image_size
+    size, name = facts.image_size, facts.name
+    if request is not None and request.output is not None:
+        raise UsageError(f"--output names a tensor of a finished ONNX file, and {name} is none; leave it out")
+    if request is None and getattr(network, "num_classes", None) == 0:
+        raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")
+    if request is not None:
+        request.head.check_network(name, size, facts.crop)
     images = photograph_crops(size) if images is None else check_images(images, size)
-    normalized = Normalized(network, *facts.normalization).eval()
+    normalized = Normalized(network if request is None else Pooled(network, request.pool), *facts.normalization).eval()
     content, classes = to_onnx(normalized, size)
-    parity = check_parity(normalized, content, images, facts.name)
+    kind = "logits" if request is None else "features"
+    outputs = check_finite(torch_outputs(normalized, images), f"{name} in torch", kind)
+    if request is None:
+        refuse_features(content, name)
+        expected: NDArray[np.floating] = check_logits(outputs, name)
+        heading = None
+    else:
+        heading = Heading(request, name, folder or models_folder())
+        content, expected = heading.add(content, outputs, size)
+        classes = expected.shape[1]
+    parity = check_parity(expected, content, images, name)
     made = {"opset": OPSET, "torch": torch.__version__, **description}
-    return _save(facts, content, classes, parity, made, folder)
+    return _save(facts, content, classes, parity, made, folder, heading)
+
+
+@dataclass(slots=True)
+class Heading:
+    """A request of a head for the model `name`: see `finished.HeadAdder`."""
+
+    request: HeadRequest
+    name: str
+    folder: Path
+    """The folder of the model."""
+    made: MadeHead | None = None
+    """The head, once it has been added."""
+
+    @property
+    def output(self) -> str | None:
+        return self.request.output
+
+    @property
+    def pool(self) -> str | None:
+        return self.request.pool
+
+    def add(self, content: bytes, features: NDArray[np.float32], size: int) -> tuple[bytes, NDArray[np.floating]]:
+        self.request.head.check_network(self.name, size, None)
+        self.made = self.request.head.make(content, features.shape[1], self.name, self.folder)
+        linear = self.made.linear
+        return append_head(content, linear.weight, linear.bias, linear.unit), linear.logits(features)
 
 
 def _save(
-    facts: ModelFacts, content: bytes, classes: int, parity: Parity, made: Mapping[str, Any], folder: Path | None
+    facts: ModelFacts,
+    content: bytes,
+    classes: int,
+    parity: Parity,
+    made: Mapping[str, Any],
+    folder: Path | None,
+    heading: Heading | None = None,
 ) -> tuple[Model, Parity]:
+    head = heading and heading.made
     model = Model(
         name=facts.name,
         category=facts.category,
         architecture=facts.architecture,
-        weights_sha256=facts.weights_sha256,
+        # A headed network is another one, and no published figures are its own.
+        weights_sha256=digest_of(facts.weights_sha256, asdict(head.record)) if head else facts.weights_sha256,
         source=facts.source,
         normalization=normalization_name(facts.normalization),
         path=(folder or models_folder()) / f"{facts.name}.onnx",
@@ -293,7 +379,11 @@ def _save(
         classes=classes,
         crop=facts.crop,
         precision=facts.precision,
+        head=head.record if head else None,
     )
-    names = find_class_names(facts.notes, classes)
-    save_model(model, content, {**made, **({"class_names": names} if names else {}), "parity": asdict(parity)})
+    names = head.class_names if head else find_class_names(facts.notes, classes)
+    notes: dict[str, Any] = {"class_names": names} if names else {}
+    if head and len(head.keys):
+        notes["training_keys"] = "".join(f"{key:0{KEY_DIGITS}x}" for key in head.keys.tolist())
+    save_model(model, content, {**made, **notes, "parity": asdict(parity)})
     return model, parity

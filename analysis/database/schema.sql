@@ -15,6 +15,7 @@ CREATE TABLE checkpoint (
     source VARCHAR NOT NULL,
     normalization VARCHAR NOT NULL,
     classes INTEGER NOT NULL,
+    head JSON,
     model_sha256 VARCHAR NOT NULL UNIQUE
 );
 COMMENT ON TABLE checkpoint IS 'One set of weights as it was exported; weights or export changed make a new row';

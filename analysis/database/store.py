@@ -354,6 +354,7 @@ class Store:
                     "source": m.source,
                     "normalization": m.normalization,
                     "classes": m.classes,
+                    "head": m.head and json.dumps(asdict(m.head)),
                     "model_sha256": m.sha256,
                 }
                 for m in models

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UnknownName, UsageError
 from ...export.weights.registry import OWN_WEIGHTS, Reading
 from ...protocol import SIZE
-from ..export import Exportable, Lowering, ModelSelection
+from ..export import Backbone, Exportable, Lowering, ModelSelection
 from .files import File, path_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def normalization(name: str) -> tuple[Channels, Channels]:
 
 
 def export(
-    source: File | nn.Module,
+    source: File | nn.Module | Backbone,
     name: str | None = None,
     *,
     architecture: str | None = None,
@@ -126,7 +126,7 @@ def export(
     Args:
         source: a network in memory, which stays as it is; a file of weights of an `architecture`; a finished ONNX file;
             a folder that transformers saved an image classifier in; one of the 48 checkpoints by name; or a pretrained
-            model of timm, `timm:NAME`.
+            model of timm, `timm:NAME`. A `Backbone` gives a network of features a head of classes.
         name: what studies call the model; not for checkpoints and models of timm, which have names.
         architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
         mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted, three numbers or one
@@ -141,7 +141,9 @@ def export(
     """
     from ...export import pipeline
 
-    folder, size = path_of(out), image_size or SIZE
+    folder, size, request = path_of(out), image_size or SIZE, None
+    if isinstance(source, Backbone):
+        request, source = source.request(), source.source
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
     if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
         if architecture is not None or (mean is None) != (std is None):
@@ -149,24 +151,30 @@ def export(
                 f"{source} is a folder, whose config.json names the architecture; leave that out, and give mean and "
                 "std both or neither"
             )
+        if request is not None:
+            raise UsageError(f"{source} is a folder, which takes no head; export its network from Python with a head")
         stated = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
         return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size)[0]
     if isinstance(source, str) and architecture is None and not Path(source).is_file():
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
         if not source.startswith("timm:"):
+            if request is not None:
+                raise UsageError(
+                    f"{source} is no file of weights, and a checkpoint of the study has classes of its own"
+                )
             return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
         if image_size is not None:
             raise UsageError(f"{source} takes images of its own size; leave out image_size")
-        return pipeline.export_pretrained(source.removeprefix("timm:"), folder)[0]
+        return pipeline.export_pretrained(source.removeprefix("timm:"), folder, request=request)[0]
     if name is None or mean is None or std is None:
         raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
     channels = _channels("mean", mean), _channels("std", std)
     if not isinstance(source, (str, PathLike)):
-        return pipeline.export_network(source, name, channels, folder, image_size=size)[0]
+        return pipeline.export_network(source, name, channels, folder, image_size=size, request=request)[0]
     file = Path(source)
     if architecture is None:
-        return pipeline.import_onnx(file, name, channels, folder, image_size=image_size)[0]
+        return pipeline.import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
     return pipeline.export_user_checkpoint(
         file,
         name,
@@ -175,6 +183,7 @@ def export(
         folder,
         image_size=size,
         reading=reading,
+        request=request,
     )[0]
 
 

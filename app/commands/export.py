@@ -16,7 +16,7 @@ from ...export.weights.registry import OWN, Reading
 from ...protocol import SIZE
 from .. import api
 from ..console import TableFormat, log, print_rows, progress
-from ..export import Exportable, Lowering, ModelSelection, read_precisions
+from ..export import Backbone, Exportable, Lowering, ModelSelection, read_precisions
 from ..formats import Format
 from .checkpoints import Category, Every, Names, for_each
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ...records import Model
 
 LOWER = "Precisions and plans"
+HEAD = "A head for features"
 Size = Annotated[
     int | None,
     typer.Option("--image-size", min=32, help="Width and height of the images, pixels.", show_default=str(SIZE)),
@@ -45,6 +46,35 @@ CalibrationSet = Annotated[
 Batch = Annotated[
     int, typer.Option("--batch", min=1, help="Images that a TensorRT plan takes at once.", rich_help_panel=LOWER)
 ]
+HeadOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--head",
+        metavar="SET|PROMPTS",
+        help="A packed, labelled image set to train a head on, or class embeddings: .npy or .safetensors.",
+        rich_help_panel=HEAD,
+    ),
+]
+Method = Annotated[str, typer.Option("--method", help="ridge or logistic.", rich_help_panel=HEAD)]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        help="token or mean, of features of tokens or positions.",
+        rich_help_panel=HEAD,
+        show_default="that of the network",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the folds of cross-validation.", rich_help_panel=HEAD)]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="The names of the classes, one a line in the order of the logits; labels are matched by them.",
+        show_default="those that the file or image set holds",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the models (default: $BANDLENS_HOME/models).")]
 
 
@@ -56,6 +86,11 @@ def export(
         list[str] | None,
         typer.Option("--timm", metavar="NAME", help="A pretrained model of timm, from the Hugging Face hub."),
     ] = None,
+    head: HeadOf = None,
+    method: Method = "ridge",
+    pool: Pool = None,
+    seed: Seed = 0,
+    classes: Classes = None,
     image_size: Size = None,
     trust: Trust = False,
     precision: Precisions = None,
@@ -73,13 +108,23 @@ def export(
     fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. Own
     models, made by `bandlens export-own`, go by their names.
 
-    A model of timm keeps its own normalization, image size and crop; a study says which image sets it needs.
+    A model of timm keeps its own normalization, image size and crop; a study says which image sets it needs. With
+    --head it becomes NAME+SET, a classifier of the head's classes.
 
     Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
-    bandlens export --timm vit_tiny_patch16_224
+    bandlens export --timm vit_tiny_patch16_224,
+    bandlens export --timm vit_small_patch14_dinov2 --head train.set
     """
     lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit)
-    selection = ModelSelection(names or (), every, category, timm or ())
+    if head is None and (classes, method, pool, seed) != (None, "ridge", None, 0):
+        raise UsageError("--method, --pool, --seed and --classes are about a head; give one with --head")
+    if head is not None and (not timm or names or every or category):
+        raise UsageError("--head is for models of timm; name them with --timm alone, or see `bandlens export-own`")
+    sources: Sequence[str | Backbone] = timm or ()
+    if head is not None:
+        class_names = None if classes is None else api.models.read_class_names(classes)
+        sources = [Backbone(name, head, method, pool, None, seed, class_names, progress) for name in timm or ()]
+    selection = ModelSelection(names or (), every, category, sources)
     models = api.models.models_to_export(selection, lowering, image_size=image_size, trust=trust, out=out)
     _export(models, lowering, table_format)
 
@@ -126,15 +171,21 @@ def export_own(
             show_default="ema where there is one",
         ),
     ] = None,
-    classes: Annotated[
-        Path | None,
+    classes: Classes = None,
+    head: HeadOf = None,
+    output: Annotated[
+        str | None,
         typer.Option(
-            "--classes",
-            metavar="FILE",
-            help="The names of the classes, one a line in the order of the logits; labels are matched by them.",
-            show_default="those that the file holds",
+            "--output",
+            metavar="TENSOR",
+            help="The tensor of an ONNX file that holds the features.",
+            rich_help_panel=HEAD,
+            show_default="its one output",
         ),
     ] = None,
+    method: Method = "ridge",
+    pool: Pool = None,
+    seed: Seed = 0,
     image_size: Size = None,
     trust: Trust = False,
     precision: Precisions = None,
@@ -148,7 +199,8 @@ def export_own(
     The same checks as for `bandlens export`; afterwards the model goes by its name there. A torchvision or timm model
     gets as many classes as the weights have. Of weights and their moving average in one file the average is taken, and
     a line says so. Of an ONNX file that normalizes, the normalization is `none`. A folder that transformers saved an
-    image classifier in says its normalization, size and crop itself.
+    image classifier in says its normalization, size and crop itself. With --head the outputs are features, and the
+    model has the head's classes.
 
     Examples: bandlens export-own mine.pth --architecture resnet18 --normalization imagenet,
     bandlens export-own runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
@@ -167,6 +219,8 @@ def export_own(
         )
     describes_itself = not of_weights and onnx is None and (mean, std, normalization) == (None, None, None)
     mean_channels, std_channels = (None, None) if describes_itself else channels(mean, std, normalization)
+    if head is None and (output, method, pool, seed) != (None, "ridge", None, 0):
+        raise UsageError("--output, --method, --pool and --seed are about a head; give one with --head")
     class_names = None if classes is None else api.models.read_class_names(classes)
     named = api.models.name_sources(sources, name)
     api.models.check_category(category)
@@ -174,7 +228,7 @@ def export_own(
 
     def export_model(source: Path, name: str) -> Model:
         model = api.models.export(
-            source,
+            source if head is None else Backbone(source, head, method, pool, output, seed, class_names, progress),
             name,
             architecture=architecture,
             mean=mean_channels,
@@ -185,6 +239,8 @@ def export_own(
         )
         model = api.models.categorize_model(model, category)
         description = api.models.describe_model(name, out)
+        if head is not None:
+            return model
         if class_names is not None:
             api.models.name_classes(model, class_names)
         elif "class_names" in description:
@@ -221,7 +277,14 @@ def _export(
     rows: list[dict[str, Any]] = []
 
     def make_files(exportable: Exportable) -> None:
-        rows.extend(api.models.lower(exportable.model(), lowering))
+        model = exportable.model()
+        if model.head is not None and model.head.accuracy is not None:
+            log.info(
+                f"bandlens: {model.name}: a {model.head.method} head on {model.head.images:,} images of "
+                f"{model.head.source} is right on {model.head.accuracy:.1%} of held-out images, with strength "
+                f"{model.head.strength:g}"
+            )
+        rows.extend(api.models.lower(model, lowering))
 
     with progress("exporting", len(models), "checkpoints", delay=0) as advance:
         failed = for_each(models, make_files, advance)

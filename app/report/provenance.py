@@ -54,9 +54,10 @@ def provenance(results: ReportData) -> Section:
         "Decision space": _listed(cells["decision_space"]),
         "Charts": f"Vega-Lite {vega_lite_version()}",
     }
+    headless = [] if results.checkpoints["head"].count() else ["head"]
     failed = cells.filter(pl.col("error").is_not_null())
     tables = [
-        Table("Models", results.checkpoints.drop("id")),
+        Table("Models", results.checkpoints.drop("id", *headless)),
         Table("Image sets", results.image_sets.drop("id").select(pl.col("*").exclude("corruption", "severity"))),
         Table("Sessions: engine, device, library versions", _versions(results.sessions)),
         Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),

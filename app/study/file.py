@@ -58,6 +58,9 @@ class Study:
     limit: int = 0
     """Number of images of each set that are run, drawn by `seed` from all classes evenly, as `images pack --limit`
     draws them: a set with a digest and cells of its own. By default 0: all images."""
+    overlap: str = "refuse"
+    """The treatment of images that a model's head was trained on: `refuse`, by default, ends with an error; `leave out`
+    runs the others for all models, as a set with a digest and cells of its own."""
     gate: Limits = field(default_factory=Limits)
     """A table of what gates of a precision or a release let pass; see below."""
     folder: Path = Path()
@@ -120,6 +123,10 @@ RANGES: Mapping[str, tuple[int, int]] = {
 }
 
 
+OVERLAPS = ("refuse", "leave out")
+"""The treatments of images that a head was trained on."""
+
+
 def is_study_name(text: str) -> bool:
     """Whether a study may be called so: a line of text that asks for no version."""
     return bool(text) and "@" not in text and text != "*" and text.isprintable()
@@ -133,6 +140,8 @@ def _check_key(where: str | Path, key: str, value: Any) -> None:
         raise UsageError(f"{where}: {key} must be {words}, and at least one, not {value!r}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         raise UsageError(f"{where}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
+    if key == "overlap" and value not in OVERLAPS:
+        raise UnknownName(f"overlap in {where}", value, OVERLAPS)
     if key == "name" and not is_study_name(value):
         raise UsageError(f"{where}: name must be a line of text without @, which asks for a version, not {value!r}")
 

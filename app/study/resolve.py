@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, onnx_file_of, variant_of
 from ...engine.device.devices import choose_engine
 from ...engine.run import check_attackable, check_labels
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
-from ...export.models import load_model, model_names
+from ...export.models import load_model, model_names, training_keys_of
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
 from ...records import Cell, ImageSetInfo, Model, Variant
+from ..console import log
 from .class_names import match_labels
 from .file import AUTO, Study
 
@@ -55,7 +58,7 @@ def _resolve(study: Study) -> Work:
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
     draw = Draw(study.limit, study.seed) if study.limit else None
     paths = (*perturbed, *(path for path in clean if path not in perturbed))
-    image_sets = [_open_for(models, path, draw) for path in paths]
+    image_sets = [_open_for(models, path, draw, study.overlap) for path in paths]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
@@ -95,10 +98,33 @@ def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
     return max(counts, key=lambda batch: (counts[batch], batch), default=BATCH[ENGINES[engine].arrays])
 
 
-def _open_for(models: Sequence[Model], path: Path, draw: Draw | None) -> ImageSet:
-    """The image set, with labels in the numbers of the models that take its images."""
+def _open_for(models: Sequence[Model], path: Path, draw: Draw | None, overlap: str) -> ImageSet:
+    """The image set, with labels in the numbers of the models that take its images, and no image of their training."""
     images = open_image_set(path, draw)
-    return match_labels(images, [model for model in models if takes_images(model, images.info)])
+    takers = [model for model in models if takes_images(model, images.info)]
+    return match_labels(_without_training_images(images, takers, overlap), takers)
+
+
+def _without_training_images(images: ImageSet, models: Sequence[Model], overlap: str) -> ImageSet:
+    """The images that no head of the models was trained on; UsageError where there are others, unless to leave out."""
+    trained = {
+        model: np.isin(images.keys, np.array(training_keys_of(model), np.uint64)) for model in models if model.head
+    }
+    model, worst = max(trained.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
+    if model is None or model.head is None or not worst.any():
+        return images
+    name, count = images.info.name, images.info.count
+    trained_on = f"the head of {model.name} was trained on {worst.sum()} of the {count} images of {name}"
+    if overlap != "leave out":
+        raise UsageError(
+            f"{trained_on}, and accuracy on these says nothing of new ones; pack others, or put "
+            'overlap = "leave out" into the study'
+        )
+    rows = np.flatnonzero(~np.any(list(trained.values()), axis=0))
+    if not len(rows):
+        raise UsageError(f"{trained_on}, and no image remains; pack others")
+    log.info(f"bandlens: {trained_on}; {count - len(rows)} images are left out")
+    return open_image_set(images.folder, [images.paths[row] for row in rows])
 
 
 def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:

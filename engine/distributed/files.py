@@ -49,8 +49,8 @@ class PackedSet(NamedTuple):
     folder: Path
     digest: str
     """The digest of all that the folder holds."""
-    draw: Draw | None
-    """The draw of the images that are run; None where all are."""
+    draw: Draw | Sequence[str] | None
+    """The draw, or the paths, of the images that are run; None where all are."""
     numbers: tuple[int, ...] | None = None
     """The numbers of the packed classes, where they are not the packed ones: see `open_image_set`."""
 

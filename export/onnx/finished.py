@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -20,7 +20,8 @@ from ...untrusted import first_line
 from ..models import BATCH
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .parity import AT_ONCE, Parity, check_finite, check_logits, measure_parity
+from .features import append_pool, cut_graph, pool_features, refuse_features
+from .parity import AT_ONCE, GIVE_HEAD, Parity, check_finite, check_logits, measure_parity
 from .trial import try_logits
 
 if TYPE_CHECKING:
@@ -65,28 +66,56 @@ class TakenFile:
     """Metadata of the user's file by key; the names of its classes may be among them."""
 
 
-def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> TakenFile:
+class HeadAdder(Protocol):
+    """A head to be added to a file of features."""
+
+    @property
+    def output(self) -> str | None:
+        """The tensor of the features; None for the file's one output."""
+
+    @property
+    def pool(self) -> str | None:
+        """How features become vectors; see `features.POOLS`."""
+
+    def add(self, content: bytes, features: NDArray[np.float32], size: int) -> tuple[bytes, NDArray[np.floating]]:
+        """The ONNX file with the head, and its logits for (n, d) features, of a file for images of `size` pixels."""
+
+
+def take_onnx(
+    path: Path, normalization: Normalization, image_size: int | None, heading: HeadAdder | None = None
+) -> TakenFile:
     """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
-    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
+    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits, or features
+    where there is a `heading`.
     """
     model = _read(path)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    if heading is not None and heading.output is not None:
+        cut_graph(model, heading.output, str(path))
     initialized = {initializer.name for initializer in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialized]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ExportError(
             f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs ({_names(inputs)} to "
-            f"{_names(model.graph.output)}); export it with one input of images and one output of logits"
+            f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
+            "its features with --output and give them a head with --head"
         )
     batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
     dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
     step, at_once = (batch or AT_ONCE,) * 2 if dynamic else (batch or 1, AT_ONCE)
-    outputs = _outputs_of_file(path, model, images, step, normalization)
-    expected = check_logits(check_finite(outputs, str(path)), str(path))
+    outputs = _outputs_of_file(path, model, images, step, normalization, heading is not None)
+    expected: NDArray[np.floating]
+    if heading is None:
+        refuse_features(model.SerializeToString(), str(path))
+        expected = check_logits(check_finite(outputs, str(path)), str(path))
+    else:
+        expected = features = pool_features(check_finite(outputs, str(path), "features"), heading.pool)
+        if heading.pool is not None:
+            append_pool(model, heading.pool, outputs.ndim)
     content = _rewrite(model, size, expected.shape[1], normalization)
     try:
         logits = try_logits(content, images, at_once, f"the model of {path}")
@@ -96,6 +125,9 @@ def take_onnx(path: Path, normalization: Normalization, image_size: int | None) 
         raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
     if logits.shape != expected.shape:
         raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
+    if heading is not None:
+        content, expected = heading.add(content, features, size)
+        logits = try_logits(content, images, at_once, f"the model of {path}")
     parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
         why = DYNAMIC if dynamic else "nothing was written"
@@ -159,16 +191,24 @@ def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | N
 
 
 def _outputs_of_file(
-    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], step: int, normalization: Normalization
+    path: Path,
+    model: onnx.ModelProto,
+    images: NDArray[np.float32],
+    step: int,
+    normalization: Normalization,
+    features: bool,
 ) -> NDArray[np.float32]:
-    """(n, classes) that the file computes from normalized images, `step` at once; ExportError for any other shape."""
+    """(n, classes) that the file computes from normalized images, `step` at once; ExportError for any other shape.
+
+    Where they are `features`, each image may have any shape of them.
+    """
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in normalization)
     output = try_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
-    if output.ndim != 2 or len(output) != len(filled) or output.dtype != np.float32:
+    if (output.ndim != 2 and not features) or len(output) != len(filled) or output.dtype != np.float32:
         raise ExportError(
             f"{path} gives {output.shape} {output.dtype} for {len(filled)} images; export it to give (batch, classes) "
-            "float32 logits"
+            f"float32 logits, or features, and {GIVE_HEAD}"
         )
     return output[: len(images)]
 

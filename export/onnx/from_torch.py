@@ -16,10 +16,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ...errors import ExportError
+from ...errors import ExportError, UsageError
 from ...untrusted import first_line
 from ..models import BATCH
 from ..normalization import Channels
+from .features import pool_features
+from .parity import GIVE_HEAD
 
 OPSET = 18
 
@@ -44,12 +46,26 @@ class Normalized(nn.Module):
         return logits
 
 
+class Pooled(nn.Module):
+    """A network whose features become a vector for each image: see `features.pool_features`."""
+
+    def __init__(self, network: nn.Module, pool: str | None) -> None:
+        super().__init__()
+        self.network, self.pool = network, pool
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return pool_features(features, self.pool)
+
+
 def count_classes(network: Normalized, image_size: int) -> int:
     """The number of logits that the network gives for each of two images; ExportError if it gives anything else."""
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), redirect_stdout(io.StringIO()):
             logits = network(images)
+    except UsageError:  # its features want another pooling
+        raise
     # A stranger's network may fail in any way, and the user can change its size.
     except Exception as error:
         raise ExportError(
@@ -58,7 +74,10 @@ def count_classes(network: Normalized, image_size: int) -> int:
         ) from error
     if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.ndim != 2 or len(logits) != 2:
         gives = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ExportError(f"for 2 images the network gives {gives}; wrap it to give (2, classes) float32 logits")
+        raise ExportError(
+            f"for 2 images the network gives {gives}; wrap it to give (2, classes) float32 logits, or features, and "
+            f"{GIVE_HEAD}"
+        )
     return int(logits.shape[1])
 
 

@@ -21,7 +21,9 @@ TOLERANCE = 1e-3
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
 SUMS_TO_ONE = 1e-3
-"""The largest distance from 1 that the sum of an image's probabilities may have."""
+"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
+GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export-own --help`"
+"""The advice for a network of features."""
 AT_ONCE = 8
 """Images that a comparison runs at once."""
 
@@ -70,9 +72,8 @@ def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) 
     )
 
 
-def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
-    """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless their logits agree."""
-    expected = check_logits(check_finite(_torch_logits(network, images), f"{name} in torch"), name)
+def check_parity(expected: NDArray[np.floating], content: bytes, images: NDArray[np.float32], name: str) -> Parity:
+    """Run an ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless its logits are the expected ones."""
     parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
         raise ExportError(
@@ -82,26 +83,26 @@ def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32]
     return parity
 
 
-def check_finite(logits: NDArray[np.float32], network: str) -> NDArray[np.float32]:
-    """The (n, classes) logits, if all are finite; otherwise ExportError, which counts and names the images.
+def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits") -> NDArray[np.float32]:
+    """The outputs of n images, if all are finite; otherwise ExportError, which counts and names the images.
 
-    `network` is named in the error.
+    `network`, and the `kind` of its outputs, are named in the error.
     """
     import numpy as np
 
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+    bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
     if bad:
-        kind = "NaN" if np.isnan(logits).any() else "infinite"
-        images = f"{len(bad)} of {len(logits)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
+        state = "NaN" if np.isnan(outputs).any() else "infinite"
+        images = f"{len(bad)} of {len(outputs)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
         raise ExportError(
-            f"{network} gives logits that are {kind} for {images}; "
+            f"{network} gives {kind} that are {state} for {images}; "
             "nothing was written; do weights, normalization and architecture belong together?"
         )
-    return logits
+    return outputs
 
 
 def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float32]:
-    """The finite (n, classes) outputs of n images, unless they are those of a softmax or a sigmoid: then ExportError.
+    """The finite (n, classes) outputs of n images; ExportError for those of a softmax or a sigmoid, and for embeddings.
 
     Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
     (0, 1] on every image. So do logits now and then, and the error says how to shift them. `network` is named in it.
@@ -110,6 +111,8 @@ def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float
 
     if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
+    if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
+        raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
     if outputs.min() > 0 and outputs.max() <= 1:
         raise ExportError(
@@ -130,7 +133,8 @@ def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.flo
     return images
 
 
-def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def torch_outputs(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The outputs of a network for (n, 3, S, S) images in [0, 1], usually (n, classes) logits."""
     import numpy as np
     import torch
 

@@ -73,6 +73,37 @@ def global_average_pool(x: Tensor) -> Tensor:
     return x.mean(list(range(2, x.ndim)), keepdim=True)
 
 
+INTERPOLATIONS = {b"linear": "bilinear", b"cubic": "bicubic"}
+"""ONNX's modes of Resize that torch's interpolation has."""
+
+
+def resize(
+    x: Tensor,
+    roi: Tensor | None = None,  # noqa: ARG001 - it is for another coordinate_transformation_mode
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
+    *,
+    mode: bytes = b"nearest",
+    coordinate_transformation_mode: bytes = b"half_pixel",
+    cubic_coeff_a: float = -0.75,
+    nearest_mode: bytes = b"",  # noqa: ARG001 - it is for another mode
+) -> Tensor:
+    """Resize the last two of four axes, by ONNX's sizes, or scales that give whole ones."""
+    if mode not in INTERPOLATIONS or not coordinate_transformation_mode.endswith(b"half_pixel"):
+        raise NotImplementedError(f"mode {mode.decode()} with {coordinate_transformation_mode.decode()}")
+    if mode == b"cubic" and cubic_coeff_a != -0.75:
+        raise NotImplementedError(f"cubic_coeff_a {cubic_coeff_a:g}")
+    if sizes is None or not len(sizes):
+        factors = [] if scales is None else scales.tolist()
+        target = [size * factor for size, factor in zip(x.shape, factors, strict=True)]
+    else:
+        target = sizes.tolist()
+    if x.ndim != 4 or list(x.shape[:2]) != target[:2] or any(size != int(size) for size in target):
+        raise NotImplementedError(f"sizes {target} of {tuple(x.shape)}")
+    height, width = map(int, target[2:])
+    return functional.interpolate(x, (height, width), mode=INTERPOLATIONS[mode], align_corners=False)
+
+
 def batch_normalization(
     x: Tensor,
     scale: Tensor,

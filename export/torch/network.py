@@ -27,6 +27,7 @@ HOST = {
     "Pad",
     "Range",
     "Reshape",
+    "Resize",
     "Slice",
     "Split",
     "Squeeze",
@@ -69,6 +70,10 @@ class OnnxNetwork(nn.Module):
         """Whole numbers and single numbers, which stay in the host's memory whatever the device: they go with any."""
         for number, initializer in enumerate(graph.initializer):
             self._keep(f"weight{number}", initializer.name, torch.tensor(numpy_helper.to_array(initializer)))
+        for number, node in enumerate(graph.node):
+            if node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
+                value = torch.tensor(numpy_helper.to_array(node.attribute[0].t))
+                self._keep(f"constant{number}", node.output[0], value)
         self._steps = _steps(graph, set(self._names) | set(self._constants))
 
     def _keep(self, buffer: str, name: str, value: Tensor) -> None:
@@ -117,6 +122,8 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
     last = {name: number for number, node in enumerate(graph.node) for name in (*node.input, *node.output)}
     steps = []
     for number, node in enumerate(graph.node):
+        if node.op_type == "Constant" and set(node.output) <= weights:
+            continue
         run, attributes = _operator(node)
         if node.op_type == "Relu" and uses[node.input[0]] == 1 and makers.get(node.input[0]) in UNSAVED:
             attributes["inplace"] = True

@@ -116,6 +116,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Pad": shapes.pad,
     "Range": shapes.numbers,
     "Reshape": shapes.reshape,
+    "Resize": layers.resize,
     "Shape": shapes.shape,
     "Slice": shapes.cut,
     "Split": shapes.split,

@@ -15,6 +15,7 @@ from ...protocol import CLASSES
 from ...records import INTERPOLATIONS, Crop
 from ...untrusted import first_line
 from ..normalization import Normalization
+from ..onnx.parity import GIVE_HEAD
 from .registry import Origin, checkpoints
 
 
@@ -31,11 +32,17 @@ class Pretrained:
     """The names of its classes in their order; None for those of ImageNet-1k, and where timm has none."""
 
 
-def pretrained(name: str) -> Pretrained:
+LARGEST_EMBEDDING = 2048
+"""The largest number of outputs that are no classes where timm knows no names of them: those of towers such as CLIP's.
+
+Its classifiers of classes without names have 19,168 and 115,217."""
+
+
+def pretrained(name: str, headed: bool = False) -> Pretrained:
     """A pretrained model as timm describes it, at the size that it was trained on; nothing is fetched.
 
     A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
-    ExportError for a model without classes, or of images that image sets do not have.
+    ExportError for a model of images that image sets do not have, or without classes unless it is to be `headed`.
     """
     timm = _timm()
     from timm.data.config import resolve_data_config
@@ -47,10 +54,11 @@ def pretrained(name: str) -> Pretrained:
         raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
     config = timm.models.get_pretrained_cfg(name)
     full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-    if any(full == published.name for published in checkpoints()):
+    if not headed and any(full == published.name for published in checkpoints()):
         raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
-    if not config.num_classes:
-        raise ExportError(f"{full} is a backbone without classes; name a model of timm that is fine-tuned to classes")
+    named = config.label_names or timm.data.infer_imagenet_subset(config.to_dict()) is not None
+    if not headed and (not config.num_classes or (not named and config.num_classes <= LARGEST_EMBEDDING)):
+        raise ExportError(f"{full} is a backbone without classes; {GIVE_HEAD}")
     if not config.hf_hub_id:
         raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, see `export-own`")
     data: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
@@ -89,6 +97,19 @@ def load_pretrained(name: str, file: Path) -> nn.Module:
         raise CheckpointError(
             f"{file} does not fit {name}: {first_line(error)}; delete it to fetch it again"
         ) from error
+    return network.eval()
+
+
+def pool_pretrained(network: nn.Module, pool: str | None, name: str) -> nn.Module:
+    """The network of timm without its classifier: it gives the features that the classifier would take.
+
+    With a `pool` these are pooled so instead of as its head pools them; UsageError where the network cannot.
+    """
+    try:
+        network.reset_classifier(0, *([] if pool is None else [{"mean": "avg"}.get(pool, pool)]))  # type: ignore[operator]
+    # Each network of timm has a check of its own.
+    except Exception as error:
+        raise UsageError(f"{name} has no pooling by {pool} ({first_line(error)}); leave out --pool") from error
     return network.eval()
 
 

@@ -62,8 +62,8 @@ class ImageSet:
     """The open pixels.npy, or the files to decode."""
     packed: str = ""
     """The digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
-    draw: Draw | None = None
-    """The draw that chose this set's images among those in `folder`; None where all of them are in it."""
+    draw: Draw | Sequence[str] | None = None
+    """The draw or paths that chose this set's images among those in `folder`; None where all of them are in it."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
     """(n,) the images' places in `source`; None where they all lie there in their order."""
     numbers: tuple[int, ...] | None = None
@@ -169,7 +169,7 @@ def open_image_set(
         ignored=ignored,
         source=source,
         packed=packed,
-        draw=draw if rows is not None and isinstance(draw, Draw) else None,
+        draw=draw if rows is not None else None,
         rows=rows,
         numbers=None if numbers is None else tuple(numbers),
     )

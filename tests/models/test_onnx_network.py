@@ -240,6 +240,18 @@ CASES: dict[str, Case] = {
     "Relu": Case([("Sub", ["images", "half"], {}), ("Relu", ["0"], {})], HALF),
     "Reshape": single("Reshape", "sizes", constants={"sizes": np.array([0, -1, 4])}),
     "Reshape allowzero": single("Reshape", "sizes", constants={"sizes": np.array([2, -1, 4])}, allowzero=1),
+    "Resize": single(
+        "Resize",
+        "",
+        "",
+        "sizes",
+        constants={"sizes": np.array([2, 3, 9, 5])},
+        mode="cubic",
+        coordinate_transformation_mode="half_pixel",
+        cubic_coeff_a=-0.75,
+        nearest_mode="floor",
+    ),
+    "Resize scales": single("Resize", "", "scales", constants={"scales": [1.0, 1, 1.5, 2]}, mode="linear"),
     "ScatterND": single(
         "ScatterND", "where", "new", constants={"where": np.array([[1]]), "new": np.ones((1, 3, 6, 6))}
     ),
@@ -292,6 +304,17 @@ def test_an_activation_in_place_leaves_what_others_use() -> None:
     np.testing.assert_allclose(OnnxNetwork(case.content())(torch.from_numpy(images)), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_constants_may_be_nodes() -> None:
+    """Older exporters write them so."""
+    half = numpy_helper.from_array(np.array(0.5, np.float32))
+    rows = numpy_helper.from_array(np.array([[0.25], [0.75]] * 3, np.float32))
+    graph = [("Constant", [], {"value": half}), ("Mul", ["images", "0"], {}), ("Constant", [], {"value": rows}),
+             ("Sub", ["1", "2"], {})]  # fmt: skip
+    images = torch.rand(2, 3, 6, 6)
+    expected = images * 0.5 - torch.tensor([[0.25], [0.75]] * 3)
+    torch.testing.assert_close(OnnxNetwork(Case(graph).content())(images), expected)
+
+
 def test_the_images_themselves_are_left_alone() -> None:
     images = torch.rand(2, 3, 6, 6) - 0.5
     before = images.clone()
@@ -305,7 +328,7 @@ def test_the_images_themselves_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (single("Resize", "", "scales", constants={"scales": [1.0, 1, 2, 2]}), "uses the operator Resize, for which"),
+        (single("TopK", "one", constants={"one": np.array([1])}), "uses the operator TopK, for which"),
         (single("Trilu", domain="ai.mine"), "uses the operator ai.mine.Trilu, for which"),
         (single("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]), "uses AveragePool with dilations, for which"),
     ],
@@ -324,9 +347,12 @@ def test_what_is_not_known_is_named(case: Case, message: str) -> None:
         single("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
         single("Pad", "pads", constants={"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, mode="reflect"),
         single("GatherND", "rows", constants={"rows": np.array([[0, 2], [1, -1]])}, batch_dims=1),
+        single("Resize", "", "by", constants={"by": [1.0, 1, 2, 2]}),
+        single("Resize", "", "by", constants={"by": [1.0, 1, 1.1, 2]}, mode="linear"),
+        single("Resize", "", "by", constants={"by": [1.0, 1, 2, 2]}, mode="cubic", cubic_coeff_a=-0.5),
         single("ScatterND", "w", "n", constants={"w": np.array([[1]]), "n": np.ones((1, 3, 6, 6))}, reduction="add"),
     ],
-    ids=["auto_pad", "sides", "mode", "batch_dims", "reduction"],
+    ids=["auto_pad", "sides", "mode", "batch_dims", "nearest", "fraction", "cubic", "reduction"],
 )
 def test_a_use_that_is_not_known_computes_nothing(case: Case) -> None:
     with pytest.raises(NotImplementedError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torchvision
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bandlens.errors import ExportError
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
@@ -19,6 +20,31 @@ def test_as_many_as_torchvision_says(name: str) -> None:
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta["_ops"]  # multiplications, in G
     content, _ = to_onnx(Normalized(torchvision.models.get_model(name), MEAN, STD).eval(), 224)
     assert count_operations(content) / 2e9 == pytest.approx(published, rel=0.01)
+
+
+def test_sizes_that_the_graph_computes_are_folded() -> None:
+    """Attention of torch's older exporter: the product's tokens are reshaped to sizes that were read off the images."""
+    ends = [
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, None),
+    ]
+    weights = {"w": np.zeros((8, 5), np.float32), "first": np.array(0), "height": np.array(2), "axis": np.array([0])}
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"]),
+        helper.make_node("Gather", ["shape", "height"], ["rows"]),
+        helper.make_node("Add", ["rows", "rows"], ["twice"]),
+        helper.make_node("Sub", ["twice", "rows"], ["width"]),
+        *(helper.make_node("Unsqueeze", [name, "axis"], [f"{name}1"]) for name in ("batch", "width")),
+        helper.make_node("Sub", ["axis", "one"], ["rest"]),
+        helper.make_node("Concat", ["batch1", "rest", "width1"], ["sizes"], axis=0),
+        helper.make_node("Reshape", ["images", "sizes"], ["tokens"]),
+        helper.make_node("MatMul", ["tokens", "w"], ["logits"], name="product"),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in (weights | {"one": np.array([1])}).items()]
+    graph = helper.make_graph(nodes, "tokens", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)])
+    assert count_operations(model.SerializeToString()) == 2 * 24 * 8 * 5
 
 
 def test_sizes_that_are_not_known_are_named() -> None:

@@ -19,7 +19,8 @@ from bandlens.export.models import load_model, model_names, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
-from bandlens.export.pipeline import export_user_checkpoint
+from bandlens.export.pipeline import export_network, export_user_checkpoint
+from bandlens.export.weights.architectures import build
 from bandlens.records import Model
 
 IMAGENET = NORMALIZATIONS["imagenet"]
@@ -101,7 +102,7 @@ def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:
 
 
 def test_own_images_are_compared_on(tiny: Path, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
-    _, parity = export_user_checkpoint(tiny, "a", TINY, IMAGENET, tmp_path, image_size=64, images=photographs[:3])
+    _, parity = export_network(build(TINY), "a", IMAGENET, tmp_path, image_size=64, images=photographs[:3])
     assert parity.images == 3
 
 

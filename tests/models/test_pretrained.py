@@ -13,14 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.export.heads.linear import fit_head
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.weights.pretrained import load_pretrained, pretrained
+from bandlens.export.weights.pretrained import load_pretrained, pool_pretrained, pretrained
 from bandlens.probes.images.decode import planar
+from bandlens.probes.images.pack import pack_arrays
 
 timm = pytest.importorskip("timm")
 NAME = "test_vit.r160_in1k"
@@ -71,7 +74,14 @@ def test_a_name_without_a_tag_has_timms_choice() -> None:
     [
         ("resnt50", UnknownName, "did you mean resnet50"),
         ("resnet50.nobody_in1k", UnknownName, "unknown pretrained model of timm"),
-        ("vit_small_patch14_dinov2.lvd142m", ExportError, "is a backbone without classes"),
+        (
+            "vit_small_patch14_dinov2.lvd142m",
+            ExportError,
+            "is a backbone without classes; give it a head of classes: --head",
+        ),
+        ("vit_base_patch16_clip_224.openai", ExportError, "is a backbone without classes"),
+        ("vit_base_patch16_siglip_224.webli", ExportError, "is a backbone without classes"),
+        ("vit_pe_core_base_patch16_224.fb", ExportError, "is a backbone without classes"),
         ("resnet50.d_in1k", UsageError, "is one of the 48 checkpoints, whose images are the study's; `bandlens"),
         ("resnet50", UsageError, "resnet50.a1_in1k is one of the 48 checkpoints"),
     ],
@@ -114,6 +124,47 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected, atol=1e-3 * np.abs(expected).max())
     again = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
+
+
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_a_trained_head_takes_the_place_of_the_models_classifier(
+    pool: str | None, server: Any, published: Any, tmp_path: Path, network: torch.nn.Module
+) -> None:
+    """Features are those of timm without classes; the file's logits are the head that its own features give."""
+    from safetensors.torch import save
+
+    server.files["/timm/test_vit.r160_in1k/resolve/main/model.safetensors"] = published(save(network.state_dict()))
+    labels = [k % 2 for k in range(40)]
+    pictures = make_pictures(40, 160).astype(int) + np.array([60, 0, -60]) * np.array(labels)[:, None, None, None]
+    named = ((f"{number}.png", picture) for number, picture in enumerate(pictures.clip(0, 255).astype(np.uint8)))
+    packed = pack_arrays(named, tmp_path / "train.set", crop=pretrained(NAME).crop, labels=labels)
+    words = () if pool is None else ("--pool", pool)
+    ran = bandlens(
+        tmp_path, server.address, "export", "--timm", "test_vit", "--head", "train.set", "--out", "models", *words
+    )
+    assert ran.returncode == 0, ran.stderr
+    model = load_model(tmp_path / "models", f"{NAME}+train")
+    assert (model.category, model.classes, model.image_size) == ("own", 2, 160)
+    assert model.head is not None
+    network.reset_classifier(0, *(() if pool is None else ("avg",)))  # type: ignore[operator]
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in pretrained(NAME).normalization)
+
+    def features(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            output: NDArray[np.float32] = network((torch.from_numpy(images) - mean) / std).numpy()
+        return output
+
+    pixels = packed.take(np.arange(40)).astype(np.float32) / np.float32(255)
+    head = fit_head(features(pixels), np.array(labels, np.int32), packed.clusters, "ridge", 0)
+    assert head.strength == model.head.strength
+    expected = head.head.logits(features(photograph_crops(160)))
+    logits = onnx_logits(verify_model(model), photograph_crops(160))
+    np.testing.assert_allclose(logits, expected, atol=5e-3 * np.abs(expected).max())
+
+
+def test_a_pooling_that_a_model_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^test_resnet has no pooling by token \(.*\); leave out --pool$"):
+        pool_pretrained(timm.create_model("test_resnet", pretrained=False), "token", "test_resnet")
 
 
 def test_complex_weights_are_refused_before_they_lose_their_imaginary_parts(

@@ -29,7 +29,7 @@ HEAVY = {
     "ray": {"engine/distributed"},
     "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
     "torch": {
-        "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
+        "app", "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
         "probes/images",
     },
 }  # fmt: skip

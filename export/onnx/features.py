@@ -1,0 +1,170 @@
+"""Graphs of features: cut at a tensor, pooled to a vector for each image, and given a head as a last layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from ...errors import ExportError, UnknownName, UsageError
+from ..models import BATCH
+from .graph import to_bytes
+from .parity import GIVE_HEAD
+
+POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
+"""How features of tokens, (n, tokens, d), or of positions, (n, d, height, width), become a vector."""
+SMALLEST_NORM = 1e-6
+"""The number that features are divided by where their L2 norm is smaller; float16 can hold it."""
+
+
+Features = TypeVar("Features", bound=Any)
+"""An array of NumPy or a tensor of torch."""
+
+
+def pool_features(features: Features, pool: str | None) -> Features:
+    """(n, d) vectors of (n, d), (n, tokens, d) or (n, d, height, width) features; UsageError for others."""
+    rank = features.ndim
+    if pool is None and rank == 2:
+        return features
+    if (pool, rank) == ("token", 3):
+        return cast(Features, features[:, 0])
+    if pool == "mean" and rank in (3, 4):
+        return cast(Features, features.mean(_pooled_axes(rank)))
+    each = f"{tuple(features.shape[1:])} features for each image"
+    advice = {2: "leave out --pool", 3: "pool its tokens with --pool token or mean", 4: "pool it with --pool mean"}
+    raise UsageError(f"the network gives {each}; {advice.get(rank, 'name another output of it with --output')}")
+
+
+def _pooled_axes(rank: int) -> tuple[int, ...]:
+    return (1,) if rank == 3 else (2, 3)
+
+
+FEATURES = re.compile(r"(.*[._/])?(last_hidden_state|pooler_output|embed(ding)?s?|features?)", re.IGNORECASE)
+"""Names of outputs that are features, as exporters of backbones call them."""
+NORMALIZATIONS_OF_FEATURES = {"LayerNormalization", "LpNormalization"}
+"""Operators that no classifier ends with, and many a backbone does."""
+ARRANGES = {"Flatten", "Gather", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape", "Slice", "Squeeze"}
+"""Operators that choose, arrange or pool features."""
+
+
+def refuse_features(content: bytes, network: str) -> None:
+    """ExportError, which names `network`, where its one output is known to be features, by its name or its last layer.
+
+    Features without such a sign pass for logits.
+    """
+    graph = onnx.load_from_string(content).graph
+    makers = {name: node for node in graph.node for name in node.output if name}
+    (output,) = (value.name for value in graph.output)
+    node = makers.get(output)
+    while node is not None and node.op_type in ARRANGES:
+        node = makers.get(node.input[0])
+    if FEATURES.fullmatch(output) or (node is not None and node.op_type in NORMALIZATIONS_OF_FEATURES):
+        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}")
+
+
+def check_pool(pool: str | None) -> None:
+    """UnknownName for a pool that there is not."""
+    if pool is not None and pool not in POOLS:
+        raise UnknownName("pool", pool, POOLS)
+
+
+def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
+    """Make `tensor` the only output, and remove what it does not need; UnknownName where no node gives it."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output if name}
+    if tensor not in makers:
+        raise UnknownName(f"tensor of {file}", tensor, makers, "give one that a node of the graph computes")
+    needed, waiting = set[str](), [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += _inputs_of(makers[name]) if name in makers else []
+    nodes = [node for node in graph.node if needed.intersection(node.output)]
+    weights = [weight for weight in graph.initializer if weight.name in needed]
+    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
+    graph.output.append(helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+
+
+def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node takes, those that the graphs inside it take from outside included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _inputs_of(inner)
+
+
+def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:
+    """Pool the one output of a graph as `pool_features` does one of this rank."""
+    graph = model.graph
+    features = graph.output[0].name
+    if pool == "token":
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "pool/token"))
+        nodes = [helper.make_node("Gather", [features, "pool/token"], ["pool/features"], axis=1)]
+    else:
+        nodes = [_reduce(model, "ReduceMean", features, "pool/features", _pooled_axes(rank), keepdims=0)]
+    _extend(graph, nodes, "pool/features")
+
+
+def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.float64], unit: bool = False) -> bytes:
+    """The ONNX file whose `logits` are those that a linear head gives of its one output, (batch, d) features.
+
+    Args:
+        content: an ONNX file with one output, `logits`.
+        weight: (classes, d).
+        bias: (classes,).
+        unit: divide the features by their L2 norm first.
+    """
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    _rename(graph, "logits", "head/features")
+    features = "head/features"
+    nodes = []
+    if unit:
+        graph.initializer.append(numpy_helper.from_array(np.array([[SMALLEST_NORM]], np.float32), "head/smallest_norm"))
+        nodes = [
+            _reduce(model, "ReduceL2", features, "head/norm", (1,), keepdims=1),
+            helper.make_node("Max", ["head/norm", "head/smallest_norm"], ["head/divisor"]),
+            helper.make_node("Div", [features, "head/divisor"], ["head/unit_features"]),
+        ]
+        features = "head/unit_features"
+    graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "head/weight"))
+    graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), "head/bias"))
+    nodes.append(helper.make_node("Gemm", [features, "head/weight", "head/bias"], ["logits"], transB=1))
+    _extend(graph, nodes, "logits", [BATCH, len(weight)])
+    return to_bytes(model)
+
+
+def _reduce(
+    model: onnx.ModelProto, operator: str, source: str, result: str, axes: Iterable[int], keepdims: int
+) -> onnx.NodeProto:
+    """A reduction: its axes are an input from opset 18 on, and an attribute before."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < 18:
+        return helper.make_node(operator, [source], [result], axes=list(axes), keepdims=keepdims)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(list(axes), np.int64), f"{result}_axes"))
+    return helper.make_node(operator, [source, f"{result}_axes"], [result], keepdims=keepdims)
+
+
+def _extend(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], output: str, shape: list[str | int] | None = None
+) -> None:
+    graph.node.extend(nodes)
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new

