@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,10 @@ class Condition:
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+PERCENTILES = "percentiles"
+"""The range of each picture by its own samples."""
+Range = tuple[float, float] | str
+"""Samples that are black and white, in the units of the files; or PERCENTILES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,17 @@ class Crop:
     """One of INTERPOLATIONS."""
     squash: bool = False
     """Resize both sides to the same length, whatever shape the photograph has."""
+    range: Range | None = None
+    """The range of pictures of more than 8 bits; None for photographs."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.range, tuple) and not -inf < self.range[0] < self.range[1] < inf:
+            low, high = self.range
+            raise UsageError(
+                f"the range from {low:g} to {high:g} is upside down or endless; write black first, then white"
+            )
+        if isinstance(self.range, str) and self.range != PERCENTILES:
+            raise UnknownName("range", self.range, [PERCENTILES])
         if not 1 <= self.size <= self.resize:
             raise UsageError(
                 f"size {self.size} must be from 1 to resize, {self.resize}, as crops come after it; choose a smaller "
@@ -148,10 +162,18 @@ class Crop:
     def key(self) -> str:
         """The identity of what is done to the pixels. Digests of image sets hold it, so its text never changes."""
         if self.fixed:
-            return f"RGB, {self.size} x {self.size} pixels as they are"
+            return f"RGB, {self.size} x {self.size} pixels as they are{self._levels}"
         sides = "both sides" if self.squash else "shorter side"
         how = f"{self.interpolation}, antialiased{', fast' if self.fast else ''}"
-        return f"RGB, {sides} to {self.resize} ({how}), centre crop {self.size}"
+        return f"RGB, {sides} to {self.resize} ({how}), centre crop {self.size}{self._levels}"
+
+    @property
+    def _levels(self) -> str:
+        """The range behind a semicolon, so that a model's crop gives such images too."""
+        if self.range is None:
+            return ""
+        levels = self.range if isinstance(self.range, str) else f"{float(self.range[0])} to {float(self.range[1])}"
+        return f"; {levels} as black and white"
 
     @property
     def options(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from ...errors import UsageError
 from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
-from ...records import Crop
+from ...records import PERCENTILES, Crop
 from ...untrusted import printable
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
@@ -39,6 +40,10 @@ Resize = Annotated[
 Interpolation = Annotated[
     str, typer.Option("--interpolation", metavar="bilinear|bicubic", help="Of the resize; antialiased.")
 ]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", metavar="LOW,HIGH|percentiles", help="Black and white of pictures of more than 8 bits."),
+]
 Clusters = Annotated[str, typer.Option("--clusters", metavar="none|folder", help="Which images are not independent.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Resize faster; a few values differ by 1.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")]
@@ -48,7 +53,9 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Thr
 
 @app.command()
 def pack(
-    source: Annotated[Path, typer.Argument(metavar="DIR|TAR", help="A folder tree or tar of JPEG, PNG, WebP files.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|TAR", help="Folder tree or tar of JPEG, PNG, TIFF, WebP files.")
+    ],
     out: Out,
     name: Name = None,
     benchmark: Annotated[
@@ -77,6 +84,7 @@ def pack(
     size: Size = SIZE,
     resize: Resize = "256",
     interpolation: Interpolation = "bilinear",
+    levels: Range = None,
     fast: Fast = False,
     stream: Stream = False,
     skip_broken: SkipBroken = False,
@@ -96,7 +104,7 @@ def pack(
     images = api.images.pack(
         source,
         out,
-        crop=read_crop(size, resize, interpolation, fast),
+        crop=replace(read_crop(size, resize, interpolation, fast), range=read_range(levels)),
         labels=labels,
         attributes=attributes,
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
@@ -192,6 +200,17 @@ def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: boo
     if not (side.isdecimal() and len(side) < 6 and (second == side if times else True)):
         raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256 for both sides")
     return Crop(size, size if fixed else int(side), fast=fast, interpolation=interpolation, squash=bool(times))
+
+
+def read_range(text: str | None) -> tuple[float, float] | str | None:
+    """The range of --range: two numbers, or `percentiles`; UsageError for anything else."""
+    if text is None or text == PERCENTILES:
+        return text
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"cannot read --range {text}; write LOW,HIGH, or {PERCENTILES}") from None
+    return low, high
 
 
 def say(text: str) -> None:

@@ -15,7 +15,8 @@ from ...errors import ImageSetError, UsageError, unwritable
 from ...export.files import replacing
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
-from ...probes.images.decode import BrokenImageError, decode, pillow_warnings, planar
+from ...probes.images.broken import BrokenImageError
+from ...probes.images.decode import decode, pillow_warnings, planar
 from ...probes.images.files import image_keys
 from ...records import Condition, Crop
 

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...errors import ImageSetError
-from ...records import Crop
+from ...records import Crop, Range
 from ...untrusted import words_of
+from .broken import BrokenImageError
+from .samples import TIFF, deep_samples, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as Photo
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 MOST_SCANS = 500
 """The most scans that a JPEG may have; usual ones have ten."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 EXACT = (64, 128, 256, 512)
 """Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
@@ -50,10 +51,6 @@ _DAMAGE = (
 )
 
 
-class BrokenImageError(ImageSetError):
-    """A file that is no image after all, or an unusable one. The message is the reason alone: callers know the name."""
-
-
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
     """Pillow's warnings while files are decoded. Filters belong to the process: enter before threads start."""
@@ -67,19 +64,20 @@ def pillow_warnings() -> Iterator[None]:
 
 
 def cropped(data: bytes, crop: Crop) -> NDArray[np.uint8]:
-    """The cropped photograph of a JPEG, PNG or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
-    pixels = _plain_jpeg(data, "RGB" if crop.fast else "RGBA")
+    """The cropped picture of a JPEG, PNG, TIFF or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
+    pixels = None if crop.range else _plain_jpeg(data, "RGB" if crop.fast else "RGBA")
     if crop.fast:
-        return _planar_fast(np.array(_any_file(data)) if pixels is None else pixels, crop)
+        return _planar_fast(np.array(_any_file(data, crop.range)) if pixels is None else pixels, crop)
     if pixels is None:
-        return planar(_any_file(data), crop)
+        return planar(_any_file(data, crop.range), crop)
     return _planar((pixels.shape[1], pixels.shape[0]), lambda top, end: _photo_of_rgba(pixels[top:end]), crop)
 
 
 def decode(data: bytes) -> Photo:
-    """The first frame of a JPEG, PNG or WebP file as an RGB image; like torchvision, EXIF rotation is not applied.
+    """The first frame of a JPEG, PNG, TIFF or WebP file as RGB; like torchvision, EXIF rotation is not applied.
 
-    Raises BrokenImageError where the file is truncated, of another format, or larger than Pillow's pixel limit.
+    Raises BrokenImageError where the file is truncated, of another format, of more than 8 bits, or larger than Pillow's
+    pixel limit.
     """
     pixels = _plain_jpeg(data, "RGBA")
     return _any_file(data) if pixels is None else _photo_of_rgba(pixels)
@@ -105,15 +103,23 @@ def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _any_file(data: bytes) -> Photo:
+def _any_file(data: bytes, levels: Range | None = None) -> Photo:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        samples = tiff_samples(data, Image.MAX_IMAGE_PIXELS) if data.startswith(TIFF) else None
+        if samples is not None:
+            return photo_of(scale(samples, levels))
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             _refuse_more_pixels_than_allowed(*photo.size)
             if photo.format not in ("PNG", "WEBP"):
                 _refuse_many_scans(data, photo.width * photo.height)
-            return photo.convert("RGB")
+            samples = deep_samples(data, photo)
+            if samples is None and levels is None:
+                return photo.convert("RGB")
+            return photo_of(scale(np.asarray(photo.convert("RGB")) if samples is None else samples, levels))
+    except BrokenImageError:
+        raise
     except UnidentifiedImageError:
         raise BrokenImageError(f"not a {', '.join(FORMATS)} file" if data else "an empty file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

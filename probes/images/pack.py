@@ -42,6 +42,7 @@ from .labels import (
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
 from .rows import Photograph, hash_rows, nowhere, rows_of
+from .samples import scale
 from .sources import open_source
 from .stream import described
 
@@ -218,7 +219,7 @@ def _labels(
 
 
 def pack_arrays(
-    items: Iterable[tuple[str, NDArray[np.uint8]]],
+    items: Iterable[tuple[str, NDArray[Any]]],
     out: Path,
     *,
     crop: Crop = PUBLISHED_CROP,
@@ -227,6 +228,8 @@ def pack_arrays(
     how: How = USUAL,
 ) -> ImageSet:
     """Pack pictures in memory: pairs of a unique path, with '/', and (height, width, 3) uint8 RGB.
+
+    With a range of the crop they are (height, width) or (height, width, 3) of any other type of numbers.
 
     The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each. All
     items are packed, so UsageError where they are to be drawn, skipped or streamed.
@@ -238,7 +241,8 @@ def pack_arrays(
 
     def photographs() -> Iterator[Photograph]:
         for row, (path, array) in enumerate(items):
-            _check_array(f"{out}: '{path}'", array)
+            if crop.range is None:
+                _check_array(f"{out}: '{path}'", array)
             paths.append(path)
             yield row, path, partial(_planar, array, crop)
 
@@ -258,8 +262,8 @@ def pack_arrays(
     return open_image_set(out)
 
 
-def _planar(array: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
-    return planar(photo_of(array), crop)
+def _planar(array: NDArray[Any], crop: Crop) -> NDArray[np.uint8]:
+    return planar(photo_of(array if crop.range is None else scale(array, crop.range)), crop)
 
 
 def _info(out: Path, crop: Crop, contents: Contents) -> ImageSetInfo:

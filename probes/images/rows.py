@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ...advance import Advance
 from ...errors import ImageSetError, UsageError
 from ...processors import processors
-from .decode import BrokenImageError, pillow_warnings
+from .broken import BrokenImageError
+from .decode import pillow_warnings
 from .files import write_row, writing
 from .options import How
 
@@ -76,7 +77,7 @@ def hash_rows(
                 skipped[path] = str(result)
             else:
                 raise ImageSetError(
-                    f"{source}: '{path}' is broken ({result}); repair it, or leave such out with --skip-broken"
+                    f"{source}: '{path}' is broken ({result}); {result.advice}, or leave such out with --skip-broken"
                 )
             advance(1)
     return sha256s, skipped

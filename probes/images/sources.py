@@ -17,7 +17,7 @@ from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
 """The most bytes that an image file may have: files are read into memory, several at a time."""
-UNDECODED = frozenset((".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff"))
+UNDECODED = frozenset((".avif", ".bmp", ".gif", ".heic", ".jp2"))
 """Endings of pictures in formats that are not decoded."""
 MOST_LINKS = 100
 """The most links that may lead to one folder: folders that link to one another can be walked in as many ways."""

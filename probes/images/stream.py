@@ -13,7 +13,8 @@ import numpy as np
 
 from ...errors import ImageSetError
 from ...records import Crop
-from .decode import BrokenImageError, cropped
+from .broken import BrokenImageError
+from .decode import cropped
 from .rows import in_parallel
 from .sources import read_file
 
@@ -82,5 +83,6 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         fast=bool(about["fast"]),
         interpolation=str(about.get("interpolation", "bilinear")),
         squash=bool(about.get("squash", False)),
+        range=tuple(levels) if isinstance(levels := about.get("range"), list) else levels,
     )
     return Stream(source, paths, sha256s, crop)

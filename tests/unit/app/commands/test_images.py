@@ -40,7 +40,7 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["images"], row["labelled"], row["classes"], row["bytes"]) == (2, True, 2, 2 * 3 * 32 * 32)
-    assert row["skipped"] == [{"path": "n01440764/c.jpg", "reason": "not a JPEG, PNG, WEBP file"}]
+    assert row["skipped"] == [{"path": "n01440764/c.jpg", "reason": "not a JPEG, PNG, TIFF, WEBP file"}]
     assert row["images_per_second"] > 0
 
     checked = run("check", out)

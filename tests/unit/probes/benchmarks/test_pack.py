@@ -219,11 +219,11 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
     path = next(iter(miniature.labels))
     (miniature.source / path).write_text("not an image")
-    with pytest.raises(ImageSetError, match=rf"'{path}' is broken \(not a JPEG, PNG, WEBP file\)"):
+    with pytest.raises(ImageSetError, match=rf"'{path}' is broken \(not a JPEG, PNG, TIFF, WEBP file\)"):
         miniature.pack(tmp_path / "out")
     [images] = miniature.pack(tmp_path / "out", how=How(skip_broken=True))
     assert images.info.count == len(miniature.labels) - 1
-    assert images.skipped == {path: "not a JPEG, PNG, WEBP file"}
+    assert images.skipped == {path: "not a JPEG, PNG, TIFF, WEBP file"}
 
 
 def test_images_of_another_size_are_not_resized(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from bandlens.errors import UsageError
-from bandlens.probes.images.decode import BrokenImageError, cropped, decode, pillow_warnings, planar
+from bandlens.probes.images.broken import BrokenImageError
+from bandlens.probes.images.decode import cropped, decode, pillow_warnings, planar
 from bandlens.probes.images.pack import pack
 from bandlens.records import INTERPOLATIONS, Crop
 
@@ -95,10 +96,6 @@ def test_common_and_odd_sizes(shape: tuple[int, int]) -> None:
         assert np.array_equal(pixels, torchvision_pixels(photo, crop))
 
 
-def sixteen_bit_png() -> bytes:
-    return bytes_of(Image.fromarray(noise(60, 80, 1).astype(np.uint16) * 257), "PNG")
-
-
 def transparent_palette() -> bytes:
     photo = Image.fromarray(noise(60, 80)).quantize(16)
     return bytes_of(photo, "PNG", transparency=bytes([0, 100, 200]))
@@ -130,7 +127,9 @@ FILES = {
     "grey-alpha.png": bytes_of(Image.fromarray(noise(60, 80, 2)), "PNG"),
     "bilevel.png": bytes_of(Image.fromarray(noise(60, 80, 1)).convert("1"), "PNG"),
     "palette.png": transparent_palette(),
-    "sixteen.png": sixteen_bit_png(),
+    "rgb.tif": bytes_of(Image.fromarray(noise(60, 80)), "TIFF", compression="tiff_lzw"),
+    "rgba.tif": bytes_of(Image.fromarray(noise(60, 80, 4)), "TIFF"),
+    "grey.tiff": bytes_of(Image.fromarray(noise(60, 80, 1)), "TIFF", compression="tiff_deflate"),
     "lossy.webp": bytes_of(Image.fromarray(noise(60, 80)), "WEBP"),
     "animated.webp": animated(),
     "really-a-png.jpg": bytes_of(Image.fromarray(noise(60, 80)), "PNG"),
@@ -161,7 +160,7 @@ def test_damaged_files_decode_or_are_broken_and_nothing_else(name: str, data: st
 
 
 def test_reasons() -> None:
-    with pytest.raises(BrokenImageError, match="not a JPEG, PNG, WEBP file"):
+    with pytest.raises(BrokenImageError, match="not a JPEG, PNG, TIFF, WEBP file"):
         decode(b"hello")
     with pytest.raises(BrokenImageError, match="an empty file"):
         decode(b"")

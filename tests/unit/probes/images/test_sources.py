@@ -80,10 +80,10 @@ def test_folder_and_archives_give_the_same_set(tmp_path: Path) -> None:
 
 def test_pictures_of_other_formats_are_named(tmp_path: Path) -> None:
     lines: list[str] = []
-    files = {"a.jpg": jpeg(1), "b.TIF": b"", "c/d.bmp": b"", "notes.txt": b""}
+    files = {"a.jpg": jpeg(1), "b.HEIC": b"", "c/d.bmp": b"", "notes.txt": b""}
     images = pack_small(write_folder(tmp_path / "p", files), tmp_path / "s", how=How(say=lines.append))
     assert (images.info.count, images.ignored) == (1, 3)
-    assert f"{tmp_path}/p: files in .bmp, .tif are left out; convert them to PNG" in lines
+    assert f"{tmp_path}/p: files in .bmp, .heic are left out; convert them to PNG" in lines
 
 
 def test_links_in_folders_are_followed_but_not_for_ever(tmp_path: Path) -> None:

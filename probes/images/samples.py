@@ -1,0 +1,150 @@
+"""Samples of more than 8 bits: grey and RGB of 16 bits or floating point, and how a range makes pixels of them.
+
+    pixel = round(255 clip((sample - LOW) / (HIGH - LOW), 0, 1))
+
+LOW is black and HIGH white, in the file's own units. With `percentiles` they are the 1st and 99th percentile of each
+image. 8-bit files have a range already, and take none.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...records import Range
+from ...untrusted import words_of
+from .broken import BrokenImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image as Photo
+
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of grey pictures that hold more than 8 bits."""
+PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""The first bytes of files of each format; a TIFF begins in one of four ways."""
+UNCOMPRESSED, ALPHA = 1, (1, 2)
+"""Values of the tags Compression and ExtraSamples of a TIFF."""
+ENDS = (1, 99)
+"""Percentiles that `percentiles` takes as black and white."""
+GREY, RGB = 0, 2
+"""Colour types of a PNG without transparency."""
+
+
+def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
+    """The samples of a PNG that Pillow opened, (height, width) or (height, width, 3); None where they have 8 bits."""
+    if data.startswith(PNG) and data[24] == 16:
+        if data[25] not in (GREY, RGB):
+            raise BrokenImageError("it has 16 bits and transparency", "save it without transparency")
+        return _png_colours(data, photo.width, photo.height) if data[25] == RGB else np.asarray(photo)
+    return np.asarray(photo) if photo.mode in DEEP_MODES else None
+
+
+def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
+    """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
+
+    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB, and
+    a damaged file.
+    """
+    from tifffile import TiffFile
+
+    # Its lines on damaged files would stand between those of a command.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
+        with TiffFile(io.BytesIO(data)) as tiff:
+            return _page_samples(tiff, data, most_pixels)
+    except BrokenImageError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are tags
+        raise BrokenImageError(words_of(error)) from error
+
+
+def _page_samples(tiff: Any, data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
+    from PIL import Image
+
+    if len(tiff.pages) != 1:
+        raise BrokenImageError(f"it has {len(tiff.pages)} pages", "save each page as a file")
+    page = tiff.pages[0]
+    is_deep = page.bitspersample > 8
+    refuse_channels(page.samplesperpixel - sum(kind in ALPHA for kind in page.extrasamples if not is_deep))
+    if most_pixels is not None and page.size > most_pixels * page.samplesperpixel:
+        raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
+    if not is_deep:
+        return None
+    if page.compression == UNCOMPRESSED:
+        samples: NDArray[Any] = page.asarray()
+        return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples
+    # Pillow's library stops at the end of the picture, whatever a compressed part expands to; but it has RGB of 8 bits.
+    with Image.open(io.BytesIO(data), formats=["TIFF"]) as photo:
+        if photo.mode not in DEEP_MODES:
+            raise BrokenImageError("it is compressed RGB of more than 8 bits", "save it without compression")
+        return np.asarray(photo)
+
+
+def refuse_channels(channels: int) -> None:
+    """BrokenImageError for pictures that are neither grey nor RGB."""
+    if channels not in (1, 3):
+        raise BrokenImageError(f"it has {channels} channels", "save one of them, or three as RGB")
+
+
+def scale(samples: NDArray[Any], levels: Range | None) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 of samples, (height, width) or (height, width, 3).
+
+    Raises BrokenImageError where the samples have more than 8 bits and there is no range, or 8 bits and there is one,
+    and where some are no numbers or `percentiles` are one value.
+    """
+    if samples.ndim not in (2, 3) or 0 in samples.shape:
+        raise BrokenImageError(f"it is an array of {samples.shape}", "give (height, width) or (height, width, 3)")
+    refuse_channels(1 if samples.ndim == 2 else samples.shape[2])
+    if not np.isfinite(samples).all():
+        raise BrokenImageError("some of its samples are no numbers", "replace them")
+    least, largest = samples.min(), samples.max()
+    contents = f"it holds {samples.dtype.name} from {least:g} to {largest:g}"
+    if samples.dtype == np.uint8:
+        raise BrokenImageError(contents, "leave --range out")
+    if levels is None:
+        raise BrokenImageError(contents, "say with --range LOW,HIGH or --range percentiles which are black and white")
+    low, high = np.percentile(samples, ENDS) if isinstance(levels, str) else levels
+    if low == high:
+        raise BrokenImageError(f"its 1st and 99th percentile are both {low:g}", "give --range LOW,HIGH")
+    shares = ((samples.astype(np.float64) - low) / (high - low)).clip(0, 1)
+    pixels = np.rint(255 * shares).astype(np.uint8)
+    return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
+
+
+def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
+    """(height, width, 3) of an RGB PNG of 16 bits, of which Pillow keeps 8.
+
+    A byte is stored less a prediction by those to the left of it, above it, and above that one (PNG, section 9). Pixels
+    on one diagonal depend on earlier diagonals alone, so that each diagonal is computed at once.
+    """
+    if data[28]:
+        raise BrokenImageError("it has 16 bits and is interlaced", "save it without interlacing")
+    packed, at = bytearray(), len(PNG)
+    while data[at + 4 : at + 8] != b"IEND":
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            packed += data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if at >= len(data):
+            raise BrokenImageError("it is cut off")
+    row_bytes = 1 + 6 * width
+    unpacked = zlib.decompressobj().decompress(bytes(packed), height * row_bytes)
+    rows = np.frombuffer(unpacked, np.uint8).reshape(height, row_bytes)
+    kinds, stored = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
+    # A column to the left and a row above are 0, as the format has it.
+    values = np.zeros((height + 1, width + 1, 6), np.int16)
+    for diagonal in range(width + height - 1):
+        y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
+        x = diagonal - y
+        left, above, corner = values[y + 1, x], values[y, x + 1], values[y, x]
+        to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
+        nearest_of_two = np.where(to_above <= to_corner, above, corner)
+        nearest = np.where((to_left <= to_above) & (to_left <= to_corner), left, nearest_of_two)
+        predictions = [np.zeros_like(left), left, above, (left + above) // 2, nearest]
+        values[y + 1, x + 1] = (stored[y, x] + np.choose(kinds[y][:, None], predictions)) & 255
+    return np.ascontiguousarray(values[1:, 1:].astype(np.uint8)).view(">u2").astype(np.uint16)

@@ -1,0 +1,182 @@
+"""Pictures of more than 8 bits: read as OpenCV and tifffile wrote them, scaled by the formula, or refused."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from bandlens.app.commands.images import read_range
+from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.images.broken import BrokenImageError
+from bandlens.probes.images.decode import cropped, pillow_warnings
+from bandlens.probes.images.image_set import check_image_set
+from bandlens.probes.images.options import How
+from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.samples import scale
+from bandlens.records import PERCENTILES, Crop
+
+CROP = Crop(24, 24, squash=True)
+
+
+def samples_of(kind: type, *shape: int, seed: int = 0) -> NDArray[Any]:
+    drawn = np.random.default_rng(seed).random(shape)
+    smooth = np.linspace(0, 1, shape[1])[None, :] if len(shape) == 2 else np.linspace(0, 1, shape[1])[None, :, None]
+    values = (drawn + 3 * smooth) / 4  # smooth rows have a writer use every filter of the format
+    return values.astype(kind) if kind in (np.float32, np.float64) else (values * 60_000).astype(kind)
+
+
+def tiff(samples: NDArray[Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, **options)
+    return file.getvalue()
+
+
+def png(samples: NDArray[Any], strategy: int = 0) -> bytes:
+    swapped = samples[..., ::-1] if samples.ndim == 3 else samples  # OpenCV's colours are BGR
+    written, content = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_STRATEGY, strategy])
+    assert written
+    return content.tobytes()
+
+
+GREY, COLOUR = samples_of(np.uint16, 24, 24), samples_of(np.uint16, 24, 24, 3)
+FILES: dict[str, tuple[bytes, NDArray[Any]]] = {
+    "grey.png": (png(GREY), GREY),
+    **{f"colour-{strategy}.png": (png(COLOUR, strategy), COLOUR) for strategy in range(5)},
+    "grey.tif": (tiff(GREY), GREY),
+    "big-endian.tif": (tiff(GREY, byteorder=">"), GREY),
+    "big.tif": (tiff(GREY, bigtiff=True), GREY),
+    "colour.tif": (tiff(COLOUR, photometric="rgb"), COLOUR),
+    "planes.tif": (tiff(COLOUR.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"), COLOUR),
+    "deflated.tif": (tiff(GREY, compression="zlib"), GREY),
+    "float.tif": (tiff(part := samples_of(np.float32, 24, 24)), part),
+    "float-colour.tif": (tiff(part := samples_of(np.float32, 24, 24, 3), photometric="rgb"), part),
+    "double.tif": (tiff(part := samples_of(np.float64, 24, 24)), part),
+    "signed.tif": (tiff(part := (GREY // 4).astype(np.int16) - 4000), part),
+}
+
+
+def by_formula(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """(3, height, width) of the formula, in exact steps."""
+    pixels = np.rint(255 * np.clip((samples.astype(np.float64) - low) / (high - low), 0, 1)).astype(np.uint8)
+    return np.stack([pixels] * 3) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_read_whole_and_scaled_by_their_range(name: str) -> None:
+    content, samples = FILES[name]
+    low, high = float(np.quantile(samples, 0.1)), float(np.quantile(samples, 0.9))
+    assert np.array_equal(cropped(content, replace(CROP, range=(low, high))), by_formula(samples, low, high))
+    ends = np.percentile(samples, (1, 99))
+    assert np.array_equal(cropped(content, replace(CROP, range=PERCENTILES)), by_formula(samples, *ends))
+    with pytest.raises(BrokenImageError) as error:
+        cropped(content, CROP)
+    assert str(error.value) == f"it holds {samples.dtype.name} from {samples.min():g} to {samples.max():g}"
+    assert "--range LOW,HIGH" in error.value.advice
+
+
+def test_a_large_png_uses_every_filter_and_is_that_of_opencv() -> None:
+    samples = samples_of(np.uint16, 131, 97, 3)
+    samples[40:80, 20:60] //= 3
+    content = png(samples)
+    pixels = cropped(content, Crop(97, 97, squash=False, range=(0, 65535)))
+    assert np.array_equal(pixels, by_formula(samples, 0, 65535)[:, 17:114])
+
+
+EIGHT = samples_of(np.uint16, 24, 24, 3).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "levels", "reason"),
+    [
+        (tiff(np.stack([GREY] * 3), photometric="minisblack"), (0, 9), "it has 3 pages"),
+        (tiff(samples_of(np.uint16, 24, 24, 5), photometric="minisblack", planarconfig="contig"), (0, 9), "5 channels"),
+        (tiff(EIGHT[..., [0, 1, 2, 0, 1]], photometric="minisblack", planarconfig="contig"), None, "5 channels"),
+        (tiff(samples_of(np.uint16, 24, 24, 4), photometric="rgb"), (0, 9), "it has 4 channels"),
+        (tiff(COLOUR, photometric="rgb", compression="zlib"), (0, 9), "it is compressed RGB of more than 8 bits"),
+        (tiff(np.full((24, 24), np.nan, np.float32)), (0, 9), "some of its samples are no numbers"),
+        (tiff(np.full((24, 24), 7, np.uint16)), PERCENTILES, "its 1st and 99th percentile are both 7"),
+        (png(samples_of(np.uint16, 24, 24, 4)), (0, 9), "it has 16 bits and transparency"),
+        (png(EIGHT), (0, 9), r"it holds uint8 from \d+ to \d+"),
+        (tiff(EIGHT, photometric="rgb"), PERCENTILES, r"it holds uint8 from \d+ to \d+"),
+        (tiff(GREY)[:100], (0, 9), "."),
+    ],
+    ids=range(11),
+)
+def test_what_has_no_range_or_is_no_picture_is_refused(content: bytes, levels: Any, reason: str) -> None:
+    with pillow_warnings(), pytest.raises(BrokenImageError, match=reason):
+        cropped(content, replace(CROP, range=levels))
+
+
+@settings(deadline=None, max_examples=150)
+@given(name=st.sampled_from(sorted(FILES)), data=st.data())
+def test_damaged_files_are_read_or_are_broken_and_nothing_else(name: str, data: st.DataObject) -> None:
+    file = bytearray(FILES[name][0])
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(file)))
+    with pillow_warnings(), suppress(BrokenImageError):
+        assert cropped(bytes(file[:cut]), replace(CROP, range=(0, 60_000))).shape == (3, 24, 24)
+
+
+def test_the_range_is_part_of_the_set(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("grey.tif", "grey.png", "colour.tif"):
+        (tmp_path / "scans" / name).write_bytes(FILES[name][0])
+    with pytest.raises(
+        ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); say with --range LOW,HIGH"
+    ):
+        pack(tmp_path / "scans", tmp_path / "set", crop=CROP)
+    assert not (tmp_path / "set").exists()
+    wide, narrow, streamed = (
+        pack(tmp_path / "scans", tmp_path / name, crop=replace(CROP, range=levels), how=How(stream=name == "streamed"))
+        for name, levels in (("wide", (0.0, 65535.0)), ("narrow", (0.0, 4095.0)), ("streamed", (0.0, 4095.0)))
+    )
+    assert wide.info.digest != narrow.info.digest == streamed.info.digest
+    assert narrow.info.preprocessing.endswith("; 0.0 to 4095.0 as black and white")
+    assert CROP.gives(narrow.info.preprocessing)
+    rows = np.arange(3)
+    assert np.array_equal(narrow.take(rows), streamed.take(rows))
+    assert check_image_set(tmp_path / "streamed").info.digest == narrow.info.digest
+
+
+def test_arrays_take_a_range_too(tmp_path: Path) -> None:
+    images = pack_arrays([("a", GREY), ("b", COLOUR)], tmp_path / "set", crop=replace(CROP, range=(0.0, 50_000.0)))
+    for row, samples in enumerate((GREY, COLOUR)):
+        assert np.array_equal(images.take(np.array([row]))[0], by_formula(samples, 0, 50_000))
+    with pytest.raises(ImageSetError, match=r"'a' must be a \(height, width, 3\) uint8 array"):
+        pack_arrays([("a", GREY)], tmp_path / "other", crop=CROP)
+    with pytest.raises(BrokenImageError, match="it has 2 channels"):
+        scale(samples_of(np.uint16, 4, 4, 2), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("text", ["5", "a,b", "1,2,3", "percent"])
+def test_a_range_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot read --range {text}; write LOW,HIGH, or percentiles"):
+        read_range(text)
+
+
+@pytest.mark.parametrize("levels", [(5.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_a_range_upside_down_is_refused(levels: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="is upside down or endless; write black first, then white"):
+        Crop(range=levels)
+
+
+def test_sixteen_bits_of_pillow_are_those_of_the_formula() -> None:
+    """A ramp over all values keeps them apart, where converting it to RGB would make nearly all of it white."""
+    ramp = np.arange(0, 65536, 455, dtype=np.uint16)[:144].reshape(12, 12)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "PNG")
+    pixels = cropped(file.getvalue(), Crop(12, 12, range=(0.0, 65535.0)))
+    assert len(np.unique(pixels)) == 144
