@@ -13,14 +13,17 @@ WORKDIR /usr/local/share/bandlens
 # Wheels only, each with the sha256 that the lock names. The cache mount is no part of the image.
 COPY docker/requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --require-hashes --only-binary :all: --requirement requirements.lock
+    { [ "$(uname -m)" = x86_64 ] || { echo "the locks are for x86_64, not $(uname -m)" >&2; exit 1; }; } \
+ && pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 # TensorRT's libraries are on NVIDIA's own index alone. The package on the public one is a stub, whose sha256 the lock
 # names; to build it is to download NVIDIA's wheel (about 3.7 GB) from there and to compare it with the hash that the
 # same index states. So that nothing else comes from outside the locks, the stub is built with the tools installed
 # above, not with the newest ones. No lock covers the wheel: its sha256 is kept in tensorrt.sha256, and one that is
-# given as --build-arg TENSORRT_LIBS_SHA256=… must be equal. What would build plans for Windows (win) is left out.
+# given as --build-arg TENSORRT_LIBS_SHA256=… must be equal. What would build plans for Windows (win) is left out, and
+# with --build-arg SM=90 what would build plans for GPUs of another compute capability than 9.0.
 ARG TENSORRT_LIBS_SHA256=
+ARG SM=
 COPY docker/tensorrt.lock ./
 RUN pip wheel --no-cache-dir --no-deps --require-hashes --no-build-isolation --wheel-dir /tmp/tensorrt \
       --requirement tensorrt.lock \
@@ -29,7 +32,14 @@ RUN pip wheel --no-cache-dir --no-deps --require-hashes --no-build-isolation --w
  && grep "^${TENSORRT_LIBS_SHA256}" tensorrt.sha256 \
  && pip install --no-cache-dir --no-index --no-deps /tmp/tensorrt/*.whl \
  && rm -r /tmp/tensorrt \
- && find /usr/local/lib -name 'libnvinfer_builder_resource_win*' -delete
+ && find /usr/local/lib -name 'libnvinfer_builder_resource_win*' -delete \
+ && if [ -n "${SM}" ]; then \
+      if [ -z "$(find /usr/local/lib -name "libnvinfer_builder_resource_sm${SM}.so*")" ]; then \
+        echo "SM=${SM}: TensorRT has no libnvinfer_builder_resource_sm${SM}.so; take SM=90 for an H100" >&2; exit 1; \
+      fi; \
+      find /usr/local/lib -name 'libnvinfer_builder_resource_sm*' \
+        ! -name "libnvinfer_builder_resource_sm${SM}.so*" -delete; \
+    fi
 
 FROM stack AS package
 WORKDIR /src

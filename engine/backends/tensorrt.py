@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,13 +17,21 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ...errors import DeviceError, EngineError
+from ...errors import DeviceError, EngineError, some_of
 from ...export.onnx.files import OnnxFile
-from ...export.onnx.parity import measure_parity, onnx_logits
+from ...export.onnx.parity import Parity, measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import build_log, last_error, refit
-from ...export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
+from ...export.plans.build import last_error, reading_log, refit
+from ...export.plans.plans import (
+    Target,
+    TrtPlan,
+    ensure_trt_plan,
+    find_trt_plan,
+    onnx_for_tensorrt,
+    record_parity,
+    target_of,
+)
 from ...export.plans.types import TensorRT
 from ...probes.arrays import Array, to_numpy
 from ...records import SessionInfo, Variant
@@ -38,6 +46,12 @@ if TYPE_CHECKING:
     import tensorrt
 
 LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
+WRONG = {"fp32": 1e-2, "fp16": 5e-2}
+"""The difference of a plan's logits from ONNX Runtime's, relative to the largest logit, from which it is refused.
+
+What a library rounds is ten times smaller, and what it misreads, a layout or a type, is about as large as the logits.
+An int8 plan's difference is kept and refuses nothing, since ONNX Runtime itself saturates on some processors.
+"""
 CLOSE = {"fp32": 1e-3, "fp16": 5e-3}
 """The largest difference of a refitted plan's logits from ONNX Runtime's, relative to the largest logit.
 
@@ -63,7 +77,31 @@ def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:
         shared = find_trt_plan(onnx_file, device.target(batch, refit=True))
         if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, device)) is not None:
             return session
-    return TensorRTSession(variant, trt_plan or ensure_trt_plan(device.trt, onnx_file, target), batch, device)
+    trt_plan = trt_plan or ensure_trt_plan(device.trt, onnx_file, target)
+    session = TensorRTSession(variant, trt_plan, batch, device)
+    if not trt_plan.compared:
+        _compare(session, trt_plan, onnx_file)
+    return session
+
+
+def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -> None:
+    """Keep beside a new plan how far its logits lie from ONNX Runtime's; EngineError where the plan is wrong."""
+    variant = session.variant
+    parity = _measure_parity(session, onnx_file)
+    if not parity.relative_difference <= WRONG.get(variant.precision, np.inf):  # NaN is refused too
+        session.__exit__(None, None, None)
+        raise EngineError(
+            f"{variant}: {trt_plan.path} does not compute what ONNX Runtime does: {parity}; take another engine, and "
+            "delete the plan to have it built anew"
+        )
+    record_parity(trt_plan, parity)
+
+
+def _measure_parity(session: TensorRTSession, onnx_file: OnnxFile) -> Parity:
+    """The distance of the session's logits on photographs from those of ONNX Runtime on the CPU."""
+    images = photograph_crops(session.variant.model.image_size)
+    content = onnx_for_tensorrt(onnx_file) if onnx_file.precision == "int8" else read_for_cpu(onnx_file)
+    return measure_parity(onnx_logits(content, images), session.infer_all(images))
 
 
 def _refitted(
@@ -72,8 +110,7 @@ def _refitted(
     """A session of the shared plan with these weights; None, and a warning, where it does not compute the same."""
     try:
         session = TensorRTSession(variant, trt_plan, batch, device, weights=onnx_for_tensorrt(onnx_file))
-        images = photograph_crops(variant.model.image_size)
-        parity = measure_parity(onnx_logits(read_for_cpu(onnx_file), images), session.infer_all(images))
+        parity = _measure_parity(session, onnx_file)
     except DeviceError:
         raise
     except EngineError as error:
@@ -95,8 +132,8 @@ class Device:
         self.trt: TensorRT = load(LIBRARIES[engine])
         self.messages: list[str] = []
         """TensorRT's messages."""
-        self._log = build_log(self.trt, self.messages)
-        self.runtime = self.trt.Runtime(self._log)
+        self._reading = ExitStack()
+        self.runtime = self.trt.Runtime(self._reading.enter_context(reading_log(self.trt, self.messages)))
         self.stream: Any = self.xp.cuda.Stream(non_blocking=True)
         self.arena: Any = None
         """Memory for the activations of the session that runs. Nobody else may keep it, or it outlives its use."""
@@ -141,7 +178,9 @@ class TensorRTSession:
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
         self._engine = _load(variant, trt_plan, device)
-        _check_shapes(self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
+        _check_ends(
+            device.trt, self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)}
+        )
         if weights is not None:
             refit(device.trt, self._engine, weights, device.stream.ptr)
         try:
@@ -220,6 +259,7 @@ class TensorRTSession:
         for first in range(0, len(images), batch):
             rows = np.minimum(np.arange(first, first + batch), len(images) - 1)
             logits.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
+        self._replays.forget()  # their batches are gone
         return np.concatenate(logits)[: len(images)]
 
     def __enter__(self) -> Self:
@@ -254,14 +294,18 @@ def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICuda
     return engine
 
 
-def _check_shapes(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
-    """EngineError unless the engine takes and gives arrays of these names and shapes."""
+def _check_ends(
+    trt: TensorRT, engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]
+) -> None:
+    """EngineError unless the engine takes and gives float32 of these names and shapes, as CuPy's arrays lie."""
     names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
     shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-    if shapes != expected:
+    kinds = {(engine.get_tensor_dtype(name), engine.get_tensor_format(name)) for name in names}
+    if shapes != expected or kinds != {(trt.DataType.FLOAT, trt.TensorFormat.LINEAR)}:
+        odd = "" if shapes != expected else f" of {some_of(sorted(f'{dtype} {layout}' for dtype, layout in kinds))}"
         raise EngineError(
-            f"{trt_plan.path} takes and gives {shapes} instead of {expected}; delete it, and the next run builds it "
-            "anew"
+            f"{trt_plan.path} takes and gives {shapes}{odd} instead of {expected} of linear float32; delete it, and "
+            "the next run builds it anew"
         )
 
 

@@ -12,11 +12,16 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from ...errors import EngineError
-from ...export.plans.build import build_log, last_error
-from ...probes.arrays import array_module
+import numpy as np
+
+from ...errors import BandlensError, EngineError
+from ...export.plans.build import last_error, reading_log
+from ...probes.arrays import array_module, to_numpy
+from ...probes.kernels import KERNELS
+from ...probes.noise import random_words
 from ...untrusted import first_line
 from .driver import OLDEST_CAPABILITY, Gpu
 from .nvidia import Gpus, NoGpu, Problem
@@ -85,13 +90,27 @@ def cupy_version(machine: Gpus) -> str:
     """CuPy's version, where it can use a GPU and compile for it; EngineError elsewhere."""
     usable(machine)
     cupy = array_module("cupy")
+    try_kernel(cupy)
+    return str(cupy.__version__)
+
+
+def try_kernel(xp: ModuleType) -> None:
+    """Compile the CUDA kernels, and run a block of one; EngineError where that fails or NumPy makes other numbers.
+
+    A compiler without headers, one that is older than the card, or a cache that cannot be written show here alone.
+    """
+    keys = np.arange(1, dtype=np.uint64)
     try:
-        cupy.cuda.nvrtc.getVersion()
+        words = to_numpy(random_words(xp, 1, xp.asarray(keys), draw=2, count=4 * KERNELS["random_words"].block))
+    except BandlensError:
+        raise
     except Exception as error:
         raise EngineError(
-            f"CuPy finds no compiler ({first_line(error)}); run: pip install 'cupy-cuda13x[ctk]'"
+            f"CuPy cannot compile or run a kernel ({first_line(error)}); run: pip install 'cupy-cuda13x[ctk]', and see "
+            "whether CUPY_CACHE_DIR, by default ~/.cupy, can be written"
         ) from error
-    return str(cupy.__version__)
+    if not np.array_equal(words, random_words(np, 1, keys, draw=2, count=words.shape[1])):
+        raise EngineError("a CUDA kernel gives other numbers than NumPy on this GPU; update its driver and CuPy")
 
 
 def try_provider(ort: Any, provider: str) -> None:
@@ -132,7 +151,8 @@ def try_builder(trt: Any, library: Library) -> None:
     """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
     messages: list[str] = []
     try:
-        trt.Builder(build_log(trt, messages))
+        with reading_log(trt, messages) as log:
+            trt.Builder(log)
     except Exception as error:
         why = last_error(messages).partition(": ")[2]
         raise _unusable(library, RuntimeError(why) if why else error) from error

@@ -7,6 +7,9 @@ and gives `logits`, (batch, classes) float32.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,20 +24,38 @@ MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
-def build_log(trt: TensorRT, lines: list[str]) -> tensorrt.ILogger:
-    """A logger that appends `SEVERITY: message` to `lines`, without TensorRT's most verbose messages."""
+@cache
+def trt_logger(trt: TensorRT) -> tensorrt.ILogger:
+    """The only logger of the library in this process.
+
+    TensorRT keeps the first logger that it gets: all messages go there, after a warning for each further one. This one
+    appends `SEVERITY: message` to each list in its attribute `readers`, without TensorRT's most verbose messages.
+    """
     base: Any = trt.ILogger
 
     class Log(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)
+            self.readers: list[list[str]] = []
 
         def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
             if severity < base.VERBOSE:
-                lines.append(f"{severity.name}: {message}")
+                for lines in self.readers:
+                    lines.append(f"{severity.name}: {message}")
 
     log: tensorrt.ILogger = Log()
     return log
+
+
+@contextmanager
+def reading_log(trt: TensorRT, lines: list[str]) -> Iterator[tensorrt.ILogger]:
+    """The library's logger, which appends its messages to `lines` while the block lasts."""
+    log: Any = trt_logger(trt)  # type: ignore[arg-type] # a module can be hashed, whatever its protocol says
+    log.readers.append(lines)
+    try:
+        yield log
+    finally:
+        log.readers[:] = [reader for reader in log.readers if reader is not lines]
 
 
 def build_trt_plan(
@@ -57,30 +78,35 @@ def build_trt_plan(
     Raises ExportError where TensorRT cannot read or build the ONNX file, or misreads its types.
     """
     lines = [] if lines is None else lines
-    log = build_log(trt, lines)
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
-    parse_onnx(trt, parser, network, content, batch)
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
-    # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag for that.
-    if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
-        config.set_flag(user_allocation)
-    if refit:
-        config.set_flag(trt.BuilderFlag.REFIT)
-    if timing_cache is not None:
-        _read_timings(config, timing_cache, lines)
-    trt_plan = builder.build_serialized_network(network, config)
-    _check_types(lines)
-    if trt_plan is None:
-        raise ExportError(
-            f"TensorRT built no plan for batch {batch}: {last_error(lines)}; "
-            "try a smaller batch, and see whether another process holds the GPU's memory"
-        )
-    if timing_cache is not None:
-        _write_timings(config, timing_cache)
-    return _bytes(trt_plan)
+    with reading_log(trt, lines) as log:
+        builder = trt.Builder(log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
+        parse_onnx(trt, parser, network, content, batch)
+        for end in (network.get_input(0), network.get_output(0)):
+            end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
+        config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)
+        # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
+        # hardware queues of a card.
+        config.max_aux_streams = 0
+        # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag.
+        if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+            config.set_flag(user_allocation)
+        if refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
+        if timing_cache is not None:
+            _read_timings(config, timing_cache, lines)
+        trt_plan = builder.build_serialized_network(network, config)
+        _check_types(lines)
+        if trt_plan is None:
+            raise ExportError(
+                f"TensorRT built no plan for batch {batch}: {last_error(lines)}; "
+                "try a smaller batch, and see whether another process holds the GPU's memory"
+            )
+        if timing_cache is not None:
+            _write_timings(config, timing_cache)
+        return _bytes(trt_plan)
 
 
 def parse_onnx(
@@ -131,7 +157,7 @@ def _check_types(lines: list[str]) -> None:
 
 
 def last_error(lines: list[str]) -> str:
-    """The last error in the lines of `build_log`, in one line."""
+    """The last error in the lines that `reading_log` gave, in one line."""
     errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
     return " ".join(errors[-1].split()) if errors else "it does not say why"
 
@@ -165,16 +191,16 @@ def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: i
     leave weights of the engine unset.
     """
     lines: list[str] = []
-    log = build_log(trt, lines)
-    refitter = trt.Refitter(engine, log)
-    parser = trt.OnnxParserRefitter(refitter, log)
-    if not parser.refit_from_bytes(content):
-        raise EngineError(f"the plan does not take these weights: {_explain(parser)}")
-    missing = refitter.get_missing_weights()
-    if missing:
-        raise EngineError(
-            f"{len(missing)} weights of the plan are not in the ONNX file ({some_of(missing)}); "
-            "build a plan without refit"
-        )
-    if not refitter.refit_cuda_engine_async(stream):
-        raise EngineError(f"TensorRT did not refit the plan: {last_error(lines)}; build a plan without refit")
+    with reading_log(trt, lines) as log:
+        refitter = trt.Refitter(engine, log)
+        parser = trt.OnnxParserRefitter(refitter, log)
+        if not parser.refit_from_bytes(content):
+            raise EngineError(f"the plan does not take these weights: {_explain(parser)}")
+        missing = refitter.get_missing_weights()
+        if missing:
+            raise EngineError(
+                f"{len(missing)} weights of the plan are not in the ONNX file ({some_of(missing)}); "
+                "build a plan without refit"
+            )
+        if not refitter.refit_cuda_engine_async(stream):
+            raise EngineError(f"TensorRT did not refit the plan: {last_error(lines)}; build a plan without refit")

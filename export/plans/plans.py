@@ -11,10 +11,13 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ...errors import ExportError, UsageError
 from ...records import digest_of
@@ -22,10 +25,11 @@ from ...untrusted import parse_json, read_text
 from ..files import write_bytes
 from ..models import LARGEST, read_verified
 from ..onnx.files import OnnxFile, read_onnx_file
+from ..onnx.parity import Parity
 from .build import build_trt_plan
 from .types import TensorRT
 
-TRT_PLAN_VERSION = 2
+TRT_PLAN_VERSION = 3
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")
@@ -51,6 +55,8 @@ class TrtPlan:
     path: Path
     sha256: str
     content: bytes = field(repr=False)
+    compared: bool
+    """Whether its logits have been compared with those of ONNX Runtime."""
 
 
 def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False) -> Target:
@@ -73,19 +79,40 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     trt_plan = _find(onnx_file, target)
     if isinstance(trt_plan, TrtPlan):
         return trt_plan
-    _log.warning("building a TensorRT plan: %s", trt_plan)
+    path = _path(onnx_file, _identity(onnx_file, target))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
+        # and overwrite timings. The lock also shows, before minutes of work, whether the folder can be written.
+        with FileLock(path.parent / ".building"):
+            trt_plan = _find(onnx_file, target)  # another process may have built it meanwhile
+            return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {path}: {error.strerror}; make room, or make its folder writable, or choose another folder"
+        ) from error
+
+
+def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:
+    """Build the plan, for this reason, and write it and its description."""
+    _log.warning("building a TensorRT plan: %s", reason)
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
     started = time.monotonic()
-    try:
-        content = _build(trt, onnx_file, target, path)
-        sha256 = hashlib.sha256(content).hexdigest()
-        made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
-        write_bytes(path, content)
-        write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
-    return TrtPlan(path, sha256, content)
+    content = _build(trt, onnx_file, target, path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+    write_bytes(path, content)
+    write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
+    return TrtPlan(path, sha256, content, compared=False)
+
+
+def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
+    """Keep in the plan's description how far its logits lie from ONNX Runtime's; a folder may be read-only by now."""
+    file = trt_plan.path.with_suffix(".json")
+    with suppress(OSError, ValueError):
+        about = parse_json(read_text(file, LARGEST)) | {"parity": asdict(parity)}
+        write_bytes(file, json.dumps(about, indent=1).encode())
 
 
 def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
@@ -139,8 +166,9 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     if not description.is_file():
         return _why_none(onnx_file, path.parent, identity)
     try:
-        sha256 = str(parse_json(read_text(description, LARGEST))["sha256"])
-        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"))
+        about = parse_json(read_text(description, LARGEST))
+        sha256 = str(about["sha256"])
+        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in about)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{description} is damaged ({error})"
     except ExportError as error:

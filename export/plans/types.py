@@ -18,6 +18,7 @@ class TensorRT(Protocol):
     __version__: str
     Builder: type[tensorrt.Builder]
     BuilderFlag: type[tensorrt.BuilderFlag]
+    DataType: type[tensorrt.DataType]
     Dims: type[tensorrt.Dims]
     ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     ILogger: type[tensorrt.ILogger]
@@ -26,3 +27,4 @@ class TensorRT(Protocol):
     OnnxParserRefitter: type[tensorrt.OnnxParserRefitter]
     Refitter: type[tensorrt.Refitter]
     Runtime: type[tensorrt.Runtime]
+    TensorFormat: type[tensorrt.TensorFormat]

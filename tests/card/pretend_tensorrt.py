@@ -54,6 +54,12 @@ class Engine:
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
 
+    def get_tensor_dtype(self, _: str) -> str:
+        return "float"
+
+    def get_tensor_format(self, _: str) -> str:
+        return "linear"
+
     def create_execution_context(self, strategy: str) -> Context:
         assert strategy == "mine"
         return Context(self)
@@ -164,6 +170,8 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
         Runtime=partial(Runtime, card),
         Refitter=Refitter,
         OnnxParserRefitter=OnnxParserRefitter,
+        DataType=SimpleNamespace(FLOAT="float"),
+        TensorFormat=SimpleNamespace(LINEAR="linear"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
     )
     return module

@@ -107,6 +107,19 @@ def test_on_a_card_every_figure_of_the_table_is_measured(
     assert expected_names <= set(values)
 
 
+def test_small_work_is_timed_without_python(program: ModuleType, card: PretendCupy) -> None:
+    """An addition takes a microsecond of the pretended card, and Python longer to ask for it."""
+    small = card.zeros(32, dtype=np.float32)
+
+    def work() -> None:
+        time.sleep(1e-3)
+        for _ in range(2):
+            card.add(small, 1, out=small)
+
+    assert program.device_seconds(card, work, 5) == pytest.approx(2e-6)
+    assert program.device_seconds(np, lambda: time.sleep(1e-3), 5) >= 1e-3
+
+
 def test_rows_that_no_rounding_explains_are_counted(program: ModuleType) -> None:
     logits = np.array([[3, 2, 1], [3, 3 - 1e-5, 1], [3, 3 - 1e-5, 1], [3, 2, 1]], np.float32)
     possible = program.possible(logits, np.array([1, 1, 1, 2]), np.array([0, 1, 1, 1]), np.array([1, 0, 2, 2]))

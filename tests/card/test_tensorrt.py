@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,10 @@ from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.run import make_resources, run
-from bandlens.errors import DeviceError, EngineError
+from bandlens.errors import DeviceError, EngineError, ExportError
 from bandlens.export.onnx.files import OnnxFile
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
-from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file, read_for_cpu
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
@@ -66,8 +68,8 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
     model, contents = make_model(tmp_path), batches(4)
     expected = [reference(model, content) for content in contents]
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
-    before = Graph.launched
     with open_session(variant(model), BATCH, 1) as session:
+        before = Graph.launched
         for turn in range(12):
             buffer, k = buffers[turn % 3], turn % 4
             buffer.set(contents[k])
@@ -330,6 +332,109 @@ def test_a_plan_is_read_once(card: PretendCupy, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(plans, "read_verified", lambda path, *about: (read.append(path), reading(path, *about))[1])
     open_session(variant(model), BATCH, 1)
     assert read == [*(tmp_path / "plans").glob("*.plan")]
+
+
+# New plans
+
+
+def plan_description(folder: Path) -> dict[str, Any]:
+    [file] = (folder / "plans").glob("*.json")
+    about: dict[str, Any] = json.loads(file.read_text())
+    return about
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_new_plan_is_compared_with_onnxruntime_once(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    model = make_model(tmp_path)
+    if precision != "fp32":
+        make_onnx_file(model, precision, Calibration("some", "0" * 64, photograph_crops(128)))
+    compared, onnxruntime_logits = list[int](), tensorrt_session.onnx_logits
+    counting = lambda content, images: (compared.append(len(images)), onnxruntime_logits(content, images))[1]  # noqa: E731
+    monkeypatch.setattr(tensorrt_session, "onnx_logits", counting)
+    for _ in range(2):
+        with open_session(variant_of(model, "tensorrt", precision), BATCH, 1):
+            pass
+    assert compared == [18], "both crops of nine photographs"
+    parity = plan_description(tmp_path)["parity"]
+    assert parity["images"] == 18
+    assert parity["relative_difference"] < 1e-3
+    assert parity["top1_disagreements"] == 0
+
+
+def test_a_plan_that_computes_something_else_is_refused(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = make_model(tmp_path / "stranger", seed=9).path.read_bytes()
+    monkeypatch.setattr(
+        plans,
+        "build_trt_plan",
+        lambda trt, _, batch, **more: pretend_tensorrt.pretend_plan(trt, stranger, batch, **more),
+    )
+    model = make_model(tmp_path)
+    for _ in range(2):  # also the next time, since nothing is kept of it
+        with pytest.raises(EngineError, match=r"one\.fp32\.b8\..* does not compute what ONNX Runtime does: logits"):
+            open_session(variant(model), BATCH, 1)
+        assert "parity" not in plan_description(tmp_path)
+    assert not tensorrt_session.device_of("tensorrt").sessions
+
+
+@pytest.mark.parametrize(("name", "value"), [("get_tensor_dtype", "half"), ("get_tensor_format", "hwc8")])
+def test_a_plan_of_another_layout_is_named(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setattr(pretend_tensorrt.Engine, name, lambda *_: value)
+    with pytest.raises(EngineError, match=rf"takes and gives .* of .*{value}.* of linear float32; delete it, and"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+def test_eight_that_lack_a_plan_build_one(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each holds a lock of its own, as processes do."""
+    model, start, built = make_model(tmp_path), threading.Barrier(8), list[str]()
+    onnx_file = OnnxFile("fp32", model.path, model.sha256, model.path.parent)
+    target = tensorrt_session.device_of("tensorrt").target(BATCH)
+    finding = plans._find
+
+    def find(*arguments: Any) -> Any:
+        plan = finding(*arguments)
+        if threading.current_thread().name not in waited:
+            waited.add(threading.current_thread().name)
+            start.wait(60)  # all of them lack it
+        return plan
+
+    def build(trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
+        built.append(threading.current_thread().name)
+        second.set() if len(built) > 1 else second.wait(0.5)
+        return pretend_tensorrt.pretend_plan(trt, content, batch, **options) + b" by " + built[-1].encode()
+
+    waited, second = set[str](), threading.Event()
+    monkeypatch.setattr(plans, "_find", find)
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    with caplog.at_level(logging.WARNING, "bandlens"), ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: plans.ensure_trt_plan(card, onnx_file, target), range(8)))
+    assert len(built) == 1
+    assert len(waited) == 8
+    assert {plan.sha256 for plan in made} == {plan_description(tmp_path)["sha256"]}
+    assert len([line for line in caplog.messages if line.startswith("building a TensorRT plan")]) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = list[int]()
+    monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: built.append(1))
+    model = make_model(tmp_path)
+    (tmp_path / "plans").touch()
+    with pytest.raises(ExportError, match=r"cannot write .*plans.*: File exists; make room, or make its folder"):
+        open_session(variant(model), BATCH, 1)
+    (tmp_path / "plans").unlink()
+    (tmp_path / "plans" / ".building").mkdir(parents=True)  # as unwritable as a folder can be for root
+    with pytest.raises(ExportError, match=r"cannot write .*plans.*: Is a directory; make room, or make its"):
+        open_session(variant(model), BATCH, 1)
+    assert not built
 
 
 # Refitting

@@ -6,9 +6,9 @@ differ. What holds for both is how graphs are read, typed and refused, since RTX
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
@@ -19,7 +19,7 @@ from bandlens.errors import ExportError, UsageError
 from bandlens.export.onnx.fp16 import to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.plans.build import build_log, build_trt_plan, parse_onnx
+from bandlens.export.plans.build import build_trt_plan, parse_onnx, reading_log, trt_logger
 
 BATCH = 32
 
@@ -43,7 +43,7 @@ class Read:
     """A network as the parser leaves it. The parser has to live as long."""
 
     def __init__(self, trt: ModuleType, content: bytes, batch: int = BATCH) -> None:
-        self.log = build_log(trt, [])
+        self.log = trt_logger(trt)
         self.builder = trt.Builder(self.log)
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self.parser = trt.OnnxParser(self.network, self.log)
@@ -71,6 +71,45 @@ MEAN = (
     helper.make_node("GlobalAveragePool", ["images"], ["mean"], name="mean"),
     helper.make_node("Flatten", ["mean"], ["logits"], name="flatten"),
 )
+
+
+def test_plans_take_and_give_arrays_as_they_lie_and_have_one_stream(
+    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, configs, real_builder = [], [], rtx.Builder
+
+    def keep(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
+        return lambda *arguments: (made.append(make(*arguments)), made[-1])[1]
+
+    def builder(log: Any) -> Any:
+        real = real_builder(log)
+        return SimpleNamespace(
+            create_network=keep(real.create_network, networks),
+            create_builder_config=keep(real.create_builder_config, configs),
+            build_serialized_network=real.build_serialized_network,
+        )
+
+    monkeypatch.setattr(rtx, "Builder", builder)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
+    for end in (networks[0].get_input(0), networks[0].get_output(0)):
+        assert end.allowed_formats == 1 << int(rtx.TensorFormat.LINEAR)
+    assert configs[0].max_aux_streams == 0
+
+
+def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType) -> None:
+    """TensorRT warns of a second logger, and sends that one nothing."""
+    before, first, second, between = [], [], [], []
+    with reading_log(rtx, before):
+        build_trt_plan(rtx, small_graph(*MEAN), 2, lines=first)
+        build_trt_plan(rtx, small_graph(*MEAN), 3, lines=second)
+        with reading_log(rtx, between) as log:
+            assert log is trt_logger(rtx)
+    for lines in (first, second):
+        assert any("ONNX IR version" in line for line in lines)
+        assert not [line for line in lines if "logger" in line.lower()]
+    assert before == first + second
+    assert between == []
+    assert trt_logger(rtx).readers == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -76,7 +76,7 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
     stem = plan.path.name.removesuffix(".plan")
     assert stem.startswith("one.fp32.b8.")
     folder = model.path.parent / "plans"
-    assert files(folder) == [f"{stem}.json", f"{stem}.log", f"{stem}.plan", "timing.cache"]
+    assert files(folder) == [".building", f"{stem}.json", f"{stem}.log", f"{stem}.plan", "timing.cache"]
     about = json.loads((folder / f"{stem}.json").read_text())
     assert (about["sha256"], about["bytes"], about["built_from"]) == (plan.sha256, len(plan.content), onnx_file.sha256)
     assert (about["library"], about["gpu"], about["batch"]) == (target.library, target.gpu, target.batch)

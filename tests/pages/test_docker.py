@@ -24,7 +24,7 @@ import bandlens
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS = ("gpu", "timm")
+EXTRAS = ("gpu", "ray", "timm")
 IMAGE = {str(name): str(value) for name, value in default_environment().items()} | {
     "python_version": "3.12",
     "python_full_version": "3.12.0",
@@ -128,6 +128,36 @@ def test_the_label_names_this_version() -> None:
     assert f'image.version="{bandlens.__version__}"' in DOCKERFILE
 
 
+RESOURCES = [f"libnvinfer_builder_resource_{kind}.so.10.16.1" for kind in ("sm75", "sm80", "sm90", "sm100", "ptx")]
+
+
+@pytest.mark.parametrize(
+    ("capability", "kept"),
+    [("", RESOURCES), ("90", [RESOURCES[2], RESOURCES[4]]), ("100", RESOURCES[3:]), ("9", None), ("91", None)],
+)
+def test_an_image_for_one_card_leaves_out_what_builds_plans_for_others(
+    capability: str, kept: list[str] | None, tmp_path: Path
+) -> None:
+    [step] = [value for value in values(DOCKERFILE, "RUN") if "builder_resource" in value]
+    library = "libnvinfer.so.10.16.1"
+    for name in (*RESOURCES, library, "libnvinfer_builder_resource_win.so.10.16.1"):
+        (tmp_path / name).touch()
+    command = step[step.index("find /usr/local/lib") :].replace("/usr/local/lib", str(tmp_path))
+    result = subprocess.run(
+        ["sh", "-ec", command], env={"SM": capability, "PATH": os.environ["PATH"]}, text=True, capture_output=True
+    )
+    remaining = {path.name for path in tmp_path.iterdir()}
+    if kept is None:
+        assert result.returncode == 1
+        assert result.stderr.startswith(
+            f"SM={capability}: TensorRT has no libnvinfer_builder_resource_sm{capability}.so"
+        )
+        assert remaining == {*RESOURCES, library}
+    else:
+        assert (result.returncode, result.stderr) == (0, "")
+        assert remaining == {*kept, library}
+
+
 def test_hadolint_finds_nothing() -> None:
     binary = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if binary is None:
@@ -140,7 +170,8 @@ def test_hadolint_finds_nothing() -> None:
 def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
     (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "count": "${BANDLENS_GPUS:-all}", "capabilities": ["gpu"]}
+    assert service["shm_size"] == "8gb", "Ray's workers hand results over there, and Docker gives 64 MB"
     (volumes,) = values(DOCKERFILE, "VOLUME")
     assert [mount["target"] for mount in service["volumes"]] == yaml.safe_load(volumes)
     assert {mount["target"] for mount in service["volumes"] if mount.get("read_only")} == {"/images"}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from enum import IntEnum
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,8 +197,10 @@ def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
         log.log(Logger.WARNING, "no more than a warning")
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
+    module = ModuleType("tensorrt")
+    vars(module).update(ILogger=Logger, Builder=builder)
     with pytest.raises(EngineError, match=r"cannot be used \(createInferBuilder: Error Code 6 \(CUDA init") as caught:
-        try_builder(SimpleNamespace(ILogger=Logger, Builder=builder), TENSORRT)
+        try_builder(module, TENSORRT)
     assert TENSORRT.mend in str(caught.value)
 
 
