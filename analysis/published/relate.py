@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,23 @@ def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
         fits = zip(shifts, of_shifts, strict=True)
         lines[way] = {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in fits}
     return lines
+
+
+@cache
+def training_points(benchmarks: tuple[str, ...]) -> pl.DataFrame:
+    """Thirty points of each line by training, from its least accurate model to its most accurate, of what ships.
+
+    Columns: training, benchmark, imagenet, accuracy, both in percent.
+    """
+    values = shipped_values()
+    lines, points = training_lines(values), []
+    for way, models in training_models(values).items():
+        percent = models["imagenet"].to_numpy()
+        imagenet = np.linspace(percent.min(), percent.max(), 30)
+        for benchmark in benchmarks:
+            part = pl.DataFrame({"imagenet": imagenet, "accuracy": lines[way][benchmark].expected(imagenet)})
+            points.append(part.select(pl.lit(way).alias("training"), pl.lit(benchmark).alias("benchmark"), pl.all()))
+    return pl.concat(points)
 
 
 def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
