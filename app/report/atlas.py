@@ -21,6 +21,7 @@ from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import (
+    EVERYWHERE,
     baseline_lines,
     ground,
     imagenet_top1,
@@ -35,8 +36,6 @@ from ...analysis.published.sources import shipped_values
 from ...protocol import SPACE_CLASSES
 from .data import ReportData
 from .sections import Figure, Section, Table
-
-SHIFTS = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 
 
 def atlas_section(results: ReportData | None) -> Section:
@@ -60,7 +59,7 @@ def atlas_section(results: ReportData | None) -> Section:
 
 def _training_figure(results: ReportData | None) -> Figure:
     """A panel for each benchmark with the line of each way of training, and one's own models that have accuracies."""
-    points = training_points(SHIFTS)
+    points = training_points()
     models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
     if results is not None:
         drawn = results.seen(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
@@ -68,7 +67,8 @@ def _training_figure(results: ReportData | None) -> Figure:
         top1 = drawn.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_")).join(clean, on="checkpoint")
         models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
     panels = {
-        shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift) for shift in SHIFTS
+        shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
+        for shift in EVERYWHERE
     }
     caption = (
         "Each line is fitted on probit axes to published models of one way of training, over the accuracies that these "
@@ -83,7 +83,7 @@ def _training_table() -> pl.DataFrame:
     """A row for each line of a way of training."""
     lines = training_lines(shipped_values())
     rows = [{"training": way, **row} for way, of_way in lines.items() for row in line_rows(of_way)]
-    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(SHIFTS)).drop("over", "up_to", "above")
+    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(EVERYWHERE)).drop("over", "up_to", "above")
     return table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
 
 
@@ -94,7 +94,7 @@ def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     study, lines = ground(values, "study"), baseline_lines(values, "timm")
     frame, _ = with_effective(study.frame, baseline_lines(values, "standard"))
     rows = []
-    for row in relations(study, SHIFTS).to_dicts():
+    for row in relations(study, EVERYWHERE).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
         complete = frame.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(
@@ -109,7 +109,7 @@ def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
             }
         )
     table = pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2))
-    return table, frame, lines[SHIFTS[0]].lines[0].n
+    return table, frame, lines[EVERYWHERE[0]].lines[0].n
 
 
 NETWORK_CLASSES = SPACE_CLASSES["sixteen"]
