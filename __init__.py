@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .app.api.published import place_model as place_model
     from .app.api.published import published_table as published_table
     from .app.api.published import published_values as published_values
+    from .app.api.published import recompute_papers as recompute_papers
     from .app.api.published import relate_published as relate_published
     from .app.api.published import values_of_model as values_of_model
     from .app.api.results import analyze as analyze
@@ -115,7 +116,7 @@ _LATER = {
     ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "
-        "place_model published_table published_values relate_published values_of_model"
+        "place_model published_table published_values recompute_papers relate_published values_of_model"
     ),
     ".app.api.results": (
         "analyze compare consistency correlate delete_study explore list_measures list_studies measure merge "

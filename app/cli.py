@@ -33,6 +33,7 @@ from .commands import (
     init,
     measures,
     merge,
+    papers,
     plan,
     power,
     probes,
@@ -124,6 +125,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "correlate": correlate.correlate,
         "consistency": consistency.consistency,
         "published": published.app,
+        "papers": papers.papers,
     },
     "Maintain": {
         "studies": studies.app,

@@ -73,6 +73,7 @@ def main() -> None:
         "published relate": process(bandlens, "published", "relate", says="imagenet-sketch"),
         "published relate --models study": process(bandlens, "published", "relate", "--models", "study"),
         "published show fits": process(bandlens, "published", "show", "fits", says="testbed"),
+        "papers": process(bandlens, "papers", says="robustbench"),
         "published show agree": process(bandlens, "published", "show", "agree", says="RobustBench"),
     } | ({FOUR: four(bandlens, Path(options.imagenetx))} if options.imagenetx else {})
     seconds = in_turn({name: with_cpu(name, work, cpu) for name, work in processes.items()}, options.repeats)

@@ -104,6 +104,6 @@ def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) ->
     color, _ = scales("training", lines["training"])
     drawn = alt.Chart(inline(lines)).mark_line().encode(x=x, y=y, color=color, tooltip=[alt.Tooltip("training:N")])
     tips = [alt.Tooltip("model:N"), *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("imagenet", "accuracy"))]
-    own = alt.Chart(inline(models)).mark_point(color=INK, shape="diamond", size=110, fill=INK)
-    layers = [drawn, *([own.encode(x=x, y=y, tooltip=tips)] if len(models) else [])]
+    diamonds = alt.Chart(inline(models)).mark_point(color=INK, shape="diamond", size=110, fill=INK)
+    layers = [drawn, *([diamonds.encode(x=x, y=y, tooltip=tips)] if len(models) else [])]
     return alt.layer(*layers).properties(title=benchmark, height=170, width=220)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
+EVERYWHERE = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
+"""Benchmarks of SHIFTS on which the models of every way of training have been evaluated."""
 PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
 """Benchmark -> the condition that counts, where it is not the empty one."""
 STANDARD = "Standard training"
@@ -136,6 +139,23 @@ def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
     return lines
 
 
+@cache
+def training_points() -> pl.DataFrame:
+    """Thirty points of each line by training, from its least accurate model to its most accurate, of what ships.
+
+    Columns: training, benchmark (of EVERYWHERE), imagenet, accuracy, both in percent.
+    """
+    values = shipped_values()
+    lines, points = training_lines(values), []
+    for way, models in training_models(values).items():
+        percent = models["imagenet"].to_numpy()
+        imagenet = np.linspace(percent.min(), percent.max(), 30)
+        for benchmark in EVERYWHERE:
+            part = pl.DataFrame({"imagenet": imagenet, "accuracy": lines[way][benchmark].expected(imagenet)})
+            points.append(part.select(pl.lit(way).alias("training"), pl.lit(benchmark).alias("benchmark"), pl.all()))
+    return pl.concat(points)
+
+
 def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:
     """A row for each line: benchmark, `over` which ImageNet accuracy, `up_to` or `above` which, and Line's fields."""
     rows = []
@@ -206,6 +226,19 @@ def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFra
     top1 = top1.filter(pl.col("metric").is_in(list(benchmarks))).with_columns(pl.col("metric").replace(benchmarks))
     wide = top1.pivot("metric", index="checkpoint", values="value")
     return frame.join(wide, on="checkpoint", how="left", maintain_order="left")
+
+
+def accuracy_pairs(store: Store, label: str, checkpoints: pl.DataFrame) -> pl.DataFrame:
+    """Rows of checkpoint, benchmark, imagenet and accuracy of a study's models that have both, in percent.
+
+    The benchmarks are those of EVERYWHERE; `checkpoints` has a column checkpoint.
+    """
+    top1 = with_accuracies(store, label, checkpoints.select("checkpoint").unique(maintain_order=True))
+    shifts = [benchmark for benchmark in EVERYWHERE if benchmark in top1.columns]
+    if "imagenet" not in top1.columns:
+        top1, shifts = top1.with_columns(imagenet=pl.lit(None, pl.Float64)), []
+    pairs = top1.drop_nulls("imagenet").unpivot(shifts, index=["checkpoint", "imagenet"], variable_name="benchmark")
+    return pairs.rename({"value": "accuracy"}).drop_nulls("accuracy")
 
 
 def study_models(values: pl.DataFrame) -> pl.DataFrame:

@@ -150,6 +150,40 @@ def effective_lines(by: Literal["baseline", "training"] = "baseline") -> list[di
     return [{by: name, **row} for name, of_name in lines.items() for row in line_rows(of_name)]
 
 
+def recompute_papers(paper: str | None = None, files: File | None = None) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+    """Recompute the numbers that authors printed, from what ships and from their own files.
+
+    Args:
+        paper: one paper's name; all if left out.
+        files: a folder with a folder of each paper's name, which has its authors' files.
+
+    Returns a row for each paper, with the count of its numbers (`figures`) and of the `equal` ones, both None where its
+    files are not here, and `files`, which says where they are had; and a row for each number: paper, figure, printed,
+    recomputed, equal, why (it differs). Raises UsageError where there is no such folder, or where the one paper's files
+    are not in it.
+    """
+    import polars as pl
+
+    from ...analysis.published.papers import FIGURES, find_papers, recompute
+
+    folder = None if files is None else Path(files)
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"no folder {folder}; give one that has a folder of each paper's name, with its files")
+    rows, parts = [], [pl.DataFrame(schema=FIGURES)]
+    for described in find_papers(paper):
+        figures = recompute(described, folder and folder / described.name)
+        if figures is None and paper is not None:
+            raise UsageError(f"{paper}: put into {folder or 'DIR'}/{paper} {described.where}; then give --files")
+        parts += [] if figures is None else [figures]
+        counts = (None, None) if figures is None else (len(figures), int(figures["equal"].sum()))
+        facts = ("title", "printed", "repository", "commit", "licence", "recomputed_by")
+        row = {fact: getattr(described, fact) for fact in facts} | {
+            "files": described.where if described.files else None
+        }
+        rows.append({"paper": described.name, "figures": counts[0], "equal": counts[1], **row})
+    return rows, pl.concat(parts)
+
+
 def published_table(db: File | None = None) -> list[dict[str, Any]]:
     """Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published.
 

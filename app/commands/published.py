@@ -1,9 +1,8 @@
-"""`bandlens published`: the study's figures, its correlation table, and one's own numbers beside them."""
+"""`bandlens published`: figures of a thousand models, their sources, lines and correlations."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +11,13 @@ import typer
 from ...errors import UsageError
 from ...protocol import SUBSET_TITLES
 from .. import api
-from ..console import TableFormat, print_document, print_note, print_rows, print_tables
+from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format
 from .options import Database
 
 app = typer.Typer(
-    help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
+    help="Published figures: import, show, relate and place them, and the study's correlation table.",
+    no_args_is_help=True,
 )
 
 AtlasDb = Annotated[
@@ -223,61 +223,6 @@ def table(
         wide = _wide(of_subset, in_words=table_format == Format.table)
         tables[f"{title} models (n = {', '.join(map(str, counts))})"] = wide
     print_tables(tables, table_format)
-
-
-@app.command()
-def check(
-    db: Database = Path("results.duckdb"),
-    study: Annotated[
-        str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
-    ] = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Set your clean top-1, spectral ratios, group means and biases beside the published ones, with the difference.
-
-    The interval is that of your own number. docs/findings.md says what is wrong with the published figures.
-
-    Example: bandlens published check --db results.duckdb
-    """
-    label, comparison = api.published.check_published(db, study)
-    rows = comparison.rows.to_dicts()
-    if table_format == Format.json:
-        print_document({"study": label, "rows": rows, "left_out": comparison.left_out}, table_format)
-        return
-    if table_format == Format.csv:
-        print_rows(rows, table_format)
-        return
-    faults = list(dict.fromkeys(row["fault"] for row in rows if row["fault"]))
-    in_words = table_format == Format.table
-    shown = [_comparison_row(row, faults, in_words) for row in rows]
-    print_rows(shown, table_format, f"{label} beside the published study")
-    note = partial(print_note, table_format=table_format)
-    for number, fault in enumerate(faults, 1):
-        note(f"[{number}] {fault}")
-    compared, outside = comparison.rows["difference"].count(), comparison.rows["outside"].sum()
-    note(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
-    for line in comparison.left_out:
-        note(line)
-
-
-def _comparison_row(row: dict[str, Any], faults: list[str], in_words: bool) -> dict[str, Any]:
-    low, high = row["difference_low"], row["difference_high"]
-    if in_words:
-        interval = {"95 % interval": "-" if low is None else f"{low:.3g} … {high:.3g}"}
-    else:
-        interval = {"difference_low": low, "difference_high": high}
-    return {
-        "checkpoint": row["model"],
-        "published figure": row["figure"],
-        "metric": row["metric"],
-        "own": row["own"],
-        "published": row["published"],
-        "difference": row["difference"],
-        **interval,
-        "outside": "*" if row["outside"] else "",
-        "fault": f"[{faults.index(row['fault']) + 1}]" if row["fault"] else "",
-        "note": row["note"] or "",
-    }
 
 
 def _wide(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.outcomes import read_slices
+from ...analysis.published.relate import EVERYWHERE, accuracy_pairs, training_points
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions, as_recorded, clean, png
@@ -126,6 +127,8 @@ class Known:
     """Measures of the user's own that have a number for each image: name, title and unit."""
     verdict: list[str]
     """The sentences of the verdict: see `comparison.verdict`."""
+    pairs: pl.DataFrame
+    """Accuracies of the models on ImageNet and on other benchmarks: see `published.relate.accuracy_pairs`."""
 
 
 @dataclass(slots=True)
@@ -206,6 +209,7 @@ class Answers:
             "metrics": _metrics(known.table),
             "measures": known.measures.to_dicts(),
             "verdict": known.verdict,
+            "training": _training(known.pairs),
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -373,7 +377,8 @@ class Answers:
             )
             sentences = verdict(opened.store, label).sentences
             conditions = read_conditions(opened.store, label)
-            opened.known[label] = Known(cells, conditions, table, version, measures, sentences)
+            pairs = accuracy_pairs(opened.store, label, cells)
+            opened.known[label] = Known(cells, conditions, table, version, measures, sentences, pairs)
         return opened.known[label]
 
 
@@ -420,6 +425,13 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
 def _is_right(label: int | None, predicted: int | None, label_rank: int | None) -> bool | None:
     """Whether a prediction is the label; None where there is no label, or no prediction."""
     return None if label is None or predicted is None else label_rank == 0
+
+
+def _training(pairs: pl.DataFrame) -> dict[str, Any]:
+    """The models of each benchmark with its lines of published models, a line for each way of training."""
+    benchmarks = [benchmark for benchmark in EVERYWHERE if benchmark in pairs["benchmark"]]
+    lines = training_points().filter(pl.col("benchmark").is_in(benchmarks)) if benchmarks else pairs.clear()
+    return {"benchmarks": benchmarks, "models": pairs.to_dicts(), "lines": lines.to_dicts()}
 
 
 def _metrics(table: StudyTable | str) -> dict[str, Any]:

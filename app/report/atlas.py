@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from ...analysis.charts.correlations import accuracy_lines, scatter
@@ -22,6 +21,7 @@ from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import (
+    EVERYWHERE,
     baseline_lines,
     ground,
     imagenet_top1,
@@ -29,15 +29,13 @@ from ...analysis.published.relate import (
     networks,
     relations,
     training_lines,
-    training_models,
+    training_points,
     with_effective,
 )
 from ...analysis.published.sources import shipped_values
 from ...protocol import SPACE_CLASSES
 from .data import ReportData
 from .sections import Figure, Section, Table
-
-SHIFTS = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 
 
 def atlas_section(results: ReportData | None) -> Section:
@@ -61,43 +59,32 @@ def atlas_section(results: ReportData | None) -> Section:
 
 def _training_figure(results: ReportData | None) -> Figure:
     """A panel for each benchmark with the line of each way of training, and one's own models that have accuracies."""
-    points, table = _training_lines()
-    own = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
+    points = training_points()
+    models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
     if results is not None:
         drawn = results.seen(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
         clean = drawn.filter(metric="top1_imagenet").select("checkpoint", imagenet="value")
         top1 = drawn.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_")).join(clean, on="checkpoint")
-        own = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
+        models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
     panels = {
-        shift: accuracy_lines(points.filter(benchmark=shift), own.filter(benchmark=shift), shift) for shift in SHIFTS
+        shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
+        for shift in EVERYWHERE
     }
     caption = (
         "Each line is fitted on probit axes to published models of one way of training, over the accuracies that these "
         "have. ImageNet accuracy says what to expect within a way of training, and not across. Diamonds are your "
         "models that have both accuracies."
     )
-    return Figure("atlas-training", "Accuracy by way of training", caption, panels, 2, table)
+    return Figure("atlas-training", "Accuracy by way of training", caption, panels, 2, _training_table())
 
 
 @cache
-def _training_lines() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Thirty points of each line, from the least accurate model to the most accurate; and a row for each line."""
-    values = shipped_values()
-    lines = training_lines(values)
-    points = []
-    for way, models in training_models(values).items():
-        percent = models["imagenet"].to_numpy()
-        imagenet = np.linspace(percent.min(), percent.max(), 30)
-        for shift in SHIFTS:
-            accuracy = lines[way][shift].expected(imagenet)
-            points.append(
-                pl.DataFrame({"imagenet": imagenet, "accuracy": accuracy}).with_columns(
-                    training=pl.lit(way), benchmark=pl.lit(shift)
-                )
-            )
+def _training_table() -> pl.DataFrame:
+    """A row for each line of a way of training."""
+    lines = training_lines(shipped_values())
     rows = [{"training": way, **row} for way, of_way in lines.items() for row in line_rows(of_way)]
-    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(SHIFTS)).drop("over", "up_to", "above")
-    return pl.concat(points), table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
+    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(EVERYWHERE)).drop("over", "up_to", "above")
+    return table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
 
 
 @cache
@@ -107,7 +94,7 @@ def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     study, lines = ground(values, "study"), baseline_lines(values, "timm")
     frame, _ = with_effective(study.frame, baseline_lines(values, "standard"))
     rows = []
-    for row in relations(study, SHIFTS).to_dicts():
+    for row in relations(study, EVERYWHERE).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
         complete = frame.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(
@@ -122,7 +109,7 @@ def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
             }
         )
     table = pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2))
-    return table, frame, lines[SHIFTS[0]].lines[0].n
+    return table, frame, lines[EVERYWHERE[0]].lines[0].n
 
 
 NETWORK_CLASSES = SPACE_CLASSES["sixteen"]

@@ -51,7 +51,7 @@ ARGUMENTS = {
     "published joined": "",
     "published place": "one",
     "published table": "",
-    "published check": "",
+    "papers": "",
     "studies list": "",
     "studies show": "s",
     "studies rename": "s t",

@@ -241,6 +241,28 @@ def query(page: Any) -> dict[str, str]:
     return dict(js(page, "Object.fromEntries(new URLSearchParams(location.search))"))
 
 
+def test_models_with_accuracies_are_points_among_lines_by_training(driver: Any, tmp_path: Path) -> None:
+    imagenet, a = (image_set(40, name=name, labels=[0] * 40, benchmark=name) for name in ("imagenet", "imagenet-a"))
+    parts = [
+        part(cell(images, by=model(name, classes=1000)), ranks, ranks)
+        for name in ("net", "other")
+        for images, ranks in ((imagenet, [0] * 30 + [1] * 10), (a, [0] * 10 + [1] * 30))
+    ]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", [imagenet, a], parts)
+    bandlens("analyze", "--db", tmp_path / "results.duckdb", "--resamples", 100)
+    with serving(tmp_path / "results.duckdb", None) as server:
+        driver.get(server.address)
+        settled(driver)
+        marks = "document.querySelectorAll('#lines .mark-line path, #lines .mark-symbol.role-mark path')"
+        assert js(driver, f"[...{marks}].length") == 5 + 2
+        assert "zero-shot" in js(driver, "document.getElementById('lines').textContent")
+        choose(driver, "benchmark", "imagenet-a")
+        driver.execute_script("document.getElementById('none').click()")
+        settled(driver)
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any) -> None:
     driver.get_log("browser")
     driver.get(f"http://127.0.0.1:{served.port}/")

@@ -57,6 +57,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         "sql",
         "demo",
         "vacuum",
+        "papers",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
     nested += "images frequency-conflict, "

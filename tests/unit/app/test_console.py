@@ -53,6 +53,7 @@ COMMANDS = {
     "doctor": "doctor",
     "gate": f"gate {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
     "measures": "measures list",
+    "papers": "papers",
     "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
     "probes": "probes list",
     "published list": "published list",
@@ -71,7 +72,7 @@ COMMANDS = {
 """Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
 PAIR = f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all"
 """The comparison of two models, which takes a fraction of the time of one of two studies."""
-PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
+PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "papers": ("papers",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
     "correlate": {"partial_p", "low_images", "high_images"},

@@ -254,17 +254,17 @@ def test_the_command_prints_a_table_with_faults_below_or_json(command: Command, 
         fill(opened, "mine", study="other")
         opened.write_published(published())
         rows = check_published(opened, "s@1").rows.to_dicts()
-    several = command("published", "check", "--db", db)
+    several = command("papers", "--db", db)
     assert (several.code, several.err.count("\n")) == (2, 1)
     assert "name one of them with --study" in several.err
-    printed = json.loads(command("published", "check", "--db", db, "--study", "s", "--format", "json").out)
+    printed = json.loads(command("papers", "--db", db, "--study", "s", "--format", "json").out)
     assert (printed["study"], printed["left_out"]) == ("s@1", [])
     assert printed["rows"] == rows
-    shown = command("published", "check", "--db", db, "--study", "s").out
+    shown = command("papers", "--db", db, "--study", "s").out
     assert "s@1 beside the published study" in shown
     assert "[1] " in shown
     assert f"{sum(row['difference'] is not None for row in rows)} numbers compared; " in shown
-    none = command("published", "check", "--db", tmp_path / "none.duckdb")
+    none = command("papers", "--db", tmp_path / "none.duckdb")
     assert (none.code, none.out) == (2, "")
     assert none.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")
 
