@@ -206,7 +206,7 @@
     return {
       data: { values: data }, height: 270,
       encoding: {
-        x: { field: x, type, title, sort: null, axis: { labelAngle: 0 }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
+        x: { field: x, type, title, sort: null, axis: { labelAngle: 0, labelOverlap: true }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
         color,
       },
       layer: [
