@@ -30,7 +30,7 @@ def begin_libraries() -> Future[str]:
 
 
 def _make_libraries() -> str:
-    # What a signal or the end of this process does to the program is not worth a traceback.
+    # A signal or the end of this process ends the program, too, which is not worth a traceback.
     command = [sys.executable, "-P", "-c", PROGRAM]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     if made.returncode:

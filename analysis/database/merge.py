@@ -41,7 +41,7 @@ IDENTITIES = {
 }
 """Table -> the columns that tell its rows apart, and the order of the new ids."""
 GROUPS = {
-    **dict.fromkeys(("image", "label", "own_class_name"), "image_set"),
+    **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), "image_set"),
     "class_name": "decision_space",
     "published_value": "source",
     **dict.fromkeys(("published", "human_trial"), "0"),
@@ -54,7 +54,7 @@ REFERENCES = {
     "study_checkpoint": ("study", "checkpoint"),
     "study_image_set": ("study", "image_set"),
     "precision_gate": ("reference", "candidate"),
-    **dict.fromkeys(("image", "label", "own_class_name"), ("image_set",)),
+    **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), ("image_set",)),
 }
 """Table -> its columns that are ids of other rows."""
 LEFT_OUT = ("meta", "measure_value", "own_measure", "own_answer", "human_value", "error_consistency")

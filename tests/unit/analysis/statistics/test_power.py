@@ -47,7 +47,7 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     level = {"alpha": 0.05 / tests, "power": POWER, "ratio": 0}
     effect = NormalIndPower().solve_power(nobs1=900, **level)
     assert smallest_difference(900, 0.2, tests) == pytest.approx(effect * sqrt(0.2), rel=1e-4)
-    # Of accuracies of a half, kappa is 2 observed - 1, whose variance is 1 - kappa^2.
+    # Where accuracies are a half, kappa is 2 observed - 1, whose variance is 1 - kappa^2.
     assert smallest_kappa(900, tests, 0.5) == pytest.approx(effect / sqrt(1 + effect**2), rel=1e-4)
     needed = NormalIndPower().solve_power(effect_size=0.04 / sqrt(0.2), **level)
     assert images_needed(0.04, 0.2, tests) == np.ceil(needed)

@@ -1,4 +1,4 @@
-"""What a study becomes: the batch where it names none, and the images that no head was trained on."""
+"""The batch of a study that names none, and image sets with images that a head was trained on."""
 
 from __future__ import annotations
 
