@@ -276,7 +276,8 @@ def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
         "fourier": {"row": [0, 3], "column": [-5, 0]},
         "power_law_noise": {"exponent": 1, "noise_sd": [0.1, 0.2]},
         "bilateral": {"d": [4, 9], "sigma_color": 50},
-        **dict.fromkeys(("bandpass", "bandstop"), {"edges": [3, 9]}),
+        "bandpass": {"edges": [3, 9]},
+        "bandstop": {"edges": [3, 9]},
     }
     grid = make_grid({name: parameters.get(name, {}) for name in KNOWN}, Path())
     conditions = [*grid.conditions, *grid.attacks]
