@@ -20,7 +20,7 @@ import polars as pl
 from ...errors import StoreError, UnknownName
 from ...protocol import CUE_CONFLICT
 from ...untrusted import first_line
-from ..measures.critical_band import OF_PEOPLE, fit_band
+from ..measures.critical_band import OF_PEOPLE, UNITS, fit_band
 from ..statistics.consistency import error_consistency
 from .figures import correlation_table, shipped_figures
 from .imports import INTEGER, read_import
@@ -60,7 +60,7 @@ class Paper:
     """The command that recomputes its numbers."""
     files: tuple[str, ...] = ()
     get: str = ""
-    """How to get files that do not lie in the repository as they are."""
+    """How to get files that are none of the repository's; empty where all are."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Printed numbers that lie in no file of the authors."""
     differs: tuple[tuple[str, str], ...] = ()
@@ -69,8 +69,8 @@ class Paper:
     @property
     def where(self) -> str:
         """How to get the files, in one line."""
-        commit = f" at {self.commit}" * (self.commit != AS_PUBLISHED)
-        return f"{', '.join(self.files)} of github.com/{self.repository}{commit}{'; ' * bool(self.get)}{self.get}"
+        of_repository = f"of github.com/{self.repository}" + f" at {self.commit}" * (self.commit != AS_PUBLISHED)
+        return f"{', '.join(self.files)} ({self.get or of_repository})"
 
 
 @cache
@@ -109,9 +109,7 @@ def recompute(paper: Paper, folder: Path | None) -> pl.DataFrame | None:
         figures = READERS[paper.reader](paper, folder or Path())
         figures = figures.with_columns(pl.col("printed", "recomputed").cast(pl.Float64))
     except (pl.exceptions.PolarsError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{folder}: not the files of {paper.name} ({first_line(error)}); fetch {paper.where}"
-        ) from error
+        raise StoreError(f"{folder}: not the files of {paper.name} ({first_line(error)}); get {paper.where}") from error
     equal = ((pl.col("printed") - pl.col("recomputed")).abs() <= paper.tolerance).fill_null(False)
     reasons = [pl.when(pl.col("figure").str.contains(pattern)).then(pl.lit(why)) for pattern, why in paper.differs]
     why = pl.coalesce(*reasons, pl.lit("not known"))
@@ -155,6 +153,19 @@ def study_correlations(paper: Paper, folder: Path) -> pl.DataFrame:
     recomputed = pl.DataFrame(correlation_table(shipped_figures())).rename({"group": key[1], "spearman": "recomputed"})
     both = table.rows.join(recomputed, on=key, how="left", maintain_order="left")
     return both.select(figure=pl.concat_str(key, separator=" "), printed="spearman", recomputed="recomputed")
+
+
+def study_channels(paper: Paper, folder: Path) -> pl.DataFrame:
+    """The bell through the integer thresholds of each model, and the study's three numbers of it."""
+    table = SourceTable(folder / paper.files[0], read_csv(folder / paper.files[0], infer_schema=False)).rows
+
+    def compared() -> Iterator[tuple[str, float, float]]:
+        for row in table.to_dicts():
+            band = fit_band([int(threshold) for threshold in row["thresholds_f0_to_f6"]])
+            for name in UNITS:
+                yield f"{row['model']} {row['variant']} {name}", float(row[name]), getattr(band, name)
+
+    return _compared(compared())
 
 
 def timm_differences(paper: Paper, folder: Path) -> pl.DataFrame:
@@ -283,7 +294,15 @@ def relative_negative_flips(paper: Paper, _: Path) -> pl.DataFrame:
 READERS: Mapping[str, Callable[[Paper, Path], pl.DataFrame]] = {
     reader.__name__: reader
     for reader in (
-        *(study_means, study_correlations, timm_differences, robustbench_means, open_clip_means, imagenet_x_factors),
+        *(
+            study_means,
+            study_correlations,
+            study_channels,
+            timm_differences,
+            robustbench_means,
+            open_clip_means,
+            imagenet_x_factors,
+        ),
         *(shape_biases, channel_variance, human_channel, error_consistencies, relative_negative_flips),
     )
 }

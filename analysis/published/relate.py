@@ -26,7 +26,7 @@ from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import add_models, training_of, values_of_model
+from .names import add_models, models, training_of, values_of_model
 from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -59,8 +59,8 @@ POOLS: Mapping[str, tuple[str, float]] = {
 }
 """Way of training -> the source whose models its lines go through, and the percent on ImageNet that these exceed.
 
-Of zero-shot models the worst are of small data sets that others sift: their accuracies do not follow one line. Chat
-models have no accuracies, but shape biases."""
+Zero-shot models of less are trained on small or unsifted data, and do not follow one line with the others. Chat models
+have shape biases, and no accuracies."""
 EFFECTIVE: Mapping[str, str] = {
     "testbed": "effective_robustness",
     "standard": "effective_robustness_1000_classes",
@@ -119,13 +119,16 @@ def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
     A model that a source has under two names counts once, and one that is evaluated at several sizes once for each.
     """
-    training = add_models(values).select("source", "name", "model", "training").unique()
-    models = {}
+    sources = {source for source, _ in POOLS.values()}
+    top1 = values.filter(pl.col("source").is_in(sources), metric="top1")
+    trained = models(top1).select("source", "name", "model", "training")
+    wide = {source: accuracies(top1, source) for source in sources}
+    pools = {}
     for way, (source, least) in POOLS.items():
-        rows = accuracies(values, source).join(training.filter(source=source, training=way), on="name")
-        rows = rows.filter(pl.col("imagenet") > least).sort("name")
-        models[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
-    return models
+        rows = wide[source].join(trained.filter(source=source, training=way), on="name")
+        rows = rows.filter(pl.col("imagenet") > least).sort("name", "input_size")
+        pools[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
+    return pools
 
 
 def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
@@ -141,15 +144,15 @@ def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
 
 @cache
 def training_points() -> pl.DataFrame:
-    """Thirty points of each line by training, from its least accurate model to its most accurate, of what ships.
+    """Fifteen points of each line by training, from its least accurate model to its most accurate, of what ships.
 
     Columns: training, benchmark (of EVERYWHERE), imagenet, accuracy, both in percent.
     """
     values = shipped_values()
     lines, points = training_lines(values), []
-    for way, models in training_models(values).items():
-        percent = models["imagenet"].to_numpy()
-        imagenet = np.linspace(percent.min(), percent.max(), 30)
+    for way, pool in training_models(values).items():
+        percent = pool["imagenet"].to_numpy()
+        imagenet = np.linspace(percent.min(), percent.max(), 15)
         for benchmark in EVERYWHERE:
             part = pl.DataFrame({"imagenet": imagenet, "accuracy": lines[way][benchmark].expected(imagenet)})
             points.append(part.select(pl.lit(way).alias("training"), pl.lit(benchmark).alias("benchmark"), pl.all()))

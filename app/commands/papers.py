@@ -65,7 +65,7 @@ def _print_papers(paper: str | None, files: Path | None, table_format: Format) -
     for name, why, count in (
         figures.filter(~figures["equal"]).group_by("paper", "why", maintain_order=True).len().rows()
     ):
-        note(f"{name}: {count:,} differ: {why}")
+        note(f"{name}: {count:,} differ{'s' * (count == 1)}: {why}")
     for row in rows:
         if row["figures"] is None:
             note(f"not here: {row['paper']}, {row['printed']}; put into {files or 'DIR'}/{row['paper']} {row['files']}")

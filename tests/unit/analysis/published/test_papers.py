@@ -21,6 +21,7 @@ needs_published = pytest.mark.skipif(
 FOLDERS = {
     "study": "",
     "study-correlations": "",
+    "study-channels": "",
     "timm": "atlas/timm",
     "open-clip": "atlas",
     "cue-conflict": "cue_conflict_decisions",
@@ -31,6 +32,7 @@ FOLDERS = {
 COUNTS = {
     "study": (260, 260),
     "study-correlations": (72, 72),
+    "study-channels": (288, 261),
     "timm": (15558, 13259),
     "robustbench": (24, 24),
     "open-clip": (121, 121),
@@ -129,6 +131,7 @@ def test_a_number_that_is_changed_is_told(files: Path) -> None:
         ("open-clip", {"openclip_results.csv": "name,pretrained\na,b\n"}),
         ("study", {"benchmark.csv": "model,top1_acc/imagenet-c\na,1\n"}),
         ("study-correlations", {"correlations.csv": "bias,generalization,subset,spearman\na,b,c,?\n"}),
+        ("study-channels", {"critical_band_thresholds.csv": "model,variant,thresholds_f0_to_f6\na,raw,44444x4\n"}),
         ("cue-conflict", {"resnet50.csv": "\n", "resnet50_trained_on_SIN.csv": "a\n1\n"}),
         ("humans", {"trials.parquet": "nothing"}),
         ("critical-band", {"counts.json": "[]", "shape_accuracy.json": "{}"}),
@@ -157,7 +160,7 @@ def test_every_paper_has_a_reader_a_commit_a_licence_and_a_command() -> None:
 def test_the_command_counts_prints_and_says_what_is_not_here(command: Command, tmp_path: Path) -> None:
     shown = command("papers").out
     assert "31 of 32 numbers are equal to the printed ones" in shown
-    assert "negative-flips: 1 differ: the printed rates that it follows from are rounded" in shown
+    assert "negative-flips: 1 differs: the printed rates that it follows from are rounded" in shown
     assert "not here: imagenet-x, " in shown
     assert "put into DIR/imagenet-x predictions.parquet" in shown
     document = json.loads(command("papers", "--format", "json").out)
