@@ -42,7 +42,7 @@ SHOWN_OF_RELEASE = (
 TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
 MOST_ROWS = 60
-"""The number of rows that do not pass and are listed for people: a comment on GitHub has room for about 300."""
+"""The number of rows that do not pass and are listed for people: a comment on a pull request has no room for all."""
 
 
 def gate(
