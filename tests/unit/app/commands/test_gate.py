@@ -44,7 +44,7 @@ def test_what_answers_alike_passes(command: Command, db: Path) -> None:
     answer = command("gate", "same", "--against", "old", "--db", db)
     assert (answer.code, answer.err) == (0, "")
     assert "same against old: 3 pass, 0 fail, 0 undecided" in answer.out
-    assert "margin 1 points; chance of any wrong verdict in the table at most 5 %" in answer.out
+    assert "margin 1.00%; chance of any wrong verdict in the table at most 5 %" in answer.out
     assert "do not pass" not in answer.out
 
 
