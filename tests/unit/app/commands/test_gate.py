@@ -195,3 +195,10 @@ def test_nothing_is_written(command: Command, db: Path) -> None:
     before = ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns
     command("gate", "worse", "--against", "old", "--db", db)
     assert (ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns) == before
+
+
+def test_a_database_that_is_being_written_is_refused(command: Command, db: Path) -> None:
+    with open_store(db):
+        answer = command("gate", "same", "--against", "old", "--db", db)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1)
+    assert f"{db} is open in this program" in answer.err
