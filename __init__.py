@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .app.api.published import relate_published as relate_published
     from .app.api.published import values_of_model as values_of_model
     from .app.api.results import analyze as analyze
+    from .app.api.results import cite as cite
     from .app.api.results import compare as compare
     from .app.api.results import consistency as consistency
     from .app.api.results import correlate as correlate
@@ -119,7 +120,7 @@ _LATER = {
         "place_model published_table published_values recompute_papers relate_published values_of_model"
     ),
     ".app.api.results": (
-        "analyze compare consistency correlate delete_study explore list_measures list_studies measure merge "
+        "analyze cite compare consistency correlate delete_study explore list_measures list_studies measure merge "
         "open open_query rename_study report stored_study vacuum"
     ),
     ".app.api.studies": (

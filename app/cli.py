@@ -20,6 +20,7 @@ from .commands import (
     analyze,
     benchmarks,
     checkpoints,
+    cite,
     compare,
     consistency,
     correlate,
@@ -118,7 +119,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "import": imports.app,
         "analyze": analyze.analyze,
     },
-    "Look": {"report": report.report, "explore": explore.explore},
+    "Look": {"report": report.report, "explore": explore.explore, "cite": cite.cite},
     "Ask": {
         "sql": sql.sql,
         "compare": compare.compare,

@@ -82,7 +82,7 @@ def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: s
     drawing = _MINUS.sub("$-$", _AFTER_A_ROW.sub(r"\1{\2}", drawing))
     if not rows:  # tabulate leaves out which columns there are
         drawing = drawing.replace("{tabular}{}", f"{{tabular}}{{{'l' * len(names)}}}", 1)
-    return f"\\begin{{table}}\n\\caption{{{_escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
+    return f"\\begin{{table}}\n\\caption{{{escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
 
 
 def junit_text(title: str, suites: Mapping[str, Sequence[tuple[str, str, str]]]) -> str:
@@ -118,7 +118,8 @@ def _escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """The text without signs that LaTeX would obey."""
     from tabulate import LATEX_ESCAPE_RULES
 
     return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)

@@ -433,6 +433,16 @@ def stored_study(name: str, db: File = RESULTS) -> str:
         return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
 
 
+def cite(name: str, db: File = RESULTS) -> str:
+    """BibTeX of the program, a study (name or name@version), its models and its images, with their licences."""
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ..citation import study_entries
+
+    with open_store(Path(db), read_only=True) as store:
+        return "\n\n".join(study_entries(store, study_label(store, name)))
+
+
 def rename_study(name: str, to: str, db: File = RESULTS) -> int:
     """Give a study another name; gives the number of its versions."""
     from ...analysis.database.open import open_store

@@ -42,7 +42,7 @@ SHOWN_OF_RELEASE = (
 TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
 MOST_ROWS = 60
-"""The number of rows that do not pass and are listed for people: a comment on GitHub has room for about 300."""
+"""The number of rows that do not pass and are listed for people: a comment on a pull request has no room for all."""
 
 
 def gate(
@@ -192,7 +192,7 @@ def _report_release(released: Released, junit: Path | None, table_format: Format
 def _print_release(released: Released, headline: str, rows: Rows, table_format: Format) -> None:
     note, limits = partial(print_note, table_format=table_format), released.limits
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
-    note(f"margin {100 * limits.margin:g} points{flips}; chance of any wrong verdict in the table at most 5 %")
+    note(f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %")
     if released.same:
         note(f"{released.same:,} cells are one and the same in both")
     if released.lacking:

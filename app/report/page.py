@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from ...analysis.charts.libraries import begin_libraries
 from ...analysis.charts.style import CONFIG
 from ...version import __version__
+from ..citation import software_entry
 from .sections import Figure, Section
 
 LONG_CELL = 40
@@ -54,6 +55,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         hashes=[_hash(libraries), _hash(program)],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
+        citation=" ".join(software_entry().split()),
         most_rows=MOST_ROWS,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -250,6 +251,21 @@ def test_a_class_that_is_lost_is_found_among_slices(store: Store) -> None:
     assert {row["n"] for row in table.rows.to_dicts() if row["slice"]} == {200}
     assert table.worst is not None
     assert table.worst["slice"] == "class 3"
+
+
+def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store) -> None:
+    fog, snow = np.arange(0, 500), np.arange(400, 1000)
+    attributes = {("weather", "fog"): fog, ("site", "b"): snow}
+    images = replace(image_set(2000, labels=[0] * 2000), attributes=attributes)
+    for name, wrong in (("v1", range(1000, 1400)), ("v2", range(400))):
+        rank = ranks(images, wrong)
+        store_study(store, name, images, [part(cell(images, by=model(name)), rank, rank)])
+    rows = {row["slice"]: row for row in gate_release(*runs(store), Limits(slices=["attribute"])).rows.to_dicts()}
+    assert {name: (row["n"], row["loss"], row["verdict"]) for name, row in rows.items()} == {
+        "": (2000, 0, "undecided"),
+        "site=b": (600, 0, "pass"),
+        "weather=fog": (500, 0.8, "fail"),
+    }
 
 
 def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:

@@ -44,7 +44,7 @@ def test_what_answers_alike_passes(command: Command, db: Path) -> None:
     answer = command("gate", "same", "--against", "old", "--db", db)
     assert (answer.code, answer.err) == (0, "")
     assert "same against old: 3 pass, 0 fail, 0 undecided" in answer.out
-    assert "margin 1 points; chance of any wrong verdict in the table at most 5 %" in answer.out
+    assert "margin 1.00%; chance of any wrong verdict in the table at most 5 %" in answer.out
     assert "do not pass" not in answer.out
 
 
@@ -195,3 +195,10 @@ def test_nothing_is_written(command: Command, db: Path) -> None:
     before = ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns
     command("gate", "worse", "--against", "old", "--db", db)
     assert (ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns) == before
+
+
+def test_a_database_that_is_being_written_is_refused(command: Command, db: Path) -> None:
+    with open_store(db):
+        answer = command("gate", "same", "--against", "old", "--db", db)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1)
+    assert f"{db} is open in this program" in answer.err

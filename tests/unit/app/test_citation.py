@@ -1,0 +1,80 @@
+"""BibTeX that says what CITATION.cff, the README and the checkpoints' licences say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from imports_of_folders import PACKAGE
+from made_up_results import cell, condition, image_set, model, part, store_study
+from small import Command
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.citation import PUBLISHED, SOFTWARE, software_entry
+from bandlens.export.weights.registry import checkpoint
+
+ENTRY = re.compile(r"^@(\w+)\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
+KNOWN = "tv_resnet50"
+
+
+def entries(text: str) -> dict[str, dict[str, str]]:
+    """Key -> fields, of BibTeX with a field a line."""
+    fields = re.compile(r"^  (\w+) = \{(.*)\},?$", re.MULTILINE)
+    return {key: dict(fields.findall(body)) for _, key, body in ENTRY.findall(text)}
+
+
+def test_the_program_and_the_study_are_those_of_the_citation_file_and_the_readme() -> None:
+    known = yaml.safe_load((PACKAGE / "CITATION.cff").read_text(encoding="utf-8"))
+    (study,) = known["references"]
+    assert (SOFTWARE["title"], SOFTWARE["version"]) == (known["title"], known["version"])
+    assert SOFTWARE["author"] == f"{{{known['authors'][0]['name']}}}"
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in study["authors"])
+    assert {
+        "author": authors,
+        "title": study["title"],
+        "booktitle": study["collection-title"],
+        "year": str(study["year"]),
+        "url": study["url"],
+    } == PUBLISHED
+    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    assert "".join(software_entry().split()) in "".join(readme.split())
+
+
+def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command: Command, tmp_path: Path) -> None:
+    db, odd = tmp_path / "results.duckdb", "a_b{50 %}"
+    images = image_set(20, labels=[0] * 20, benchmark="imagenet-v2", name="v2.set")
+    models = [replace(model(KNOWN), source=checkpoint(KNOWN).source), model(odd)]
+    parts = [
+        part(cell(images, setting, by=by), [0] * 20, [0] * 20)
+        for by in models
+        for setting in (condition(), condition("lowpass", cutoff=0.3))
+    ]
+    with open_store(db) as store:
+        store_study(store, "mine", images, parts)
+    answer = command("cite", "mine", "--db", db)
+    assert answer.code == 0
+    cited = entries(answer.out)
+    assert [*cited] == [
+        "bandlens", "gavrikov2024biases", "study-mine-1", "model-a-b-50-", f"model-{KNOWN.replace('_', '-')}",
+        "images-v2.set",
+    ]  # fmt: skip
+    assert cited["study-mine-1"]["title"] == "Study mine@1 (models: 2, image sets: 1, conditions: 2)"
+    assert cited["model-a-b-50-"]["title"] == r"Weights a\_b(50 \%)"
+    assert cited["model-a-b-50-"]["note"].endswith("licence: unstated")
+    note = cited[f"model-{KNOWN.replace('_', '-')}"]["note"].replace("\\", "")
+    assert note == (
+        f"Source {checkpoint(KNOWN).source}; SHA-256 of the weights: {models[0].weights_sha256}; "
+        f"licence: {checkpoint(KNOWN).licence}"
+    )
+    assert "licence: from Flickr, each under terms of its own" in cited["images-v2.set"]["note"]
+    assert images.info.digest in cited["images-v2.set"]["note"]
+
+
+def test_a_study_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb"):
+        pass
+    answer = command("cite", "mine", "--db", tmp_path / "results.duckdb")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "bandlens: unknown study 'mine'\n"
