@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .app.api.results import cite as cite
     from .app.api.results import compare as compare
     from .app.api.results import consistency as consistency
+    from .app.api.results import consistency_under as consistency_under
     from .app.api.results import correlate as correlate
     from .app.api.results import delete_study as delete_study
     from .app.api.results import explore as explore
@@ -120,8 +121,8 @@ _LATER = {
         "place_model published_table published_values recompute_papers relate_published values_of_model"
     ),
     ".app.api.results": (
-        "analyze cite compare consistency correlate delete_study explore list_measures list_studies measure merge "
-        "open open_query rename_study report stored_study vacuum"
+        "analyze cite compare consistency consistency_under correlate delete_study explore list_measures list_studies "
+        "measure merge open open_query rename_study report stored_study vacuum"
     ),
     ".app.api.studies": (
         "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"

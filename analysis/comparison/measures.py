@@ -41,7 +41,7 @@ PairedRow = tuple[str | float | None, ...]
 def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Compare what `analyze` computed: one row a checkpoint, image set and number; and one row a condition too.
 
-    The columns are the keys, difference, low, high, value_a, value_b, state_a, state_b, note, detectable. The interval
+    The columns are the keys, difference, low, high, detectable, value_a, value_b, state_a, state_b, note. The interval
     of the difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where
     both values have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
 
@@ -82,12 +82,15 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
     value_a, value_b = pl.col("value"), pl.col("value_b")
     down = ((value_b - pl.col("low_b")) ** 2 + (pl.col("high") - value_a) ** 2).sqrt()
     up = ((pl.col("high_b") - value_b) ** 2 + (value_a - pl.col("low")) ** 2).sqrt()
-    differences = rows.select(
+    low = pl.when("moved").then(pl.coalesce("paired_low", value_b - value_a - down))
+    high = pl.when("moved").then(pl.coalesce("paired_high", value_b - value_a + up))
+    return rows.select(
         *keys,
         *([CYCLES] if "cycles" in rows.columns else []),
         difference=value_b - value_a,
-        low=pl.when("moved").then(pl.coalesce("paired_low", value_b - value_a - down)),
-        high=pl.when("moved").then(pl.coalesce("paired_high", value_b - value_a + up)),
+        low=low,
+        high=high,
+        detectable=detected_widths() * (high - low),
         value_a="value",
         value_b="value_b",
         state_a="state",
@@ -99,7 +102,6 @@ def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) 
             )
         ),
     )
-    return differences.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
 
 
 def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:

@@ -336,6 +336,24 @@ def consistency(
         return means or consistencies(store, images, progress=progress).to_dicts()
 
 
+def consistency_under(images: str, probe: str, db: File = RESULTS) -> dict[str, list[dict[str, Any]]]:
+    """How consistent errors of models under a probe are with those of humans, and at which setting they are most so.
+
+    Args:
+        images: a stimulus set that humans saw, on which models ran with the probe.
+        probe: such as `gaussian_lowpass`.
+        db: the results database.
+
+    Returns the tables `conditions`: the mean kappa to humans under each, and what they lose there; and `peaks`, the
+    setting of each model with the highest kappa, with a 95 % interval over images.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.measures.human_errors import consistency_under
+
+    with open_store(Path(db), read_only=True) as store:
+        return consistency_under(store, images, probe)
+
+
 def report(
     db: File = RESULTS,
     out: File = Path("report.html"),

@@ -1,0 +1,123 @@
+"""Errors of a blurred model beside those of people, with the blur at which they agree most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from small import Command
+from statsmodels.stats.inter_rater import cohens_kappa
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.human_errors import consistency_under
+from bandlens.errors import UnknownName, UsageError
+
+N, BLURS = 400, (1.0, 3.0, 5.0, 7.0)
+COPIED = {1.0: 0.2, 3.0: 0.7, 5.0: 0.2, 7.0: 0.1}
+"""Blur -> how many of the first observer's decisions the model copies."""
+
+
+Answers = tuple[Path, dict[str, np.ndarray], dict[float, np.ndarray]]
+"""A database, who of the people has which sketch right, and the model at each blur."""
+
+
+def trials(stimulus_set: str, condition_name: str, subject: str, right: np.ndarray) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "stimulus_set": stimulus_set,
+            "condition": condition_name,
+            "subject": subject,
+            "session": 1,
+            "trial": np.arange(len(right), dtype=np.int32) + 1000 * int(condition_name),
+            "image": [f"{k}.png" for k in range(len(right))],
+            "category": "bear",
+            "response": np.where(right, "bear", "cat"),
+        },
+        schema_overrides={"session": pl.Int32},
+    )
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    """A database of sketches that two people saw as they are, and a model blurred."""
+    rng = np.random.default_rng(0)
+    people = {"subject-01": rng.random(N) < 0.75, "subject-02": rng.random(N) < 0.75}
+    copied = {
+        blur: np.where(rng.random(N) < share, people["subject-01"], rng.random(N) < 0.75)
+        for blur, share in COPIED.items()
+    }
+    images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"{k}.png" for k in range(N)])
+    net, clean = model("net"), (rng.random(N) < 0.75).astype(int)
+    parts = [part(cell(images, by=net), clean, clean)]
+    for blur, right in copied.items():
+        rank = (~right).astype(int)
+        parts.append(part(cell(images, condition("gaussian_lowpass", sigma=blur), by=net), rank, rank))
+    judged = [trials("sketch", "0", name, right) for name, right in people.items()]
+    judged += [
+        trials("low-pass", name, "subject-01", np.arange(100) < 100 * share)
+        for name, share in (("0", 0.9), ("3", 0.8), ("5", 0.5))
+    ]
+    with open_store(tmp_path / "r.duckdb") as store:
+        store_study(store, "s", images, parts)
+        store.write_source("humans", pl.DataFrame(schema=store.frame("FROM published_value").schema), pl.concat(judged))
+    return tmp_path / "r.duckdb", people, copied
+
+
+def kappa(a: np.ndarray, b: np.ndarray) -> float:
+    return float(cohens_kappa(np.bincount(2 * a + b, minlength=4).reshape(2, 2)).kappa)
+
+
+def test_the_blur_with_the_highest_kappa_is_found_with_its_interval(answers: Answers) -> None:
+    path, people, copied = answers
+    with open_store(path, read_only=True) as store:
+        tables = consistency_under(store, "sketch", "gaussian_lowpass")
+    clean, *blurred = tables["conditions"]
+    assert clean["setting"] is None
+    assert [row["setting"] for row in blurred] == [*BLURS]
+    for row in blurred:
+        expected = np.mean([kappa(copied[row["setting"]], person) for person in people.values()])
+        assert row["kappa"] == pytest.approx(expected)
+        assert row["low"] < row["kappa"] < row["high"]
+    [peak] = tables["peaks"]
+    assert (peak["checkpoint"], peak["setting"], peak["low"], peak["high"]) == ("net", 3, 3, 3)
+    assert peak["kappa"] == blurred[1]["kappa"]
+
+
+def test_conditions_are_placed_by_what_people_lose(answers: Answers) -> None:
+    """People have 90 % right without blur, 80 % at 3 and 50 % at 5: a blur of 1 costs a third of what one of 3 does."""
+    with open_store(answers[0], read_only=True) as store:
+        rows = consistency_under(store, "sketch", "gaussian_lowpass")["conditions"]
+    losses = [row["people_lose"] for row in rows]
+    assert losses[1:4] == pytest.approx([0.1 / 3, 0.1, 0.4])
+    assert (losses[0], losses[4]) == (None, None), "as it is, and outside of what people saw"
+
+
+def test_an_interval_of_the_peak_spans_settings_that_are_alike(answers: Answers) -> None:
+    """A few images tell little: other blurs may be the best."""
+    path, _, _ = answers
+    with open_store(path) as store:
+        store.execute("DELETE FROM human_trial WHERE stimulus_set = 'sketch' AND trial >= 25")
+        [peak] = consistency_under(store, "sketch", "gaussian_lowpass")["peaks"]
+    assert peak["low"] <= peak["setting"] <= peak["high"]
+    assert peak["low"] < peak["high"]
+    assert {peak["low"], peak["high"]} <= {*BLURS}
+
+
+def test_the_command_prints_both_tables_and_refuses_what_is_not_there(answers: Answers, command: Command) -> None:
+    path, _, _ = answers
+    printed = command("consistency", "sketch", "--probe", "gaussian_lowpass", "--db", path)
+    assert (printed.code, "people_lose" in printed.out, "peaks" in printed.out) == (0, True, True)
+    with open_store(path, read_only=True) as store:
+        with pytest.raises(UnknownName, match="contrast"):
+            consistency_under(store, "sketch", "contrast")
+        with pytest.raises(UsageError, match="no people on edge; get them with `bandlens published import humans`"):
+            consistency_under(store, "edge", "contrast")
+
+
+def test_people_alone_are_no_models(store: Store) -> None:
+    with pytest.raises(UsageError, match="no people on sketch"):
+        consistency_under(store, "sketch", "gaussian_lowpass")
