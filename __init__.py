@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .app.api.images import add_attributes as add_attributes
+    from .app.api.images import add_images as add_images
     from .app.api.images import check_images as check_images
     from .app.api.images import draw_images as draw_images
     from .app.api.images import list_benchmarks as list_benchmarks
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .app.api.images import pack_benchmark as pack_benchmark
     from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
     from .app.api.images import preview as preview
+    from .app.api.images import remove_images as remove_images
     from .app.api.models import categorize_model as categorize_model
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
@@ -109,8 +111,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _LATER = {
     ".app.api.images": (
-        "add_attributes check_images draw_images list_benchmarks list_conditions pack pack_benchmark "
-        "pack_frequency_conflict preview"
+        "add_attributes add_images check_images draw_images list_benchmarks list_conditions pack pack_benchmark "
+        "pack_frequency_conflict preview remove_images"
     ),
     ".app.api.models": (
         "categorize_model describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes "

@@ -6,6 +6,7 @@ that others can tell whether it is still being made.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from stat import S_IMODE
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
     HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino}"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Arguments of Linux' renameat2: paths are as the process sees them, and two names are exchanged."""
 
 
 def partial_prefix(path: Path) -> str:
@@ -45,6 +48,24 @@ def put_in_place(partial: Path, path: Path) -> None:
     """Give a file or folder that is whole its name; what the name stands for is on the disk before the name is."""
     _sync(*partial.rglob("*"), partial)
     take_name(partial, path)
+    _sync(path.parent)
+
+
+def exchange_folders(partial: Path, path: Path) -> None:
+    """Give a folder that is whole the name of the one at `path`, which gets the partial one's, in one step.
+
+    Where the system or the file system cannot do that, it takes three, and the old folder has another hidden name
+    in between.
+    """
+    shutil.copymode(path, partial)
+    _sync(*partial.rglob("*"), partial)
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(partial), os.fsencode(path)
+    if not hasattr(libc, "renameat2") or libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
+        replaced = partial.with_name(f"{partial.name}.replaced")
+        path.rename(replaced)
+        partial.rename(path)
+        replaced.rename(partial)
     _sync(path.parent)
 
 

@@ -60,6 +60,11 @@ VALUE_COLUMNS = (
     *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
 )
 """Columns of measure_value that are no keys."""
+MOVED = """
+FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
+JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
+"""
+"""Predictions of other cells for the first images of some cells; see `Store.reuse`."""
 PLAIN = frozenset(
     {
         *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint", "uinteger"),
@@ -161,15 +166,15 @@ class Store:
             self._connection.execute(statement)
 
     @contextmanager
-    def _loaded(self, table: pa.Table) -> Iterator[None]:
-        """The table is there as `loaded`."""
-        self._connection.register("loaded", table)
+    def _loaded(self, table: pa.Table, name: str = "loaded") -> Iterator[None]:
+        """The table is there as `loaded`, or by another name."""
+        self._connection.register(name, table)
         try:
             yield
         finally:
             # A transaction that failed lets nothing be unregistered, and its error is the one to tell.
             with quietly():
-                self._connection.unregister("loaded")
+                self._connection.unregister(name)
 
     # Studies and their cells
 
@@ -455,11 +460,35 @@ class Store:
         if parts or failed:
             self.after_commit()
 
+    def reuse(self, places: NDArray[np.int64], pairs: Sequence[tuple[str, str, int]]) -> None:
+        """Store predictions of cells for the first images of others, whose image set has these images elsewhere.
+
+        Args:
+            places: (n,) ascending: where each of the first n images of the new cells' set lies in that of the old ones.
+            pairs: the keys of an old cell and of a new one without predictions, and how many of the images to take.
+        """
+        keys, donors, counts = zip(*pairs, strict=True)
+        taken = pa.table({"donor": donors, "key": keys, "taken": pa.array(counts, pa.int64())})
+        moved = pa.table({"old_index": places, "new_index": np.arange(len(places))})
+        with self.transaction(), self._loaded(moved, "moved"):
+            columns = "cell.id, new_index, predicted, label_rank, confidence"
+            self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", taken)
+            self._load(
+                "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
+                "SELECT cell.id, min(new_index), count(*), part.session, part.seconds * count(*) / part.count, "
+                f"sum((label_rank = 0)::INTEGER), right5_of(label_rank) {MOVED} "
+                "JOIN part ON part.cell = donor.id AND old_index >= part.first AND old_index < part.first + part.count "
+                "GROUP BY cell.id, part.first, part.count, part.session, part.seconds",
+                taken,
+            )
+            self._mark_complete(self._ids_of(keys).values())
+
     def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
-        self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
-        rows = self._connection.sql("SELECT key, id FROM cell SEMI JOIN wanted USING (key)").fetchall()
-        self._connection.unregister("wanted")
-        return dict(rows)
+        return self._ids_of([cell.key for cell in cells])
+
+    def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
+        with explained(self.path), self._loaded(pa.table({"key": keys})):
+            return dict(self._connection.sql("SELECT key, id FROM cell SEMI JOIN loaded USING (key)").fetchall())
 
     def _session_ids(self, sessions: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
         """The id of each session, as `_session` gives them; those that are not known are added."""

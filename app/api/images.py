@@ -72,6 +72,31 @@ def add_attributes(image_set: File, file: File) -> dict[str, dict[str, int]]:
     return counts
 
 
+def add_images(image_set: File, source: File, *, labels: File | None = None, how: How = USUAL) -> ImageSet:
+    """Add the images of a folder or tar archive that a set does not have by their paths; it is replaced when whole.
+
+    Args:
+        image_set: the folder of the set.
+        source: the folder or archive; of a streamed set, the folder that it is decoded from.
+        labels: as for `pack`, for all images of the source; classes with new names get the next numbers.
+        how: broken files, threads, progress.
+
+    Images that the set has stay as they are, and the next run takes their predictions from what is stored. Raises
+    UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for broken images.
+    After an error the set is as it was.
+    """
+    from ...probes.images.change import add_images
+
+    return add_images(Path(image_set), Path(source), path_of(labels), how)
+
+
+def remove_images(image_set: File, names: Sequence[str]) -> ImageSet:
+    """Remove images from a set by their paths; raises UnknownName for one that it does not have."""
+    from ...probes.images.change import remove_images
+
+    return remove_images(Path(image_set), names)
+
+
 def pack_benchmark(
     benchmark: str,
     source: File,

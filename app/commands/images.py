@@ -31,6 +31,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+Source = Annotated[Path, typer.Argument(metavar="DIR|TAR", help="Folder tree or tar of JPEG, PNG, TIFF, WebP files.")]
+ChangedSet = Annotated[Path, typer.Argument(metavar="SET", help="The folder of the set, which is replaced.")]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="folders|CSV",
+        help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="SET", help="The new folder of the set.")]
 Name = Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")]
 Size = Annotated[int, typer.Option("--size", help="Side of the central crop, in pixels.")]
@@ -53,22 +63,13 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Thr
 
 @app.command()
 def pack(
-    source: Annotated[
-        Path, typer.Argument(metavar="DIR|TAR", help="Folder tree or tar of JPEG, PNG, TIFF, WebP files.")
-    ],
+    source: Source,
     out: Out,
     name: Name = None,
     benchmark: Annotated[
         str | None, typer.Option("--benchmark", help="What the images are, in results; the set's name by default.")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--labels",
-            metavar="folders|CSV",
-            help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
-        ),
-    ] = None,
+    labels: LabelsOption = None,
     attributes: Annotated[
         Path | None,
         typer.Option("--attributes", metavar="CSV", help="Site, scanner or the like: columns path, name, value."),
@@ -110,6 +111,40 @@ def pack(
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
         how=How(skip_broken, stream, workers, progress, say),
     )
+    print_sets([images], time.perf_counter() - start, table_format)
+
+
+@app.command()
+def add(
+    image_set: ChangedSet,
+    source: Source,
+    labels: LabelsOption = None,
+    skip_broken: SkipBroken = False,
+    workers: Workers = None,
+    table_format: TableFormat = Format.table,
+) -> None:
+    """Add the images that a set does not have; the next run computes their predictions alone.
+
+    Example: bandlens images add photos.set photographs
+    """
+    start = time.perf_counter()
+    how = How(skip_broken, workers=workers, progress=progress, say=say)
+    images = api.images.add_images(image_set, source, labels=labels, how=how)
+    print_sets([images], time.perf_counter() - start, table_format)
+
+
+@app.command()
+def remove(
+    image_set: ChangedSet,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Paths of images, as index.parquet has them.")],
+    table_format: TableFormat = Format.table,
+) -> None:
+    """Remove images from a set; the next run computes nothing again.
+
+    Example: bandlens images remove photos.set coffee.png
+    """
+    start = time.perf_counter()
+    images = api.images.remove_images(image_set, names)
     print_sets([images], time.perf_counter() - start, table_format)
 
 

@@ -24,7 +24,7 @@ from ...engine.tasks import by_attack
 from ...errors import UsageError
 from .file import Study, stored_limits
 from .progress_file import keep_progress
-from .record import Summary, class_names
+from .record import Summary, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve
 from .run import run_study, run_whole
 
@@ -68,10 +68,11 @@ def gate_study(
 
         def begin() -> str:
             store.add_cells(both.cells, both.image_sets, class_names(both))
+            reuse_predictions(both, store)
             return f"{names[1]} against {names[0]}"
 
         ran = run_whole(
-            both, store, begin, store.progress(both.cells), range_seconds, keep_progress(database, progress)
+            both, store, begin, stored_images(both, store), range_seconds, keep_progress(database, progress)
         )
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:

@@ -31,7 +31,7 @@ from . import GATE_IMAGES
 from .detectable import Detectable, detectable_differences
 from .file import Study
 from .mislabelling import doubt_numbers, doubt_results
-from .record import missing_cells
+from .record import missing_cells, stored_images
 from .resolve import Work, takes_images
 
 
@@ -93,7 +93,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     if database.exists():
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
-                store.progress(work.cells),
+                stored_images(work, store),
                 store.stale(work.study.name, work.cells),
                 store.rates({cell.variant for cell in work.cells}),
             )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...errors import BandlensError
 from ...probes.images.decision_spaces import NAMES, decision_space
+from ...probes.images.image_set import earlier_sets
 from ...protocol import CLASSES
 from ...records import Cell, Failed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ...analysis.database.store import ClassNames, Store
     from .resolve import Work
 
@@ -57,9 +62,52 @@ class Committed:
 
 
 def record_study(work: Work, store: Store) -> str:
-    """Record the study and its cells; gives its label."""
+    """Record the study and its cells, with the predictions that can be reused; gives its label."""
     study = work.study
-    return store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
+    label = store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
+    reuse_predictions(work, store)
+    return label
+
+
+def reuse_predictions(work: Work, store: Store) -> None:
+    """Give recorded cells without predictions those that can be reused."""
+    for places, pairs in _reusable(work, store, store.progress(work.cells)):
+        store.reuse(places, pairs)
+
+
+def stored_images(work: Work, store: Store) -> dict[str, int]:
+    """Cell key -> number of its images that are done: those that are stored, or will be as soon as it is recorded."""
+    done = store.progress(work.cells)
+    reused = {key: count for _, pairs in _reusable(work, store, done) for key, _, count in pairs}
+    return done | reused
+
+
+def _reusable(
+    work: Work, store: Store, done: Mapping[str, int]
+) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, str, int]]]]:
+    """Predictions of cells on sets that the study's image sets were before images came or went.
+
+    Yields where the first images of such a set lay before, and triples: the key of a cell that has no predictions yet,
+    that of one that has some of these images and is the same otherwise, and how many of them it has. A probe of the
+    user's may ask for an image's place, so its predictions are reused where that has not changed.
+    """
+    left = {cell.key: cell for cell in work.cells if not done.get(cell.key)}
+    for images in work.image_sets:
+        for earlier in reversed(earlier_sets(images)):
+            moved = not np.array_equal(earlier.places, np.arange(len(earlier.places)))
+            donors = {
+                replace(cell, image_set=replace(cell.image_set, digest=earlier.digest)): cell
+                for cell in left.values()
+                if cell.image_set.digest == images.info.digest
+                and not (moved and work.grid.family(cell.condition).files)
+            }
+            stored = store.progress(list(donors))
+            counts = {donor: np.searchsorted(earlier.places, stored.get(donor.key, 0)) for donor in donors}
+            pairs = [(cell.key, donor.key, int(counts[donor])) for donor, cell in donors.items() if counts[donor]]
+            if pairs:
+                yield earlier.places, pairs
+                for key, _, _ in pairs:
+                    del left[key]
 
 
 def class_names(work: Work) -> ClassNames:

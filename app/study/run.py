@@ -22,7 +22,7 @@ from ...records import Failed, Finished, SessionInfo, Variant
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
 from .progress_file import keep_progress
-from .record import Committed, Summary, images_left, missing_cells, record_study
+from .record import Committed, Summary, images_left, missing_cells, record_study, stored_images
 from .resolve import Work
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_study(
 
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
-        done = store.progress(work.cells)
+        done = stored_images(work, store)
         if images_left(work.cells, done):
             _tell_gaps(work)
         _warn(doubt_numbers(work))

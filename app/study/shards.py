@@ -24,7 +24,7 @@ from ...engine.tasks import Task, tasks_of
 from ...errors import ShardError
 from ...records import Cell, Failed, Finished, Predictions
 from ..console import log
-from .record import Committed, Summary, images_left, missing_cells, record_study
+from .record import Committed, Summary, images_left, missing_cells, record_study, stored_images
 from .resolve import Work
 
 
@@ -289,7 +289,7 @@ def rebuild_study(work: Work, database: Path, shards: str, progress: Progress = 
     """Commit what shards hold of a study and the database lacks. Nothing is computed."""
     folder = open_folder(shards, make=False)
     with open_store(database) as store:
-        done = store.progress(work.cells)
+        done = stored_images(work, store)
         cells = {cell.key: cell for cell in work.cells}
         committer = Committer(store, folder, cells, partial(record_study, work, store), done)
         with progress("rebuilding", images_left(work.cells, done), "predictions") as committer.advance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageSetError, UsageError, amount
-from ...partial_files import put_in_place
+from ...partial_files import exchange_folders, put_in_place
 from ...untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
@@ -121,16 +122,19 @@ def write_index(folder: Path, index: Index) -> None:
     parquet.write_table(table, folder / INDEX, compression="zstd")
 
 
-def read_index(folder: Path, count: int) -> Index:
-    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to `count` - 1."""
+def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
+    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to `count` - 1.
+
+    `name` is that of the index of an earlier set, which may have any count.
+    """
     import pyarrow as pa
     from pyarrow import compute as pc
     from pyarrow import parquet
 
-    file = folder / INDEX
+    file = folder / name
     try:
         with parquet.ParquetFile(regular(file)) as rows:
-            if rows.metadata.num_rows != count or count > MOST_IMAGES:
+            if count not in (None, rows.metadata.num_rows) or rows.metadata.num_rows > MOST_IMAGES:
                 raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
             table = rows.read()
         columns = {name: table[name] for name in ("image_index", "label", "cluster")}
@@ -161,6 +165,15 @@ def read_index(folder: Path, count: int) -> Index:
         sha256s,
         {name: lists.to_pylist() for name, lists in schemes.items()},
     )
+
+
+def earlier_indexes(folder: Path) -> list[str]:
+    """The names of the indexes of the sets that a set was before images came or went, the oldest first."""
+    return list(itertools.takewhile(lambda name: (folder / name).is_file(), map(earlier_index, itertools.count(1))))
+
+
+def earlier_index(number: int) -> str:
+    return f"index-{number}.parquet"
 
 
 def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -210,13 +223,15 @@ def damaged(file: Path, error: Exception) -> ImageSetError:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
 
-    A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it.
+    A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it. With `replace` it
+    takes the place of the folder at `out`, which is removed.
     """
     with writing(out):
-        refuse_taken(out)
+        if not replace:
+            refuse_taken(out)
         if not out.parent.is_dir():
             raise UsageError(f"{out.parent}: no such folder; make it first")
         partial = out.with_name(f".{out.name}.partial")
@@ -231,10 +246,30 @@ def new_folder(out: Path) -> Iterator[Path]:
                     leftover.unlink()
             yield partial
             with writing(out):
-                put_in_place(partial, out)
+                if replace:
+                    exchange_folders(partial, out)
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    put_in_place(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def changed_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of the set at `path` when the block ends well.
+
+    Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name.
+    """
+    read_about(path)
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        _lock(lock, path)
+        with new_folder(path.resolve(), replace=True) as folder:
+            yield folder
     finally:
         os.close(lock)
 

@@ -146,7 +146,7 @@ def open_image_set(
         raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
     packed, rows = info.digest, _rows(index, draw)
     if rows is not None:
-        index, keys = _drawn(index, rows), keys[rows]
+        index, keys = index_of_rows(index, rows), keys[rows]
     if numbers is not None:
         try:
             index = _renumbered(index, np.array(numbers, np.int32))
@@ -184,7 +184,7 @@ def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.i
     return np.array([place[path] for path in draw], np.int64)
 
 
-def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
+def index_of_rows(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
     """The index of some of the images, with clusters numbered as packing them would number them."""
     first: dict[int, int] = {}
     clusters = [first.setdefault(cluster, len(first)) for cluster in index.clusters[rows].tolist()]
@@ -207,6 +207,53 @@ def _renumbered(index: files.Index, numbers: NDArray[np.int32]) -> files.Index:
 def _flat(lists: files.Lists) -> Scheme:
     images = np.repeat(np.arange(len(lists), dtype=np.int64), [len(classes) for classes in lists])
     return Scheme(images, np.array([number for classes in lists for number in classes], np.int32))
+
+
+class Earlier(NamedTuple):
+    """A set that a set was before images came or went."""
+
+    digest: str
+    places: NDArray[np.int64]
+    """(k,) ascending: where the first k images lay in it, with the labels that they have now."""
+
+
+def earlier_sets(images: ImageSet) -> list[Earlier]:
+    """The sets that a set was before images came or went, the oldest first; none where its images are drawn.
+
+    Images are known by the sha256 of their pixels and by their labels, and digests are computed of the indexes, so that
+    an index that is of another set leads nowhere. Raises ImageSetError where one is damaged.
+    """
+    names = [] if images.rows is not None else files.earlier_indexes(images.folder)
+    if not names:
+        return []
+    info = images.info
+    pictures = _pictures(files.read_index(images.folder, info.count), images.labels)
+    earlier = []
+    for name in names:
+        index = files.read_index(images.folder, None, name)
+        if images.numbers is not None:
+            try:
+                index = _renumbered(index, np.array(images.numbers, np.int32))
+            except IndexError as error:
+                raise ImageSetError(
+                    f"{images.folder / name}: a class has no name; delete the file, or pack the images again"
+                ) from error
+        old_pictures = enumerate(_pictures(index, index.labels))
+        places: list[int] = []
+        for picture in pictures:
+            place = next((place for place, old_picture in old_pictures if old_picture == picture), None)
+            if place is None:
+                break
+            places.append(place)
+        earlier.append(
+            Earlier(digest(index, info.size, info.preprocessing, info.decision_space), np.array(places, np.int64))
+        )
+    return earlier
+
+
+def _pictures(index: files.Index, labels: NDArray[np.int32] | None) -> list[tuple[str, int | None]]:
+    """The sha256 and label of each image."""
+    return list(zip(index.sha256s, [None] * len(index.sha256s) if labels is None else labels.tolist(), strict=True))
 
 
 def check_image_set(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:

@@ -41,7 +41,7 @@ from .labels import (
     spread,
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
-from .rows import Photograph, hash_rows, nowhere, rows_of
+from .rows import Keep, Photograph, hash_rows, nowhere, rows_of
 from .samples import scale
 from .sources import open_source
 from .stream import described
@@ -89,20 +89,11 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
 
     `info` lacks the digest and the count, which are found here. After an error there is no `out`.
     """
-    if source.undecoded:
-        how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
     with new_folder(out) as folder:
         need_space(out, len(choice.rows), 0 if how.stream else crop.size)
-        place = {row: at for at, row in enumerate(choice.rows)}
-        photographs = (
-            (place[row], source.paths[row], partial(_cropped, read, crop)) for row, read in source.read(place)
-        )
         file = folder / PIXELS
-        keeping = nowhere() if how.stream else rows_of(file)
-        with keeping as keep, how.progress(f"packing {info.name}", len(place), "images") as advance:
-            sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
-        if len(sha256s) + len(skipped) < len(place):
-            raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
+        with nowhere() if how.stream else rows_of(file) as keep:
+            sha256s, skipped = hash_photographs(source, choice.rows, keep, crop, info.name, how)
         index = _index(source, choice, sha256s)
         _tell_classes_that_are_clusters(out, index, how)
         more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
@@ -115,6 +106,24 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             if choice.attributes:
                 write_attributes(folder, make_slices(choice.attributes, index.paths))
     return open_image_set(out)
+
+
+def hash_photographs(
+    source: ImageSource, rows: Sequence[int], keep: Keep, crop: Crop, name: str, how: How
+) -> tuple[dict[int, str], dict[str, str]]:
+    """Decode images of a source, and keep the pixels of each in the row of its place among `rows`.
+
+    Gives the sha256 of the pixels by place, and the reason by path for each that was left out; raises as `hash_rows`.
+    """
+    if source.undecoded:
+        how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
+    place = {row: at for at, row in enumerate(rows)}
+    photographs = ((place[row], source.paths[row], partial(_cropped, read, crop)) for row, read in source.read(place))
+    with how.progress(f"packing {name}", len(place), "images") as advance:
+        sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
+    if len(sha256s) + len(skipped) < len(place):
+        raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
+    return sha256s, skipped
 
 
 def _cropped(read: Callable[[], bytes], crop: Crop) -> NDArray[np.uint8]:
@@ -179,7 +188,7 @@ def pack(
     space, clusters = decision_space(contents.decision_space), clustering(contents.clusters)
     refuse_early(source, out, how)
     images = open_source(source)
-    classes, names = _labels(source, images.paths, labels, space)
+    classes, names = labels_of_source(source, images.paths, labels, space)
     values = attributes_of_csv(attributes, images.paths) if attributes else {}
     info = _info(out, crop, contents)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
@@ -196,7 +205,7 @@ def pack(
     return write_set(images, choice, out, crop, info, how)
 
 
-def _labels(
+def labels_of_source(
     source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
     """The classes of the images, None where they have none, and the names of classes that are the user's own."""

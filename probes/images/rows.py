@@ -36,8 +36,8 @@ Keep = Callable[[int, "NDArray[np.uint8]"], None]
 
 @contextmanager
 def rows_of(file: Path) -> Iterator[Keep]:
-    """Write pixels to their rows of the new `file`."""
-    pixels_file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    """Write pixels to their rows of `file`, which is made where there is none."""
+    pixels_file = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
 
     def keep(row: int, pixels: NDArray[np.uint8]) -> None:
         with writing(file):

@@ -1,16 +1,23 @@
-"""A pack that is killed leaves no image set."""
+"""A pack that is killed leaves no image set, and a set that changes is the old one or the new one."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from made_up_results import python
+from PIL import Image
 from small import make_images, make_pictures
+from waiting import wait_until
 
 from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.images.change import add_images, remove_images
 from bandlens.probes.images.image_set import check_image_set, open_image_set
+from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 UNFINISHED = """
 import sys
@@ -41,3 +48,42 @@ def test_a_killed_pack_leaves_no_set_and_the_next_one_clears_up(tmp_path: Path) 
         open_image_set(out)
     check_image_set(make_images(out, pictures).folder)
     assert [file.name for file in tmp_path.iterdir()] == ["set"]
+
+
+ADD = """
+import sys
+from pathlib import Path
+from bandlens.probes.images.change import add_images
+print("ready", flush=True)
+sys.stdin.readline()
+add_images(*map(Path, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_any_moment_of_adding_the_set_is_the_old_one_or_the_new_one(tmp_path: Path, seed: int) -> None:
+    out, photos = tmp_path / "photos.set", tmp_path / "photos"
+    photos.mkdir()
+    for number, picture in enumerate(make_pictures(60, 32)):
+        Image.fromarray(picture.repeat(8, 0).repeat(8, 1)).save(photos / f"{number:02}.png")
+        if number == 19:
+            pack(photos, out, crop=Crop(32, 32))
+    with subprocess.Popen(python(ADD, out, photos), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as adding:
+        assert adding.stdin is not None
+        assert adding.stdout is not None
+        assert adding.stdout.readline() == "ready\n"
+        adding.stdin.write("go\n")
+        adding.stdin.flush()
+        if seed:
+            time.sleep(Random(seed).uniform(0, 0.7))
+        else:
+            wait_until(lambda: (tmp_path / ".photos.set.partial" / "pixels.npy").exists(), adding)
+        adding.kill()
+    assert check_image_set(out).info.count in (20, 60)
+    if open_image_set(out).info.count == 20:
+        assert add_images(out, photos).info.count == 60
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".photos.set.partial") == [
+        "photos", "photos.set",
+    ]  # fmt: skip
+    assert remove_images(out, ["00.png"]).info.count == 59
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["photos", "photos.set"]

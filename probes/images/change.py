@@ -1,0 +1,203 @@
+"""Images added to a set, or removed from it: what stays is copied, and what is new is decoded.
+
+Images that stay keep their order, and new ones come after them. The set keeps the index of each set that it was before,
+`index-1.parquet` and so on, by which `image_set.earlier_sets` finds where its images lay there: a run takes predictions
+from there, and computes the new ones alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ImageSetError, UnknownName, UsageError
+from ...records import Crop
+from . import files
+from .attributes import Slices, select_images, write_attributes
+from .decision_spaces import decision_space
+from .image_set import ImageSet, index_of_rows, open_image_set
+from .labels import CLUSTERINGS, Clustering
+from .options import USUAL, How
+from .pack import describe, hash_photographs, labels_of_source
+from .rows import nowhere, rows_of
+from .sources import open_source
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CROPPED = re.compile(
+    r"RGB, ((?P<sides>both sides|shorter side) to (?P<resize>\d+) \((?P<interpolation>\w+), antialiased"
+    r"(?P<fast>, fast)?\), centre crop \d+|\d+ x \d+ pixels as they are)"
+    r"(; ((?P<black>[\d.e+-]+) to (?P<white>[\d.e+-]+)|(?P<percentiles>percentiles)) as black and white)?"
+)
+"""The text of `Crop.key`."""
+
+
+def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
+    """Add the images of a folder or archive whose paths a set does not have, after those that it has.
+
+    Args:
+        path: the folder of the set, which is replaced when the larger set is whole.
+        source: the folder or archive; of a streamed set, the folder that it is decoded from.
+        labels: as for `pack`, for all images of the source; classes with new names get the next numbers.
+        how: broken files, threads, progress.
+
+    Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for whatever
+    is wrong with the images, and for a set that packing a folder alone does not make. After an error the set is as it
+    was.
+    """
+    with files.changed_folder(path) as folder:
+        images = open_image_set(path)
+        index, kept = files.read_index(path, images.info.count), images.info.count
+        crop, clusters_of = _crop(images, source), _clustering(path, index)
+        photographs = open_source(source)
+        rows = _new_rows(path, index, source, photographs.paths)
+        classes, names = _labels(images, source, photographs.paths, labels)
+        how.say(f"{path}: {files.need_space(path, kept + len(rows), 0 if images.streamed else crop.size)}")
+        pixels = _copy_pixels(images, folder)
+        with nowhere() if images.streamed else rows_of(pixels) as keep:
+            sha256s, skipped = hash_photographs(
+                photographs, rows, lambda place, row: keep(kept + place, row), crop, images.info.name, how
+            )
+        if not sha256s:
+            raise ImageSetError(f"{source}: all of the {len(rows)} new images are broken; repair them")
+        places = sorted(sha256s)
+        paths = [*index.paths, *(photographs.paths[rows[place]] for place in places)]
+        larger = files.Index(
+            paths,
+            _joined(index.labels, classes, [rows[place] for place in places]),
+            clusters_of(paths),
+            [*index.sha256s, *(sha256s[place] for place in places)],
+        )
+        with files.writing(path):
+            if not images.streamed:
+                files.finish_pixels(pixels, crop.size, [*range(kept), *(kept + place for place in places)])
+            broken = {name: why for name, why in images.skipped.items() if name not in paths} | skipped
+            _finish(folder, images, larger, broken, names)
+            _write_attributes(folder, images.attributes)
+    return open_image_set(path)
+
+
+def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
+    """Remove images from a set by their paths; what is left is the set that packing these alone would have made.
+
+    Raises UnknownName for a path that the set does not have, and UsageError where no image would be left. After an
+    error the set is as it was.
+    """
+    with files.changed_folder(path) as folder:
+        images = open_image_set(path)
+        index, removed = files.read_index(path, images.info.count), set(names)
+        if unknown := removed.difference(index.paths):
+            raise UnknownName("image", min(unknown), index.paths)
+        rows = [row for row, name in enumerate(index.paths) if name not in removed]
+        if not rows:
+            raise UsageError(f"{path} would have no image left; delete the folder instead")
+        pixels = _copy_pixels(images, folder)
+        with files.writing(path):
+            if not images.streamed:
+                files.finish_pixels(pixels, images.info.size, rows)
+            _finish(folder, images, index_of_rows(index, np.array(rows)), images.skipped, images.class_names)
+            _write_attributes(folder, select_images(images.attributes, np.array(rows), images.info.count))
+    return open_image_set(path)
+
+
+def _crop(images: ImageSet, source: Path) -> Crop:
+    """The crop that the set was packed with."""
+    if isinstance(images.source, Stream):
+        if images.source.source != source.resolve():
+            raise UsageError(f"{images.folder} is decoded from {images.source.source}; add images there, and name it")
+        return images.source.crop
+    size, preprocessing = images.info.size, images.info.preprocessing
+    crop = Crop(size, size, fixed=True)
+    if cropped := CROPPED.fullmatch(preprocessing):
+        limits = (float(cropped["black"]), float(cropped["white"])) if cropped["black"] else cropped["percentiles"]
+        crop = replace(crop, range=limits)
+        if cropped["sides"]:
+            crop = Crop(
+                size,
+                int(cropped["resize"]),
+                fast=bool(cropped["fast"]),
+                interpolation=cropped["interpolation"],
+                squash=cropped["sides"] == "both sides",
+                range=limits,
+            )
+    if crop.key != preprocessing or images.schemes:
+        raise ImageSetError(f"{images.folder} is no plain folder of images ({preprocessing}); make the larger set anew")
+    return crop
+
+
+def _clustering(path: Path, index: files.Index) -> Clustering:
+    """The function that gave the set its clusters."""
+    for clusters_of in CLUSTERINGS.values():
+        if np.array_equal(clusters_of(index.paths), index.clusters):
+            return clusters_of
+    raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
+
+
+def _new_rows(path: Path, index: files.Index, source: Path, paths: Sequence[str]) -> list[int]:
+    stored = set(index.paths)
+    rows = [row for row, name in enumerate(paths) if name not in stored]
+    if not rows:
+        raise UsageError(f"{path} has all {len(paths)} images of {source} already, by their paths; nothing is new")
+    return rows
+
+
+def _labels(
+    images: ImageSet, source: Path, paths: Sequence[str], labels: Path | None
+) -> tuple[NDArray[np.int32] | None, list[str] | None]:
+    """The classes of the source's images, in the numbers of the larger set, and the names that this has of them."""
+    if not images.info.labelled:
+        if labels is not None:
+            raise UsageError(f"{images.folder} has no labels; leave --labels out")
+        return None, None
+    classes, names = labels_of_source(source, paths, labels, decision_space(images.info.decision_space))
+    if classes is None:
+        raise UsageError(f"{images.folder} has labels; name with --labels what the images of {source} show")
+    if (names is None) != (images.class_names is None):
+        kinds = ("numbers", "names") if names is None else ("names", "numbers")
+        raise UsageError(f"{images.folder} has {kinds[1]} of classes, and --labels {kinds[0]}; give {kinds[1]}")
+    if names is None or images.class_names is None:
+        return classes, None
+    larger = [*images.class_names, *(name for name in names if name not in images.class_names)]
+    return np.array([larger.index(name) for name in names], np.int32)[classes], larger
+
+
+def _joined(
+    labels: NDArray[np.int32] | None, classes: NDArray[np.int32] | None, rows: Sequence[int]
+) -> NDArray[np.int32] | None:
+    return None if labels is None or classes is None else np.concatenate([labels, classes[list(rows)]])
+
+
+def _write_attributes(folder: Path, slices: Slices) -> None:
+    if slices:
+        write_attributes(folder, slices)
+
+
+def _copy_pixels(images: ImageSet, folder: Path) -> Path:
+    """Copy the pixels, where the set has them; runs compare each image with its hash."""
+    file = folder / files.PIXELS
+    if not images.streamed:
+        with files.writing(images.folder):
+            shutil.copyfile(images.folder / files.PIXELS, file)
+    return file
+
+
+def _finish(
+    folder: Path, images: ImageSet, index: files.Index, skipped: dict[str, str], names: Sequence[str] | None
+) -> None:
+    """Write the new set's description and index beside its pixels, with the indexes of the sets that it was before."""
+    earlier = [*files.earlier_indexes(images.folder), files.INDEX]
+    for number, name in enumerate(earlier, start=1):
+        shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
+    about = files.read_about(images.folder)
+    more: dict[str, Any] = {"streamed": about["streamed"]} if images.streamed else {}
+    if names is not None:
+        more["class_names"] = list(names)
+    describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)

@@ -1,0 +1,177 @@
+"""Image sets that grow and shrink: what stays is not decoded again, and nothing is half there after an error."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import make_pictures
+
+from bandlens.errors import ImageSetError, UnknownName, UsageError
+from bandlens.probes.images.attributes import write_attributes
+from bandlens.probes.images.change import add_images, remove_images
+from bandlens.probes.images.files import changed_folder
+from bandlens.probes.images.image_set import check_image_set, earlier_sets, open_image_set
+from bandlens.probes.images.options import Contents, How
+from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.records import Crop
+
+CROP = Crop(32, 36)
+NAMES = ["ant/0.png", "ant/1.png", "bee/0.png", "cat/0.png", "cat/1.png"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of five pictures of three classes."""
+    for name, picture in zip(NAMES, make_pictures(len(NAMES), 64), strict=True):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def some(photos: Path, *names: str) -> Path:
+    """A folder with some of the pictures."""
+    folder = photos.with_name("-".join(name.replace("/", "") for name in names))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photos / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        CROP,
+        Crop(32, 40, interpolation="bicubic", squash=True),
+        Crop(64, 64, fixed=True),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grown_set_is_the_set_of_all_images(photos: Path, crop: Crop, stream: bool) -> None:
+    """Images that sort after those that were there give the set that packing all of them at once gives."""
+    folder, out = some(photos, *NAMES[:3]), photos.with_name("grown.set")
+    before = pack(folder, out, crop=crop, how=How(stream=stream))
+    shutil.copytree(photos, folder, dirs_exist_ok=True)
+    grown = add_images(out, folder)
+    whole = pack(photos, photos.with_name("whole.set"), crop=crop)
+    assert (grown.paths, grown.info.digest) == (whole.paths, whole.info.digest)
+    np.testing.assert_array_equal(grown.take(np.arange(5)), whole.take(np.arange(5)))
+    assert check_image_set(out).info.name == "grown.set"
+    (earlier,) = earlier_sets(grown)
+    assert (earlier.digest, earlier.places.tolist()) == (before.info.digest, [0, 1, 2])
+    assert sorted(path.name for path in out.iterdir()) == [
+        "index-1.parquet", "index.parquet", *([] if stream else ["pixels.npy"]), "set.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("crop", [Crop(32, 36, range=(100.5, 4e4)), Crop(64, 64, fixed=True, range="percentiles")])
+def test_pictures_of_many_levels_keep_their_range(tmp_path: Path, crop: Crop) -> None:
+    folder, out, random = tmp_path / "scans", tmp_path / "grown.set", np.random.default_rng(0)
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(random.integers(0, 50_000, (64, 64), np.uint16)).save(folder / name)
+        grown = add_images(out, folder) if out.exists() else pack(folder, out, crop=crop)
+    assert grown.info.digest == pack(folder, tmp_path / "whole.set", crop=crop).info.digest
+
+
+def test_what_was_there_is_not_decoded_again(photos: Path) -> None:
+    out = photos.with_name("grown.set")
+    first = pack(some(photos, *NAMES[2:]), out, crop=CROP)
+    (photos / NAMES[2]).write_bytes(b"another file by now")
+    grown = add_images(out, photos)
+    assert grown.paths == [*NAMES[2:], *NAMES[:2]]
+    assert grown.keys[:3].tolist() == first.keys.tolist()
+
+
+def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> None:
+    out = photos.with_name("shrunk.set")
+    labelled = {"labels": Path("folders"), "contents": Contents(clusters="folder"), "crop": CROP}
+    before = pack(photos, out, **labelled)
+    write_attributes(out, {("site", "here"): np.array([0, 1, 4]), ("site", "there"): np.array([2])})
+    shrunk = remove_images(out, [NAMES[1], NAMES[2]])
+    alone = pack_arrays(
+        ((name, np.array(Image.open(photos / name))) for name in (NAMES[0], *NAMES[3:])),
+        photos.with_name("alone.set"), crop=CROP, labels=[0, 2, 2], contents=Contents(clusters="folder"),
+    )  # fmt: skip
+    assert (shrunk.info.digest, shrunk.class_names) == (alone.info.digest, ["ant", "bee", "cat"])
+    np.testing.assert_array_equal(shrunk.take(np.arange(3)), alone.take(np.arange(3)))
+    (earlier,) = earlier_sets(shrunk)
+    assert (earlier.digest, earlier.places.tolist()) == (before.info.digest, [0, 3, 4])
+    grown = add_images(out, photos, Path("folders"))
+    for images in (shrunk, grown):
+        assert {name: rows.tolist() for name, rows in images.attributes.items()} == {("site", "here"): [0, 2]}
+    assert grown.paths == [NAMES[0], *NAMES[3:], NAMES[1], NAMES[2]]
+    assert grown.clusters.tolist() == [0, 1, 1, 0, 2]
+    assert [earlier.places.tolist() for earlier in earlier_sets(grown)] == [[0, 3, 4], [0, 1, 2]]
+
+
+def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
+    out = photos.with_name("grown.set")
+    before = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
+    grown = add_images(out, photos, Path("folders"))
+    assert grown.class_names == ["bee", "cat", "ant"]
+    assert grown.labels is not None
+    assert grown.labels.tolist() == [0, 1, 1, 2, 2]
+    assert earlier_sets(grown)[0].digest == before.info.digest
+    numbers = (5, 4, 3)
+    renumbered = earlier_sets(open_image_set(out, numbers=numbers))[0]
+    assert renumbered.places.tolist() == [0, 1, 2]
+    assert renumbered.digest != before.info.digest
+
+
+def test_an_image_with_another_label_is_another_image(photos: Path) -> None:
+    out = photos.with_name("changed.set")
+    pack(photos, out, crop=CROP, labels=Path("folders"))
+    remove_images(out, ["cat/1.png"])
+    (photos / "cat" / "1.png").rename(photos / "bee" / "1.png")
+    assert [places.tolist() for _, places in earlier_sets(add_images(out, photos, Path("folders")))] == [
+        [0, 1, 2, 3], [0, 1, 2, 3],
+    ]  # fmt: skip
+
+
+def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
+    plain = photos.with_name("plain.set")
+    pack(some(photos, *NAMES[:3]), plain, crop=CROP)
+    labelled = photos.with_name("labelled.set")
+    pack(some(photos, *NAMES[:4]), labelled, crop=CROP, labels=Path("folders"))
+    streamed = photos.with_name("streamed.set")
+    pack(some(photos, *NAMES[:3]), streamed, crop=CROP, how=How(stream=True))
+    (photos / "dog").mkdir()
+    (photos / "dog" / "0.png").write_text("no image")
+    sets = (plain, labelled, streamed)
+    before = {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets}
+    for error, words, change in (
+        (ImageSetError, "'dog/0.png' is broken", lambda: add_images(plain, photos)),
+        (UsageError, "has all 3 images of .* already", lambda: add_images(plain, some(photos, *NAMES[:3]))),
+        (UsageError, "has no labels; leave --labels out", lambda: add_images(plain, photos, Path("folders"))),
+        (UsageError, "has labels; name with --labels", lambda: add_images(labelled, photos)),
+        (UsageError, "is decoded from", lambda: add_images(streamed, photos)),
+        (UsageError, "not an image set", lambda: add_images(photos, photos)),
+        (UsageError, "no such folder or tar", lambda: add_images(plain, photos / "nowhere")),
+        (UnknownName, "unknown image 'ant/9.png'; did you mean ant/", lambda: remove_images(plain, ["ant/9.png"])),
+        (UsageError, "would have no image left", lambda: remove_images(plain, NAMES[:3])),
+    ):
+        with pytest.raises(error, match=words):
+            change()
+    with pytest.raises(ImageSetError, match="by another process"), changed_folder(plain):
+        remove_images(plain, NAMES[:1])
+    assert {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets} == before
+    assert not list(photos.parent.glob(".*"))
+    grown = add_images(plain, photos, how=How(skip_broken=True))
+    assert (len(grown.paths), list(grown.skipped)) == (5, ["dog/0.png"])
+
+
+def test_an_index_of_another_set_leads_to_no_set_that_was_run(photos: Path) -> None:
+    out, strange = photos.with_name("grown.set"), photos.with_name("strange.set")
+    before = pack(some(photos, *NAMES[:3]), out, crop=CROP)
+    pack(some(photos, *NAMES[1:]), strange, crop=CROP)
+    add_images(out, photos)
+    shutil.copyfile(strange / "index.parquet", out / "index-1.parquet")
+    (earlier,) = earlier_sets(open_image_set(out))
+    assert (earlier.digest == before.info.digest, earlier.places.tolist()) == (False, [])
+    (out / "index-1.parquet").write_bytes(b"damaged")
+    with pytest.raises(ImageSetError, match=r"index-1\.parquet: damaged or missing"):
+        earlier_sets(open_image_set(out))
