@@ -165,14 +165,15 @@ def export_classifier(
     folder: Path | None = None,
     *,
     image_size: int | None = None,
+    request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
-    """Export an image classifier of a folder that transformers saved as the model `name`.
+    """Export an image classifier, or with a `request` a backbone, of a folder that transformers saved as `name`.
 
     Without a `normalization`, it is the folder's own, and so are image size and crop. Raises CheckpointError,
     ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
     """
     _check_user_name(name)
-    network, files, unused = load_classifier(source)
+    network, files, unused = load_classifier(source, request is not None)
     crop = None
     if normalization is None:
         normalization, crop = read_preprocessing(source)
@@ -189,7 +190,8 @@ def export_classifier(
         crop,
         notes={"id2label": labels_of(network.config)},
     )
-    return _export(facts, network, {"dropped": {"no part of the network": unused} if unused else {}}, folder, None)
+    description = {"dropped": {"no part of the network": unused} if unused else {}}
+    return _export(facts, network, description, folder, None, request)
 
 
 def import_onnx(

@@ -151,10 +151,8 @@ def export(
                 f"{source} is a folder, whose config.json names the architecture; leave that out, and give mean and "
                 "std both or neither"
             )
-        if request is not None:
-            raise UsageError(f"{source} is a folder, which takes no head; export its network from Python with a head")
         stated = None if mean is None or std is None else (_channels("mean", mean), _channels("std", std))
-        return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size)[0]
+        return pipeline.export_classifier(Path(source), name, stated, folder, image_size=image_size, request=request)[0]
     if isinstance(source, str) and architecture is None and not Path(source).is_file():
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")

@@ -61,10 +61,13 @@ def fit_ridge(features: Floats, targets: Floats, strengths: Sequence[float]) -> 
     """A ridge head of each strength, with one decomposition for all of them."""
     z, mean, scale = _standardized(features)
     centre = targets.mean(axis=0)
-    values, vectors = np.linalg.eigh(z.T @ z / len(z))
-    rotated = vectors.T @ (z.T @ (targets - centre)) / len(z)
+    # With fewer images than features Z'(ZZ'/n + s I)^-1 is the same, and a smaller matrix is decomposed.
+    wide = z.shape[1] > len(z)
+    values, vectors = np.linalg.eigh((z @ z.T if wide else z.T @ z) / len(z))
+    rotated = vectors.T @ (targets - centre if wide else z.T @ (targets - centre)) / len(z)
     for strength in strengths:
-        yield _unstandardized(vectors @ (rotated / (np.maximum(values, 0) + strength)[:, None]), centre, mean, scale)
+        solution = vectors @ (rotated / (np.maximum(values, 0) + strength)[:, None])
+        yield _unstandardized(z.T @ solution if wide else solution, centre, mean, scale)
 
 
 def fit_logistic(features: Floats, targets: Floats, strengths: Sequence[float]) -> Iterator[LinearHead]:
@@ -102,17 +105,17 @@ def _unstandardized(weight: Floats, bias: Floats, mean: Floats, scale: Floats) -
     return LinearHead(weight, bias - weight @ mean)
 
 
-def _log_softmax(logits: Floats) -> Floats:
+def _log_softmax(logits: NDArray[np.floating]) -> Floats:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
 
 
-def _squared_error(outputs: Floats, targets: Floats) -> float:
+def _squared_error(outputs: NDArray[np.floating], targets: Floats) -> float:
     return float(((outputs - targets) ** 2).sum())
 
 
-def _cross_entropy(outputs: Floats, targets: Floats) -> float:
+def _cross_entropy(outputs: NDArray[np.floating], targets: Floats) -> float:
     return -float((targets * _log_softmax(outputs)).sum())
 
 
@@ -120,7 +123,7 @@ class FitMethod(NamedTuple):
     """A way to fit a head."""
 
     fit: Fit
-    loss: Callable[[Floats, Floats], float]
+    loss: Callable[[NDArray[np.floating], Floats], float]
     """The loss of outputs, summed over images, by which the strength is chosen."""
 
 
@@ -151,13 +154,13 @@ def fit_head(
     way, x = METHODS[method], np.asarray(features, np.float64)
     targets = np.eye(labels.max() + 1)[labels]
     folds = make_folds(labels, clusters, seed)
-    losses = np.zeros(len(STRENGTHS))
-    for _, number, outputs, expected in _held_out(way.fit, x, targets, folds, STRENGTHS):
-        losses[number] += way.loss(outputs, expected)
-    strength = STRENGTHS[int(losses.argmin())]
-    outputs = np.empty_like(targets)
-    for rows, _, held_out, _ in _held_out(way.fit, x, targets, folds, [strength]):
-        outputs[rows] = held_out
+    held_out = np.empty((len(STRENGTHS), *targets.shape), np.float32)
+    for fold in np.unique(folds):
+        rows = folds == fold
+        for number, head in enumerate(way.fit(x[~rows], targets[~rows], STRENGTHS)):
+            held_out[number, rows] = head.logits(x[rows])
+    best = int(np.argmin([way.loss(outputs, targets) for outputs in held_out]))
+    strength, outputs = STRENGTHS[best], held_out[best].astype(np.float64)
     accuracy = float((outputs.argmax(axis=1) == labels).mean())
     (head,) = way.fit(x, targets, [strength])
     if method == "ridge":
@@ -174,16 +177,6 @@ def make_folds(labels: NDArray[np.int32], clusters: NDArray[np.int32], seed: int
     folds = np.empty(len(first), np.int64)
     folds[order] = np.arange(len(first)) % FOLDS
     return folds[places]
-
-
-def _held_out(
-    fit: Fit, x: Floats, targets: Floats, folds: NDArray[np.int64], strengths: Sequence[float]
-) -> Iterator[tuple[NDArray[np.bool_], int, Floats, Floats]]:
-    """The images of each fold, the number of a strength, and outputs and targets of these images at that strength."""
-    for fold in np.unique(folds):
-        rows = folds == fold
-        for number, head in enumerate(fit(x[~rows], targets[~rows], strengths)):
-            yield rows, number, head.logits(x[rows]), targets[rows]
 
 
 def _best_factor(outputs: Floats, targets: Floats) -> float:

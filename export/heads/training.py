@@ -116,6 +116,8 @@ class TrainedHead:
         digest = hashlib.sha256(content + self.images.digest.encode()).hexdigest()
         file = folder / f".{name}.features-{digest[:16]}"
         features = compute_features(content, width, self.images, file, self.progress)
+        if not np.isfinite(features).all():  # the next command would take them from the file
+            file.unlink()
         check_finite(features, name, "features")
         fitted = fit_head(features, labels, self.images.clusters, self.method, self.seed)
         file.unlink(missing_ok=True)

@@ -47,15 +47,23 @@ class Normalized(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A network whose features become a vector for each image: see `features.pool_features`."""
+    """A network whose features become a vector for each image: see `features.pool_features`.
+
+    An output of transformers gives its `image_embeds` or `pooler_output`, or to be pooled its `last_hidden_state`.
+    """
 
     def __init__(self, network: nn.Module, pool: str | None) -> None:
         super().__init__()
         self.network, self.pool = network, pool
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(images)
-        return pool_features(features, self.pool)
+        output = self.network(images)
+        if not isinstance(output, Tensor):
+            vectors = getattr(output, "image_embeds", None)
+            vectors = getattr(output, "pooler_output", None) if vectors is None else vectors
+            output = output.last_hidden_state if vectors is None or self.pool else vectors
+        features: Tensor = pool_features(output, self.pool)
+        return features
 
 
 def count_classes(network: Normalized, image_size: int) -> int:

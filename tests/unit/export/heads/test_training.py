@@ -83,6 +83,7 @@ def test_features_that_are_not_finite_are_refused(images: TrainingImages, tmp_pa
     dark = verify_model(make_model(tmp_path, size=SIZE, classes=9, darkest=0.05))
     with pytest.raises(ExportError, match=r"mine gives features that are NaN for 1 of 70 images \(numbers 5, from 0\)"):
         TrainedHead(replace(images, take=lambda rows: pixels[rows])).make(dark, 9, "mine", tmp_path)
+    assert not list(tmp_path.glob(".mine.*"))
 
 
 def test_two_processes_do_not_write_the_same_features(images: TrainingImages, content: bytes, tmp_path: Path) -> None:
