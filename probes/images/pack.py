@@ -14,7 +14,7 @@ from ...errors import ImageSetError, UsageError
 from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
-from .decode import cropped, photo_of, planar
+from .decode import cropped, photo_of, planar, sides_of
 from .files import (
     PIXELS,
     Index,
@@ -94,8 +94,10 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
     with new_folder(out) as folder:
         need_space(out, len(choice.rows), 0 if how.stream else crop.size)
         place = {row: at for at, row in enumerate(choice.rows)}
+        sides: dict[int, tuple[int, int]] = {}
         photographs = (
-            (place[row], source.paths[row], partial(_cropped, read, crop)) for row, read in source.read(place)
+            (place[row], source.paths[row], partial(_cropped, read, crop, sides, place[row]))
+            for row, read in source.read(place)
         )
         file = folder / PIXELS
         keeping = nowhere() if how.stream else rows_of(file)
@@ -103,9 +105,11 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
         if len(sha256s) + len(skipped) < len(place):
             raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
-        index = _index(source, choice, sha256s)
+        index = _index(source, choice, sha256s, sides)
         _tell_classes_that_are_clusters(out, index, how)
         more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
+        if not crop.fixed:
+            more["resize"] = crop.resize
         if choice.names is not None:
             more["class_names"] = list(choice.names)
         with writing(out):
@@ -117,17 +121,24 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
     return open_image_set(out)
 
 
-def _cropped(read: Callable[[], bytes], crop: Crop) -> NDArray[np.uint8]:
-    return cropped(read(), crop)
+def _cropped(read: Callable[[], bytes], crop: Crop, sides: dict[int, tuple[int, int]], place: int) -> NDArray[np.uint8]:
+    """The pixels of a photograph, whose width and height go to its place in `sides`."""
+    data = read()
+    pixels = cropped(data, crop)
+    sides[place] = sides_of(data)
+    return pixels
 
 
-def _index(source: ImageSource, choice: Choice, sha256s: Mapping[int, str]) -> Index:
+def _index(
+    source: ImageSource, choice: Choice, sha256s: Mapping[int, str], sides: Mapping[int, tuple[int, int]]
+) -> Index:
     """The index of the images that were not broken."""
     whole = sorted(sha256s)
     paths = [source.paths[choice.rows[at]] for at in whole]
     labels = None if choice.labels is None else choice.labels[whole]
     schemes = {name: [lists[at] for at in whole] for name, lists in choice.schemes.items()}
-    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes)
+    originals = np.array([sides[at] for at in whole], np.int32).reshape(-1, 2)
+    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes, originals)
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
