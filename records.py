@@ -43,6 +43,14 @@ FREQUENCY_TITLES = {
 """Place of frequencies beside that of a condition -> the title of the axis that such conditions are drawn over."""
 
 
+def enlarged_in_words(images: str, cycles: float) -> str:
+    """The line on an image set many of whose originals were enlarged."""
+    return (
+        f"{images}: more than a tenth of its images were enlarged, and have nothing of their own above {cycles:.3g} "
+        "cycles per image"
+    )
+
+
 def frequency_in_words(series: str, place: str, cycles: float) -> str:
     """A setting as charts, menus, captions and tables word it: `noise_sd=0.08, at 14 cycles/image`."""
     return ", ".join(filter(None, (series, f"{place} {cycles:.4g} cycles/image")))

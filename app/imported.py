@@ -58,6 +58,7 @@ class LabelledFiles:
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
     class_names: Sequence[str] | None = None
     attributes: Slices = field(default_factory=dict)
+    own_cycles: float | None = None
 
 
 def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:

@@ -1,8 +1,9 @@
 """Exported models on disk: NAME.onnx, and NAME.json that describes it. Free of torch.
 
 NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
-`parity`, `opset`, `torch`, the weights' `dropped` keys, `class_names` where they are known, and `training_keys`, the
-keys of the images that a head was trained on, 16 hex digits each.
+`parity`, `opset`, `torch`, the weights' `dropped` keys, the lines `adapted` on what was added to the network,
+`class_names` where they are known, and `training_keys`, the keys of the images that a head was trained on, 16 hex
+digits each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
 PRECISIONS = ("fp32", "fp16", "int8")
 """The precisions of ONNX files."""
+GREY = "takes grey images: the mean of red, green and blue"
+"""The line on a network of one channel, which its description keeps as `adapted`."""
+ONE_LOGIT = "gives one logit: exported as a classifier of two, which answers 1 where it is above 0"
+"""The line on a network of one logit."""
 BATCH = "batch"
 """The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16

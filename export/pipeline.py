@@ -19,11 +19,11 @@ from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
 from .heads.prompts import PromptHead
 from .heads.training import MadeHead, TrainedHead
-from .models import FINISHED, KEY_DIGITS, MOST_CLASSES, check_name, save_model
+from .models import FINISHED, GREY, KEY_DIGITS, MOST_CLASSES, ONE_LOGIT, check_name, save_model
 from .normalization import NORMALIZATIONS, Normalization, normalization_name
 from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
-from .onnx.from_torch import OPSET, Normalized, Pooled, to_onnx
+from .onnx.from_torch import OPSET, Normalized, Pooled, TwoClasses, count_classes, takes_grey, to_onnx
 from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_images, check_logits, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
@@ -215,7 +215,8 @@ def import_onnx(
         precision=taken.precision,
         notes=taken.metadata if request is None else {},
     )
-    return _save(facts, taken.content, taken.classes, taken.parity, {}, folder, heading)
+    made = {"adapted": taken.adapted} if taken.adapted else {}
+    return _save(facts, taken.content, taken.classes, taken.parity, made, folder, heading)
 
 
 def export_network(
@@ -314,7 +315,13 @@ def _export(
     if request is not None:
         request.head.check_network(name, size, facts.crop)
     images = photograph_crops(size) if images is None else check_images(images, size)
-    normalized = Normalized(network if request is None else Pooled(network, request.pool), *facts.normalization).eval()
+    grey = takes_grey(network, size)
+    adapted = [GREY] if grey else []
+    features = network if request is None else Pooled(network, request.pool)
+    normalized: nn.Module = Normalized(features, *facts.normalization, grey).eval()
+    if request is None and count_classes(normalized, size) == 1:
+        normalized = TwoClasses(normalized).eval()
+        adapted.append(ONE_LOGIT)
     content, classes = to_onnx(normalized, size)
     kind = "logits" if request is None else "features"
     outputs = check_finite(torch_outputs(normalized, images), f"{name} in torch", kind)
@@ -327,7 +334,7 @@ def _export(
         content, expected = heading.add(content, outputs, size)
         classes = expected.shape[1]
     parity = check_parity(expected, content, images, name)
-    made = {"opset": OPSET, "torch": torch.__version__, **description}
+    made = {"opset": OPSET, "torch": torch.__version__, **({"adapted": adapted} if adapted else {}), **description}
     return _save(facts, content, classes, parity, made, folder, heading)
 
 

@@ -83,7 +83,25 @@ def curves(
     layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
     if "chance" in curve.columns and curve["chance"].is_not_null().any():
         layers.insert(0, _chance_lines(curve["chance"].drop_nulls().unique().sort(), measure))
+    if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
+        layers.insert(0, _enlarged_part(curve["own_cycles"].min(), rows[x].max(), across))
     return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
+
+
+def _enlarged_part(first: Any, last: Any, across: Any) -> Any:
+    """A shade over the frequencies that enlarged originals do not have."""
+    rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
+    return (
+        alt.Chart(inline(rows))
+        .mark_rect(color=FAINT, opacity=0.25)
+        .encode(
+            x=across,
+            x2="last:Q",
+            tooltip=alt.TooltipValue(
+                "More than a tenth of the images were enlarged: they have nothing of their own here."
+            ),
+        )
+    )
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:

@@ -29,6 +29,7 @@ CREATE TABLE image_set (
     digest VARCHAR NOT NULL UNIQUE,
     count INTEGER NOT NULL,
     size INTEGER NOT NULL,
+    own_cycles DOUBLE,
     clusters INTEGER NOT NULL,
     preprocessing VARCHAR NOT NULL,
     labelled BOOLEAN NOT NULL,

@@ -45,6 +45,8 @@ class Images(Protocol):
     @property
     def class_names(self) -> Sequence[str] | None: ...
     @property
+    def own_cycles(self) -> float | None: ...
+    @property
     def attributes(self) -> Mapping[tuple[str, str], NDArray[np.int64]]: ...
 
 
@@ -290,8 +292,8 @@ class Store:
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         own = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
         self.execute(
-            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, clusters, "
-            "preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, own_cycles, "
+            "clusters, preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 info.name,
                 info.benchmark,
@@ -300,6 +302,7 @@ class Store:
                 info.digest,
                 info.count,
                 info.size,
+                images.own_cycles,
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,

@@ -245,6 +245,8 @@ def export_own(
             api.models.name_classes(model, class_names)
         elif "class_names" in description:
             log.info(f"bandlens: {name}: took the names of its classes from the file; --classes FILE gives others")
+        for line in description.get("adapted", ()):
+            log.info(f"bandlens: {name}: {line}")
         choice = description.get("weights", NO_CHOICE)
         if choice["left"]:
             untaken = ", ".join(choice["left"])

@@ -12,7 +12,7 @@ import typer
 from ...errors import UsageError
 from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
-from ...records import PERCENTILES, Crop
+from ...records import PERCENTILES, Crop, enlarged_in_words
 from ...untrusted import printable
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
@@ -269,6 +269,8 @@ def print_sets(sets: Sequence[ImageSet], seconds: float, table_format: Format) -
         columns = ("name", "images", "skipped", "bytes", "digest")
         print_rows([{name: row[name] for name in columns} for row in rows], table_format)
     for images in sets:
+        if images.own_cycles:
+            log.info(enlarged_in_words(images.info.name, images.own_cycles))
         for path, reason in images.skipped.items():
             log.info(printable(f"left out {path}: {reason}"))
 
@@ -284,6 +286,8 @@ def _row(images: ImageSet, rate: float) -> dict[str, Any]:
         "clusters": len(set(images.clusters.tolist())),
         "skipped": len(images.skipped),
         "ignored": images.ignored,
+        **({} if images.own_cycles is None else {"own_cycles": round(images.own_cycles, 1)}),
+        "preprocessing": images.info.preprocessing,
         "bytes": 0 if images.streamed else images.nbytes,
         "images_per_second": round(rate, 1),
         "digest": info.digest,

@@ -20,6 +20,7 @@ from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
 from ...protocol import CLASSES, SPACE_CLASSES
+from ...records import enlarged_in_words
 from .choice import choose
 
 _TABLES = {
@@ -156,7 +157,13 @@ def _read(store: Store, label: str) -> ReportData:
     frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
     conditions = read_conditions(store, label)
     frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
-    curve = with_facts(store.frame("FROM curve_of(?)", [label]), conditions)
+    own_cycles = frames["image_sets"].select("own_cycles", image_set="name")
+    curve, condition_metrics = (
+        with_facts(store.frame(f"FROM {view}(?)", [label]), conditions).join(
+            own_cycles, on="image_set", how="left", maintain_order="left"
+        )
+        for view in ("curve_of", "condition_metric_of")
+    )
     values, judged = atlas(store), judged_images(store, label) if label in newest["label"] else []
     return ReportData(
         path=store.path,
@@ -164,7 +171,7 @@ def _read(store: Store, label: str) -> ReportData:
         other_studies=other_studies,
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
-        condition_metrics=with_facts(store.frame("FROM condition_metric_of(?)", [label]), conditions),
+        condition_metrics=condition_metrics,
         own_titles=own_titles(store, label),
         conditions=conditions,
         predictions=int(predictions.item()),
@@ -192,7 +199,12 @@ def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> 
         key: (names[checkpoint], image_sets[image_set])
         for key, checkpoint, image_set in frames["cells"].select("key", "checkpoint", "image_set").rows()
     }
-    return [*doubt_counts_of_study(store, study_id), *doubt_accuracies(store, cells)]
+    enlarged = frames["image_sets"].filter(pl.col("own_cycles").is_not_null()).select("name", "own_cycles")
+    return [
+        *doubt_counts_of_study(store, study_id),
+        *doubt_accuracies(store, cells),
+        *(enlarged_in_words(*row) for row in enlarged.rows()),
+    ]
 
 
 def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:

@@ -26,7 +26,7 @@ from ...probes.arrays import to_numpy
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from ...protocol import classes_decided
-from ...records import Cell, Failed, Model, Variant
+from ...records import Cell, Failed, Model, Variant, enlarged_in_words
 from . import GATE_IMAGES
 from .detectable import Detectable, detectable_differences
 from .file import Study
@@ -80,7 +80,10 @@ def plan_study(work: Work, database: Path) -> Plan:
     stale: list[tuple[str, str, str]] = []
     rates: dict[Variant, float] = {}
     errors: dict[str, str] = {}
-    doubts = doubt_numbers(work)
+    doubts = [
+        *doubt_numbers(work),
+        *(enlarged_in_words(images.info.name, images.own_cycles) for images in work.image_sets if images.own_cycles),
+    ]
     measures = start_measures(work.study.measures, work.study.folder)
     metrics = metrics_of(work, measures)
     of_conditions = condition_metrics(

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from ...errors import ExportError, UsageError
 from ...untrusted import first_line
-from ..models import BATCH
+from ..models import BATCH, GREY, ONE_LOGIT
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .features import append_pool, cut_graph, pool_features, refuse_features
@@ -64,6 +65,8 @@ class TakenFile:
     """The agreement of the two files."""
     metadata: dict[str, str]
     """Metadata of the user's file by key; the names of its classes may be among them."""
+    adapted: list[str]
+    """Lines on what was added, so that it takes RGB and gives a logit for each class."""
 
 
 class HeadAdder(Protocol):
@@ -102,6 +105,7 @@ def take_onnx(
             f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
             "its features with --output and give them a head with --head"
         )
+    adapted = _adapt(model, inputs[0], heading is None)
     batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
@@ -133,7 +137,7 @@ def take_onnx(
         why = DYNAMIC if dynamic else "nothing was written"
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; {why}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return TakenFile(content, sha256, size, expected.shape[1], precision_of(model), parity, metadata)
+    return TakenFile(content, sha256, size, expected.shape[1], precision_of(model), parity, metadata, adapted)
 
 
 def precision_of(model: onnx.ModelProto) -> str:
@@ -166,6 +170,26 @@ def _read(path: Path) -> onnx.ModelProto:
 
 def _names(values: Any) -> str:
     return ", ".join(value.name for value in values) or "none"
+
+
+def _adapt(model: onnx.ModelProto, images: onnx.ValueInfoProto, gives_logits: bool) -> list[str]:
+    """Have a graph of one channel take RGB, and one of one logit give two; the lines of what was added."""
+    graph, adapted = model.graph, []
+    channels = images.type.tensor_type.shape.dim[1:2]
+    if len(images.type.tensor_type.shape.dim) == 4 and channels[0].dim_value == 1:
+        weights = numpy_helper.from_array(np.full((1, 3, 1, 1), 1 / 3, np.float32), "grey/weights")
+        graph.initializer.append(weights)
+        graph.node.insert(0, helper.make_node("Conv", ["grey/colours", weights.name], [images.name]))
+        images.name, channels[0].dim_value = "grey/colours", 3
+        adapted.append(GREY)
+    shape = graph.output[0].type.tensor_type.shape.dim
+    if gives_logits and len(shape) == 2 and shape[1].dim_value == 1:
+        logit, names = graph.output[0].name, ["two_classes/zero", "two_classes/logits"]
+        graph.node.append(helper.make_node("Sub", [logit, logit], names[:1]))
+        graph.node.append(helper.make_node("Concat", [names[0], logit], names[1:], axis=1))
+        graph.output[0].name, shape[1].dim_value = names[1], 2
+        adapted.append(ONE_LOGIT)
+    return adapted
 
 
 def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:

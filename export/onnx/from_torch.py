@@ -29,17 +29,19 @@ OPSET = 18
 class Normalized(nn.Module):
     """A network behind (images - mean) / std, where mean and std are a number per channel.
 
-    Of an output that is a mapping or an object with `logits`, as transformers gives it, these are taken.
+    Of an output that is a mapping or an object with `logits`, as transformers gives it, these are taken. A network of
+    `grey` images gets the mean of the three channels.
     """
 
-    def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
+    def __init__(self, network: nn.Module, mean: Channels, std: Channels, grey: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.grey = network, grey
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        output = self.network((images - self.get_buffer("mean")) / self.get_buffer("std"))
+        normalized = (images - self.get_buffer("mean")) / self.get_buffer("std")
+        output = self.network(normalized.mean(dim=1, keepdim=True) if self.grey else normalized)
         logits: Tensor = (
             output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
         )
@@ -66,7 +68,32 @@ class Pooled(nn.Module):
         return features
 
 
-def count_classes(network: Normalized, image_size: int) -> int:
+class TwoClasses(nn.Module):
+    """A network of one logit as a classifier of two: 0, and the logit of class 1, whose softmax is its sigmoid."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit: Tensor = self.network(images)
+        return torch.cat([logit - logit, logit], dim=1)
+
+
+def takes_grey(network: nn.Module, image_size: int) -> bool:
+    """Whether the network fails on colour, and its first convolution has one channel."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels != 1:
+        return False
+    try:
+        with torch.no_grad(), redirect_stdout(io.StringIO()):
+            network(torch.zeros(2, 3, image_size, image_size))
+    except Exception:  # a stranger's network may fail in any way  # noqa: BLE001
+        return True
+    return False
+
+
+def count_classes(network: nn.Module, image_size: int) -> int:
     """The number of logits that the network gives for each of two images; ExportError if it gives anything else."""
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
@@ -89,7 +116,7 @@ def count_classes(network: Normalized, image_size: int) -> int:
     return int(logits.shape[1])
 
 
-def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
+def to_onnx(network: nn.Module, image_size: int) -> tuple[bytes, int]:
     """The ONNX file and the number of classes of a network in evaluation mode, checked: one open dimension, one output.
 
     BatchNorm behind a convolution is folded into it.
@@ -115,7 +142,7 @@ def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
     return bytes(model.SerializeToString(deterministic=True)), classes
 
 
-def _trace(network: Normalized, image_size: int) -> torch.onnx.ONNXProgram:
+def _trace(network: nn.Module, image_size: int) -> torch.onnx.ONNXProgram:
     # The exporter warns about its own insides, and a network may print while it is traced.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")

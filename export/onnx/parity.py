@@ -113,12 +113,16 @@ def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float
         raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
     if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
+    # A network of one logit was made a classifier of two, whose first logit is 0.
+    is_single = outputs.shape[1] == 2 and not outputs[:, 0].any()
+    values = outputs[:, 1:] if is_single else outputs
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
-    if outputs.min() > 0 and outputs.max() <= 1:
+    if values.min() > 0 and values.max() <= 1:
+        shifted = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
         raise ExportError(
-            f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
-            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid, "
-            "or, if these are logits, with 1 taken from each of them, which changes no confidence"
+            f"{network} gives values from {values.min():.3g} to {values.max():.3g} for all {len(values)} images, as "
+            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
+            f"{'' if is_single else shifted}; several labels an image are not judged"
         )
     return outputs
 

@@ -63,7 +63,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         how.say(f"{path}: {files.need_space(path, kept + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
         with nowhere() if images.streamed else rows_of(pixels) as keep:
-            sha256s, skipped = hash_photographs(
+            sha256s, skipped, sides = hash_photographs(
                 photographs, rows, lambda place, row: keep(kept + place, row), crop, images.info.name, how
             )
         if not sha256s:
@@ -75,6 +75,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
             _joined(index.labels, classes, [rows[place] for place in places]),
             clusters_of(paths),
             [*index.sha256s, *(sha256s[place] for place in places)],
+            sides=_larger(index.sides, [sides[place] for place in places]),
         )
         with files.writing(path):
             if not images.streamed:
@@ -175,6 +176,10 @@ def _joined(
     return None if labels is None or classes is None else np.concatenate([labels, classes[list(rows)]])
 
 
+def _larger(sides: NDArray[np.int32] | None, new: Sequence[tuple[int, int]]) -> NDArray[np.int32] | None:
+    return None if sides is None else np.concatenate([sides, np.array(new, np.int32)])
+
+
 def _write_attributes(folder: Path, slices: Slices) -> None:
     if slices:
         write_attributes(folder, slices)
@@ -197,7 +202,7 @@ def _finish(
     for number, name in enumerate(earlier, start=1):
         shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
     about = files.read_about(images.folder)
-    more: dict[str, Any] = {"streamed": about["streamed"]} if images.streamed else {}
+    more: dict[str, Any] = {key: about[key] for key in ("streamed", "resize") if key in about}
     if names is not None:
         more["class_names"] = list(names)
     describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)

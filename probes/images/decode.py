@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil, floor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -71,6 +71,24 @@ def cropped(data: bytes, crop: Crop) -> NDArray[np.uint8]:
     if pixels is None:
         return planar(_any_file(data, crop.range), crop)
     return _planar((pixels.shape[1], pixels.shape[0]), lambda top, end: _photo_of_rgba(pixels[top:end]), crop)
+
+
+def sides_of(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of a file that `cropped` takes."""
+    import simplejpeg
+    from PIL import Image
+    from tifffile import TiffFile
+
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        if data.startswith(TIFF):  # Pillow does not know all that tifffile reads
+            with TiffFile(io.BytesIO(data)) as tiff:
+                page: Any = tiff.pages[0]
+                return page.imagewidth, page.imagelength
+        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+            return photo.size
+    return width, height
 
 
 def decode(data: bytes) -> Photo:

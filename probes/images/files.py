@@ -31,7 +31,7 @@ SECOND = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
 TOGETHER = 16
 """The number of rows of pixels that go to the disk together."""
-COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
+COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
 MOST_IMAGES = 1 << 25
 """The most images that a set may have: a small file can describe any number."""
@@ -66,6 +66,8 @@ class Index:
     """The sha256 of each image's pixels as they lie in the file: 64 hex digits."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
     """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
+    sides: NDArray[np.int32] | None = None
+    """(n, 2): width and height of the originals in pixels, where they are known."""
 
 
 @cache
@@ -116,6 +118,7 @@ def write_index(folder: Path, index: Index) -> None:
             "label": pa.nulls(count, pa.int32()) if index.labels is None else pa.array(index.labels),
             "cluster": pa.array(index.clusters),
             "sha256": pa.array(index.sha256s, pa.string()),
+            **({} if index.sides is None else dict(zip(("width", "height"), index.sides.T, strict=True))),
             **{name: pa.array(lists, pa.list_(pa.int32())) for name, lists in index.schemes.items()},
         }
     )
@@ -137,7 +140,8 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
             if count not in (None, rows.metadata.num_rows) or rows.metadata.num_rows > MOST_IMAGES:
                 raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
             table = rows.read()
-        columns = {name: table[name] for name in ("image_index", "label", "cluster")}
+        sides = ("width", "height") if "width" in table.column_names else ()
+        columns = {name: table[name] for name in ("image_index", "label", "cluster", *sides)}
         paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
         schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
         if any(table[name].type != pa.string() or table[name].null_count for name in ("path", "sha256")):
@@ -164,6 +168,7 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
         arrays["cluster"],
         sha256s,
         {name: lists.to_pylist() for name, lists in schemes.items()},
+        np.stack([arrays[name] for name in sides], axis=1) if sides else None,
     )
 
 

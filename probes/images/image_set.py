@@ -60,6 +60,9 @@ class ImageSet:
     """The number of files that were no images by their suffix."""
     source: PackedPixels | Stream = field(repr=False)
     """The open pixels.npy, or the files to decode."""
+    own_cycles: float | None = None
+    """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
+    enlarged; None where fewer were, or it is not known."""
     packed: str = ""
     """The digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
     draw: Draw | Sequence[str] | None = None
@@ -124,7 +127,7 @@ def open_image_set(
     try:
         info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
-        class_names = about.get("class_names")
+        class_names, resize = about.get("class_names"), int(about.get("resize", 0))
         if class_names is not None and not (
             isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
         ):
@@ -168,11 +171,20 @@ def open_image_set(
         skipped=skipped,
         ignored=ignored,
         source=source,
+        own_cycles=_own_cycles(index.sides, info.size, resize),
         packed=packed,
         draw=draw if rows is not None else None,
         rows=rows,
         numbers=None if numbers is None else tuple(numbers),
     )
+
+
+def _own_cycles(sides: NDArray[np.int32] | None, size: int, resize: int) -> float | None:
+    """See `ImageSet.own_cycles`: an original of s pixels has frequencies to s / 2, and a crop shows size / resize."""
+    if sides is None or not resize:
+        return None
+    shorter = np.sort(sides.min(axis=1))[len(sides) // 10]
+    return float(shorter / 2 * size / resize) if shorter < resize else None
 
 
 def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:
@@ -194,6 +206,7 @@ def index_of_rows(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
         np.array(clusters, np.int32),
         [index.sha256s[row] for row in rows],
         {name: [lists[row] for row in rows] for name, lists in index.schemes.items()},
+        None if index.sides is None else index.sides[rows],
     )
 
 

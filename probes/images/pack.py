@@ -14,7 +14,7 @@ from ...errors import ImageSetError, UsageError
 from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
-from .decode import cropped, photo_of, planar
+from .decode import cropped, photo_of, planar, sides_of
 from .files import (
     PIXELS,
     Index,
@@ -93,10 +93,12 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
         need_space(out, len(choice.rows), 0 if how.stream else crop.size)
         file = folder / PIXELS
         with nowhere() if how.stream else rows_of(file) as keep:
-            sha256s, skipped = hash_photographs(source, choice.rows, keep, crop, info.name, how)
-        index = _index(source, choice, sha256s)
+            sha256s, skipped, sides = hash_photographs(source, choice.rows, keep, crop, info.name, how)
+        index = _index(source, choice, sha256s, sides)
         _tell_classes_that_are_clusters(out, index, how)
         more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
+        if not crop.fixed:
+            more["resize"] = crop.resize
         if choice.names is not None:
             more["class_names"] = list(choice.names)
         with writing(out):
@@ -110,33 +112,45 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
 
 def hash_photographs(
     source: ImageSource, rows: Sequence[int], keep: Keep, crop: Crop, name: str, how: How
-) -> tuple[dict[int, str], dict[str, str]]:
+) -> tuple[dict[int, str], dict[str, str], dict[int, tuple[int, int]]]:
     """Decode images of a source, and keep the pixels of each in the row of its place among `rows`.
 
-    Gives the sha256 of the pixels by place, and the reason by path for each that was left out; raises as `hash_rows`.
+    Gives the sha256 of the pixels by place, the reason by path for each that was left out, and width and height of the
+    photographs by place; raises as `hash_rows`.
     """
     if source.undecoded:
         how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
     place = {row: at for at, row in enumerate(rows)}
-    photographs = ((place[row], source.paths[row], partial(_cropped, read, crop)) for row, read in source.read(place))
+    sides = dict[int, tuple[int, int]]()
+    photographs = (
+        (place[row], source.paths[row], partial(_cropped, read, crop, sides, place[row]))
+        for row, read in source.read(place)
+    )
     with how.progress(f"packing {name}", len(place), "images") as advance:
         sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
     if len(sha256s) + len(skipped) < len(place):
         raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
-    return sha256s, skipped
+    return sha256s, skipped, sides
 
 
-def _cropped(read: Callable[[], bytes], crop: Crop) -> NDArray[np.uint8]:
-    return cropped(read(), crop)
+def _cropped(read: Callable[[], bytes], crop: Crop, sides: dict[int, tuple[int, int]], place: int) -> NDArray[np.uint8]:
+    """The pixels of a photograph, whose width and height go to its place in `sides`."""
+    data = read()
+    pixels = cropped(data, crop)
+    sides[place] = sides_of(data)
+    return pixels
 
 
-def _index(source: ImageSource, choice: Choice, sha256s: Mapping[int, str]) -> Index:
+def _index(
+    source: ImageSource, choice: Choice, sha256s: Mapping[int, str], sides: Mapping[int, tuple[int, int]]
+) -> Index:
     """The index of the images that were not broken."""
     whole = sorted(sha256s)
     paths = [source.paths[choice.rows[at]] for at in whole]
     labels = None if choice.labels is None else choice.labels[whole]
     schemes = {name: [lists[at] for at in whole] for name, lists in choice.schemes.items()}
-    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes)
+    originals = np.array([sides[at] for at in whole], np.int32).reshape(-1, 2)
+    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes, originals)
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:

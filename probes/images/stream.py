@@ -76,6 +76,10 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
     # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    levels = about.get("range")
+    if levels is not None and not isinstance(levels, str):
+        low, high = levels
+        levels = float(low), float(high)
     crop = Crop(
         size,
         int(about["resize"]),
@@ -83,6 +87,6 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         fast=bool(about["fast"]),
         interpolation=str(about.get("interpolation", "bilinear")),
         squash=bool(about.get("squash", False)),
-        range=tuple(levels) if isinstance(levels := about.get("range"), list) else levels,
+        range=levels,
     )
     return Stream(source, paths, sha256s, crop)

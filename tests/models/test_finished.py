@@ -23,7 +23,7 @@ from torch import nn
 from bandlens.app.export import Lowering, lower_model
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import CheckpointError, ExportError, UsageError
-from bandlens.export.models import class_names_of, load_model, verify_model
+from bandlens.export.models import GREY, ONE_LOGIT, class_names_of, describe_model, load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.finished import is_onnx
 from bandlens.export.onnx.parity import onnx_logits
@@ -44,6 +44,21 @@ class Small(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(self.first(x).relu().mean((2, 3)))
+
+
+class Binary(Small):
+    """Takes grey images and gives one logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 6, 3, 2), nn.Linear(6, 1)
+
+
+class Likelihood(Binary):
+    """Gives the probability of class 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).sigmoid()
 
 
 class Fixed(Small):
@@ -172,6 +187,7 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
         (Last(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size) float32"),
         (Likely(), (1, 3, 64, 64), "gives probabilities, not logits; export the network without its last softmax"),
         (Independent(), (1, 3, 64, 64), "for all 18 images, as a sigmoid does, not logits, whose softmax is the"),
+        (Likelihood(), (1, 1, 64, 64), "export the network without its last sigmoid; several labels an image are not"),
         (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
         (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
         (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
@@ -412,3 +428,23 @@ def test_a_file_that_never_comes_back_is_one_line(
     )
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["ends.json", "ends.onnx"]
     assert children() == before
+
+
+@pytest.mark.parametrize("way", ["file", "memory"])
+def test_one_logit_of_grey_images_is_a_classifier_of_two(
+    way: str, tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    network = written(Binary(), tmp_path / "binary.onnx", (1, 1, 64, 64), dynamic="b")
+    if way == "file":
+        model, _ = import_onnx(tmp_path / "binary.onnx", "binary", IMAGENET, tmp_path / "models")
+    else:
+        model, _ = export_network(network, "binary", IMAGENET, tmp_path / "models", image_size=64)
+    assert (model.classes, model.image_size) == (2, 64)
+    assert describe_model(tmp_path / "models", "binary")["adapted"] == [GREY, ONE_LOGIT]
+    images = photographs[:, :, :64, :64]
+    mean, std = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in IMAGENET)
+    logit = torch_logits(network, ((images - mean) / std).mean(axis=1, keepdims=True))
+    logits = onnx_logits(model.path.read_bytes(), images)
+    assert np.allclose(logits, np.hstack([np.zeros_like(logit), logit]), atol=1e-5)
+    confidence = torch.tensor(logits).softmax(1)[:, 1].numpy()
+    assert np.allclose(confidence, 1 / (1 + np.exp(-logit[:, 0])), atol=1e-5)

@@ -43,6 +43,7 @@ class Images:
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
     attributes: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
+    own_cycles: float | None = None
 
 
 def image_set(

@@ -152,3 +152,23 @@ def test_attributes_that_fit_no_image_leave_nothing(photos: Path, tmp_path: Path
     assert isinstance(result.exception, ImageSetError)
     assert re.search(message, str(result.exception))
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(("small", "own_cycles"), [(3, 40 / 2 * 64 / 80), (2, None)])
+def test_a_check_says_where_more_than_a_tenth_were_enlarged(
+    tmp_path: Path, small: int, own_cycles: float | None
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        sides = (40, 90) if number < small else (100, 90)
+        Image.fromarray(np.full((*sides, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
+    common = ("--size", 64, "--resize", 80, "--format", "json")
+    for name, stream in (("set", ()), ("stream", ("--stream",))):
+        assert run("pack", tmp_path / "photos", "--out", tmp_path / name, *common, *stream).exit_code == 0
+        images = open_image_set(tmp_path / name)
+        assert images.own_cycles == own_cycles
+    result = run("check", tmp_path / "set")
+    assert ("nothing of their own above 16 cycles per image" in result.stderr) == (own_cycles is not None)
+    assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
+    assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
+    assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 
+from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
@@ -121,3 +122,19 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
     assert [metric.partition("_site")[2] for metric, _ in rows] == ["=A", "=B"]
     for (_, value), of_slice in zip(rows, slices.values(), strict=True):
         assert value == pytest.approx(min((answer[of_slice] == 0).mean() for answer in answers.values()))
+
+
+def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: Path) -> None:
+    images = replace(image_set(12, labels=[0] * 12), own_cycles=20.0)
+    settings = [condition(), *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5))]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images, s), [0] * 12, [0] * 12) for s in settings])
+    results = read_data(tmp_path / "results.duckdb")
+    assert results
+    assert any("nothing of their own above 20 cycles per image" in doubt for doubt in results.doubts)
+    (panel,) = probe_panels(results.curve.filter(pl.col("probe") == "lowpass"), "lowpass").values()
+    spec = panel.to_dict()
+    shade = spec["layer"][0]
+    assert (shade["mark"]["type"], shade["encoding"]["x"]["field"]) == ("rect", "cycles")
+    ends = [rows for rows in spec["datasets"].values() if "last" in rows[0]] or [[shade["data"]["values"][0]]]
+    assert (ends[0][0]["cycles"], ends[0][0]["last"]) == (20, 56)
