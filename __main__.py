@@ -17,6 +17,7 @@ def main() -> None:
     from .app import signals
 
     signals.obey()
+    sys.unraisablehook = _show_unraisable
     try:
         try:
             from .app.cli import main
@@ -25,8 +26,6 @@ def main() -> None:
             main()
         except SystemExit as end:
             if not (signals.interrupted() or has_stuck_call()):
-                # A signal interrupts one of these functions, and atexit would print a traceback and go on.
-                sys.unraisablehook = lambda error: None if signals.interrupted() else sys.__unraisablehook__(error)
                 atexit._run_exitfuncs()
             if signals.interrupted():  # also where the command line's library made an exit of Ctrl-C
                 raise
@@ -35,6 +34,22 @@ def main() -> None:
         if signals.interrupted():
             _leave(signals.tell())
         raise
+
+
+def _show_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Show an error that nobody can handle, unless it only follows from one that is told in a line.
+
+    A signal interrupts a function of atexit, which would print a traceback and go on. On a GPU that is lost each event
+    and each block of memory fails to be freed.
+    """
+    from .app import signals
+
+    if not signals.interrupted() and type(error.exc_value).__module__.partition(".")[0] not in CUPY:
+        sys.__unraisablehook__(error)
+
+
+CUPY = ("cupy", "cupy_backends")
+"""The packages of CuPy's errors."""
 
 
 def _leave(status: int) -> NoReturn:

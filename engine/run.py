@@ -9,7 +9,7 @@ the database can commit them as one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -24,12 +24,17 @@ from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from ..protocol import CLASSES
 from ..records import Cell, Condition, ImageSetInfo, Model, Variant
-from .backends.base import Attacker, Session
+from ..timeouts import Watchdog
+from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
-from .device.streams import device_errors, finish, new_stream, point, until_done
+from .device.streams import COMMITTED, device_errors, finish, new_stream, point, until_done
 from .prefetch import COUNT, Buffers, prefetch
+
+HANG_SECONDS = 1800.0
+"""Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
+HUNG = "the GPU has not ended any work for {seconds:.0f} s; " + COMMITTED + ", once `nvidia-smi` shows it well"
 
 
 def run(
@@ -51,17 +56,43 @@ def run(
         last: the image that ends the run, itself left out; all by default.
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
-    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
-    of every model: see `check_labels`. Without labels an attack leads away from the network's own prediction.
+    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. One that hangs ends the
+    process, since no thread comes back from its driver. Labels must be classes of every model: see `check_labels`.
+    Without labels an attack leads away from the network's own prediction.
 
     Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
     one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
     """
-    images = resources.image_set.info
-    last = images.count if last is None else last
+    last = resources.image_set.info.count if last is None else last
     works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
+    if not runs_on_gpu(works[0].cell):
+        yield from _run_works(works, grid, resources, range_seconds, progress, last)
+        return
+    watchdog = Watchdog(HANG_SECONDS, HUNG)
+
+    def signed_progress(count: int) -> None:
+        watchdog.sign()
+        progress(count)
+
+    yield from watchdog.watch(_run_works(works, grid, resources, range_seconds, signed_progress, last))
+
+
+def runs_on_gpu(cell: Cell) -> bool:
+    """Whether the cell's model runs on a GPU."""
+    return ENGINES[cell.variant.engine].arrays == "cupy"
+
+
+def _run_works(
+    works: Sequence[CellProgress],
+    grid: Grid,
+    resources: RunResources,
+    range_seconds: float,
+    progress: Progress,
+    last: int,
+) -> Generator[list[Outcome]]:
+    images = resources.image_set.info
     if any(work.cell.condition.facts.attack for work in works):
         check_attackable(images)
     xp = resources.xp

@@ -63,7 +63,10 @@ def gate_study(
             f"{names[0]} takes {arrays[0]} arrays and {names[1]} {arrays[1]} ones, so they cannot share perturbed "
             "images; name two engines of the CPU, or two of the GPU"
         )
-    both = replace(works[0], cells=list(dict.fromkeys(cell for work in works for cell in work.cells)))
+    # The candidate is what runs later, so that its TensorRT plans tell the batch that both take.
+    study_of_both = replace(works[0].study, batch=works[1].study.batch)
+    cells = list(dict.fromkeys(cell for work in works for cell in work.cells))
+    both = replace(works[0], study=study_of_both, cells=cells)
     with open_store(database) as store:
 
         def begin() -> str:

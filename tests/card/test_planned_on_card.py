@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pretend_tensorrt
 import pytest
 from deferred_card import Graph
-from pretend_cupy import PretendCupy
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
-from small import make_images, make_model, make_pictures
+from small import ask, make_images, make_model, make_pictures
 
 from bandlens.app.study import plan
 from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study
+from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import variant_of
 from bandlens.errors import DeviceError
+from bandlens.export.onnx.precisions import make_onnx_file
+from bandlens.export.plans import plans
+from bandlens.probes import kernels
 from bandlens.records import Variant
 
 BATCH = 8
@@ -61,7 +67,23 @@ def test_the_batch_that_is_timed_is_a_replay(
     monkeypatch.setattr(Graph, "launch", launch)
     monkeypatch.setattr(plan.time, "perf_counter", clock)
     assert plan._measured_rate(variant, study) == BATCH / 2
-    assert asked[asked.index("clock") :] == ["clock", "replayed", "clock"]
+    assert asked[-3:] == ["clock", "replayed", "clock"]
+
+
+def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
+    card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "cuda_function", kernel_launcher(compile_kernels(tmp_path)))
+    model = make_model(tmp_path / "models")
+    half = make_onnx_file(model, "fp16")[0]
+    device = tensorrt_session.device_of("tensorrt")
+    plans.ensure_trt_plan(device.trt, half, device.target(BATCH))
+    keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": "fp16", "batch": 0}
+    keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}
+    gated = gate_study(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", "fp16")
+    assert gated.ran.cells == 4
+    sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
+    assert sessions == [("fp16", BATCH), ("fp32", BATCH)]
 
 
 def test_no_room_for_the_images_names_the_batch(card: PretendCupy, study: Study, variant: Variant) -> None:

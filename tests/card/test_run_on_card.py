@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, reduce
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from queue import Empty
 from types import CodeType
@@ -24,7 +25,7 @@ import pytest
 from deferred_card import CudaError, DeferredCard
 from drawn_threads import draw_threads
 from imports_of_folders import PACKAGE
-from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_cupy import CardArray, OutOfMemoryError, PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from pretend_torch import torch_on
 from small import make_images, make_model, make_pictures
@@ -302,6 +303,40 @@ def test_a_card_that_is_lost_already_is_told_in_a_line(benches: dict[str, Bench]
             place.open(bench.task(engine, "fp32", 2).variants)
         with pytest.raises(DeviceError, match="the GPU failed: cudaErrorIllegalAddress"):
             place.close()
+
+
+ALLOCATIONS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377)
+"""Numbers of the allocation that fails: while a session is opened, buffers are made, or a batch is perturbed or run."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
+    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], engine: str
+) -> None:
+    bench, new = benches["filters"], CardArray.new
+    messages = list[str]()
+    for number in ALLOCATIONS:
+        asked = count()
+
+        def allocate(card: DeferredCard, like: Any, asked: Any = asked, number: int = number) -> CardArray:
+            if next(asked) == number:
+                raise OutOfMemoryError("Out of memory allocating 1,048,576 bytes (allocated so far: 512 bytes).")
+            return new(card, like)
+
+        with card(bench, ROOM["resident"], 0), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CardArray, "new", allocate)
+            try:
+                with bench.workbench() as place:
+                    assert_rows(rows(place.compute(bench.task(engine, "fp32", 2))), cpu_rows[engine])
+            except DeviceError as error:
+                messages.append(str(error))
+            else:
+                messages.append("")
+            patch.setattr(CardArray, "new", new)
+    assert all(messages[:8])
+    assert not messages[-1], "the last number is beyond the allocations of the run"
+    advice = re.compile(r"[Oo]ut of memory.*(batch|free memory|fewer checkpoints)")
+    assert not [message for message in messages if message and not advice.search(message)]
 
 
 # Without a wait

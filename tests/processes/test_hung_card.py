@@ -1,0 +1,106 @@
+"""A card that hangs ends the process with a line; one that is lost ends it without a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from small import PROBES, ask, make_images, make_model, make_pictures, make_study
+
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+
+HANG = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.engine import run
+from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
+
+infer, calls = OnnxRuntimeSession.infer, []
+
+def hangs(session, images):
+    calls.append(1)
+    if len(calls) == 5:
+        threading.Event().wait()  # as a driver that does not come back
+    return infer(session, images)
+
+OnnxRuntimeSession.infer = hangs
+run.HANG_SECONDS, run.runs_on_gpu = 1.0, lambda cell: True
+run_study(resolve(Study.read(sys.argv[1])), Path(sys.argv[2]), range_seconds=0)
+"""
+PATIENT = """
+import time
+from bandlens.timeouts import Watchdog
+
+watchdog = Watchdog(0.5, "it hangs")
+
+def steps():
+    for number in range(3):
+        for _ in range(4):
+            time.sleep(0.2)
+            watchdog.sign()  # slow, and alive
+        yield number
+
+for number in watchdog.watch(steps()):
+    time.sleep(1)  # the caller may take its time
+print(number)
+"""
+
+
+def python(source: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-c", source, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_card_that_hangs_ends_the_run_in_a_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    make_model(tmp_path / "models")
+    make_images(tmp_path / "images.set", make_pictures(8))
+    study, database = make_study(tmp_path, probes=PROBES), tmp_path / "results.duckdb"
+    ended = python(HANG, study, database)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "bandlens: the GPU has not ended any work for 1 s; what was committed stays, and the next run goes on there, "
+        "once `nvidia-smi` shows it well"
+    )
+    [(committed,)] = ask(database, "SELECT count(*) FROM prediction", ())
+    assert committed > 0
+    work = resolve(Study.read(study))
+    summary = run_study(work, database)
+    assert summary.predictions == 8 * len(work.cells) - committed
+
+
+def test_a_slow_step_that_shows_signs_is_left_alone() -> None:
+    ended = python(PATIENT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2\n", "")
+
+
+UNRAISABLE = """
+import sys
+import bandlens.__main__ as command
+
+class Lost(RuntimeError):
+    __module__ = "cupy_backends.cuda.api.runtime"
+
+class Event:
+    def __init__(self, error):
+        self.error = error
+    def __del__(self):
+        raise self.error
+
+sys.unraisablehook = command._show_unraisable
+Event(Lost("cudaErrorIllegalAddress"))
+Event(ValueError("something else"))
+"""
+
+
+def test_what_cannot_be_freed_on_a_lost_card_is_no_traceback_each() -> None:
+    ended = python(UNRAISABLE)
+    assert ended.returncode == 0
+    assert "cudaErrorIllegalAddress" not in ended.stderr
+    assert ended.stderr.endswith("ValueError: something else\n")
