@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from unicodedata import category
 
 R = TypeVar("R")
@@ -67,17 +68,21 @@ def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
     types = _types(kind)  # type: ignore[arg-type]
     values = {field.name: table[field.name] for field in fields(kind) if field.name in table}  # type: ignore[arg-type]
     for name, value in values.items():
-        json_type = str if types[name] is Path else types[name]
-        if not isinstance(value, json_type) or (isinstance(value, bool) and json_type is not bool):
+        is_path = types[name] == (Path,)
+        json_types = (str,) if is_path else types[name]
+        if not isinstance(value, json_types) or (isinstance(value, bool) and bool not in json_types):
             raise TypeError(f"{name} is {type(value).__name__}")
-        if types[name] is Path:
+        if is_path:
             values[name] = Path(value)
     return kind(**values)
 
 
 @cache
-def _types(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _types(kind: type[Any]) -> dict[str, tuple[type[Any], ...]]:
+    """The classes that each field of a dataclass takes."""
+    hints = get_type_hints(kind)
+    unions = {name: get_args(hint) if isinstance(hint, UnionType) else (hint,) for name, hint in hints.items()}
+    return {name: tuple(get_origin(member) or member for member in members) for name, members in unions.items()}
 
 
 def first_line(error: BaseException) -> str:

@@ -379,9 +379,8 @@
     if (!dialog.open) dialog.showModal();
   };
   const octaves = guarded(async (tile) => {
-    const place = $("image-octaves"), masks = study.conditions.some((one) => one.probe === "octaves");
+    const place = $("image-octaves");
     place.hidden = true;
-    if (!masks) return;
     const shares = await fetched(`/api/octaves?${new URLSearchParams({ study: study.study, set: $("set").value, index: tile.index })}`);
     if (String(tile.index) !== asked.image) return; // another image was opened meanwhile
     const models = tile.answers.map((answer) => answer.model).filter((name) => shares[name]);

@@ -28,7 +28,7 @@ COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", 
 def octaves_section(results: ReportData) -> Section:
     """Yield the figures of each image set that was run under all masks of octaves."""
     figures = list(_figures(results))
-    return Section("octaves", "Octaves that add up", results.choice if figures else [], figures)
+    return Section("octave-shares", "Octaves that add up", results.choice if figures else [], figures)
 
 
 def _figures(results: ReportData) -> Iterator[Figure]:

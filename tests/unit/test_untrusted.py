@@ -90,13 +90,15 @@ class Record:
     path: Path
     note: str | None = None
     whole: bool = True
+    ends: tuple[float, float] | None = None
 
 
 def test_records_have_fields_of_their_types() -> None:
     entries = {"name": "a", "count": 1, "path": "x/y", "other": []}
     assert as_record(Record, entries) == Record("a", 1, Path("x/y"))
     assert as_record(Record, entries | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
-    for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}):
+    assert as_record(Record, entries | {"ends": None}) == Record("a", 1, Path("x/y"))
+    for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}, {"ends": 1}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             as_record(Record, entries | wrong)
     with pytest.raises(TypeError, match="missing"):

@@ -55,6 +55,7 @@ COMMANDS = {
     "measures": "measures list",
     "papers": "papers",
     "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
+    "power": "power",
     "probes": "probes list",
     "published list": "published list",
     "published show": "published show tv_resnet50",
