@@ -30,7 +30,7 @@ from math import factorial
 import numpy as np
 
 from ...protocol import NO_OCTAVE, OCTAVES
-from ..statistics.arrays import Floats, Mask
+from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import Share, paired_interval, share_of
 from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
@@ -46,26 +46,25 @@ MOST_LABELS = 20
 
 
 @cache
-def share_weights() -> Floats:
-    """(7, 128): what v of each set counts for in the share of each octave."""
-    return np.array([_weights(octave) for octave in OCTAVES])
+def _weights(members: int) -> Whole:
+    """(sets of so many members, 128): weights of v in their interactions, of which one octave alone has its share.
+
+    They are whole numbers, to be divided by (8 - members)!, so that what cancels is exactly 0.
+    """
+    free = len(OCTAVES) - members
+    return np.array(
+        [[_weight({*kept}, {*chosen}, free) for kept in MASKS] for chosen in combinations(OCTAVES, members)]
+    )
 
 
-@cache
-def pair_weights() -> Floats:
-    """(21, 128): the same in the interaction of each pair of octaves."""
-    return np.array([_weights("".join(pair)) for pair in combinations(OCTAVES, 2)])
+def _weight(kept: set[str], chosen: set[str], free: int) -> int:
+    size, sign = len(kept - chosen), 1 - 2 * (len(chosen - kept) % 2)
+    return sign * factorial(size) * factorial(free - size)
 
 
-def _weights(members: str) -> list[float]:
-    """(128,): the weights of the sets in the interaction of the members, of which one alone has its share."""
-    free = len(OCTAVES) - len(members)
-    weights = []
-    for kept in MASKS:
-        absent = len({*members} - {*kept})
-        size = len(kept) - len(members) + absent
-        weights.append((-1) ** absent * factorial(size) * factorial(free - size) / factorial(free + 1))
-    return weights
+def interactions(values: Mask | Floats, members: int) -> Floats:
+    """(sets, n): the shares of octaves (1 member) or the interactions of pairs (2) of v, (128, n) by MASKS."""
+    return np.asarray(_weights(members) @ values / factorial(len(OCTAVES) + 1 - members))
 
 
 def read_values(outcomes: Outcomes) -> Mask | None:
@@ -83,7 +82,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     if values is None:
         return
     images = outcomes.images
-    shares, pairs = share_weights() @ values, pair_weights() @ values
+    shares, pairs = (interactions(values, members) for members in (1, 2))
     for name, numbers in zip((*SHARES, *PAIRS), (*shares, *pairs), strict=True):
         yield name, share_of(numbers, images.clusters)
     labels = np.unique(images.label[images.label >= 0])

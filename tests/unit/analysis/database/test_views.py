@@ -15,7 +15,7 @@ from scipy.stats import t
 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
-from bandlens.analysis.measures.octaves import share_weights
+from bandlens.analysis.measures.octaves import interactions
 from bandlens.errors import UsageError
 from bandlens.probes.octaves import MASKS, OCTAVE_MASK
 from bandlens.probes.spectral import radius
@@ -348,7 +348,7 @@ def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: 
     by_mask = {"0123456": right[0]} | {
         mask.replace("none", ""): answers for mask, answers in zip(kept[:-1], right[1:-1], strict=True)
     }
-    expected = share_weights() @ np.array([by_mask[mask] for mask in MEASURED_MASKS])
+    expected = interactions(np.array([by_mask[mask] for mask in MEASURED_MASKS]), 1)
     rows = shared_store.frame(
         "SELECT image_index, octave, share FROM octave_share_of(?) ORDER BY octave, image_index", [name]
     )
