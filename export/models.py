@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -40,8 +41,6 @@ FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
 LARGEST = 1 << 26
 """The most bytes that a description may have: with the keys of a few million training images."""
-KEY_DIGITS = 16
-"""The hex digits of an image's key."""
 
 
 def check_name(name: str, kind: str = "model") -> str:
@@ -129,10 +128,8 @@ def training_keys_of(model: Model) -> list[int]:
     folder = model.path.parent
     digits = describe_model(folder, model.name).get("training_keys", "")
     try:
-        if len(digits) % KEY_DIGITS:
-            raise ValueError(f"{len(digits)} digits")
-        return [int(digits[place : place + KEY_DIGITS], 16) for place in range(0, len(digits), KEY_DIGITS)]
-    except (ValueError, TypeError) as error:
+        return [number for (number,) in struct.iter_unpack(">Q", bytes.fromhex(digits))]
+    except (ValueError, TypeError, struct.error) as error:
         path = _description_path(folder, model.name)
         raise ExportError(f"{path} is damaged: training_keys are none; export {model.name} again") from error
 

@@ -19,7 +19,7 @@ from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
 from .heads.prompts import PromptHead
 from .heads.training import MadeHead, TrainedHead
-from .models import FINISHED, GREY, KEY_DIGITS, MOST_CLASSES, ONE_LOGIT, check_name, save_model
+from .models import FINISHED, GREY, MOST_CLASSES, ONE_LOGIT, check_name, save_model
 from .normalization import NORMALIZATIONS, Normalization, normalization_name
 from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
@@ -393,6 +393,6 @@ def _save(
     names = head.class_names if head else find_class_names(facts.notes, classes)
     notes: dict[str, Any] = {"class_names": names} if names else {}
     if head and len(head.keys):
-        notes["training_keys"] = "".join(f"{key:0{KEY_DIGITS}x}" for key in head.keys.tolist())
+        notes["training_keys"] = head.keys.astype(">u8").tobytes().hex()
     save_model(model, content, {**made, **notes, "parity": asdict(parity)})
     return model, parity

@@ -160,10 +160,13 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
     """Images in [0, 1], BATCH at once; the next ones are read while ONNX Runtime works on a batch."""
+    # Two arrays take turns: a new one for each batch would cost as much as reading does.
+    arrays = np.empty((2, BATCH, 3, images.size, images.size), np.float32)
 
     def read(start: int) -> NDArray[np.float32]:
         pixels = images.take(np.arange(start, min(start + BATCH, count)))
-        return np.divide(pixels, np.float32(255), dtype=np.float32)
+        array = arrays[(start - first) // BATCH % 2, : len(pixels)]
+        return np.divide(pixels, np.float32(255), out=array)
 
     with ThreadPoolExecutor(1, "features") as thread:
         starts = range(first, count, BATCH)

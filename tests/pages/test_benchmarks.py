@@ -19,6 +19,7 @@ QUICK = [
         "critical_band",
         "explore",
         "families",
+        "heads",
         "merge",
         "packing",
         "published",

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small import make_model
 
 from bandlens.errors import UsageError
-from bandlens.export.models import categorize_model, check_name, class_names_of, load_model, model_names, name_classes
+from bandlens.export.models import (
+    categorize_model,
+    check_name,
+    class_names_of,
+    load_model,
+    model_names,
+    name_classes,
+    save_model,
+)
+from bandlens.records import Crop
 
 
 @pytest.mark.parametrize("name", ["my net (v2)", "epoch=3-val_loss=0.12", "a", "7.b+c", "x" * 200])
@@ -23,6 +33,12 @@ def test_names_that_can_name_a_file(name: str, tmp_path: Path) -> None:
 def test_names_that_cannot(name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a model; use letters, digits, spaces and"):
         check_name(name)
+
+
+def test_the_crop_of_a_model_is_read_again(tmp_path: Path) -> None:
+    model = replace(make_model(tmp_path, "mine"), crop=Crop(128, 144, interpolation="bicubic"))
+    save_model(model, model.path.read_bytes(), {})
+    assert load_model(tmp_path, "mine") == model
 
 
 def test_a_category_and_names_of_classes_are_kept_side_by_side(tmp_path: Path) -> None:

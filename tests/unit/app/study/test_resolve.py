@@ -160,6 +160,7 @@ def test_words_and_keys_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown overlap in .*study.toml 'leave'; did you mean leave out"):
         resolved(tmp_path, overlap="leave")
     description = tmp_path / "models" / "train.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"training_keys": "12ab"}))
-    with pytest.raises(ExportError, match="training_keys are none; export train again"):
-        resolved(tmp_path)
+    for keys in ("12ab", "-123456789abcdef", ["a"], 5, None):
+        description.write_text(json.dumps(json.loads(description.read_text()) | {"training_keys": keys}))
+        with pytest.raises(ExportError, match="training_keys are none; export train again"):
+            resolved(tmp_path)

@@ -1,0 +1,73 @@
+"""Processor time of the features that a head is trained on, over a bare loop of ONNX Runtime; and of fitting a head.
+
+The network is EfficientNet-Lite0 without its classifier, 1,280 features, with random weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import timm
+from _common import BATCH, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table
+
+from bandlens.export.heads.linear import METHODS, fit_head
+from bandlens.export.heads.training import TrainingImages, compute_features
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.probes.images.image_set import open_image_set
+
+SHAPES = (1000, 1280), (10_000, 384)
+"""Images and features of the heads that are fitted, of ten classes."""
+
+
+def processor(work: Callable[[], object]) -> Callable[[], float]:
+    """A variant whose seconds are those of all processors."""
+
+    def variant() -> float:
+        started = time.process_time()
+        work()
+        return time.process_time() - started
+
+    return variant
+
+
+def main() -> None:
+    options = arguments(__doc__, repeats=7, quick=1, images=(320, "images, a multiple of 32"))
+    count = BATCH if options.quick else options.images
+    machine("numpy", "scipy", "onnxruntime")
+    with folder(options.keep) as prepared:
+        network = timm.create_model("efficientnet_lite0", pretrained=False, num_classes=0).eval()
+        content, width = to_onnx(Normalized(network, *NORMALIZATIONS["imagenet"]).eval(), 224)
+        packed = open_image_set(image_set(prepared / f"{count}.set", count))
+        labels = np.arange(count, dtype=np.int32) % 10
+        images = TrainingImages("", "", 224, "", labels, packed.clusters, packed.keys, None, packed.take)
+        batch = np.random.default_rng(0).random((BATCH, 3, 224, 224), np.float32)
+
+        def bare() -> None:
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            for _ in range(count // BATCH):
+                session.run(None, {"images": batch})
+
+        def features() -> None:
+            file = prepared / "features"
+            file.unlink(missing_ok=True)
+            compute_features(content, width, images, file)
+
+        seconds = in_turn({"bare": processor(bare), "features": processor(features)}, options.repeats)
+    ratio("a bare loop over features", ratios(seconds["bare"], seconds["features"]), ">= 0.97")
+    rows = []
+    for number, size in ((100, 20),) if options.quick else SHAPES:
+        rng = np.random.default_rng(0)
+        classes, clusters = np.arange(number, dtype=np.int32) % 10, np.arange(number, dtype=np.int32)
+        matrix = rng.normal(size=(number, size)) + rng.normal(size=(10, size))[classes] / 5
+        for method in METHODS:
+            fit = processor(lambda: fit_head(matrix, classes, clusters, method, 0))  # noqa: B023 - called at once
+            rows.append([f"{method}, {number:,} x {size:,}", spread([fit() for _ in range(min(options.repeats, 3))])])
+    table(["head", "s of a processor"], rows)
+
+
+if __name__ == "__main__":
+    main()
