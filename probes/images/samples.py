@@ -30,7 +30,7 @@ PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+
 UNCOMPRESSED, ALPHA = 1, (1, 2)
 """Values of the tags Compression and ExtraSamples of a TIFF."""
 DICOM, DEFLATED = b"DICM", b"1.2.840.10008.1.2.1.99\0"
-"""What follows the first 128 bytes of a DICOM file, and the transfer syntax that may expand to any length."""
+"""Bytes after the first 128 of a DICOM file, and the transfer syntax that may expand to any length."""
 ENDS = (1, 99)
 """Percentiles that `percentiles` takes as black and white."""
 GREY, RGB = 0, 2
