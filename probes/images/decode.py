@@ -16,7 +16,7 @@ import numpy as np
 from ...records import Crop, Range
 from ...untrusted import words_of
 from .broken import BrokenImageError
-from .samples import TIFF, deep_samples, scale, tiff_samples
+from .samples import TIFF, deep_samples, dicom_samples, is_dicom, read_dicom, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 MOST_SCANS = 500
 """The most scans that a JPEG may have; usual ones have ten."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".dcm", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 EXACT = (64, 128, 256, 512)
 """Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
@@ -57,8 +57,9 @@ def pillow_warnings() -> Iterator[None]:
     from PIL import Image
 
     with warnings.catch_warnings():
-        # Damaged EXIF or odd palettes do not touch the pixels; a size beyond Pillow's limit is refused.
+        # Damaged EXIF, odd palettes or tags of DICOM do not touch the pixels; a size beyond Pillow's limit is refused.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
@@ -86,6 +87,9 @@ def sides_of(data: bytes) -> tuple[int, int]:
             with TiffFile(io.BytesIO(data)) as tiff:
                 page: Any = tiff.pages[0]
                 return page.imagewidth, page.imagelength
+        if is_dicom(data):
+            dataset = read_dicom(data, with_pixels=False)
+            return int(dataset.Columns), int(dataset.Rows)
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             return photo.size
     return width, height
@@ -126,6 +130,10 @@ def _any_file(data: bytes, levels: Range | None = None) -> Photo:
 
     try:
         samples = tiff_samples(data, Image.MAX_IMAGE_PIXELS) if data.startswith(TIFF) else None
+        if is_dicom(data):
+            samples = dicom_samples(data)
+            if samples.dtype == np.uint8 and levels is None:
+                return Image.fromarray(samples).convert("RGB")
         if samples is not None:
             return photo_of(scale(samples, levels))
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:

@@ -29,6 +29,8 @@ PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+
 """The first bytes of files of each format; a TIFF begins in one of four ways."""
 UNCOMPRESSED, ALPHA = 1, (1, 2)
 """Values of the tags Compression and ExtraSamples of a TIFF."""
+DICOM, DEFLATED = b"DICM", b"1.2.840.10008.1.2.1.99\0"
+"""Bytes after the first 128 of a DICOM file, and the transfer syntax that may expand to any length."""
 ENDS = (1, 99)
 """Percentiles that `percentiles` takes as black and white."""
 GREY, RGB = 0, 2
@@ -83,6 +85,45 @@ def _page_samples(tiff: Any, data: bytes, most_pixels: int | None) -> NDArray[An
         if photo.mode not in DEEP_MODES:
             raise BrokenImageError("it is compressed RGB of more than 8 bits", "save it without compression")
         return np.asarray(photo)
+
+
+def is_dicom(data: bytes) -> bool:
+    return data[128:132] == DICOM
+
+
+def read_dicom(data: bytes, with_pixels: bool = True) -> Any:
+    """The data set of a DICOM file with one grey picture of at most the pixels that Pillow takes."""
+    from PIL import Image
+
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise BrokenImageError("it is DICOM, which pydicom reads", "pip install 'bandlens[dicom]'") from None
+    if DEFLATED in data[:2048]:
+        raise BrokenImageError("it is deflated DICOM", "save it in another transfer syntax")
+    dataset = dcmread(io.BytesIO(data), stop_before_pixels=not with_pixels)
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise BrokenImageError(f"it has {dataset.NumberOfFrames} frames", "save each frame as a file")
+    if dataset.PhotometricInterpretation != "MONOCHROME2":
+        raise BrokenImageError(f"it is {dataset.PhotometricInterpretation}", "save it as MONOCHROME2")
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and dataset.Rows * dataset.Columns > most:
+        raise BrokenImageError(f"{dataset.Columns} x {dataset.Rows} pixels, more than {most}")
+    return dataset
+
+
+def dicom_samples(data: bytes) -> NDArray[Any]:
+    """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's."""
+    try:
+        dataset = read_dicom(data)
+        from pydicom.pixels import apply_modality_lut
+
+        samples: NDArray[Any] = np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
+    except BrokenImageError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are tags
+        raise BrokenImageError(words_of(error)) from error
+    return samples
 
 
 def refuse_channels(channels: int) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from bandlens.app.commands.images import app
 from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.images.change import add_images
 from bandlens.probes.images.image_set import open_image_set
 
 
@@ -172,3 +173,7 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
     assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
     assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
+    for number in range(20, 25):
+        Image.fromarray(np.full((30, 30, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    for name in ("set", "stream"):
+        assert add_images(tmp_path / name, tmp_path / "photos").own_cycles == 30 / 2 * 64 / 80

@@ -180,3 +180,49 @@ def test_sixteen_bits_of_pillow_are_those_of_the_formula() -> None:
     Image.fromarray(ramp).save(file, "PNG")
     pixels = cropped(file.getvalue(), Crop(12, 12, range=(0.0, 65535.0)))
     assert len(np.unique(pixels)) == 144
+
+
+def dicom(samples: NDArray[Any], **more: Any) -> bytes:
+    pydicom = pytest.importorskip("pydicom", reason="no pydicom: pip install 'bandlens[dicom]'")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.CTImageStorage, "1.2.3"
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    bits = 8 * samples.itemsize
+    about = {"Rows": samples.shape[0], "Columns": samples.shape[1], "SamplesPerPixel": 1, "BitsAllocated": bits}
+    about |= {"BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0, "PixelData": samples.tobytes()}
+    dataset = pydicom.Dataset()
+    dataset.file_meta = meta
+    for name, value in ({"PhotometricInterpretation": "MONOCHROME2"} | about | more).items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_dicom_is_scaled_in_the_units_that_it_states(tmp_path: Path) -> None:
+    content = dicom(GREY, RescaleSlope=2, RescaleIntercept=-1024)
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.dcm").write_bytes(content)
+    units = 2.0 * GREY - 1024
+    images = pack(tmp_path / "scans", tmp_path / "set", crop=replace(CROP, range=(0.0, 40_000.0)))
+    assert np.array_equal(images.take(np.array([0]))[0], by_formula(units, 0, 40_000))
+    with pytest.raises(BrokenImageError, match=f"from {units.min():g} to {units.max():g}"):
+        cropped(content, CROP)
+    eight = np.ascontiguousarray(EIGHT[..., 0])
+    assert np.array_equal(cropped(dicom(eight), CROP), np.stack([eight] * 3))
+
+
+def test_other_dicom_is_refused() -> None:
+    for more, reason in (
+        ({"NumberOfFrames": 2}, "it has 2 frames"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "it is MONOCHROME1"),
+        ({"Rows": 1 << 15, "Columns": 1 << 15}, "32768 x 32768 pixels, more than"),
+        ({"PixelData": b"1234"}, "."),
+    ):
+        with pytest.raises(BrokenImageError, match=reason):
+            cropped(dicom(GREY, **more), replace(CROP, range=(0.0, 1.0)))
+    content = bytearray(dicom(GREY))
+    for place in range(140, len(content), 97):
+        content[place] ^= 0xFF
+        with pillow_warnings(), suppress(BrokenImageError):
+            cropped(bytes(content), replace(CROP, range=(0.0, 1.0)))

@@ -111,7 +111,7 @@ def test_broken_links_and_pipes_are_named(tmp_path: Path) -> None:
 def test_nothing_to_pack(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder or tar"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(ImageSetError, match=r"no image among 4 files; images end in \.jpg"):
+    with pytest.raises(ImageSetError, match=r"no image among 4 files; images end in \.dcm, \.jpg"):
         open_source(write_folder(tmp_path / "texts", OTHERS))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageSetError, match="no image among 0 files"):
