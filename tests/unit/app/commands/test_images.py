@@ -177,3 +177,17 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
         Image.fromarray(np.full((30, 30, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
     for name in ("set", "stream"):
         assert add_images(tmp_path / name, tmp_path / "photos").own_cycles == 30 / 2 * 64 / 80
+
+
+def test_images_come_and_go(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    (photos / "n01440764" / "c.jpg").unlink()
+    assert run("pack", photos, "--out", out, "--size", 32, "--resize", 32).exit_code == 0
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photos / "n01443537" / "d.png")
+    added = run("add", out, photos, "--format", "json")
+    assert added.exit_code == 0, added.output
+    assert [(row["images"], row["classes"]) for row in json.loads(added.stdout)] == [(3, 2)]
+    assert isinstance(run("add", out, photos).exception, UsageError)
+    removed = run("remove", out, "n01443537/d.png", "n01440764/a.jpg", "--format", "json")
+    assert [(row["images"], row["classes"]) for row in json.loads(removed.stdout)] == [(1, 1)]
+    assert open_image_set(out).paths == ["n01443537/b.png"]
