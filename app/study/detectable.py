@@ -35,8 +35,10 @@ SPREADS = {"digest": pl.String, "measure": pl.String, "width": pl.Float64, "disc
 """Columns on earlier runs: `width` is that of the 95 % interval of a difference, times the root of its images."""
 STORED_SPREADS = """
 SELECT digest, metric AS measure, median((high - low) * sqrt(2 * count)) AS width
-FROM measure_value JOIN image_set ON image_set.id = image_set WHERE state = 'ok' AND high > low GROUP BY ALL
+FROM measure_value JOIN image_set ON image_set.id = image_set
+WHERE state = 'ok' AND high > low AND metric <> 'accuracy' GROUP BY ALL
 """
+"""Accuracies are left out, since two models are paired on the same images: see `_accuracy_spreads`."""
 STORED_CELLS = """
 SELECT DISTINCT cell, clean_cell, image_set_id, detail.labelled, itself, digest, checkpoint_id, probe, parameters
 FROM study_detail AS detail JOIN image_set ON image_set.id = image_set_id WHERE NOT itself ORDER BY ALL

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from bandlens.errors import ExportError, UsageError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
-from bandlens.export.onnx.parity import Parity, check_images, check_parity, measure_parity, onnx_logits
+from bandlens.export.onnx.parity import (
+    Parity,
+    check_finite,
+    check_images,
+    check_parity,
+    measure_parity,
+    onnx_logits,
+    torch_outputs,
+)
 
 Images = NDArray[np.float32]
 
@@ -52,7 +60,7 @@ def test_resnet50_exports_clean_and_equal(resnet50: nn.Module, photographs: Imag
     assert counts["BatchNormalization"] == 0
     assert counts["Conv"] == 53
     assert counts.keys() == {"Conv", "Relu", "Add", "Sub", "Div", "MaxPool", "ReduceMean", "Reshape", "Gemm"}
-    parity = check_parity(network, content, photographs, "resnet50")
+    parity = check_parity(torch_outputs(network, photographs), content, photographs, "resnet50")
     assert (parity.images, parity.top1_disagreements) == (18, 0)
     assert parity.relative_difference < 1e-5
     with torch.no_grad():
@@ -117,7 +125,7 @@ def test_a_network_with_random_numbers_is_refused(photographs: Images) -> None:
     network = imagenet(Function(lambda images: nn.functional.dropout(images.mean((2, 3)), training=True)))
     content, _ = to_onnx(network, 64)
     with pytest.raises(ExportError, match=r"does not compute what torch does.*nothing was written"):
-        check_parity(network, content, photographs, "random")
+        check_parity(torch_outputs(network, photographs), content, photographs, "random")
 
 
 @pytest.mark.parametrize(("value", "kind"), [(torch.nan, "NaN"), (torch.inf, "infinite")])
@@ -133,12 +141,17 @@ def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kin
     network = Normalized(Function(logits), *NORMALIZATIONS["none"]).eval()
     content, _ = to_onnx(network, 64)
     numbers = ", ".join(map(str, bright[:5]))
-    with pytest.raises(ExportError) as caught:
-        check_parity(network, content, photographs, "broken")
-    assert str(caught.value).startswith(
-        f"broken in torch gives logits that are {kind} for {len(bright)} of {len(photographs)} images "
-        f"(numbers {numbers} and {len(bright) - 5} more, from 0); nothing was written; "
-    )
+    expected = torch_outputs(network, photographs)
+    for check, where in (
+        (lambda: check_finite(expected, "broken in torch"), "broken in torch"),
+        (lambda: check_parity(expected, content, photographs, "broken"), "the ONNX file of broken"),
+    ):
+        with pytest.raises(ExportError) as caught:
+            check()
+        assert str(caught.value).startswith(
+            f"{where} gives logits that are {kind} for {len(bright)} of {len(photographs)} images "
+            f"(numbers {numbers} and {len(bright) - 5} more, from 0); nothing was written; "
+        )
 
 
 def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
@@ -148,7 +161,7 @@ def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photogr
     changed[7] += 1e3
     bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
     with pytest.raises(ExportError, match="top-1 differs on"):
-        check_parity(imagenet(resnet18), model.SerializeToString(), photographs, "doctored")
+        check_parity(torch_outputs(imagenet(resnet18), photographs), model.SerializeToString(), photographs, "doctored")
 
 
 def test_compare_counts_what_differs() -> None:
