@@ -182,8 +182,7 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
             for kernel in (standardized_products(energies[:, :, octave].reshape(len(rows), -1)), products[octave])
         ]
     )
-    # Folds that were drawn by the labels would fit these better than permuted ones.
-    folds = make_folds(np.zeros(len(rows), np.int32), images.clusters[rows], 0)
+    folds = make_folds(images.labels[rows], images.clusters[rows], 0)
     paths = [images.paths[row] for row in rows]
     return _Information(paths, clusters, read_labels(kernels, classes, clusters, folds))
 

@@ -1,17 +1,19 @@
 """Label information: how many labels a linear readout of some features gets right, against permuted labels.
 
-Features enter as their inner products K, (n, n). Ridge regression of the labels, 1 where an image has one and else 0,
-is fitted to four fifths of the clusters and decides the others by its largest output:
+Features enter as their inner products K, (n, n). Ridge regression of the labels is fitted to the images t, four fifths
+of the clusters, and decides the others, h, by its largest output:
 
-    outputs = K_ht (K_tt + s I)^-1 (Y_t - mean) + mean       K centred on the images t; s the mean of K_tt's diagonal
+    outputs = K_ht (K_tt + s I)^-1 Y_t        K centred on the images t; s the mean of K_tt's diagonal
+                                              Y 1 / n_c where an image has label c, as n_c of t have, and else 0
 
-`chance` is the mean accuracy over 199 permutations of the labels: of those of whole clusters where each cluster has one
-label, else within clusters. p is the share of permutations, the data among them, in which the largest accuracy of all
-readouts, in standard deviations from chance, is as large as this one (Westfall & Young 1993): the chance that any of
-the readouts is significant where none has information is 5 %.
+so that labels count the same however many images have them. `chance` is the mean accuracy over 199 permutations of the
+labels within folds: of those of whole clusters where each cluster has one label, else within clusters. p is the share
+of permutations, the data among them, in which the largest accuracy of all readouts, in standard deviations from chance,
+is as large as this one (Westfall & Young 1993): the chance that any of the readouts is significant where none has
+information is 5 %.
 
-Use beyond information compares what a model owes to octaves, u_ik of image i, with the information c_ik - chance of the
-same images, 0 where p is above 5 %:
+Use beyond information compares what a model owes to octave k on image i, u_ik, with the information c_ik of the
+octave's better readout on the same image: right less chance, or 0 where p is above 5 %.
 
     excess_k = mean u_ik / sum_j mean u_ij - mean c_ik / sum_j mean c_ij
 
@@ -52,11 +54,11 @@ def read_labels(products: Floats, labels: Whole, clusters: Whole, folds: Whole, 
         products: (r, n, n) inner products of the features of n images.
         labels: (n,) from 0, each of them in two clusters or more.
         clusters: (n,).
-        folds: (n,) the part in which an image is held out, drawn without the labels; no cluster lies in two.
+        folds: (n,) the part in which an image is held out; no cluster lies in two.
         seed: of the permutations.
     """
     rng = np.random.default_rng(seed)
-    permuted = np.array([labels, *(_permute(labels, clusters, rng) for _ in range(PERMUTATIONS))])
+    permuted = np.array([labels, *(_permute(labels, clusters, folds, rng) for _ in range(PERMUTATIONS))])
     hits = np.array([_hits(kernel, permuted, folds) for kernel in products])
     accuracies = hits.mean(axis=2)
     spread = accuracies.std(axis=1, keepdims=True)
@@ -102,15 +104,21 @@ def use_beyond_information(
     return results
 
 
-def _permute(labels: Whole, clusters: Whole, rng: np.random.Generator) -> Whole:
-    """Labels of whole clusters in another order, where each has one label; else labels in another order within each."""
+def _permute(labels: Whole, clusters: Whole, folds: Whole, rng: np.random.Generator) -> Whole:
+    """Labels of whole clusters in another order within their fold, where each has one; else of images within clusters.
+
+    Folds that were drawn by the labels have as many of each after it, and fit them no better than before.
+    """
     _, first, place = np.unique(clusters, return_index=True, return_inverse=True)
-    of_cluster = labels[first]
-    if (of_cluster[place] == labels).all():
-        return np.asarray(rng.permutation(of_cluster)[place])
-    order, shuffled = np.argsort(place, kind="stable"), np.lexsort((rng.random(len(labels)), place))
+    if (labels[first][place] == labels).all():
+        return _shuffle(labels[first], folds[first], rng)[place]
+    return _shuffle(labels, place, rng)
+
+
+def _shuffle(labels: Whole, groups: Whole, rng: np.random.Generator) -> Whole:
+    """Labels in another order within each group."""
     permuted = np.empty_like(labels)
-    permuted[order] = labels[shuffled]
+    permuted[np.argsort(groups, kind="stable")] = labels[np.lexsort((rng.random(len(labels)), groups))]
     return permuted
 
 
@@ -132,14 +140,14 @@ def _hits(kernel: Floats, permuted: Whole, folds: Whole) -> Mask:
             weights = np.zeros_like(test)
         else:
             weights = solve(train + strength * np.eye(len(rest)), test.T, assume_a="pos").T
-        offset = 1 - weights.sum(axis=1)
         for first in range(0, len(permuted), AT_ONCE):
             part = permuted[first : first + AT_ONCE]
             rows = (np.arange(len(part))[:, None] * classes + part[:, rest]).ravel()
             columns = np.tile(np.arange(len(rest)), len(part))
             shape = (len(part) * classes, len(rest))
             targets = csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-            outputs = targets @ weights.T + targets.mean(axis=1)[:, None] * offset
+            counts = targets.sum(axis=1)[:, None]
+            outputs = np.where(counts > 0, targets @ weights.T / np.maximum(counts, 1), -np.inf)
             predicted = outputs.reshape(len(part), classes, -1).argmax(axis=1)
             hits[first : first + len(part), held] = predicted == part[:, held]
     return hits

@@ -43,19 +43,12 @@ class MeanPower:
 def mean_power(powers: Floats, clusters: Whole) -> MeanPower:
     """The mean over n images of powers above 0, (n, bands); clusters (n,), of which there are two or more."""
     means = powers.mean(axis=0)
-    _, place = np.unique(clusters, return_inverse=True)
-    deviations = np.zeros((place.max() + 1, powers.shape[1]))
-    np.add.at(deviations, place, (powers / means - 1) / len(powers))
-    return MeanPower(np.log(means), deviations)
+    return MeanPower(np.log(means), _cluster_sums(powers / means - 1, clusters))
 
 
 def weighted(power: MeanPower, weights: Floats) -> tuple[float, float]:
     """Sum of w_b ln P_b, weights (bands,), and the half width of its 95 % interval."""
-    deviations = power.deviations @ weights
-    count = len(deviations)
-    freedom = min(count - 1, 2 * contributing(deviations * count))
-    half = float(student(np.array(freedom))) * sqrt(np.square(deviations).sum() * count / (count - 1))
-    return float(power.logarithms @ weights), half
+    return float(power.logarithms @ weights), _half_width(power.deviations @ weights)
 
 
 def exponent_weights(cycles: Floats) -> Floats:
@@ -67,12 +60,24 @@ def exponent_weights(cycles: Floats) -> Floats:
 
 
 def mean_interval(values: Floats, clusters: Whole) -> tuple[Floats, Floats, Floats]:
-    """Means over images of (n, k), and the ends of their 95 % intervals, (k,) each: ± t as for powers above."""
+    """Means over images of (n, k), and the ends of their 95 % intervals, (k,) each."""
     means = values.mean(axis=0)
-    _, place = np.unique(clusters, return_inverse=True)
-    deviations = np.zeros((place.max() + 1, values.shape[1]))
-    np.add.at(deviations, place, (values - means) / len(values))
-    count = len(deviations)
-    apart = np.array([contributing(column * count / (abs(column).max() or 1)) for column in deviations.T])
-    half = student(np.minimum(count - 1, 2 * apart)) * np.sqrt(np.square(deviations).sum(axis=0) * count / (count - 1))
+    half = np.array([_half_width(column) for column in _cluster_sums(values - means, clusters).T])
     return means, means - half, means + half
+
+
+def _cluster_sums(values: Floats, clusters: Whole) -> Floats:
+    """(C, k): sums by cluster of (n, k) over n."""
+    _, place = np.unique(clusters, return_inverse=True)
+    sums = np.zeros((place.max() + 1, values.shape[1]))
+    np.add.at(sums, place, values / len(values))
+    return sums
+
+
+def _half_width(deviations: Floats) -> float:
+    """The half width of an interval from d_u, (C,)."""
+    count, largest = len(deviations), float(abs(deviations).max())
+    if largest == 0:
+        return 0.0
+    freedom = min(count - 1, 2 * contributing(deviations / largest))
+    return float(student(np.array(freedom))) * sqrt(np.square(deviations).sum() * count / (count - 1))

@@ -11,14 +11,15 @@ from bandlens.export.heads.linear import make_folds
 
 def test_a_readout_decides_as_ridge_regression_on_the_features_does() -> None:
     rng = np.random.default_rng(0)
-    labels = np.arange(90) % 3
+    labels = np.sort(np.arange(90) % 6 // 2 * (np.arange(90) > 40))  # 0 twice as often as 1 and 2
     features = rng.standard_normal((90, 6))
     features[:, 0] += labels
-    folds = make_folds(np.zeros(len(labels), np.int32), np.arange(90, dtype=np.int32), 0)
+    folds = make_folds(labels.astype(np.int32), np.arange(90, dtype=np.int32), 0)
     readouts = read_labels((features @ features.T)[None], labels, np.arange(90), folds)
     for fold in range(5):
         rest, held = folds != fold, folds == fold
         x, y = features[rest], np.eye(3)[labels[rest]]
+        y = y / y.sum(axis=0)
         away = x - x.mean(axis=0)
         strength = np.square(away).sum() / len(x)
         weight = np.linalg.solve(away.T @ away + strength * np.eye(6), away.T @ (y - y.mean(axis=0)))
@@ -39,7 +40,7 @@ def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels(si
         products = np.array([standardized_products(part) for part in features])
         for shuffle in (False, True):
             labels = (rng.permutation(of_cluster) if shuffle else of_cluster)[clusters]
-            folds = make_folds(np.zeros(len(labels), np.int32), clusters.astype(np.int32), 0)
+            folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
             significant = read_labels(products, labels, clusters, folds).p <= 0.05
             if shuffle:
                 shuffled += significant.any()
@@ -56,7 +57,7 @@ def test_labels_that_vary_within_clusters_are_permuted_within_them() -> None:
     labels = np.tile([0, 1], 30)
     features = rng.standard_normal((30, 4))[clusters] + 0.1 * rng.standard_normal((60, 4))
     features[:, 0] += 0.5 * labels
-    folds = make_folds(np.zeros(len(labels), np.int32), clusters.astype(np.int32), 0)
+    folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
     readouts = read_labels(standardized_products(features)[None], labels, clusters, folds)
     assert readouts.chance[0] == pytest.approx(0.5, abs=0.05)
 
