@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
     from .app.api.images import preview as preview
     from .app.api.images import remove_images as remove_images
+    from .app.api.images import spectrum as spectrum
     from .app.api.models import categorize_model as categorize_model
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .app.api.models import list_checkpoints as list_checkpoints
     from .app.api.models import lower as lower
     from .app.api.models import name_classes as name_classes
+    from .app.api.models import sensitivity as sensitivity
     from .app.api.models import verify_weights as verify_weights
     from .app.api.published import check_published as check_published
     from .app.api.published import compare_sources as compare_sources
@@ -112,11 +114,11 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 _LATER = {
     ".app.api.images": (
         "add_attributes add_images check_images draw_images list_benchmarks list_conditions pack pack_benchmark "
-        "pack_frequency_conflict preview remove_images"
+        "pack_frequency_conflict preview remove_images spectrum"
     ),
     ".app.api.models": (
         "categorize_model describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes "
-        "verify_weights"
+        "sensitivity verify_weights"
     ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "

@@ -43,6 +43,7 @@ from .commands import (
     rebuild,
     report,
     run,
+    sensitivity,
     sql,
     studies,
     study,
@@ -118,6 +119,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "progress": progress.progress,
         "import": imports.app,
         "analyze": analyze.analyze,
+        "sensitivity": sensitivity.sensitivity,
     },
     "Look": {"report": report.report, "explore": explore.explore, "cite": cite.cite},
     "Ask": {

@@ -9,7 +9,7 @@ from ...advance import Progress, silent
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ...protocol import BENCHMARKS, SIZE
 from ...records import PUBLISHED_CROP, Crop
-from .files import RESULTS, File, path_of
+from .files import RESULTS, File, existing, path_of
 from .results import open as open_results
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.truth import Labels
     from ...probes.images.image_set import ImageSet
+    from ..spectrum import Spectrum
 
 
 def pack(
@@ -213,6 +214,41 @@ def draw_images(
         rows = results.sql(query, timeout=60)
     with open_store(Path(db), read_only=True) as store:
         return draw_wall(store, rows, images, conditions, Path(out)), len(rows)
+
+
+def spectrum(
+    image_set: File,
+    second: File | None = None,
+    *,
+    db: File | None = None,
+    study: str = "*",
+    out: File | None = None,
+    progress: Progress = silent,
+) -> Spectrum:
+    """Measure the power of images by octave and direction, and the label information of each octave.
+
+    Args:
+        image_set: the folder of a packed set.
+        second: another set, which it is compared with.
+        db: a results database with octave shares of models on the images, to compare with that information.
+        study: name or name@version; * is the newest version of each.
+        out: a chart to write: .svg, .pdf or .png.
+        progress: shows how far it is.
+
+    Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
+    """
+    from ...analysis.charts.spectra import spectrum_chart
+    from ...probes.images.image_set import open_image_set
+    from ..report.figures import check_ending, write_chart
+    from ..spectrum import directions_by_set, measure_spectra
+
+    if out is not None:
+        check_ending(Path(out))
+    sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
+    result = measure_spectra(sets, None if db is None else existing(db), study, progress)
+    if out is not None:
+        write_chart(spectrum_chart(result.rings, directions_by_set(result)), Path(out))
+    return result
 
 
 def list_conditions(study: File | None = None, *, attacks: bool = False) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...advance import Progress, silent
 from ...errors import UnknownName, UsageError
 from ...export.weights.registry import OWN_WEIGHTS, Reading
 from ...protocol import SIZE
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ...export.weights.fetch import FileState
     from ...export.weights.registry import Checkpoint
     from ...records import Model
+    from ..sensitivity import Sensitivity
 
 
 def doctor(engine: str | None = None) -> list[tuple[str, Any]]:
@@ -241,6 +243,31 @@ def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
     from ...export.models import describe_model
 
     return describe_model(_models_folder(out), name)
+
+
+def sensitivity(
+    checkpoint: str,
+    image_set: File,
+    models: File | None = None,
+    *,
+    engine: str = "torch",
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and ring.
+
+    Args:
+        checkpoint: the name of an exported model.
+        image_set: the folder of a packed set that it takes.
+        models: the models folder.
+        engine: `torch`, or `torch-cuda` on a GPU.
+        progress: shows how far it is.
+    """
+    from ...export.models import load_model
+    from ...probes.images.image_set import open_image_set
+    from ..sensitivity import measure_sensitivity
+
+    model = load_model(_models_folder(models), checkpoint)
+    return measure_sensitivity(model, open_image_set(Path(image_set)), engine, progress)
 
 
 def read_class_names(file: File) -> list[str]:

@@ -18,6 +18,7 @@ from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
 from ..formats import Format
 from .options import Database
+from .spectrum import spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,6 +225,9 @@ def show(
     count, rows = api.images.draw_images(image_set, query, out, db, study=study)
     more = f", the first of {rows:,} rows" if count < rows else ""
     print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
+
+
+app.command()(spectrum)
 
 
 def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: bool = False) -> Crop:

@@ -91,22 +91,43 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
 
     for file in files:
         svg = vl_convert.vegalite_to_svg(printed(file.panel, file.figure, file.inches), vl_version=vega_lite_version())
-        in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG
-        contents = {
-            "svg": in_points(svg, "pt").encode(),
-            "pdf": vl_convert.svg_to_pdf(in_pixels),
-            "png": vl_convert.svg_to_png(in_pixels, ppi=DOTS_PER_INCH),
-        }
-        for ending, content in contents.items():
-            _write(folder / f"{file.name}.{ending}", content)
+        for ending in ENDINGS:
+            _write(folder / f"{file.name}.{ending}", _converted(svg, ending), "choose another --folder")
         advance(1)
     names = [file.name for file in files]
     for name in _listed(folder / INDEX) - {*names}:
         for ending in ENDINGS:
             (folder / f"{name}.{ending}").unlink(missing_ok=True)
     rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
-    _write(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
+    index = pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode()
+    _write(folder / INDEX, index, "choose another --folder")
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
+
+
+def check_ending(file: Path) -> None:
+    """UsageError unless the name of a chart's file says how to write it."""
+    if file.suffix[1:] not in ENDINGS:
+        raise UsageError(f"{file}: a chart is written as .{', .'.join(ENDINGS)}; give the file one of these endings")
+
+
+def write_chart(chart: Any, file: Path) -> None:
+    """Write a chart as large as it is, in the format of the file's ending."""
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(spec_of(chart) | {"config": CONFIG}, vl_version=vega_lite_version())
+    _write(file, _converted(svg, file.suffix[1:]), "name another with --out")
+
+
+def _converted(svg: str, ending: str) -> bytes:
+    """The picture with its size on paper, as SVG, PDF or PNG."""
+    import vl_convert
+
+    if ending == "svg":
+        return in_points(svg, "pt").encode()
+    in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG
+    if ending == "pdf":
+        return bytes(vl_convert.svg_to_pdf(in_pixels))
+    return bytes(vl_convert.svg_to_png(in_pixels, ppi=DOTS_PER_INCH))
 
 
 def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
@@ -154,8 +175,8 @@ def _unlike(name: str, taken: Container[str]) -> str:
     return next(free for free in chain([name], numbered) if free not in taken)
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: bytes, advice: str) -> None:
     try:
         write_bytes(file, content)
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or choose another --folder") from None
+        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or {advice}") from None

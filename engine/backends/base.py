@@ -87,6 +87,10 @@ class Attacker(Session, Protocol):
         """
         ...
 
+    def gradients(self, pixels: NDArray[np.uint8], labels: NDArray[np.int32] | None) -> NDArray[np.float32]:
+        """(n, 3, size, size): gradients of cross entropies by pixels in [0, 1]; n and labels are as in `attacked`."""
+        ...
+
     def step_seconds(self) -> float:
         """Seconds that a step of an attack takes for an image, measured now with one batch."""
         ...

@@ -64,7 +64,7 @@ def pgd(
     rows = torch.arange(len(images), device=images.device)  # those that are still attacked
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(budget.steps):
-        logits, gradient = _ascent(network, iterate, labels)
+        logits, gradient = loss_gradient(network, iterate, labels)
         if until_fooled and (out := fooled(logits, labels)).any():
             ended.append((rows[out], iterate.detach()[out], logits[out]))
             rows, labels, gradient, low, high, iterate = (
@@ -91,7 +91,7 @@ def fooled(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > score) | ((logits == score) & lower)).any(1)
 
 
-def _ascent(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def loss_gradient(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of the iterate, and the gradient of its cross entropy: a sum, so that each image's is its own."""
     iterate.requires_grad_()
     logits = network(iterate)

@@ -33,7 +33,7 @@ from ..device.graphs import Replays
 from ..device.requirements import runs, usable
 from ..device.streams import COMMITTED, first_error, gpu_errors, in_turn
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
-from .pgd import Attacked, Budget, Network, pgd, pgd_any
+from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """The attack of each family of `probes.attacks`."""
@@ -233,8 +233,13 @@ class TorchSession:
         advice = f"batch = {fits} fits" if fits else "free memory on the GPU"
         raise DeviceError(f"{self.variant}: out of memory on the GPU at batch {len(images)}: {reason}; {advice}")
 
+    def gradients(self, pixels: NDArray[np.uint8], labels: NDArray[np.int32] | None) -> NDArray[np.float32]:
+        with torch_errors(self.variant):
+            images = self.place(pixels).to(torch.float32).div_(255)
+            return loss_gradient(self.network, images, self._classes(images, labels))[1].cpu().numpy()
+
     def _classes(self, images: Tensor, labels: NDArray[np.int32] | None) -> Tensor:
-        """The classes that the attack leads away from: the labels, or else those that the network gives the images."""
+        """The classes that the loss is of: the labels, or else those that the network gives the images."""
         if labels is not None:
             return torch.tensor(labels, dtype=torch.int64, device=self._device)  # a copy: they may be read-only
         with torch.no_grad():

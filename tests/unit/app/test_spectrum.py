@@ -1,0 +1,111 @@
+"""`bandlens images spectrum`: planted octaves, two sets, a model that uses more than an octave warrants, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from numpy.typing import NDArray
+from small import make_images
+from typer.testing import CliRunner, Result
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.commands.images import app
+from bandlens.errors import UsageError
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.octaves import OCTAVE_MASK
+
+COUNT, SIZE = 60, 32
+
+
+def pictures(labels: NDArray[np.int64], octave: int, seed: int = 0) -> NDArray[np.uint8]:
+    """(n, 32, 32, 3): noise in which one octave of images of label 1 is four times as strong."""
+    noise = np.random.default_rng(seed).normal(size=(len(labels), SIZE, SIZE))
+    cycles = abs(np.fft.fftfreq(SIZE, 1 / SIZE))
+    ring = np.maximum(cycles[:, None], cycles)
+    low, high = SIZE // 2 >> (7 - octave), SIZE // 2 >> (6 - octave)
+    gain = np.where((low < ring) & (ring <= high), 1.0, 0)[None] * 3 * labels[:, None, None] + 1
+    field = np.fft.ifft2(np.fft.fft2(noise) * gain).real
+    return np.rint((128 + 12 * field).clip(0, 255))[..., None].repeat(3, axis=3).astype(np.uint8)
+
+
+def planted_set(folder: Path, octave: int = 4, seed: int = 0) -> ImageSet:
+    labels = np.arange(COUNT) % 2
+    return make_images(folder, pictures(labels, octave, seed), labels=labels.tolist())
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["spectrum", *map(str, words)])
+
+
+def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:
+    planted_set(tmp_path / "a.set")
+    shuffled = np.random.default_rng(5).permutation(COUNT) % 2
+    make_images(tmp_path / "b.set", pictures(np.zeros(COUNT, np.int64), 4, 1), labels=shuffled.tolist())
+    result = run(tmp_path / "a.set", tmp_path / "b.set", "--format", "json", "--out", tmp_path / "chart.svg")
+    assert result.exit_code == 0, result.exception
+    tables = json.loads(result.stdout)
+    significant = {(row["image_set"], row["octave"]) for row in tables["information"] if row["p"] <= 0.05}
+    assert significant == {("a.set", 4)}
+    unlike = {row["octave"] for row in tables["ratio"] if row["direction"] == "all" and row["ratio_high"] < 0.5}
+    assert unlike == {4}
+    assert abs(next(row for row in tables["exponent"] if row["image_set"] == "b.set")["exponent"]) < 0.1
+    power = sum(row["share"] for row in tables["power"] if row["image_set"] == "a.set")
+    assert power == pytest.approx(1)
+    assert (tmp_path / "chart.svg").read_text().startswith("<svg")
+
+
+def test_a_model_that_uses_an_octave_without_information_is_a_candidate(tmp_path: Path) -> None:
+    """The label is planted in octave 4: a model that needs octave 6 alone uses more of it than it warrants."""
+    images = planted_set(tmp_path / "a.set")
+    stored = image_set(COUNT, name="a.set", labels=np.arange(COUNT) % 2, paths=images.paths)
+    parts = []
+    for name, octave in (("sound", "4"), ("odd", "6")):
+        for setting in [condition(), *OCTAVE_MASK.conditions({})]:
+            right = setting.probe == "clean" or octave in str(setting["keep"])
+            rank = np.full(COUNT, 0 if right else 1)
+            parts.append(part(cell(stored, setting, by=model(name)), np.zeros(COUNT, int), rank))
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "octaves", stored, parts)
+    result = run(tmp_path / "a.set", "--db", tmp_path / "results.duckdb", "--format", "json")
+    assert result.exit_code == 0, result.exception
+    rows = json.loads(result.stdout)["use"]
+    verdicts = {(row["checkpoint"], row["octave"]): row["verdict"] for row in rows}
+    assert [key for key, verdict in verdicts.items() if verdict == "candidate shortcut"] == [("odd", 6)]
+    assert verdicts["odd", 4] == "less than its information"
+    assert verdicts["sound", 4] == "no excess found"
+    empty = run(tmp_path / "a.set", "--db", tmp_path / "results.duckdb", "--study", "nothing")
+    assert isinstance(empty.exception, Exception)
+
+
+def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
+    noise = pictures(np.zeros(4, np.int64), 4)
+    make_images(tmp_path / "one.set", noise[:1])
+    make_images(tmp_path / "cluster.set", noise, folders=4)
+    make_images(tmp_path / "small.set", noise[:, :15, :15].copy())
+    make_images(tmp_path / "other.set", noise[:, :16, :16].copy())
+    make_images(tmp_path / "flat.set", np.full((4, SIZE, SIZE, 3), 90, np.uint8))
+    make_images(tmp_path / "some.set", noise)
+    for names, message in (
+        (["one.set"], "needs images of two clusters, not 1 of one"),
+        (["cluster.set"], "needs images of two clusters, not 4 of one"),
+        (["small.set"], "needs 16 pixels a side or more, not 15"),
+        (["some.set", "other.set"], "pack both at one size"),
+        (["flat.set"], "pack photographs that are not flat"),
+        (["some.set", "--out", "chart.gif"], "a chart is written as .svg, .pdf, .png"),
+        (["some.set", "--db", "nowhere"], "no results database at"),
+    ):
+        words = [name if name in ("--out", "--db") else tmp_path / name for name in names]
+        error = run(*words).exception
+        assert isinstance(error, UsageError)
+        assert message in str(error)
+
+
+def test_images_without_labels_have_a_note(tmp_path: Path) -> None:
+    make_images(tmp_path / "a.set", pictures(np.zeros(4, np.int64), 4))
+    result = run(tmp_path / "a.set")
+    assert "information" not in result.stdout
+    assert result.exit_code == 0
