@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, cast
@@ -29,7 +29,7 @@ from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
-from .device.streams import COMMITTED, device_errors, finish, new_stream, point, until_done
+from .device.streams import COMMITTED, blas_threads, device_errors, finish, new_stream, point, until_done
 from .prefetch import COUNT, Buffers, prefetch
 
 HANG_SECONDS = 1800.0
@@ -230,7 +230,8 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
-    with _one_thread(group.resources.xp), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
+    # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
+    with blas_threads(group.resources.xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
@@ -240,16 +241,6 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
                 if not work.error:
                     progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
-
-
-def _one_thread(xp: ModuleType) -> AbstractContextManager[Any]:
-    """Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions."""
-    if xp is not np:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits  # here, since a GPU does without it
-
-    limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
-    return limits
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
