@@ -36,7 +36,7 @@ class Roofline:
         return max(moved / self.bandwidth, operations / self.rate)
 
     def bound(self, moved: float, operations: float) -> str:
-        """What limits such a kernel: `memory` or `compute`."""
+        """The limit of such a kernel: `memory` or `compute`."""
         return "memory" if moved / self.bandwidth >= operations / self.rate else "compute"
 
 
