@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .app.api.images import remove_images as remove_images
     from .app.api.images import spectrum as spectrum
     from .app.api.models import categorize_model as categorize_model
+    from .app.api.models import compare_layers as compare_layers
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
     from .app.api.models import doctor as doctor
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .app.api.models import list_checkpoints as list_checkpoints
     from .app.api.models import lower as lower
     from .app.api.models import name_classes as name_classes
+    from .app.api.models import profile as profile
     from .app.api.models import sensitivity as sensitivity
     from .app.api.models import verify_weights as verify_weights
     from .app.api.published import check_published as check_published
@@ -117,8 +119,8 @@ _LATER = {
         "pack_frequency_conflict preview remove_images spectrum"
     ),
     ".app.api.models": (
-        "categorize_model describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower name_classes "
-        "sensitivity verify_weights"
+        "categorize_model compare_layers describe_checkpoint describe_model doctor fetch_weights list_checkpoints "
+        "lower name_classes profile sensitivity verify_weights"
     ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "

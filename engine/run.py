@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, cast
@@ -29,7 +29,8 @@ from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
-from .device.streams import COMMITTED, device_errors, finish, new_stream, point, until_done
+from .device.ranges import named_items, named_range
+from .device.streams import COMMITTED, blas_threads, device_errors, finish, new_stream, point, until_done
 from .prefetch import COUNT, Buffers, prefetch
 
 HANG_SECONDS = 1800.0
@@ -204,7 +205,8 @@ class _Group:
         ]
 
     def flush(self) -> list[Outcome]:
-        return [outcome for work in self.works for outcome in work.flush(self.resources.xp)]
+        with named_range(self.resources.xp, "flush"):
+            return [outcome for work in self.works for outcome in work.flush(self.resources.xp)]
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
@@ -230,7 +232,8 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
-    with _one_thread(group.resources.xp), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
+    # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
+    with blas_threads(group.resources.xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
@@ -240,16 +243,6 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
                 if not work.error:
                     progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
-
-
-def _one_thread(xp: ModuleType) -> AbstractContextManager[Any]:
-    """Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions."""
-    if xp is not np:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits  # here, since a GPU does without it
-
-    limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
-    return limits
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
@@ -262,7 +255,8 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         index = np.minimum(np.arange(first, first + batch), count - 1)
         keys = xp.asarray(group.resources.image_set.keys[index])
         images_of_batch = Batch(group.resources.take(index), keys, index, group.seed)
-        for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
+        perturbed = group.perturb(xp, images_of_batch, conditions, buffer)
+        for condition, images in named_items(xp, "perturb", perturbed):
             yield first, condition, images_of_batch.pixels, images
 
 
@@ -277,10 +271,11 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     session, condition = resources.sessions[work.cell.variant], work.cell.condition
     started = point(resources.xp)
     try:
-        if condition.facts.attack:
-            logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
-        else:
-            logits = session.infer(images)[begin:end]
+        with named_range(resources.xp, "model"):
+            if condition.facts.attack:
+                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
+            else:
+                logits = session.infer(images)[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:
@@ -288,7 +283,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         return 0
     # The session's next batch overwrites the logits. They are reduced now, in this thread's stream, which the session's
     # next work is ordered after; the small columns stay on the card until the part is flushed.
-    predicted, rank, confidence = reduce_logits(resources.xp, resources.decision.scores(logits), labels)
+    with named_range(resources.xp, "reduce"):
+        predicted, rank, confidence = reduce_logits(resources.xp, resources.decision.scores(logits), labels)
     work.columns.append((resources.decision.classes(predicted), rank, confidence))
     work.times.append((started, point(resources.xp)))
     work.pending += end - begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...advance import Progress, silent
 from ...errors import UnknownName, UsageError
 from ...export.weights.registry import OWN_WEIGHTS, Reading
+from ...processors import processors
 from ...protocol import SIZE
 from ..export import Backbone, Exportable, Lowering, ModelSelection
 from .files import File, path_of
@@ -18,11 +20,13 @@ from .files import File, path_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from ...engine.backends.layers import Layer, LayerDifference
     from ...engine.device.devices import EngineChoice
+    from ...engine.device.roofline import Roofline
     from ...export.normalization import Channels
     from ...export.weights.fetch import FileState
     from ...export.weights.registry import Checkpoint
-    from ...records import Model
+    from ...records import Model, Variant
     from ..sensitivity import Sensitivity
 
 
@@ -268,6 +272,125 @@ def sensitivity(
 
     model = load_model(_models_folder(models), checkpoint)
     return measure_sensitivity(model, open_image_set(Path(image_set)), engine, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The layers of a model on an engine, the slowest first, and the limits of the device."""
+
+    variant: Variant
+    batch: int
+    layers: list[Layer]
+    roofline: Roofline
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all layers for a batch."""
+        return sum(layer.seconds for layer in self.layers)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each layer: milliseconds and gigabytes of a batch, and its share of the roofline."""
+        return [
+            {
+                "layer": layer.name,
+                "operator": layer.operator,
+                "ms": 1000 * layer.seconds,
+                "share": layer.seconds / self.seconds if self.seconds else None,
+                "gb": layer.bytes / 1e9,
+                "gflop": layer.operations / 1e9,
+                "bound": self.roofline.bound(layer.bytes, layer.operations),
+                "of_roofline": self.roofline.seconds(layer.bytes, layer.operations) / layer.seconds
+                if layer.seconds
+                else None,
+            }
+            for layer in self.layers
+        ]
+
+
+def profile(
+    name: str,
+    engine: str = "auto",
+    precision: str = "fp32",
+    *,
+    batch: int | None = None,
+    threads: int | None = None,
+    models: File | None = None,
+) -> Profile:
+    """Time the layers of an exported model as an engine runs them, and measure what the device can do.
+
+    Args:
+        name: the model.
+        engine: `auto`, or an engine that `doctor` lists.
+        precision: one that the engine runs.
+        batch: the images of a batch, which are random; by default a study's.
+        threads: of the CPU; by default as many as this process may use.
+        models: the folder of the models; by default that of `export`.
+
+    Raises EngineError where the engine cannot run the model, or times no layers.
+    """
+    import numpy as np
+
+    from ...engine.backends.base import BATCH, arrays_of, engine_of, profile_layers
+    from ...engine.device.roofline import measure_roofline
+
+    variant = _variant(name, engine, precision, models)
+    count, threads = batch or BATCH[engine_of(variant.engine).arrays], threads or processors()
+    size = variant.model.image_size
+    images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
+    layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
+    return Profile(variant, count, layers, measure_roofline(arrays_of(variant.engine), precision, threads))
+
+
+def compare_layers(
+    name: str,
+    reference: str,
+    engine: str = "auto",
+    precision: str = "fp32",
+    *,
+    threads: int | None = None,
+    models: File | None = None,
+) -> list[LayerDifference]:
+    """Compare the values of a model's nodes in two engines on photographs, in the order of the ONNX file.
+
+    Every value is an output of the network here, so that neither engine fuses it away: what differs only where nodes
+    are fused does not show.
+
+    Args:
+        name: the model.
+        reference: ENGINE or ENGINE:PRECISION, whose values are trusted; fp32 by default.
+        engine: the engine in question: `auto`, or one that `doctor` lists.
+        precision: its precision.
+        threads: of the CPU; by default as many as this process may use.
+        models: the folder of the models; by default that of `export`.
+
+    Raises EngineError where an engine cannot run the model, or shows no values of its nodes.
+    """
+    from ...engine.backends.base import content_of, layer_values
+    from ...engine.backends.layers import LARGEST_DIFFERENCE, compare_layers
+    from ...export.photographs import photograph_crops
+
+    trusted, _, trusted_precision = reference.partition(":")
+    variants = [
+        _variant(name, trusted, trusted_precision or "fp32", models),
+        _variant(name, engine, precision, models),
+    ]
+    images = photograph_crops(variants[0].model.image_size)[:COMPARED]
+    values_a, values_b = (layer_values(variant, images, threads or processors()) for variant in variants)
+    close = max(LARGEST_DIFFERENCE[variant.precision] for variant in variants)
+    return compare_layers(content_of(variants[0]), values_a, values_b, close)
+
+
+COMPARED = 2
+"""Photographs on which layers are compared: a ResNet-50's values take 100 MB for each of them."""
+
+
+def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:
+    from ...engine.backends.base import variant_of
+    from ...export.models import load_model
+
+    if engine == "auto":
+        engine = choose_engine().engine
+    return variant_of(load_model(_models_folder(models), name), engine, precision)
 
 
 def read_class_names(file: File) -> list[str]:

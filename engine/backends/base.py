@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, TracebackType
-from typing import Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from ...errors import EngineError, UnknownName
 from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
 from ...records import Condition, Model, SessionInfo, Variant
+
+if TYPE_CHECKING:
+    from .layers import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +164,34 @@ def open_session(variant: Variant, batch: int, threads: int) -> Session:
 
     `threads` are those of a CPU; a GPU does without them.
     """
-    module = import_module(f".{engine_of(variant.engine).module}", __package__)
-    return cast(Session, module.open_session(variant, batch, threads))
+    return cast(Session, _module_of(variant).open_session(variant, batch, threads))
+
+
+def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
+    """The layers that the variant's engine runs for a batch of (n, 3, S, S) images in [0, 1], with their time.
+
+    Raises EngineError where the engine cannot be used here or times no layers, and DeviceError.
+    """
+    return cast("list[Layer]", _module_of(variant).profile_layers(variant, images, threads))
+
+
+def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> Mapping[str, NDArray[Any]]:
+    """The values of the file's nodes, by their names in the file, that the variant's engine gives for these images.
+
+    Raises EngineError where the engine cannot be used here or shows no such values, and DeviceError.
+    """
+    module = _module_of(variant)
+    if not hasattr(module, "layer_values"):
+        able = [name for name, row in ENGINES.items() if row.module != engine_of(variant.engine).module]
+        raise EngineError(
+            f"{variant}: its layers show no values, since a plan that showed them would fuse others; compare "
+            f"{' or '.join(able)}"
+        )
+    return cast("Mapping[str, NDArray[Any]]", module.layer_values(variant, images, threads))
+
+
+def _module_of(variant: Variant) -> ModuleType:
+    return import_module(f".{engine_of(variant.engine).module}", __package__)
 
 
 def open_attacker(variant: Variant, batch: int, threads: int) -> Attacker:

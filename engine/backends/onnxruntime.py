@@ -6,10 +6,13 @@ Nothing falls back: an ONNX file that the provider cannot run whole is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -26,6 +29,7 @@ from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import COMMITTED, first_error, in_turn
 from .base import arrays_of, check_images, content_of
 from .int8_check import multiplies_exactly
+from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
@@ -33,6 +37,80 @@ NO_WAIT = "disable_synchronize_execution_providers"
 
 def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
     return OnnxRuntimeSession(variant, batch, threads)
+
+
+def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
+    """The layers that ONNX Runtime makes of the file, by its profiler; EngineError on a GPU.
+
+    The bytes are those that it reports, to which weights that it packed ahead are added.
+    """
+    if PROVIDERS[variant.engine].device != "cpu":
+        raise EngineError(
+            f"{variant}: ONNX Runtime's profiler times the launches of a GPU's kernels, not the kernels; profile with "
+            "engine tensorrt or torch-cuda"
+        )
+    with TemporaryDirectory() as folder:
+        session = _open_plainly(variant, len(images), threads, content_of(variant), f"{folder}/profile")
+        for _ in range(2 * RUNS):
+            session.run(None, {"images": images})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    kernels: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+            kernels.setdefault(event["name"].removesuffix(KERNEL), []).append(event)
+    return [_layer(name, runs[-RUNS:]) for name, runs in kernels.items()]
+
+
+KERNEL = "_kernel_time"
+"""The end of the names of kernels in a profile."""
+
+
+def _layer(name: str, runs: Sequence[Mapping[str, Any]]) -> Layer:
+    about = runs[0]["args"]
+    inputs, outputs = (
+        [shape for tensor in about[key] for shape in tensor.values()]
+        for key in ("input_type_shape", "output_type_shape")
+    )
+    operator, output = about["op_name"], outputs[0] if outputs else []
+    moved = sum(float(about[key]) for key in ("activation_size", "parameter_size", "output_size"))
+    if any(name in operator for name in PRODUCTS) and not any(len(shape) > 1 for shape in inputs[1:]):
+        moved += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
+    seconds = median(run["dur"] for run in runs) / 1e6
+    return Layer(name, operator, seconds, moved, count_product(operator, inputs, output))
+
+
+def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
+    """The values of all nodes of the file for these images, which keeps ONNX Runtime from fusing them."""
+    session = _open_plainly(variant, len(images), threads, with_all_outputs(content_of(variant)))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def _open_plainly(variant: Variant, batch: int, threads: int, content: bytes, profile: str | None = None) -> Any:
+    """A session of ONNX Runtime's own, with the settings of those here; `profile` is where its profile is written."""
+    provider, shared = PROVIDERS[variant.engine], shared_by(variant.engine)
+    options = _options(variant, batch, threads)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    try:
+        providers = [(provider.name, dict(provider.options))]
+        return shared.ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise EngineError(
+            f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}; take another engine"
+        ) from error
+
+
+def _options(variant: Variant, batch: int, threads: int) -> Any:
+    provider, shared = PROVIDERS[variant.engine], shared_by(variant.engine)
+    options = shared.ort.SessionOptions()
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads or 1
+    options.use_deterministic_compute = shared.stream is not None
+    options.add_free_dimension_override_by_name(BATCH, batch)
+    for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
+        options.add_session_config_entry(name, value)
+    return options
 
 
 class OnnxRuntimeSession:
@@ -57,13 +135,7 @@ class OnnxRuntimeSession:
 
     def _open(self) -> Any:
         variant, shared, provider = self.variant, self._shared, self._provider
-        options = shared.ort.SessionOptions()
-        options.log_severity_level = SILENT
-        options.intra_op_num_threads = self.info.threads or 1
-        options.use_deterministic_compute = shared.stream is not None
-        options.add_free_dimension_override_by_name(BATCH, self.info.batch)
-        for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
-            options.add_session_config_entry(name, value)
+        options = _options(variant, self.info.batch, self.info.threads)
         settings = dict(provider.options)
         if shared.stream is not None:
             settings["user_compute_stream"] = str(shared.stream.ptr)

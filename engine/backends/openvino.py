@@ -7,11 +7,13 @@ processor has it, and another precision where it lacks the one that was set.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
+from statistics import median
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +24,7 @@ from ...records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import check_images, content_of
 from .int8_check import multiplies_exactly
+from .layers import RUNS, Layer, count_product, with_all_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,33 @@ MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
 
 def open_session(variant: Variant, batch: int, threads: int) -> OpenVinoSession:
     return OpenVinoSession(variant, batch, threads)
+
+
+def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
+    """The layers that OpenVINO makes of the file, by its performance counters."""
+    compiled = _compile(variant, images.shape, threads, {"PERF_COUNT": True})
+    request, counts = compiled.create_infer_request(), list[Any]()
+    for _ in range(2 * RUNS):
+        request.infer({"images": images})
+        counts.append(request.get_profiling_info())
+    nodes = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ops()}
+    layers = []
+    for number, info in enumerate(counts[0]):
+        seconds = median(run[number].real_time.total_seconds() for run in counts[RUNS:])
+        if info.status == info.status.EXECUTED and (op := nodes.get(info.node_name)):
+            tensors = [*op.inputs(), *op.outputs()]
+            moved = sum(math.prod(tensor.get_shape()) * tensor.get_element_type().size for tensor in tensors)
+            inputs, output = [list(tensor.get_shape()) for tensor in op.inputs()], list(op.get_output_shape(0))
+            operations = count_product(info.node_type, inputs, output)
+            layers.append(Layer(info.node_name, info.node_type, seconds, moved, operations))
+    return layers
+
+
+def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
+    """The values of all nodes of the file for these images, which keeps OpenVINO from fusing them."""
+    compiled = _compile(variant, images.shape, threads, content=with_all_outputs(content_of(variant)))
+    values = compiled({"images": images})
+    return {output.any_name: np.asarray(values[output], np.float32) for output in compiled.outputs}
 
 
 class OpenVinoSession:
@@ -119,16 +149,25 @@ def _settings(precision: Precision, threads: int) -> dict[str, Any]:
     }
 
 
-def _compile(variant: Variant, shape: tuple[int, ...], threads: int) -> Any:
-    """The model compiled for batches of that shape; EngineError unless it runs at the variant's precision."""
+def _compile(
+    variant: Variant,
+    shape: tuple[int, ...],
+    threads: int,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    content: bytes | None = None,
+) -> Any:
+    """The model compiled for batches of that shape; EngineError unless it runs at the variant's precision.
+
+    `content` stands in place of the variant's file.
+    """
     precision = PRECISIONS[variant.precision]
     _check_processor(variant, precision)
-    content = content_of(variant)
+    content = content_of(variant) if content is None else content
     try:
         model = _core().read_model(content)
         quantized = _quantized_weights(model)
         model.reshape(shape)
-        compiled = _core().compile_model(model, "CPU", _settings(precision, threads))
+        compiled = _core().compile_model(model, "CPU", {**_settings(precision, threads), **settings})
     except Exception as error:
         raise EngineError(
             f"{variant.path}: OpenVINO cannot open it: {_reason(error)}; run it with engine onnxruntime, or export "

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
+from statistics import median
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 from weakref import WeakSet
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import DeviceError, EngineError, some_of
 from ...export.onnx.files import OnnxFile
+from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
@@ -41,6 +46,7 @@ from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
 from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
 from .base import arrays_of, check_images, onnx_file_of
+from .layers import RUNS, Layer
 
 if TYPE_CHECKING:
     import tensorrt
@@ -121,6 +127,39 @@ def _refitted(
     session.__exit__(None, None, None)  # the context before its engine
     _log.warning("%s is not refitted, since its plan would not compute what ONNX Runtime does: %s", variant, parity)
     return None
+
+
+ITEMSIZES = {"FP16": 2, "Half": 2, "BF16": 2, "BFloat16": 2, "Int8": 1, "INT8": 1, "FP8": 1}
+"""Bytes of a number by the words that the inspector has for its type; 4 otherwise."""
+
+
+def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
+    """The layers of the variant's plan, by TensorRT's profiler, with what its inspector says of each.
+
+    A session replays them as a CUDA graph instead. Operations are those of the nodes of the ONNX file that a layer
+    names; a node that several layers name counts in each.
+    """
+    with open_session(variant, len(images), threads) as session:
+        times = session.profile(session._device.xp.asarray(images))
+        layers = {layer["Name"]: layer for layer in session.inspect() if isinstance(layer, dict)}
+    operations = operations_of_nodes(onnx_for_tensorrt(onnx_file_of(variant)))
+    return [
+        _layer(name, median(runs[RUNS:]) / 1000, layers.get(name, {}), operations, len(images))
+        for name, runs in times.items()
+    ]
+
+
+def _layer(name: str, seconds: float, about: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
+    moved = 0
+    for tensor in (*about.get("Inputs", ()), *about.get("Outputs", ())):
+        words = f"{tensor.get('Format/Datatype', '')} {tensor.get('Datatype', '')}"
+        size = next((size for word, size in ITEMSIZES.items() if word in words), 4)
+        moved += size * math.prod(tensor["Dimensions"])
+    weights = about.get("Weights", {})
+    moved += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
+    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", about.get("Metadata", "")) or name.split(" + ")
+    count = batch * sum(operations.get(node, 0) for node in dict.fromkeys(nodes))
+    return Layer(name, about.get("LayerType", ""), seconds, moved, count)
 
 
 class Device:
@@ -251,6 +290,33 @@ class TensorRTSession:
                 raise
             graph = stream.end_capture()
         return partial(graph.launch, stream)
+
+    def profile(self, images: Array) -> dict[str, list[float]]:
+        """Milliseconds of each layer in each of some runs of a batch, which lies on the card."""
+        base: Any = self._device.trt.IProfiler
+        times: dict[str, list[float]] = {}
+
+        class Profiler(base):  # type: ignore[misc]
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: SupportsFloat) -> None:
+                times.setdefault(layer_name, []).append(float(ms))
+
+        self.infer(images)  # the context has its memory from then on
+        self._context.profiler = Profiler()
+        for _ in range(2 * RUNS):
+            self._execute(images)
+            self._device.stream.synchronize()
+        return times
+
+    def inspect(self) -> list[Any]:
+        """The descriptions of the plan's layers by TensorRT's inspector; of a plan without details, their names."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        text = inspector.get_engine_information(self._device.trt.LayerInformationFormat.JSON)
+        layers: list[Any] = json.loads(text)["Layers"]
+        return layers
 
     def infer_all(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """(n, classes) logits of any number of images in host memory, for comparisons."""

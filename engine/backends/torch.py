@@ -9,10 +9,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from statistics import median
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -31,9 +32,22 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.driver import Gpu
 from ..device.graphs import Replays
 from ..device.requirements import runs, usable
-from ..device.streams import COMMITTED, first_error, gpu_errors, in_turn
+from ..device.streams import (
+    COMMITTED,
+    Point,
+    finish,
+    first_error,
+    gpu_errors,
+    in_turn,
+    point,
+    seconds_between,
+)
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
+from .layers import RUNS, Layer, count_product
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
+
+if TYPE_CHECKING:
+    from ...export.torch.network import Step
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """The attack of each family of `probes.attacks`."""
@@ -87,6 +101,77 @@ def open_session(variant: Variant, batch: int, threads: int, load: Load | None =
         raise EngineError(readiness(variant.engine).line)
     kind = CpuSession if ENGINES[variant.engine].arrays == "numpy" else CardSession
     return kind(variant, batch, threads, load or checked_network)
+
+
+def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
+    """The nodes of the file as torch runs them, one after another, each between two points of the device's time.
+
+    On a GPU a session replays them as a CUDA graph instead, without the time of their launches. (torch.profiler writes
+    lines of its own to stderr.)
+    """
+    xp = arrays_of(variant.engine)
+    layers: dict[str, Layer] = {}
+    times: dict[str, list[tuple[Point, Point]]] = {}
+
+    def timed(step: Step) -> Step:
+        name = step.outputs[0]
+
+        def run(*inputs: Any, **attributes: Any) -> Any:
+            start = point(xp)
+            result = step.run(*inputs, **attributes)
+            times.setdefault(name, []).append((start, point(xp)))
+            if name not in layers:
+                tensors = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
+                results = _tensors(result)
+                moved = sum(tensor.nbytes for tensor in (*tensors, *results))
+                operations = count_product(step.operator, [tensor.shape for tensor in tensors], results[0].shape)
+                layers[name] = Layer(name, step.operator, 0.0, moved, operations)
+            return result
+
+        return replace(step, run=run)
+
+    with _open_steps(variant, len(images), threads, timed) as session, torch_errors(variant), torch.no_grad():
+        times.clear()  # on a GPU a session runs as it is opened
+        batch = session.place(images)
+        for _ in range(2 * RUNS):
+            session.network(batch)
+        finish(xp)
+        medians = {name: median(seconds_between(xp, *run) for run in runs[RUNS:]) for name, runs in times.items()}
+    return [replace(layer, seconds=medians[name]) for name, layer in layers.items()]
+
+
+def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
+    """The values of all nodes of the file for these images, in float32 where numpy has no such type."""
+    values: dict[str, NDArray[Any]] = {}
+
+    def kept(step: Step) -> Step:
+        def run(*inputs: Any, **attributes: Any) -> Any:
+            result = step.run(*inputs, **attributes)
+            for name, tensor in zip(step.outputs, _tensors(result), strict=False):
+                # A copy: the next activation may work in place.
+                values[name] = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy().copy()
+            return result
+
+        return replace(step, run=run)
+
+    with _open_steps(variant, len(images), threads, kept) as session, torch_errors(variant), torch.no_grad():
+        session.network(session.place(images))
+    return values
+
+
+def _tensors(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _open_steps(variant: Variant, batch: int, threads: int, change: Callable[[Step], Step]) -> TorchSession:
+    """A session whose network has each of its steps changed."""
+
+    def load(variant: Variant, device: str) -> Network:
+        network: Any = checked_network(variant, device)
+        network.steps = [change(step) for step in network.steps]
+        return cast(Network, network)
+
+    return open_session(variant, batch, threads, load)
 
 
 @dataclass(frozen=True, slots=True)

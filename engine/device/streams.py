@@ -49,6 +49,16 @@ def finish(xp: ModuleType) -> None:
         xp.cuda.get_current_stream().synchronize()
 
 
+def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
+    """While the block lasts, NumPy's products of matrices have so many threads; CuPy's have none."""
+    if xp is not np:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits  # here, since a GPU does without it
+
+    limits: AbstractContextManager[Any] = threadpool_limits(count, "blas")
+    return limits
+
+
 @contextmanager
 def until_done(xp: ModuleType) -> Iterator[None]:
     """Wait at the end of the block for the work that this thread has asked for, so that its arrays may be dropped.

@@ -17,6 +17,14 @@ def count_operations(content: bytes) -> float:
 
     Raises ExportError where the sizes of a product are not known before it runs.
     """
+    return sum(operations_of_nodes(content).values())
+
+
+def operations_of_nodes(content: bytes) -> dict[str, float]:
+    """The operations of each product by the name of its node, or of its value where the node has no name.
+
+    Raises ExportError where the sizes of a product are not known before it runs.
+    """
     model = onnx.load_from_string(content)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     try:
@@ -36,14 +44,18 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _count(model: onnx.ModelProto) -> float:
+def _count(model: onnx.ModelProto) -> dict[str, float]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
     shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    return float(sum(2 * _multiplications(node, shapes) for node in graph.node if node.op_type in PRODUCTS))
+    return {
+        node.name or node.output[0]: 2.0 * _multiplications(node, shapes)
+        for node in graph.node
+        if node.op_type in PRODUCTS
+    }
 
 
 def _multiplications(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:

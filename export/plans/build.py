@@ -90,6 +90,7 @@ def build_trt_plan(
         # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
         # hardware queues of a card.
         config.max_aux_streams = 0
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
         # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag.
         if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
             config.set_flag(user_allocation)

@@ -29,7 +29,7 @@ from ..onnx.parity import Parity
 from .build import build_trt_plan
 from .types import TensorRT
 
-TRT_PLAN_VERSION = 3
+TRT_PLAN_VERSION = 4
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")

@@ -43,7 +43,7 @@ UNSAVED = {"Add", "BatchNormalization", "Conv", "Gemm", "Sub"}
 class Step:
     """A node of the graph."""
 
-    name: str
+    operator: str
     run: Operator
     inputs: tuple[str, ...]
     """Names of values; empty for an optional input that is absent."""
@@ -74,7 +74,7 @@ class OnnxNetwork(nn.Module):
             if node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
                 value = torch.tensor(numpy_helper.to_array(node.attribute[0].t))
                 self._keep(f"constant{number}", node.output[0], value)
-        self._steps = _steps(graph, set(self._names) | set(self._constants))
+        self.steps = _steps(graph, set(self._names) | set(self._constants))
 
     def _keep(self, buffer: str, name: str, value: Tensor) -> None:
         if value.ndim == 0 or not value.is_floating_point():
@@ -90,7 +90,7 @@ class OnnxNetwork(nn.Module):
         values |= self._constants
         values["images"], values[""] = images, None
         on_card = images.device.type != "cpu"
-        for step in self._steps:
+        for step in self.steps:
             inputs = [values[name] for name in step.inputs]
             if on_card and step.together:
                 inputs = _together(inputs, images.device)
@@ -130,7 +130,7 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
         done = {name for name in (*node.input, *node.output) if name and last[name] == number} - {"logits"}
         together = node.op_type not in HOST and not node.op_type.startswith("Reduce")
         steps.append(
-            Step(node.name, run, tuple(node.input), tuple(node.output), attributes, tuple(sorted(done)), together)
+            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(sorted(done)), together)
         )
     return steps
 

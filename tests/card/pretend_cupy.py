@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -255,6 +256,23 @@ class OutOfMemoryError(MemoryError):
     __module__ = "cupy.cuda.memory"
 
 
+class PretendNvtx:
+    """Ranges by thread, as NVTX has them."""
+
+    available = True
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[str, str]] = []
+        """The thread and the name of each range that has ended."""
+        self._open = threading.local()
+
+    def RangePush(self, name: str) -> None:  # noqa: N802 - CuPy's name
+        vars(self._open).setdefault("names", []).append(name)
+
+    def RangePop(self) -> None:  # noqa: N802 - CuPy's name
+        self.ranges.append((threading.current_thread().name, self._open.names.pop()))
+
+
 class PretendCupy(ModuleType):
     """CuPy on a card of which `free` bytes can be allocated, and which draws its orders by `seed`; without one it does
     at once what it is asked for.
@@ -267,6 +285,7 @@ class PretendCupy(ModuleType):
         self.free = free
         self.pooled = 0
         """Bytes that nobody holds any more, and that CuPy keeps for itself."""
+        self.nvtx = PretendNvtx()
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
@@ -278,6 +297,7 @@ class PretendCupy(ModuleType):
                 CUDARuntimeError=CudaError, getDeviceCount=lambda: self._answer(1), memGetInfo=self._memory
             ),
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
+            nvtx=self.nvtx,
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -7,6 +7,7 @@ are really built, by TensorRT-RTX, in tests/models.
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -60,12 +61,51 @@ class Engine:
     def get_tensor_format(self, _: str) -> str:
         return "linear"
 
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector(self)
+
     def create_execution_context(self, strategy: str) -> Context:
         assert strategy == "mine"
         return Context(self)
 
 
+class Profiler:
+    def __init__(self) -> None:
+        pass
+
+
+class Inspector:
+    """It describes a plan of one layer, in the words of TensorRT 10, for which LAYER is a node of the ONNX file."""
+
+    execution_context: Context | None = None
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def get_engine_information(self, layout: str) -> str:
+        assert layout == "json"
+        assert self.execution_context is not None
+        kind = "Row major linear FP32"
+        ends = [
+            {"Name": name, "Dimensions": self.engine.get_tensor_shape(name), "Format/Datatype": kind}
+            for name in ("images", "logits")
+        ]
+        layer = {
+            "Name": f"{LAYER} + r",
+            "LayerType": "CaskConvolution",
+            "Inputs": ends[:1],
+            "Outputs": ends[1:],
+            "Weights": {"Type": "Half", "Count": 600},
+            "Metadata": f"[ONNX Layer: {LAYER}]\x1e[ONNX Layer: r]",
+        }
+        return json.dumps({"Layers": [layer], "Bindings": ["images", "logits"]})
+
+
+LAYER = "c"
+
+
 class Context:
+    profiler: Any = None
     broken = False
     """Whether work fails."""
 
@@ -97,6 +137,8 @@ class Context:
                 raise CudaError("a context was destroyed while it ran")
             logits[...] = owner.engine.session.run(None, {"images": activations})[0]
 
+        if self.profiler is not None:
+            self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
         KNOWN[stream].put(lambda: np.copyto(activations, images), 1e-6)
         KNOWN[stream].put(ends, 1e-6)
         return True
@@ -167,6 +209,8 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
     vars(module).update(
         __version__="10.0",
         ILogger=Logger,
+        IProfiler=Profiler,
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
         Runtime=partial(Runtime, card),
         Refitter=Refitter,
         OnnxParserRefitter=OnnxParserRefitter,

@@ -10,6 +10,8 @@ import ast
 import importlib
 import inspect
 import re
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,6 +234,22 @@ def test_no_order_that_a_card_may_take_changes_a_row(
     kind = KINDS[name]
     for seed in range(kind.orders):
         assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), cpu_rows[name])
+
+
+def test_ranges_name_what_each_thread_does(benches: dict[str, Bench]) -> None:
+    kind = KINDS["tensorrt"]
+    bench = benches[kind.bench]
+    task = bench.task(kind.engine, kind.precision, 2)
+    with card(bench, ROOM["resident"], 0) as xp, bench.workbench() as place:
+        rows(place.compute(task))
+        ranges = Counter(xp.nvtx.ranges)
+    batches = -(-COUNT // BATCH)
+    host = threading.current_thread().name
+    assert ranges[host, "model"] == ranges[host, "reduce"] == batches * len(task.cells)
+    # The end of each batch's conditions is looked for once more.
+    assert ranges["perturb", "perturb"] >= batches * len(bench.grid.conditions)
+    assert ranges[host, "flush"] >= 1
+    assert {name for _, name in ranges} == {"model", "reduce", "perturb", "flush"}
 
 
 def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.run import make_resources, run
 from bandlens.errors import DeviceError, EngineError, ExportError
@@ -513,3 +513,17 @@ def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
     with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
         assert json.loads(session.info.versions)["refitted"] is False
     assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
+
+
+def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: PretendCupy, tmp_path: Path) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    [layer] = profile_layers(variant(model), content, 1)
+    assert (layer.name, layer.operator, layer.seconds) == ("c + r", "CaskConvolution", 0.002)
+    assert layer.bytes == content.nbytes + 4 * BATCH * CLASSES + 2 * 600
+    multiplications = BATCH * 8 * 32 * 32 * 3 * 5 * 5  # outputs, each of a 5 x 5 kernel over 3 channels
+    assert layer.operations == 2 * multiplications
+
+
+def test_a_plan_shows_no_values_of_its_layers(card: PretendCupy, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"its layers show no values.* compare onnxruntime or"):
+        layer_values(variant(make_model(tmp_path)), batches(1)[0], 1)
