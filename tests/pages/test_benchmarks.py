@@ -82,6 +82,4 @@ def test_differences_are_found_as_often_as_they_should_be(tmp_path: Path) -> Non
 
 def test_every_program_is_tested() -> None:
     programs = {path.stem for path in PROGRAMS.glob("*.py") if not path.stem.startswith("_")}
-    assert programs == {*QUICK, *HEAVY, "coverage", "power", "gpu_first", "traffic"}, (
-        "the last two have test files of their own"
-    )
+    assert programs == {*QUICK, *HEAVY, "coverage", "power", "traffic"}, "the last has a test file of its own"
