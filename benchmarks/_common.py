@@ -56,7 +56,7 @@ def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str
 
 def machine(*packages: str) -> None:
     """Print what the figures depend on; call it after the libraries are loaded, and with their thread limits set."""
-    from threadpoolctl import threadpool_info  # imported here, since not every host of gpu_first.py has it
+    from threadpoolctl import threadpool_info  # imported here, since not every host of gpu_first has it
 
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -6,7 +6,7 @@
 For NVIDIA hosts: --engine tensorrt, onnxruntime-cuda, …; it runs on a CPU engine too. The checkpoints are one
 ResNet-50 of random weights under many names, each with a bias of its own, so that every one is a file, a plan and a
 session by itself; weights do not change the speed. What perturbing takes, and what share of the card is used,
-gpu_first.py measures. Everything is printed, and written as JSON with the versions of what ran.
+gpu_first measures. Everything is printed, and written as JSON with the versions of what ran.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ and gives `logits`, (batch, classes) float32.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,30 @@ from .types import TensorRT
 if TYPE_CHECKING:
     import tensorrt
 
+SETTINGS: Mapping[str, Mapping[str, int]] = {
+    "level": {"builder_optimization_level": 5},
+    "timing": {"avg_timing_iterations": 8},
+    "tiling": {"tiling_optimization_level": 3},
+    # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
+    # hardware queues of a card.
+    "streams": {"max_aux_streams": 0},
+}
+"""Word -> settings of TensorRT's builder that make a faster plan: attributes of IBuilderConfig, and their values.
+
+Level 5 tries every kernel, 8 runs time each, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache.
+"""
+WITHOUT = "BANDLENS_PLANS_WITHOUT"
+"""Environment variable: words of SETTINGS that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
+
+
+def builder_settings() -> list[str]:
+    """The words of SETTINGS that plans are built with here; UsageError for a word in WITHOUT that is none of them."""
+    left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    if unknown := left_out - SETTINGS.keys():
+        raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(SETTINGS)}")
+    return [word for word in SETTINGS if word not in left_out]
 
 
 @cache
@@ -64,6 +87,7 @@ def build_trt_plan(
     batch: int,
     *,
     refit: bool = False,
+    settings: Collection[str] = tuple(SETTINGS),
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
@@ -72,6 +96,7 @@ def build_trt_plan(
     Args:
         content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
         refit: make the plan's weights replaceable, see `refit`.
+        settings: words of SETTINGS.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
         lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
 
@@ -87,10 +112,11 @@ def build_trt_plan(
             end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
-        # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
-        # hardware queues of a card.
-        config.max_aux_streams = 0
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
+        for word in settings:
+            for attribute, value in SETTINGS[word].items():
+                # The value of an enumeration is a number here.
+                setattr(config, attribute, type(getattr(config, attribute))(value))
         # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag.
         if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
             config.set_flag(user_allocation)

@@ -26,7 +26,7 @@ from ..files import write_bytes
 from ..models import LARGEST, read_verified
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
-from .build import build_trt_plan
+from .build import SETTINGS, build_trt_plan, builder_settings
 from .types import TensorRT
 
 TRT_PLAN_VERSION = 4
@@ -46,6 +46,8 @@ class Target:
     batch: int
     refit: bool = False
     """Whether the plan takes the weights of other ONNX files of equal structure."""
+    settings: str = " ".join(SETTINGS)
+    """The words of `build.SETTINGS` that it is built with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class TrtPlan:
 def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False) -> Target:
     """The target of a TensorRT module, and of a GPU's name and compute capability."""
     library = trt.__name__.removesuffix("_bindings")
-    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit)
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit, " ".join(builder_settings()))
 
 
 def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
@@ -119,8 +121,11 @@ def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> by
     """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
     content, lines = onnx_for_tensorrt(onnx_file), list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
+    settings = target.settings.split()
     try:
-        return build_trt_plan(trt, content, target.batch, refit=target.refit, timing_cache=timings, lines=lines)
+        return build_trt_plan(
+            trt, content, target.batch, refit=target.refit, settings=settings, timing_cache=timings, lines=lines
+        )
     except ExportError as error:
         raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
     finally:
@@ -179,6 +184,7 @@ DIFFERENCES = {
     "library": "of {}",
     "gpu": "for {}",
     "batch": "at batch {}",
+    "settings": "with the settings {}",
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }

@@ -26,7 +26,7 @@ from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.run import make_resources, run
-from bandlens.errors import DeviceError, EngineError, ExportError
+from bandlens.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.export.onnx.files import OnnxFile
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file, read_for_cpu
@@ -419,6 +419,28 @@ def test_eight_that_lack_a_plan_build_one(
     assert len(waited) == 8
     assert {plan.sha256 for plan in made} == {plan_description(tmp_path)["sha256"]}
     assert len([line for line in caplog.messages if line.startswith("building a TensorRT plan")]) == 1
+
+
+def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = list[tuple[str, ...]]()
+
+    def build(trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
+        settings.append(tuple(options["settings"]))
+        return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
+
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    model = make_model(tmp_path)
+    with caplog.at_level(logging.WARNING, "bandlens"):
+        for words in ("", "tiling", "", "tiling"):
+            monkeypatch.setenv("BANDLENS_PLANS_WITHOUT", words)
+            open_session(variant(model), BATCH, 1).__exit__(None, None, None)
+    assert settings == [("level", "timing", "tiling", "streams"), ("level", "timing", "streams")]
+    assert caplog.messages[-1].endswith("there is one with the settings level timing tiling streams")
+    monkeypatch.setenv("BANDLENS_PLANS_WITHOUT", "tilling,level")
+    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, streams$"):
+        open_session(variant(model), BATCH, 1)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(

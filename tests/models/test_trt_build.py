@@ -19,7 +19,7 @@ from bandlens.errors import ExportError, UsageError
 from bandlens.export.onnx.fp16 import to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.plans.build import build_trt_plan, parse_onnx, reading_log, trt_logger
+from bandlens.export.plans.build import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
 
 BATCH = 32
 
@@ -181,6 +181,27 @@ def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch:
     monkeypatch.setattr(rtx.IBuilderConfig, "set_flag", remember)
     assert build_trt_plan(rtx, small_graph(*MEAN), 2)
     assert seen == [rtx.BuilderFlag.REQUIRE_USER_ALLOCATION]
+
+
+@pytest.mark.parametrize("left_out", [(), ("tiling",), tuple(SETTINGS)])
+def test_the_builder_takes_every_setting_that_is_not_left_out(
+    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...]
+) -> None:
+    """What the library reads back; its own values stand where a setting is left out."""
+    build, configs = rtx.Builder.build_serialized_network, []
+
+    def remember(builder: Any, network: Any, config: Any) -> Any:
+        configs.append({name: int(getattr(config, name)) for values in SETTINGS.values() for name in values})
+        return build(builder, network, config)
+
+    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=[])
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=[word for word in SETTINGS if word not in left_out])
+    usual, chosen = configs
+    assert chosen == usual | {
+        name: value for word in {*SETTINGS} - {*left_out} for name, value in SETTINGS[word].items()
+    }
+    assert (chosen == usual) == (len(left_out) == len(SETTINGS))
 
 
 def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:

@@ -46,7 +46,7 @@ def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
         "gpu": "H100",
         "batch": batch,
     }
-    identity |= {"refit": False, "trt_plan_version": 2, "built_from": model.sha256} | changed
+    identity |= {"refit": False, "settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changed
     file = model.path.parent / "plans" / f"{identity['name']}.fp32.b{batch}.0123abcd.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(identity))
