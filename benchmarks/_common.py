@@ -191,9 +191,10 @@ def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 def resnet50(models: Path) -> None:
     """Export a ResNet-50 of random weights as the model `resnet50`, unless it is there; its speed is that of any other.
 
-    The export has a process of its own: torch would add to the memory and the threads of the one that measures.
+    Its weights lie beside it, in `resnet50.pth`. The export has a process of its own: torch would add to the memory and
+    the threads of the one that measures.
     """
-    if (models / f"{MODEL}.json").exists():
+    if all((models / f"{MODEL}{suffix}").exists() for suffix in (".json", ".pth")):
         return
     worker = multiprocessing.get_context("spawn").Process(target=_export, args=(models,))
     worker.start()
@@ -221,9 +222,9 @@ def _export(models: Path) -> None:
     with torch.no_grad():
         network.train()(torch.from_numpy(photograph_crops(SIZE)))
     models.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        torch.save(network.state_dict(), file.name)
-        export_user_checkpoint(Path(file.name), MODEL, "resnet50", NORMALIZATIONS["imagenet"], models)
+    weights = models / f"{MODEL}.pth"
+    torch.save(network.state_dict(), weights)
+    export_user_checkpoint(weights, MODEL, "resnet50", NORMALIZATIONS["imagenet"], models)
 
 
 def resnet50_with_biases(models: Path, count: int) -> list[Model]:

@@ -39,6 +39,7 @@ HEAVY = [
     "run_rate",
     "scaling",
     "versions",
+    "whole_study",
 ]
 """They export a ResNet-50, make thousands of models or compare checkouts: only their help is asked for."""
 
