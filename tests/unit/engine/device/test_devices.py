@@ -234,10 +234,10 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
 
 
 @pytest.mark.parametrize(
-    "installed", [{"onnxruntime"}, {"onnxruntime-gpu"}, {"onnxruntime", "onnxruntime-gpu"}], ids=str
+    "installed", [["onnxruntime"], ["onnxruntime-gpu"], ["onnxruntime", "onnxruntime-gpu"]], ids=" and ".join
 )
 def test_two_packages_of_onnxruntime_are_both_named(
-    installed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in installed:
         folder = tmp_path / f"{name.replace('-', '_')}-1.30.0.dist-info"
