@@ -96,6 +96,7 @@ def measure_spectra(
     names = [images.info.name for images in sets]
     if len(set(names)) < len(names):
         names = [str(images.folder) for images in sets]
+    shares = None if database is None else _read_shares(database, study, [images.info.name for images in sets])
     tables: dict[str, Rows] = {title: [] for title in TABLES}
     rings, notes, measured = Rows(), list[str](), list[_SetPowers]()
     for name, images in zip(names, sets, strict=True):
@@ -115,8 +116,9 @@ def measure_spectra(
             notes.append(information)
             continue
         tables["information"] += [first | row for row in _information_rows(information, octaves)]
-        if database is not None:
-            tables["use"] += [first | row for row in _use_rows(information, images, octaves, database, study)]
+        if shares is not None:
+            rows = _use_rows(information, shares[images.info.name], octaves, images)
+            tables["use"] += [first | row for row in rows]
     if len(sets) == 2:
         a, b = measured
         difference = _between(a.rings, b.rings, exponent)
@@ -196,29 +198,36 @@ def _information_rows(information: _Information, octaves: Rows) -> Iterator[dict
         yield octave | columns | {"chance": float(chance), "p": float(p)}
 
 
+def _read_shares(database: Path, study: str, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of SHARES_OF_IMAGES of each image set; UsageError where none of them has any."""
+    with open_store(database, read_only=True) as store:
+        models = {name: store.frame(SHARES_OF_IMAGES, [study, name]).rows() for name in names}
+    if not any(models.values()):
+        raise UsageError(
+            f"{database} has no octave shares on {' or '.join(models)}; run the study that `bandlens study octaves` "
+            "prints on it, or leave out --db"
+        )
+    return models
+
+
 def _use_rows(
-    information: _Information, images: ImageSet, octaves: Rows, database: Path, study: str
+    information: _Information, models: Sequence[tuple[Any, ...]], octaves: Rows, images: ImageSet
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each model and octave: what it uses, what the better readout has, and the excess."""
-    readouts, name = information.readouts, images.info.name
+    readouts = information.readouts
     above = readouts.correct - readouts.chance[:, None]
     above[readouts.p > ALPHA] = 0
     place = {path: row for row, path in enumerate(information.paths)}
     better = above.reshape(len(octaves), len(FEATURES), -1)
     better = np.take_along_axis(better, better.mean(axis=2).argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    with open_store(database, read_only=True) as store:
-        models = store.frame(SHARES_OF_IMAGES, [study, name]).rows()
-    if not models:
-        raise UsageError(
-            f"{database} has no octave shares on {name}; run the study that `bandlens study octaves` prints on it, or "
-            "leave out --db"
-        )
     for version, checkpoint, paths, shares in models:
         known = [row for row, path in enumerate(paths[:: len(OCTAVES)]) if path in place]
-        if len(known) < 2:
-            raise UsageError(f"{database}: the images of {name} are others than those of {images.folder}")
-        use = np.reshape(shares, (-1, len(OCTAVES)))[np.ix_(known, [row["octave"] for row in octaves])]
         chosen = [place[paths[row * len(OCTAVES)]] for row in known]
+        if len(np.unique(information.clusters[chosen])) < 2:
+            raise UsageError(
+                f"{version} ran on other images than those of {images.folder}; give the set that it ran on"
+            )
+        use = np.reshape(shares, (-1, len(OCTAVES)))[np.ix_(known, [row["octave"] for row in octaves])]
         information_of_images = better[:, chosen].T
         results = use_beyond_information(use, information_of_images, information.clusters[chosen])
         for number, octave in enumerate(octaves):

@@ -14,7 +14,7 @@ from ..formats import Format
 
 def spectrum(
     image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
-    second: Annotated[Path | None, typer.Argument(metavar="[SET]", help="A set to compare it with.")] = None,
+    second: Annotated[Path | None, typer.Argument(metavar="SECOND", help="A set to compare it with.")] = None,
     db: Annotated[
         Path | None, typer.Option("--db", help="Results with octave shares of models on these images.")
     ] = None,

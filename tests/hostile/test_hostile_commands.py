@@ -43,6 +43,7 @@ ARGUMENTS = {
     "rebuild": "study.toml --shards shards",
     "vacuum": "",
     "images show": "images.set --query SELECT|path|FROM|image --out shown",
+    "images spectrum": "images.set",
     "import predictions": "predictions.csv --checkpoint net --images labels.csv",
     "published import": "critical-band-masking",
     "published list": "",

@@ -77,8 +77,10 @@ def test_a_model_that_uses_an_octave_without_information_is_a_candidate(tmp_path
     assert [key for key, verdict in verdicts.items() if verdict == "candidate shortcut"] == [("odd", 6)]
     assert verdicts["odd", 4] == "less than its information"
     assert verdicts["sound", 4] == "no excess found"
-    empty = run(tmp_path / "a.set", "--db", tmp_path / "results.duckdb", "--study", "nothing")
-    assert isinstance(empty.exception, Exception)
+    planted_set(tmp_path / "b.set", seed=1)
+    error = run(tmp_path / "b.set", "--db", tmp_path / "results.duckdb").exception
+    assert isinstance(error, UsageError)
+    assert "has no octave shares on b.set; run the study" in str(error)
 
 
 def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
