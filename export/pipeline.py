@@ -155,7 +155,9 @@ def export_pretrained(
 
 def headed_name(name: str, request: HeadRequest) -> str:
     """The name of a pretrained model with a head: that of the training set or file of prompts stands behind a plus."""
-    return check_name(f"{name}+{Path(request.head.source).stem}")
+    source = Path(request.head.source)
+    # A set may be called photos.2025, whose ending tells it from photos.2024.
+    return check_name(f"{name}+{source.stem if source.suffix in ('.set', '.npy', '.safetensors') else source}")
 
 
 def export_classifier(

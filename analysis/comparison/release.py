@@ -25,8 +25,9 @@ bootstrap, Chernozhukov, Chetverikov & Kato 2013), so that it holds for whicheve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -169,15 +170,15 @@ def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Fl
 
 def decide(rows: pl.DataFrame) -> pl.DataFrame:
     """Correct the p of all rows of a table, and add verdict and needed."""
-    p_pass, p_fail = (holm(rows[name].fill_null(np.nan).to_numpy()) for name in ("p_pass", "p_fail"))
-    loss, margin = (rows[name].fill_null(np.nan).to_numpy() for name in ("loss", "margin"))
+    numbers = rows.select(pl.col("p_pass", "p_fail", "loss", "margin", "variance", "effect").fill_null(np.nan))
+    p_pass, p_fail, loss, margin, variance, effect = numbers.to_numpy().T
+    p_pass, p_fail = holm(p_pass), holm(p_fail)
     quantile = float(ndtri(1 - LEVEL / max(1, len(rows))))
-    variance = rows["variance"].fill_null(np.nan).to_numpy()
     to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
     to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
     flips = images_for_share(loss, margin, quantile)
     needed = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
-    needed = np.maximum(needed * rows["effect"].fill_null(np.nan).to_numpy(), rows["n"].to_numpy() + 1)
+    needed = np.maximum(needed * effect, rows["n"].to_numpy() + 1)
     judged = rows.with_columns(
         p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
     ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
@@ -235,6 +236,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
 
     Raises UsageError where the two are one and the same, have no cell in common, or a limit names what they lack.
     """
+    check_names(limits)
     label = f"{b.name_beside(a)} against {a.name_beside(b)}"
     if (a.store.path.resolve(), a.label, a.value) == (b.store.path.resolve(), b.label, b.value):
         raise UsageError(f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION")
@@ -247,9 +249,11 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     judged = matched.join(same, on=MATCH, how="anti", maintain_order="left")
     side_a = Side.from_run(a, PredictionReader(a.store))
     side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
-    frames, largest = [], np.zeros(DRAWS)
+    frames, largest, kinds = [], np.zeros(DRAWS), set[str]()
     for (checkpoint, image_set), group in judged.group_by("checkpoint", "image_set", maintain_order=True):
-        pair, slices = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
+        pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
+        kinds |= {kind for kind, of_kind in slices_by_kind.items() if of_kind}
+        slices = [*chain.from_iterable(slices_by_kind.values())]
         frames.append(pair.rows(slices, limits))
         # Checkpoints on the same images share the draws of these.
         np.maximum(largest, pair.largest(slices, int(group["digest"][0][:8], 16)), out=largest)
@@ -257,6 +261,8 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     rows = decide(pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=SCHEMA))
     if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
         raise UsageError(f"{label}: no image has a number of {', '.join(absent)}; leave it out of gate.measures")
+    if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
+        raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of gate.slices")
     counts = [
         (len(cells_a.join(cells_b, on=MATCH, how="anti")), a),
         (len(cells_b.join(cells_a, on=MATCH, how="anti")), b),
@@ -265,18 +271,22 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, len(same), lacking)
 
 
+def check_names(limits: Limits) -> None:
+    """UnknownName for a measure or kind of slices that no release can be judged by."""
+    _check_known("measures", limits.measures, JUDGED)
+    _check_known("slices", limits.slices, SLICES)
+
+
+def _check_known(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UnknownName(f"name in gate.{key}", name, known)
+
+
 def _chosen(run: Run, limits: Limits) -> pl.DataFrame:
-    """The cells of a run that the limits name; UnknownName for a measure, condition or slice that there is not."""
+    """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
     cells = read_cells(run).filter(~pl.col("itself"))
-    probes = cells["probe"].unique(maintain_order=True).to_list()
-    for key, names, known in (
-        ("measures", limits.measures, [*JUDGED]),
-        ("conditions", limits.conditions, probes),
-        ("slices", limits.slices, [*SLICES]),
-    ):
-        for name in names:
-            if name not in known:
-                raise UnknownName(f"name in gate.{key}", name, known)
+    _check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
 
@@ -292,8 +302,11 @@ def _lacking(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
 
 def _read_pair(
     side_a: Side, side_b: Side, cells: pl.DataFrame, limits: Limits, key: tuple[str, str]
-) -> tuple[ReleasePair, list[tuple[str, Whole]]]:
-    """Read cells of one checkpoint and image set on the images that both have, and the slices of these."""
+) -> tuple[ReleasePair, dict[str, list[tuple[str, Whole]]]]:
+    """Read cells of one checkpoint and image set on the images that both have, and the slices of these by kind.
+
+    All images are a slice without a name, of a kind without a name.
+    """
     checkpoint, image_set = key
     outcomes_a, outcomes_b = side_a.outcomes(key), side_b.outcomes(key)
     images_a, images_b, clusters = common_images(side_a.predictions.store, side_b.predictions.store, cells)
@@ -318,10 +331,10 @@ def _read_pair(
             values[name] = np.stack(rows_before), np.stack(rows_now)
     for side in (side_a, side_b):
         side.predictions.forget()
-    slices = [("", np.arange(len(clusters)))]
+    slices: dict[str, list[tuple[str, Whole]]] = {"": [("", np.arange(len(clusters)))]}
     for kind in limits.slices:
         named = [(name, np.flatnonzero(np.isin(images_a, images))) for name, images in SLICES[kind](outcomes_a)]
-        slices += [(name, images) for name, images in named if len(images)]
+        slices[kind] = [(name, images) for name, images in named if len(images)]
     conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
     return ReleasePair(conditions, (right_before, right_now), values, clusters), slices
 

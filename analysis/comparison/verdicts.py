@@ -35,6 +35,10 @@ class Limits:
     """Kinds of slices of the images that are judged beside all of them: `class`, `attribute`; none by default."""
 
 
+LIMITS_OF_RELEASES = ("margin", "negative_flips", "measures", "conditions", "slices")
+"""The limits that gates of releases heed."""
+
+
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
     """Count the pairs of variant and condition that have not passed their gate, and those that need one.
 

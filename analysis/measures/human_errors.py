@@ -2,7 +2,8 @@
 
 People judged stimuli; a model judges the same stimuli under a probe, blurred say. For each condition there is the kappa
 of `statistics.consistency` with each observer on each of the set's own conditions, on the images that this observer
-saw, and their mean. The peak is the tested setting with the highest mean. Intervals are percentiles over 1,000
+saw, and their mean over those that have one: a model that is always wrong has no kappa. The peak is the tested
+setting with the highest mean. Intervals are percentiles over 1,000
 resamples of the images, which all observers and conditions share; that of the peak is of the settings that are highest
 in them.
 
@@ -21,8 +22,8 @@ import polars as pl
 from ...errors import UnknownName, UsageError
 from ..database.store import Store
 from ..statistics.arrays import Floats
-from ..statistics.consistency import kappa_of
-from ..statistics.images import count_right, intervals
+from ..statistics.consistency import kappa_intervals, kappa_of
+from ..statistics.images import count_right
 
 MODELS = """
 WITH ran AS (
@@ -73,27 +74,21 @@ def consistency_under(store: Store, images: str, probe: str, resamples: int = 10
     conditions, peaks = [], []
     for (checkpoint,), of_model in answers.group_by("checkpoint", maintain_order=True):
         settings, kappas = _mean_kappas(of_model, people, resamples)
-        low, high = intervals(kappas[:, 1:])
-        for place, setting in enumerate(settings):
-            conditions.append(
-                {
-                    "checkpoint": checkpoint,
-                    "setting": setting,
-                    "people_lose": _loss(losses, setting),
-                    "kappa": kappas[place, 0],
-                    "low": low[place],
-                    "high": high[place],
-                }
-            )
+        low, high = kappa_intervals(kappas)
+        for setting, *numbers in zip(settings, kappas[:, 0], low, high, strict=True):
+            row = {"checkpoint": checkpoint, "setting": setting, "people_lose": _loss(losses, setting)}
+            known = [None if np.isnan(number) else float(number) for number in numbers]
+            conditions.append(row | dict(zip(("kappa", "low", "high"), known, strict=True)))
         tested = np.array([setting is not None for setting in settings])
-        if tested.any():
+        defined = np.where(np.isnan(kappas[tested]), -np.inf, kappas[tested])
+        if np.isfinite(defined[:, 0]).any():
             values = np.array([setting for setting in settings if setting is not None])
-            highest = values[kappas[tested].argmax(axis=0)]
+            highest = values[defined[:, np.isfinite(defined).any(axis=0)].argmax(axis=0)]
             # Settings are discrete, and an end between two of them would be none of those that were tested.
             ends = np.quantile(highest[1:], [0.025, 0.975], method="closest_observation")
-            kappa = kappas[tested, 0].max()
-            row = {"setting": highest[0], "low": ends[0], "high": ends[1], "kappa": kappa}
-            peaks.append({"checkpoint": checkpoint} | row)
+            kappa = defined[:, 0].max()
+            peak = {"setting": highest[0], "low": ends[0], "high": ends[1], "kappa": kappa}
+            peaks.append({"checkpoint": checkpoint} | peak)
     return {"conditions": conditions, "peaks": peaks}
 
 
@@ -117,7 +112,7 @@ def _mean_kappas(of_model: pl.DataFrame, people: pl.DataFrame, resamples: int) -
             kappa = kappa_of((n - p - q + 2 * agreed) / n, p / n, q / n)
         total += np.nan_to_num(kappa)
         count += ~np.isnan(kappa)
-    return settings, np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return settings, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 def _loss(losses: pl.DataFrame, setting: float | None) -> float | None:

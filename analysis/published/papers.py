@@ -157,10 +157,9 @@ def study_correlations(paper: Paper, folder: Path) -> pl.DataFrame:
 
 def study_channels(paper: Paper, folder: Path) -> pl.DataFrame:
     """The bell through the integer thresholds of each model, and the study's three numbers of it."""
-    table = SourceTable(folder / paper.files[0], read_csv(folder / paper.files[0], infer_schema=False)).rows
 
     def compared() -> Iterator[tuple[str, float, float]]:
-        for row in table.to_dicts():
+        for row in read_csv(folder / paper.files[0], infer_schema=False).to_dicts():
             band = fit_band([int(threshold) for threshold in row["thresholds_f0_to_f6"]])
             for name in UNITS:
                 yield f"{row['model']} {row['variant']} {name}", float(row[name]), getattr(band, name)

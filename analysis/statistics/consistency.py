@@ -134,7 +134,7 @@ def error_consistencies(
     totals /= images
     p, q, observed = totals[2] + totals[3], totals[1] + totals[3], totals[0] + totals[3]
     kappa = kappa_of(observed, p, q)
-    low, high = _kappa_intervals(kappa)
+    low, high = kappa_intervals(kappa)
     least, most = kappa_range(p[:, 0], q[:, 0])
     with np.errstate(divide="ignore"):
         needed = np.ceil(n * (detected_widths() * (high - low) / kappa[:, 0]) ** 2)
@@ -153,7 +153,7 @@ def error_consistencies(
     }
 
 
-def _kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
+def kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
     """Ends (m,) of the intervals of kappas (m, 1 + resamples), of the data first; NaN with too few that have one."""
     low, high = np.full((2, len(kappa)), np.nan)
     undefined = np.isnan(kappa)

@@ -246,10 +246,13 @@ def gate_release(
 
     Raises UsageError where there is nothing to compare, or a threshold makes no sense.
     """
+    from ...analysis.comparison.verdicts import LIMITS_OF_RELEASES
     from ..study.file import Study, check_limit
     from ..study.gate import gate_study_release
 
     for key, value in thresholds.items():
+        if key not in LIMITS_OF_RELEASES:
+            raise UnknownName("threshold of a release", key, LIMITS_OF_RELEASES)
         check_limit(key, value, key)
     is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
     return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), thresholds, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -184,8 +185,9 @@ def _report_release(released: Released, junit: Path | None, table_format: Format
     if counts["fail"]:
         raise BandlensError(f"{headline}; a row that fails is worse beyond chance, by margin or limit")
     if counts["undecided"]:
-        needed = max(released.rows["needed"].drop_nulls().to_list(), default=None)
-        images = "more images" if needed is None else f"about {needed:,} images"
+        # A slice needs more images of its own, so that what all rows together need is a multiple of what they have.
+        times = max((row["needed"] / row["n"] for row in rows if row["needed"]), default=None)
+        images = "more images" if times is None else f"about {ceil(10 * times) / 10:,.1f} times as many images"
         raise Undecided(f"{headline}; {images} would decide all: run a larger set, or widen --margin")
 
 

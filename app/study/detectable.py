@@ -43,9 +43,8 @@ STORED_CELLS = """
 SELECT DISTINCT cell, clean_cell, image_set_id, detail.labelled, itself, digest, checkpoint_id, probe, parameters
 FROM study_detail AS detail JOIN image_set ON image_set.id = image_set_id WHERE NOT itself ORDER BY ALL
 """
-
-
 KAPPAS = {name for name, measure in MEASURES.items() if measure.unit == "kappa"}
+"""Measures of error consistency, whose spread is that of each condition."""
 
 
 @dataclass(frozen=True, slots=True)

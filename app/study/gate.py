@@ -13,7 +13,7 @@ import polars as pl
 from ...advance import Progress, silent
 from ...analysis.comparison.cells import Run, two_of
 from ...analysis.comparison.gate import gate_cells
-from ...analysis.comparison.release import Released, gate_release
+from ...analysis.comparison.release import Released, check_names, gate_release
 from ...analysis.comparison.verdicts import Limits
 from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
@@ -115,6 +115,7 @@ def gate_study_release(
         raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
     label_b = None
     if isinstance(study, Study):
+        check_names(replace(study.gate, **thresholds))  # before what may run for hours
         label_b = run_study(resolve(study), database, progress=progress).raise_failures().label
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))

@@ -117,7 +117,7 @@ class TrainedHead:
         file = folder / f".{name}.features-{digest[:16]}"
         features = compute_features(content, width, self.images, file, self.progress)
         if not np.isfinite(features).all():  # the next command would take them from the file
-            file.unlink()
+            file.unlink(missing_ok=True)
         check_finite(features, name, "features")
         fitted = fit_head(features, labels, self.images.clusters, self.method, self.seed)
         file.unlink(missing_ok=True)

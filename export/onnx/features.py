@@ -85,6 +85,7 @@ def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
         if name not in needed:
             needed.add(name)
             waiting += _inputs_of(makers[name]) if name in makers else []
+    needed.discard("")  # an input that is left out is not an output that is left out elsewhere
     nodes = [node for node in graph.node if needed.intersection(node.output)]
     weights = [weight for weight in graph.initializer if weight.name in needed]
     del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]

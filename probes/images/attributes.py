@@ -36,8 +36,12 @@ def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
         where = f"{file}, row {row}"
         if path not in known:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
-        if not (name and value and name.isprintable() and value.isprintable()):
-            raise ImageSetError(f"{where}: '{path}' needs a name and a value, each a line of text; write both")
+        if (
+            not (name and value and name.isprintable() and value.isprintable()) or "=" in name
+        ):  # numbers are of NAME=VALUE
+            raise ImageSetError(
+                f"{where}: '{path}' needs a name without '=' and a value, each a line of text; write both"
+            )
         if (path, name) in values:
             raise ImageSetError(f"{where}: '{path}' has the attribute {name} twice; keep one of the rows")
         values[path, name] = value
@@ -63,13 +67,15 @@ def select_images(slices: Slices, rows: NDArray[np.int64], count: int) -> Slices
 
 
 def write_attributes(folder: Path, slices: Slices) -> None:
-    """Write attributes.parquet of a set; an old one is replaced once the new one is whole."""
+    """Write attributes.parquet of a set, if it has any; an old one is replaced once the new one is whole."""
+    if not slices:
+        return
     import pyarrow as pa
     from pyarrow import parquet
 
     counts = [len(images) for images in slices.values()]
     columns = {
-        "image_index": np.concatenate([np.zeros(0, np.int64), *slices.values()]).astype(np.int32),
+        "image_index": np.concatenate([*slices.values()]).astype(np.int32),
         "name": np.repeat([name for name, _ in slices], counts).tolist(),
         "value": np.repeat([value for _, value in slices], counts).tolist(),
     }

@@ -19,10 +19,10 @@ import numpy as np
 from ...errors import ImageSetError, UnknownName, UsageError
 from ...records import Crop
 from . import files
-from .attributes import Slices, select_images, write_attributes
+from .attributes import select_images, write_attributes
 from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
-from .labels import CLUSTERINGS, Clustering
+from .labels import CLUSTERINGS, Clustering, clusters_none
 from .options import USUAL, How
 from .pack import describe, hash_photographs, labels_of_source
 from .rows import nowhere, rows_of
@@ -69,20 +69,22 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         if not sha256s:
             raise ImageSetError(f"{source}: all of the {len(rows)} new images are broken; repair them")
         places = sorted(sha256s)
-        paths = [*index.paths, *(photographs.paths[rows[place]] for place in places)]
+        added = [rows[place] for place in places]
+        paths = [*index.paths, *(photographs.paths[row] for row in added)]
+        new_sides = np.array([sides[place] for place in places], np.int32)
         larger = files.Index(
             paths,
-            _joined(index.labels, classes, [rows[place] for place in places]),
+            None if index.labels is None or classes is None else np.concatenate([index.labels, classes[added]]),
             clusters_of(paths),
             [*index.sha256s, *(sha256s[place] for place in places)],
-            sides=_larger(index.sides, [sides[place] for place in places]),
+            sides=None if index.sides is None else np.concatenate([index.sides, new_sides]),
         )
         with files.writing(path):
             if not images.streamed:
                 files.finish_pixels(pixels, crop.size, [*range(kept), *(kept + place for place in places)])
             broken = {name: why for name, why in images.skipped.items() if name not in paths} | skipped
             _finish(folder, images, larger, broken, names)
-            _write_attributes(folder, images.attributes)
+            write_attributes(folder, images.attributes)
     return open_image_set(path)
 
 
@@ -105,7 +107,7 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
             if not images.streamed:
                 files.finish_pixels(pixels, images.info.size, rows)
             _finish(folder, images, index_of_rows(index, np.array(rows)), images.skipped, images.class_names)
-            _write_attributes(folder, select_images(images.attributes, np.array(rows), images.info.count))
+            write_attributes(folder, select_images(images.attributes, np.array(rows), images.info.count))
     return open_image_set(path)
 
 
@@ -135,11 +137,11 @@ def _crop(images: ImageSet, source: Path) -> Crop:
 
 
 def _clustering(path: Path, index: files.Index) -> Clustering:
-    """The function that gave the set its clusters."""
-    for clusters_of in CLUSTERINGS.values():
-        if np.array_equal(clusters_of(index.paths), index.clusters):
-            return clusters_of
-    raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
+    """The function that gave the set its clusters, which do not tell it: each folder may have one image."""
+    clusters_of = CLUSTERINGS.get(str(files.read_about(path).get("clusters")), clusters_none)
+    if not np.array_equal(clusters_of(index.paths), index.clusters):
+        raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
+    return clusters_of
 
 
 def _new_rows(path: Path, index: files.Index, source: Path, paths: Sequence[str]) -> list[int]:
@@ -170,21 +172,6 @@ def _labels(
     return np.array([larger.index(name) for name in names], np.int32)[classes], larger
 
 
-def _joined(
-    labels: NDArray[np.int32] | None, classes: NDArray[np.int32] | None, rows: Sequence[int]
-) -> NDArray[np.int32] | None:
-    return None if labels is None or classes is None else np.concatenate([labels, classes[list(rows)]])
-
-
-def _larger(sides: NDArray[np.int32] | None, new: Sequence[tuple[int, int]]) -> NDArray[np.int32] | None:
-    return None if sides is None else np.concatenate([sides, np.array(new, np.int32)])
-
-
-def _write_attributes(folder: Path, slices: Slices) -> None:
-    if slices:
-        write_attributes(folder, slices)
-
-
 def _copy_pixels(images: ImageSet, folder: Path) -> Path:
     """Copy the pixels, where the set has them; runs compare each image with its hash."""
     file = folder / files.PIXELS
@@ -202,7 +189,7 @@ def _finish(
     for number, name in enumerate(earlier, start=1):
         shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
     about = files.read_about(images.folder)
-    more: dict[str, Any] = {key: about[key] for key in ("streamed", "resize") if key in about}
+    more: dict[str, Any] = {key: about[key] for key in ("streamed", "resize", "clusters") if key in about}
     if names is not None:
         more["class_names"] = list(names)
     describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)

@@ -31,6 +31,7 @@ from .image_set import ImageSet, digest, open_image_set
 from .labels import (
     LARGEST_CLASS,
     clustering,
+    clusters_folder,
     clusters_none,
     folders_that_could_be_labels,
     labels_of_csv,
@@ -99,14 +100,15 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
         more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
         if not crop.fixed:
             more["resize"] = crop.resize
+        if choice.clusters is clusters_folder:
+            more["clusters"] = "folder"
         if choice.names is not None:
             more["class_names"] = list(choice.names)
         with writing(out):
             if not how.stream:
                 finish_pixels(file, crop.size, sorted(sha256s))
             describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **more)
-            if choice.attributes:
-                write_attributes(folder, make_slices(choice.attributes, index.paths))
+            write_attributes(folder, make_slices(choice.attributes, index.paths))
     return open_image_set(out)
 
 
@@ -281,7 +283,7 @@ def pack_arrays(
         _tell_classes_that_are_clusters(out, index, how)
         with writing(out):
             finish_pixels(file, crop.size, range(len(paths)))
-            describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0)
+            describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0, clusters=contents.clusters)
     return open_image_set(out)
 
 

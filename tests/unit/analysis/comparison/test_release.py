@@ -328,5 +328,7 @@ def test_what_lacks_is_named(store: Store) -> None:
     assert str(raised.value) == "v2@1 against v1@1: no cell in common, since v1@1 lacks checkpoint v2 (it has v1)"
     with pytest.raises(UsageError, match="no image has a number of accuracy_real; leave it out of gate"):
         gate_release(*runs(store), Limits(measures=["accuracy_real"]))
+    with pytest.raises(UsageError, match="no image has a known attribute; leave it out of gate"):
+        gate_release(*runs(store), Limits(slices=["class", "attribute"]))
     with pytest.raises(UsageError, match="v1@1 would be compared with itself; name the release before it"):
         gate_release(Run(store, "v1@1"), Run(store, "v1@1"), Limits())

@@ -96,6 +96,27 @@ def test_conditions_are_placed_by_what_people_lose(answers: Answers) -> None:
     assert (losses[0], losses[4]) == (None, None), "as it is, and outside of what people saw"
 
 
+def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: Path) -> None:
+    """Elsewhere it errs where people do not: a kappa of 0, if that stood for none, would be the highest."""
+    images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"{k}.png" for k in range(N)])
+    person = np.arange(N) % 4 > 0
+    blurred = {1.0: ~person, 9.0: np.zeros(N, bool)}
+    parts = []
+    for blur, right in blurred.items():
+        rank = (~right).astype(int)
+        parts.append(part(cell(images, condition("gaussian_lowpass", sigma=blur), by=model("net")), rank, rank))
+    with open_store(tmp_path / "r.duckdb") as store:
+        store_study(store, "s", images, parts)
+        judged = trials("sketch", "0", "subject-01", person)
+        store.write_source("humans", pl.DataFrame(schema=store.frame("FROM published_value").schema), judged)
+        tables = consistency_under(store, "sketch", "gaussian_lowpass")
+    first, last = tables["conditions"]
+    assert first["kappa"] == pytest.approx(kappa(blurred[1.0], person))
+    assert first["kappa"] < 0
+    assert [last[name] for name in ("kappa", "low", "high")] == [None] * 3
+    assert [(row["setting"], row["low"], row["high"]) for row in tables["peaks"]] == [(1, 1, 1)]
+
+
 def test_an_interval_of_the_peak_spans_settings_that_are_alike(answers: Answers) -> None:
     """A few images tell little: other blurs may be the best."""
     path, _, _ = answers

@@ -11,8 +11,10 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command, ask
 
+import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
+from bandlens.errors import UnknownName
 
 SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass", cutoff=0.3)]
 N = 2000
@@ -64,19 +66,31 @@ def test_what_is_worse_fails_and_markdown_says_where(command: Command, db: Path)
 def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_would_do(
     command: Command, db: Path
 ) -> None:
-    answer = command("gate", "near", "--against", "old", "--margin", 0.005, "--db", db)
+    options = ("--against", "old", "--margin", 0.005, "--db", db)
+    answer = command("gate", "near", *options)
     assert answer.code == 3
     (line,) = answer.err.splitlines()
-    needed = max(
-        row["needed"]
-        for row in json.loads(
-            command("gate", "near", "--against", "old", "--margin", 0.005, "--db", db, "--format", "json").out
-        )["rows"]
-    )
+    needed = max(row["needed"] for row in json.loads(command("gate", "near", *options, "--format", "json").out)["rows"])
     assert needed > N
     assert line == (
-        f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {needed:,} images would decide all: run a "
-        "larger set, or widen --margin"
+        f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {np.ceil(10 * needed / N) / 10:.1f} times as "
+        "many images would decide all: run a larger set, or widen --margin"
+    )
+
+
+def test_a_slice_asks_for_a_multiple_of_its_own_images(command: Command, tmp_path: Path) -> None:
+    """The rarest of two classes decides how much larger the set has to be: its own images alone would be too few."""
+    images, db = image_set(N, labels=(np.arange(N) % 20 == 0).astype(int)), tmp_path / "results.duckdb"
+    with open_store(db) as store:
+        for name, wrong in (("old", np.arange(N) < 40), ("new", np.arange(N) >= N - 40)):
+            rank = wrong.astype(int)
+            store_study(store, name, images, [part(cell(images, by=model(name)), rank, rank)])
+    options = ("--against", "old", "--margin", 0.01, "--slices", "class", "--db", db)
+    rows = json.loads(command("gate", "new", *options, "--format", "json").out)["rows"]
+    times = {row["slice"]: row["needed"] / row["n"] for row in rows if row["needed"]}
+    assert max(times, key=lambda name: times[name]) == "class 1"
+    assert (
+        f"about {np.ceil(10 * times['class 1']) / 10:.1f} times as many images" in command("gate", "new", *options).err
     )
 
 
@@ -164,6 +178,11 @@ def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], cod
     assert (answer.code, answer.out) == (code, "")
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_a_threshold_of_precisions_is_none_of_a_release_in_python(db: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown threshold of a release 'flips'"):
+        bandlens.gate_release("same", "old", db, flips=0.03)
 
 
 def test_options_of_a_release_need_one(command: Command) -> None:

@@ -143,7 +143,8 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
     [
         ("path,name,value\na.jpg,site,A\n", r"row 2: no image 'a\.jpg'; paths are relative to the packed folder"),
         ("path,name,value\nn01440764/a.jpg,site,A\nn01440764/a.jpg,site,B\n", "row 3: .* has the attribute site twice"),
-        ("path,name,value\nn01440764/a.jpg,site,\n", "row 2: .* needs a name and a value"),
+        ("path,name,value\nn01440764/a.jpg,site,\n", "row 2: .* needs a name without '=' and a value"),
+        ("path,name,value\nn01440764/a.jpg,a=b,c\n", "row 2: .* needs a name without '=' and a value"),
         ("path,name\nn01440764/a.jpg,site\n", "needs the columns path, name and value, found path, name"),
     ],
 )

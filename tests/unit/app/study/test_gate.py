@@ -157,6 +157,15 @@ def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(comma
     assert ask(db, parts) == stored
 
 
+def test_slices_that_there_are_not_are_refused_before_anything_is_run(command: Command, place: Path) -> None:
+    db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": LOWPASS}
+    assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
+    release = gated_study(place, "two", **keys, name="v2")
+    answer = command("gate", release, "--against", "v1", "--slices", "clas", "--db", db)
+    assert (answer.code, "unknown name in gate.slices 'clas'" in answer.err) == (2, True)
+    assert ask(db, "SELECT DISTINCT study FROM accuracy") == [("v1",)]
+
+
 def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Command, place: Path) -> None:
     db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\n"}
     assert command("run", gated_study(place, "one", **keys), "--db", db).code == 0

@@ -15,6 +15,7 @@ from small import make_model, make_pictures
 from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.training import TrainedHead, TrainingImages, compute_features
 from bandlens.export.models import verify_model
+from bandlens.export.pipeline import HeadRequest, headed_name
 from bandlens.records import Crop
 
 COUNT, SIZE = 70, 64
@@ -33,6 +34,14 @@ def images() -> TrainingImages:
 @pytest.fixture
 def content(tmp_path: Path) -> bytes:
     return verify_model(make_model(tmp_path, size=SIZE, classes=9))
+
+
+@pytest.mark.parametrize(("name", "ending"), [("train.set", "train"), ("photos.2024", "photos.2024")])
+def test_a_model_with_a_head_is_called_by_the_whole_name_of_its_set(
+    images: TrainingImages, name: str, ending: str
+) -> None:
+    head = TrainedHead(replace(images, name=name))
+    assert headed_name("net", HeadRequest(head)) == f"net+{ending}"
 
 
 def test_features_are_those_of_a_bare_session_and_go_on_where_they_ended(

@@ -108,6 +108,16 @@ def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> No
     assert [earlier.places.tolist() for earlier in earlier_sets(grown)] == [[0, 3, 4], [0, 1, 2]]
 
 
+def test_folders_stay_clusters_though_each_has_one_image_for_a_while(photos: Path) -> None:
+    out = photos.with_name("changed.set")
+    pack(photos, out, crop=CROP, contents=Contents(clusters="folder"))
+    alone = remove_images(out, ["ant/1.png", "cat/1.png"])
+    assert alone.clusters.tolist() == [0, 1, 2]
+    grown = add_images(out, photos)
+    assert grown.paths == ["ant/0.png", "bee/0.png", "cat/0.png", "ant/1.png", "cat/1.png"]
+    assert grown.clusters.tolist() == [0, 1, 2, 0, 2]
+
+
 def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
     out = photos.with_name("grown.set")
     before = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
