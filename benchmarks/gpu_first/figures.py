@@ -1,4 +1,4 @@
-"""What each figure is, and what was predicted of it for an H100 before any GPU had been met."""
+"""The figures that a card is asked for, and what was predicted of each for an H100 before any GPU had been met."""
 
 from __future__ import annotations
 

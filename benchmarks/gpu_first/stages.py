@@ -97,7 +97,7 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # what it has started is killed with it
+            start_new_session=True,  # all that it has started is killed with it
         ) as process,
     ):
         assert process.stdout is not None
