@@ -61,19 +61,17 @@ def schema() -> str:
 SCHEMA_HEAD = """\
 # The results database
 
-What does a column of a view mean? Look up the view below: the columns named beside it are explained once, in the first
-list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql
-"DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)).
+What does a column of a view mean? Those named beside a view are explained once, in the first list, and the others below
+it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql "DESCRIBE accuracy"` has types.
+Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)).
 """
 
 
 TABLES_HEAD = """\
 ## Tables
 
-Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT table_name, comment
-FROM duckdb_tables() UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE NOT internal"` says what each holds,
-and `bandlens sql "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'cell'"` explains the columns of
-one.
+Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT column_name, comment
+FROM duckdb_columns() WHERE table_name = 'cell'"` explains one.
 """
 
 
@@ -130,9 +128,9 @@ MACHINERY = ("base", "outcomes", "registry", "compute", "own_process", "subject_
 MEASURES_HEAD = """\
 # Measures
 
-By which formula does bandlens compute a number, and where does the formula come from? This page is what stands at the
-top of the module that computes it. [The guide to measures](../guide/measures.md) says which command gives a number,
-which states it can have, and what a study needs for it. `bandlens measures list` has the titles and units of all.
+By which formula does bandlens compute a number, and where does it come from? This is what stands at the top of the
+module that computes it; [the guide to measures](../guide/measures.md) says which command gives a number, which states
+it can have, and what it needs. `bandlens measures list` has the titles and units of all.
 """
 
 
@@ -147,8 +145,8 @@ STATISTICS_HEAD = """\
 # Statistics
 
 How are the intervals, tests and coefficients made that `bandlens compare`, `correlate`, `gate` and the views show?
-This page is what stands at the top of the modules that compute them; [the guide to comparisons](../guide/compare.md)
-says how to read them, and [measured.md](../measured.md#how-often-intervals-hold) how often intervals hold.
+[The guide to comparisons](../guide/compare.md) says how to read them, and
+[measured.md](../measured.md#how-often-intervals-hold) how often intervals hold.
 """
 
 
@@ -183,8 +181,8 @@ bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-
 bandlens plan study.toml
 ```
 
-A study is a TOML file that names checkpoints, image sets and probes; paths are relative to its folder. A key that is
-not in this list is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
+Paths are relative to the file's folder. A key that is not in this list is refused, with the nearest that is. [The
+tutorial](../guide/tutorial.md#the-study) writes a study.
 
 {keys}
 The table `[gate]` says what gates let pass, of [precisions](../guide/precision.md) and of
@@ -207,9 +205,8 @@ def commands() -> str:
 COMMANDS_HEAD = """\
 # Commands
 
-Which command does a job? Each stands after `bandlens`, and `bandlens COMMAND --help` has its options, with an
-example; what a command cannot do without stands here. [In the terminal](../guide/terminal.md) says what all commands
-have in common.
+Which command does a job? `bandlens COMMAND --help` has its options, with an example; [in the
+terminal](../guide/terminal.md) says what all have in common.
 """
 
 

@@ -3,9 +3,9 @@
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
 parameters; `differs_in` says what else differs. Two checkpoints or image sets of different names are compared as one,
 `X, Y`. Images are matched by position where the sets are the same, and else by path. Without labels, right means that
-the prediction agrees with the same run's clean one. `difference`, its interval and `p` are those of `paired`; p is
-adjusted over all cells. A difference smaller than `detectable` would have been missed by more than 20 % of such
-studies: with s from the interval, k s + 1 / n (`power`). Curves sum up the cells of a checkpoint, image set and probe.
+the prediction agrees with the same run's clean one. `difference`, its interval and `p`, adjusted over all cells, are
+those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`). Curves sum up the cells of a
+checkpoint, image set and probe.
 """
 
 from __future__ import annotations

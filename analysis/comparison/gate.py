@@ -6,13 +6,10 @@ accuracies that of `paired`. With the limits L of the flips and M of the differe
 
 - passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
-- is undecided otherwise: there are too few images to tell.
-
-McNemar's p decides nothing. So many independent images would decide (`needed`), with c the share of images that one of
-the two has right:
+- is undecided otherwise: there are too few images to tell. So many independent ones would decide (`needed`):
 
     flips f:         n = z^2 L (1 - L) / (f - L)^2
-    difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |
+    difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |,   c: share that one of the two has right
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
     f(y) = slope f(x) + intercept                           least squares over the models of a baseline
     effective = y - 100 f^-1(slope f(x) + intercept)        points
 
-x is the accuracy on ImageNet and y that under the shift, in percent. The baseline `testbed` has the ImageNet testbed's
-own definition: f is the logit, log(p / (1 - p)); the models are its networks of standard training, without `aws` and
-`batch64`, which it trained again as a reference; x is over the same 200 classes for ImageNet-A and ImageNet-R; and
-ImageNet-A has two lines, one below and one above the network whose errors its images were chosen by (resnet50).
+x is the accuracy on ImageNet and y that under the shift, in percent; a model of 0 or 100 % is on no line. The baselines
+`standard` and `timm` have the probit f = Phi^-1(p / 100) (Miller et al. 2021), x over all 1,000 classes, and one line a
+benchmark, over all networks of standard training, or all of timm. `testbed` is the ImageNet testbed's own definition:
 
-For the baselines `standard` and `timm` f is the probit, Phi^-1(p / 100) (Miller et al. 2021); x is over all 1,000
-classes, which every study has; and each benchmark has one line, over all networks of standard training, or all of timm.
-A model of 0 or 100 % is on no line.
+- f is the logit, log(p / (1 - p));
+- the models are its networks of standard training, without `aws` and `batch64`, which it trained again as a reference;
+- x is over the same 200 classes for ImageNet-A and ImageNet-R;
+- ImageNet-A has two lines, below and above the network whose errors its images were chosen by (resnet50).
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ Robinson 1950). With R and S the average ranks of x and y over all n models:
 
     overall   Pearson's coefficient of R and S, that is Spearman's
     within    of R and S less the means of their families; families of one model have nothing to say
-    between   of the means of x and of y over the models of each family, Spearman's
+    between   Spearman's, of the means of x and of y over the models of each family
 
-p_within shuffles x among the models of each family alone, p_between shuffles whole families; p is two-sided (Phipson &
-Smyth 2010).
+p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Tables of correlations: each bias with each group of benchmarks in each subset of models, a row each.
 
-A row is over the models that have both values (`n`), four at least. The groups of a database are its group means, or
-else the clean top-1 of each labelled image set; its biases are all metrics but raw fits, single thresholds, and what
-belongs to a shape bias. Models whose number means nothing by its state are left out, and the note says how many; they
-are not a random choice.
+A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
+each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias.
+Models whose number means nothing by its state are left out, and the note says how many.
 
     low, high                 95 % interval over models (`resampling`)
     low_images, high_images   the same over models and images
@@ -12,8 +11,7 @@ are not a random choice.
     detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`, exact for Pearson)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
                               benchmark imagenet; not adjusted
-    loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which; null
-                              with one category
+    loco_low, loco_high       the lowest and highest coefficient with one of two or more categories left out
 """
 
 from __future__ import annotations

@@ -1,19 +1,17 @@
 """Calibration: whether a classifier is as often right as its confidence says.
 
-The confidence c_i of an image is the probability of the class that was predicted, y_i whether it is right. Images go
-into 15 bins by confidence, the b-th from (b - 1) / 15, not included, to b / 15:
+The confidence c_i of an image is the probability of the class that was predicted (among 16 classes, its share of the
+mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th from (b - 1) / 15, not
+included, to b / 15:
 
     expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
     top1_brier_score           = mean of (c_i - y_i)^2
 
 Sources: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), Brier 1950. With s_i the sign of the sum of the
-bin of image i, the first is the mean of s_i (c_i - y_i), and has the error of such a mean where the signs are sure.
-With these confidences, the error of a network that is calibrated would be
+bin of image i, the first has the error of the mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a
+network that is calibrated, with these confidences:
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
-
-A calibration error below twice that says little of the network, and is `doubtful`. Among 16 classes, c is the class's
-share of the mean probabilities.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Error consistency under one condition: whether a model errs on the same images as when clean, and as others do.
 
     clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
-    model_error_consistency   mean kappa with each of the study's other models under the same condition
+    model_error_consistency   mean kappa with each of the study's other models under the same condition, but attacks
 
-Where cues conflict, right is the first cue. Formulas and sources are in `statistics.consistency`. The first has
-percentiles over resampled images and no difference, the second the interval of a mean. model_error_consistency is null
-where one of the two has all right, or all wrong; under an attack each model sees images of its own.
+Where cues conflict, right is the first cue. Formulas, sources and intervals are in `statistics.consistency`. The first
+has no difference; the second is null where one of the two has all right, or all wrong.
 """
 
 from __future__ import annotations

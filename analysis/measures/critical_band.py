@@ -1,8 +1,8 @@
 """The critical band by the published estimator: integer thresholds and a Gaussian through them.
 
 A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f
-cycles per image of 224 pixels a side (at another size, size / 224 times that), and five strengths. Per frequency, the
-threshold is the number of steps by which the noise must be weakened until more than half of the images are right; the
+cycles per image of 224 pixels a side (at another size, size / 224 times that), and five strengths. The threshold of a
+frequency is the number of steps by which the noise must be weakened until more than half of the images are right; the
 bell through the seven thresholds is the channel that the network recognizes objects through.
 
     t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
@@ -12,17 +12,18 @@ bell through the seven thresholds is the channel that the network recognizes obj
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
 Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
-relative to the clean images in colour, and names that end in `_raw` are without a reference. Numbers are `at_chance`
-where no more than twice as many images are right without noise as by blind guesses. The thresholds are numbers of their
-own, critical_threshold_0 … critical_threshold_6. "Passes only without noise" and "never passes" are both threshold 4,
-as published. Where all thresholds are equal, or no Gaussian fits, the three numbers are degenerate. The thresholds of
-people in the view human_metric have no reference.
+relative to the clean images in colour, and names that end in `_raw`, and thresholds of people in the view human_metric,
+are without a reference. critical_threshold_0 … critical_threshold_6 are the thresholds; "passes only without noise" and
+"never passes" are both 4, as published.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 
-Where the centre lies outside the tested bands, f = -1/2 to 6 1/2, or the bell has not fallen to half at either end of
-them, the numbers are degenerate. Where it has at one end, and is wider than these seven octaves, they are doubtful; so
-are those of a peak at its bound of 4. `psychometric` has continuous thresholds with intervals.
+    at_chance    no more than twice as many images are right without noise as by blind guesses
+    degenerate   all thresholds are equal, no Gaussian fits, its centre lies outside f = -1/2 to 6 1/2, or it has fallen
+                 to half at neither end of the tested bands
+    doubtful     it has at one end, and is wider than these seven octaves; or its peak is at the bound of 4
+
+`psychometric` has continuous thresholds with intervals.
 """
 
 from __future__ import annotations

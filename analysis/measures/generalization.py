@@ -5,8 +5,7 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     top1_imagenet, top1_imagenet-v2, top1_imagenet-sketch   on the set, among 1000 classes
     top1_imagenet-real              of the predictions on ImageNet, right if the class is in ReaL's list (Beyer et al.
                                     2020); images with an empty list do not count
-    top1_imagenet-real_last_batch   the same of the last 336 of the 50,000 images by class and file name, which is what
-                                    the published study took
+    top1_imagenet-real_last_batch   the same of the last 336 of the 50,000 images by class and file name, as published
     top1_imagenet-a, top1_imagenet-r                        on the set, among its 200 classes
     top1_imagenet-c, top1_imagenet-cbar                     mean over 19 x 5, and 10 x 5, corruptions and severities
     top1_stylized                   on the set, among 16 classes
@@ -18,10 +17,9 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     Concepts          mean of imagenet-sketch, imagenet-r, stylized
     Adversarial       pgd_linf
 
-The benchmarks of a group weigh the same, and so do the sets of a benchmark. A group that lacks a benchmark, or a
-benchmark that lacks a corruption, is null, and its note says what is missing; 1,000 of 50,000 images, or a decision
-among other classes, have a value and a note. Intervals (95 %, `statistics.shares`) are over photographs: images with
-the same ILSVRC2012 number show one photograph, in whatever set they are.
+The sets of a benchmark weigh the same. A group that lacks a benchmark, or a benchmark that lacks a corruption, is null;
+1,000 of 50,000 images, or a decision among other classes, have a value and a note. Intervals (95 %,
+`statistics.shares`) are over photographs: images with the same ILSVRC2012 number show one photograph.
 """
 
 from __future__ import annotations

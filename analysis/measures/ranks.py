@@ -2,9 +2,9 @@
 
     reciprocal_rank = mean of 1 / (1 + r)      r: number of classes scored above the label
 
-It is a share: 1 where every label is predicted, 1/2 where every label comes second, and never 0. It takes labels, and
-the ranks of all of them; those of wrong imported predictions are not known.
-Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers by REFINED-BIAS (arXiv 2603.10834).
+It is a share, 1 where every label is predicted, and takes the ranks of all labels; those of wrong imported predictions
+are not known. Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers by REFINED-BIAS (arXiv
+2603.10834).
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """Accuracy on slices: the images that share a value of an attribute, such as a site, a scanner or the weather.
 
-    slice_accuracy_NAME=VALUE   share of the images with this value whose label is predicted
+    slice_accuracy_NAME=VALUE   share of the labelled images with this value whose label is predicted
     worst_slice                 the least of these; worst_slice_NAME, over the values of one attribute
     largest_slice_loss          the largest loss: accuracy on the clean images less that under the condition
 
-The first has the interval of `statistics.shares`, and its difference from the clean images. The others allow for the
-choice of one slice among K. With the interval (l_k, u_k) of each at the level that the largest of K independent
-deviations keeps, which is safe for dependent ones (Šidák 1967),
+The first, and its difference from the clean images, has the interval of `statistics.shares`. The others allow for the
+choice of one among K slices, which their note names. With the interval (l_k, u_k) of each at the level that the largest
+of K independent deviations keeps, which is safe for dependent ones (Šidák 1967),
 
     alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
 
-The note names the slice. Slices with fewer than 10 clusters are not chosen among, and attributes of more than 100
-values are not measured. Only labelled images are.
+Slices with fewer than 10 clusters are not chosen among; attributes of more than 100 values are not measured.
 """
 
 from __future__ import annotations

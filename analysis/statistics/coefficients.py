@@ -20,8 +20,7 @@ p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
 
     Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
     Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
-
-The second holds for independent or positively dependent tests (Benjamini & Yekutieli 2001).
+The second holds for independent or positively dependent tests.
 
 Arrays are (…, variables, observations).
 """

@@ -9,18 +9,17 @@
     needed   = n (k s / kappa)^2                             k and s as in `power`, s of the interval
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is undefined, NaN, for an observer who
-is always right, or always wrong. Intervals are percentiles over resampled images (Klein et al. 2025), or clusters. The
-less accurate of the two may copy the other's decision, right or wrong, on a share p_copy of the images and decide by
-itself elsewhere: that gives this kappa (Klein et al. 2025). 80 % of studies with `needed` images tell it from 0.
+is always right, or always wrong. Intervals are percentiles over resampled images, or clusters. If the less accurate of
+the two copies the other's decision on a share p_copy of the images, and decides by itself elsewhere, they have this
+kappa (Klein et al. 2025). 80 % of studies with `needed` images tell it from 0.
 
-The mean kappa of one observer and others is a mean over images to first order (the delta method): with r the share both
-right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, an image on which they are a and b, 0 or 1,
-adds
+The mean kappa of one observer and others, or of pairs and conditions, is a mean over images to first order (the delta
+method): with r the share both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, an image on
+which they are a and b, 0 or 1, adds
 
     (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
 
-averaged over the others; `shares` makes the interval of it, and of its difference from another condition. The mean
-kappa to humans weighs every pair and condition alike.
+averaged over the others. `shares` makes the interval of it, and of its difference from another condition.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The smallest difference that n images, and the smallest correlation that m models, would most likely show.
 
-A difference whose estimate has the standard error s is found at 5 % by 80 % of studies where it is, to first order,
+A difference whose estimate has the standard error s is found at 5 % by 80 % of studies, to first order, where it is
 
-    delta = k s,    k = z(1 - 0.05 / (2 t)) + z(0.8)         1.960 + 0.842 for t = 1 test
-
-Holm's correction holds the first of t tests to 0.05 / t: k is what a difference needs if it is the only one.
+    delta = k s,    k = z(1 - 0.05 / (2 t)) + z(0.8)         2.802 for one test; for the first of t tests after Holm
 
     accuracies on the same n images     s^2 = effect d / n             (Connor 1987)
     their test, `paired`                delta + 1 / n, for the correction of McNemar's test
@@ -13,10 +11,9 @@ Holm's correction holds the first of t tests to 0.05 / t: k is what a difference
                                         c = kappa (2 - kappa) / (2 p (1 - p))     (Bloch & Kraemer 1989)
     a correlation over m models         atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
 
-d is the discordance, the share of images that one of the two alone has right, or the variance of the difference of two
-scores of an image, v_a + v_b - 2 cov (Miller 2024); it is at least delta. p is the accuracy of both models. The design
-effect of clusters of n_u images whose answers are all alike is sum n_u^2 / n (Kish 1965). Conversely, delta needs n =
-k^2 effect d / delta^2 images, and rho needs m = 3 + (k / atanh |rho|)^2 models.
+d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
+image's two scores, v_a + v_b - 2 cov (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose
+answers are all alike have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs.
 """
 
 from __future__ import annotations

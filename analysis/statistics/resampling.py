@@ -6,18 +6,18 @@ Permutations shuffle the models of one variable against the other, 10,000 times 
 
 This is exact with ties, and tests independence of models that are exchangeable.
 
-Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; with more than 5 %
-of resamples in which a variable does not vary there is none:
+Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; there is none
+where a variable does not vary in more than 5 % of them:
 
     ends at the quantiles Phi(z0 + (z0 ± 1.96) / (1 - a (z0 ± 1.96))) of the resampled coefficients
     z0 = Phi^-1(share of resamples below r, equal ones half)
     a  = sum d^3 / (6 (sum d^2)^(3/2)),   d = mean - r without model i
 
-Intervals over models and images also draw every value anew from its own interval (low, high) in each resample:
+Intervals over models and images, for the correlation that endless images would show, also draw every value anew from
+its own interval (low, high) in each resample, once for a model drawn twice (Owen 2007):
 
     x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
 
-A model drawn twice has one value (Owen 2007). This is an interval for the correlation that endless images would show.
 Errors of accuracies are drawn together for all models, correlated as their d_u (`shares`) are.
 """
 

@@ -1,22 +1,22 @@
 """Mean powers of bands over images, their power law, and ratios of two sets, with intervals over clusters.
 
-With p_ib the power of band b in image i of n and P_b its mean, every number here is a sum over bands of w_b ln P_b: the
-logarithm of a mean power (w = 1 for one band), and the exponent of the power law, minus the slope of the line that is
-fitted to ln P against ln f by least squares, in which ring r counts 1 / r, so that each octave counts the same.
+With p_ib the power of band b in image i of n and P_b its mean, every number is a sum over bands of w_b ln P_b: the
+logarithm of a mean power (w = 1 for one band), or the exponent of the power law, minus the slope of ln P against ln f
+by least squares, in which ring r counts 1 / r, so that each octave counts the same.
 
     d_u  = sum over the images of cluster u of sum_b w_b (p_ib - P_b) / (n P_b)
     ends   sum_b w_b ln P_b ± t sqrt(C / (C - 1) sum d_u^2)            C clusters, t as in `wilson`
 
-This is the delta method with the cluster-robust variance of Liang & Zeger 1986; a mean power has the exponentials of
-the ends. Two sets are taken as independent: the half widths of their logarithms add up as squares.
+This is the delta method with the variance of Liang & Zeger 1986; a mean power has the exponentials of the ends. Two
+sets are taken as independent: the half widths of their logarithms add up as squares.
 
-The Fourier sensitivity of a model has the same ends about the mean over images of the shares that add up to 1 in each,
+The Fourier sensitivity of a model has the same ends about the mean over images of shares
 
     SFS(r) = sum over ring r of |F(g)|^2 / sum over all rings of it
 
-with g the gradient of the cross entropy by the pixels, mean over channels, of the labels or, without them, of the
-classes that the model gives the images; ring r of 1, 2, … holds the waves with round(sqrt(u^2 + v^2)) = r, and octaves
-are square. An image without a gradient counts nothing. Source: Krishnamachari et al. 2022, TMLR.
+with g the gradient of the cross entropy by the pixels, mean over channels, of the labels or else the predicted classes;
+ring r of 1, 2, … holds the waves with round(sqrt(u^2 + v^2)) = r, and octaves are square. An image without a gradient
+counts nothing. Source: Krishnamachari et al. 2022, TMLR.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The 95 % interval of a share of images, which may depend on each other: Wilson's, with a number of images to match.
 
-It is the interval of accuracies, flips of a gate, shape biases, benchmarks and their means. A share p of n images that
-is off by e = sum of d_u over C independent clusters u of n_u images has the variance
+A share p of n images that is off by e = sum of d_u over C independent clusters u of n_u images has the variance
 
     V         = max(sum d_u^2, M) * C / (C - 1), and at least v / n, what it would be if all images were independent
     M         = v / n (1 + rho (m - 1)),   m = sum n_u^2 / n,   v = p (1 - p)
@@ -10,11 +9,10 @@ is off by e = sum of d_u over C independent clusters u of n_u images has the var
     z         = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
     ends      = (p + z^2 / (2 e) ± z sqrt(p (1 - p) / e + z^2 / (4 e^2))) / (1 + z^2 / e),   e = effective
 
-The ends are Wilson's (Wilson 1927), the degrees of freedom Satterthwaite's (1946): where few clusters differ from the
-others, as where p is near 0 or 1, V is hardly known. M is what V is expected to be where clusters differ in their sizes
-alone, with m images in the cluster of an average image (Kish 1965): the largest may all be right, which hides the
-error. rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m images that are all alike
-among the clusters. Independent images have the normal quantile, 1.96; fewer than 30 have Student's with C - 1.
+The ends are Wilson's (1927), the degrees of freedom Satterthwaite's (1946): V is hardly known where few clusters differ
+from the others. M is what V is expected to be where clusters differ in their sizes alone (Kish 1965): the largest may
+all be right, which hides the error. rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m
+images that are all alike added. Independent images have the normal quantile, 1.96; fewer than 30 Student's.
 """
 
 from __future__ import annotations

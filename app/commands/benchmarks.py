@@ -86,7 +86,7 @@ def pack(
     workers: Workers = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Check that a folder holds a benchmark, whole or the part that is asked for, and pack it.
+    """Check that a folder holds a benchmark, and pack it: whole, or the part that is asked for.
 
     Example: bandlens benchmarks pack imagenet imagenet/val --out sets/imagenet
 

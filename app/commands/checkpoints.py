@@ -71,7 +71,7 @@ def show(
 
 @app.command()
 def fetch(names: Names = None, every: Every = False, category: Category = None) -> None:
-    """Download weights, going on where an earlier download stopped, and verify them.
+    """Download weights and verify them; an interrupted download goes on.
 
     Examples: bandlens checkpoints fetch tv_resnet50, bandlens checkpoints fetch --category stylized
     """

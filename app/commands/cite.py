@@ -18,7 +18,7 @@ def cite(
     ],
     db: Database = Path("results.duckdb"),
 ) -> None:
-    """Print BibTeX of the program, a study that was run, its models and its images, with their licences.
+    """Print BibTeX of a study: the program, its models and its images, with their licences.
 
     Example: bandlens cite mine@1 --db results.duckdb > study.bib
     """

@@ -68,7 +68,7 @@ def correlate(
     ] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
+    """Correlate every bias with every kind of generalization: with intervals, permutation tests and correction.
 
     Without --db, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 

@@ -177,7 +177,7 @@ def add_attributes(
     file: Annotated[Path, typer.Argument(metavar="CSV", help="Columns path, name, value.")],
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Add attributes of images to a set, such as site or scanner, by which studies that run again are measured.
+    """Add attributes of images to a set: site or scanner, say, by which studies that run again are measured.
 
     Example: bandlens images attributes sets/photographs sites.csv
     """
@@ -196,7 +196,7 @@ def check(
     workers: Workers = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Read a set again and compare counts, pixels, labels and digest with what was packed.
+    """Read a set again, and compare it with what was packed: counts, pixels, labels and digest.
 
     Example: bandlens images check sets/imagenet
     """
@@ -218,7 +218,7 @@ def show(
         typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
     ] = None,
 ) -> None:
-    """Draw the images that a query finds as a wall, perturbed again where it has probe and parameters.
+    """Draw the images that a query finds as a wall: perturbed again where it has probe and parameters.
 
     Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png
     """

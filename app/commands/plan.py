@@ -37,7 +37,7 @@ def plan(
     ] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Show which cells of a study are done, missing or stale, an estimate of the time, and which metrics it will have.
+    """Show what a run would do: which cells are done, missing or stale, the time, and which metrics there will be.
 
     Example: bandlens plan study.toml --db results.duckdb
     """

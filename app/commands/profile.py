@@ -45,7 +45,7 @@ def profile(
     ] = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Time the layers of a model, the slowest first, or find the first one that two engines compute differently.
+    """Time the layers of a model, or find the first that two engines compute differently.
 
     `of_roofline` is the share of a layer's time that the device needs for its bytes and operations, by a bandwidth and
     a rate measured now; it exceeds 1 where data stay in caches.

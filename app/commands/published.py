@@ -35,7 +35,7 @@ def import_(
     ] = None,
     db: Database = Path("results.duckdb"),
 ) -> None:
-    """Read the study's results file, or another source's files, into a results database, for SQL and other commands.
+    """Read a source's files into a results database: the study's results file or others, for SQL and other commands.
 
     A source that ships needs no DIR. Effective robustness, as the testbed defines it and over 1,000 classes, is added
     where a source has the accuracies.
@@ -91,7 +91,7 @@ def show(
     db: AtlasDb = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Print published figures of a model, lines with their R2, or how far sources agree, and why they differ.
+    """Print published figures of a model, lines with their R2, or how far sources agree.
 
     Example: bandlens published show fits --by training
     """

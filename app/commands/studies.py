@@ -70,7 +70,7 @@ def delete(
     db: Database = Path("results.duckdb"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a version of a study, or all versions of a name, with the predictions that nothing else uses.
+    """Delete a version of a study, or all versions of a name: with the predictions that nothing else uses.
 
     Cells that other versions or studies have, or that a gate has compared, stay. It asks first.
 

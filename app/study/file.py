@@ -43,8 +43,7 @@ class Study:
     models: str = ""
     """Folder of exported models; by default where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine that `doctor` lists; by default `auto`, the fastest that is ready on a GPU, and `onnxruntime` without
-    one."""
+    """An engine that `doctor` lists; by default `auto`, the fastest on a GPU, and `onnxruntime` without one."""
     precision: str = "fp32"
     """Precision of the model's arithmetic; `fp32` by default."""
     batch: int = 0
@@ -56,11 +55,11 @@ class Study:
     seed: int = 0
     """Seed of noise, and of the choice of images where there is a limit, 0 to 2^63 - 1; 0 by default."""
     limit: int = 0
-    """Number of images of each set that are run, drawn by `seed` from all classes evenly, as `images pack --limit`
-    draws them: a set with a digest and cells of its own. By default 0: all images."""
+    """Number of images of each set that are run, drawn as `images pack --limit` draws them: a set with a digest and
+    cells of its own. By default 0: all images."""
     overlap: str = "refuse"
-    """The treatment of images that a model's head was trained on: `refuse`, by default, ends with an error; `leave out`
-    runs the others for all models, as a set with a digest and cells of its own."""
+    """The treatment of images that a model's head was trained on: `refuse`, by default; `leave out` runs the others for
+    all models, as a set with a digest and cells of its own."""
     gate: Limits = field(default_factory=Limits)
     """A table of what gates of a precision or a release let pass; see below."""
     folder: Path = Path()

@@ -1,4 +1,4 @@
-"""What ends a run on a card: an illegal access, and a batch for which there is no memory. Each is one line."""
+"""Faults that end a run on a card: an illegal access, and a batch for which there is no memory. Each is one line."""
 
 from __future__ import annotations
 

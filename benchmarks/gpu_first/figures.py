@@ -1,4 +1,4 @@
-"""What each figure is, and what was predicted of it for an H100 before any GPU had been met."""
+"""The figures that a card is asked for, and what was predicted of each for an H100 before any GPU had been met."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOT_PREDICTED = "-"
 
 
 class Figure(NamedTuple):
-    """A row of the table in docs/guide/gpu.md."""
+    """A figure that a card is asked for."""
 
     what: str
     unit: str
@@ -72,4 +72,4 @@ FIGURES: Mapping[str, Figure] = {
     "rates.grid": Figure("the grid in fp16: 48 networks, 52 conditions, 50,000 images", "min", "53"),
     "plans.refit": Figure("whether a plan that is refitted to another bias is accepted", "", "1"),
 }  # fmt: skip
-"""Each figure that the table has, and what was predicted of it for an H100 before any GPU had been met."""
+"""Each figure, and what was predicted of it for an H100 before any GPU had been met."""

@@ -29,7 +29,7 @@ def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown_list(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The list of docs/guide/gpu.md: a line for each row that a figure of FIGURES has."""
+    """A line for each row that a figure of FIGURES has."""
     lines = []
     for row in rows:
         if row["figure"] in FIGURES:

@@ -97,7 +97,7 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # what it has started is killed with it
+            start_new_session=True,  # all that it has started is killed with it
         ) as process,
     ):
         assert process.stdout is not None
@@ -187,7 +187,7 @@ def main(doc: str | None) -> None:
     parser.add_argument("--stage", choices=STAGES, help="this one alone, in this process")
     parser.add_argument("--out", type=Path, default=Path("gpu_first.results"), help="folder for all that is made")
     parser.add_argument("--pretend", action="store_true", help="on the CPU, at tiny sizes: does it work")
-    parser.add_argument("--list", action="store_true", help="print the figures as docs/guide/gpu.md lists them")
+    parser.add_argument("--list", action="store_true", help="print the figures, with what was predicted of them")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.out.resolve()

@@ -187,7 +187,7 @@ def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch:
 def test_the_builder_takes_every_setting_that_is_not_left_out(
     rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...]
 ) -> None:
-    """What the library reads back; its own values stand where a setting is left out."""
+    """Values that the library reads back; its own stand where a setting is left out."""
     build, configs = rtx.Builder.build_serialized_network, []
 
     def remember(builder: Any, network: Any, config: Any) -> Any:

@@ -37,39 +37,11 @@ def package_imports() -> Iterator[tuple[str, str]]:
                     yield name, inner if inner in MODULES else base
 
 
-def folder_imports() -> set[tuple[str, str]]:
-    """(importing folder, imported folder), two levels deep; what lies in the root and what it imports are left out."""
-    pairs = {(_folder(source), _folder(target)) for source, target in package_imports()}
-    return {(source, target) for source, target in pairs if source and target and source != target}
-
-
 def mermaid() -> str:
-    """The folders and their imports as a Mermaid graph.
-
-    A box in a box is a folder in a folder. An arrow of a whole box stands for those of several of its folders: where a
-    folder of one top folder imports from another, the arrow joins the two top folders.
-    """
-    inner = {pair for pair in folder_imports() if pair[0].split("/")[0] == pair[1].split("/")[0]}
-    outer = {(source.split("/")[0], target.split("/")[0]) for source, target in folder_imports() - inner}
-    lines = ["graph TD"]
-    for top in reversed(FOLDERS):
-        below = sorted({_folder(module) for module in MODULES if _folder(module).startswith(f"{top}/")})
-        lines.append(f'  subgraph {top}["{top}/"]')
-        lines += [f'    {_id(folder)}["{folder.split("/")[1]}/"]' for folder in below]
-        if any(top in pair for pair in inner):
-            lines.append(f'    {top}_own(["modules of {top}/ itself"])')
-        lines += [f"    {_id(source)} --> {_id(target)}" for source, target in sorted(inner) if source.startswith(top)]
-        lines.append("  end")
-    lines += [f"  {source} --> {target}" for source, target in sorted(outer)]
-    return "\n".join(lines) + "\n"
-
-
-def _folder(module: str) -> str:
-    return "/".join(MODULES[module].parent.relative_to(PACKAGE).parts[:2])
-
-
-def _id(folder: str) -> str:
-    return folder.replace("/", "_") if "/" in folder else f"{folder}_own"
+    """The top folders and their imports as a Mermaid graph; what lies in the root is left out."""
+    pairs = {(source.partition(".")[0], target.partition(".")[0]) for source, target in package_imports()}
+    arrows = sorted((source, target) for source, target in pairs if {source, target} <= {*FOLDERS} and source != target)
+    return "\n".join(["graph TD", *(f"  {source} --> {target}" for source, target in arrows)]) + "\n"
 
 
 if __name__ == "__main__":
