@@ -285,6 +285,8 @@ class SessionInfo:
     batch: int
     threads: int
     versions: str
+    card: str | None = field(default=None, compare=False)
+    """The state of the GPU at the first commit, as JSON; None on a CPU, and where the card does not say."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -14,8 +15,9 @@ from ..errors import BandlensError, DeviceError, EngineError
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from ..records import Failed, SessionInfo, Variant
-from .backends.base import Session, arrays_of, open_attacker, open_session
+from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
+from .device.card_state import card_state
 from .device.streams import first_error, gpu_errors
 from .run import RunResources, make_resources, run
 from .tasks import Task
@@ -107,8 +109,11 @@ class Workbench:
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:
-        """The devices and software that the open sessions run on."""
-        return {variant: session.info for variant, session in self.sessions.items()}
+        """The devices and software that the open sessions run on, and what the GPU is doing now."""
+        on_gpu = any(ENGINES[variant.engine].arrays == "cupy" for variant in self.sessions)
+        state = card_state() if on_gpu else None
+        card = None if state is None else json.dumps(asdict(state))
+        return {variant: replace(session.info, card=card) for variant, session in self.sessions.items()}
 
     def _images_of(self, task: Task) -> ImageSet:
         digest = task.cells[0].image_set.digest

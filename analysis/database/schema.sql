@@ -99,6 +99,7 @@ CREATE TABLE session (
     versions JSON NOT NULL,
     model_sha256 VARCHAR NOT NULL,
     onnx_sha256 VARCHAR NOT NULL,
+    card JSON,
     UNIQUE (engine, precision, device, batch, threads, versions, model_sha256, onnx_sha256)
 );
 COMMENT ON TABLE session IS 'A model loaded in an engine, on a machine';

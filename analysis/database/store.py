@@ -443,15 +443,15 @@ class Store:
         finished = [[outcome for outcome in outcomes if isinstance(outcome, Finished)] for outcomes, _ in ranges]
         failed = [outcome for outcomes, _ in ranges for outcome in outcomes if isinstance(outcome, Failed)]
         parts = list(itertools.chain(*finished))
-        ran = [
-            _session(part.cell.variant, sessions)
-            for (_, sessions), parts_of_range in zip(ranges, finished, strict=True)
-            for part in parts_of_range
-        ]
+        ran, cards = list[tuple[Any, ...]](), dict[tuple[Any, ...], str | None]()
+        for (_, sessions), parts_of_range in zip(ranges, finished, strict=True):
+            for part in parts_of_range:
+                ran.append(_session(part.cell.variant, sessions))
+                cards.setdefault(ran[-1], sessions[part.cell.variant].card)
         with self.transaction():
             if parts:
                 ids = self._cell_ids([part.cell for part in parts])
-                session_ids = self._session_ids(ran)
+                session_ids = self._session_ids(cards)
                 self._add_parts(finished, ids, [session_ids[session] for session in ran])
                 rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
                 self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
@@ -493,14 +493,15 @@ class Store:
         with explained(self.path), self._loaded(pa.table({"key": keys})):
             return dict(self._connection.sql("SELECT key, id FROM cell SEMI JOIN loaded USING (key)").fetchall())
 
-    def _session_ids(self, sessions: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
-        """The id of each session, as `_session` gives them; those that are not known are added."""
-        ids = {session: self._sessions[session] for session in sessions if session in self._sessions}
-        new = list(dict.fromkeys(session for session in sessions if session not in ids))
+    def _session_ids(self, cards: Mapping[tuple[Any, ...], str | None]) -> dict[tuple[Any, ...], int]:
+        """The id of each session, as `_session` gives them; those that are not known are added with their card."""
+        ids = {session: self._sessions[session] for session in cards if session in self._sessions}
+        new = [session for session in cards if session not in ids]
         if not new:
             return ids
         columns = {name: list(column) for name, column in zip(SESSION, zip(*new, strict=True), strict=True)}
-        names, table = ", ".join(SESSION), pa.table(columns)
+        table = pa.table(columns | {"card": pa.array([cards[session] for session in new], pa.string())})
+        names = ", ".join(table.column_names)
         self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", table)
         same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
         with explained(self.path), self._loaded(table):

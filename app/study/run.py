@@ -14,6 +14,7 @@ from ...analysis.comparison.verdicts import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...engine.cell_progress import RANGE_SECONDS
+from ...engine.device.card_state import throttling
 from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import Workbench
@@ -128,6 +129,7 @@ def run_whole(
     """
     committed, todo = Committed(), missing_cells(work.cells, done)
     perturbed, attacked = by_attack(todo)
+    throttled: dict[str, None] = {}
     with make_workbench(work) as bench:
         # Engines and models are opened before anything is recorded: a study that cannot run must not take the place of
         # its last version in the views. A network that is refused is no reason to leave the rest out, but an engine is.
@@ -146,12 +148,15 @@ def run_whole(
             ):
                 for task in whole_tasks(cells, work.grid):
                     for outcomes in bench.compute(task, done, range_seconds, advance):
-                        commit(outcomes, bench.infos())
+                        infos = bench.infos()
+                        commit(outcomes, infos)
+                        throttled |= dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values())))
                         for outcome in outcomes:
                             if isinstance(outcome, Failed):
                                 committed.failed.append(outcome)
                             else:
                                 committed.predictions += len(outcome.predictions.predicted)
+    _warn(list(throttled))
     return committed.summarize(label, work.cells, todo)
 
 

@@ -20,11 +20,16 @@ def rows_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         for stage, record in results["stages"].items()
         for name, value in record["figures"].items()
     }
+    cards = {
+        f"{stage}.{name}": words
+        for stage, record in results["stages"].items()
+        for name, words in record.get("cards", {}).items()
+    }
     rows = []
     for key in dict.fromkeys([*FIGURES, *measured]):
         figure = FIGURES.get(key, Figure(key, ""))
         if key in measured or figure.predicted != NOT_PREDICTED:
-            rows.append({"figure": key, **figure._asdict(), "measured": measured.get(key)})
+            rows.append({"figure": key, **figure._asdict(), "measured": measured.get(key), "card": cards.get(key, "")})
     return rows
 
 
@@ -55,14 +60,20 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> None:
         for name, record in results["stages"].items()
     ]
     figures = [
-        [row["what"], row["predicted"], "" if row["measured"] is None else f"{row['measured']:.4g}", row["unit"]]
+        [
+            row["what"],
+            row["predicted"],
+            "" if row["measured"] is None else f"{row['measured']:.4g}",
+            row["unit"],
+            row["card"],
+        ]
         for row in rows
     ]
     machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     parts = [
         f"<!doctype html><meta charset=utf-8><title>{escape(results['machine']['card'])}</title><style>{STYLE}</style>",
         f"<h1>Predicted and measured</h1><p>{escape(machine)}</p>",
-        table(["figure", "predicted for an H100", "measured", "unit"], figures),
+        table(["figure", "predicted for an H100", "measured", "unit", "what the card did"], figures),
         "<h2>Stages</h2>",
         table(["stage", "state", "seconds", "line", "place", "command"], stages),
     ]

@@ -20,6 +20,7 @@ from threading import Timer
 from typing import Any, NamedTuple
 
 import bandlens
+from bandlens.engine.device.card_state import card_state
 from bandlens.errors import BandlensError
 from bandlens.untrusted import first_line
 
@@ -141,6 +142,8 @@ def run_stage(bench: Bench, name: str) -> bool:
     try:
         for figure, value in STAGES[name].measure(bench):
             record["figures"][figure] = value
+            if not bench.pretended and (state := card_state()):
+                record.setdefault("cards", {})[figure] = str(state)
             print(f"  {described(f'{name}.{figure}', value)}", flush=True)
             write_results(bench.folder, results)
         record["state"] = "done"

@@ -37,6 +37,7 @@ int cuDriverGetVersion(int *version) { *version = setting("FAKE_VERSION", 13000)
 int cuDeviceGetCount(int *count) { *count = setting("FAKE_COUNT", 1); return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NAME", length); return device < 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = BYTES; return device < 0; }
+int cuDeviceGetPCIBusId(char *place, int length, int device) { strncpy(place, "0000:1B:00.0", length); return device; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? setting("FAKE_MAJOR", 9) : attribute == 76 ? 0 : -1;
     return device < 0;
@@ -55,4 +56,49 @@ def build_driver(folder: Path) -> Path:
     file = folder / "libcuda.so.1"
     source = DRIVER.replace("NAME", H100).replace("BYTES", str(H100_BYTES))
     subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=source, text=True, check=True)
+    return file
+
+
+NVML = r"""
+#include <stdlib.h>
+#include <string.h>
+
+static int setting(const char *name, int usual) {
+    const char *text = getenv(name);
+    return text ? atoi(text) : usual;
+}
+
+static int is_open;
+
+int nvmlInit_v2(void) { is_open++; return setting("FAKE_NVML", 0); }
+int nvmlShutdown(void) { is_open--; return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *place, void **handle) {
+    *handle = &is_open;
+    return strcmp(place, "0000:1B:00.0") ? 6 : 0;
+}
+int nvmlDeviceGetClockInfo(void *handle, int kind, unsigned *mhz) {
+    *mhz = kind == 1 ? 1410 : kind == 2 ? 2619 : 0;
+    return handle != &is_open || is_open != 1;
+}
+int nvmlDeviceGetMaxClockInfo(void *handle, int kind, unsigned *mhz) { *mhz = 1980; return kind != 1; }
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) { *milliwatts = 698500; return handle != &is_open; }
+int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *celsius) { *celsius = 71; return sensor; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons) {
+    *reasons = setting("FAKE_REASONS", 0);
+    return 0;
+}
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
+    *current = *pending = setting("FAKE_MIG", 0);
+    return setting("FAKE_MIG", 0) < 0 ? 3 : 0;
+}
+"""
+
+
+def build_nvml(folder: Path) -> Path:
+    """A libnvidia-ml.so.1 that knows the H100 of `build_driver`.
+
+    The environment changes it: FAKE_NVML (the code of nvmlInit_v2), FAKE_REASONS, FAKE_MIG (negative: not supported).
+    """
+    file = folder / "libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=NVML, text=True, check=True)
     return file

@@ -172,6 +172,16 @@ def test_a_part_names_the_session_that_ran_it(store: Store) -> None:
     )
 
 
+def test_a_session_keeps_what_its_card_did_at_the_first_commit(store: Store) -> None:
+    images = image_set(4)
+    clean_cell = cell(images)
+    store.begin_study("s", "", [clean_cell], [images])
+    for first, celsius in ((0, 60), (2, 90)):
+        info = replace(SESSION, card=f'{{"celsius": {celsius}}}')
+        store.commit([part(clean_cell, [1, 2], first=first)], {clean_cell.variant: info})
+    assert store.frame("SELECT card->>'celsius' FROM session").rows() == [("60",)]
+
+
 def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_failed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,103 @@
+"""The state of an NVIDIA card, by NVML through ctypes: clocks, power, temperature, and what holds the clocks down."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import byref
+from dataclasses import dataclass
+
+SM, MEMORY = 1, 2
+"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+THROTTLE_REASONS = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+"""Bits of nvmlDeviceGetCurrentClocksThrottleReasons that slow a card down; idling and clocks that were set do not."""
+BUS_ID_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CardState:
+    """The state of a card at one moment; None where the card does not say."""
+
+    sm_mhz: int | None
+    largest_sm_mhz: int | None
+    memory_mhz: int | None
+    watts: float | None
+    celsius: int | None
+    throttled: tuple[str, ...] | None
+    """The reasons that hold the clocks down; empty where none does."""
+    mig: bool | None
+    """Whether the card is split into instances (MIG), each of which has a part of its rate."""
+
+    def __str__(self) -> str:
+        slowed = f"slowed down by {' and '.join(self.throttled)}" if self.throttled else ""
+        values = (
+            (self.sm_mhz, f"{self.sm_mhz} of {self.largest_sm_mhz} MHz, memory {self.memory_mhz} MHz"),
+            (self.watts, f"{self.watts} W"),
+            (self.celsius, f"{self.celsius} °C"),
+            (slowed, slowed),
+            (self.mig, "MIG"),
+        )
+        return ", ".join(words for value, words in values if value)
+
+
+def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> CardState | None:
+    """The state of the first card that CUDA offers this process; None where a library, or the card, is missing.
+
+    The card is found by its place on the PCI bus, since NVML counts cards that CUDA_VISIBLE_DEVICES hides.
+    """
+    try:
+        driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
+        with _handle(driver, library) as handle:
+            return None if handle is None else _state(library, handle)
+    except (OSError, AttributeError):  # no such library, or one that is too old to have a function
+        return None
+
+
+def throttling(card: str | None) -> str | None:
+    """The warning where a card, a CardState as JSON, is slower than it is made; None where nothing holds it down."""
+    state = {} if card is None else json.loads(card)
+    if not state.get("throttled"):
+        return None
+    return (
+        f"the GPU is slowed down by {' and '.join(state['throttled'])}, so rates of this run are too low; see "
+        "`nvidia-smi -q -d PERFORMANCE`, and cool it or raise its power limit"
+    )
+
+
+@contextmanager
+def _handle(driver: ctypes.CDLL, library: ctypes.CDLL) -> Iterator[ctypes.c_void_p | None]:
+    place, handle = ctypes.create_string_buffer(BUS_ID_BYTES), ctypes.c_void_p()
+    if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
+        yield None
+        return
+    try:
+        yield None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else handle
+    finally:
+        library.nvmlShutdown()
+
+
+def _state(library: ctypes.CDLL, handle: ctypes.c_void_p) -> CardState:
+    def number(function: str, *arguments: int) -> int | None:
+        value = ctypes.c_ulonglong()  # zeros beyond what a function writes
+        return None if getattr(library, function)(handle, *arguments, byref(value)) else value.value
+
+    current, pending = ctypes.c_uint(), ctypes.c_uint()
+    has_mig = not library.nvmlDeviceGetMigMode(handle, byref(current), byref(pending))
+    milliwatts, reasons = number("nvmlDeviceGetPowerUsage"), number("nvmlDeviceGetCurrentClocksThrottleReasons")
+    return CardState(
+        sm_mhz=number("nvmlDeviceGetClockInfo", SM),
+        largest_sm_mhz=number("nvmlDeviceGetMaxClockInfo", SM),
+        memory_mhz=number("nvmlDeviceGetClockInfo", MEMORY),
+        watts=None if milliwatts is None else milliwatts / 1000,
+        celsius=number("nvmlDeviceGetTemperature", 0),
+        throttled=None if reasons is None else tuple(name for bit, name in THROTTLE_REASONS.items() if reasons & bit),
+        mig=bool(current.value) if has_mig else None,
+    )

@@ -1,0 +1,57 @@
+"""The state of a card, by a pretended NVML that gcc makes: no real one has been asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from pretend_driver import build_driver, build_nvml
+
+from bandlens.engine.device.card_state import CardState, card_state, throttling
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Paths of a CUDA driver and of its NVML."""
+    folder = tmp_path_factory.mktemp("driver")
+    return str(build_driver(folder)), str(build_nvml(folder))
+
+
+def test_the_state_has_its_units(libraries: tuple[str, str]) -> None:
+    state = card_state(*libraries)
+    assert state == CardState(1410, 1980, 2619, 698.5, 71, (), mig=False)
+    assert str(state) == "1410 of 1980 MHz, memory 2619 MHz, 698.5 W, 71 °C"
+    assert throttling(json.dumps(asdict(state))) is None
+    assert card_state(*libraries) == state, "the library is left as it was"
+
+
+def test_reasons_are_told_and_idling_is_none(libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_REASONS", str(0x1 | 0x2 | 0x4 | 0x40))
+    state = card_state(*libraries)
+    assert state is not None
+    assert state.throttled == ("software power cap", "hardware thermal slowdown")
+    line = throttling(json.dumps(asdict(state)))
+    assert line is not None
+    assert "slowed down by software power cap and hardware thermal slowdown" in line
+
+
+@pytest.mark.parametrize(("mode", "mig"), [("1", True), ("0", False), ("-1", None)])
+def test_mig_is_told_apart_from_cards_without_it(
+    mode: str, mig: bool | None, libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_MIG", mode)
+    state = card_state(*libraries)
+    assert state is not None
+    assert state.mig is mig
+
+
+def test_there_is_no_state_without_library_or_card(
+    libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert card_state(libraries[0], str(tmp_path / "missing.so")) is None
+    assert card_state(libraries[0], libraries[0]) is None, "a library without these functions"
+    monkeypatch.setenv("FAKE_NVML", "9")
+    assert card_state(*libraries) is None
+    assert throttling(None) is None
