@@ -18,8 +18,10 @@ HUES = ("#3b0f70", "#75207f", "#b0357b", "#e34e65", "#f98860", "#fdb97d", "#fce7
 """Colours of the octaves, coarse (dark) to fine (light), told apart by lightness alone."""
 DARK = 4
 """Octaves whose colours take white letters."""
-LEAST_LETTERED = 0.06
-"""The least share that has room for its number."""
+LETTERED = 24
+"""Pixels that the number of a share takes in its bar."""
+NARROW = 340
+"""Pixels of a chart that have no room for four columns of its legend."""
 
 
 def octave_names(size: int) -> list[str]:
@@ -56,7 +58,9 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
         color=alt.Color(
             "part:N",
             scale=alt.Scale(domain=domain, range=[GREY, *HUES]),
-            legend=alt.Legend(title="octave: cycles per image", orient="bottom", columns=4),
+            legend=alt.Legend(
+                title="octave: cycles per image", orient="bottom", columns=alt.ExprRef(f"width < {NARROW} ? 3 : 4")
+            ),
         ),
         tooltip=[
             alt.Tooltip("model:N"),
@@ -72,11 +76,12 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
     total_line = base.mark_tick(thickness=2, size=22, color=INK).encode(
         x=alt.X("top1:Q", title=measure), x2=alt.Undefined, color=alt.ColorValue(INK)
     )
-    letters = base.transform_filter(f"datum.value >= {LEAST_LETTERED}").transform_calculate(
+    letters = base.transform_filter("datum.value >= 0").transform_calculate(
         middle="(datum.start + min(datum.end, datum.top1)) / 2"
     )
     dark = f"isValid(datum.octave) && datum.octave < {DARK}"
-    text = letters.mark_text(fontSize=10).encode(
+    room = f"scale('x', datum.end) - scale('x', datum.start) >= {LETTERED} ? 1 : 0"
+    text = letters.mark_text(fontSize=10, opacity=alt.ExprRef(room)).encode(
         x=alt.X("middle:Q", title=measure),
         x2=alt.Undefined,
         text=alt.Text("value:Q", format=".2f"),

@@ -109,7 +109,7 @@ def check_definitions(connection: duckdb.DuckDBPyConnection, path: Path) -> None
     """
     states = differences(connection)
     if states.get(("table", "meta")) == "missing":
-        raise StoreError(f"{path} is a DuckDB file but not a results database; name another file with --db")
+        raise StoreError(f"{path} is a DuckDB file but not a results database; name another file")
     version, made_by = _version(connection, ("table", "meta") in states)
     if version != SCHEMA_VERSION:
         raise StoreError(

@@ -101,7 +101,7 @@ def create(path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise StoreError(f"cannot make {path}: {error.strerror}; name another file with --db") from error
+        raise StoreError(f"cannot make {path}: {error.strerror}; name another file") from error
     return True
 
 

@@ -106,9 +106,9 @@ def check_magic(path: Path) -> None:
             head = file.read(12)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
-        raise StoreError(f"cannot read {path}: {reason}; name another file with --db") from error
+        raise StoreError(f"cannot read {path}: {reason}; name another file") from error
     if not head.endswith(b"DUCK"):
-        raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
+        raise StoreError(f"{path} is not a DuckDB database; name another file")
 
 
 def end_with_parent(parent: int) -> None:

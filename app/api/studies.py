@@ -114,14 +114,18 @@ def power(
         ("models", models, 4, inf),
         ("tests", [tests], 1, inf),
         ("discordance", [discordance], 0.0001, 1),
-        ("difference", [difference] if difference is not None else [], 0.0001, discordance),
+        ("difference", [difference] if difference is not None else [], 0.0001, 1),
         ("correlation", [abs(correlation)] if correlation is not None else [], 0.0001, 0.9999),
     ):
         for value in values:
             if not least <= value <= most:
                 reach = f"of {least:g} or more" if most == inf else f"from {least:g} to {most:g}"
-                reason = ", the discordance, which no difference exceeds" if name == "difference" else ""
-                raise UsageError(f"{name} {value:g}: give a number {reach}{reason}")
+                raise UsageError(f"{name} {value:g}: give a number {reach}")
+    if difference is not None and difference > discordance:
+        raise UsageError(
+            f"difference {difference:g}: none exceeds the discordance, {discordance:g}; give a discordance of "
+            f"{difference:g} or more"
+        )
     if not images and not models and difference is None and correlation is None:
         images, models = USUAL_IMAGES, USUAL_MODELS
     counts: list[tuple[int, str | None]] = [(count, None) for count in images]

@@ -100,6 +100,8 @@ def show(
         raise UsageError(
             f"--by {by}: `published show {view}` has no such rows; give fits --by training, agree --by model"
         )
+    if view in groupings and db is not None:
+        raise UsageError(f"--db: `published show {view}` takes the sources that come along alone; leave it out")
     if view == "fits":
         print_rows(api.published.effective_lines("training" if by else "baseline"), table_format)
     elif view == "agree":
@@ -114,7 +116,7 @@ def _show_model(model: str, db: Path | None, table_format: Format) -> None:
     rows = api.published.values_of_model(model, db)
     complete = table_format.is_for_programs
     empty = [] if complete else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
-    print_rows(rows.drop(empty).to_dicts(), table_format)
+    print_rows(rows.drop(empty).to_dicts(), table_format, titles=("model", "metric", "unit"))
     if not complete and (namesakes := rows["model"].unique().sort().to_list())[1:]:
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 

@@ -203,7 +203,10 @@ def _models(entries: list[str], folder: Path | None) -> list[Model]:
         category = entry.removeprefix("category:")
         chosen = {model.name: model for model in exported if entry == "*" or model.category == category}
         if not exported:
-            raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
+            raise UsageError(
+                f"no models in {folder or models_folder()}, so no '{entry}'; name their folder in the study, as in "
+                'models = "models", or see `bandlens export`'
+            )
         if not chosen:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
         models |= chosen

@@ -98,7 +98,7 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
         images = open_image_set(path)
         index, removed = files.read_index(path, images.info.count), set(names)
         if unknown := removed.difference(index.paths):
-            raise UnknownName("image", min(unknown), index.paths)
+            raise UnknownName("image", min(unknown), index.paths, f"{path / files.INDEX} has the paths")
         rows = [row for row, name in enumerate(index.paths) if name not in removed]
         if not rows:
             raise UsageError(f"{path} would have no image left; delete the folder instead")
@@ -160,7 +160,8 @@ def _labels(
         if labels is not None:
             raise UsageError(f"{images.folder} has no labels; leave --labels out")
         return None, None
-    classes, names = labels_of_source(source, paths, labels, decision_space(images.info.decision_space))
+    space = decision_space(images.info.decision_space)
+    classes, names = labels_of_source(source, paths, labels, space, images.class_names or ())
     if classes is None:
         raise UsageError(f"{images.folder} has labels; name with --labels what the images of {source} show")
     if (names is None) != (images.class_names is None):

@@ -56,10 +56,12 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
     return np.array([classes[parent] for parent in parents], np.int32)
 
 
-def labels_of_names(source: Path, paths: Sequence[str]) -> tuple[NDArray[np.int32], list[str]]:
+def labels_of_names(
+    source: Path, paths: Sequence[str], known: Sequence[str] = ()
+) -> tuple[NDArray[np.int32], list[str]]:
     """Classes of images by the first folder of their paths, and its names: sorted as text, as ImageFolder sorts them.
 
-    Raises ImageSetError where an image lies in no folder, or all lie in one.
+    Raises ImageSetError where an image lies in no folder, or all lie in one that is none of the `known` classes.
     """
     parents = [_top(path) for path in paths]
     if "" in parents:
@@ -67,7 +69,7 @@ def labels_of_names(source: Path, paths: Sequence[str]) -> tuple[NDArray[np.int3
             f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it"
         )
     names = sorted(set(parents))
-    if len(names) < 2:
+    if len(names) < 2 and names[0] not in known:
         raise ImageSetError(
             f"{source}: all images lie in '{names[0]}', and one class is none; give the folder that holds the classes"
         )

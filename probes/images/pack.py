@@ -222,13 +222,16 @@ def pack(
 
 
 def labels_of_source(
-    source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace
+    source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace, known: Sequence[str] = ()
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
-    """The classes of the images, None where they have none, and the names of classes that are the user's own."""
+    """The classes of the images, None where they have none, and the names of classes that are the user's own.
+
+    The images may all be of one of the `known` classes.
+    """
     names: list[str] | None = None
     classes: NDArray[np.int32] | None
     if labels == FOLDERS:
-        classes, names = labels_of_names(source, paths)
+        classes, names = labels_of_names(source, paths, known)
     elif labels:
         classes, names = labels_of_csv(labels, paths)
     else:

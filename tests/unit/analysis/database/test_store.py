@@ -332,7 +332,7 @@ def refusal(path: Path, read_only: bool = False) -> str:
 @pytest.mark.parametrize("content", [b"", b"short", b"text " * 1000], ids=["empty", "short", "text"])
 def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes, read_only: bool) -> None:
     path.write_bytes(content)
-    assert "is not a DuckDB database; name another file with --db" in refusal(path, read_only)
+    assert "is not a DuckDB database; name another file" in refusal(path, read_only)
     assert path.read_bytes() == content
 
 
@@ -415,7 +415,7 @@ def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
 
 def test_a_folder_is_refused(path: Path) -> None:
     path.mkdir()
-    assert "it is no file; name another file with --db" in refusal(path)
+    assert "it is no file; name another file" in refusal(path)
 
 
 def test_what_is_to_be_read_must_exist(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -209,6 +210,25 @@ def test_commands(command: Command) -> None:
     wrong = command("published", "show", "agree", "--by", "training")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
     assert len(json.loads(command("published", "show", "agree", "--by", "model", "--format", "json").out)) > 100
+
+
+def test_a_narrow_terminal_shows_the_metric_and_unit_of_each_figure(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = command("published", "show", "resnet50").out
+    assert "resnet50.tv_in1k, shape_bias, share" in out
+    [left_out] = [line for line in out.splitlines() if line.startswith("left out for width")]
+    assert "metric" not in left_out
+    assert "unit" not in left_out
+
+
+@pytest.mark.parametrize("view", ["fits", "agree"])
+def test_tables_of_shipped_sources_refuse_a_database(command: Command, tmp_path: Path, view: str) -> None:
+    refused = command("published", "show", view, "--db", str(tmp_path / "r.duckdb"))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "leave it out" in refused.err
 
 
 def test_corruptions_in_memory_are_easier_than_on_disk() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import vl_convert
 from made_up_octaves import WEIGHTS, make_octaves
 
 from bandlens.app.report.build import write_report
@@ -38,6 +40,15 @@ def test_a_bar_begins_at_zero_goes_on_where_it_ended_and_ends_at_the_accuracy(re
     assert parts[-1]["end"] == pytest.approx(clean, abs=1e-5)
     assert sorted(part["octave"] for part in parts[1:]) == [*range(7)]
     assert parts[-1]["octave"] == 6 or model == "coarse", "an octave that takes away comes last"
+
+
+def test_numbers_stand_in_bars_that_have_room_for_them_and_the_legend_fits_a_phone(results: ReportData) -> None:
+    bars, _ = octaves_section(results).figures
+    chart = bars.panels["shares"]
+    narrow, wide = (vl_convert.vegalite_to_svg(chart.properties(width=width).to_dict()) for width in (290, 1100))
+    shown_narrow, shown_wide = (len(re.findall(r'"text mark"[^>]*opacity="1"', svg)) for svg in (narrow, wide))
+    assert 0 < shown_narrow < shown_wide
+    assert float(str(re.search(r'width="([\d.]+)"', narrow)[1])) <= 390  # type: ignore[index]
 
 
 def test_octaves_are_named_by_their_cycles_and_pairs_have_a_matrix_a_model(results: ReportData) -> None:

@@ -154,6 +154,13 @@ def test_images_that_a_limit_leaves_out_do_not_matter(tmp_path: Path) -> None:
         resolved(tmp_path)
 
 
+def test_a_study_of_every_model_says_where_it_looked_and_how_to_name_another_folder(tmp_path: Path) -> None:
+    file = make_study(tmp_path, checkpoints=["*"])
+    make_images(tmp_path / "images.set", make_pictures(2))
+    with pytest.raises(UsageError, match=f"no models in {tmp_path / 'models'}, .* name their folder in the study"):
+        resolve(Study.read(file))
+
+
 def test_words_and_keys_that_are_none_are_refused(tmp_path: Path) -> None:
     train(tmp_path, "train", PICTURES[:2])
     make_images(tmp_path / "images.set", PICTURES, labels=LABELS)

@@ -132,6 +132,19 @@ def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
     assert renumbered.digest != before.info.digest
 
 
+def test_new_images_may_all_be_of_one_class_that_the_set_has(photos: Path) -> None:
+    out = photos.with_name("grown.set")
+    pack(some(photos, *NAMES[:4]), out, crop=CROP, labels=Path("folders"))
+    grown = add_images(out, some(photos, "cat/1.png"), Path("folders"))
+    assert grown.class_names == ["ant", "bee", "cat"]
+    assert grown.labels is not None
+    assert grown.labels.tolist() == [0, 0, 1, 2, 2]
+    (photos / "dog").mkdir()
+    (photos / "cat" / "1.png").rename(photos / "dog" / "1.png")
+    with pytest.raises(ImageSetError, match="all images lie in 'dog', and one class is none"):
+        add_images(out, some(photos, "dog/1.png"), Path("folders"))
+
+
 def test_an_image_with_another_label_is_another_image(photos: Path) -> None:
     out = photos.with_name("changed.set")
     pack(photos, out, crop=CROP, labels=Path("folders"))
@@ -162,6 +175,7 @@ def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
         (UsageError, "not an image set", lambda: add_images(photos, photos)),
         (UsageError, "no such folder or tar", lambda: add_images(plain, photos / "nowhere")),
         (UnknownName, "unknown image 'ant/9.png'; did you mean ant/", lambda: remove_images(plain, ["ant/9.png"])),
+        (UnknownName, "image 'x'; .*index.parquet has the paths", lambda: remove_images(plain, ["x"])),
         (UsageError, "would have no image left", lambda: remove_images(plain, NAMES[:3])),
     ):
         with pytest.raises(error, match=words):
