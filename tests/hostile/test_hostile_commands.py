@@ -53,6 +53,7 @@ ARGUMENTS = {
     "published place": "one",
     "published table": "",
     "papers": "",
+    "cite": "s",
     "studies list": "",
     "studies show": "s",
     "studies rename": "s t",
