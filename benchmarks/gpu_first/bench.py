@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandlens.engine.device.devices import GPU_ENGINES, Readiness, gpus, readiness
+from bandlens.engine.device.devices import Readiness, gpus, readiness
 from bandlens.engine.device.requirements import usable
 from bandlens.engine.device.streams import finish, point, seconds_between
 from bandlens.probes.arrays import array_module
@@ -75,10 +76,6 @@ class Bench:
     def engine(self) -> str:
         return "torch" if self.pretended else "torch-cuda"
 
-    @property
-    def engines(self) -> tuple[str, ...]:
-        return ("torch", "onnxruntime", "openvino") if self.pretended else GPU_ENGINES
-
     @cached_property
     def xp(self) -> ModuleType:
         return np if self.pretended else array_module("cupy")
@@ -119,9 +116,7 @@ class Bench:
     @cached_property
     def machine(self) -> dict[str, str]:
         """The card and the libraries on which figures depend."""
-        import torch
-
-        about = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        about = {"torch": version("torch"), "numpy": np.__version__, "python": platform.python_version()}
         if self.pretended:
             return {"card": "none: a CPU", **about}
         gpu = usable(gpus())

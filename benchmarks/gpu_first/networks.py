@@ -110,7 +110,7 @@ def export_models(bench: Bench) -> Iterator[tuple[str, float]]:
 
     from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
-    bench.require("onnxruntime" if bench.pretended else "tensorrt")
+    bench.require("tensorrt")
     started = time.perf_counter()
     pixels = _common.photographs(100).astype(np.float32) / np.float32(255)
     for model in _common.resnet50_with_biases(bench.folder / "models", 2):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import bandlens
 from bandlens.engine.device.card_state import card_state
+from bandlens.engine.device.devices import GPU_ENGINES
 from bandlens.errors import BandlensError
 from bandlens.untrusted import first_line
 
@@ -37,7 +38,7 @@ from .speed import speed
 
 def doctor(bench: Bench) -> Iterator[tuple[str, float]]:
     """Whether each engine is ready."""
-    for engine in bench.engines:
+    for engine in GPU_ENGINES:
         state = bench.readiness(engine)
         print(f"  {engine}: {state.line}")
         yield engine, int(state.ready)

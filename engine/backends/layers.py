@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from ...errors import EngineError
@@ -67,6 +66,8 @@ def count_product(operator: str, inputs: Sequence[Sequence[int]], output: Sequen
 
 def nodes_of(content: bytes) -> Iterator[tuple[str, str]]:
     """The name of each value that a node of the ONNX file gives, in order, and the node's operator."""
+    import onnx
+
     for node in onnx.load_from_string(content).graph.node:
         for name in filter(None, node.output):
             yield name, node.op_type
@@ -74,6 +75,8 @@ def nodes_of(content: bytes) -> Iterator[tuple[str, str]]:
 
 def with_all_outputs(content: bytes) -> bytes:
     """The ONNX file with the value of every node among its outputs, so that no library fuses it away."""
+    import onnx
+
     model = onnx.load_from_string(content)
     known = {value.name for value in model.graph.output}
     names = [name for name, operator in nodes_of(content) if operator != "Constant" and name not in known]
