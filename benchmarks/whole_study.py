@@ -149,7 +149,7 @@ class Bench:
             raise SystemExit(f"bandlens {' '.join(words)} failed: {answer.stderr}")
 
     def predictions(self, checkpoints: int) -> Path:
-        """What the published procedure predicts: (checkpoints, conditions, images)."""
+        """Predictions of the published procedure: (checkpoints, conditions, images)."""
         return self.folder / f"published-{checkpoints}.npy"
 
     def run_published(self, checkpoints: int) -> None:
