@@ -67,6 +67,7 @@ COMMANDS = {
     "published show fits": "published show fits",
     "published show fits, training": "published show fits --by training",
     "published table": "published table",
+    "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
     "studies": "studies list --db results.duckdb",
     "verify": "verify --db gated.duckdb",
 }
@@ -80,8 +81,9 @@ FOR_JSON = {
     "published": {"values", "models_within", "p", "n"},
 }
 """Numbers that a command leaves to JSON."""
-WITHOUT_JSON = {"demo", "export", "images", "progress", "sql"}
-"""Modules of commands whose tables are those of others, are asked for in SQL or with --format, or need packed files."""
+WITHOUT_JSON = {"demo", "export", "images", "profile", "progress", "spectrum", "sql"}
+"""Modules of commands whose tables are those of others, are asked for in SQL or with --format, need packed files, or
+hold times."""
 
 
 def parts_of(images: Images, by: Model, precision: str, skill: float) -> Iterator[Finished]:
