@@ -428,7 +428,7 @@ def test_wrong_answers_have_a_mark_in_both_columns(page: Any, explored: Path) ->
     choose(page, "probe", "lowpass")
     choose(page, "selection", "all")
     page.find_elements("css selector", "#wall button")[0].click()
-    assert [heading.text for heading in page.find_elements("css selector", "dialog th")] == [
+    assert [heading.text for heading in page.find_elements("css selector", "table:has(#image-answers) th")] == [
         *("model", "clean", "perturbed")
     ]
     marks = js(
