@@ -285,7 +285,6 @@ class PretendCupy(ModuleType):
         self.free = free
         self.pooled = 0
         """Bytes that nobody holds any more, and that CuPy keeps for itself."""
-        self.nvtx = PretendNvtx()
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
@@ -297,7 +296,7 @@ class PretendCupy(ModuleType):
                 CUDARuntimeError=CudaError, getDeviceCount=lambda: self._answer(1), memGetInfo=self._memory
             ),
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
-            nvtx=self.nvtx,
+            nvtx=PretendNvtx(),
         )
 
     def __getattr__(self, name: str) -> Any:
