@@ -93,5 +93,5 @@ def test_what_is_imported_is_as_the_page_shows_it(command: str, printed: str, fo
 
 
 def test_the_pages_have_commands_of_both_kinds() -> None:
-    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (6, 6)
+    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (4, 3)
     assert len(SCRIPT.findall(PAGE)) == 2
