@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from .palette import colors
-from .style import INK, MOST_ASLANT, below, inline, tile_font, where
+from .style import INK, MOST_ASLANT, below, inline, layered, tile_font, where
 
 SIDE = 16
 """Pixels of a tile."""
@@ -68,4 +68,4 @@ def condition_curves(rows: pl.DataFrame, title: str) -> Any:
     lines = base.mark_line(point=True).encode(
         y=y, strokeWidth=alt.StrokeWidthValue(1.5, condition=where(f"datum.subject == '{PEOPLE}'", 3))
     )
-    return alt.layer(ends, lines).properties(title=title, width=320, height=190)
+    return layered(ends, lines, title=title, width=320, height=190)

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..measures.registry import label_of, title_of
 from ..statistics.arrays import ALPHA
-from .style import INK, faded, inline, picked, scales, tile_font, where, words
+from .style import INK, faded, inline, layered, picked, scales, tile_font, where, words
 
 COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau-b"}
 """The column `method` of `correlate` -> what its coefficient is called."""
@@ -48,7 +48,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     plain = base.transform_filter("!datum.strong").mark_text(fontSize=font)
     marks = [mark.encode(text=alt.Text("text:N"), color=ink) for mark in (strong, plain)]
     height = ROW_HEIGHT * table["bias"].n_unique()
-    return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
+    return layered(tiles, *marks, title=title, height=height, width=300)
 
 
 def _described_rows(table: pl.DataFrame) -> pl.DataFrame:
@@ -106,4 +106,4 @@ def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) ->
     tips = [alt.Tooltip("model:N"), *(alt.Tooltip(f"{name}:Q", format=".1f") for name in ("imagenet", "accuracy"))]
     diamonds = alt.Chart(inline(models)).mark_point(color=INK, shape="diamond", size=110, fill=INK)
     layers = [drawn, *([diamonds.encode(x=x, y=y, tooltip=tips)] if len(models) else [])]
-    return alt.layer(*layers).properties(title=benchmark, height=170, width=220)
+    return layered(*layers, title=benchmark, height=170, width=220)

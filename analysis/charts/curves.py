@@ -9,7 +9,20 @@ import polars as pl
 
 from ..measures.base import State
 from .palette import FEW, series_of
-from .style import FAINT, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, where, words
+from .style import (
+    FAINT,
+    INK,
+    PICKED,
+    below,
+    centers_axis,
+    faded,
+    inline,
+    layered,
+    scales,
+    tile_font,
+    where,
+    words,
+)
 
 HEIGHT = 220
 
@@ -85,7 +98,7 @@ def curves(
         layers.insert(0, _chance_lines(curve["chance"].drop_nulls().unique().sort(), measure))
     if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
         layers.insert(0, _enlarged_part(curve["own_cycles"].min(), rows[x].max(), across))
-    return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
+    return layered(*layers, picks=True, title=title, width=320, height=HEIGHT)
 
 
 def _enlarged_part(first: Any, last: Any, across: Any) -> Any:
@@ -214,7 +227,7 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
         color=alt.ColorValue("white", condition=where("datum.top1 > 0.55", INK)),
     )
     heading = alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure)
-    return alt.layer(tiles, text).properties(title=heading, width=320, height=HEIGHT)
+    return layered(tiles, text, title=heading, width=320, height=HEIGHT)
 
 
 def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
@@ -277,5 +290,5 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
     plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
     marks = [mark.encode(text=alt.Text("text:N"), color=ink) for mark in (strong, plain)]
-    chart = alt.layer(tiles, *marks) if is_small else alt.layer(tiles)
-    return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())
+    layers = [tiles, *marks] if is_small else [tiles]
+    return layered(*layers, title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -16,7 +16,7 @@ from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from ..measures.psychometric import NUMBERS, THRESHOLDS
 from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
-from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font, where
+from .style import CENTER, FAINT, INK, centers_axis, faded, inline, layered, scales, tile_font, where
 
 STRONGEST = 0.16
 """The largest noise_sd at which a threshold can be met."""
@@ -91,7 +91,7 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> 
         if len(part)
     ]
     height = rows["model"].n_unique() * (34 if estimators > 1 else 22)
-    return alt.layer(*drawn).add_params(picked()).properties(title=title, width=260, height=max(44, height))
+    return layered(*drawn, picks=True, title=title, width=260, height=max(44, height))
 
 
 def _number(chart: Any, rows: pl.DataFrame, field: str, estimators: int) -> Any:
@@ -150,8 +150,9 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     ink = alt.ColorValue("white", condition=where("datum.value > 0.062", INK))
     font = tile_font(10, thresholds["cycles"].n_unique(), len("≥0.16"))
     text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
-    layers = alt.layer(rectangles, text.encode(text=alt.Text("text:N"), color=ink))
-    return layers.properties(title=title, width=440, height=max(44, 18 * thresholds["model"].n_unique()))
+    numbers = text.encode(text=alt.Text("text:N"), color=ink)
+    height = max(44, 18 * thresholds["model"].n_unique())
+    return layered(rectangles, numbers, title=title, width=440, height=height)
 
 
 def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
@@ -193,7 +194,7 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))
     lines = [line for line in (_line(values, estimator) for estimator in ESTIMATORS) if line]
-    return alt.layer(*layers).properties(title=alt.Title(title, subtitle=lines), width=320, height=220)
+    return layered(*layers, title=alt.Title(title, subtitle=lines), width=320, height=220)
 
 
 _THRESHOLD = {

@@ -10,7 +10,7 @@ import polars as pl
 
 from ...protocol import OCTAVES, octave_edges
 from ..measures.octaves import PAIRS, SHARES
-from .style import INK, inline, tile_font, where
+from .style import INK, inline, layered, tile_font, where
 
 FLAT = "flat image"
 GREY = "#c9c9c9"
@@ -88,7 +88,7 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
         color=alt.ColorValue(INK, condition=where(dark, "white")),
     )
     height = max(44, 30 * rows["model"].n_unique())
-    return alt.layer(adding, taking, total_line, text).properties(title=title, width=440, height=height)
+    return layered(adding, taking, total_line, text, title=title, width=440, height=height)
 
 
 _BAR: dict[str, Any] = {
@@ -142,4 +142,4 @@ def pair_matrix(metrics: pl.DataFrame, title: str, size: int) -> Any:
         color=alt.ColorValue(INK, condition=where(f"abs(datum.value) > {0.72 * reach:.4g}", "white")),
         opacity=alt.OpacityValue(0.55, condition=where("datum.sound", 1)),
     )
-    return alt.layer(tiles, text).properties(title=title, width=260, height=190)
+    return layered(tiles, text, title=title, width=260, height=190)

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import INK, inline, scales, where
+from .style import INK, inline, layered, scales, where
 
 
 def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
@@ -26,7 +26,7 @@ def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mappin
         y=alt.Y("power_low:Q", title="mean power of a wave", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e")),
         y2="power_high:Q",
     )
-    lines = alt.layer(band, base.mark_line().encode(y=alt.Y("power:Q"))).properties(width=300, height=220)
+    lines = layered(band, base.mark_line().encode(y=alt.Y("power:Q")), width=300, height=220)
     maps = [_direction_map(name, pl.DataFrame(list(rows))) for name, rows in directions.items()]
     return alt.hconcat(lines, *maps).resolve_scale(color="independent")
 
@@ -45,4 +45,4 @@ def _direction_map(name: str, rows: pl.DataFrame) -> Any:
         text=alt.Text("share:Q", format=".2f"),
         color=alt.ColorValue(INK, condition=where("datum.share > 0.4", "white")),
     )
-    return alt.layer(tiles, text).properties(width=170, height=220)
+    return layered(tiles, text, width=170, height=220)

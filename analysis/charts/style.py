@@ -115,6 +115,15 @@ def picked() -> alt.Parameter:
     return alt.param(name=PICKED, value="")
 
 
+def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
+    """One chart of the layers, with its title and size; `picks` gives it the parameter that fades what is not picked.
+
+    Altair copies all layers at each step of a chart that has several, so that one step gives everything.
+    """
+    first, *others = layers
+    return alt.layer(first.add_params(picked()) if picks else first, *others, **properties)
+
+
 def faded(full: float = 1) -> Any:
     """Opacity `full` while nothing is picked; then 1 for the model or category that is, and 0.08 for the others.
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from ...analysis.charts.correlations import accuracy_lines, scatter
 from ...analysis.charts.palette import colors
-from ...analysis.charts.style import INK, inline
+from ...analysis.charts.style import INK, inline, layered
 from ...analysis.correlations.families import pearson
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.critical_band import RAW
@@ -155,9 +155,13 @@ def _figure(
     if drawn.is_empty():
         return None
     panels = {
-        bias: alt.layer(
-            scatter(points[bias], bias, "imagenet", ""), *_marks(drawn.filter(metric=bias), bias)
-        ).properties(title=title_of(bias), height=170, width=220)
+        bias: layered(
+            scatter(points[bias], bias, "imagenet", ""),
+            *_marks(drawn.filter(metric=bias), bias),
+            title=title_of(bias),
+            height=170,
+            width=220,
+        )
         for bias in points
         if bias in drawn["metric"]
     }

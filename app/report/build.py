@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .changes import changes_section
 from .conditions import conditions_section
 from .consistency import consistency_section
 from .contact_sheet import contact_sheet
-from .correlations import correlations_section, published_section, scatter_section
+from .correlations import correlations_section, own_correlations, published_section, scatter_section
 from .data import ReportData, read_data
 from .figures import choose_figures, make_folder, write_figures
 from .octaves import octaves_section
@@ -89,6 +90,14 @@ def write_report(
 
 def _own_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:
     """The sections of the study, those with the answer first."""
+    with ThreadPoolExecutor(1) as executor:
+        correlations = executor.submit(own_correlations, results)  # in NumPy, which lets the charts be made meanwhile
+        yield from _measured_sections(results, against, changes)
+        yield correlations_section(results, correlations.result())
+
+
+def _measured_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:
+    """Yield the verdict, what changed, and the figures of each kind of measure."""
     yield verdict_section(results, against)
     if changes:
         yield changes
@@ -102,7 +111,6 @@ def _own_sections(results: ReportData, against: Verdict | None, changes: Section
         yield conditions_section(results)
     if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
         yield consistency_section(results)
-    yield correlations_section(results)
 
 
 def _closing_sections(results: ReportData | None, photograph: Path | None) -> Iterator[Section]:

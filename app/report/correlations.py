@@ -29,10 +29,23 @@ MAP_CAPTION = (
 )
 
 
-def correlations_section(results: ReportData) -> Section:
-    """Heat maps of biases against generalization for one's own models; empty where there are none, see the verdict."""
-    text, figures = _own_models(results)
-    return Section("correlations", "Do biases explain generalization?", text, figures)
+def own_correlations(results: ReportData) -> pl.DataFrame | None:
+    """Correlations of the study's own models; None where these are too few for any."""
+    return None if isinstance(results.correlated, str) else _correlations(results.correlated)
+
+
+def correlations_section(results: ReportData, table: pl.DataFrame | None) -> Section:
+    """Heat maps of biases against generalization for one's own models; empty where there are none, see the verdict.
+
+    `table` is that of `own_correlations`.
+    """
+    title, study = "Do biases explain generalization?", results.correlated
+    if table is None or isinstance(study, str):
+        return Section("correlations", title, [])
+    text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
+    columns = 3 if len(study.groups) <= BESIDE else 1
+    figure = Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)
+    return Section("correlations", title, [text], [figure])
 
 
 def published_section() -> Section:
@@ -67,17 +80,6 @@ def scatter_section() -> Section:
     title = "Biases against groups of benchmarks"
     figure = Figure("published-scatter", title, caption, panels, 4, figures, legend, models, folded=True)
     return Section("published", "The published study, model by model", [], [figure])
-
-
-def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
-    """Biases against clean accuracy on the labelled image sets."""
-    study = results.correlated
-    if isinstance(study, str):
-        return [], []
-    table = _correlations(study)
-    text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
-    columns = 3 if len(study.groups) <= BESIDE else 1
-    return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
 
 
 def _maps(table: pl.DataFrame) -> dict[str, Any]:

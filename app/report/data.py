@@ -176,7 +176,11 @@ def _read(store: Store, label: str) -> ReportData:
         conditions=conditions,
         predictions=int(predictions.item()),
         correlated=find_study_table(store, label),
-        consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        consistency=store.frame(
+            "FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[])) "
+            "ORDER BY images, first_subject, second_subject, condition",
+            [judged],
+        ),
         judged=store.frame(
             "WITH judged AS (FROM condition_accuracy_of(?)) "
             "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",

@@ -108,3 +108,16 @@ def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp
     assert earlier.consistency.is_empty()
     assert set(newest.judged.filter(human=False)["subject"]) == {"three"}
     assert "three" in set(newest.consistency["second_subject"])
+
+
+def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(tmp_path: Path) -> None:
+    path = tmp_path / "results.duckdb"
+    database(path, people=True)
+    with open_store(path) as store:
+        store.write_consistencies(
+            "contrast", store.frame("FROM error_consistency").sample(fraction=1, shuffle=True, seed=0)
+        )
+    results = read_data(path)
+    assert results is not None
+    names = results.consistency.select("images", "first_subject", "second_subject", "condition")
+    assert names.rows() == sorted(names.rows())
