@@ -116,7 +116,7 @@ def two_sided(z: float) -> float:
     return float(2 * norm.sf(abs(z)))
 
 
-@settings(max_examples=15)  # statsmodels takes its time
+@settings(max_examples=8)  # statsmodels takes its time
 @given(seed=st.integers(0, 2**32 - 1), tests=st.integers(1, 90), decimals=st.integers(1, 6))
 def test_adjusted_p_values_are_those_of_statsmodels(seed: int, tests: int, decimals: int) -> None:
     p = np.round(np.random.default_rng(seed).random(tests) ** 3, decimals)

@@ -148,7 +148,7 @@ def test_the_interval_of_a_mean_kappa_is_that_of_scipy_over_photographs() -> Non
         return mean_kappa(np.stack(observers), 1)
 
     expected = bootstrap(
-        several(400), second_kappa, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=1
+        several(400), second_kappa, paired=True, vectorized=False, n_resamples=400, method="percentile", rng=1
     ).confidence_interval
     for crops in (1, 4):
         right, clusters = np.repeat(several(400), crops, axis=1), np.repeat(np.arange(400), crops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +124,18 @@ def test_with_the_critical_band_imported_its_networks_are_points_too(
     make_database(path, 2, decision_space="sixteen")
     add_metrics(path)
     source = sources()["critical-band"]
+    for file in (shared / "published/atlas/critical_band").iterdir():
+        networks = json.loads(file.read_text(encoding="utf-8"))
+        few = dict(sorted(networks.items())[:20])  # fitting all takes ten seconds
+        (tmp_path / file.name).write_text(json.dumps(few), encoding="utf-8")
     with open_store(path) as store:
-        store.write_source(source.name, *read_import(source, shared / "published/atlas/critical_band"))
+        store.write_source(source.name, *read_import(source, tmp_path))
     figure = figures(path)["atlas-networks"]
     titles = [panel.to_dict()["layer"][0]["encoding"]["x"]["field"] for panel in figure.panels.values()]
     assert len(titles) == 6
     assert {"critical_bandwidth_raw", "psychometric_bandwidth"} <= set(titles)
     spec = next(iter(figure.panels.values())).to_dict()
-    [networks] = [rows for rows in spec["datasets"].values() if len(rows) == 60]
+    [networks] = [rows for rows in spec["datasets"].values() if len(rows) == 15]
     assert all(50 < row["imagenet"] < 95 for row in networks)
 
 
