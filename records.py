@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UnknownName, UsageError
 
@@ -322,6 +322,10 @@ class Cell:
         return f"{self.model.name}, {self.image_set.name}, {self.condition.at(self.image_set.size)}"
 
 
+UNKNOWN_RANK = 65535
+"""The rank of a label that is not known: of a wrong imported prediction, or of an image without a right class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """The part of the logits of n images that is kept."""
@@ -332,6 +336,19 @@ class Predictions:
     """Classes scored above the label plus equal ones of lower index: 0 is top-1. None without labels."""
     confidence: NDArray[np.float32]
     """Softmax probability of the predicted class; NaN where it is not known, as of some imported predictions."""
+    best_rank: NDArray[np.uint16] | None = None
+    """The least of the label_ranks of several classes that count as right, UNKNOWN_RANK for an image without any. None
+    for images that have one label each."""
+
+    def select(self, rows: slice) -> Predictions:
+        """The predictions of some of the images."""
+        columns = (getattr(self, name) for name in PREDICTION_COLUMNS)
+        selected: list[Any] = [None if column is None else column[rows] for column in columns]
+        return Predictions(*selected)
+
+
+PREDICTION_COLUMNS = tuple(column.name for column in fields(Predictions))
+"""The columns of predictions, in shards and in the table `prediction` too."""
 
 
 @dataclass(frozen=True, slots=True)

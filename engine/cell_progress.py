@@ -18,8 +18,8 @@ RANGE_SECONDS = 60.0
 
 Outcome = Finished | Failed
 Progress = Callable[[int], None]
-Columns = tuple[Array, Array | None, Array]
-"""predicted, label_rank, confidence: what `engine.decision.reduce_logits` gives."""
+Columns = tuple[Array, Array | None, Array, Array | None]
+"""The columns of `Predictions`, in their order."""
 
 
 @dataclass(slots=True)

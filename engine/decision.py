@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..probes.arrays import Array
 from ..probes.images.decision_spaces import NAMES, decision_space
 from ..probes.kernels import launch
+from ..records import UNKNOWN_RANK
 
 ALL = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""
@@ -92,6 +93,18 @@ def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[
         rank, labels = xp.empty(rows, dtype=xp.uint16), labels.astype(xp.int32, copy=False)
     launch("reduce_logits", (32 * rows, 1), predicted, rank, confidence, logits, labels, classes, rows)
     return predicted, rank, confidence
+
+
+def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
+    """(n,) uint16: the least label_rank of several right classes; UNKNOWN_RANK for an image without any.
+
+    `accepted` is (n, k) int32, the right classes of each image ascending, then -1.
+    """
+    known, classes = accepted >= 0, xp.maximum(accepted, 0)
+    # The right class with the highest score, of equal ones the first, is the one that the fewest others precede.
+    best = xp.where(known, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
+    rank = reduce_logits(xp, scores, xp.take_along_axis(classes, best[:, None], axis=1)[:, 0])[1]
+    return xp.where(known[:, 0], rank, xp.uint16(UNKNOWN_RANK))
 
 
 def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:

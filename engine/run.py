@@ -27,7 +27,7 @@ from ..records import Cell, Condition, ImageSetInfo, Model, Variant
 from ..timeouts import Watchdog
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
-from .decision import ALL, Decision, reduce_logits
+from .decision import ALL, Decision, best_rank, reduce_logits
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
 from .device.streams import COMMITTED, blas_threads, device_errors, finish, new_stream, point, until_done
@@ -152,6 +152,8 @@ class RunResources:
     decision: Decision
     labels: Array | None
     """(n,) indices of the labels among the scores, in the memory where the logits are."""
+    accepted: Array | None
+    """(n, k) classes that count as right, as `best_rank` takes them, where images have several."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     ahead: AbstractContextManager[Any]
@@ -164,6 +166,8 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
         labels = decision.score_indices(image_set.labels)
+        several = image_set.schemes.get("real") if decision.space == ALL else None
+        accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
         finish(xp)  # a run has a stream of its own, which would not wait for the labels
         return RunResources(
             xp=xp,
@@ -173,6 +177,7 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
             take=pixels_of(xp, image_set, batch),
             decision=decision,
             labels=labels,
+            accepted=accepted,
             arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
             ahead=new_stream(xp),
         )
@@ -267,7 +272,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     end = min(resources.batch, group.last - first)
     if begin >= end:
         return 0
-    labels = None if resources.labels is None else resources.labels[first + begin : first + end]
+    rows = slice(first + begin, first + end)
+    labels = None if resources.labels is None else resources.labels[rows]
     session, condition = resources.sessions[work.cell.variant], work.cell.condition
     started = point(resources.xp)
     try:
@@ -284,8 +290,10 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     # The session's next batch overwrites the logits. They are reduced now, in this thread's stream, which the session's
     # next work is ordered after; the small columns stay on the card until the part is flushed.
     with named_range(resources.xp, "reduce"):
-        predicted, rank, confidence = reduce_logits(resources.xp, resources.decision.scores(logits), labels)
-    work.columns.append((resources.decision.classes(predicted), rank, confidence))
+        scores = resources.decision.scores(logits)
+        predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
+        best = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
+    work.columns.append((resources.decision.classes(predicted), rank, confidence, best))
     work.times.append((started, point(resources.xp)))
     work.pending += end - begin
     return end - begin

@@ -203,6 +203,18 @@ extern "C" __global__ void bilateral(
     }
 }
 
+// probes/octaves.py: clip_sum_in_arrays. x counts a channel's pixels, y the channels of all images. `coarse` has images,
+// or one number a channel: its area is then 1. `fine` may be absent.
+extern "C" __global__ void clip_sum(
+    float* out, const float* __restrict__ coarse, const float* __restrict__ fine, unsigned coarse_area, unsigned area) {
+    const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pixel >= area) return;
+    const long long place = (long long)area * blockIdx.y + pixel;
+    float value = coarse[coarse_area == 1 ? blockIdx.y : place];
+    if (fine) value += fine[place];
+    out[place] = fminf(fmaxf(value, 0.0f), 1.0f);
+}
+
 // Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.
 __device__ bool wins(float score, unsigned k, float other, unsigned l) {
     const bool nan = score != score, other_nan = other != other;

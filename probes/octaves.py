@@ -12,7 +12,8 @@ to h = size // 2. Octave k of 0 … 6 holds the rings
 All seven octaves give the image itself, which is the condition `clean`: with it the published masks are all 2^7 = 128
 sets of octaves, so that accuracy can be shared out among them (analysis/measures/octaves.py). An octave without a ring,
 which images below 128 pixels have, is empty. The sums of octaves 0 to 2 are made once, and each sum of octaves 3 to 6
-once, so that a mask is one addition and a clip; float32 sums of at most eight terms stay within 1e-6 of the formula.
+once, so that a mask is one addition and a clip, on a card one kernel; float32 sums of at most eight terms stay within
+1e-6 of the formula.
 
 Source: bands as in the visual frequency analysis of arXiv 2409.05817; masks of octaves are of no publication.
 """
@@ -33,6 +34,7 @@ from ..records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter
+from .kernels import launch
 
 MASKS = tuple("".join(kept) or NO_OCTAVE for count in range(len(OCTAVES)) for kept in combinations(OCTAVES, count))
 """All masks but that of the image itself, from the fewest octaves to the most."""
@@ -83,17 +85,30 @@ def perturb(
         (_members(condition, OCTAVES[COARSE:]), _members(condition, OCTAVES[:COARSE]), condition)
         for condition in conditions
     ]
-    coarse = {kept: _sum(xp, [mean, *(fields[octave] for octave in kept)]) for _, kept, _ in split}
+    coarse = {kept: _sum(xp, [mean, *map(fields.__getitem__, kept)]) for kept in {kept for _, kept, _ in split}}
     for octave in OCTAVES[:COARSE]:
         fields.pop(octave, None)
     for finer, members in groupby(sorted(split, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
         fine = _sum(xp, [fields[octave] for octave in finer]) if finer else None
         for _, kept, condition in members:
             out = buffer()
-            for part in chunks(xp, len(out)):
-                total = coarse[kept][part] if fine is None else xp.add(coarse[kept][part], fine[part], out=out[part])
-                xp.clip(total, 0, 1, out=out[part])
+            clip_sum = clip_sum_in_arrays if xp is np else clip_sum_in_kernel
+            clip_sum(xp, coarse[kept], fine, out)
             yield condition, out
+
+
+def clip_sum_in_arrays(xp: ModuleType, coarse: Array, fine: Array | None, out: Array) -> None:
+    """Fill `out`, float32 images, with clip(coarse + fine, 0, 1); coarse is images or one number a channel."""
+    for part in chunks(xp, len(out)):
+        total = coarse[part] if fine is None else xp.add(coarse[part], fine[part], out=out[part])
+        xp.clip(total, 0, 1, out=out[part])
+
+
+def clip_sum_in_kernel(_: ModuleType, coarse: Array, fine: Array | None, out: Array) -> None:
+    """`clip_sum_in_arrays` on a GPU."""
+    count, channels, height, width = out.shape
+    area, coarse_area = height * width, coarse.shape[2] * coarse.shape[3]
+    launch("clip_sum", (area, count * channels), out, coarse, fine, coarse_area, area)
 
 
 def _empty(xp: ModuleType, batch: Batch) -> Array:

@@ -54,8 +54,9 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         )
         row = farthest.row(0, named=True)
         leaves_zero_out = row["low"] is not None and not row["low"] <= 0 <= row["high"]
-        determined = tested.filter(pl.col("detectable").is_not_null())
-        could_not = "" if determined.is_empty() else f" (one smaller than {_smallest(determined)} could not have been)"
+        smallest = _detectable_in_words(tested)
+        by_cell = ", by cell," if " to " in smallest else ""
+        could_not = f" (one smaller than {smallest}{by_cell} could not have been)" if smallest else ""
         return (
             f"No difference was found between {name_a} and {name_b} in {len(tested):,} "
             f"cell{'' if len(tested) == 1 else 's'}{could_not}{_unmoved_biases(biases)}; the interval "
@@ -72,16 +73,18 @@ def _unmoved_biases(biases: pl.DataFrame) -> str:
     """The biases in which no difference was found, each with the smallest that could have been; empty without any."""
     rows = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))
     titles = [
-        f"{title_of(str(metric))} ({_smallest(of_metric)})"
+        f"{title_of(str(metric))} ({_detectable_in_words(of_metric)})"
         for (metric,), of_metric in rows.group_by("metric", maintain_order=True)
     ]
     return f", nor in {', '.join(titles)}" if titles else ""
 
 
-def _smallest(rows: pl.DataFrame) -> str:
-    """The smallest difference that could have been found in any of the rows."""
-    row = rows.sort("detectable", nulls_last=True).row(0, named=True)
-    return difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+")
+def _detectable_in_words(rows: pl.DataFrame) -> str:
+    """The smallest differences that could have been found in the rows, `0.021 to 0.034`; empty where none is known."""
+    known = rows.drop_nulls("detectable").sort("detectable")
+    ends = [known.row(at, named=True) for at in (0, -1)] if len(known) else []
+    sizes = [difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+") for row in ends]
+    return " to ".join(dict.fromkeys(sizes))
 
 
 def _largest(rows: pl.DataFrame) -> dict[str, Any]:

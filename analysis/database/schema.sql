@@ -176,7 +176,8 @@ CREATE TABLE prediction (
     image_index UINTEGER NOT NULL,
     predicted USMALLINT NOT NULL,
     label_rank USMALLINT,
-    confidence REAL
+    confidence REAL,
+    best_rank USMALLINT
 );
 COMMENT ON TABLE prediction IS 'One row an image and cell';
 

@@ -19,14 +19,23 @@ from numpy.typing import NDArray
 
 from ...errors import StoreError, UsageError
 from ...protocol import CUES
-from ...records import Cell, Condition, Facts, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from ...records import (
+    PREDICTION_COLUMNS,
+    UNKNOWN_RANK,
+    Cell,
+    Condition,
+    Facts,
+    Failed,
+    Finished,
+    ImageSetInfo,
+    SessionInfo,
+    Variant,
+    digest_of,
+)
 from ...version import __version__
 from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
 from .reading import check_reading
-
-UNKNOWN_RANK = 65535
-"""The label_rank of a wrong imported prediction, whose rank is not known."""
 
 
 class Images(Protocol):
@@ -474,7 +483,7 @@ class Store:
         taken = pa.table({"donor": donors, "key": keys, "taken": pa.array(counts, pa.int64())})
         moved = pa.table({"old_index": places, "new_index": np.arange(len(places))})
         with self.transaction(), self._loaded(moved, "moved"):
-            columns = "cell.id, new_index, predicted, label_rank, confidence"
+            columns = "cell.id, new_index, predicted, label_rank, confidence, best_rank"
             self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", taken)
             self._load(
                 "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
@@ -715,14 +724,9 @@ def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> p
     cells = np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts)
     # Each part counts from its first image on.
     index = np.arange(len(cells)) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
-    labelled = finished[0].predictions.label_rank is not None
-    rank = joined("label_rank") if labelled else pa.nulls(len(cells), pa.uint16())
-    return pa.table(
-        {
-            "cell": cells,
-            "image_index": index.astype(np.uint32),
-            "predicted": joined("predicted"),
-            "label_rank": rank,
-            "confidence": pa.array(joined("confidence"), from_pandas=True),  # NaN is NULL
-        }
-    )
+    columns: dict[str, Any] = {"cell": cells, "image_index": index.astype(np.uint32)}
+    for name in PREDICTION_COLUMNS:
+        absent = getattr(finished[0].predictions, name) is None
+        columns[name] = pa.nulls(len(cells), pa.uint16()) if absent else joined(name)
+    columns["confidence"] = pa.array(columns["confidence"], from_pandas=True)  # NaN is NULL
+    return pa.table(columns)

@@ -57,7 +57,8 @@ def _unlabelled(available: Available) -> bool:
     return not available.labelled
 
 
-def _listed_by_real(available: Available) -> bool:
+def listed_by_real(available: Available) -> bool:
+    """The `applies` of measures that take the classes which ReaL accepts."""
     return "real" in available.schemes
 
 
@@ -90,7 +91,7 @@ MEASURES = (
         "share",
         Scope.CONDITION,
         values=_real_values,
-        applies=_listed_by_real,
+        applies=listed_by_real,
         sense=1,
     ),
 )

@@ -8,6 +8,7 @@ the peak is of the settings that are highest in them.
 
 `people_lose` places a condition by people: their accuracy where it is best, less that at the same setting, between
 neighbouring settings in proportion, for the probes and settings of the experiments with people (view stimulus_probe).
+Other probes have none: no trial says at which of their settings people lose as much.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ their means to the accuracy less that of the flat image. The second is Shapley's
 
 octave_share_K_C is the share over the images whose label is C, if these show more than one cluster, in sets of at most
 20 labels; the view octave_share has the shares of each image. All take the 127 conditions of `octaves` and the clean
-one. Numbers are means over images with intervals of differences (`statistics.shares.paired_interval`); one cluster has
-none. They are `at_chance` where the clean accuracy is no higher than that of blind guesses.
+one. Numbers are means over images with intervals of differences (`statistics.shares.mean_interval`), which end where
+their ranges do; one cluster has none. They are `at_chance` where the clean accuracy is no higher than that of blind
+guesses.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 from ...protocol import NO_OCTAVE, OCTAVES
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
-from ..statistics.shares import Share, paired_interval, share_of
+from ..statistics.shares import Share, mean_interval, share_of
 from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
 from .outcomes import Outcomes
 
@@ -95,7 +96,9 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
 
 def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
     """The estimate of each number; NaN and the state `missing` without clean predictions."""
-    estimates = {name: estimate_of(share, _interval) for name, share in image_shares(outcomes)}
+    estimates = {
+        name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)
+    }
     if not estimates or outcomes.clean is None or outcomes.clean.right is None:
         return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))
     chance = outcomes.subject.floor
@@ -113,12 +116,14 @@ def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     for name, share in image_shares(b):
         if name in shares_a and len(share.clusters) > 1:
             value, deviations = share.value - shares_a[name].value, share.deviations - shares_a[name].deviations
-            intervals[name] = _interval(replace(share, value=value, deviations=deviations))
+            difference = replace(share, value=value, deviations=deviations)
+            intervals[name] = mean_interval(difference, 2 * _reach(name))
     return intervals
 
 
-def _interval(share: Share) -> Ends:
-    return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes)
+def _reach(name: str) -> float:
+    """The largest size that a share or the interaction of a pair can have."""
+    return 2.0 if name in PAIRS else 1.0
 
 
 def _applies(available: Available) -> bool:

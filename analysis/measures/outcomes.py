@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from ...protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
-from ...records import Condition
-from ..database.store import UNKNOWN_RANK, Store
+from ...records import UNKNOWN_RANK, Condition
+from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
 
@@ -146,6 +146,8 @@ class Decisions:
     stored_confidence: NDArray[np.float32]
     cell: int = -1
     """Its cell.id in the database that it was read from."""
+    best_rank: NDArray[np.uint16] | None = None
+    """Rank of the best of several right classes; UNKNOWN_RANK for an image without any, None where it is not kept."""
 
     @property
     def known_rank(self) -> NDArray[np.uint16] | None:
@@ -357,7 +359,7 @@ def read_slices(store: Store, image_set: int) -> Slices:
 def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     """Read what complete cells decide: those of one image set, ascending."""
     rows = store.frame(
-        "SELECT cell, image_index, predicted, label_rank, confidence FROM prediction "
+        "SELECT cell, image_index, predicted, label_rank, confidence, best_rank FROM prediction "
         "WHERE cell IN (SELECT unnest(?::INTEGER[]))",
         [list(cells)],
     )
@@ -367,13 +369,17 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
     predicted, confidence = np.empty(shape, np.uint16), np.empty(shape, np.float32)
     predicted[place] = rows["predicted"].to_numpy()
     confidence[place] = rows["confidence"].fill_null(np.nan).to_numpy()
-    ranks: NDArray[np.uint16] | None = None
-    if not rows["label_rank"].has_nulls():
-        ranks = np.empty(shape, np.uint16)
-        ranks[place] = rows["label_rank"].to_numpy()
+
+    def ranks(name: str) -> Sequence[NDArray[np.uint16] | None]:
+        if rows[name].has_nulls():
+            return [None] * len(cells)
+        table = np.empty(shape, np.uint16)
+        table[place] = rows[name].to_numpy()
+        return list(table)
+
     return [
-        Decisions(predicted[row], None if ranks is None else ranks[row], confidence[row], cell)
-        for row, cell in enumerate(cells)
+        Decisions(*columns)
+        for columns in zip(predicted, ranks("label_rank"), confidence, cells, ranks("best_rank"), strict=True)
     ]
 
 

@@ -1,16 +1,19 @@
 """Mean reciprocal rank: how near the label comes to the top, also where it is not the prediction.
 
-    reciprocal_rank = mean of 1 / (1 + r)      r: number of classes scored above the label
+    reciprocal_rank      = mean of 1 / (1 + r)     r: number of classes scored above the label
+    reciprocal_rank_real = the same, r that of the best of the classes that ReaL accepts, over the images that it lists
 
-It is a share, 1 where every label is predicted, and takes the ranks of all labels; those of wrong imported predictions
-are not known. Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers by REFINED-BIAS (arXiv
-2603.10834).
+They are shares, 1 where every label is predicted, and take the ranks of all labels: imported predictions have not those
+of wrong ones, nor of several classes. Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers
+by REFINED-BIAS (arXiv 2603.10834).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from ...records import UNKNOWN_RANK
+from .accuracy import listed_by_real
 from .base import ImageValues, Measure, Scope, has_labels
 from .outcomes import CellOutcomes
 
@@ -18,6 +21,11 @@ from .outcomes import CellOutcomes
 def _values(cell: CellOutcomes) -> ImageValues | None:
     rank = cell.decisions.known_rank
     return None if rank is None else ImageValues(1 / (1 + rank.astype(np.float64)))
+
+
+def _real_values(cell: CellOutcomes) -> ImageValues | None:
+    rank = cell.decisions.best_rank
+    return None if rank is None else ImageValues(1 / (1 + rank.astype(np.float64)), rank != UNKNOWN_RANK)
 
 
 MEASURES = (
@@ -28,6 +36,15 @@ MEASURES = (
         Scope.CONDITION,
         values=_values,
         applies=has_labels,
+        sense=1,
+    ),
+    Measure(
+        "reciprocal_rank_real",
+        "mean reciprocal rank by ReaL",
+        "share",
+        Scope.CONDITION,
+        values=_real_values,
+        applies=listed_by_real,
         sense=1,
     ),
 )

@@ -104,10 +104,9 @@ def wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, f
     return float(low), float(high), float(effective)
 
 
-def mean_interval(share: Share) -> tuple[float, float]:
-    """The 95 % interval of a mean that is no share, such as of numbers below 0; it is at most 1: `paired_interval`."""
-    low, high = paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes)
-    return low, min(1.0, high)
+def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
+    """The 95 % interval of a mean of numbers in [-reach, reach]: `paired_interval`."""
+    return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes, reach=reach)
 
 
 FEWEST_APART = 10
@@ -145,18 +144,24 @@ def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[fl
             return None
     if len(distinct) == 1:
         return None
-    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes, alpha)
-    return max(-1.0, low), min(1.0, high)
+    return paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes, alpha, reach=1.0)
 
 
 def paired_interval(
-    difference: float, deviations: Floats, most: float, sizes: Floats | None = None, alpha: float = ALPHA
+    difference: float,
+    deviations: Floats,
+    most: float,
+    sizes: Floats | None = None,
+    alpha: float = ALPHA,
+    *,
+    reach: float = inf,
 ) -> tuple[float, float]:
     """Ends of the interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
 
     The interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
     among the clusters that make up the variance.
-    `sizes` (C,) are the images of each cluster; left out, clusters have one size.
+    `sizes` (C,) are the images of each cluster; left out, clusters have one size. No true difference lies outside of
+    [-reach, reach], nor do the ends.
     """
     count, second = len(deviations), float(np.square(deviations).sum())
     if sizes is not None and not (sizes == 1).all():
@@ -167,7 +172,7 @@ def paired_interval(
     apart = contributing(np.append(deviations, [unseen, -unseen]) / most)
     half = float(student(np.array(min(count - 1, 2 * apart)), alpha))
     half *= sqrt((second + most**2) * count / (count - 1))
-    return difference - half, difference + half
+    return max(-reach, difference - half), min(reach, difference + half)
 
 
 def _exact(share: Share) -> tuple[float, float]:

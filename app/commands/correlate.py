@@ -173,7 +173,9 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
     uncertain = tested.filter(tested["p_holm"] >= ALPHA)
     if uncertain.is_empty():
         return text
+    smallest = dict.fromkeys(_number(end(uncertain["detectable"])) for end in (min, max))
+    by_models = ", by the number of models," if len(smallest) > 1 else ""
     return (
         f"{text}\nno correlation was found in {len(uncertain)} after Holm; one smaller than "
-        f"{_number(min(uncertain['detectable']))} could not have been found"
+        f"{' to '.join(smallest)}{by_models} could not have been found"
     )

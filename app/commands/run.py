@@ -72,8 +72,9 @@ def run(
     Example: bandlens run study.toml --db results.duckdb
     """
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
+    work = resolve_study(study, engine)
     summary = api.studies.run(
-        resolve_study(study, engine),
+        work,
         db,
         require_gate=require_gate,
         sharded=sharded,
@@ -93,13 +94,14 @@ def run(
         print_document(document, table_format)
     elif summary.ran or summary.failed:
         rate = summary.predictions / summary.seconds
-        into = sharded.folder if sharded and sharded.later else db
+        into, command = str(db), f"analyze{f' {study}' if work.study.measures else ''} --db {db}"
+        if sharded and sharded.later:
+            into, command = sharded.folder, f"rebuild {study} --shards {sharded.folder} --db {db}"
         print(
             f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
             f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"
+            f"{'' if summary.failed else f'; next: bandlens {command}'}"
         )
-        if sharded and sharded.later:
-            print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
     summary.raise_failures()

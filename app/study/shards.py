@@ -242,7 +242,7 @@ class Committer:
         """The part of a cell that the shard has from image `first` on."""
         share = (shard.last - first) / (shard.last - shard.first)
         seconds = share * shard.seconds[shard.places[key]]
-        return Finished(self.cells[key], first, _from(held, first - shard.first), seconds)
+        return Finished(self.cells[key], first, held.select(slice(first - shard.first, None)), seconds)
 
     def _lacking(self, shard: Shard) -> list[str]:
         """Keys of the cells that still lack images which the shard has."""
@@ -266,11 +266,6 @@ class Committer:
 
 def _images(shard: Shard) -> tuple[int, int]:
     return shard.first, shard.last
-
-
-def _from(predictions: Predictions, row: int) -> Predictions:
-    rank = predictions.label_rank
-    return Predictions(predictions.predicted[row:], None if rank is None else rank[row:], predictions.confidence[row:])
 
 
 @dataclass(frozen=True, slots=True)

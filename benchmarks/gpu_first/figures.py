@@ -35,6 +35,7 @@ FIGURES: Mapping[str, Figure] = {
     "kernels.words": Figure("random words that differ from NumPy's", "", "0"),
     "kernels.normals": Figure("normal noise, largest deviation", "", "2e-6"),
     "kernels.bilateral": Figure("bilateral filter, largest deviation", "", "2e-6"),
+    "kernels.octaves": Figure("16 masks of octaves, largest deviation", "", "2e-6"),
     "kernels.reduced": Figure("classes and ranks that `reduce_logits` gives and NumPy does not", "", "0"),
     "kernels.confidence": Figure("confidence, largest deviation", "", "2e-6"),
     "kernels.spectral": Figure("22 spectral conditions, largest deviation", ""),

@@ -13,6 +13,7 @@ from bandlens.probes.arrays import to_numpy
 from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.family import Batch
 from bandlens.probes.noise import random_words, unit_normal_fields
+from bandlens.probes.octaves import OCTAVE_MASK
 from bandlens.protocol import CLASSES
 from bandlens.records import Condition
 
@@ -28,6 +29,7 @@ def kernels(bench: Bench) -> Iterator[tuple[str, float]]:
     yield "normals", apart(*fields)
     smooth = BILATERAL.conditions({"d": 5, "sigma_color": 75.0})
     yield "bilateral", largest(xp, BILATERAL.perturb, smooth, host, card)
+    yield "octaves", largest(xp, OCTAVE_MASK.perturb, OCTAVE_MASK.conditions({})[::8], host, card)
     logits = np.random.default_rng(0).normal(scale=4, size=(sizes.batch, CLASSES)).astype(np.float32)
     labels = bench.images.labels[np.arange(sizes.batch) % sizes.images]  # type: ignore[index]
     expected = reduce_logits(np, logits, labels)

@@ -121,7 +121,7 @@ def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
         work = CellProgress(cell, 0)
         for _ in range(7):
             columns = [xp.zeros(sizes.batch, dtype=kind) for kind in (xp.uint16, xp.uint16, xp.float32)]
-            work.columns.append((columns[0], columns[1], columns[2]))
+            work.columns.append((columns[0], columns[1], columns[2], None))
             work.times.append((point(xp), point(xp)))
             work.pending += sizes.batch
         works.append(work)

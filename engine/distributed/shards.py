@@ -1,7 +1,7 @@
 """Shards: the rows of a task as a Parquet file in a results folder, which survives whatever happens to the database.
 
-KEY.parquet has one row an image and cell: `cell` (its key), `image_index`, `predicted`, `label_rank`, `confidence`. The
-same task gives the same bytes. KEY.json, written before it, describes the file: its sha256 and length, the cells, and
+KEY.parquet has one row an image and cell: `cell` (its key), `image_index`, and the columns of `Predictions`. The same
+task gives the same bytes. KEY.json, written before it, describes the file: its sha256 and length, the cells, and
 facts that are no part of the rows: the device that each cell ran on, and for how long. Nothing of a file is parsed
 before its sha256 is known to be right. The folder is a path, or the URI of one of Arrow's file systems, such as
 s3://bucket/shards.
@@ -23,10 +23,10 @@ import numpy as np
 
 from ...errors import ShardError
 from ...partial_files import partial_prefix, put_in_place, remove_partial_files
-from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
+from ...records import PREDICTION_COLUMNS, Finished, Predictions, SessionInfo, Variant, digest_of
 from ...untrusted import as_record, words_of
 
-FORMAT = 1
+FORMAT = 2
 ANOTHER = "name another folder with --shards"
 ATOMIC = ("s3", "gcs", "abfs")
 """File systems on which a file appears when its upload is through, and not before."""
@@ -146,18 +146,15 @@ def _encoded(parts: Sequence[Finished]) -> bytes:
     count = len(parts[0].predictions.predicted)
     keys = pa.array([part.cell.key for part in parts])
     index = np.arange(parts[0].first, parts[0].first + count, dtype=np.uint32)
-    ranks = [part.predictions.label_rank for part in parts]
-    table = pa.table(
-        {
-            "cell": pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(parts), dtype=np.int32), count), keys),
-            "image_index": np.tile(index, len(parts)),
-            "predicted": np.concatenate([part.predictions.predicted for part in parts]),
-            "label_rank": pa.nulls(count * len(parts), pa.uint16())
-            if any(rank is None for rank in ranks)
-            else np.concatenate([rank for rank in ranks if rank is not None]),
-            "confidence": np.concatenate([part.predictions.confidence for part in parts]),
-        }
-    )
+    rows: dict[str, Any] = {
+        "cell": pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(parts), dtype=np.int32), count), keys),
+        "image_index": np.tile(index, len(parts)),
+    }
+    for name in PREDICTION_COLUMNS:
+        columns = [getattr(part.predictions, name) for part in parts]
+        absent = any(column is None for column in columns)
+        rows[name] = pa.nulls(count * len(parts), pa.uint16()) if absent else np.concatenate(columns)
+    table = pa.table(rows)
     out = pa.BufferOutputStream()
     parquet.write_table(table, out, compression="zstd", use_dictionary=["cell"], store_schema=False)
     return bytes(out.getvalue())
@@ -245,13 +242,12 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
             table = file.read()
         # Each row group has a dictionary of its own.
         cells = table["cell"].unify_dictionaries().combine_chunks()
-        columns = {name: table[name] for name in ("image_index", "predicted", "label_rank", "confidence")}
+        columns = {name: table[name] for name in PREDICTION_COLUMNS}
         place = cells.indices.to_numpy().reshape(len(shard.cells), count)
-        index = columns["image_index"].to_numpy().reshape(len(shard.cells), count)
-        kinds = [columns[name].type for name in ("predicted", "label_rank", "confidence")]
-        if kinds != [pa.uint16(), pa.uint16(), pa.float32()]:
+        index = table["image_index"].to_numpy().reshape(len(shard.cells), count)
+        if [column.type for column in columns.values()] != [pa.uint16(), pa.uint16(), pa.float32(), pa.uint16()]:
             raise ValueError("columns of other types")
-        if columns["label_rank"].null_count not in (0, len(table)):
+        if any(columns[name].null_count not in (0, len(table)) for name in ("label_rank", "best_rank")):
             raise ValueError("some ranks are missing")
         if columns["predicted"].null_count or columns["confidence"].null_count:
             raise ValueError("some predictions are missing")
@@ -262,14 +258,9 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.path_of(shard.key)}.parquet: other rows than its task's")
-    labelled = columns["label_rank"].null_count == 0
-    rows = [slice(k * count, (k + 1) * count) for k in range(len(shard.cells))]
-    predicted, confidence = columns["predicted"].to_numpy(), columns["confidence"].to_numpy()
-    rank = columns["label_rank"].to_numpy() if labelled else None
-    return {
-        cell: Predictions(predicted[at], None if rank is None else rank[at], confidence[at])
-        for cell, at in zip(shard.cells, rows, strict=True)
-    }
+    arrays: list[Any] = [None if column.null_count else column.to_numpy() for column in columns.values()]
+    held = Predictions(*arrays)
+    return {cell: held.select(slice(k * count, (k + 1) * count)) for k, cell in enumerate(shard.cells)}
 
 
 def _get(folder: Folder, name: str) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...records import Cell, Failed, Finished, Variant
+from ...records import PREDICTION_COLUMNS, Cell, Failed, Finished, Variant
 from ...user_source import UserSource, parse_source, source_digest
 from ..cell_progress import joined
 from ..tasks import Task, by_attack
@@ -154,7 +154,7 @@ def _grid(job: Job, files: NodeFiles) -> Grid:
     return make_grid({**job.probes, **here}, job.folder)
 
 
-_columns = attrgetter("predicted", "label_rank", "confidence")
+_columns = attrgetter(*PREDICTION_COLUMNS)
 
 
 def _joined(task: Task, parts: list[Finished]) -> list[Finished]:

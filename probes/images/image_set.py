@@ -34,6 +34,15 @@ class Scheme(NamedTuple):
     classes: NDArray[np.int32]
     """(k,) class indices."""
 
+    def padded(self, count: int) -> NDArray[np.int32]:
+        """(count, most): the classes of each image ascending, then -1."""
+        order = np.lexsort((self.classes, self.image_index))
+        index, classes = self.image_index[order], self.classes[order]
+        place = np.arange(len(index)) - np.searchsorted(index, index)
+        table = np.full((count, place.max(initial=0) + 1), -1, np.int32)
+        table[index, place] = classes
+        return table
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:

@@ -28,7 +28,7 @@ from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.errors import EngineError
-from bandlens.probes import critical_band, kernels
+from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
 from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.critical_band import CRITICAL_BAND
@@ -264,6 +264,19 @@ def test_products_have_operands_that_cupy_does_not_copy(
     assert all(seen)
 
 
+@pytest.mark.parametrize("size", [16, 130])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("fine", [True, False])
+def test_clipped_sums_equal_array_code(device: ModuleType, size: int, whole: bool, fine: bool) -> None:
+    rng = np.random.default_rng(size)
+    coarse = rng.uniform(-0.2, 1.2, (3, 3, size, size) if whole else (3, 3, 1, 1)).astype(np.float32)
+    band = rng.normal(0, 0.3, (3, 3, size, size)).astype(np.float32) if fine else None
+    out, expected = (module.empty((3, 3, size, size), dtype=np.float32) for module in (device, np))
+    octaves.clip_sum_in_kernel(device, device.asarray(coarse), None if band is None else device.asarray(band), out)
+    octaves.clip_sum_in_arrays(np, coarse, band, expected)
+    np.testing.assert_array_equal(to_numpy(out), expected)
+
+
 @pytest.mark.parametrize("size", [6, 130])
 def test_luma_equals_array_code(device: ModuleType, size: int) -> None:
     pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
@@ -380,7 +393,7 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     smooth = device.full((5, 3, 130, 130), 9, dtype=device.float32)
     space = device.asarray(np.ones((3, 3), np.float32))
     grey_levels = device.full((5, 130, 130), 9, dtype=device.uint8)
-    low, high = (device.full((5, 3, 130, 130), 9, dtype=device.float32) for _ in range(2))
+    low, high, summed = (device.full((5, 3, 130, 130), 9, dtype=device.float32) for _ in range(3))
     folded = [device.full((5, 65 * 9, 65), 9, dtype=device.float32) for _ in range(4)]
     quarters = [device.full((65, 9, 65), 0.25, dtype=device.float32) for _ in range(4)]
     cut = device.full((5, 7 * 9, 5), 9, dtype=device.float32)
@@ -392,8 +405,9 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     launch("join_quarters", (4225, 9), low[1:4], high[1:4], pixels, *quarters, 65, 9)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, None, 0.1, keys, 1, 0, 16900)
+    launch("clip_sum", (16900, 9), summed[1:4], low[1:4], high[1:4], 16900, 16900)
     launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
-    whole = (words, smooth, low, high, grey_levels, fields, out, predicted, rank, confidence)
+    whole = (words, smooth, low, high, summed, grey_levels, fields, out, predicted, rank, confidence)
     for array, written in [
         *((output, slice(1, 4)) for output in whole),
         *((output, slice(1, 2)) for output in (*folded, cut)),

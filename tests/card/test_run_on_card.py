@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from itertools import count, product
 from pathlib import Path
@@ -48,7 +48,7 @@ from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid
-from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.image_set import ImageSet, Scheme
 from bandlens.records import Cell, Failed, Model
 
 COUNT, BATCH = 6, 2
@@ -60,7 +60,7 @@ FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noi
 BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
 """A noise so strong that many pixels are drawn again."""
 PGD = {"eps": "8/255", "step": "4/255", "steps": 2}
-Row = tuple[int, int, float]
+Row = tuple[int, int, int, float]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
         # With these labels the first network is right, and attacks have something to win.
         labels = onnx_logits(models[0].path.read_bytes(), in_range).argmax(1).tolist()
         images = make_images(here / "images.set", pictures, labels=labels)
+        pairs = np.array([(k, c) for k, label in enumerate(labels) for c in {label, k % 2}], np.int32)
+        images = replace(images, schemes={"real": Scheme(*pairs.T)})
         return Bench(models, images, make_grid(probes, here), launcher)
 
     with threadpool_limits(1, "blas"):  # more are no faster here, and cost five times as much
@@ -151,7 +153,7 @@ def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
     for part in (part for parts in outcomes for part in parts):
         assert not isinstance(part, Failed), part.error
         columns = part.predictions
-        together = zip(columns.predicted, columns.label_rank, columns.confidence, strict=True)
+        together = zip(columns.predicted, columns.label_rank, columns.best_rank, columns.confidence, strict=True)
         rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
     return rows_by_cell
 
@@ -222,8 +224,8 @@ def interrupt(place: Workbench, task: Task) -> None:
 def assert_rows(card_rows: dict[str, list[Row]], cpu_rows: dict[str, list[Row]]) -> None:
     assert card_rows.keys() == cpu_rows.keys()
     for cell, expected in cpu_rows.items():
-        assert [row[:2] for row in card_rows[cell]] == [row[:2] for row in expected]
-        np.testing.assert_allclose([row[2] for row in card_rows[cell]], [row[2] for row in expected], rtol=1e-4)
+        assert [row[:3] for row in card_rows[cell]] == [row[:3] for row in expected]
+        np.testing.assert_allclose([row[3] for row in card_rows[cell]], [row[3] for row in expected], rtol=1e-4)
 
 
 @pytest.mark.parametrize("room", ROOM)
@@ -306,7 +308,7 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
             assert len(made) >= last
         for cell, card_rows in rows(yielded).items():
             expected = cpu_rows[name][cell][: len(card_rows)]
-            assert [row[:2] for row in card_rows] == [row[:2] for row in expected]
+            assert [row[:3] for row in card_rows] == [row[:3] for row in expected]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime-cuda", "tensorrt"])

@@ -86,7 +86,7 @@ def test_any_rows_are_read_or_one_line(folder: Path, whole: dict[str, bytes], da
     attempt(folder, whole, data.draw(damaged(whole["parquet"])))
 
 
-COLUMNS = ["cell", "image_index", "predicted", "label_rank", "confidence"]
+COLUMNS = ["cell", "image_index", "predicted", "label_rank", "confidence", "best_rank"]
 arrays: st.SearchStrategy[Any] = st.sampled_from(
     [
         pa.array(range(16), pa.uint16()),

@@ -19,6 +19,7 @@ from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.protocol import IMAGENET_C, IMAGENET_CBAR, SEVERITIES
+from bandlens.records import UNKNOWN_RANK
 
 SIZE = 128
 MODELS = ("one", "two")
@@ -167,6 +168,20 @@ def real_percent(imagenet: Answers) -> float:
         lists.setdefault(image, set()).add(label)
     assert 0 < len(lists) < imagenet.images.info.count, "some images have no label"
     return 100 * float(np.mean([imagenet.predicted[image] in classes for image, classes in lists.items()]))
+
+
+def test_the_best_of_the_classes_that_real_accepts_is_first_where_one_of_them_is_predicted(
+    paper: Paper, checkpoint: str, answers: dict[str, Answers]
+) -> None:
+    query = (
+        "SELECT best_rank FROM prediction JOIN study_detail USING (cell) "
+        "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index"
+    )
+    ranks = [rank for (rank,) in paper.ask(query, checkpoint, "imagenet")]
+    listed = [rank for rank in ranks if rank != UNKNOWN_RANK]
+    assert real_percent(answers["imagenet"]) == pytest.approx(100 * np.mean([rank == 0 for rank in listed]))
+    assert len(listed) == len({*answers["imagenet"].images.schemes["real"].image_index.tolist()})
+    assert {rank for (rank,) in paper.ask(query, checkpoint, "imagenet-sketch")} == {None}
 
 
 def mean(values: Sequence[float]) -> Any:

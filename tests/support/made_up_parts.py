@@ -19,7 +19,9 @@ def cell(number: int) -> Cell:
     return Cell(VARIANT, images, Condition("lowpass", (("cutoff", number),), str(number)), 0)
 
 
-def parts(cells: int = 3, first: int = 16, count: int = 8, labelled: bool = True, seed: int = 0) -> list[Finished]:
+def parts(
+    cells: int = 3, first: int = 16, count: int = 8, labelled: bool = True, seed: int = 0, several: bool = False
+) -> list[Finished]:
     rng = np.random.default_rng(seed)
     return [
         Finished(
@@ -29,6 +31,7 @@ def parts(cells: int = 3, first: int = 16, count: int = 8, labelled: bool = True
                 rng.integers(0, 1000, count).astype(np.uint16),
                 rng.integers(0, 1000, count).astype(np.uint16) if labelled else None,
                 rng.random(count, np.float32),
+                rng.integers(0, 1000, count).astype(np.uint16) if several else None,
             ),
             0.5 + number,
         )

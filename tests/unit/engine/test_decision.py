@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from bandlens.engine.decision import Decision, reduce_logits
+from bandlens.engine.decision import Decision, best_rank, reduce_logits
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.probes.images.image_set import Scheme
 
 
 def logits_of(seed: int, rows: int = 20, spread: float = 3) -> np.ndarray:
@@ -55,6 +56,20 @@ def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> 
     label_logits = logits[np.arange(20), labels][:, None]
     np.testing.assert_array_equal(rank, (chosen > label_logits).sum(axis=1))
     np.testing.assert_allclose(confidence, softmax(chosen, axis=1).max(axis=1), rtol=1e-5)
+
+
+@given(seed=st.integers(0, 2**32), levels=st.integers(1, 30))
+def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: ModuleType, seed: int, levels: int) -> None:
+    """Scores of few levels are equal for many classes."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, (6, 20)).astype(np.float32)
+    lists = [sorted(rng.choice(20, size, replace=False).tolist()) for size in (1, 2, 3, 5, 20, 0)]
+    index, classes = np.array([(k, c) for k, of_image in enumerate(lists) for c in reversed(of_image)], np.int32).T
+    rank = best_rank(xp, xp.asarray(scores), xp.asarray(Scheme(index, classes).padded(6)))
+    order = np.argsort(-scores, axis=1, kind="stable").tolist()
+    expected = [min((row.index(c) for c in right), default=65535) for row, right in zip(order, lists, strict=True)]
+    assert to_numpy(rank).dtype == np.uint16
+    assert to_numpy(rank).tolist() == expected
 
 
 def test_all_classes_are_the_models_own(xp: ModuleType) -> None:

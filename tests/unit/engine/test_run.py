@@ -23,10 +23,14 @@ from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
-from bandlens.probes.images.image_set import ImageSet, open_image_set
-from bandlens.records import Cell, Condition, Failed, Finished, Model, Variant
+from bandlens.probes.images.image_set import ImageSet, Scheme, open_image_set
+from bandlens.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, Model, Variant
 
 COUNT = 21
+ACCEPTED = [[k % 3, (k + 2) % CLASSES] if k % 5 else [] for k in range(COUNT)]
+"""The classes that count as right for each image, beside its label; some have none."""
+Row = tuple[int, int, int, float]
+"""Predicted class, rank of the label, that of the best of ACCEPTED or -1, confidence."""
 SEED = 5
 Part = tuple[int, int]
 
@@ -46,7 +50,7 @@ class Outcome:
 
     parts: dict[str, list[Part]] = field(default_factory=dict)
     """The first image and the number of images of each part."""
-    columns: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
+    columns: dict[str, list[Row]] = field(default_factory=dict)
     """The class, the rank of the label and the confidence of each image."""
     failed: dict[str, str] = field(default_factory=dict)
     transactions: list[list[str]] = field(default_factory=list)
@@ -104,7 +108,8 @@ def keep(outcome: Outcome, cell_outcome: Finished | Failed) -> None:
         return
     predictions = cell_outcome.predictions
     ranks = [-1] * len(predictions.predicted) if predictions.label_rank is None else predictions.label_rank.tolist()
-    rows = list(zip(predictions.predicted.tolist(), ranks, predictions.confidence.tolist(), strict=True))
+    best = [-1] * len(ranks) if predictions.best_rank is None else predictions.best_rank.tolist()
+    rows = list(zip(predictions.predicted.tolist(), ranks, best, predictions.confidence.tolist(), strict=True))
     outcome.parts.setdefault(key, []).append((cell_outcome.first, len(rows)))
     outcome.columns.setdefault(key, []).extend(rows)
 
@@ -135,14 +140,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Bench:
     models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
     labels = [k % CLASSES for k in range(COUNT)]
     images = make_images(folder / "images.set", make_pictures(COUNT), labels=labels)
-    return Bench(models, images, make_grid(probes, folder), engine)
+    accepted = Scheme(*np.array([(k, c) for k, classes in enumerate(ACCEPTED) for c in classes], np.int32).T)
+    return Bench(models, replace(images, schemes={"real": accepted}), make_grid(probes, folder), engine)
 
 
 @pytest.fixture(scope="module")
-def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
+def reference(bench: Bench) -> dict[str, list[Row]]:
     """Every cell by its definition: each image alone, perturbed for this condition alone, in a batch of one."""
     assert bench.images.labels is not None
-    rows_by_cell: dict[str, list[tuple[int, int, float]]] = {}
+    rows_by_cell: dict[str, list[Row]] = {}
     xp = arrays_of(bench.engine)
     with open_sessions(bench.variants, 1) as sessions:
         for condition in bench.grid.conditions:
@@ -156,7 +162,8 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
                     logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
-                    row = (ranking[0], ranking.index(bench.images.labels[k]), float(shares.max()))
+                    best = min((ranking.index(right) for right in ACCEPTED[k]), default=UNKNOWN_RANK)
+                    row = (ranking[0], ranking.index(bench.images.labels[k]), best, float(shares.max()))
                     rows_by_cell.setdefault(cell.key, []).append(row)
     return rows_by_cell
 
@@ -167,13 +174,13 @@ def whole(bench: Bench) -> Outcome:
 
 
 def test_predictions_are_those_of_each_image_by_itself(
-    bench: Bench, whole: Outcome, reference: dict[str, list[tuple[int, int, float]]]
+    bench: Bench, whole: Outcome, reference: dict[str, list[Row]]
 ) -> None:
     assert whole.columns.keys() == reference.keys()
     assert not whole.failed
     for key, rows in reference.items():
-        assert [row[:2] for row in whole.columns[key]] == [row[:2] for row in rows]
-        np.testing.assert_allclose([row[2] for row in whole.columns[key]], [row[2] for row in rows], rtol=1e-4)
+        assert [row[:3] for row in whole.columns[key]] == [row[:3] for row in rows]
+        np.testing.assert_allclose([row[3] for row in whole.columns[key]], [row[3] for row in rows], rtol=1e-4)
     assert len({tuple(rows) for rows in whole.columns.values()}) == len(whole.columns), "conditions make a difference"
     assert whole.progress == COUNT * len(reference)
 
@@ -195,8 +202,8 @@ def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, 
     assert outcome.columns.keys() == {key for key, start in done.items() if start < COUNT}
     for key, rows in outcome.columns.items():
         expected = whole.columns[key][done[key] :]
-        assert [row[:2] for row in rows] == [row[:2] for row in expected]
-        np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in expected], rtol=1e-5)
+        assert [row[:3] for row in rows] == [row[:3] for row in expected]
+        np.testing.assert_allclose([row[3] for row in rows], [row[3] for row in expected], rtol=1e-5)
         ends = [first + count for first, count in outcome.parts[key]]
         assert [first for first, _ in outcome.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
         assert ends[-1] == COUNT, "and end with the last image, without padding"
@@ -239,7 +246,8 @@ def test_another_set_of_the_same_images_gives_the_same_rows(bench: Bench, order:
     moved = replace(bench, images=images)
     before, after = bench.run(bench.cells(), batch=4), moved.run(moved.cells(), batch=4)
     for cell, moved_cell in zip(bench.cells(), moved.cells(), strict=True):
-        assert after.columns[moved_cell.key][2:] == [before.columns[cell.key][k] for k in order]
+        expected = [before.columns[cell.key][k] for k in order]
+        assert [(*row[:2], row[3]) for row in after.columns[moved_cell.key][2:]] == [(*r[:2], r[3]) for r in expected]
 
 
 def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
@@ -315,7 +323,7 @@ def test_pixels_that_were_changed_are_not_run(bench: Bench, whole: Outcome, tmp_
     with (folder / "pixels.npy").open("r+b") as file:
         file.seek(-7 * bench.images.pixels[0].nbytes, os.SEEK_END)
         file.write(bytes(3000))
-    outcome = bench.run(bench.cells(), batch=4, images=open_image_set(folder))
+    outcome = bench.run(bench.cells(), batch=4, images=replace(open_image_set(folder), schemes=bench.images.schemes))
     assert outcome.failed.keys() == whole.columns.keys()
     line = f"{folder}: image 14 ('{bench.images.paths[14]}') is damaged; pack the images again"
     assert set(outcome.failed.values()) == {line}

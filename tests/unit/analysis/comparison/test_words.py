@@ -77,9 +77,9 @@ def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Seque
     sound = row[5] == 0.008 and row[7] == "ok"
     unmoved = ", nor in low-frequency bias (0.042)" if sound else ""
     assert in_words(*runs, tested, metrics(row)) == (
-        f"No difference was found between v1 and v2 in 2 cells (one smaller than 0.050 could not have been)"
-        f"{unmoved}; the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected for the "
-        "number of cells"
+        "No difference was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, could not "
+        f"have been){unmoved}; the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected "
+        "for the number of cells"
     )
     assert in_words(*runs, cells(), metrics(row)) is None
 

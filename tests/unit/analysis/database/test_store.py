@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 from made_up_results import SESSION, cell, condition, image_set, model, part, store_study, variant
@@ -18,10 +19,11 @@ import bandlens
 from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.outcomes import read_decisions
 from bandlens.errors import BandlensError, StoreError, UsageError
 from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import KNOWN, make_grid
-from bandlens.records import Facts, Failed
+from bandlens.records import UNKNOWN_RANK, Facts, Failed
 
 pytestmark = pytest.mark.usefixtures("made_databases")
 
@@ -105,6 +107,23 @@ def test_without_labels_there_is_no_rank(store: Store) -> None:
     store_study(store, "s", images, [part(cell(images), [3, 4])])
     assert store.frame("SELECT predicted, label_rank FROM prediction ORDER BY ALL").rows() == [(3, None), (4, None)]
     assert store.frame("FROM label").is_empty()
+
+
+def test_the_rank_of_the_best_of_several_right_classes_is_kept(store: Store) -> None:
+    images = image_set(3, labels=[0, 1, 2], schemes={"real": [[0, 4], [], [5]]})
+    clean, blurred = (part(cell(images, of), [4, 1, 0], [2, 0, 1]) for of in (condition(), condition("grey")))
+    ranks = np.array([0, UNKNOWN_RANK, 3], np.uint16)
+    clean = replace(clean, predictions=replace(clean.predictions, best_rank=ranks))
+    store_study(store, "s", images, [clean])
+    store_study(store, "t", images, [blurred])
+    first, second = store.frame("SELECT cell FROM prediction GROUP BY cell ORDER BY cell")["cell"]
+    assert store.frame("SELECT best_rank FROM prediction WHERE cell = ? ORDER BY image_index", [first]).rows() == [
+        (0,), (65535,), (3,)
+    ]  # fmt: skip
+    kept, absent = (read_decisions(store, [number])[0].best_rank for number in (first, second))
+    assert kept is not None
+    assert kept.tolist() == ranks.tolist()
+    assert absent is None
 
 
 def test_one_transaction_commits_a_part_and_that_its_top5_is_not_known(store: Store) -> None:

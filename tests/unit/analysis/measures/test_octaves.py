@@ -127,6 +127,17 @@ def test_images_of_one_cluster_have_no_interval() -> None:
     assert {estimate.state for estimate in estimates.values()} == {State.NO_INTERVAL}
 
 
+@pytest.mark.parametrize("clusters", [2, 3, 5])
+def test_intervals_of_few_clusters_end_where_the_range_of_the_number_does(clusters: int) -> None:
+    of_image = np.arange(40) % clusters
+    a, b = (outcomes_by(random_network(seed), clusters=of_image) for seed in (4, 10))
+    ends = {name: (estimate.low, estimate.high) for name, estimate in octave_estimates(a, Options()).items()}
+    for intervals, widest in ((ends, 1.0), (octave_differences(a, b), 2.0)):
+        for name, (low, high) in intervals.items():
+            reach = 2 * widest if name in PAIRS else widest
+            assert -reach <= low < high <= reach, name
+
+
 def test_differences_are_paired_over_images() -> None:
     network_a, network_b = random_network(6, 300), random_network(7, 300)
     a, b = outcomes_by(network_a), outcomes_by(network_b)

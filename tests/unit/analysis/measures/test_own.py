@@ -21,10 +21,11 @@ from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.correlations.models import study_table
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.store import UNKNOWN_RANK, Store
+from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own
 from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
 from bandlens.errors import UsageError
+from bandlens.records import UNKNOWN_RANK
 
 COUNT = 60
 LOWPASS = condition("lowpass", cutoff=0.1)

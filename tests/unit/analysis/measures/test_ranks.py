@@ -9,9 +9,9 @@ import pytest
 import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
 
-from bandlens.analysis.database.store import UNKNOWN_RANK
 from bandlens.analysis.measures.outcomes import CellOutcomes
 from bandlens.analysis.measures.ranks import MEASURES
+from bandlens.records import UNKNOWN_RANK
 
 COUNT, CLASSES = 50, 7
 
@@ -33,6 +33,18 @@ def test_it_is_the_mean_reciprocal_of_the_labels_place() -> None:
     expected = np.mean([float(retrieval_reciprocal_rank(of_image, target)) for of_image, target in pairs])
     assert values is not None
     assert values.values.mean() == pytest.approx(expected)
+
+
+def test_of_several_right_classes_the_best_counts_and_images_without_any_do_not() -> None:
+    best = np.arange(COUNT, dtype=np.uint16) % 3
+    best[:10] = UNKNOWN_RANK
+    decided = cell(np.full(COUNT, 6, np.uint16))
+    values = MEASURES[1].values(replace(decided, decisions=replace(decided.decisions, best_rank=best)))
+    assert values is not None
+    share = values.share(np.arange(COUNT))
+    assert share is not None
+    assert (share.images, share.value) == (40, pytest.approx(np.mean(1 / (1 + np.arange(10, COUNT) % 3))))
+    assert MEASURES[1].values(decided) is None
 
 
 def test_without_ranks_there_is_none() -> None:

@@ -354,6 +354,7 @@ def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     first = command("run", file, "--db", place.database)
     assert first.code == 0
     assert first.out.startswith("study@1: ran 2 of 2 cells, 40 predictions in ")
+    assert first.out.endswith(f", into {place.database}; next: bandlens analyze --db {place.database}\n")
     assert command("plan", file, "--db", place.database).out.endswith("nothing to run: every cell is done\n")
     again = command("run", file, "--db", place.database)
     assert (again.code, again.err) == (0, "")
@@ -383,6 +384,7 @@ def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command
     file = make_study(place.folder)
     ran = command("run", file, "--db", place.database)
     assert (ran.code, ran.out.partition(" cells, ")[0]) == (1, "study@1: ran 1 of 2")
+    assert ran.out.endswith(f", into {place.database}\n")
     again = command("run", file, "--db", place.database)
     assert (again.code, again.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
     summary = command("plan", file, "--db", place.database, "--summary").out

@@ -38,10 +38,18 @@ def written(folder: Folder, **options: object) -> tuple[list[Finished], Shard]:
     return made, write_shard(folder, KEY, made, {VARIANT: INFO})
 
 
-@given(cells=st.integers(1, 4), count=st.integers(1, 40), first=st.integers(0, 10**6), labelled=st.booleans())
+@given(
+    cells=st.integers(1, 4),
+    count=st.integers(1, 40),
+    first=st.integers(0, 10**6),
+    labelled=st.booleans(),
+    several=st.booleans(),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-def test_what_is_read_is_what_was_written(folder: Folder, cells: int, count: int, first: int, labelled: bool) -> None:
-    made, shard = written(folder, cells=cells, count=count, first=first, labelled=labelled)
+def test_what_is_read_is_what_was_written(
+    folder: Folder, cells: int, count: int, first: int, labelled: bool, several: bool
+) -> None:
+    made, shard = written(folder, cells=cells, count=count, first=first, labelled=labelled, several=several)
     assert shard_keys(folder) == [KEY]
     assert read_about(folder, KEY) == shard
     assert (shard.first, shard.last) == (first, first + count)
@@ -49,7 +57,7 @@ def test_what_is_read_is_what_was_written(folder: Folder, cells: int, count: int
     assert list(predictions) == [part.cell.key for part in made]
     for part, seconds in zip(made, shard.seconds, strict=True):
         read = predictions[part.cell.key]
-        for name in ("predicted", "label_rank", "confidence"):
+        for name in ("predicted", "label_rank", "confidence", "best_rank"):
             np.testing.assert_array_equal(getattr(read, name), getattr(part.predictions, name))
         assert read.predicted.dtype == np.uint16
         assert read.confidence.dtype == np.float32
