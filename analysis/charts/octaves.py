@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from ...protocol import OCTAVES, octave_edges
-from ..measures.octaves import PAIRS, SHARES
+from ..measures.octaves import SHARES
 from .style import INK, inline, layered, tile_font, where
 
 FLAT = "flat image"
@@ -110,21 +110,19 @@ def _bar(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[
         yield {"model": row["checkpoint"]} | place | {name: row[name] for name in ("value", "low", "high", "top1")}
 
 
-def pair_matrix(metrics: pl.DataFrame, title: str, size: int) -> Any:
+def pair_matrix(pairs: pl.DataFrame, title: str, size: int, reach: float) -> Any:
     """The interactions of each two octaves of one model; purple needs both, orange either does.
 
-    `metrics` are rows of the view `metric` of one model on one image set.
+    `pairs` are rows of the view `metric` of one model on one image set. The scale of colours reaches from -`reach` to
+    `reach`, and is the same for models that have it in common.
     """
-    edges = dict(zip(OCTAVES, octave_names(size), strict=True))
-    rows = metrics.filter(pl.col("metric").is_in(PAIRS), pl.col("value").is_not_null()).with_columns(
-        first=pl.col("metric").str.slice(-3, 1), second=pl.col("metric").str.slice(-1)
-    )
+    edges, reach = dict(zip(OCTAVES, octave_names(size), strict=True)), max(0.01, reach)
+    rows = pairs.with_columns(first=pl.col("metric").str.slice(-3, 1), second=pl.col("metric").str.slice(-1))
     rows = rows.select(
         "value", "low", "high", "first", "second",
         sound=(pl.col("low") > 0) | (pl.col("high") < 0),
         names=pl.format("{} and {}", pl.col("first").replace(edges), pl.col("second").replace(edges)),
     )  # fmt: skip
-    reach = max(0.01, float(rows["value"].abs().max() or 0))  # type: ignore[arg-type]
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("second:O", title="octave", axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
         y=alt.Y("first:O", title="octave", axis=alt.Axis(domain=False, ticks=False)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import BandlensError, StoreError, UsageError, amount
+from ...errors import BandlensError, StoreError, UsageError, amount, quoted
 
 NO_ROOM = {
     "No space left": "the disk is full",
@@ -42,7 +42,7 @@ def explanation(path: Path, message: str) -> BandlensError:
         user = f"process {holder[1]}" if holder else "another process"
         return StoreError(
             f"{path} is in use by {user}; wait for it to end, read the copy that `bandlens run --snapshot FILE` keeps, "
-            f"or name another file; `bandlens progress {path}` says how far a run is"
+            f"or name another file; `bandlens progress --db {quoted(path)}` says how far a run is"
         )
     if "different configuration" in line:  # DuckDB opens a file once in a program, to read or to write
         return StoreError(

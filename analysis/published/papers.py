@@ -50,27 +50,32 @@ class Paper:
     name: str
     printed: str
     """The printed numbers, in words."""
-    reader: str
-    tolerance: float
     title: str
     repository: str
     commit: str
     licence: str
     recomputed_by: str
     """The command that recomputes its numbers."""
+    reader: str = ""
+    """The function below that compares them; empty where they are printed in no file that could be read."""
+    tolerance: float = 0
     files: tuple[str, ...] = ()
     get: str = ""
-    """How to get files that are none of the repository's; empty where all are."""
+    """How to get files that are none of the repository's, or what there is instead; empty where all are of it."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Printed numbers that lie in no file of the authors."""
     differs: tuple[tuple[str, str], ...] = ()
     """Pairs of a pattern of figures, and why these differ."""
 
     @property
-    def where(self) -> str:
-        """How to get the files, in one line."""
+    def where(self) -> str | None:
+        """How to get the files, or what there is instead of them, in one line; None where it needs none."""
         of_repository = f"of github.com/{self.repository}" + f" at {self.commit}" * (self.commit != AS_PUBLISHED)
-        return f"{', '.join(self.files)} ({self.get or of_repository})"
+        return f"{', '.join(self.files)} ({self.get or of_repository})" if self.files else self.get or None
+
+    def advice(self, folder: Path | None) -> str:
+        """The advice where its numbers cannot be recomputed, with the folder that was searched."""
+        return f"put into {folder or 'DIR'}/{self.name} {self.where}" if self.files else self.get
 
 
 @cache
@@ -99,11 +104,13 @@ def find_papers(name: str | None) -> list[Paper]:
 
 
 def recompute(paper: Paper, folder: Path | None) -> pl.DataFrame | None:
-    """The columns of FIGURES; None where a file of the paper is not in the folder.
+    """The columns of FIGURES; None where a file of the paper is not in the folder, or its numbers are in no file.
 
     Raises StoreError where a file is not as described.
     """
-    if paper.files and (folder is None or not all((folder / file).is_file() for file in paper.files)):
+    if not paper.reader or (
+        paper.files and (folder is None or not all((folder / file).is_file() for file in paper.files))
+    ):
         return None
     try:
         figures = READERS[paper.reader](paper, folder or Path())

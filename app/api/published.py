@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import UsageError
+from ...errors import UsageError, quoted
 from .files import RESULTS, File
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def recompute_papers(paper: str | None = None, files: File | None = None) -> tup
         files: a folder with a folder of each paper's name, which has its authors' files.
 
     Returns a row for each paper, with the count of its numbers (`figures`) and of the `equal` ones, both None where its
-    files are not here, and `files`, which says where they are had; and a row for each number: paper, figure, printed,
-    recomputed, equal, why (it differs). Raises UsageError where there is no such folder, or where the one paper's files
-    are not in it.
+    files are not here, `files`, which says where they are had, and then `advice`, what to do about it; and a row for
+    each number: paper, figure, printed, recomputed, equal, why (it differs). Raises UsageError where there is no such
+    folder, or where the one paper's numbers cannot be recomputed.
     """
     import polars as pl
 
@@ -173,13 +173,12 @@ def recompute_papers(paper: str | None = None, files: File | None = None) -> tup
     for described in find_papers(paper):
         figures = recompute(described, folder and folder / described.name)
         if figures is None and paper is not None:
-            raise UsageError(f"{paper}: put into {folder or 'DIR'}/{paper} {described.where}; then give --files")
+            raise UsageError(f"{paper} has nothing to recompute: {described.advice(folder)}")
         parts += [] if figures is None else [figures]
         counts = (None, None) if figures is None else (len(figures), int(figures["equal"].sum()))
         facts = ("title", "printed", "repository", "commit", "licence", "recomputed_by")
-        row = {fact: getattr(described, fact) for fact in facts} | {
-            "files": described.where if described.files else None
-        }
+        row = {fact: getattr(described, fact) for fact in facts} | {"files": described.where}
+        row["advice"] = described.advice(folder) if figures is None else None
         rows.append({"paper": described.name, "figures": counts[0], "equal": counts[1], **row})
     return rows, pl.concat(parts)
 
@@ -195,7 +194,7 @@ def published_table(db: File | None = None) -> list[dict[str, Any]]:
     if db is None:
         return correlation_table(shipped_figures())
     if not Path(db).exists():
-        raise UsageError(f"no results database {db}; make one with `bandlens published import FILE --db {db}`")
+        raise UsageError(f"no results database {db}; make one with `bandlens published import FILE --db {quoted(db)}`")
     with open_store(Path(db), read_only=True) as store:
         return correlation_table(imported_figures(store))
 

@@ -9,17 +9,10 @@ from typing import Annotated
 import typer
 
 from .. import api
+from .options import Database
 
 
 def explore(
-    database: Annotated[
-        Path,
-        typer.Argument(
-            metavar="[DB]",
-            envvar="BANDLENS_DB",
-            help="The results database, or a snapshot of one that a run writes to.",
-        ),
-    ] = Path("results.duckdb"),
     images: Annotated[
         list[Path] | None,
         typer.Option(
@@ -43,6 +36,7 @@ def explore(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser as well.")] = False,
+    db: Database = Path("results.duckdb"),
 ) -> None:
     """Look at a results database in a browser: curves, correlations, and the photographs behind them.
 
@@ -50,7 +44,7 @@ def explore(
     names an address that other machines reach. Images are shown where their sets are found, perturbed again by the same
     code and seed.
 
-    Example: bandlens explore results.duckdb --images sets
+    Example: bandlens explore --db results.duckdb --images sets
     """
 
     def tell(address: str, sets: int) -> None:
@@ -59,4 +53,4 @@ def explore(
         if browser:
             webbrowser.open(address)
 
-    api.results.explore(database, images or (), study=study, host=host, port=port, tell=tell)
+    api.results.explore(db, images or (), study=study, host=host, port=port, tell=tell)

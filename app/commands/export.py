@@ -75,6 +75,55 @@ Classes = Annotated[
         show_default="those that the file or image set holds",
     ),
 ]
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="FILE…", help="Files of weights, or folders that transformers saved.", show_default=False),
+]
+OwnName = Annotated[
+    str | None, typer.Option("--name", help="The name of the model made of it.", show_default="that of the file")
+]
+OwnCategory = Annotated[
+    str, typer.Option("--category", metavar="C", help="What charts and `category:C` in a study put it in.")
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        "--architecture",
+        help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
+        show_default=False,
+    ),
+]
+FinishedFile = Annotated[
+    Path | None,
+    typer.Option("--onnx", metavar="FILE…", help="Finished ONNX files instead of weights.", show_default=False),
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
+]
+Std = Annotated[str | None, typer.Option("--std", help="Likewise.")]
+Normalization = Annotated[
+    str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
+]
+Rule = Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ema|raw|KEY",
+        help="Of a file with several weights: their moving average, the others, or those at a key.",
+        show_default="ema where there is one",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="TENSOR",
+        help="The tensor of an ONNX file that holds the features.",
+        rich_help_panel=HEAD,
+        show_default="its one output",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the models (default: $BANDLENS_HOME/models).")]
 
 
@@ -130,59 +179,19 @@ def export(
 
 
 def export_own(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FILE…", help="Files of weights, or folders that transformers saved.", show_default=False
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The name of the model made of it.", show_default="that of the file")
-    ] = None,
-    category: Annotated[
-        str, typer.Option("--category", metavar="C", help="What charts and `category:C` in a study put it in.")
-    ] = OWN,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            "--architecture",
-            help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
-            show_default=False,
-        ),
-    ] = None,
-    onnx: Annotated[
-        Path | None,
-        typer.Option("--onnx", metavar="FILE…", help="Finished ONNX files instead of weights.", show_default=False),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Likewise.")] = None,
-    normalization: Annotated[
-        str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
-    ] = None,
-    rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = OWN,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="ema|raw|KEY",
-            help="Of a file with several weights: their moving average, the others, or those at a key.",
-            show_default="ema where there is one",
-        ),
-    ] = None,
+    files: Files = None,
+    name: OwnName = None,
+    category: OwnCategory = OWN,
+    architecture: Architecture = None,
+    onnx: FinishedFile = None,
+    mean: Mean = None,
+    std: Std = None,
+    normalization: Normalization = None,
+    rule: Rule = OWN,
+    weights: WeightsKey = None,
     classes: Classes = None,
     head: HeadOf = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="TENSOR",
-            help="The tensor of an ONNX file that holds the features.",
-            rich_help_panel=HEAD,
-            show_default="its one output",
-        ),
-    ] = None,
+    output: Output = None,
     method: Method = "ridge",
     pool: Pool = None,
     seed: Seed = 0,
@@ -238,23 +247,10 @@ def export_own(
             out=out,
         )
         model = api.models.categorize_model(model, category)
-        description = api.models.describe_model(name, out)
-        if head is not None:
-            return model
-        if class_names is not None:
-            api.models.name_classes(model, class_names)
-        elif "class_names" in description:
-            log.info(f"bandlens: {name}: took the names of its classes from the file; --classes FILE gives others")
-        for line in description.get("adapted", ()):
-            log.info(f"bandlens: {name}: {line}")
-        choice = description.get("weights", NO_CHOICE)
-        if choice["left"]:
-            untaken = ", ".join(choice["left"])
-            average = "the moving average " if choice["ema"] else ""
-            log.info(
-                f"bandlens: {name}: took {average}{choice['taken']} and left {untaken}; --weights ema|raw|KEY takes "
-                "others"
-            )
+        if head is None:
+            if class_names is not None:
+                api.models.name_classes(model, class_names)
+            _tell_choices(name, api.models.describe_model(name, out), named_by_user=class_names is not None)
         return model
 
     def with_choice(row: dict[str, Any]) -> dict[str, Any]:
@@ -267,6 +263,21 @@ def export_own(
 
 NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
 """The choice of weights in a file with one kind of them."""
+
+
+def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool) -> None:
+    """Say what was taken of a file of weights that holds more than one model needs."""
+    if not named_by_user and "class_names" in description:
+        log.info(f"bandlens: {name}: took the names of its classes from the file; --classes FILE gives others")
+    for line in description.get("adapted", ()):
+        log.info(f"bandlens: {name}: {line}")
+    choice = description.get("weights", NO_CHOICE)
+    if choice["left"]:
+        average = "the moving average " if choice["ema"] else ""
+        log.info(
+            f"bandlens: {name}: took {average}{choice['taken']} and left {', '.join(choice['left'])}; --weights "
+            "ema|raw|KEY takes others"
+        )
 
 
 def _export(

@@ -68,7 +68,7 @@ def _print_papers(paper: str | None, files: Path | None, table_format: Format) -
         note(f"{name}: {count:,} differ{'s' * (count == 1)}: {why}")
     for row in rows:
         if row["figures"] is None:
-            note(f"not here: {row['paper']}, {row['printed']}; put into {files or 'DIR'}/{row['paper']} {row['files']}")
+            note(f"not here: {row['paper']}, {row['printed']}; {row['advice']}")
 
 
 def _print_own_numbers(db: Path, study: str | None, table_format: Format) -> None:

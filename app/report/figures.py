@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.style import CONFIG, vega_lite_version, words
-from ...errors import UsageError, some_of, unwritable
+from ...errors import UnknownName, UsageError, unwritable
 from ...export.files import write_bytes
 from ...untrusted import regular
 from .accuracy import slug
@@ -32,8 +32,6 @@ LETTER, BOLD_LETTER = 6, 7.5
 """Pixels that an average letter takes at most, in labels and in titles."""
 MOST_LETTERS = 120
 """Letters that the name of a file has at most."""
-MOST_NAMES = 60
-"""Names that the message on an unknown figure lists."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
 ENDINGS = ("svg", "pdf", "png")
 
@@ -65,7 +63,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
     """The panels of the figures, each with the name of its files, as far as they are among `names`.
 
     The title of a figure, written as a file name, stands for all of its panels, and `all` for those of all figures.
-    UsageError for a name that no figure has.
+    UnknownName for a name that no figure has.
     """
     files: dict[str, FigureFile] = {}
     for figure in figures:
@@ -76,8 +74,8 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
     groups = dict.fromkeys(slug(file.figure.title) for file in files.values())
     for name in names:
         if name != ALL and name not in files and name not in groups:
-            known = some_of([*dict.fromkeys((ALL, *groups, *files))], MOST_NAMES)
-            raise UsageError(f"no figure is called {name!r}; name some of {known}")
+            known = dict.fromkeys((ALL, *groups, *files))
+            raise UnknownName("figure", name, known, f"`--figures {ALL}` writes each, and {INDEX} lists them")
     chosen = {*names}
     return [file for file in files.values() if chosen & {ALL, file.name, slug(file.figure.title)}]
 

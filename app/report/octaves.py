@@ -42,9 +42,11 @@ def _figures(results: ReportData) -> Iterator[Figure]:
         tables = [rows.filter(pl.col("metric").is_in(names)).select(COLUMNS) for names in (SHARES, PAIRS)]
         caption = SHARES_CAPTION.format(measure=measure)
         yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, {"shares": bars}, 1, tables[0])
+        pairs = seen.filter(pl.col("metric").is_in(PAIRS))
+        reach = float(pairs.select(pl.col("value").abs().max().fill_null(0)).item())
         matrices = {
-            str(model): pair_matrix(of_model, str(model), sizes[name])
-            for (model,), of_model in seen.group_by("checkpoint", maintain_order=True)
+            str(model): pair_matrix(of_model, str(model), sizes[name], reach)
+            for (model,), of_model in pairs.group_by("checkpoint", maintain_order=True)
         }
         title = f"Pairs of octaves on {name}"
         yield Figure(f"octave-pairs-{number}", title, PAIRS_CAPTION, matrices, 3, tables[1], folded=len(matrices) > FEW)

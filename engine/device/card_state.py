@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 SM, MEMORY = 1, 2
 """NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+POWER_CAP = "software power cap"
+"""The reason that is usual for a card at full load."""
 THROTTLE_REASONS = {
-    0x4: "software power cap",
+    0x4: POWER_CAP,
     0x8: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
@@ -62,13 +64,14 @@ def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> C
 
 
 def throttling(card: str | None) -> str | None:
-    """The warning where a card, a CardState as JSON, is slower than it is made; None where nothing holds it down."""
+    """The warning where heat or hardware slows down a card, a CardState as JSON; None where its power cap does."""
     state = {} if card is None else json.loads(card)
-    if not state.get("throttled"):
+    reasons = [reason for reason in state.get("throttled") or () if reason != POWER_CAP]
+    if not reasons:
         return None
     return (
-        f"the GPU is slowed down by {' and '.join(state['throttled'])}, so rates of this run are too low; see "
-        "`nvidia-smi -q -d PERFORMANCE`, and cool it or raise its power limit"
+        f"the GPU is slowed down by {' and '.join(reasons)}, so rates of this run are too low; see "
+        "`nvidia-smi -q -d PERFORMANCE`, and to its cooling and power supply"
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
-from ...errors import BandlensError, EngineError, UsageError
+from ...errors import BandlensError, EngineError, UsageError, advice_on
 from ...export.files import home, sha256_of
 from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
@@ -166,10 +166,15 @@ class NodeFiles:
 
     def _locked(self, path: str) -> AbstractContextManager[Any]:
         while True:
-            # A worker that waited in silence would be taken for one that hangs.
-            with suppress(Timeout):
+            try:
                 return FileLock(path).acquire(timeout=WAIT_SECONDS)
-            self.progress()
+            except Timeout:  # a worker that waited in silence would be taken for one that hangs
+                self.progress()
+            except OSError as error:
+                advice = advice_on(error, "make its folder writable")
+                raise EngineError(
+                    f"cannot lock {path}: {error.strerror}; {advice}, or set BANDLENS_HOME to another folder"
+                ) from error
 
 
 def _has(source: UserSource, digest: str) -> bool:

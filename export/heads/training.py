@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...advance import Progress, silent
-from ...errors import ExportError, UnknownName, UsageError
+from ...errors import ExportError, UnknownName, UsageError, advice_on
 from ...records import Crop, Head
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
@@ -148,7 +148,8 @@ def compute_features(
             rows.seek(0)
             return np.frombuffer(rows.read(), np.float32).reshape(count, width)
     except OSError as error:
-        raise ExportError(f"cannot write {file}: {error.strerror}; make room or choose another folder") from error
+        advice = advice_on(error, "make room or choose another folder")
+        raise ExportError(f"cannot write {file}: {error.strerror}; {advice}") from error
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...errors import ExportError, UsageError
+from ...errors import ExportError, UsageError, advice_on
 from ...records import digest_of
 from ...untrusted import parse_json, read_text
 from ..files import write_bytes
@@ -90,9 +90,8 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
             trt_plan = _find(onnx_file, target)  # another process may have built it meanwhile
             return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
     except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror}; make room, or make its folder writable, or choose another folder"
-        ) from error
+        advice = advice_on(error, "make room, or make its folder writable, or choose another folder")
+        raise ExportError(f"cannot write {path}: {error.strerror}; {advice}") from error
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:

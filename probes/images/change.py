@@ -7,10 +7,8 @@ from there, and computes the new ones alone.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +29,6 @@ from .stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CROPPED = re.compile(
-    r"RGB, ((?P<sides>both sides|shorter side) to (?P<resize>\d+) \((?P<interpolation>\w+), antialiased"
-    r"(?P<fast>, fast)?\), centre crop \d+|\d+ x \d+ pixels as they are)"
-    r"(; ((?P<black>[\d.e+-]+) to (?P<white>[\d.e+-]+)|(?P<percentiles>percentiles)) as black and white)?"
-)
-"""The text of `Crop.key`."""
 
 
 def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
@@ -113,25 +104,10 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
 
 def _crop(images: ImageSet, source: Path) -> Crop:
     """The crop that the set was packed with."""
-    if isinstance(images.source, Stream):
-        if images.source.source != source.resolve():
-            raise UsageError(f"{images.folder} is decoded from {images.source.source}; add images there, and name it")
-        return images.source.crop
-    size, preprocessing = images.info.size, images.info.preprocessing
-    crop = Crop(size, size, fixed=True)
-    if cropped := CROPPED.fullmatch(preprocessing):
-        limits = (float(cropped["black"]), float(cropped["white"])) if cropped["black"] else cropped["percentiles"]
-        crop = replace(crop, range=limits)
-        if cropped["sides"]:
-            crop = Crop(
-                size,
-                int(cropped["resize"]),
-                fast=bool(cropped["fast"]),
-                interpolation=cropped["interpolation"],
-                squash=cropped["sides"] == "both sides",
-                range=limits,
-            )
-    if crop.key != preprocessing or images.schemes:
+    if isinstance(images.source, Stream) and images.source.source != source.resolve():
+        raise UsageError(f"{images.folder} is decoded from {images.source.source}; add images there, and name it")
+    crop, preprocessing = images.crop, images.info.preprocessing
+    if crop is None or crop.key != preprocessing or images.schemes:
         raise ImageSetError(f"{images.folder} is no plain folder of images ({preprocessing}); make the larger set anew")
     return crop
 
@@ -190,7 +166,7 @@ def _finish(
     for number, name in enumerate(earlier, start=1):
         shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
     about = files.read_about(images.folder)
-    more: dict[str, Any] = {key: about[key] for key in ("streamed", "resize", "clusters") if key in about}
+    more: dict[str, Any] = {key: about[key] for key in ("streamed", "crop", "clusters") if key in about}
     if names is not None:
         more["class_names"] = list(names)
     describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)

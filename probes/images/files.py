@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ImageSetError, UsageError, amount
+from ...errors import ImageSetError, UsageError, advice_on, amount
 from ...partial_files import exchange_folders, put_in_place
 from ...untrusted import parse_json, read_text, regular, words_of
 
@@ -272,7 +272,8 @@ def changed_folder(path: Path) -> Iterator[Path]:
     read_about(path)
     lock = os.open(path, os.O_RDONLY)
     try:
-        _lock(lock, path)
+        with writing(path):
+            _lock(lock, path)
         with new_folder(path.resolve(), replace=True) as folder:
             yield folder
     finally:
@@ -298,9 +299,8 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ImageSetError(
-            f"{out}: cannot be written ({error.strerror}); make room or choose another folder"
-        ) from error
+        advice = advice_on(error, "make room or choose another folder")
+        raise ImageSetError(f"{out}: cannot be written ({error.strerror}); {advice}") from error
 
 
 def need_space(out: Path, count: int, size: int) -> str:

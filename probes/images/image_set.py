@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...advance import Progress, silent
 from ...errors import ImageSetError
-from ...records import ImageSetInfo, digest_of
+from ...records import Crop, ImageSetInfo, digest_of
 from ...untrusted import as_record
 from . import files
 from .attributes import Slices, read_attributes, select_images
@@ -69,6 +69,8 @@ class ImageSet:
     """The number of files that were no images by their suffix."""
     source: PackedPixels | Stream = field(repr=False)
     """The open pixels.npy, or the files to decode."""
+    crop: Crop | None = None
+    """The crop that photographs were packed with; None for a set that was made in another way."""
     own_cycles: float | None = None
     """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
     enlarged; None where fewer were, or it is not known."""
@@ -136,16 +138,17 @@ def open_image_set(
     try:
         info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
-        class_names, resize = about.get("class_names"), int(about.get("resize", 0))
+        class_names = about.get("class_names")
+        crop = _crop(about["crop"], info.size) if about.keys() & {"crop", "streamed"} else None
         if class_names is not None and not (
             isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
         ):
             raise TypeError("class_names are no list of texts")
         index = files.read_index(path, info.count)
         source = (
-            open_stream(about["streamed"], info.size, index.paths, index.sha256s)
-            if "streamed" in about
-            else PackedPixels(path, info.size, index.paths, index.sha256s)
+            PackedPixels(path, info.size, index.paths, index.sha256s)
+            if crop is None or "streamed" not in about
+            else open_stream(Path(about["streamed"]), crop, index.paths, index.sha256s)
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
@@ -180,7 +183,8 @@ def open_image_set(
         skipped=skipped,
         ignored=ignored,
         source=source,
-        own_cycles=_own_cycles(index.sides, info.size, resize),
+        crop=crop,
+        own_cycles=_own_cycles(index.sides, crop),
         packed=packed,
         draw=draw if rows is not None else None,
         rows=rows,
@@ -188,12 +192,21 @@ def open_image_set(
     )
 
 
-def _own_cycles(sides: NDArray[np.int32] | None, size: int, resize: int) -> float | None:
+def _crop(table: Mapping[str, Any], size: int) -> Crop:
+    """The crop of set.json to images of `size` pixels; KeyError, TypeError or ValueError where it is none."""
+    levels = table["range"]
+    if isinstance(levels, list):
+        low, high = levels
+        levels = float(low), float(high)
+    return as_record(Crop, {**table, "size": size, "range": levels})
+
+
+def _own_cycles(sides: NDArray[np.int32] | None, crop: Crop | None) -> float | None:
     """See `ImageSet.own_cycles`: an original of s pixels has frequencies to s / 2, and a crop shows size / resize."""
-    if sides is None or not resize:
+    if sides is None or crop is None or crop.fixed:
         return None
     shorter = np.sort(sides.min(axis=1))[len(sides) // 10]
-    return float(shorter / 2 * size / resize) if shorter < resize else None
+    return float(shorter / 2 * crop.size / crop.resize) if shorter < crop.resize else None
 
 
 def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:

@@ -45,7 +45,6 @@ from .options import USUAL, WHOLE_SOURCE, Contents, How
 from .rows import Keep, Photograph, hash_rows, nowhere, rows_of
 from .samples import scale
 from .sources import open_source
-from .stream import described
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,9 +96,8 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             sha256s, skipped, sides = hash_photographs(source, choice.rows, keep, crop, info.name, how)
         index = _index(source, choice, sha256s, sides)
         _tell_classes_that_are_clusters(out, index, how)
-        more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
-        if not crop.fixed:
-            more["resize"] = crop.resize
+        more: dict[str, Any] = {"streamed": str(source.where.resolve())} if how.stream else {}
+        more["crop"] = asdict(crop)
         if choice.clusters is clusters_folder:
             more["clusters"] = "folder"
         if choice.names is not None:
@@ -286,7 +284,8 @@ def pack_arrays(
         _tell_classes_that_are_clusters(out, index, how)
         with writing(out):
             finish_pixels(file, crop.size, range(len(paths)))
-            describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0, clusters=contents.clusters)
+            more = {"clusters": contents.clusters, "crop": asdict(crop)}
+            describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0, **more)
     return open_image_set(out)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,29 +64,10 @@ class Stream:
         return images
 
 
-def described(source: Path, crop: Crop) -> dict[str, Any]:
-    """The entry of set.json that describes a stream."""
-    return {"source": str(source.resolve()), **{name: value for name, value in asdict(crop).items() if name != "size"}}
-
-
-def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha256s: Sequence[str]) -> Stream:
-    """The stream that set.json describes; ImageSetError where its folder is gone."""
-    source = Path(about["source"])
+def open_stream(source: Path, crop: Crop, paths: Sequence[str], sha256s: Sequence[str]) -> Stream:
+    """The stream of a folder; ImageSetError where it is gone."""
     if not source.is_dir():
         raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
     # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    levels = about.get("range")
-    if levels is not None and not isinstance(levels, str):
-        low, high = levels
-        levels = float(low), float(high)
-    crop = Crop(
-        size,
-        int(about["resize"]),
-        fixed=bool(about["fixed"]),
-        fast=bool(about["fast"]),
-        interpolation=str(about.get("interpolation", "bilinear")),
-        squash=bool(about.get("squash", False)),
-        range=levels,
-    )
     return Stream(source, paths, sha256s, crop)

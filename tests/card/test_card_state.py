@@ -32,9 +32,20 @@ def test_reasons_are_told_and_idling_is_none(libraries: tuple[str, str], monkeyp
     state = card_state(*libraries)
     assert state is not None
     assert state.throttled == ("software power cap", "hardware thermal slowdown")
+    assert "slowed down by software power cap and hardware thermal slowdown" in str(state)
     line = throttling(json.dumps(asdict(state)))
     assert line is not None
-    assert "slowed down by software power cap and hardware thermal slowdown" in line
+    assert line.startswith("the GPU is slowed down by hardware thermal slowdown, so rates of this run are too low; ")
+
+
+def test_the_power_cap_of_a_card_at_full_load_is_no_warning(
+    libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_REASONS", str(0x4))
+    state = card_state(*libraries)
+    assert state is not None
+    assert state.throttled == ("software power cap",)
+    assert throttling(json.dumps(asdict(state))) is None
 
 
 @pytest.mark.parametrize(("mode", "mig"), [("1", True), ("0", False), ("-1", None)])

@@ -73,7 +73,7 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 WITH_A_DATABASE = [
     name
     for name, command in commands(typer.main.get_command(app))
-    if any(parameter.name in ("db", "database") for parameter in command.params)
+    if any(parameter.name == "db" for parameter in command.params)
     and name != "progress"  # it reads a file beside the database
 ]
 
@@ -127,7 +127,7 @@ def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(hostile[trick], copy)
     arguments = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
-    words = ["-q", *name.split(), *arguments, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
+    words = ["-q", *name.split(), *arguments, "--db", str(copy / "results.duckdb")]
     code, out, err, seconds, megabytes = measure_usage(words, folder)
     assert code in ((0, 1, 2) if trick in DAMAGED else (1, 2)), (out, err)
     # A gate that ran answers 1 when it does not pass, and prints its verdict.

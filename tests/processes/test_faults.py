@@ -239,7 +239,7 @@ def test_a_database_in_use_is_said_in_one_line(workplace: Path) -> None:
     assert result.stderr == (
         f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, read the copy that "
         "`bandlens run --snapshot FILE` keeps, or name another file; "
-        f"`bandlens progress {database}` says how far a run is\n"
+        f"`bandlens progress --db {database}` says how far a run is\n"
     )
 
 

@@ -176,9 +176,9 @@ def test_nobody_listens_on_other_addresses(served: Served) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.duckdb"], "bandlens: no results database at nothing.duckdb"),
-        (["results.duckdb", "--images", "nowhere"], "bandlens: no folder nowhere; name with --images where"),
-        (["blur.py"], "bandlens: blur.py is not a DuckDB database"),
+        (["--db", "nothing.duckdb"], "bandlens: no results database at nothing.duckdb"),
+        (["--images", "nowhere"], "bandlens: no folder nowhere; name with --images where"),
+        (["--db", "blur.py"], "bandlens: blur.py is not a DuckDB database"),
     ],
 )
 def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: str) -> None:
@@ -189,7 +189,7 @@ def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: st
 
 
 def test_a_port_that_is_taken(served: Served, explored: Path) -> None:
-    answer = bandlens("explore", "results.duckdb", "--port", str(served.port), cwd=explored)
+    answer = bandlens("explore", "--db", "results.duckdb", "--port", str(served.port), cwd=explored)
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"bandlens: cannot listen on port {served.port}: ")
     assert answer.stderr.endswith("; choose another --port\n")

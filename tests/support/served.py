@@ -36,7 +36,7 @@ def serving(database: Path, sets: Path | None, *options: str, warning: str = "")
     One image set has to be found in `sets`, or none beside the database, and the log has to begin with the warning.
     """
     images = ["--images", sets] if sets else []
-    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, *images, *options]
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", "--db", database, *images, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield _read_address(process, bool(sets))

@@ -79,7 +79,7 @@ def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
         "RGB, shorter side to 16 (bilinear, antialiased, fast), centre crop 16; 5 of 50000 images; "
         "the first 2 of each class"
     )
-    assert about["streamed"]["source"] == str(tmp_path / "in")
+    assert about["streamed"] == str(tmp_path / "in")
     assert about["schemes"] == ["real"]
 
 

@@ -24,7 +24,7 @@ from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
 from bandlens.app.report.sections import Figure, Section
-from bandlens.errors import UsageError
+from bandlens.errors import UnknownName, UsageError
 
 MARGIN = 2
 """Pixels around a chart that stay empty."""
@@ -153,17 +153,27 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
         "filters-on-a-b-lowpass", "filters-on-a-b-highpass", "blur-on-gnp-exe"
     ]  # fmt: skip
     assert chosen("all") == chosen("filters-on-a-b", "blur-on-gnp-exe")
-    with pytest.raises(UsageError) as error:
-        chosen("blur-on-gnp-exe", "figures\u202e")
+    with pytest.raises(UnknownName) as error:
+        chosen("blur-on-gnp-exe", "filters-on-ab\u202e")
     assert str(error.value) == (
-        "no figure is called 'figures\\u202e'; name some of all, filters-on-a-b, blur-on-gnp-exe, "
-        "filters-on-a-b-lowpass, filters-on-a-b-highpass"
+        "unknown figure 'filters-on-ab\\u202e'; did you mean filters-on-a-b or filters-on-a-b-lowpass or "
+        "filters-on-a-b-highpass?; `--figures all` writes each, and figures.csv lists them"
     )
+
+
+def test_a_name_like_none_of_many_figures_is_no_list_of_all() -> None:
+    panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
+    figures = [
+        Figure(f"curves-{k}", f"Filters on set {k}", "", {"lowpass": panel}, 2, pl.DataFrame()) for k in range(30)
+    ]
+    with pytest.raises(UnknownName) as error:
+        choose_figures(figures, ["x"])
+    assert str(error.value) == "unknown figure 'x'; `--figures all` writes each, and figures.csv lists them"
 
 
 def test_an_unknown_figure_is_told_before_the_report_is_written(tmp_path: Path) -> None:
     make_database(tmp_path / "results.duckdb", 1)
-    with pytest.raises(UsageError, match="no figure is called 'figures'; name some of all, "):
+    with pytest.raises(UsageError, match="unknown figure 'figures'; "):
         write_report(tmp_path / "results.duckdb", tmp_path / "a.html", figures=["figures"], folder=tmp_path / "new")
     assert not (tmp_path / "a.html").exists()
 

@@ -60,6 +60,8 @@ def test_octaves_are_named_by_their_cycles_and_pairs_have_a_matrix_a_model(resul
     ]
     assert [*pairs.panels] == sorted(WEIGHTS)
     assert len(pairs.table) == 3 * 21
+    colors = [panel.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in pairs.panels.values()]
+    assert colors == [[-pairs.table["value"].abs().max(), pairs.table["value"].abs().max()]] * 3, "one scale for all"
     assert len(bars.table) == 3 * 7
 
 

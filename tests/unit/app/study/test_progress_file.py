@@ -91,22 +91,22 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_the_command_says_it_in_a_line(command: Command, database: Path) -> None:
-    assert command("progress", database).out == f"{database}: no run writes to it\n"
+    assert command("progress", "--db", database).out == f"{database}: no run writes to it\n"
     write_state(database, os.getpid())
-    answer = command("progress", database)
+    answer = command("progress", "--db", database)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(
         f"{database}: running, 25 of 100 predictions (25%), process {os.getpid()} on host, as of "
     )
     assert " s ago; about 2 min left\n" in answer.out or answer.out.endswith("about 3 min left\n")
-    [row] = json.loads(command("progress", database, "--format", "json").out)
+    [row] = json.loads(command("progress", "--db", database, "--format", "json").out)
     assert (row["done"], row["total"], row["gone"]) == (25, 100, False)
     assert row["seconds_left"] == pytest.approx(150, abs=5)
 
 
 def test_a_run_that_was_killed_is_gone_until_the_database_is_opened(command: Command, database: Path) -> None:
     file = write_state(database, NOBODY)
-    answer = command("progress", database)
+    answer = command("progress", "--db", database)
     assert (answer.code, answer.out) == (1, "")
     assert answer.err == (
         f"bandlens: {database}: a run was killed while running, after 25 of 100 predictions (25%), process {NOBODY} on "
@@ -135,7 +135,7 @@ def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_not_there_has_no_progress(command: Command, tmp_path: Path) -> None:
-    answer = command("progress", tmp_path / "none.duckdb")
+    answer = command("progress", "--db", tmp_path / "none.duckdb")
     assert (answer.code, answer.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")) == (
         2,
         True,

@@ -60,6 +60,7 @@ def test_a_grown_set_is_the_set_of_all_images(photos: Path, crop: Crop, stream: 
     assert (grown.paths, grown.info.digest) == (whole.paths, whole.info.digest)
     np.testing.assert_array_equal(grown.take(np.arange(5)), whole.take(np.arange(5)))
     assert check_image_set(out).info.name == "grown.set"
+    assert before.crop == grown.crop == crop
     (earlier,) = earlier_sets(grown)
     assert (earlier.digest, earlier.places.tolist()) == (before.info.digest, [0, 1, 2])
     assert sorted(path.name for path in out.iterdir()) == [
@@ -75,6 +76,7 @@ def test_pictures_of_many_levels_keep_their_range(tmp_path: Path, crop: Crop) ->
         Image.fromarray(random.integers(0, 50_000, (64, 64), np.uint16)).save(folder / name)
         grown = add_images(out, folder) if out.exists() else pack(folder, out, crop=crop)
     assert grown.info.digest == pack(folder, tmp_path / "whole.set", crop=crop).info.digest
+    assert grown.crop == crop
 
 
 def test_what_was_there_is_not_decoded_again(photos: Path) -> None:

@@ -165,8 +165,8 @@ def test_indexes_that_cannot_be(miniature: Miniature, streamed: ImageSet, tmp_pa
         pack(miniature.source, tmp_path / "out", how=How(stream=True))
     assert not (tmp_path / "out").exists()
     about = streamed.folder / "set.json"
-    about.write_text(about.read_text().replace('"resize"', '"size"'))
-    with pytest.raises(ImageSetError, match=r"set\.json: damaged \(KeyError\('resize'\)\)"):
+    about.write_text(about.read_text().replace('"crop"', '"cut"'))
+    with pytest.raises(ImageSetError, match=r"set\.json: damaged \(KeyError\('crop'\)\)"):
         open_image_set(streamed.folder)
 
 
