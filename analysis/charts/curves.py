@@ -19,6 +19,8 @@ from .style import (
     inline,
     layered,
     scales,
+    shade_enlarged,
+    shade_tiles,
     tile_font,
     where,
     words,
@@ -97,24 +99,8 @@ def curves(
     if "chance" in curve.columns and curve["chance"].is_not_null().any():
         layers.insert(0, _chance_lines(curve["chance"].drop_nulls().unique().sort(), measure))
     if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
-        layers.insert(0, _enlarged_part(curve["own_cycles"].min(), rows[x].max(), across))
+        layers.insert(0, shade_enlarged(curve["own_cycles"].min(), rows[x].max(), across))
     return layered(*layers, picks=True, title=title, width=320, height=HEIGHT)
-
-
-def _enlarged_part(first: Any, last: Any, across: Any) -> Any:
-    """A shade over the frequencies that enlarged originals do not have."""
-    rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
-    return (
-        alt.Chart(inline(rows))
-        .mark_rect(color=FAINT, opacity=0.25)
-        .encode(
-            x=across,
-            x2="last:Q",
-            tooltip=alt.TooltipValue(
-                "More than a tenth of the images were enlarged: they have nothing of their own here."
-            ),
-        )
-    )
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
@@ -202,7 +188,8 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
 def band_map(curve: pl.DataFrame, title: str) -> Any:
     """Accuracy of one model under a probe that acts on bands of frequencies: their centres across, its series down.
 
-    Rows without a place on the axis are the probe's own images without perturbation.
+    Rows without a place on the axis are the probe's own images without perturbation. Frequencies that
+    enlarged originals do not have are shaded where the rows have `own_cycles`.
     """
     noisy = curve.filter(pl.col("x").is_not_null() & pl.col("top1").is_not_null()).sort("place")
     quiet = curve.filter(pl.col("x").is_null())["top1"].drop_nulls()
@@ -220,14 +207,15 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
         ],
     )
     tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None)
+        color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None),
     )
     text = base.mark_text(fontSize=tile_font(11, noisy["cycles"].n_unique(), len("0.42"))).encode(
         text=alt.Text("top1:Q", format=".2f"),
         color=alt.ColorValue("white", condition=where("datum.top1 > 0.55", INK)),
     )
     heading = alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure)
-    return layered(tiles, text, title=heading, width=320, height=HEIGHT)
+    shades = shade_tiles(base, curve["own_cycles"].min()) if "own_cycles" in curve.columns else []
+    return layered(tiles, *shades, text, title=heading, width=320, height=HEIGHT)
 
 
 def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:

@@ -16,7 +16,20 @@ from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from ..measures.psychometric import NUMBERS, THRESHOLDS
 from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
-from .style import CENTER, FAINT, INK, centers_axis, faded, inline, layered, scales, tile_font, where
+from .style import (
+    CENTER,
+    FAINT,
+    INK,
+    centers_axis,
+    faded,
+    inline,
+    layered,
+    scales,
+    shade_enlarged,
+    shade_tiles,
+    tile_font,
+    where,
+)
 
 STRONGEST = 0.16
 """The largest noise_sd at which a threshold can be met."""
@@ -116,10 +129,10 @@ def _number(chart: Any, rows: pl.DataFrame, field: str, estimators: int) -> Any:
     )
 
 
-def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
+def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
     """The threshold of every model (down) in every band (across), on one image set; dark is sensitive to noise.
 
-    `size` is that of the images, in pixels a side.
+    `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged originals.
     """
     rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("value").is_not_null())
     octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
@@ -152,14 +165,16 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
     numbers = text.encode(text=alt.Text("text:N"), color=ink)
     height = max(44, 18 * thresholds["model"].n_unique())
-    return layered(rectangles, numbers, title=title, width=440, height=height)
+    shades = shade_tiles(base, own_cycles)
+    return layered(rectangles, *shades, numbers, title=title, width=440, height=height)
 
 
-def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
+def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
     """Thresholds of one model with their intervals, and the fitted channel; up is more sensitive to noise.
 
     A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
-    says why. `size` is that of the images, in pixels a side.
+    says why. `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged
+    originals.
     """
     values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
     rows = [_threshold(octave, size, values[name]) for name, octave in THRESHOLDS.items() if name in values]
@@ -193,6 +208,8 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))
+    if own_cycles is not None:
+        layers.insert(0, shade_enlarged(own_cycles, float(center(6.43, size)), x))
     lines = [line for line in (_line(values, estimator) for estimator in ESTIMATORS) if line]
     return layered(*layers, title=alt.Title(title, subtitle=lines), width=320, height=220)
 

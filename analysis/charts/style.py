@@ -140,3 +140,25 @@ def where(test: str, value: float | str) -> dict[str, Any]:
     `alt.condition`, which would be a quarter of a report's time.
     """
     return {"test": test, "value": value}
+
+
+ENLARGED = "More than a tenth of the images were enlarged: they have nothing of their own here."
+"""The tooltip of shades over frequencies that enlarged originals do not have."""
+
+
+def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
+    """A shade from the highest frequency of enlarged originals to the last one, in cycles per image."""
+    rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
+    shade = alt.Chart(inline(rows)).mark_rect(color=FAINT, opacity=0.25)
+    return shade.encode(x=across, x2="last:Q", tooltip=alt.TooltipValue(ENLARGED))
+
+
+def shade_tiles(tiles: Any, own_cycles: Any) -> list[Any]:
+    """A layer that shades the tiles above `own_cycles`, the highest frequency of enlarged originals; none without it.
+
+    `tiles` is a chart whose rows have `cycles`.
+    """
+    if own_cycles is None:
+        return []
+    shade = tiles.transform_filter(f"datum.cycles > {own_cycles}").mark_rect(color=FAINT, opacity=0.4)
+    return [shade.encode(tooltip=alt.TooltipValue(ENLARGED))]

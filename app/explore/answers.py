@@ -196,7 +196,7 @@ class Answers:
             ],
             "image_sets": [
                 {"name": row["image_set"], "labelled": row["labelled"], "n": row["n"],
-                 "pictures": row["digest"] in pictured}
+                 "own_cycles": row["own_cycles"], "pictures": row["digest"] in pictured}
                 for row in cells.unique("image_set", maintain_order=True).to_dicts()
             ],
             "conditions": [
@@ -358,7 +358,7 @@ class Answers:
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
                 "detail.cycles, condition.digest AS condition, "
-                "image_set.digest, result.n, result.top1, result.low, result.high, "
+                "image_set.digest, image_set.own_cycles, result.n, result.top1, result.low, result.high, "
                 "CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END "
                 "AS chance "
                 "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "

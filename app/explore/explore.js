@@ -164,6 +164,7 @@
   };
 
   const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
+  const own = () => imageSet()?.own_cycles; // above it, enlarged images have nothing of their own
   const measure = () => imageSet()?.labelled === false ? "agreement" : "accuracy";
   const looks = () => ({
     color: { field: "model", type: "nominal", scale: { domain: names(), range: study.models.map(hue) }, legend: null },
@@ -193,6 +194,7 @@
         x: { field: x, type: "ordinal", title: data[0].x_title, axis: { labelAngle: 0, format: ".4~g", labelOverlap: true } },
         y: { type: "ordinal", axis: { labelOverlap: true }, ...down },
         color: { field: "top1", type: "quantitative", title: `mean ${measure()}`, scale: { scheme: "viridis", domain: [0, 1] } },
+        ...(x === "cycles" && own() ? { opacity: { condition: { test: `datum.cycles > ${own()}`, value: 0.5 }, value: 1 } } : {}),
         stroke: { condition: { test: "datum.picked", value: "#d55e00" }, value: null }, strokeWidth: { value: 3 },
         description: { field: "top1", format: ".3f" },
       },
@@ -202,7 +204,7 @@
     const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
     const octaves = x === "cycles" && !data[0].cuts;
     const chances = [...new Set(data.map((row) => row.chance).filter((chance) => chance !== null))].map((chance) => ({ chance }));
-    const { color, shape } = looks();
+    const { color, shape } = looks(), last = Math.max(...data.map((row) => row.cycles));
     return {
       data: { values: data }, height: 270,
       encoding: {
@@ -210,6 +212,8 @@
         color,
       },
       layer: [
+        ...(x === "cycles" && own() && own() < last ? [{ data: { values: [{ cycles: own(), last }] }, mark: { type: "rect", color: "var(--faint)", opacity: 0.25 },
+          encoding: { x: { field: "cycles", type }, x2: { field: "last" }, color: null, description: { value: "enlarged images have nothing of their own here" } } }] : []),
         { data: { values: chances }, mark: { type: "rule", strokeDash: [1, 3], color: "var(--faint)" },
           encoding: { x: null, color: null, y: { field: "chance", type: "quantitative" }, description: { value: "chance" } } },
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),

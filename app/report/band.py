@@ -130,16 +130,16 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
     metrics = results.metrics.filter(pl.col("image_set") == image_set)
     thresholds = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)))
     models = results.seen(band)["checkpoint"].unique().sort().to_list()
-    size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
+    size, own_cycles = results.image_sets.filter(pl.col("name") == image_set).select("size", "own_cycles").row(0)
     panels = {}
     for model in models:
         panels[model] = band_map(band.filter(pl.col("checkpoint") == model), model)
         if model in thresholds["checkpoint"]:
             title = f"{model}: thresholds and channel"
-            panels[title] = channel_chart(metrics.filter(pl.col("checkpoint") == model), title, size)
+            panels[title] = channel_chart(metrics.filter(pl.col("checkpoint") == model), title, size, own_cycles)
     if len(models) > 1 and len(thresholds):
         overview = threshold_map(
-            results.seen(metrics), "noise_sd at which half of the accuracy without noise is left", size
+            results.seen(metrics), "noise_sd at which half of the accuracy without noise is left", size, own_cycles
         )
         listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,23 @@ def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
 def test_the_band_is_a_map(page: Any) -> None:
     choose(page, "probe", "critical_band")
     assert js(page, "document.querySelectorAll('#curves .mark-rect.role-mark path').length") == 28
+
+
+def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(
+    driver: Any, explored: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(explored / "results.duckdb", tmp_path / "results.duckdb")
+    with open_store(tmp_path / "results.duckdb") as store:
+        store.execute("UPDATE image_set SET own_cycles = 30")
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
+        settled(driver)
+        choose(driver, "probe", "lowpass")
+        assert js(driver, "document.querySelectorAll('#curves .mark-rect.role-mark path').length") == 1
+        choose(driver, "probe", "critical_band")
+        # Octave 5 of images of 128 pixels is centred at 32 cycles.
+        assert js(driver, "document.querySelectorAll('#curves path[opacity=\"0.5\"]').length") == 2 * 4
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:

@@ -76,6 +76,17 @@ def test_bands_of_noise_are_at_their_centres() -> None:
     assert across(spec)["axis"]["values"] == [1.875, 15.0]
 
 
+def test_bands_that_enlarged_originals_do_not_have_are_shaded() -> None:
+    noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in (0, 3)]
+    rows = rows_of(*noise, top1=[0.5, 0.5], cycles=[1.875, 15.0])
+    for own_cycles, layers in ((None, 2), (14.0, 3)):
+        chart = band_map(rows.with_columns(own_cycles=pl.lit(own_cycles, pl.Float64)), "net").to_dict()
+        assert len(chart["layer"]) == layers
+    shade = chart["layer"][1]
+    assert (shade["mark"]["type"], shade["transform"]) == ("rect", [{"filter": "datum.cycles > 14.0"}])
+    assert "enlarged" in shade["encoding"]["tooltip"]["value"]
+
+
 def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
     waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in [(0, 0), (0, 2), (3, -1)]]
     [(title, chart)] = probe_panels(rows_of(*waves, top1=[0.9, 0.5, 0.2]), "fourier").items()

@@ -123,3 +123,11 @@ def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
     bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]
     peak = min(bell, key=lambda row: row["noise_sd"])
     assert peak["cycles"] == pytest.approx(14.0 * size / 224, rel=0.04)
+
+
+def test_thresholds_and_channels_shade_what_enlarged_originals_do_not_have() -> None:
+    frame = pl.DataFrame([rows(f"psychometric_threshold_{octave}", "ok") for octave in (3, 6)])
+    for chart, mark in ((threshold_map, 1), (channel_chart, 0)):
+        spec = chart(frame, "thresholds", own_cycles=50.0).to_dict()
+        assert "enlarged" in spec["layer"][mark]["encoding"]["tooltip"]["value"]
+        assert len(spec["layer"]) == len(chart(frame, "thresholds").to_dict()["layer"]) + 1

@@ -231,6 +231,17 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     assert np.abs(reseeded.astype(int) - shown[0]).mean() > 5
 
 
+def test_image_sets_have_the_highest_frequency_of_enlarged_originals(tmp_path: Path) -> None:
+    images, other = (image_set(count, name=name) for count, name in ((2, "enlarged"), (3, "large")))
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", [images, other], [part(cell(images), [0, 1]), part(cell(other), [0, 1, 2])])
+        store.execute("UPDATE image_set SET own_cycles = 30 WHERE name = 'enlarged'")
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    sets = answers.study(None)["image_sets"]
+    answers.close()
+    assert {entry["name"]: entry["own_cycles"] for entry in sets} == {"enlarged": 30, "large": None}
+
+
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
     images = open_image_set(limited / "images.set")
     answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
