@@ -333,6 +333,11 @@ class Predictions:
     confidence: NDArray[np.float32]
     """Softmax probability of the predicted class; NaN where it is not known, as of some imported predictions."""
 
+    def rows(self, chosen: slice) -> Predictions:
+        """Those of some of the images, in the same memory."""
+        rank = None if self.label_rank is None else self.label_rank[chosen]
+        return Predictions(self.predicted[chosen], rank, self.confidence[chosen])
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:

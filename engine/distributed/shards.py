@@ -262,14 +262,9 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.path_of(shard.key)}.parquet: other rows than its task's")
-    labelled = columns["label_rank"].null_count == 0
-    rows = [slice(k * count, (k + 1) * count) for k in range(len(shard.cells))]
-    predicted, confidence = columns["predicted"].to_numpy(), columns["confidence"].to_numpy()
-    rank = columns["label_rank"].to_numpy() if labelled else None
-    return {
-        cell: Predictions(predicted[at], None if rank is None else rank[at], confidence[at])
-        for cell, at in zip(shard.cells, rows, strict=True)
-    }
+    rank = columns["label_rank"].to_numpy() if columns["label_rank"].null_count == 0 else None
+    held = Predictions(columns["predicted"].to_numpy(), rank, columns["confidence"].to_numpy())
+    return {cell: held.rows(slice(k * count, (k + 1) * count)) for k, cell in enumerate(shard.cells)}
 
 
 def _get(folder: Folder, name: str) -> bytes:
