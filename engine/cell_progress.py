@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -37,22 +37,33 @@ class CellProgress:
     error: str | None = None
     ended: bool = False
 
-    def flush(self, xp: ModuleType) -> list[Outcome]:
-        """The part since the last time, or the failure, where there is one to yield."""
-        if self.ended or not (self.pending or self.error):
-            return []
-        if self.error is None:
-            predictions = joined(xp, self.columns)
-            bad = np.flatnonzero(np.isnan(predictions.confidence))
+
+def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
+    """The parts of cells of one image set since the last time, or their failures, where there is one to yield.
+
+    The columns of all of them are joined first, so that three arrays come from a GPU, and not three of each cell.
+    """
+    running = [work for work in works if work.pending and not (work.error or work.ended)]
+    outcomes: list[Outcome] = []
+    if running:
+        predictions = joined(xp, (columns for work in running for columns in work.columns))
+    row = 0
+    for work in works:
+        if work.ended or not (work.pending or work.error):
+            continue
+        if work.error is None:
+            held, row = predictions.select(slice(row, row + work.pending)), row + work.pending
+            bad = np.flatnonzero(np.isnan(held.confidence))
             if not len(bad):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.
-                seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
-                part = Finished(self.cell, self.first, predictions, seconds)
-                self.first, self.columns, self.times, self.pending = self.first + self.pending, [], [], 0
-                return [part]
-            self.error = f"logits are not finite at image {self.first + bad[0]}; check the weights and the precision"
-        self.ended = True
-        return [Failed(self.cell, self.error)]
+                seconds = sum(seconds_between(xp, start, end) for start, end in work.times)
+                outcomes.append(Finished(work.cell, work.first, held, seconds))
+                work.first, work.columns, work.times, work.pending = work.first + work.pending, [], [], 0
+                continue
+            work.error = f"logits are not finite at image {work.first + bad[0]}; check the weights and the precision"
+        work.ended = True
+        outcomes.append(Failed(work.cell, work.error))
+    return outcomes
 
 
 def joined(xp: ModuleType, pieces: Iterable[Columns]) -> Predictions:

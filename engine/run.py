@@ -26,7 +26,7 @@ from ..protocol import CLASSES
 from ..records import Cell, Condition, ImageSetInfo, Model, Variant
 from ..timeouts import Watchdog
 from .backends.base import ENGINES, Attacker, Session
-from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
+from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import ALL, Decision, best_rank, reduce_logits
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
@@ -211,7 +211,7 @@ class _Group:
 
     def flush(self) -> list[Outcome]:
         with named_range(self.resources.xp, "flush"):
-            return [outcome for work in self.works for outcome in work.flush(self.resources.xp)]
+            return flush(self.resources.xp, self.works)
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:

@@ -14,7 +14,7 @@ from _common import bare_seconds
 from numpy.typing import NDArray
 
 from bandlens.engine.backends.base import Session
-from bandlens.engine.cell_progress import CellProgress
+from bandlens.engine.cell_progress import CellProgress, flush
 from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.streams import finish, point
 from bandlens.engine.run import make_resources, run
@@ -127,8 +127,7 @@ def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
         works.append(work)
     finish(xp)
     started = time.perf_counter()
-    for work in works:
-        work.flush(xp)
+    flush(xp, works)
     return time.perf_counter() - started
 
 

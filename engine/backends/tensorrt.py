@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ...errors import DeviceError, EngineError, some_of
 from ...export.onnx.files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
-from ...export.onnx.parity import Parity, measure_parity, onnx_logits
+from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
 from ...export.plans.build import last_error, reading_log, refit
@@ -47,6 +47,7 @@ from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
 from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
 from .base import arrays_of, check_images, onnx_file_of
 from .layers import RUNS, Layer
+from .references import kept_logits
 
 if TYPE_CHECKING:
     import tensorrt
@@ -107,7 +108,7 @@ def _measure_parity(session: TensorRTSession, onnx_file: OnnxFile) -> Parity:
     """The distance of the session's logits on photographs from those of ONNX Runtime on the CPU."""
     images = photograph_crops(session.variant.model.image_size)
     content = onnx_for_tensorrt(onnx_file) if onnx_file.precision == "int8" else read_for_cpu(onnx_file)
-    return measure_parity(onnx_logits(content, images), session.infer_all(images))
+    return measure_parity(kept_logits(onnx_file, content, images), session.infer_all(images))
 
 
 def _refitted(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
-from ...export.onnx.parity import Parity, measure_parity, onnx_logits
+from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
 from ...probes.arrays import Array
@@ -45,6 +45,7 @@ from ..device.streams import (
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .layers import RUNS, Layer, count_product
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
+from .references import kept_logits
 
 if TYPE_CHECKING:
     from ...export.torch.network import Step
@@ -224,7 +225,7 @@ def checked_network(variant: Variant, device: str) -> Network:
     with torch_errors(variant), torch.no_grad():
         network: Network = read.to(device)
         logits = network(placed(images, device)).cpu().numpy()
-    expected = onnx_logits(comparable, images)
+    expected = kept_logits(onnx_file, comparable, images)
     finite = np.isfinite(expected).all(axis=1)  # those that are not fail the cell of an image that has them
     if finite.any():
         images, expected, logits = images[finite], expected[finite], logits[finite]

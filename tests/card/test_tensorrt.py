@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import threading
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
 
+from bandlens.engine.backends import references
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
@@ -350,9 +352,9 @@ def test_a_new_plan_is_compared_with_onnxruntime_once(
     model = make_model(tmp_path)
     if precision != "fp32":
         make_onnx_file(model, precision, Calibration("some", "0" * 64, photograph_crops(128)))
-    compared, onnxruntime_logits = list[int](), tensorrt_session.onnx_logits
+    compared, onnxruntime_logits = list[int](), references.onnx_logits
     counting = lambda content, images: (compared.append(len(images)), onnxruntime_logits(content, images))[1]  # noqa: E731
-    monkeypatch.setattr(tensorrt_session, "onnx_logits", counting)
+    monkeypatch.setattr(references, "onnx_logits", counting)
     for _ in range(2):
         with open_session(variant_of(model, "tensorrt", precision), BATCH, 1):
             pass
@@ -389,36 +391,49 @@ def test_a_plan_of_another_layout_is_named(
         open_session(variant(make_model(tmp_path)), BATCH, 1)
 
 
-def test_eight_that_lack_a_plan_build_one(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each holds a lock of its own, as processes do."""
-    model, start, built = make_model(tmp_path), threading.Barrier(8), list[str]()
-    onnx_file = OnnxFile("fp32", model.path, model.sha256, model.path.parent)
-    target = tensorrt_session.device_of("tensorrt").target(BATCH)
-    finding = plans._find
+BUILDER = """
+import sys, time
+from pathlib import Path
+import pretend_tensorrt
+from bandlens.export.onnx.files import OnnxFile
+from bandlens.export.plans import plans
 
-    def find(*arguments: Any) -> Any:
-        plan = finding(*arguments)
-        if threading.current_thread().name not in waited:
-            waited.add(threading.current_thread().name)
-            start.wait(60)  # all of them lack it
-        return plan
+folder, number = Path(sys.argv[1]), sys.argv[2]
+finding, looks = plans._find, []
 
-    def build(trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-        built.append(threading.current_thread().name)
-        second.set() if len(built) > 1 else second.wait(0.5)
-        return pretend_tensorrt.pretend_plan(trt, content, batch, **options) + b" by " + built[-1].encode()
+def find(*arguments):
+    plan = finding(*arguments)
+    looks.append(plan)
+    if len(looks) == 1:
+        assert isinstance(plan, str), plan
+        (folder / f"lacks.{number}").touch()
+        while len(list(folder.glob("lacks.*"))) < 8:  # all of them lack it
+            time.sleep(0.01)
+    return plan
 
-    waited, second = set[str](), threading.Event()
-    monkeypatch.setattr(plans, "_find", find)
-    monkeypatch.setattr(plans, "build_trt_plan", build)
-    with caplog.at_level(logging.WARNING, "bandlens"), ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: plans.ensure_trt_plan(card, onnx_file, target), range(8)))
-    assert len(built) == 1
-    assert len(waited) == 8
-    assert {plan.sha256 for plan in made} == {plan_description(tmp_path)["sha256"]}
-    assert len([line for line in caplog.messages if line.startswith("building a TensorRT plan")]) == 1
+def build(trt, content, batch, **options):
+    (folder / f"built.{number}").touch()
+    time.sleep(0.2)
+    return pretend_tensorrt.pretend_plan(trt, content, batch, **options) + b" by " + number.encode()
+
+plans._find, plans.build_trt_plan = find, build
+onnx_file = OnnxFile("fp32", folder / "one.onnx", sys.argv[3], folder)
+print(plans.ensure_trt_plan(None, onnx_file, plans.Target("tensorrt 10.0", "Pretended (9.0)", 8)).sha256)
+"""
+
+
+def test_eight_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    command = [sys.executable, "-P", "-c", BUILDER, tmp_path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    builders = [
+        subprocess.Popen([*command, str(number), model.sha256], env=environment, stdout=-1, stderr=-1, text=True)
+        for number in range(8)
+    ]
+    ends = [builder.communicate(timeout=120) for builder in builders]
+    assert {out.strip() for out, _ in ends} == {plan_description(tmp_path)["sha256"]}
+    assert len(list(tmp_path.glob("built.*"))) == 1
+    assert [err.startswith("building a TensorRT plan: one has no fp32 plan") for _, err in ends].count(True) == 1
 
 
 def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
