@@ -73,7 +73,7 @@ def run(
     """
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
     summary = api.studies.run(
-        resolve_study(study, engine),
+        resolve_study(study, engine, db),
         db,
         require_gate=require_gate,
         sharded=sharded,
