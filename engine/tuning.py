@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,9 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
     if not engines:
         raise EngineError(f"none of {', '.join(SWEPT[arrays])} runs {precision} here; tune another precision")
     file = model.path.parent / FILE
-    plans = {*file.parent.glob("*.b*.*")}
+    _add(file, {})  # it shows, before minutes of work, whether the folder can be written
+    pattern = f"{escape(model.name)}.{precision}.b*.*"
+    plans = {*file.parent.glob(pattern)}
     rates = [rate for engine in engines for rate in _sweep(variant_of(model, engine, precision), threads)]
     if not rates:
         raise EngineError(f"no engine runs {model.name} at {precision} here; see the lines above")
@@ -161,10 +164,10 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         rates=rates,
     )
     kept = tuning.best_of("tensorrt")
-    for path in {*file.parent.glob("*.b*.*")} - plans:
+    for path in {*file.parent.glob(pattern)} - plans:
         if kept is None or path.name.rsplit(".", 3)[1] != f"b{kept.batch}":
             path.unlink()
-    _save(tuning, precision, file)
+    _add(file, {precision: asdict(tuning)})
     return tuning
 
 
@@ -179,16 +182,18 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
             break
         _log.info("%s at batch %d: %.4g images/s", variant, batch, rate)
         rates.append(Rate(variant.engine, batch, round(rate, 2)))
+    if (xp := arrays_of(variant.engine)) is not np:
+        xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
     return rates
 
 
-def _save(tuning: Tuning, precision: str, file: Path) -> None:
-    tables: Any = {}
+def _add(file: Path, tables: Mapping[str, Any]) -> None:
+    """Add tables to the file, in place of what is damaged."""
+    stored: Any = {}
     with suppress(OSError, ValueError):
-        tables = parse_json(read_text(file, LARGEST))
-    tables = (tables if isinstance(tables, dict) else {}) | {precision: asdict(tuning)}
+        stored = parse_json(read_text(file, LARGEST))
     try:
-        write_bytes(file, json.dumps(tables, indent=1).encode())
+        write_bytes(file, json.dumps((stored if isinstance(stored, dict) else {}) | tables, indent=1).encode())
     except OSError as error:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 

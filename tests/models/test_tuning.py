@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_another_precision_joins_the_file_and_a_damaged_one_is_replaced(command:
     assert command("export", "one", *arguments, "int8", "--calibration", place / "images.set").code == 0
     assert json.loads(file.read_text()).keys() == {"fp32", "int8"}
     assert json.loads(file.read_text())["fp32"] == before
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_sweep(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "measure_rate", lambda *_: pytest.fail("it is measured"))
+    (place / "models" / "plans").touch()
+    answer = command("export", "one", "--out", place / "models", "--tune")
+    assert answer.code == 1
+    assert re.search(r"cannot write .*tuning\.json: .*; make its folder writable$", answer.err)
 
 
 def test_an_engine_is_measured_up_to_the_batch_that_it_refuses(
