@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..advance import Progress, silent
-from ..errors import UnknownName, UsageError
+from ..errors import EngineError, UnknownName, UsageError
+from ..processors import processors
 from ..protocol import SIZE
 from ..records import Model
 
@@ -111,10 +112,14 @@ class Lowering:
     precisions: Sequence[str] = ("fp32",)
     calibration: Path | None = None
     """A packed image set, which int8 is calibrated on."""
-    batch: int = 256
-    """The number of images that a TensorRT plan takes at once."""
+    batch: int | None = None
+    """The number of images that a TensorRT plan takes at once; by default the tuned one, or else 256."""
     refit: bool = False
     """Build one TensorRT plan for all models of equal structure."""
+    tune: bool = False
+    """Measure engines and batches on the first model, before plans are built; see `engine.tuning`."""
+    tuned: set[str] = field(default_factory=set, init=False)
+    """The precisions that have been tuned."""
 
     def __post_init__(self) -> None:
         """UnknownName for a precision that does not exist."""
@@ -142,11 +147,35 @@ class Lowering:
             if self.refit or not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
+        from ..engine.tuning import usual_batch
         from ..export.plans.plans import ensure_trt_plan, target_of
 
         trt, gpu = load(TENSORRT), usable(gpus())
-        target = target_of(trt, gpu.name, gpu.capability, self.batch, refit=self.refit)
-        return lambda onnx_file: ensure_trt_plan(trt, onnx_file, target).path
+
+        def build(onnx_file: OnnxFile) -> Path:
+            batch = self.batch or usual_batch("tensorrt", onnx_file.precision, onnx_file.models)
+            target = target_of(trt, gpu.name, gpu.capability, batch, refit=self.refit, l2_bytes=gpu.l2_bytes)
+            return ensure_trt_plan(trt, onnx_file, target).path
+
+        return build
+
+    def tune_once(self, model: Model, precision: str) -> None:
+        """Tune the precision on the model, if that is asked for and no model has been measured at it yet."""
+        if not self.tune or precision in self.tuned:
+            return
+        from ..engine.tuning import FILE, tune
+
+        self.tuned.add(precision)
+        log = logging.getLogger("bandlens")
+        try:
+            best = tune(model, precision, processors()).best
+        except EngineError as error:
+            log.warning(f"bandlens: {precision} is not tuned: {error}")
+            return
+        log.info(
+            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}, "
+            f"{best.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
+        )
 
 
 def read_precisions(words: Iterable[str]) -> list[str]:
@@ -256,6 +285,7 @@ def lower_model(model: Model, lowering: Lowering) -> list[dict[str, Any]]:
     rows = []
     for precision in lowering.precisions:
         onnx_file, parity = _onnx_file(model, precision, lowering.calibration)
+        lowering.tune_once(model, precision)
         row = {
             "name": model.name,
             "precision": onnx_file.precision,

@@ -3,10 +3,11 @@
 `bare loop`: for each step the logits of a batch that is ready, and the gradient of their loss for the images.
 `attack`: engine.backends.torch.TorchSession.attacked with pgd_linf, from uint8 pixels to logits: the steps, their
 projection, and the pass that judges the last iterate. The start is drawn before, as a run does it in another thread.
+`gradients in bf16`: the same with `gradients = "bf16"`; how many images it answers otherwise is printed.
 `torchvision`: the bare loop with torchvision's own module in place of the ONNX file in torch.
 
-All with the same batch, channels_last, float32, and no gradient for a parameter. A step is a forward and a backward
-pass. The weights are random: they do not change the speed.
+All with the same batch, channels_last, float32 unless said otherwise, and no gradient for a parameter. A step is a
+forward and a backward pass. The weights are random: they do not change the speed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 
-BARE, ATTACK, TORCHVISION = "bare loop", "attack", "torchvision"
+BARE, ATTACK, COARSE, TORCHVISION = "bare loop", "attack", "gradients in bf16", "torchvision"
 
 
 def bare_loop(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, steps: int) -> None:
@@ -84,23 +85,27 @@ def main() -> None:
         module = native(options.device)
         pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)
         start = uniform_start(0, np.arange(batch, dtype=np.uint64), SIZE)
-        [condition] = PGD_LINF.conditions({"steps": steps})
+        condition, coarse = PGD_LINF.conditions({"steps": steps, "gradients": ["fp32", "bf16"]})
         images = session.place(pixels).to(torch.float32).div_(255)
         targets = torch.from_numpy(labels).to(images.device, torch.int64)
         seconds = in_turn(
             {
                 BARE: timed(lambda: bare_loop(session.network, images, targets, steps)),
                 ATTACK: timed(lambda: session.attacked(condition, pixels, labels, start)),
+                COARSE: timed(lambda: session.attacked(coarse, pixels, labels, start)),
                 TORCHVISION: timed(lambda: bare_loop(module, images, targets, steps)),
             },
             options.repeats,
         )
+        answers = [session.attacked(each, pixels, labels, start).argmax(1) for each in (condition, coarse)]
     rates = {name: [batch * steps / s for s in values] for name, values in seconds.items()}
     table(
         [f"{steps} steps, batch {batch}", "steps of an image a second", "of the bare loop"],
         [[name, spread(values), spread(ratios(values, rates[BARE]))] for name, values in rates.items()],
     )
     ratio("attack over bare loop", ratios(rates[ATTACK], rates[BARE]), ">= 0.9")
+    ratio("gradients in bf16 over fp32", ratios(rates[COARSE], rates[ATTACK]), "> 1 where bf16 is native")
+    print(f"answers that differ: {(answers[0] != answers[1]).sum()} of {batch}")
 
 
 if __name__ == "__main__":

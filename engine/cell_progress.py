@@ -41,7 +41,7 @@ class CellProgress:
 def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
     """The parts of cells of one image set since the last time, or their failures, where there is one to yield.
 
-    The columns of all of them are joined first, so that three arrays come from a GPU, and not three of each cell.
+    The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
     """
     running = [work for work in works if work.pending and not (work.error or work.ended)]
     outcomes: list[Outcome] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+from ..probes.attacks import gradients_of
 from ..probes.grid import Grid
 from ..records import Cell, Variant, digest_of
 from .backends.base import ENGINES
@@ -70,6 +71,11 @@ def passes(cell: Cell) -> int:
     """Forward passes that an image costs."""
     steps = int(cell.condition.number("steps") or 0) if cell.condition.facts.attack else 0
     return 1 + GRADIENT * steps
+
+
+def gradients(cell: Cell) -> str:
+    """The precision of the gradients of a cell that is attacked."""
+    return gradients_of(cell.condition)
 
 
 def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:

@@ -11,6 +11,9 @@ A band [low, high], shares of the highest frequency, keeps the search to what `l
 at low: u and every step are filtered before they are added. Cutting to the ball brings a little of other frequencies
 back. All of them, [0, 1], is the default and no part of a condition. Source: Gavrikov and Keuper 2024, after Madry et
 al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+
+Gradients, of which the sign alone is used, may be computed in bfloat16; what is judged are logits in float32 all the
+same. That finds other images, so `gradients = "bf16"` is part of a condition, and the default, "fp32", is none.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ def _share(value: Any) -> float:
 
 
 EVERYTHING = "0.0 to 1.0"
+GRADIENTS = ("fp32", "bf16")
+"""Precisions of gradients, the usual one first."""
 
 
 def _band(value: Any) -> str:
@@ -69,8 +74,20 @@ def band_of(condition: Condition) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _gradients(value: Any) -> str:
+    if value not in GRADIENTS:
+        raise ValueError(f"must be {' or '.join(GRADIENTS)}, not {value!r}")
+    return str(value)
+
+
+def gradients_of(condition: Condition) -> str:
+    """The precision of an attack's gradients, one of GRADIENTS."""
+    return str(dict(condition.parameters).get("gradients", GRADIENTS[0]))
+
+
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in setting.items() if (name, value) != ("band", EVERYTHING)}
+    usual = {"band": EVERYTHING, "gradients": GRADIENTS[0]}
+    return {name: value for name, value in setting.items() if usual.get(name) != value}
 
 
 def check_size(condition: Condition, size: int) -> None:
@@ -102,6 +119,7 @@ BUDGET = (
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
     Parameter("band", _band, (EVERYTHING,), pair=True),
+    Parameter("gradients", _gradients, (GRADIENTS[0],)),
 )
 
 PGD_LINF, PGD_ANY = (

@@ -59,24 +59,30 @@ def read_study(study: Study | File, engine: str | None = None) -> Study:
     return replace(read, engine=engine or read.engine)
 
 
-def resolve(study: Study | File, engine: str | None = None) -> Work:
-    """The models, image sets, conditions and cells of a study on this machine; neither weights nor pixels are read."""
+def resolve(study: Study | File, engine: str | None = None, db: File | None = None) -> Work:
+    """The models, image sets, conditions and cells of a study on this machine; neither weights nor pixels are read.
+
+    Args:
+        study: what is to run.
+        engine: instead of the study's.
+        db: the results database, to whose engine a study that names none keeps.
+    """
     from ..study.resolve import resolve
 
-    return resolve(read_study(study, engine))
+    return resolve(read_study(study, engine), path_of(db))
 
 
-def _work(study: Study | Work | File, engine: str | None) -> Work:
+def _work(study: Study | Work | File, engine: str | None, db: File) -> Work:
     from ..study.resolve import Work
 
-    return study if isinstance(study, Work) else resolve(study, engine)
+    return study if isinstance(study, Work) else resolve(study, engine, db)
 
 
 def plan(study: Study | Work | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
     """Plan a run of the study: the cells that it would compute, and the time that it would take here."""
     from ..study.plan import plan_study
 
-    return plan_study(_work(study, engine), Path(db))
+    return plan_study(_work(study, engine, db), Path(db))
 
 
 USUAL_IMAGES, USUAL_MODELS = (300, 1_000, 5_000, 50_000), (12, 24, 48, 100)
@@ -182,7 +188,7 @@ def run(
     from ..study.run import run_study
 
     summary = run_study(
-        _work(study, engine),
+        _work(study, engine, db),
         Path(db),
         require_gate=require_gate,
         sharded=sharded,
@@ -273,7 +279,7 @@ def rebuild(
     """Make the database of a study from the shards of its runs, or complete it with them. Nothing is computed."""
     from ..study.shards import rebuild_study
 
-    return rebuild_study(_work(study, engine), Path(db), shards, progress)
+    return rebuild_study(_work(study, engine, db), Path(db), shards, progress)
 
 
 def verify(
@@ -301,7 +307,7 @@ def verify(
 
     if study is None:
         return verify_database(Path(db))
-    return verify_study(_work(study, engine), Path(db), cells, images, seed, progress)
+    return verify_study(_work(study, engine, db), Path(db), cells, images, seed, progress)
 
 
 def import_predictions(

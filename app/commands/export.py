@@ -44,7 +44,22 @@ CalibrationSet = Annotated[
     ),
 ]
 Batch = Annotated[
-    int, typer.Option("--batch", min=1, help="Images that a TensorRT plan takes at once.", rich_help_panel=LOWER)
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Images that a TensorRT plan takes at once.",
+        show_default="the tuned one, or 256",
+        rich_help_panel=LOWER,
+    ),
+]
+Tune = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        help="Measure engines and batches on the first model, for studies that name none.",
+        rich_help_panel=LOWER,
+    ),
 ]
 HeadOf = Annotated[
     Path | None,
@@ -144,7 +159,8 @@ def export(
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,
-    batch: Batch = 256,
+    batch: Batch = None,
+    tune: Tune = False,
     refit: Annotated[
         bool,
         typer.Option("--refit", help="One TensorRT plan for all models of equal structure.", rich_help_panel=LOWER),
@@ -164,7 +180,7 @@ def export(
     bandlens export --timm vit_tiny_patch16_224,
     bandlens export --timm vit_small_patch14_dinov2 --head train.set
     """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit)
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit, tune)
     if head is None and (classes, method, pool, seed) != (None, "ridge", None, 0):
         raise UsageError("--method, --pool, --seed and --classes are about a head; give one with --head")
     if head is not None and (not timm or names or every or category):
@@ -199,7 +215,8 @@ def export_own(
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,
-    batch: Batch = 256,
+    batch: Batch = None,
+    tune: Tune = False,
     out: Out = None,
     table_format: TableFormat = Format.table,
 ) -> None:
@@ -215,7 +232,7 @@ def export_own(
     bandlens export-own runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
     bandlens export-own --onnx mine.onnx --normalization imagenet, bandlens export-own saved_by_transformers
     """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch)
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune=tune)
     if onnx is not None and (architecture, weights, trust, rule) != (None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
     # A shell writes the rest of `--onnx *.onnx` where files of weights stand.

@@ -26,11 +26,9 @@ StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_
 Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
 
 
-def resolve_study(file: Path, engine: str | None) -> Work:
-    """Resolve a study on this machine; where its engine is `auto`, stderr says what that stands for, and why."""
-    study = api.studies.read_study(file, engine)
-    work = api.studies.resolve(study)
-    if study.engine == "auto":
-        choice = api.models.choose_engine()
-        log.info(f"engine: {choice.engine} ({choice.why})")
+def resolve_study(file: Path, engine: str | None, db: Path) -> Work:
+    """Resolve a study on this machine; stderr says which engine and batch were chosen for it, and why."""
+    work = api.studies.resolve(file, engine, db)
+    for line in work.choices:
+        log.info(line)
     return work

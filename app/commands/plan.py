@@ -41,7 +41,7 @@ def plan(
 
     Example: bandlens plan study.toml --db results.duckdb
     """
-    planned = api.studies.plan(resolve_study(study, engine), db)
+    planned = api.studies.plan(resolve_study(study, engine, db), db)
     if table_format.is_for_programs:
         print_document(_document(planned), table_format)
         return

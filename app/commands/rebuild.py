@@ -24,7 +24,7 @@ def rebuild(
 
     Example: bandlens rebuild study.toml --shards results.duckdb.shards --db new.duckdb
     """
-    rebuilt = api.studies.rebuild(resolve_study(study, engine), shards, db, progress=progress)
+    rebuilt = api.studies.rebuild(resolve_study(study, engine, db), shards, db, progress=progress)
     if table_format != Format.table:
         missing = [
             {"cell": str(cell), "images": cell.image_set.count, "there": stored} for cell, stored in rebuilt.missing

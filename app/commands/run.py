@@ -72,7 +72,7 @@ def run(
     Example: bandlens run study.toml --db results.duckdb
     """
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
-    work = resolve_study(study, engine)
+    work = resolve_study(study, engine, db)
     summary = api.studies.run(
         work,
         db,

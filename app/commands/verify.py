@@ -32,7 +32,7 @@ def verify(
 
     Example: bandlens verify study.toml --db results.duckdb --cells 10
     """
-    work = resolve_study(study, engine) if study else None
+    work = resolve_study(study, engine, db) if study else None
     verified = api.studies.verify(work, db, cells=cells, images=images, seed=seed, progress=progress)
     checks = [
         {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks

@@ -43,12 +43,13 @@ class Study:
     models: str = ""
     """Folder of exported models; by default where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine that `doctor` lists; by default `auto`, the fastest on a GPU, and `onnxruntime` without one."""
+    """An engine that `doctor` lists; by default `auto`: the fastest that `export --tune` has measured, else the first
+    that is ready on a GPU, and `onnxruntime` without one."""
     precision: str = "fp32"
     """Precision of the model's arithmetic; `fp32` by default."""
     batch: int = 0
-    """Number of images that a model sees at once, up to 4096; by default 0: that of the TensorRT plans that exist, else
-    256 on a GPU and 32 on a CPU."""
+    """Number of images that a model sees at once, up to 4096; by default 0: the tuned one, else that of the TensorRT
+    plans that exist, else 256 on a GPU and 32 on a CPU."""
     threads: int = 0
     """Threads of the engine, up to 1024; by default 0, all that the process may use, by its affinity and its
     container's quota."""

@@ -25,7 +25,7 @@ from ...errors import UsageError
 from .file import Study, stored_limits
 from .progress_file import keep_progress
 from .record import Summary, class_names, reuse_predictions, stored_images
-from .resolve import Work, resolve
+from .resolve import Work, resolve, settle_engine
 from .run import run_study, run_whole
 
 
@@ -51,6 +51,8 @@ def gate_study(
     `reference` and `candidate` are a precision of the study's engine, or ENGINE:PRECISION. The cells belong to no
     study, so that its views show one precision. Interrupt it at will: what was committed stays and is not run again.
     """
+    # Both run on the engine of the study, which may be that of a tuning of its own precision.
+    study = replace(study, engine=settle_engine(study, database)[0].engine)
     works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
     # A finished file of another precision runs at its own, whichever is asked for.
@@ -116,7 +118,7 @@ def gate_study_release(
     label_b = None
     if isinstance(study, Study):
         check_names(replace(study.gate, **thresholds))  # before what may run for hours
-        label_b = run_study(resolve(study), database, progress=progress).raise_failures().label
+        label_b = run_study(resolve(study, database), database, progress=progress).raise_failures().label
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
         apart = other_database and Path(against).resolve() != database.resolve()

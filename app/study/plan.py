@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ import numpy as np
 from ...analysis.database.open import open_store
 from ...analysis.measures.own import OwnMeasure, start_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
-from ...engine.backends.base import arrays_of, open_attacker, open_session
+from ...engine.backends.base import open_attacker
 from ...engine.device.devices import gpus
-from ...engine.device.streams import device_errors, gpu_errors
-from ...engine.tasks import by_attack
+from ...engine.device.streams import gpu_errors
+from ...engine.tasks import by_attack, gradients
 from ...engine.tasks import passes as passes_of
+from ...engine.tuning import measure_rate
 from ...errors import BandlensError, DeviceError, ExportError
 from ...export.models import FINISHED, verify_model
 from ...export.onnx.operations import count_operations
-from ...probes.arrays import to_numpy
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from ...protocol import classes_decided
@@ -204,7 +203,9 @@ def _estimate_perturbed(
     known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
-        measured, rate = _measure_first(variants, lambda variant: _measured_rate(variant, study))
+        measured, rate = _measure_first(
+            variants, lambda variant: measure_rate(variant, study.batch, study.thread_count)
+        )
         known = {measured: rate}
         basis = f"one batch of {measured.model.name}, measured now"
     usual = float(np.median(list(known.values())))
@@ -212,13 +213,16 @@ def _estimate_perturbed(
 
 
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
-    def step_seconds(variant: Variant) -> float:
-        with gpu_errors(), open_attacker(variant, study.batch, study.thread_count) as session:
-            return session.step_seconds()
+    steps = Counter[str]()
+    for cell in cells:
+        steps[gradients(cell)] += int(lacking[cell.key] * (cell.condition.number("steps") or 0))
 
-    variant, seconds = _measure_first(list(dict.fromkeys(cell.variant for cell in cells)), step_seconds)
-    steps = sum(lacking[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
-    return steps * seconds, f"one step of an attack on {variant.model.name}, measured now"
+    def attack_seconds(variant: Variant) -> float:
+        with gpu_errors(), open_attacker(variant, study.batch, study.thread_count) as session:
+            return sum(count * session.step_seconds(precision) for precision, count in steps.items())
+
+    variant, seconds = _measure_first(list(dict.fromkeys(cell.variant for cell in cells)), attack_seconds)
+    return seconds, f"one step of an attack on {variant.model.name}, measured now"
 
 
 def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], float]) -> tuple[Variant, float]:
@@ -234,22 +238,6 @@ def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], flo
     raise errors[0]
 
 
-def _measured_rate(variant: Variant, study: Study) -> float:
-    """Images a second of one model, once it works as it will from then on."""
-    size = variant.model.image_size
-    # The session comes first: an engine that cannot be used here says so better than its arrays would.
-    with gpu_errors(), open_session(variant, study.batch, study.thread_count) as session:
-        xp = arrays_of(variant.engine)
-        with device_errors(xp, size, study.batch):
-            images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
-            # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
-            for _ in range(1 if xp is np else 2):
-                to_numpy(session.infer(images))
-            started = time.perf_counter()
-            to_numpy(session.infer(images))  # on a GPU it has ended only when its logits are here
-            return study.batch / (time.perf_counter() - started)
-
-
 # The cost of a study wherever it runs: operations and disk; and its least time on a card of which the peak is known
 H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
@@ -261,9 +249,10 @@ PREDICTION_BYTES = 7.5
 @dataclass(frozen=True, slots=True)
 class Cost:
     operations: float | None
-    """Floating-point operations of the predictions; None where a network's are not known."""
+    """Floating-point operations of the predictions, and of attacks with gradients in bf16; None where a network's are
+    not known."""
     attack_operations: float | None
-    """Operations of attacks, which are in FP32: a gradient needs it."""
+    """Operations of attacks with gradients in FP32."""
     database_bytes: float
     """Bytes by which the database will grow."""
     image_bytes: int
@@ -283,10 +272,10 @@ def cost_of(work: Work, images: Mapping[str, int], cells: Sequence[Cell]) -> Cos
     """The cost of `images[key]` images of each of these cells."""
     passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
-        if cell.condition.facts.attack:
+        if cell.condition.facts.attack and gradients(cell) == "fp32":
             attacks[cell.model] += images[cell.key] * passes_of(cell)
         else:
-            passes[cell.model] += images[cell.key]
+            passes[cell.model] += images[cell.key] * passes_of(cell)
     return Cost(
         operations=_operations(passes),
         attack_operations=_operations(attacks),

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...engine.backends.base import BATCH, ENGINES, attack_variant, onnx_file_of, variant_of
-from ...engine.device.devices import choose_engine
+from ...analysis.database.open import open_store
+from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
+from ...engine.device.devices import choose_engine, readiness
 from ...engine.run import check_attackable, check_labels
+from ...engine.tuning import read_tuning
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names, training_keys_of
+from ...export.onnx.files import load_onnx_file
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
@@ -39,19 +42,67 @@ class Work:
     models: list[Model]
     image_sets: list[ImageSet]
     cells: list[Cell]
+    choices: list[str]
+    """Lines on the engine and the batch where the study names none."""
 
 
-def resolve(study: Study) -> Work:
-    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
+def resolve(study: Study, database: Path | None = None) -> Work:
+    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels.
+
+    A study that names no engine keeps to that of the predictions which the database has of its models, if it has any.
+    """
     try:
-        return _resolve(study)
+        return _resolve(*settle_engine(study, database))
     except OSError as error:  # a path that no file can have
         raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
 
 
-def _resolve(study: Study) -> Work:
-    if study.engine == AUTO:
-        study = replace(study, engine=choose_engine().engine)
+def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]]:
+    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none; lines on both.
+
+    The engine is part of a cell. So the tuned one is not taken where the database has predictions by the usual one, and
+    is kept where it has some by the tuned one, even if the tuning is void by now.
+    """
+    folder = study.folder / study.models if study.models else models_folder()
+    usual = choose_engine() if study.engine == AUTO else None
+    tuning = read_tuning(folder, study.precision) if usual or not study.batch else None
+    choices = [f"engine: {usual.engine} ({usual.why})"] if usual else []
+    engine = usual.engine if usual else study.engine
+    best = tuning.best if tuning else None
+    if usual and tuning and best and best.engine != usual.engine:
+        change = tuning.change(best.engine, study.thread_count)
+        preferred = usual.engine if change else best.engine
+        stored = _stored_engines(study, database) if database is not None and database.exists() else set()
+        kept = [name for name in (usual.engine, best.engine) if name in stored and readiness(name).ready]
+        engine = next(iter(kept), preferred)
+        if engine != preferred:
+            why = f"{database} has its predictions; `--engine {preferred}` runs all anew"
+        elif change:
+            why = f"{usual.why}; {tuning} prefers {best.engine} and is not taken: {change}"
+        else:
+            why = f"by {tuning}: {best.images_per_second:.4g} images/s of {tuning.model}"
+        choices = [f"engine: {engine} ({why})"]
+    study = replace(study, engine=engine)
+    if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:
+        return study, choices
+    if change := tuning.change(engine, study.thread_count):
+        return study, [*choices, f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
+    return replace(study, batch=rate.batch), [*choices, f"batch: {rate.batch} by {tuning}"]
+
+
+def _stored_engines(study: Study, database: Path) -> set[str]:
+    """The engines that made the predictions which the database has of the study's models at its precision."""
+    models = _models(study.checkpoints, study.folder / study.models if study.models else None)
+    query = (
+        "SELECT DISTINCT engine FROM cell JOIN condition ON condition.id = cell.condition WHERE NOT attack "
+        "AND precision = ? AND list_contains(?::VARCHAR[], onnx_sha256) AND cell.id IN (SELECT cell FROM part)"
+    )
+    with open_store(database, read_only=True) as store:
+        hashes = [load_onnx_file(model, study.precision).sha256 for model in models]
+        return set(store.frame(query, [study.precision, hashes])["engine"])
+
+
+def _resolve(study: Study, choices: list[str]) -> Work:
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = _models(study.checkpoints, folder)
@@ -87,14 +138,14 @@ def _resolve(study: Study) -> Work:
         if takes_images(variant.model, images.info)
     ]
     study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
-    return Work(study, grid, models, image_sets, cells)
+    return Work(study, grid, models, image_sets, cells, choices)
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:
     """The batch that most models have TensorRT plans for, the larger of two; else what the kind of device takes."""
     counts = Counter[int]()
     if ENGINES[engine].module == "tensorrt":
-        counts.update(batch for variant in variants for batch in trt_plan_batches(onnx_file_of(variant)))
+        counts.update(batch for variant in variants for batch in trt_plan_batches(plan_file_of(variant)))
     return max(counts, key=lambda batch: (counts[batch], batch), default=BATCH[ENGINES[engine].arrays])
 
 

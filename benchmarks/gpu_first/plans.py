@@ -17,6 +17,7 @@ from _common import bare_seconds
 
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.streams import finish, new_stream
+from bandlens.engine.tuning import measure_rate
 from bandlens.errors import BandlensError
 from bandlens.records import Crop
 
@@ -91,15 +92,13 @@ def leave_settings_out(bench: Bench) -> Iterator[tuple[str, float]]:
     bench.require("tensorrt")
     from bandlens.export.plans.build import SETTINGS, WITHOUT
 
-    sizes, xp, failures = bench.sizes, bench.xp, list[str]()
+    sizes, failures = bench.sizes, list[str]()
     variant = variant_of(exported_models(bench)[0], "tensorrt", sizes.precision)
     for word in ("", *SETTINGS):
         os.environ[WITHOUT] = word
         name = f"without_{word}" if word else "all"
         try:
-            with open_session(variant, sizes.batch, 0) as session, new_stream(xp):
-                ready = [xp.zeros((sizes.batch, *bench.images.shape[1:]), dtype=np.float32) for _ in range(2)]
-                yield name, sizes.batch / bare_seconds([session], xp, ready, sizes.rounds)
+            yield name, measure_rate(variant, sizes.batch, 0, 0.5, 3)
         except BandlensError as error:
             failures.append(f"{name}: {error}")
     if failures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
@@ -37,7 +37,7 @@ ENGINES = {
     "onnxruntime": Engine("onnxruntime", "numpy", {"fp32": "fp32", "int8": "int8"}),
     "openvino": Engine("openvino", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
-    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
+    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}),
     "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
     "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
@@ -94,8 +94,8 @@ class Attacker(Session, Protocol):
         """(n, 3, size, size): gradients of cross entropies by pixels in [0, 1]; n and labels are as in `attacked`."""
         ...
 
-    def step_seconds(self) -> float:
-        """Seconds that a step of an attack takes for an image, measured now with one batch."""
+    def step_seconds(self, gradients: str = "fp32") -> float:
+        """Seconds that a step of an attack takes for an image, with gradients of that precision, measured now."""
         ...
 
 
@@ -138,6 +138,11 @@ def onnx_file_of(variant: Variant) -> OnnxFile:
     """The ONNX file of the variant."""
     precision = ENGINES[variant.engine].precisions[variant.precision]
     return OnnxFile(precision, variant.path, variant.sha256, variant.model.path.parent)
+
+
+def plan_file_of(variant: Variant) -> OnnxFile:
+    """The ONNX file of the variant at the precision of its TensorRT plan, which bf16 has no file of."""
+    return replace(onnx_file_of(variant), precision=variant.precision)
 
 
 def content_of(variant: Variant) -> bytes:

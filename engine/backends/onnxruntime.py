@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import DeviceError, EngineError
 from ...export.models import BATCH
+from ...export.plans.build import LAYOUT, gpu_settings
 from ...probes.arrays import Array
 from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
@@ -121,9 +122,8 @@ class OnnxRuntimeSession:
         self.variant = variant
         self._provider, self._shared = PROVIDERS[variant.engine], shared_by(variant.engine)
         on_gpu = self._shared.stream is not None
-        self.info = SessionInfo(
-            self._shared.device, batch, 0 if on_gpu else threads, json.dumps(dict(self._shared.versions))
-        )
+        versions = dict(self._shared.versions) | (layout_for(variant.precision) if on_gpu else {})
+        self.info = SessionInfo(self._shared.device, batch, 0 if on_gpu else threads, json.dumps(versions))
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
         self._session = self._open()
         self._run_options = self._shared.ort.RunOptions()
@@ -138,7 +138,7 @@ class OnnxRuntimeSession:
         options = _options(variant, self.info.batch, self.info.threads)
         settings = dict(provider.options)
         if shared.stream is not None:
-            settings["user_compute_stream"] = str(shared.stream.ptr)
+            settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
         content = content_of(variant)
         try:
             session = shared.ort.InferenceSession(
@@ -216,6 +216,13 @@ PROVIDERS: dict[str, Provider] = {
     ),
 }
 """The provider of ONNX Runtime that runs each engine."""
+
+
+def layout_for(precision: str) -> dict[str, str]:
+    """The option of the CUDA provider with which halves lie as tensor cores read them: channels last."""
+    return {"prefer_nhwc": "1"} if precision == "fp16" and LAYOUT in gpu_settings() else {}
+
+
 EXACT = {"session.x64quantprecision": "1"}
 """A setting without sums that are cut to 16 bits; processors that cut none anyway lose more than half their speed."""
 

@@ -47,7 +47,13 @@ class Budget(NamedTuple):
 
 
 def pgd(
-    network: Network, images: Tensor, labels: Tensor, start: Tensor, budget: Budget, until_fooled: bool = False
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    budget: Budget,
+    until_fooled: bool = False,
+    searched: Network | None = None,
 ) -> Attacked:
     """The last iterate; or the first one, the start among them, that fools the network, if one does.
 
@@ -58,13 +64,18 @@ def pgd(
         start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
         budget: how far and how long to search.
         until_fooled: an image that fools leaves the batch, so that it costs nothing more.
+        searched: the network whose gradients are followed, such as one in less precision; by default `network`, which
+            is the one that is judged in any case.
     """
     low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
     iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
     rows = torch.arange(len(images), device=images.device)  # those that are still attacked
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(budget.steps):
-        logits, gradient = loss_gradient(network, iterate, labels)
+        logits, gradient = loss_gradient(searched or network, iterate, labels)
+        if until_fooled and searched is not None:
+            with torch.no_grad():
+                logits = network(iterate)
         if until_fooled and (out := fooled(logits, labels)).any():
             ended.append((rows[out], iterate.detach()[out], logits[out]))
             rows, labels, gradient, low, high, iterate = (

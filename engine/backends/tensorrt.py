@@ -43,9 +43,9 @@ from ...records import SessionInfo, Variant
 from ..device.devices import gpus
 from ..device.graphs import Replays
 from ..device.pixels import free_memory
-from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
+from ..device.requirements import TENSORRT, TENSORRT_RTX, load, require_precision, usable
 from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
-from .base import arrays_of, check_images, onnx_file_of
+from .base import arrays_of, check_images, plan_file_of
 from .layers import RUNS, Layer
 from .references import kept_logits
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
-WRONG = {"fp32": 1e-2, "fp16": 5e-2}
+WRONG = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
 """The difference of a plan's logits from ONNX Runtime's, relative to the largest logit, from which it is refused.
 
 What a library rounds is ten times smaller, and what it misreads, a layout or a type, is about as large as the logits.
@@ -77,7 +77,8 @@ def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:
     It runs a TensorRT plan built for this very ONNX file; or else a refittable one that takes its weights, if it then
     computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
     """
-    device, onnx_file = device_of(variant.engine), onnx_file_of(variant)
+    device, onnx_file = device_of(variant.engine), plan_file_of(variant)
+    require_precision(device.gpu, variant)
     target = device.target(batch)
     trt_plan = find_trt_plan(onnx_file, target)
     if trt_plan is None and variant.precision in CLOSE:
@@ -143,7 +144,7 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
         layers = {layer["Name"]: layer for layer in session.inspect() if isinstance(layer, dict)}
-    operations = operations_of_nodes(onnx_for_tensorrt(onnx_file_of(variant)))
+    operations = operations_of_nodes(onnx_for_tensorrt(plan_file_of(variant)))
     return [
         _layer(name, median(runs[RUNS:]) / 1000, layers.get(name, {}), operations, len(images))
         for name, runs in times.items()
@@ -193,7 +194,8 @@ class Device:
 
     def target(self, batch: int, *, refit: bool = False) -> Target:
         """The target of a plan for this GPU and this library."""
-        return target_of(self.trt, self.gpu.name, self.gpu.capability, batch, refit=refit)
+        gpu = self.gpu
+        return target_of(self.trt, gpu.name, gpu.capability, batch, refit=refit, l2_bytes=gpu.l2_bytes)
 
     def error(self) -> str:
         """TensorRT's last error message."""

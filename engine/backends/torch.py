@@ -25,13 +25,13 @@ from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
 from ...probes.arrays import Array
-from ...probes.attacks import band_of
+from ...probes.attacks import band_of, gradients_of
 from ...records import Condition, SessionInfo, Variant
 from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
 from ..device.driver import Gpu
 from ..device.graphs import Replays
-from ..device.requirements import runs, usable
+from ..device.requirements import require_precision, usable
 from ..device.streams import (
     COMMITTED,
     Point,
@@ -308,10 +308,11 @@ class TorchSession:
         eps, step, steps = (float(condition[name]) for name in ("eps", "step", "steps"))
         budget = Budget(eps, step, int(steps), band_of(condition))
         with torch_errors(self.variant):
-            images = self.place(pixels).to(torch.float32).div_(255)
+            images, searched = self.place(pixels).to(torch.float32).div_(255), self._searched(gradients_of(condition))
             try:
                 classes = self._classes(images, labels)
-                return attack(self.network, images, classes, self.place(start), budget).logits.cpu().numpy()
+                attacked = attack(self.network, images, classes, self.place(start), budget, searched=searched)
+                return attacked.logits.cpu().numpy()
             except torch.OutOfMemoryError as error:
                 reason = first_line(error)
             # Outside of the handler: the error holds on to what the attack had allocated.
@@ -331,13 +332,22 @@ class TorchSession:
         with torch.no_grad():
             return self.network(images).argmax(1)
 
-    def step_seconds(self) -> float:
+    def _searched(self, gradients: str) -> Network | None:
+        """The network whose gradients an attack follows, if it is another than the one that is judged.
+
+        Raises EngineError for a precision that the device lacks.
+        """
+        return in_bfloat16(self.network) if gradients == "bf16" else None
+
+    def step_seconds(self, gradients: str = "fp32") -> float:
+        searched = self._searched(gradients)
         images = self.place(np.zeros(self._shape, np.float32))
         labels = torch.zeros(len(images), dtype=torch.int64, device=self._device)
         for _ in range(2):  # the first time torch prepares itself
             started = time.perf_counter()
             with torch_errors(self.variant):
-                pgd(self.network, images, labels, torch.zeros_like(images), ONE_STEP).logits.cpu()
+                start = torch.zeros_like(images)
+                pgd(self.network, images, labels, start, ONE_STEP, searched=searched).logits.cpu()
         return (time.perf_counter() - started) / len(images)
 
     def __enter__(self) -> Self:
@@ -370,11 +380,7 @@ class CardSession(TorchSession):
     def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
         self._card = card()
         gpu = self._card.gpu
-        if not runs(gpu, variant.precision):
-            raise EngineError(
-                f"{variant}: {gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 or "
-                "fp32"
-            )
+        require_precision(gpu, variant)
         versions = {"torch": torch.__version__, "numpy": np.__version__}
         versions |= {"cupy": self._card.xp.__version__, "driver": gpu.driver}
         super().__init__(variant, SessionInfo(gpu.name, batch, 0, json.dumps(versions)), CARD, threads, load)
@@ -386,6 +392,10 @@ class CardSession(TorchSession):
             with in_turn(self._card.xp, self._card.stream):
                 self._replays(images)
             return self._logits
+
+    def _searched(self, gradients: str) -> Network | None:
+        require_precision(self._card.gpu, replace(self.variant, precision=gradients))
+        return super()._searched(gradients)
 
     def _prepare(self) -> None:
         """Take what the session needs: its logits, the workspaces of torch's libraries, and memory for CUDA graphs."""

@@ -14,8 +14,8 @@ CUDA_VERSION = 13000
 NEEDED_DRIVER = 580
 OLDEST_CAPABILITY = (7, 5)
 """Turing: CUDA 13 makes no code for what is older."""
-CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+CAPABILITY_MAJOR, CAPABILITY_MINOR, L2_CACHE_SIZE = 75, 76, 38
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR, and CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE."""
 NO_DEVICE = 100
 
 ADVICE: Mapping[int, str] = {
@@ -45,6 +45,8 @@ class Gpu:
     """Compute capability, such as 9.0."""
     driver: str
     """The driver's version, or the newest CUDA version that it knows where no file says its own."""
+    l2_bytes: int = 0
+    """Bytes of the L2 cache; 0 where they are not known."""
 
     @property
     def compute(self) -> tuple[int, int]:
@@ -84,14 +86,18 @@ def _describe(cuda: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:
     _call(cuda, "cuDeviceGetName", name, len(name), ordinal)
     _call(cuda, "cuDeviceTotalMem_v2", byref(memory), ordinal)
     capability = "{}.{}".format(*_capability(cuda, ordinal))
-    return Gpu(name.value.decode(errors="replace"), memory.value, capability, driver)
+    l2_bytes = _attribute(cuda, L2_CACHE_SIZE, ordinal)
+    return Gpu(name.value.decode(errors="replace"), memory.value, capability, driver, l2_bytes)
 
 
 def _capability(cuda: ctypes.CDLL, ordinal: int) -> tuple[int, int]:
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _call(cuda, "cuDeviceGetAttribute", byref(major), CAPABILITY_MAJOR, ordinal)
-    _call(cuda, "cuDeviceGetAttribute", byref(minor), CAPABILITY_MINOR, ordinal)
-    return major.value, minor.value
+    return _attribute(cuda, CAPABILITY_MAJOR, ordinal), _attribute(cuda, CAPABILITY_MINOR, ordinal)
+
+
+def _attribute(cuda: ctypes.CDLL, attribute: int, ordinal: int) -> int:
+    value = ctypes.c_int()
+    _call(cuda, "cuDeviceGetAttribute", byref(value), attribute, ordinal)
+    return value.value
 
 
 def _call(cuda: ctypes.CDLL, function: str, *arguments: object) -> None:

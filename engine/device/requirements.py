@@ -22,6 +22,7 @@ from ...export.plans.build import last_error, reading_log
 from ...probes.arrays import array_module, to_numpy
 from ...probes.kernels import KERNELS
 from ...probes.noise import random_words
+from ...records import Variant
 from ...untrusted import first_line
 from .driver import OLDEST_CAPABILITY, Gpu
 from .nvidia import Gpus, NoGpu, Problem
@@ -202,6 +203,14 @@ OLDEST_FOR: Mapping[str, tuple[int, int]] = {"bf16": (8, 0)}
 def runs(gpu: Gpu, precision: str) -> bool:
     """Whether the GPU computes in that precision."""
     return gpu.compute >= OLDEST_FOR.get(precision, OLDEST_CAPABILITY)
+
+
+def require_precision(gpu: Gpu, variant: Variant) -> None:
+    """EngineError unless the GPU computes in the variant's precision."""
+    if not runs(gpu, variant.precision):
+        raise EngineError(
+            f"{variant}: {gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 or fp32"
+        )
 
 
 def _unusable(library: Library, error: Exception) -> EngineError:

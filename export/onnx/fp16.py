@@ -1,4 +1,7 @@
-"""Make the fp16 file of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses."""
+"""Make the fp16 file of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses.
+
+The same graph in bfloat16, which has float32's range and 8 bits, is made for TensorRT alone and kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from .graph import to_bytes
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
 """Operators that a normalization is made of."""
 
@@ -26,14 +30,37 @@ def to_fp16(content: bytes) -> bytes:
     Raises ExportError if ONNX Runtime is not installed, and, with its name, for an initializer that float16 cannot
     hold: one with a finite value beyond 65504, or whose largest value is below 6e-08 and not zero.
     """
+    for initializer in onnx.load_from_string(content).graph.initializer:
+        _check_range(initializer)
+    return _convert(content)
+
+
+def to_bf16(content: bytes) -> bytes:
+    """The ONNX file with bfloat16 weights and activations where `to_fp16` has float16, and no limits of its range.
+
+    Its operators take no bfloat16 by ONNX's own rules at their version, so that TensorRT reads it and others may not.
+    """
+    originals = {initializer.name: initializer for initializer in onnx.load_from_string(content).graph.initializer}
+    model = onnx.load_from_string(_convert(content))
+    for initializer in model.graph.initializer:
+        _retype(initializer, TensorProto.BFLOAT16, originals.get(initializer.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            _retype(attribute.t, TensorProto.BFLOAT16)
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.BFLOAT16
+    del model.graph.value_info[:]
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _convert(content: bytes) -> bytes:
+    """The graph of `to_fp16`, in which values beyond the range of float16 are cut off."""
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
     except ImportError as error:
         raise ExportError("fp16 needs the converter of ONNX Runtime; pip install 'bandlens[cpu]'") from error
     model = onnx.load_from_string(content)
-    for initializer in model.graph.initializer:
-        _check_range(initializer)
     # The converter casts the input of the graph, so it is shown the part behind the normalization.
     head = _take_normalization(model.graph)
     (images,) = model.graph.input
@@ -89,33 +116,35 @@ def _check_range(initializer: TensorProto) -> None:
 
 
 def emulate_in_fp32(content: bytes) -> bytes:
-    """An fp16 file for runtimes without float16 arithmetic: float32 that is rounded wherever the file is float16.
+    """An fp16 or bf16 file for runtimes without such arithmetic: float32 that is rounded wherever the file is half.
 
     ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     graph = model.graph
-    halves = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     for initializer in graph.initializer:
-        _widen(initializer)
+        _retype(initializer, TensorProto.FLOAT)
     nodes = []
     for node in graph.node:
         for attribute in node.attribute:
-            _widen(attribute.t)
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+            _retype(attribute.t, TensorProto.FLOAT)
+            if node.op_type == "Cast" and attribute.i in HALVES:
                 attribute.i = TensorProto.FLOAT
         nodes.append(node)
         for position, name in enumerate(node.output):
-            if name in halves:
+            if (kind := kinds.get(name)) in HALVES:
                 exact, half = f"{name}_exact", f"{name}_half"
                 node.output[position] = exact
-                nodes.append(helper.make_node("Cast", [exact], [half], to=TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [exact], [half], to=kind))
                 nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)
     return to_bytes(model)
 
 
-def _widen(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT16:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+def _retype(tensor: TensorProto, kind: int, source: TensorProto | None = None) -> None:
+    """Give a tensor of halves another type, with the values of `source` or else its own."""
+    if tensor.data_type in HALVES:
+        values = numpy_helper.to_array(source or tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

@@ -61,13 +61,16 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
 
 
 def read_for_cpu(onnx_file: OnnxFile) -> bytes:
-    """The file's verified content, so that ONNX Runtime on the CPU can run it: it lacks operators in fp16."""
-    content = read_onnx_file(onnx_file)
-    if onnx_file.precision != "fp16":
-        return content
-    from .fp16 import emulate_in_fp32
+    """The file's verified content, so that ONNX Runtime on the CPU can run it: it lacks operators in fp16 and bf16.
 
-    return emulate_in_fp32(content)
+    A file of bf16 is an fp32 file that a plan runs in bf16.
+    """
+    content = read_onnx_file(onnx_file)
+    if onnx_file.precision not in ("fp16", "bf16"):
+        return content
+    from .fp16 import emulate_in_fp32, to_bf16
+
+    return emulate_in_fp32(to_bf16(content) if onnx_file.precision == "bf16" else content)
 
 
 def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:

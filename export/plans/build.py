@@ -25,6 +25,7 @@ SETTINGS: Mapping[str, Mapping[str, int]] = {
     "level": {"builder_optimization_level": 5},
     "timing": {"avg_timing_iterations": 8},
     "tiling": {"tiling_optimization_level": 3},
+    "l2": {},  # l2_limit_for_tiling is the card's own
     # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
     # hardware queues of a card.
     "streams": {"max_aux_streams": 0},
@@ -33,18 +34,20 @@ SETTINGS: Mapping[str, Mapping[str, int]] = {
 
 Level 5 tries every kernel, 8 runs time each, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache.
 """
-WITHOUT = "BANDLENS_PLANS_WITHOUT"
-"""Environment variable: words of SETTINGS that are left out, with commas between them."""
+LAYOUT = "nhwc"
+"""The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
+WITHOUT = "BANDLENS_GPU_WITHOUT"
+"""Environment variable: words of SETTINGS, and LAYOUT, that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
-def builder_settings() -> list[str]:
-    """The words of SETTINGS that plans are built with here; UsageError for a word in WITHOUT that is none of them."""
-    left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
-    if unknown := left_out - SETTINGS.keys():
-        raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(SETTINGS)}")
-    return [word for word in SETTINGS if word not in left_out]
+def gpu_settings() -> list[str]:
+    """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
+    words, left_out = (*SETTINGS, LAYOUT), set(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    if unknown := left_out.difference(words):
+        raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
+    return [word for word in words if word not in left_out]
 
 
 @cache
@@ -88,6 +91,7 @@ def build_trt_plan(
     *,
     refit: bool = False,
     settings: Collection[str] = tuple(SETTINGS),
+    l2_bytes: int = 0,
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
@@ -97,6 +101,7 @@ def build_trt_plan(
         content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
         refit: make the plan's weights replaceable, see `refit`.
         settings: words of SETTINGS.
+        l2_bytes: the card's L2 cache, which tiles are to fit in; with 0, TensorRT's own limit stays.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
         lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
 
@@ -117,6 +122,8 @@ def build_trt_plan(
             for attribute, value in SETTINGS[word].items():
                 # The value of an enumeration is a number here.
                 setattr(config, attribute, type(getattr(config, attribute))(value))
+        if "l2" in settings and l2_bytes:
+            config.l2_limit_for_tiling = l2_bytes
         # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag.
         if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
             config.set_flag(user_allocation)

@@ -26,7 +26,7 @@ from ..files import write_bytes
 from ..models import LARGEST, read_verified
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
-from .build import SETTINGS, build_trt_plan, builder_settings
+from .build import SETTINGS, build_trt_plan, gpu_settings
 from .types import TensorRT
 
 TRT_PLAN_VERSION = 4
@@ -48,6 +48,8 @@ class Target:
     """Whether the plan takes the weights of other ONNX files of equal structure."""
     settings: str = " ".join(SETTINGS)
     """The words of `build.SETTINGS` that it is built with."""
+    l2_bytes: int = 0
+    """The L2 cache of the GPU; 0 where it is not known. An instance of MIG has a part of its card's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,13 @@ class TrtPlan:
     """Whether its logits have been compared with those of ONNX Runtime."""
 
 
-def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False) -> Target:
-    """The target of a TensorRT module, and of a GPU's name and compute capability."""
+def target_of(
+    trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False, l2_bytes: int = 0
+) -> Target:
+    """The target of a TensorRT module, and of a GPU's name, compute capability and L2 cache."""
     library = trt.__name__.removesuffix("_bindings")
-    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit, " ".join(builder_settings()))
+    settings = " ".join(word for word in gpu_settings() if word in SETTINGS)
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit, settings, l2_bytes)
 
 
 def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
@@ -120,10 +125,16 @@ def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> by
     """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
     content, lines = onnx_for_tensorrt(onnx_file), list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
-    settings = target.settings.split()
     try:
         return build_trt_plan(
-            trt, content, target.batch, refit=target.refit, settings=settings, timing_cache=timings, lines=lines
+            trt,
+            content,
+            target.batch,
+            refit=target.refit,
+            settings=target.settings.split(),
+            l2_bytes=target.l2_bytes,
+            timing_cache=timings,
+            lines=lines,
         )
     except ExportError as error:
         raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
@@ -134,11 +145,15 @@ def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> by
 def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
     """The ONNX file's verified content as TensorRT reads it."""
     content = read_onnx_file(onnx_file)
-    if onnx_file.precision != "int8":
-        return content
-    from ..onnx.int8 import symmetric_activations
+    if onnx_file.precision == "int8":
+        from ..onnx.int8 import symmetric_activations
 
-    return symmetric_activations(content)
+        return symmetric_activations(content)
+    if onnx_file.precision == "bf16":
+        from ..onnx.fp16 import to_bf16
+
+        return to_bf16(content)
+    return content
 
 
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from pretend_cupy import PretendCupy
 from pretend_onnxruntime import pretend_onnxruntime
 from pretend_tensorrt import pretend_plan, pretend_tensorrt
 
-from bandlens.engine import workbench
+from bandlens.app.study import resolve
+from bandlens.engine import tuning, workbench
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.device import graphs
-from bandlens.engine.device.devices import Readiness
+from bandlens.engine.device.devices import EngineChoice, Readiness
 from bandlens.engine.device.driver import Gpu
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
@@ -31,15 +32,18 @@ def pretend_gpu(
     xp = PretendCupy(seed=seed)
     if launcher:
         monkeypatch.setattr(kernels, "cuda_function", launcher)
-    for module in (tensorrt_session, torch_session):
-        monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
-    for module in (tensorrt_session, torch_session, workbench):
+    for module in (tensorrt_session, torch_session, tuning):
+        monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580", 50 << 20),))
+    for module in (tensorrt_session, torch_session, tuning, workbench):
         monkeypatch.setattr(module, "arrays_of", lambda _: xp)
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt(xp.card))
     monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)
     pretend_torch.pretend(monkeypatch)
     monkeypatch.setattr(torch_session, "CARD", "cpu")
-    monkeypatch.setattr(torch_session, "readiness", lambda _: Readiness(True, "pretended"))
+    for module in (resolve, torch_session, tuning):
+        monkeypatch.setattr(module, "readiness", lambda engine: Readiness(True, f"{engine} pretended"))
+    for module in (resolve, tuning):
+        monkeypatch.setattr(module, "choose_engine", lambda: EngineChoice("tensorrt", "it is pretended"))
     here, stream = onnxruntime_session.shared_by("onnxruntime"), DeferredStream(xp.card)
     on_card = onnxruntime_session.Shared(pretend_onnxruntime(), xp, "Pretended", here.versions, stream)
     places = {"onnxruntime": here, "onnxruntime-cuda": on_card}

@@ -23,8 +23,8 @@ class SessionOptions(onnxruntime.SessionOptions):
 
 class InferenceSession:
     def __init__(self, content: bytes, options: Any, providers: Any, enable_fallback: int) -> None:
-        [(self.provider, settings)] = providers
-        self.stream = KNOWN[int(settings["user_compute_stream"])]
+        [(self.provider, self.settings)] = providers
+        self.stream = KNOWN[int(self.settings["user_compute_stream"])]
         if self.stream.card.lost:
             raise RuntimeError(f"CUDA failure 700: {self.stream.card.lost}")
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -15,9 +15,13 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
+import onnx
 import onnxruntime
 from deferred_card import KNOWN, CudaError, DeferredCard
 from numpy.typing import NDArray
+from onnx import TensorProto
+
+from bandlens.export.onnx.fp16 import emulate_in_fp32
 
 MARK = b"PLAN"
 MEMORY = 4 * 3 * 128 * 128
@@ -46,6 +50,8 @@ class Engine:
         self.device_memory_size_v2 = 4 * int(np.prod(self.get_tensor_shape("images")))
 
     def load(self, content: bytes) -> None:
+        if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in onnx.load_from_string(content).graph.initializer):
+            content = emulate_in_fp32(content)  # the CPU has no such arithmetic
         self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def get_tensor_name(self, k: int) -> str:

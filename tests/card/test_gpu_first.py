@@ -25,7 +25,6 @@ from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import make_model
 
-from bandlens.app.study import plan
 from bandlens.engine.device.devices import Readiness
 from bandlens.engine.device.driver import Gpu
 
@@ -96,7 +95,6 @@ def card(
     monkeypatch.setattr(program.bench, "readiness", lambda engine: Readiness(engine != "onnxruntime-cuda", "pretended"))
     monkeypatch.setattr(program.bench, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
     monkeypatch.setattr(program.bench, "array_module", lambda _: xp)
-    monkeypatch.setattr(plan, "arrays_of", lambda _: xp)
     return xp
 
 

@@ -27,11 +27,12 @@ from small import make_model, make_pictures
 
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends.base import ENGINES, Session, arrays_of, open_session, variant_of
-from bandlens.engine.backends.onnxruntime import PROVIDERS, Provider, Shared, shared_by
+from bandlens.engine.backends.onnxruntime import PROVIDERS, OnnxRuntimeSession, Provider, Shared, shared_by
 from bandlens.engine.device.streams import new_stream
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.probes.arrays import to_numpy
 from bandlens.records import Model
 
@@ -77,6 +78,29 @@ def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> No
     with opened(make_model(tmp_path)) as session:
         assert (session.info.device, session.info.batch, session.info.threads) == ("Pretended", 8, 0)
         assert "onnxruntime" in json.loads(session.info.versions)
+
+
+@pytest.mark.parametrize(
+    ("precision", "left_out", "layout"),
+    [("fp16", "", {"prefer_nhwc": "1"}), ("fp16", "tiling,nhwc", {}), ("fp32", "", {})],
+)
+def test_halves_lie_with_channels_last_unless_a_word_leaves_it_out(
+    card: PretendCupy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    left_out: str,
+    layout: dict[str, str],
+) -> None:
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", left_out)
+    model = make_model(tmp_path)
+    make_onnx_file(model, "fp16")
+    with open_session(variant_of(model, "onnxruntime-cuda", precision), 8, 1) as session:
+        assert isinstance(session, OnnxRuntimeSession)
+        usual = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        settings = session._session.settings
+        assert settings == usual | {"user_compute_stream": settings["user_compute_stream"]} | layout
+        assert {name: value for name, value in json.loads(session.info.versions).items() if "nhwc" in name} == layout
 
 
 def picky(folder: Path) -> Model:

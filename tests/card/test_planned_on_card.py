@@ -13,11 +13,12 @@ from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import ask, make_images, make_model, make_pictures
 
-from bandlens.app.study import plan
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
+from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import variant_of
+from bandlens.engine.backends.base import plan_file_of, variant_of
+from bandlens.engine.tuning import measure_rate
 from bandlens.errors import DeviceError
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans import plans
@@ -29,9 +30,7 @@ BATCH = 8
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
-    xp = pretend_gpu(monkeypatch)
-    monkeypatch.setattr(plan, "arrays_of", lambda _: xp)
-    return xp
+    return pretend_gpu(monkeypatch)
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def variant(tmp_path: Path) -> Variant:
 
 
 def test_the_batch_that_is_timed_is_a_replay(
-    card: PretendCupy, study: Study, variant: Variant, monkeypatch: pytest.MonkeyPatch
+    card: PretendCupy, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, executing = list[str](), pretend_tensorrt.Context.execute_async_v3
     launching = Graph.launch
@@ -65,31 +64,33 @@ def test_the_batch_that_is_timed_is_a_replay(
 
     monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", execute)
     monkeypatch.setattr(Graph, "launch", launch)
-    monkeypatch.setattr(plan.time, "perf_counter", clock)
-    assert plan._measured_rate(variant, study) == BATCH / 2
+    monkeypatch.setattr(tuning.time, "perf_counter", clock)
+    assert measure_rate(variant, BATCH, 1) == BATCH / 2
     assert asked[-3:] == ["clock", "replayed", "clock"]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
-    card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     monkeypatch.setattr(kernels, "cuda_function", kernel_launcher(compile_kernels(tmp_path)))
     model = make_model(tmp_path / "models")
-    half = make_onnx_file(model, "fp16")[0]
+    make_onnx_file(model, "fp16")
+    half = plan_file_of(variant_of(model, "tensorrt", precision))
     device = tensorrt_session.device_of("tensorrt")
     plans.ensure_trt_plan(device.trt, half, device.target(BATCH))
-    keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": "fp16", "batch": 0}
+    keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": precision, "batch": 0}
     keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}
-    gated = gate_study(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", "fp16")
+    gated = gate_study(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", precision)
     assert gated.ran.cells == 4
     sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
-    assert sessions == [("fp16", BATCH), ("fp32", BATCH)]
+    assert sessions == sorted([(precision, BATCH), ("fp32", BATCH)])
 
 
-def test_no_room_for_the_images_names_the_batch(card: PretendCupy, study: Study, variant: Variant) -> None:
+def test_no_room_for_the_images_names_the_batch(card: PretendCupy, variant: Variant) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise card.cuda.memory.OutOfMemoryError("Out of memory allocating 1,048,576 bytes")
 
     card.zeros = full
     with pytest.raises(DeviceError, match=r"out of memory on the GPU at batch 8: its work takes .* are free"):
-        plan._measured_rate(variant, study)
+        measure_rate(variant, BATCH, 1)

@@ -25,8 +25,9 @@ from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends import references
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
+from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
+from bandlens.engine.device.driver import Gpu
 from bandlens.engine.run import make_resources, run
 from bandlens.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.export.onnx.files import OnnxFile
@@ -449,12 +450,12 @@ def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
     model = make_model(tmp_path)
     with caplog.at_level(logging.WARNING, "bandlens"):
         for words in ("", "tiling", "", "tiling"):
-            monkeypatch.setenv("BANDLENS_PLANS_WITHOUT", words)
+            monkeypatch.setenv("BANDLENS_GPU_WITHOUT", words)
             open_session(variant(model), BATCH, 1).__exit__(None, None, None)
-    assert settings == [("level", "timing", "tiling", "streams"), ("level", "timing", "streams")]
-    assert caplog.messages[-1].endswith("there is one with the settings level timing tiling streams")
-    monkeypatch.setenv("BANDLENS_PLANS_WITHOUT", "tilling,level")
-    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, streams$"):
+    assert settings == [("level", "timing", "tiling", "l2", "streams"), ("level", "timing", "l2", "streams")]
+    assert caplog.messages[-1].endswith("there is one with the settings level timing tiling l2 streams")
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
+    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc$"):
         open_session(variant(model), BATCH, 1)
 
 
@@ -472,6 +473,34 @@ def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
     with pytest.raises(ExportError, match=r"cannot write .*plans.*: Is a directory; make room, or make its"):
         open_session(variant(model), BATCH, 1)
     assert not built
+
+
+# bf16
+
+
+def test_bf16_is_the_fp32_file_with_a_plan_of_its_own(card: PretendCupy, tmp_path: Path) -> None:
+    """Eight bits of a float: coarser than the fp32 file, and no coarser than eight bits and a few operators make it."""
+    model, [content] = make_model(tmp_path), batches(1)
+    coarse = variant_of(model, "tensorrt", "bf16")
+    assert coarse.sha256 == model.sha256
+    for opened in (variant(model), coarse):
+        with open_session(opened, BATCH, 1) as session:
+            logits = to_numpy(session.infer(card.asarray(content)))
+    apart = np.abs(logits - reference(model, content)).max() / np.abs(logits).max()
+    assert 2**-14 < apart < 8 * 2**-8
+    assert [path.name[:11] for path in sorted((tmp_path / "plans").glob("*.plan"))] == ["one.bf16.b8", "one.fp32.b8"]
+    assert plans.trt_plan_batches(plan_file_of(coarse)) == {BATCH}
+    with open_session(coarse, BATCH, 1) as session:
+        parity = json.loads(next((tmp_path / "plans").glob("one.bf16.*.json")).read_text())["parity"]
+        assert parity["relative_difference"] < 1e-3, "ONNX Runtime rounds as the plan does"
+
+
+def test_a_gpu_without_bf16_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_session, "gpus", lambda: (Gpu("Tesla T4", 1 << 34, "7.5", "580"),))
+    with pytest.raises(
+        EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
+    ):
+        open_session(variant_of(make_model(tmp_path), "tensorrt", "bf16"), BATCH, 1)
 
 
 # Refitting

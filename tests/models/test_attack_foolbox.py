@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from bandlens.engine.backends.pgd import Attacked, Budget, fooled, pgd, pgd_any
+from bandlens.engine.backends.torch import in_bfloat16
 from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import EPS, STEP, uniform_start
@@ -48,10 +50,9 @@ class Photographs:
         batches = (slice(first, first + BATCH) for first in range(0, COUNT, BATCH))
         return [function(self.images[rows], self.labels[rows], self.start[rows]) for rows in batches]
 
-    def attacked(self, attack: Callable[..., Attacked], eps: float, steps: int) -> Attacked:
-        parts = self.each(
-            lambda images, labels, start: attack(self.network, images, labels, start, Budget(eps, STEP, steps))
-        )
+    def attacked(self, attack: Callable[..., Attacked], eps: float, steps: int, **options: Any) -> Attacked:
+        budget = Budget(eps, STEP, steps)
+        parts = self.each(lambda images, labels, start: attack(self.network, images, labels, start, budget, **options))
         return Attacked(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def robust(self, attacked: Attacked) -> Tensor:
@@ -150,6 +151,19 @@ def test_a_larger_ball_leaves_less(photographs: Photographs, last: Mapping[str, 
     assert right == sorted(right, reverse=True)
     assert len(set(right)) == 4
     assert right[0] > COUNT / 2
+
+
+def test_gradients_in_bf16_find_what_those_in_fp32_find(photographs: Photographs, last: Mapping[str, Attacked]) -> None:
+    """Few images' success differs, as with another start, and no more to one side than chance would have it."""
+    searched = photographs.attacked(pgd, EPS, 3, searched=in_bfloat16(photographs.network))
+    robust, robust_in_bf16 = photographs.robust(last["published"]), photographs.robust(searched)
+    flips, lost = int((robust != robust_in_bf16).sum()), int((robust & ~robust_in_bf16).sum())
+    assert not torch.equal(searched.images, last["published"].images), "the gradients are not the same"
+    assert flips <= COUNT / 10
+    assert flips == 0 or binomtest(lost, flips).pvalue > 0.01
+    with torch.no_grad():
+        logits = torch.cat([photographs.network(batch) for batch in searched.images.split(BATCH)])
+    torch.testing.assert_close(searched.logits, logits, rtol=0, atol=1e-4, msg="they are judged in fp32")
 
 
 def test_any_is_never_more_robust_than_the_last(photographs: Photographs, last: Mapping[str, Attacked]) -> None:

@@ -24,7 +24,7 @@ from bandlens.app.demo import MODEL
 from bandlens.errors import ExportError, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
-from bandlens.export.onnx.fp16 import emulate_in_fp32, to_fp16
+from bandlens.export.onnx.fp16 import emulate_in_fp32, to_bf16, to_fp16
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
@@ -114,6 +114,26 @@ def test_fp16_computes_nearly_the_same(resnet18_content: bytes, photographs: Ima
     assert len(half) < 0.51 * len(resnet18_content)
     parity = measure_parity(onnx_logits(resnet18_content, photographs), onnx_logits(emulate_in_fp32(half), photographs))
     assert 0 < parity.relative_difference < 5e-3
+
+
+def test_bf16_is_the_same_graph_with_weights_of_float32_s_range(resnet18_content: bytes, photographs: Images) -> None:
+    large = onnx.load_from_string(resnet18_content)
+    weights = next(tensor for tensor in large.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weights) * np.float32(1e7)
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    content = large.SerializeToString()
+    with pytest.raises(ExportError, match="float16 ends at 65504"):
+        to_fp16(content)
+    graph, half = onnx_file_of(to_bf16(content)), onnx_file_of(to_fp16(resnet18_content))
+    assert [node.op_type for node in graph.node] == [node.op_type for node in half.node]
+    kinds = {name: value.dtype.name for name, value in constants(half).items()}
+    assert {name: value.dtype.name.replace("bfloat16", "float16") for name, value in constants(graph).items()} == kinds
+    rounded = constants(graph)[weights.name].astype(np.float32)
+    np.testing.assert_allclose(rounded, values, rtol=2**-8)
+    assert not np.array_equal(rounded, values)
+    emulated = onnx_logits(emulate_in_fp32(to_bf16(resnet18_content)), photographs)
+    assert 2**-12 < measure_parity(onnx_logits(resnet18_content, photographs), emulated).relative_difference < 2**-4
+    assert np.array_equal(emulated.view(np.uint32) & 0xFFFF, np.zeros(emulated.shape, np.uint32)), "16 bits are zero"
 
 
 def test_rounded_computes_what_float16_does(tiny: Path, photographs: Images) -> None:

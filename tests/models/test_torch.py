@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from small import make_model, make_pictures
 
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
-from bandlens.engine.backends.pgd import Budget, pgd
-from bandlens.engine.backends.torch import CLOSE, CpuSession, checked_network, exact, largest_batch
+from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
+from bandlens.engine.backends.torch import CLOSE, CpuSession, checked_network, exact, in_bfloat16, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError
@@ -30,7 +30,7 @@ from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.export.torch.operators import OPERATORS
-from bandlens.probes.attacks import PGD_LINF, uniform_start
+from bandlens.probes.attacks import PGD_ANY, PGD_LINF, uniform_start
 from bandlens.records import Model, Variant
 
 
@@ -173,6 +173,24 @@ def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     assert np.abs(made[plain] - made[narrow]).max() > 1e-3
 
 
+def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> None:
+    pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
+    labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
+    setting = {"eps": 0.1, "step": 0.02, "steps": 3}
+    for family, attack in ((PGD_LINF, pgd), (PGD_ANY, pgd_any)):
+        plain, coarse = family.conditions(setting | {"gradients": ["fp32", "bf16"]})
+        assert [plain] == family.conditions(setting)
+        with CpuSession(variant, 4, 1, checked_network) as session:
+            made = session.attacked(coarse, pixels, labels, start)
+            assert np.abs(made - session.attacked(plain, pixels, labels, start)).max() > 0
+            images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
+            searched = in_bfloat16(session.network)
+            here = torch.from_numpy(start)
+            expected = attack(session.network, images, classes, here, Budget(0.1, 0.02, 3), searched=searched)
+            np.testing.assert_allclose(made, expected.logits.numpy(), rtol=0, atol=1e-5)
+            np.testing.assert_allclose(made, session.network(expected.images).detach().numpy(), rtol=0, atol=1e-5)
+
+
 def test_says_what_it_runs_on(variant: Variant) -> None:
     with open_session(variant, 8, 2) as session:
         info = session.info
@@ -241,3 +259,4 @@ def test_a_step_takes_time(variant: Variant) -> None:
     with open_attacker(variant, 8, 1) as session:
         assert isinstance(session, Attacker)
         assert 0 < session.step_seconds() < 10
+        assert 0 < session.step_seconds("bf16") < 10

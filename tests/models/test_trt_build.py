@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.onnx.fp16 import to_fp16
+from bandlens.export.onnx.fp16 import to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.build import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
@@ -35,6 +35,7 @@ def graphs(resnet50_content: bytes, unsymmetric: bytes) -> dict[str, bytes]:
     return {
         "fp32": resnet50_content,
         "fp16": to_fp16(resnet50_content),
+        "bf16": to_bf16(resnet50_content),
         "int8": symmetric_activations(unsymmetric),
     }
 
@@ -112,7 +113,7 @@ def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType)
     assert trt_logger(rtx).readers == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_networks_take_images_and_give_logits(precision: str, rtx: ModuleType, graphs: dict[str, bytes]) -> None:
     network = Read(rtx, graphs[precision]).network
     assert (network.num_inputs, network.num_outputs) == (1, 1)
@@ -124,13 +125,13 @@ def test_networks_take_images_and_give_logits(precision: str, rtx: ModuleType, g
 
 def test_the_graph_decides_on_the_types_of_convolutions(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
     kinds = {}
-    for precision in ("fp32", "fp16"):
+    for precision in ("fp32", "fp16", "bf16"):
         read = Read(rtx, graphs[precision])
         convolutions = list(read.layers(rtx.LayerType.CONVOLUTION))
         assert len(convolutions) == 53
         kinds[precision] = {layer.get_input(0).dtype for layer in convolutions}
         kinds[precision] |= {layer.get_output(0).dtype for layer in convolutions}
-    assert kinds == {"fp32": {rtx.DataType.FLOAT}, "fp16": {rtx.DataType.HALF}}
+    assert kinds == {"fp32": {rtx.DataType.FLOAT}, "fp16": {rtx.DataType.HALF}, "bf16": {rtx.DataType.BF16}}
 
 
 def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
@@ -160,7 +161,7 @@ def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, gra
 def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Path) -> None:
     """Every weight in the type of the graph: so many bytes at least, and at most a third more."""
     parameters = 25.5e6
-    for precision, width in (("fp32", 4), ("fp16", 2), ("int8", 1)):
+    for precision, width in (("fp32", 4), ("fp16", 2), ("bf16", 2), ("int8", 1)):
         lines: list[str] = []
         cache = tmp_path / "timing.cache"
         plan = build_trt_plan(rtx, graphs[precision], BATCH, timing_cache=cache, lines=lines)
@@ -202,6 +203,25 @@ def test_the_builder_takes_every_setting_that_is_not_left_out(
         name: value for word in {*SETTINGS} - {*left_out} for name, value in SETTINGS[word].items()
     }
     assert (chosen == usual) == (len(left_out) == len(SETTINGS))
+
+
+@pytest.mark.parametrize(("left_out", "limit"), [((), 3 << 20), (("l2",), None)])
+def test_tiles_fit_in_the_cache_of_the_card(
+    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...], limit: int | None
+) -> None:
+    build, limits = rtx.Builder.build_serialized_network, []
+
+    def remember(builder: Any, network: Any, config: Any) -> Any:
+        limits.append(config.l2_limit_for_tiling)
+        return build(builder, network, config)
+
+    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
+    settings = [word for word in SETTINGS if word not in left_out]
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings, l2_bytes=3 << 20)
+    usual, chosen = limits
+    assert chosen == (limit or usual)
+    assert usual != 3 << 20
 
 
 def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:

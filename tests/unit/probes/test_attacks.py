@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bandlens.errors import ProbeError, UsageError
-from bandlens.probes.attacks import PGD_ANY, PGD_LINF, band_of
+from bandlens.probes.attacks import PGD_ANY, PGD_LINF, band_of, gradients_of
 from bandlens.probes.family import Family
 
 
@@ -17,6 +17,16 @@ def test_a_band_that_lets_all_pass_is_the_condition_without_one(family: Family) 
     assert family.conditions({"band": [0, 1]}) == family.conditions({"band": [[0.0, 1.0]]}) == plain
     assert [name for name, _ in plain[0].parameters] == ["eps", "step", "steps"]
     assert band_of(plain[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("family", [PGD_LINF, PGD_ANY], ids=lambda family: family.name)
+def test_gradients_in_fp32_are_the_condition_without_any(family: Family) -> None:
+    plain, coarse = family.conditions({"gradients": ["fp32", "bf16"]})
+    assert [plain] == family.conditions({})
+    assert [gradients_of(condition) for condition in (plain, coarse)] == ["fp32", "bf16"]
+    assert coarse.digest != plain.digest
+    with pytest.raises(UsageError, match=f"{family.name}: gradients must be fp32 or bf16, not 'tf32'"):
+        family.conditions({"gradients": "tf32"})
 
 
 def test_one_band_and_several() -> None:

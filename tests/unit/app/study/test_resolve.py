@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small import make_images, make_model, make_pictures, make_study
+from small import ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.commands.export import export, export_own
 from bandlens.app.export import Lowering
+from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study
 from bandlens.app.study.resolve import Work, resolve
+from bandlens.app.study.run import run_study
 from bandlens.engine.backends.base import BATCH
+from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
+from bandlens.engine.tuning import FILE, usual_batch
 from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.export.models import load_model
+from bandlens.export.onnx.files import save_onnx_file
 from bandlens.records import Head, Model
 
 COUNT = 24
@@ -28,6 +36,11 @@ LABELS = [number % 4 for number in range(COUNT)]
 def models(tmp_path: Path) -> list[Model]:
     make_images(tmp_path / "images.set", make_pictures(2))
     return [make_model(tmp_path / "models", f"m{seed}", seed=seed) for seed in range(3)]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve_module, "choose_engine", lambda: EngineChoice("onnxruntime", "no NVIDIA GPU here"))
 
 
 def batch_of(folder: Path, **keys: Any) -> int:
@@ -62,9 +75,10 @@ def test_a_gpu_takes_more_at_once_than_a_cpu(models: list[Model], tmp_path: Path
     assert batch_of(tmp_path, engine=engine, batch=7) == 7
 
 
-def test_exported_plans_are_of_the_batch_that_studies_take() -> None:
+def test_exported_plans_are_of_the_batch_that_studies_take(tmp_path: Path) -> None:
     defaults = {inspect.signature(command).parameters["batch"].default for command in (export, export_own)}
-    assert defaults == {Lowering().batch} == {BATCH["cupy"]}
+    assert defaults == {Lowering().batch} == {None}
+    assert usual_batch("tensorrt", "fp16", tmp_path) == BATCH["cupy"]
 
 
 def test_the_batch_is_that_of_the_plans_that_most_models_have(models: list[Model], tmp_path: Path) -> None:
@@ -94,6 +108,147 @@ def test_plans_of_something_else_do_not_count(models: list[Model], tmp_path: Pat
 def test_a_damaged_description_does_not_count(models: list[Model], tmp_path: Path, content: str) -> None:
     describe_plan(models[0], 64).write_text(content)
     assert batch_of(tmp_path, engine="tensorrt") == 256
+
+
+# The tuning of a folder of models
+
+DEVICE = f"{processor_name()}, threads: 2"
+
+
+def tune_by_hand(
+    folder: Path, rates: dict[tuple[str, int], float] | None = None, precision: str = "fp32", **changed: Any
+) -> Path:
+    """The tuning of this machine with these rates, written as `export --tune` does."""
+    rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
+    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "device": DEVICE, "card": None}
+    tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
+    tuning["rates"] = [
+        {"engine": engine, "batch": batch, "images_per_second": rate} for (engine, batch), rate in rates.items()
+    ]
+    file = folder / "models" / FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({precision: tuning | changed}))
+    return file
+
+
+def tuned(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
+    """Engine, batch and lines of a study of two threads that names neither, unless the test does."""
+    keys = {"threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}} | keys
+    study = Study(
+        name="tuned", checkpoints=["*"], images=[str(folder / "images.set")], models=str(folder / "models"), **keys
+    )
+    work = resolve(study, folder / "results.duckdb")
+    return work.study.engine, work.study.batch, work.choices
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_study_that_names_neither_takes_the_tuned_engine_and_batch(tmp_path: Path) -> None:
+    assert tuned(tmp_path) == ("onnxruntime", 32, ["engine: onnxruntime (no NVIDIA GPU here)"])
+    tune_by_hand(tmp_path)
+    assert tuned(tmp_path) == (
+        *("openvino", 16),
+        [
+            "engine: openvino (by the tuning of 2026-11-28: 40 images/s of m0)",
+            "batch: 16 by the tuning of 2026-11-28",
+        ],
+    )
+    assert tuned(tmp_path, engine="onnxruntime") == ("onnxruntime", 64, ["batch: 64 by the tuning of 2026-11-28"])
+    assert tuned(tmp_path, engine="onnxruntime", batch=8) == ("onnxruntime", 8, [])
+    assert tuned(tmp_path, engine="torch") == ("torch", 32, []), "it has not been measured"
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_taken(tmp_path: Path) -> None:
+    tune_by_hand(tmp_path, {("onnxruntime", 16): 39.0, ("onnxruntime", 32): 39.9, ("openvino", 8): 40.0})
+    assert tuned(tmp_path)[:2] == ("onnxruntime", 16)
+    tune_by_hand(tmp_path, {("onnxruntime", 16): 30.0, ("openvino", 8): 38.0, ("openvino", 64): 40.0})
+    assert tuned(tmp_path)[:2] == ("openvino", 64)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"device": "Another CPU, threads: 2"}, f"it is of Another CPU, threads: 2, and this is {DEVICE}"),
+        (
+            {"libraries": {"onnxruntime": "onnxruntime 1.0", "openvino": "openvino 1.0"}},
+            f"it is of openvino 1.0, and this is {readiness('openvino').line}",
+        ),
+    ],
+    ids=["device", "libraries"],
+)
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    tune_by_hand(tmp_path, **changed)
+    engine, batch, lines = tuned(tmp_path)
+    assert (engine, batch) == ("onnxruntime", 32)
+    assert lines[0] == (
+        f"engine: onnxruntime (no NVIDIA GPU here; the tuning of 2026-11-28 prefers openvino and is not taken: {words})"
+    )
+    assert lines[1].startswith("batch: the tuning of 2026-11-28 is not taken: it is of ")
+    assert lines[1].endswith("; `bandlens export --tune` measures anew")
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
+    database = tmp_path / "results.duckdb"
+    keys = {"models": str(tmp_path / "models"), "threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}}
+    study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
+    assert run_study(resolve(study, database), database).ran == 6
+    tune_by_hand(tmp_path)
+    engine, batch, lines = tuned(tmp_path)
+    assert (engine, batch) == ("onnxruntime", 64)
+    assert lines[0] == f"engine: onnxruntime ({database} has its predictions; `--engine openvino` runs all anew)"
+    assert run_study(resolve(study, database), database).ran == 0, "the tuned batch is no part of a cell"
+    named = replace(study, engine="openvino", toml="")
+    assert resolve(named, database).study.engine == "openvino"
+    # A tuning that is void does not change back what was run by it.
+    other = tmp_path / "other.duckdb"
+    assert run_study(resolve(named), other).ran == 6
+    tune_by_hand(tmp_path, device="Another CPU")
+    assert resolve(study, other).study.engine == "openvino"
+    assert run_study(resolve(study, other), other).ran == 0
+    assert resolve(study, database).study.engine == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"fp32": {}}', '{"fp32": 3}', "[" * 100_000]
+    + [
+        json.dumps({"fp32": {"rates": [{"engine": engine, "batch": batch, "images_per_second": rate}]}})
+        for engine, batch, rate in (("abacus", 8, 1.0), ("onnxruntime", 10**9, 1.0), ("onnxruntime", 8, -1.0))
+    ],
+    ids=range(8),
+)
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_damaged_tuning_is_not_taken_and_named(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tune_by_hand(tmp_path)
+    file.write_text(content)
+    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
+    assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
+    file.write_text(json.dumps({"int8": {}}))
+    caplog.clear()
+    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
+    assert not caplog.messages
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_gate_runs_both_precisions_on_the_engine_of_the_study(tmp_path: Path) -> None:
+    for seed in range(3):
+        model = load_model(tmp_path / "models", f"m{seed}")
+        save_onnx_file(model, "int8", model.path.read_bytes(), {})
+    tables = [json.loads(tune_by_hand(tmp_path, rates, precision).read_text()) for precision, rates in (
+        ("int8", {("onnxruntime", 16): 9.0}), ("fp32", {("openvino", 8): 9.0}))]  # fmt: skip
+    (tmp_path / "models" / FILE).write_text(json.dumps(tables[0] | tables[1]))
+    keys = {"models": str(tmp_path / "models"), "precision": "int8", "threads": 2}
+    keys["probes"] = {"lowpass": {"cutoff": 0.3}}
+    study = Study(name="gated", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
+    database = tmp_path / "results.duckdb"
+    gate_study(study, database, "fp32", "int8")
+    assert ask(database, "SELECT DISTINCT engine, precision, batch FROM session ORDER BY ALL") == [
+        ("onnxruntime", "fp32", 16), ("onnxruntime", "int8", 16)
+    ]  # fmt: skip
 
 
 def train(folder: Path, name: str, pictures: np.ndarray) -> None:

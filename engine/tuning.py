@@ -1,0 +1,227 @@
+"""The rates of engines and batches on this device, measured once and kept for studies that name neither.
+
+MODELS/plans/tuning.json holds a `Tuning` for each precision. One of another device, or of another version of its
+library, is not taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BandlensError, EngineError, ExportError
+from ..export.files import write_bytes
+from ..probes.arrays import to_numpy
+from ..records import Model, Variant
+from ..untrusted import as_record, parse_json, read_text
+from .backends.base import BATCH, ENGINES, arrays_of, open_session, variant_of
+from .device.card_state import card_state
+from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
+from .device.requirements import usable
+from .device.streams import device_errors, gpu_errors
+
+FILE = Path("plans", "tuning.json")
+"""The file in the folder of the models."""
+LARGEST = 1 << 20
+"""The most bytes that the file may have."""
+SWEPT: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": GPU_ENGINES}
+"""The engines that are measured, by the array module; of two that are as fast, the first is taken."""
+BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (32, 64, 96, 128, 256, 512)}
+"""The batches that each of them is measured at."""
+SECONDS = 0.5
+"""The least time of a measurement."""
+REPEATS = 3
+"""Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
+CLOSE = 0.97
+"""The share of the highest rate from which another one is as good."""
+
+_log = logging.getLogger("bandlens")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The rate of an engine at a batch."""
+
+    engine: str
+    batch: int
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The rates of a model at one precision, and the device that they were measured on."""
+
+    model: str
+    """The model's name."""
+    date: str
+    device: str
+    """The GPU and its driver; or the processor and the number of threads."""
+    libraries: Mapping[str, str]
+    """Engine -> its library and version, as `doctor` has them."""
+    card: Mapping[str, Any] | None
+    """The state of the GPU after the sweep, the fields of a CardState."""
+    rates: Sequence[Rate]
+    """In the order of SWEPT and of batches; without those that an engine refused, or the device has no room for."""
+
+    @property
+    def best(self) -> Rate:
+        """The first rate that is as good as the highest."""
+        least = CLOSE * max(rate.images_per_second for rate in self.rates)
+        return next(rate for rate in self.rates if rate.images_per_second >= least)
+
+    def best_of(self, engine: str) -> Rate | None:
+        """The best rate of an engine; None where it has none."""
+        rates = [rate for rate in self.rates if rate.engine == engine]
+        return replace(self, rates=rates).best if rates else None
+
+    def change(self, engine: str, threads: int) -> str:
+        """The change since it was measured that makes the engine's rates void, in words; empty where there is none."""
+        if not readiness(engine).ready:
+            return f"{engine} is not ready"
+        if self.device != (device := _device(ENGINES[engine].arrays, threads)):
+            return f"it is of {self.device}, and this is {device}"
+        if self.libraries[engine] != readiness(engine).line:
+            return f"it is of {self.libraries[engine]}, and this is {readiness(engine).line}"
+        return ""
+
+    def __str__(self) -> str:
+        return f"the tuning of {self.date}"
+
+
+def _device(arrays: str, threads: int) -> str:
+    if arrays == "numpy":
+        return f"{processor_name()}, threads: {threads}"
+    gpu = usable(gpus())
+    return f"{gpu.name} ({gpu.capability}), driver {gpu.driver}"
+
+
+def read_tuning(models: Path, precision: str) -> Tuning | None:
+    """The tuning of a precision in a folder of models; None where there is none, or a damaged one, which is logged."""
+    file = models / FILE
+    if not file.is_file():
+        return None
+    try:
+        table = parse_json(read_text(file, LARGEST)).get(precision)
+        if table is None:
+            return None
+        rates = [as_record(Rate, rate) for rate in table["rates"]]
+        tuning = as_record(Tuning, table | {"rates": rates})
+        for rate in rates:
+            arrays = ENGINES[rate.engine].arrays
+            known = rate.batch in BATCHES[arrays] and rate.engine in tuning.libraries
+            if not (known and rate.images_per_second > 0):
+                raise ValueError(f"{rate} is no measurement")
+        if not rates:
+            raise ValueError("it has no rates")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("%s is damaged and not taken: %s; `bandlens export --tune` measures anew", file, error)
+        return None
+    return tuning
+
+
+def usual_batch(engine: str, precision: str, models: Path) -> int:
+    """The batch that TensorRT plans are built for where nothing names one: the tuned one, else that of the device."""
+    tuning = read_tuning(models, precision)
+    rate = tuning.best_of(engine) if tuning is not None and not tuning.change(engine, 0) else None
+    return BATCH[ENGINES[engine].arrays] if rate is None else rate.batch
+
+
+def tune(model: Model, precision: str, threads: int) -> Tuning:
+    """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
+
+    Each rate is logged. TensorRT plans of other batches than the best, which were built for it, are removed.
+    Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
+    """
+    arrays = ENGINES[choose_engine().engine].arrays
+    engines = [engine for engine in SWEPT[arrays] if precision in ENGINES[engine].precisions]
+    engines = [engine for engine in engines if readiness(engine).ready]
+    if not engines:
+        raise EngineError(f"none of {', '.join(SWEPT[arrays])} runs {precision} here; tune another precision")
+    file = model.path.parent / FILE
+    _add(file, {})  # it shows, before minutes of work, whether the folder can be written
+    pattern = f"{escape(model.name)}.{precision}.b*.*"
+    plans = {*file.parent.glob(pattern)}
+    rates = [rate for engine in engines for rate in _sweep(variant_of(model, engine, precision), threads)]
+    if not rates:
+        raise EngineError(f"no engine runs {model.name} at {precision} here; see the lines above")
+    state = card_state() if arrays == "cupy" else None
+    tuning = Tuning(
+        model=model.name,
+        date=datetime.now(UTC).date().isoformat(),
+        device=_device(arrays, threads),
+        libraries={engine: readiness(engine).line for engine in engines},
+        card=None if state is None else asdict(state),
+        rates=rates,
+    )
+    kept = tuning.best_of("tensorrt")
+    for path in {*file.parent.glob(pattern)} - plans:
+        if kept is None or path.name.rsplit(".", 3)[1] != f"b{kept.batch}":
+            path.unlink()
+    _add(file, {precision: asdict(tuning)})
+    return tuning
+
+
+def _sweep(variant: Variant, threads: int) -> list[Rate]:
+    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either."""
+    rates = []
+    for batch in BATCHES[ENGINES[variant.engine].arrays]:
+        try:
+            rate = measure_rate(variant, batch, threads, SECONDS, REPEATS)
+        except BandlensError as error:
+            _log.warning("%s at batch %d is left out: %s", variant, batch, error)
+            break
+        _log.info("%s at batch %d: %.4g images/s", variant, batch, rate)
+        rates.append(Rate(variant.engine, batch, round(rate, 2)))
+    if (xp := arrays_of(variant.engine)) is not np:
+        xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
+    return rates
+
+
+def _add(file: Path, tables: Mapping[str, Any]) -> None:
+    """Add tables to the file, in place of what is damaged."""
+    stored: Any = {}
+    with suppress(OSError, ValueError):
+        stored = parse_json(read_text(file, LARGEST))
+    try:
+        write_bytes(file, json.dumps((stored if isinstance(stored, dict) else {}) | tables, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
+
+
+def measure_rate(variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1) -> float:
+    """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
+
+    Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
+    memory. Raises EngineError, and DeviceError where a batch does not fit.
+    """
+    size = variant.model.image_size
+    # The session comes first: an engine that cannot be used here says so better than its arrays would.
+    with gpu_errors(), open_session(variant, batch, threads) as session:
+        xp = arrays_of(variant.engine)
+        with device_errors(xp, size, batch):
+            images = xp.zeros((batch, 3, size, size), dtype=xp.float32)
+            # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
+            for _ in range(1 if xp is np else 2):
+                to_numpy(session.infer(images))
+            rates, count = list[float](), 1
+            while len(rates) < repeats:
+                started = time.perf_counter()
+                for _ in range(count):
+                    logits = session.infer(images)
+                to_numpy(logits)
+                taken = time.perf_counter() - started
+                if taken >= seconds:
+                    rates.append(count * batch / taken)
+                else:
+                    count *= 2
+            return max(rates)
