@@ -193,7 +193,8 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
     with suppress(OSError, ValueError):
         stored = parse_json(read_text(file, LARGEST))
     try:
-        write_bytes(file, json.dumps((stored if isinstance(stored, dict) else {}) | tables, indent=1).encode())
+        kept = stored if isinstance(stored, dict) else {}
+        write_bytes(file, json.dumps({**kept, **tables}, indent=1).encode())
     except OSError as error:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
