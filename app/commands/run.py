@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import UnknownName, UsageError
+from ...errors import UnknownName, UsageError, quoted
 from .. import api
 from ..console import TableFormat, duration, print_document, progress
 from ..formats import Format
@@ -99,7 +99,9 @@ def run(
             f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"
         )
         if sharded and sharded.later:
-            print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
+            print(
+                f"to commit them: bandlens rebuild {quoted(study)} --shards {quoted(sharded.folder)} --db {quoted(db)}"
+            )
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
     summary.raise_failures()
