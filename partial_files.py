@@ -51,6 +51,13 @@ def put_in_place(partial: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+def put_beside(partial: Path, path: Path) -> None:
+    """Give a file that is whole a name that is free, as `put_in_place` does; FileExistsError where it is taken."""
+    _sync(partial)
+    os.link(partial, path)
+    _sync(path.parent)
+
+
 def exchange_folders(partial: Path, path: Path) -> None:
     """Give a folder that is whole the name of the one at `path`, which gets the partial one's, in one step.
 

@@ -26,6 +26,8 @@ PUBLISHED = {
 }
 """The study that the published figures and the published grid are of."""
 IMAGENET = "for non-commercial research and teaching, by the terms of ImageNet"
+DIGITS = 8
+"""Digits of a digest that a key has."""
 WEB = "found on the web, each under terms of its own"
 TERMS: Mapping[str, str] = {
     **dict.fromkeys(("imagenet", "imagenet-real", "imagenet-c", "imagenet-cbar"), IMAGENET),
@@ -54,29 +56,30 @@ def study_entries(store: Store, label: str) -> Iterator[str]:
     ).to_dicts()
     counts = ", ".join(f"{name.replace('_', ' ')}: {study[name]:,}" for name in ("models", "image_sets", "conditions"))
     note = f"Run by bandlens {study['bandlens']}; digest of its {study['cells']:,} cells: {study['digest']}"
-    yield _misc(f"study-{label}", f"Study {label} ({counts})", note, str(study["year"]))
+    yield _misc(f"study-{label}", study["digest"], f"Study {label} ({counts})", note, str(study["year"]))
     licences = {checkpoint.source: checkpoint.licence for checkpoint in checkpoints()}
-    for name, source, weights in store.frame(
-        "SELECT named.name, source, weights_sha256 FROM study_version JOIN study_checkpoint AS named "
+    for name, source, weights, model in store.frame(
+        "SELECT named.name, source, weights_sha256, model_sha256 FROM study_version JOIN study_checkpoint AS named "
         "ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint WHERE label = ? ORDER BY 1",
         [label],
     ).rows():
         note = f"Source {source}; SHA-256 of the weights: {weights}; licence: {licences.get(source, 'unstated')}"
-        yield _misc(f"model-{name}", f"Weights {name}", note)
+        yield _misc(f"model-{name}", model, f"Weights {name}", note)
     for name, benchmark, count, digest in store.frame(
         "SELECT shown.name, shown.benchmark, count, digest FROM study_version JOIN study_image_set AS shown "
         "ON shown.study = study_id JOIN image_set ON image_set.id = shown.image_set WHERE label = ? ORDER BY 1",
         [label],
     ).rows():
         note = f"{count:,} images of {benchmark}; digest: {digest}; licence: {TERMS.get(benchmark, 'unstated')}"
-        yield _misc(f"images-{name}", f"Image set {name}", note)
+        yield _misc(f"images-{name}", digest, f"Image set {name}", note)
 
 
-def _misc(key: str, title: str, note: str, year: str = "") -> str:
+def _misc(name: str, digest: str, title: str, note: str, year: str = "") -> str:
+    """An entry whose key tells it from all of another digest, whatever they are called."""
     fields = {"title": title, "year": year, "note": note}
     # BibTeX counts braces though a backslash stands before them.
     plain = {name: printable(text).translate({ord("{"): "(", ord("}"): ")"}) for name, text in fields.items() if text}
-    return _entry("misc", key, {name: escape_latex(text) for name, text in plain.items()})
+    return _entry("misc", f"{name}-{digest[:DIGITS]}", {name: escape_latex(text) for name, text in plain.items()})
 
 
 def _entry(kind: str, key: str, fields: Mapping[str, str]) -> str:

@@ -44,7 +44,7 @@ from ..statistics.wilson import p_above, student, wilson
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, read_cells
 from .gate import flip_share, images_for_difference, images_for_share, two_digits
 from .measures import Side, by_condition
-from .verdicts import Limits, in_words
+from .verdicts import Limits, in_words, name_limit
 
 LEVEL = ALPHA / 2
 """The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
@@ -219,13 +219,13 @@ class Released:
 
 ROWS = (
     *(*MATCH, "cycles", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
-    *("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "differs_in"),
+    *("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "differs_in", "cell"),
 )
-"""Columns of the rows of a release."""
+"""Columns of the rows of a release; `cell` is cell.id of this release."""
 SCHEMA = (
     dict.fromkeys([*ROWS, "variance", "effect", "centre", "error", "freedom"], pl.Float64)
     | dict.fromkeys([*MATCH, "slice", "measure", "verdict", "differs_in"], pl.String)
-    | {"n": pl.Int64}
+    | {"n": pl.Int64, "cell": pl.Int32}
 )
 """Columns of a table without rows, and of what its verdicts are made of."""
 
@@ -259,9 +259,11 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         advance(len(group))
     rows = decide(pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=SCHEMA))
     if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
-        raise UsageError(f"{label}: no image has a number of {', '.join(absent)}; leave it out of gate.measures")
+        raise UsageError(
+            f"{label}: no image has a number of {', '.join(absent)}; leave it out of {name_limit('measures')}"
+        )
     if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
-        raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of gate.slices")
+        raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of {name_limit('slices')}")
     counts = [
         (len(cells_a.join(cells_b, on=MATCH, how="anti")), a),
         (len(cells_b.join(cells_a, on=MATCH, how="anti")), b),
@@ -279,7 +281,7 @@ def check_names(limits: Limits) -> None:
 def _check_known(key: str, names: Iterable[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
-            raise UnknownName(f"name in gate.{key}", name, known)
+            raise UnknownName(f"name in {name_limit(key)}", name, known)
 
 
 def _chosen(run: Run, limits: Limits) -> pl.DataFrame:
@@ -334,7 +336,7 @@ def _read_pair(
     for kind in limits.slices:
         named = [(name, np.flatnonzero(np.isin(images_a, images))) for name, images in SLICES[kind](outcomes_a)]
         slices[kind] = [(name, images) for name, images in named if len(images)]
-    conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
+    conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b")
     return ReleasePair(conditions, (right_before, right_now), values, clusters), slices
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from ...errors import quoted
 from ...protocol import CUES
 from ..database.store import Store
 from ..measures.base import REMEDIES, State
@@ -56,7 +57,7 @@ def verdict(store: Store, label: str) -> Verdict:
     """
     rows = _read_metrics(store, label)
     if rows.is_empty():
-        advice = f"run a study with filters, then `bandlens analyze --db {store.path}`"
+        advice = f"run a study with filters, then `bandlens analyze --db {quoted(store.path)}`"
         return Verdict([], [f"Nothing is determined yet: {advice}."])
     sentences, order = [], {name: place for place, name in enumerate(TOLD)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
@@ -111,7 +112,8 @@ def no_metrics(a: Run, b: Run) -> str | None:
     """The reason why two runs have no metrics to compare; None where they have."""
     for run in (a, b):
         if not has_values(run.store, run.label):
-            return f"none of {run.label}; run `bandlens analyze --db {run.store.path} --study {run.label}` first"
+            where = f"--db {quoted(run.store.path)} --study {quoted(run.label)}"
+            return f"none of {run.label}; run `bandlens analyze {where}` first"
     return None
 
 

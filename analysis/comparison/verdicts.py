@@ -10,6 +10,7 @@ import polars as pl
 from ...records import Cell
 from ..database.store import Store
 
+VERDICTS = ("pass", "fail", "undecided")
 TRUSTED = "fp32"
 """The precision that needs no gate, and against which the others pass theirs."""
 
@@ -37,6 +38,13 @@ class Limits:
 
 LIMITS_OF_RELEASES = ("margin", "negative_flips", "measures", "conditions", "slices")
 """The limits that gates of releases heed."""
+OPTIONS = {"margin": "--margin", "negative_flips": "--flips", "slices": "--slices"}
+"""Limit -> the option of `bandlens gate` that takes its place."""
+
+
+def name_limit(key: str) -> str:
+    """A limit as users know it: its key in a study's table [gate], and its option."""
+    return f"gate.{key}" + (f" ({OPTIONS[key]})" if key in OPTIONS else "")
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
@@ -82,10 +90,10 @@ def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:
 
 def count_verdicts(rows: pl.DataFrame, size: str = "flips") -> pl.DataFrame:
     """Verdicts in rows of a gate, counted by checkpoint, image set and pair, and where the column `size` is largest."""
-    keys = [name for name in ("checkpoint", "image_set", "reference", "candidate") if name in rows.columns]
+    keys = [name for name in ("against", "checkpoint", "image_set", "reference", "candidate") if name in rows.columns]
     worst = pl.col(size).arg_max()
     return rows.group_by(keys, maintain_order=True).agg(
-        *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
+        *((pl.col("verdict") == name).sum().alias(name) for name in VERDICTS),
         pl.col(size).max().alias(f"worst_{size}"),
         probe=pl.col("probe").get(worst),
         parameters=pl.col("parameters").get(worst),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, quoted
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
@@ -194,7 +194,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     metric = without_replaced(metric)
     if metric.is_empty():
-        return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
+        return f"no metrics; run `bandlens analyze --db {quoted(store.path)} --study {quoted(label)}` first"
     read_errors = _group_errors
     accuracy = measured.filter(
         pl.col("image_set").is_null(),

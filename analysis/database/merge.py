@@ -13,7 +13,6 @@ Numbers that `bandlens analyze` computes are left out, since they may be of fewe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,9 @@ from typing import Any
 import duckdb
 
 from ...advance import Progress, silent
-from ...errors import StoreError, UsageError, some_of
-from ...partial_files import partial_prefix, remove_partial_files
-from .catalogue import differences
-from .errors import explained
-from .open import MEMORY_LIMIT, open_store
+from ...errors import StoreError, UsageError, quoted, some_of
+from ...partial_files import partial_prefix, put_beside, remove_partial_files
+from .open import attach, copying, open_store, write_empty
 from .store import SESSION
 
 IDENTITIES = {
@@ -45,8 +42,13 @@ GROUPS = {
     "class_name": "decision_space",
     "published_value": "source",
     **dict.fromkeys(("published", "human_trial"), "0"),
+    "precision_gate": "list_value(reference, candidate)",
+    "release_verdict": "list_value(study::VARCHAR, against)",
 }
-"""Table -> the subject of its rows. All rows of one subject are those of one database, the one with the most."""
+"""Table -> the subject of its rows. All rows of one subject are those of one database: the one that decided last, where
+they are decided, and else the one with the most."""
+DECIDED = ("precision_gate", "release_verdict")
+"""Tables of verdicts."""
 REFERENCES = {
     "cell": ("checkpoint", "image_set", "condition"),
     "part": ("session",),
@@ -54,6 +56,7 @@ REFERENCES = {
     "study_checkpoint": ("study", "checkpoint"),
     "study_image_set": ("study", "image_set"),
     "precision_gate": ("reference", "candidate"),
+    "release_verdict": ("study", "cell"),
     **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), ("image_set",)),
 }
 """Table -> its columns that are ids of other rows."""
@@ -176,17 +179,11 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     try:
         with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
             draft = Path(folder) / out.name
-            with open_store(draft):
-                pass
-            with (
-                explained(out),
-                duckdb.connect(
-                    ":memory:", config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}
-                ) as connection,
-            ):
+            write_empty(draft, out)
+            with copying(out, folder) as connection:
                 merged = _Merger(connection, paths, out).fill(draft, prefer, progress)
             if merged.written:
-                os.link(draft, out)
+                put_beside(draft, out)
     except FileExistsError:
         raise UsageError(f"{out} is there by now and stays as it is; name another file with --out") from None
     except OSError as error:
@@ -252,13 +249,9 @@ class _Merger:
         )
 
     def _attach(self, draft: Path) -> None:
-        self._run("SET enable_progress_bar = false")
-        for database, path in {"merged": draft, **dict(zip(self._databases, self.paths, strict=True))}.items():
-            quoted = str(path).replace("'", "''")
-            with explained(path):
-                self._run(f"ATTACH '{quoted}' AS {database}{'' if path == draft else ' (READ_ONLY)'}")
-            if differences(self.connection, database):
-                raise StoreError(f"{path} changes while it is read; try again when nothing else writes it")
+        attach(self.connection, self.out, "merged", draft)
+        for database, path in zip(self._databases, self.paths, strict=True):
+            attach(self.connection, path, database, read_only=True)
 
     @property
     def _databases(self) -> list[str]:
@@ -311,7 +304,7 @@ class _Merger:
             paths = [str(self.paths[origin]) for origin in origins]
             raise UsageError(
                 f"{some_of(paths)} have different studies {name}@{version}; give one of them another name with: "
-                f"bandlens studies rename {name} NEW --db {paths[-1]}"
+                f"bandlens studies rename {quoted(name)} NEW --db {quoted(paths[-1])}"
             )
 
     # Cells that several databases have
@@ -374,10 +367,6 @@ class _Merger:
             )
         for table, subject in GROUPS.items():
             self._copy_groups(table, subject)
-        self._run(
-            "INSERT INTO merged.precision_gate SELECT DISTINCT ON (reference, candidate) * EXCLUDE (origin) "
-            f"FROM ({self._union('precision_gate')}) ORDER BY reference, candidate, decided DESC"
-        )
         ((total,),) = self._rows("SELECT coalesce(sum(n), 0)::BIGINT FROM chosen")
         with progress("merging", total, "predictions") as advance:
             for origin, path in enumerate(self.paths):
@@ -388,7 +377,8 @@ class _Merger:
         return int(total)
 
     def _copy_groups(self, table: str, subject: str) -> None:
-        """Copy the rows about each subject from the database that has the most of them."""
+        """Copy the rows about each subject from the database that decided last, or has the most of them."""
+        latest = "max(decided)" if table in DECIDED else "0"
         columns = ", ".join(
             name
             for (name,) in self._rows(
@@ -399,8 +389,9 @@ class _Merger:
         self._make(
             "holder",
             "SELECT DISTINCT ON (subject) subject, origin FROM ("
-            f"SELECT origin, {subject} AS subject, count(*) AS n, sum(hash({columns})::HUGEINT) AS h "
-            f"FROM ({self._union(table)}) GROUP BY ALL) ORDER BY subject, n DESC, h",
+            f"SELECT origin, {subject} AS subject, {latest} AS latest, count(*) AS n, "
+            f"sum(hash({columns})::HUGEINT) AS h FROM ({self._union(table)}) GROUP BY ALL"
+            ") ORDER BY subject, latest DESC, n DESC, h, origin",
         )
         for origin in range(len(self.paths)):
             self._run(
@@ -423,6 +414,6 @@ class _Merger:
         if count != expected:
             raise StoreError(
                 f"{path} has {count:,} predictions of cells whose parts count {expected:,}; `bandlens verify --db "
-                f"{path}` says which"
+                f"{quoted(path)}` says which"
             )
         return int(count)

@@ -11,10 +11,10 @@ from typing import Any
 
 import duckdb
 
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, quoted
 from ...partial_files import partial_prefix, remove_partial_files
 from ...version import __version__
-from .catalogue import SCHEMA_VERSION, check_definitions, schema
+from .catalogue import SCHEMA_VERSION, check_definitions, differences, schema
 from .columns import explain_columns
 from .errors import explained, quietly
 from .store import Store
@@ -61,7 +61,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
     made = False
     if not path.exists():
         if read_only:
-            raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+            raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
         if (log := path.with_name(f"{path.name}.wal")).exists():
             raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
         made = create(path)
@@ -88,21 +88,24 @@ def create(path: Path) -> bool:
     try:
         with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            with _connected(draft, path) as connection:
-                store = Store(connection, path)
-                with store.transaction():
-                    store.execute(schema())
-                    explain_columns(store)
-                    store.execute(
-                        "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
-                    )
-                store.execute("CHECKPOINT")
+            write_empty(draft, path)
             os.link(draft, path)
     except FileExistsError:
         return False
     except OSError as error:
         raise StoreError(f"cannot make {path}: {error.strerror}; name another file") from error
     return True
+
+
+def write_empty(draft: Path, path: Path) -> None:
+    """Write a database without rows, on the way to `path`, which errors name."""
+    with _connected(draft, path) as connection:
+        store = Store(connection, path)
+        with store.transaction():
+            store.execute(schema())
+            explain_columns(store)
+            store.execute("INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__])
+        store.execute("CHECKPOINT")
 
 
 @contextmanager
@@ -124,6 +127,26 @@ def _connected(
     finally:
         with quietly():
             connection.close()
+
+
+@contextmanager
+def copying(path: Path, folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to attach databases to, on the way to `path`, which errors name; `folder` takes what overflows."""
+    config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder}
+    with explained(path), duckdb.connect(":memory:", config=config) as connection:
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
+
+
+def attach(
+    connection: duckdb.DuckDBPyConnection, path: Path, name: str, draft: Path | None = None, read_only: bool = False
+) -> None:
+    """Attach a database, or its draft, and compare its definitions; StoreError where another process changes them."""
+    literal = str(draft or path).replace("'", "''")
+    with explained(path):
+        connection.execute(f"ATTACH '{literal}' AS {name}{' (READ_ONLY)' if read_only else ''}")
+    if differences(connection, name):
+        raise StoreError(f"{path} changes while it is read; try again when nothing else writes it")
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

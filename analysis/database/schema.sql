@@ -244,6 +244,30 @@ CREATE TABLE precision_gate (
 );
 COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate` on two cells that differ in precision or engine only';
 
+CREATE TABLE release_verdict (
+    study INTEGER NOT NULL,
+    against VARCHAR NOT NULL,
+    cell INTEGER NOT NULL,
+    slice VARCHAR NOT NULL,
+    measure VARCHAR NOT NULL,
+    n INTEGER NOT NULL,
+    before DOUBLE,
+    now DOUBLE,
+    loss DOUBLE NOT NULL,
+    loss_low DOUBLE,
+    loss_high DOUBLE,
+    margin DOUBLE NOT NULL,
+    p_pass DOUBLE,
+    p_fail DOUBLE,
+    verdict VARCHAR NOT NULL,
+    needed BIGINT,
+    flips DOUBLE,
+    relative_flips DOUBLE,
+    differs_in VARCHAR,
+    decided TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE release_verdict IS 'The last verdicts of `bandlens gate --against` on a version of a study';
+
 CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
 COMMENT ON TABLE published IS 'Figures of a published study, as imported';
 
@@ -811,3 +835,16 @@ FROM precision_gate AS found
 JOIN cell AS trusted ON trusted.id = found.reference
 JOIN cell_detail AS detail ON detail.cell = found.candidate;
 COMMENT ON VIEW gate IS 'Precision gates in words: whether a faster precision gives the predictions of a trusted one';
+
+CREATE VIEW release_gate AS
+SELECT version.study, version.label AS version, found.against, named.name AS checkpoint, named.category,
+       shown.name AS image_set, detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles,
+       detail.parameters, found.slice, found.measure, found.n, found.before, found.now, found.loss, found.loss_low,
+       found.loss_high, found.margin, found.p_pass, found.p_fail, found.verdict, found.needed, found.flips,
+       found.relative_flips, found.differs_in, found.decided, found.cell
+FROM release_verdict AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN cell_detail AS detail ON detail.cell = found.cell
+JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (found.study, detail.checkpoint_id)
+JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (found.study, detail.image_set_id);
+COMMENT ON VIEW release_gate IS 'Verdicts on releases in words: whether a version of a study answers no worse than the release before it';

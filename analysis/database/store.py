@@ -613,6 +613,17 @@ class Store:
             )
             self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", pairs)
 
+    def write_release(self, label: str, against: str, frame: pl.DataFrame) -> None:
+        """Replace the verdicts on a version of a study against a release before it.
+
+        Columns: those of release_verdict without study, against and decided.
+        """
+        ids = self.frame("SELECT study_id FROM study_version WHERE label = ?", [label])
+        rows = frame.select(pl.lit(ids.item(), pl.Int32).alias("study"), pl.lit(against).alias("against"), pl.all())
+        with self.transaction():
+            self.execute("DELETE FROM release_verdict WHERE study = ? AND against = ?", [ids.item(), against])
+            self._load("INSERT INTO release_verdict BY NAME FROM loaded", rows.to_arrow())
+
     def write_published(self, frame: pl.DataFrame) -> None:
         """Replace the published figures: model, metric, value, source."""
         with self.transaction():

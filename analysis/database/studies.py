@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ...errors import UnknownName, UsageError
+from ...errors import UnknownName, UsageError, quoted
+from .open import names_database
 from .store import Store
 
 
@@ -34,17 +35,26 @@ def study_label(store: Store, word: str | None) -> str:
     """
     labels = study_versions(store, "*" if word is None else word)["label"].to_list()
     if not labels:
-        raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {store.path}` adds one")
+        raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {quoted(store.path)}` adds one")
     if len(labels) > 1:
         names = ", ".join(label.rpartition("@")[0] for label in labels)
         raise UsageError(f"{store.path} holds the studies {names}; name one of them with --study")
     return str(labels[0])
 
 
-def same_study(store: Store, name: str) -> str | None:
-    """The label of the study of this name or label, or else of the one that ran last; None where there is none."""
+def earlier_label(store: Store, against: str, name: str) -> str:
+    """The label of what a study `name` is compared with.
+
+    It is the study that `against` names; where that names the database, its study of the same name, or else the one
+    that ran last. Raises UnknownName, and UsageError where there is none.
+    """
+    if not names_database(against):
+        return study_label(store, against)
     known = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
-    return study_label(store, name) if known else last_run(store)
+    label = study_label(store, name) if known else last_run(store)
+    if label is None:
+        raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+    return label
 
 
 def version_in(store: Store, word: str | None, precision: str) -> str:
@@ -132,7 +142,10 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
-STUDY_TABLES = ("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure", "own_answer")
+STUDY_TABLES = (
+    *("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure", "own_answer"),
+    "release_verdict",
+)
 CELL_TABLES = ("prediction", "part")
 ORPHANS = {
     "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",

@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import duckdb
-
 from ...errors import StoreError
 from ...partial_files import behind_links, partial_prefix, take_name
-from .catalogue import differences
-from .errors import explained
-from .open import MEMORY_LIMIT, create, open_store
+from .open import attach, copying, open_store, write_empty
 
 TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' AND NOT internal"
 CONTINUE_IDS = (
@@ -32,7 +28,7 @@ def vacuum(path: Path) -> tuple[int, int]:
     try:
         with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            create(draft)
+            write_empty(draft, path)
             _copy(path, draft, folder)
         return size_before, path.stat().st_size
     except OSError as error:
@@ -41,18 +37,11 @@ def vacuum(path: Path) -> tuple[int, int]:
 
 def _copy(path: Path, draft: Path, folder: str) -> None:
     """Fill the draft and put it in place, while nobody else can open the database."""
-    with (
-        explained(path),
-        duckdb.connect(":memory:", config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as connection,
-    ):
-        connection.execute("SET enable_progress_bar = false")
-        for file, name in ((path, "old"), (draft, "new")):
-            quoted = str(file).replace("'", "''")
-            connection.execute(f"ATTACH '{quoted}' AS {name}")
-        if differences(connection, "old"):
-            raise StoreError(f"{path} changes while it is read; try again when nothing else writes it")
+    with copying(path, folder) as connection:
+        attach(connection, path, "old")
+        attach(connection, path, "new", draft)
         for (table,) in connection.execute(TABLES).fetchall():
-            connection.execute(f"DELETE FROM new.{table}")  # `create` has made the row of meta
+            connection.execute(f"DELETE FROM new.{table}")  # `write_empty` has made the row of meta
             connection.execute(f"INSERT INTO new.{table} FROM old.{table}")
         connection.execute(CONTINUE_IDS).fetchall()
         connection.execute("DETACH new")

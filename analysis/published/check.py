@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import UsageError
+from ...errors import UsageError, quoted
 from ...protocol import AS_PUBLISHED, BENCHMARKS, VALIDATION
 from ..database.store import Store
 from ..measures import cues
@@ -116,10 +116,10 @@ def check_published(store: Store, label: str) -> PublishedComparison:
     rows = set_beside(own_numbers, published)
     left_out = [f"not published: {', '.join(unpublished)}"] if unpublished else []
     if not imported:
-        command = f"bandlens published import benchmark.csv --db {store.path}"
+        command = f"bandlens published import benchmark.csv --db {quoted(store.path)}"
         left_out.append(f"clean top-1 and the spectral ratios need the study's whole file: `{command}`")
     if not own_numbers["metric"].is_in(list(FIGURES)).any():
-        command = f"bandlens analyze --db {store.path} --study {label}"
+        command = f"bandlens analyze --db {quoted(store.path)} --study {quoted(label)}"
         left_out.append(f"biases, benchmarks and group means are there once `{command}` has found some")
     if rows.is_empty():
         raise UsageError(f"{store.path}, {label}: {'; '.join(left_out) or 'no number that is published'}")

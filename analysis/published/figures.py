@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import StoreError, UsageError, some_of
+from ...errors import StoreError, UsageError, quoted, some_of
 from ...protocol import ACCURACIES, AS_PUBLISHED, GROUPS
 from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlations
@@ -106,7 +106,8 @@ def imported_figures(store: Store) -> pl.DataFrame:
     published = store.frame("SELECT model, metric, value FROM published WHERE source = ?", [SOURCE])
     if published.is_empty():
         raise UsageError(
-            f"{store.path} holds no published figures; run `bandlens published import FILE --db {store.path}` first"
+            f"{store.path} holds no published figures; run `bandlens published import FILE "
+            f"--db {quoted(store.path)}` first"
         )
     return figures_from_benchmark(published)
 

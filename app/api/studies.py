@@ -250,20 +250,20 @@ def gate_release(
     Args:
         study: what to run where predictions lack; or a study of the database, name or name@version.
         against: the release before it: name or name@version in the database, or another database.
-        db: the results database of the study.
+        db: the results database of the study, which keeps the rows in the view `release_gate`.
         progress: shows how far it is.
         thresholds: in place of those of the study's table [gate]: margin, negative_flips, measures, conditions, slices.
 
     Raises UsageError where there is nothing to compare, or a threshold makes no sense.
     """
-    from ...analysis.comparison.verdicts import LIMITS_OF_RELEASES
+    from ...analysis.comparison.verdicts import LIMITS_OF_RELEASES, name_limit
     from ..study.file import Study, check_limit
     from ..study.gate import gate_study_release
 
     for key, value in thresholds.items():
         if key not in LIMITS_OF_RELEASES:
             raise UnknownName("threshold of a release", key, LIMITS_OF_RELEASES)
-        check_limit(key, value, key)
+        check_limit(name_limit(key), value, key)
     is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
     return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), thresholds, progress)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import amount, unwritable
+from ...errors import amount, quoted, unwritable
 from .. import api
 from ..console import duration, print_rows, progress
 
@@ -46,8 +46,8 @@ def demo(
     sound = metrics.filter(pl.col("low").is_not_null(), state=State.OK.value)
     print_rows(sound.select("metric", "value", "low", "high", "state").to_dicts())
     print(f"{len(metrics) - len(sound)} numbers more have no interval, or are not beyond doubt; with their notes:")
-    print(f"  bandlens analyze --db {database}")
+    print(f"  bandlens analyze --db {quoted(database)}")
     written = api.results.report(database, out / "report.html", "demo")
     print(f"{written.out}: {written.charts} charts in one file, {amount(written.bytes)}; open it in a browser")
     print(f"Done in {duration(time.monotonic() - started)}. Change {out / 'study.toml'} and run")
-    print(f"  bandlens run {out / 'study.toml'} --db {database}")
+    print(f"  bandlens run {quoted(out / 'study.toml')} --db {quoted(database)}")

@@ -32,6 +32,71 @@ if TYPE_CHECKING:
     from ...analysis.comparison.release import Released
     from ..study.gate import Gated
 
+StudyToGate = Annotated[
+    str,
+    typer.Argument(
+        help="The study: a TOML file; with --against also one that was run, as name or name@version.",
+        show_default=False,
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        help="The release before: name or name@version in the database, or another database.",
+        show_default="two precisions are compared",
+    ),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", help="The loss that a release has to stay below.", show_default="the study's, or 0.01"),
+]
+Flips = Annotated[
+    float | None,
+    typer.Option(
+        "--flips", help="The largest share of negative flips of a release.", show_default="the study's, or any"
+    ),
+]
+Slices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slices",
+        metavar="KIND",
+        help="Judge a release by `class`, or `attribute`, too.",
+        show_default="the study's, or none",
+    ),
+]
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="Write the verdicts on a release as JUnit's XML, too.", show_default="no file"),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        help="What is trusted: a precision of the study's engine, or ENGINE:PRECISION.",
+        show_default="fp32",
+    ),
+]
+Candidate = Annotated[
+    str | None, typer.Option("--candidate", help="What is in question.", show_default="the study's precision")
+]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint", metavar="C", help="One of the study's checkpoints; may be repeated.", show_default="all"
+    ),
+]
+ImageCount = Annotated[
+    int | None,
+    typer.Option(
+        "--images",
+        min=0,
+        help="Of each image set, drawn from all classes evenly; 0 takes all.",
+        show_default=str(GATE_IMAGES),
+    ),
+]
+
 SHOWN = (
     "checkpoint", "image_set", "condition", "n", "flips", "flips_low", "flips_high", "difference", "low", "high", "p",
     "verdict", "needed",
@@ -47,79 +112,24 @@ MOST_ROWS = 60
 
 
 def gate(
-    study: Annotated[
-        str,
-        typer.Argument(
-            help="The study: a TOML file; with --against also one that was run, as name or name@version.",
-            show_default=False,
-        ),
-    ],
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            help="The release before: name or name@version in the database, or another database.",
-            show_default="two precisions are compared",
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            "--margin", help="The loss that a release has to stay below.", show_default="the study's, or 0.01"
-        ),
-    ] = None,
-    flips: Annotated[
-        float | None,
-        typer.Option(
-            "--flips", help="The largest share of negative flips of a release.", show_default="the study's, or any"
-        ),
-    ] = None,
-    slices: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slices",
-            metavar="KIND",
-            help="Judge a release by `class`, or `attribute`, too.",
-            show_default="the study's, or none",
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None,
-        typer.Option("--junit", help="Write the verdicts on a release as JUnit's XML, too.", show_default="no file"),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--reference",
-            help="What is trusted: a precision of the study's engine, or ENGINE:PRECISION.",
-            show_default="fp32",
-        ),
-    ] = None,
-    candidate: Annotated[
-        str | None, typer.Option("--candidate", help="What is in question.", show_default="the study's precision")
-    ] = None,
-    checkpoints: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--checkpoint", metavar="C", help="One of the study's checkpoints; may be repeated.", show_default="all"
-        ),
-    ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            "--images",
-            min=0,
-            help="Of each image set, drawn from all classes evenly; 0 takes all.",
-            show_default=str(GATE_IMAGES),
-        ),
-    ] = None,
+    study: StudyToGate,
+    against: Against = None,
+    margin: Margin = None,
+    flips: Flips = None,
+    slices: Slices = None,
+    junit: Junit = None,
+    reference: Reference = None,
+    candidate: Candidate = None,
+    checkpoints: Checkpoints = None,
+    images: ImageCount = None,
     db: Database = Path("results.duckdb"),
     table_format: TableFormat = Format.table,
 ) -> None:
     """Find out whether a faster precision gives a study's answers, or a new release answers no worse than the last.
 
     With --against, each condition passes, fails or is undecided: exit status 0 if all pass, 1 if one fails, 3 if none
-    fails and one has too few images to tell. Predictions that lack are run first. See docs/guide/compare.md.
+    fails and one has too few images to tell. Predictions that lack are run first; verdicts are kept in the view
+    `release_gate`. See docs/guide/compare.md.
 
     Without it, two precisions run on the same perturbed images: exit status 0 if every checkpoint and condition passes,
     1 if one fails, or has too few images to tell. The limits are those of the study's table [gate]: flips = 0.01,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import quoted
 from .. import api
 from ..console import TableFormat, print_document, print_lines, progress
 from ..formats import Format
@@ -58,5 +59,6 @@ def merge(
     if table_format == Format.table:
         print(
             f"{out}: {len(merged.studies)} studies, {merged.predictions:,} predictions of {merged.cells:,} cells, "
-            f"{merged.shared:,} of them in several databases; `bandlens analyze --db {out}` computes its metrics"
+            f"{merged.shared:,} of them in several databases; `bandlens analyze --db {quoted(out)}` computes its "
+            "metrics"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import UnknownName, UsageError
+from ...errors import UnknownName, UsageError, quoted
 from .. import api
 from ..console import TableFormat, duration, print_document, progress
 from ..formats import Format
@@ -94,9 +94,10 @@ def run(
         print_document(document, table_format)
     elif summary.ran or summary.failed:
         rate = summary.predictions / summary.seconds
-        into, command = str(db), f"analyze{f' {study}' if work.study.measures else ''} --db {db}"
+        into, command = str(db), f"analyze{f' {quoted(study)}' if work.study.measures else ''} --db {quoted(db)}"
         if sharded and sharded.later:
-            into, command = sharded.folder, f"rebuild {study} --shards {sharded.folder} --db {db}"
+            folder = quoted(sharded.folder)
+            into, command = sharded.folder, f"rebuild {quoted(study)} --shards {folder} --db {quoted(db)}"
         print(
             f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
             f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"

@@ -26,6 +26,7 @@ from .figures import choose_figures, make_folder, write_figures
 from .octaves import octaves_section
 from .page import render
 from .provenance import overview, provenance
+from .releases import releases_section
 from .sections import Section
 from .verdict import page_title, verdict_section
 
@@ -101,6 +102,8 @@ def _measured_sections(results: ReportData, against: Verdict | None, changes: Se
     yield verdict_section(results, against)
     if changes:
         yield changes
+    if len(results.releases):
+        yield releases_section(results)
     if len(results.curve):
         yield octaves_section(results)
         yield curves_section(results)

@@ -14,8 +14,7 @@ from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store
-from ...analysis.database.studies import same_study, study_label
-from ...errors import UsageError
+from ...analysis.database.studies import earlier_label
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -43,9 +42,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
     with ExitStack() as stack:
         store = stack.enter_context(open_store(results.path, read_only=True))
         store_a = stack.enter_context(open_store(file, read_only=True)) if is_database else store
-        label = same_study(store_a, str(results.study["name"])) if is_database else study_label(store_a, against)
-        if label is None:
-            raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+        label = earlier_label(store_a, against, str(results.study["name"]))
         runs = Run(store_a, label), Run(store, results.label)
         comparison = compare_cells(*runs)
         verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])

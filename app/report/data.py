@@ -42,6 +42,9 @@ _TABLES = {
     "(mine.onnx_sha256, mine.engine, mine.precision, mine.condition) = "
     "(cell.onnx_sha256, cell.engine, cell.precision, cell.condition) WHERE named.study = ? "
     "ORDER BY named.name, gate.image_set",
+    "releases": "SELECT release_gate.* EXCLUDE (study, version) FROM release_gate "
+    "JOIN study_version ON label = version WHERE study_id = ? "
+    "ORDER BY against, checkpoint, image_set, cell, slice, measure",
 }
 
 
@@ -74,7 +77,8 @@ class ReportData:
     """Biases and accuracies of each model; or why there is nothing to correlate."""
     gates: pl.DataFrame
     """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""
-
+    releases: pl.DataFrame
+    """Rows of the view `release_gate`: verdicts on this version against releases before it."""
     consistency: pl.DataFrame
     """Rows of the table error_consistency on the study's images, of every subject of the database; it has the newest
     versions alone."""

@@ -11,17 +11,18 @@ from typing import Any
 import polars as pl
 
 from ...advance import Progress, silent
-from ...analysis.comparison.cells import Run, two_of
+from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gate import gate_cells
 from ...analysis.comparison.release import Released, check_names, gate_release
 from ...analysis.comparison.verdicts import Limits
 from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
-from ...analysis.database.studies import same_study, study_label
+from ...analysis.database.studies import earlier_label, study_label
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
-from ...errors import UsageError
+from ...errors import StoreError, UsageError
+from ..console import log
 from .file import Study, stored_limits
 from .progress_file import keep_progress
 from .record import Summary, class_names, reuse_predictions, stored_images
@@ -112,9 +113,7 @@ def gate_study_release(
     name, other_database = study if isinstance(study, str) else study.name, names_database(against)
     with open_store(Path(against) if other_database else database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
-        label_a = same_study(store, name.partition("@")[0]) if other_database else study_label(store, against)
-    if label_a is None:
-        raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+        label_a = earlier_label(store, against, name.partition("@")[0])
     label_b = None
     if isinstance(study, Study):
         check_names(replace(study.gate, **thresholds))  # before what may run for hours
@@ -129,7 +128,20 @@ def gate_study_release(
         if len(names_a) == len(names_b) == 1 and names_a != names_b:
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
-            return gate_release(run_a, run_b, replace(limits, **thresholds), advance)
+            released = gate_release(run_a, run_b, replace(limits, **thresholds), advance)
+        before = f"{run_a.label} of {store_a.path.name}" if apart else run_a.label
+    _keep_verdicts(database, run_b.label, before, released)
+    return released
+
+
+def _keep_verdicts(database: Path, label: str, before: str, released: Released) -> None:
+    """Store the verdicts; where the database cannot be written, a line says so and the answer stands all the same."""
+    rows = released.rows.drop(*MATCH, "cycles")
+    try:
+        with open_store(database) as store:
+            store.write_release(label, before, rows)
+    except StoreError as error:
+        log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
 
 
 def _checkpoints(run: Run) -> list[str]:

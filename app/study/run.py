@@ -18,7 +18,7 @@ from ...engine.device.card_state import throttling
 from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import Workbench
-from ...errors import BandlensError, EngineError, some_of
+from ...errors import BandlensError, EngineError, quoted, some_of
 from ...records import Failed, Finished, SessionInfo, Variant
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
@@ -95,7 +95,7 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     message = (
         f"{variant.engine} {variant.precision} has not passed the precision gate for {missing} of {total} pairs of "
         f"checkpoint and condition; see: bandlens gate STUDY.toml --candidate {variant.engine}:{variant.precision} "
-        f"--db {store.path}"
+        f"--db {quoted(store.path)}"
     )
     if required:
         raise BandlensError(message)

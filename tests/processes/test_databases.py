@@ -243,6 +243,39 @@ def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) 
     assert list(path.parent.iterdir()) == []
 
 
+ANEW = """
+import resource, sys
+from pathlib import Path
+from bandlens.analysis.database.merge import merge
+from bandlens.analysis.database.vacuum import vacuum
+from bandlens.errors import BandlensError
+database, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    merge([database, Path(sys.argv[4])], out) if len(sys.argv) > 4 else vacuum(database)
+except BandlensError as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("limit", [100_000, 600_000])
+@pytest.mark.parametrize("merged", [False, True])
+def test_what_finds_no_room_names_the_file_of_the_user(path: Path, limit: int, merged: bool) -> None:
+    """Neither writes over the old file, so that the name of the draft would say nothing."""
+    databases = [path, path.with_name("more.duckdb")]
+    for number, database in enumerate(databases):
+        with open_store(database) as store:
+            rows = "SELECT 'm', random()::VARCHAR, random(), 's' FROM range(60000)"
+            store.execute(f"INSERT INTO published {rows}")
+            store.execute("UPDATE published SET metric = ?", [str(number)])
+    out = path.with_name("out.duckdb")
+    words = [path, out, limit, *databases[1:]] if merged else [path, out, limit]
+    result = subprocess.run(python(ANEW, *words), capture_output=True, text=True)
+    assert result.stderr.startswith(f"StoreError: {out if merged else path}: the file may not grow further")
+    assert result.stderr.count("\n") == 1
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(file.name for file in databases)
+
+
 MERGE = """
 import sys
 from pathlib import Path

@@ -37,6 +37,20 @@ with open(f"{root}/c", "wb") as file:
 """
 
 
+MERGE = """
+import sys
+from pathlib import Path
+from bandlens.analysis.database.merge import merge
+from bandlens.analysis.database.open import open_store
+root = Path(sys.argv[1])
+paths = [root / "a.duckdb", root / "b.duckdb"]
+for path in paths:
+    with open_store(path):
+        pass
+merge(paths, root / "out.duckdb")
+"""
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_disk(tmp_path_factory.mktemp("disk"))
@@ -99,3 +113,10 @@ def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(
     first = next(k for k in range(len(changes)) if acknowledged_by(changes[:k]))
     write_files(tmp_path, lose_power(changes[:first], Random(0), survival=0))
     assert made.check(tmp_path / "results.duckdb") < acknowledged_by(changes[:first])
+
+
+def test_a_merged_database_has_its_name_after_a_loss_of_power(library: Path, root: Path) -> None:
+    log = root.with_name("log")
+    subprocess.run(python(MERGE, root), env=preloaded(library, root, LOG=log), check=True, timeout=60)
+    survivors = lose_power(read_log(log), Random(0), survival=0)
+    assert survivors["/out.duckdb"] == (root / "out.duckdb").read_bytes()

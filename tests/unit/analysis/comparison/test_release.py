@@ -175,7 +175,8 @@ def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
     for _ in range(100):
         pair = simulated(rng, [0.0] * 10, 200)
         rows = pair.rows(whole(pair), Limits()).with_columns(
-            *(pl.lit(None).alias(name) for name in ("checkpoint", "image_set", "parameters", "cycles", "differs_in"))
+            pl.lit(None).alias(name)
+            for name in ("checkpoint", "image_set", "parameters", "cycles", "differs_in", "cell")
         )
         worst = worst_loss(decide(rows), pair.largest(whole(pair), 1))
         assert worst is not None
@@ -311,7 +312,7 @@ def test_cells_that_are_one_and_the_same_have_no_rows(store: Store) -> None:
     [
         (Limits(measures=["confidence"]), "unknown name in gate.measures 'confidence'; known: accuracy, agreement, "),
         (Limits(conditions=["lowpas"]), "unknown name in gate.conditions 'lowpas'; did you mean lowpass?"),
-        (Limits(slices=["classes"]), "unknown name in gate.slices 'classes'; did you mean class?"),
+        (Limits(slices=["classes"]), "unknown name in gate.slices (--slices) 'classes'; did you mean class?"),
     ],
 )
 def test_names_that_there_are_not_are_refused(store: Store, limits: Limits, message: str) -> None:

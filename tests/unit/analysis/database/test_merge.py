@@ -169,6 +169,42 @@ def test_every_table_has_its_rule(databases: dict[str, Path]) -> None:
     assert set(tables) == {*IDENTITIES, *GROUPS, *REFERENCES, *LEFT_OUT, "prediction"}
 
 
+VERDICT = (
+    "INSERT INTO release_verdict SELECT study.id, 'before@1', study_cell.cell, '', measure, 6, 1, 1, ?, 0, 0, 0.01, 0, "
+    "0, 'pass', NULL, 0, 0, NULL, ?::TIMESTAMPTZ FROM study JOIN study_cell ON study_cell.study = study.id, "
+    "unnest(?::VARCHAR[]) AS measures(measure)"
+)
+GATE = (
+    "INSERT INTO precision_gate SELECT min(id), max(id), 'net', 'own', 'set', 6, 1, 1, ?, 0, 0, 0, 0, 1, 0, 0, 0, "
+    "'pass', NULL, 0.01, 0.003, ?::TIMESTAMPTZ FROM cell"
+)
+
+
+@pytest.mark.parametrize(("moments", "losses"), [((2, 1), [0.5]), ((1, 2), [0.25]), ((1, 1), None)])
+def test_the_last_verdicts_stay_and_those_of_one_moment_are_chosen_by_content(
+    tmp_path: Path, moments: tuple[int, int], losses: list[float] | None
+) -> None:
+    """A table of verdicts stays whole, though the earlier one has a measure more."""
+    paths = [make(tmp_path / f"{name}.duckdb", "mine", [0] * 6) for name in "ab"]
+    for path, moment, loss, measures in zip(
+        paths, moments, (0.5, 0.25), (["accuracy"], ["accuracy", "rank"]), strict=True
+    ):
+        with open_store(path) as store:
+            store.execute(VERDICT, [loss, f"2026-01-0{moment}", measures])
+            store.execute(GATE, [loss, f"2026-01-0{moment}"])
+    tables = []
+    for number, order in enumerate((paths, paths[::-1])):
+        merge(order, tmp_path / f"out{number}.duckdb")
+        tables.append(content(tmp_path / f"out{number}.duckdb"))
+    assert tables[0] == tables[1]
+    kept = ask(tmp_path / "out0.duckdb", "SELECT DISTINCT loss FROM release_verdict")
+    gates = ask(tmp_path / "out0.duckdb", "SELECT difference FROM precision_gate")
+    if losses is None:
+        assert len(kept) == len(gates) == 1
+    else:
+        assert [loss for (loss,) in kept] == [loss for (loss,) in gates] == losses
+
+
 # Contradictions
 
 IMAGES = image_set(6, labels=range(6))
@@ -262,6 +298,16 @@ def test_two_studies_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> N
         store_study(store, "mine", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
     with pytest.raises(UsageError, match=f"different studies mine@1.*bandlens studies rename mine NEW --db {paths[1]}"):
         merge(paths, tmp_path / "out.duckdb")
+
+
+def test_commands_that_are_advised_quote_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    paths = [make(folder / "a.duckdb", "mine", [0] * 6), folder / "b.duckdb"]
+    with open_store(paths[1]) as store:
+        store_study(store, "mine", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
+    with pytest.raises(UsageError, match=f"bandlens studies rename mine NEW --db '{paths[1]}'"):
+        merge(paths, folder / "out.duckdb")
 
 
 def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_path: Path) -> None:

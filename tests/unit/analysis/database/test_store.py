@@ -65,6 +65,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "error_consistency",
         ),
         *("cell", "part", "prediction", "measure_value", "own_measure", "own_answer", "published", "precision_gate"),
+        "release_verdict",
         *("class_name", "own_class_name", "image_attribute"),
     }
     for table in set(tables) - {"meta"}:

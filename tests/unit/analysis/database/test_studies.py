@@ -160,7 +160,8 @@ def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None
 
 
 @pytest.mark.parametrize(
-    ("column", "known"), [("study", STUDY_TABLES), ("cell", (*CELL_TABLES, "study_cell", "own_answer"))]
+    ("column", "known"),
+    [("study", STUDY_TABLES), ("cell", (*CELL_TABLES, "study_cell", "own_answer", "release_verdict"))],
 )
 def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
     tables = store.frame(

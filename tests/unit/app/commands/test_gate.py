@@ -157,10 +157,10 @@ def test_another_database_is_the_release_before(command: Command, db: Path, tmp_
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--margin", "-0.01"], 2, "margin must be a share of 0 or more and below 1, not -0.01"),
-        (["--margin", "nan"], 2, "margin must be a share of 0 or more and below 1, not nan"),
-        (["--flips", "0"], 2, "negative_flips must be a share above 0 and below 1, not 0.0"),
-        (["--slices", "clas"], 2, "unknown name in gate.slices 'clas'; did you mean class?"),
+        (["--margin", "-0.01"], 2, "gate.margin (--margin) must be a share of 0 or more and below 1, not -0.01"),
+        (["--margin", "nan"], 2, "gate.margin (--margin) must be a share of 0 or more and below 1, not nan"),
+        (["--flips", "0"], 2, "gate.negative_flips (--flips) must be a share above 0 and below 1, not 0.0"),
+        (["--slices", "clas"], 2, "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (["--images", "10"], 2, "--images compares two precisions; leave it out, or --against"),
         (
             ["--junit", "/nowhere/gate.xml"],
@@ -210,10 +210,37 @@ def test_thresholds_of_a_study_in_python_are_kept_as_text_that_reads_the_same(tm
     assert (study.gate.margin, study.gate.negative_flips, study.gate.slices) == (0.02, 0.03, ["class"])
 
 
-def test_nothing_is_written(command: Command, db: Path) -> None:
-    before = ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns
-    command("gate", "worse", "--against", "old", "--db", db)
-    assert (ask(db, "SELECT count(*) FROM precision_gate"), db.stat().st_mtime_ns) == before
+def test_verdicts_are_kept_until_a_later_gate_takes_their_place(command: Command, db: Path) -> None:
+    columns = ("probe", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high", "margin")
+    columns += ("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "cell")
+    options = ("near", "--against", "old", "--db", db, "--format", "json")
+    rows = json.loads(command("gate", *options, "--flips", 0.03).out)["rows"]
+    kept = ask(db, f"SELECT {', '.join(columns)} FROM release_gate ORDER BY cell, measure")
+    assert len(rows) == 6
+    assert kept == [
+        tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: (row["cell"], row["measure"]))
+    ]
+    assert ask(db, "SELECT DISTINCT study, version, against, checkpoint, image_set FROM release_gate") == [
+        ("near", "near@1", "old@1", "near", "set")
+    ]
+    assert ask(db, "SELECT count(*) FROM cell_detail JOIN release_gate USING (cell, probe, parameters)") == [(6,)]
+    command("gate", "same", "--against", "old", "--db", db)
+    command("gate", *options, "--margin", 0.3)
+    assert ask(db, "SELECT version, margin, verdict, count(*) FROM release_gate GROUP BY ALL ORDER BY ALL") == [
+        ("near@1", 0.3, "pass", 3), ("same@1", 0.01, "pass", 3),
+    ]  # fmt: skip
+    command("studies", "delete", "near", "--yes", "--db", db)
+    assert ask(db, "SELECT count(*) FROM release_verdict") == [(3,)]
+
+
+def test_a_database_that_cannot_be_written_is_judged_all_the_same(command: Command, db: Path) -> None:
+    with open_store(db, read_only=True):
+        answer = command("gate", "same", "--against", "old", "--db", db)
+    assert answer.code == 0
+    assert "3 pass, 0 fail" in answer.out
+    (line,) = answer.err.splitlines()
+    assert line.startswith(f"bandlens: warning: the verdicts are not kept: {db} is open in this program")
+    assert ask(db, "SELECT count(*) FROM release_verdict") == [(0,)]
 
 
 def test_a_database_that_is_being_written_is_refused(command: Command, db: Path) -> None:
