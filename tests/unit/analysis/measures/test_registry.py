@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoin
             for setting in (condition(), condition("blur", sigma=2))[: 1 if images.info.name == "clean" else 2]:
                 predicted = rng.integers(0, 2, 30)
                 rank = None if images.labels is None else predicted != labels
-                parts.append(part(cell(images, setting, by=model(name)), predicted, rank))
+                stored = part(cell(images, setting, by=model(name)), predicted, rank)
+                best = np.zeros(30, np.uint16) if "real" in images.schemes else None
+                parts.append(replace(stored, predictions=replace(stored.predictions, best_rank=best)))
     planned = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
     with open_store(tmp_path / "r.duckdb") as store:
         store_study(store, "s", sets, parts)
