@@ -121,7 +121,16 @@ class TrainedHead:
         check_finite(features, name, "features")
         fitted = fit_head(features, labels, self.images.clusters, self.method, self.seed)
         file.unlink(missing_ok=True)
-        record = Head(self.method, self.images.name, self.images.digest, len(labels), fitted.strength, fitted.accuracy)
+        images = self.images
+        record = Head(
+            self.method,
+            images.name,
+            images.digest,
+            len(labels),
+            fitted.strength,
+            fitted.accuracy,
+            images.preprocessing,
+        )
         return MadeHead(fitted.head, record, self.images.class_names, self.images.keys)
 
 
