@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from .app.console import progress as progress
     from .app.export import Backbone as Backbone
     from .app.export import Lowering as Lowering
+    from .app.export import MultiLabel as MultiLabel
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
     from .engine.distributed.cluster import RayOptions as RayOptions
@@ -134,7 +135,7 @@ _LATER = {
         "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"
     ),
     ".app.console": "progress",
-    ".app.export": "Backbone Lowering",
+    ".app.export": "Backbone Lowering MultiLabel",
     ".errors": (
         "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
         "StoreError UnknownName UsageError"

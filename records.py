@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import UnknownName, UsageError
 
@@ -33,6 +33,18 @@ def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
     return ", ".join(
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters
     )
+
+
+MULTILABEL: Final = "multilabel"
+"""The task of networks each of whose outputs decides a label by itself; their classes are the sets of labels. The same
+is the decision space of images that may have several labels."""
+MOST_LABELS = 15
+"""The most labels of such a network: predictions and ranks of its 2^15 label sets fit into 16 bits."""
+
+
+def label_set_in_words(labels: Iterable[str]) -> str:
+    """The name of the class that stands for a set of labels: `cat + dog`."""
+    return " + ".join(sorted(labels)) or "no label"
 
 
 FREQUENCY_TITLES = {
@@ -218,6 +230,8 @@ class Head:
     """The strength of its penalty."""
     accuracy: float | None = None
     """Its accuracy in cross-validation over clusters, a share of the images."""
+    preprocessing: str | None = None
+    """How these images were made of photographs: those of another set are recognized if it is packed alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +255,13 @@ class Model:
     """The precision that the ONNX file computes in: fp16 or int8 for some that came finished."""
     head: Head | None = None
     """The head that was added to a network of features; None where its classes are the network's own."""
+    multilabel: bool = False
+    """Whether the classes are sets of labels, each decided by itself: the number of a set has bit l for label l."""
+
+    @property
+    def named(self) -> tuple[int, str]:
+        """How many labels or classes have names, and which of the two they are."""
+        return (self.classes.bit_length() - 1, "labels") if self.multilabel else (self.classes, "classes")
 
 
 @dataclass(frozen=True, slots=True)

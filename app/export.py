@@ -14,7 +14,7 @@ from ..advance import Progress, silent
 from ..errors import EngineError, UnknownName, UsageError
 from ..processors import processors
 from ..protocol import SIZE
-from ..records import Model
+from ..records import MULTILABEL, Model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,13 +88,22 @@ def _training_images(path: Path, class_names: list[str] | None) -> TrainingImage
 
     images = open_image_set(path)
     info = images.info
-    if images.labels is None:
-        raise UsageError(f"image set {info.name} has no labels to train a head on; pack it with --labels")
+    if images.labels is None or info.decision_space == MULTILABEL:
+        kind = "no labels" if images.labels is None else "several labels an image"
+        raise UsageError(f"image set {info.name} has {kind}, and a head is trained on one each; pack it with --labels")
     return TrainingImages(
         *(info.name, info.digest, info.size, info.preprocessing, images.labels, images.clusters, images.keys),
         class_names=class_names or images.class_names,
         take=images.take,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabel:
+    """A network each of whose outputs, logits or those of a last sigmoid, decides a label by itself."""
+
+    source: str | PathLike[str] | nn.Module
+    """The network, as `bandlens.export` takes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from ..advance import Progress, silent
 from ..analysis.statistics.spectra import mean_interval
 from ..engine.backends.base import BATCH, engine_of, open_attacker, variant_of
-from ..engine.run import check_attackable, check_labels
+from ..engine.run import check_attackable, check_labels, check_tasks
 from ..errors import UsageError
 from ..probes.images.image_set import ImageSet
 from ..probes.spectrum import check_size, energy_shares, octave_columns
@@ -38,6 +38,7 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
     check_size(images)
     check_fits([model], [images.info])
     check_attackable(images.info)
+    check_tasks(images, [model])
     check_labels(images, [model])
     batch, count = BATCH[engine_of(engine).arrays], images.info.count
     shares = []

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from ..probes.arrays import Array
 from ..probes.images.decision_spaces import NAMES, decision_space
 from ..probes.kernels import launch
+from ..protocol import SPACE_CLASSES
 from ..records import UNKNOWN_RANK
 
 ALL = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""
+
+
+def decides_by_logits(space: str) -> bool:
+    """Whether the scores of a decision space are the logits: they are made of those of 1000 classes in any other."""
+    return space not in SPACE_CLASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Decision:
         A class with several members has the logarithm of the mean of their softmax probabilities, up to a constant of
         the row: the decision of Geirhos et al. 2019.
         """
-        if self.space == ALL:
+        if decides_by_logits(self.space):
             return logits
         chosen, means = _operators(self.xp, self.space)
         xp = self.xp
@@ -47,13 +53,13 @@ class Decision:
         """Labels, as numbers of the space's classes, to indices of its scores."""
         if labels is None:
             return None
-        if self.space == ALL:
+        if decides_by_logits(self.space):
             return self.xp.asarray(labels)
         return self.xp.asarray(np.searchsorted(decision_space(self.space).ids, labels).astype(np.int32))
 
     def classes(self, score_indices: Array) -> Array:
         """Indices of scores to numbers of classes, uint16."""
-        return score_indices if self.space == ALL else _ids(self.xp, self.space)[score_indices]
+        return score_indices if decides_by_logits(self.space) else _ids(self.xp, self.space)[score_indices]
 
 
 @cache

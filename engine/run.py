@@ -23,11 +23,11 @@ from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from ..protocol import CLASSES
-from ..records import Cell, Condition, ImageSetInfo, Model, Variant
+from ..records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
 from ..timeouts import Watchdog
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
-from .decision import ALL, Decision, best_rank, reduce_logits
+from .decision import Decision, best_rank, decides_by_logits, reduce_logits
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
 from .device.streams import COMMITTED, blas_threads, device_errors, finish, new_stream, point, until_done
@@ -106,9 +106,21 @@ def _run_works(
                 yield from _run_group(group, range_seconds, progress)
 
 
+def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
+    """UsageError where images have several labels each, and a model decides one, or the other way round."""
+    several = image_set.info.decision_space == MULTILABEL
+    for model in models:
+        if image_set.labels is not None and model.multilabel != several:
+            raise UsageError(
+                f"image set {image_set.info.name} has {'several labels' if several else 'one label'} an image, and "
+                f"{model.name} decides {'one' if several else 'several'}; pack it {'without' if several else 'with'} "
+                f"--decision-space {MULTILABEL}, or leave one of them out"
+            )
+
+
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
     """UsageError when an image's label is a class that a model does not have."""
-    if image_set.info.decision_space != ALL:
+    if not decides_by_logits(image_set.info.decision_space):
         for model in models:
             if model.classes != CLASSES:
                 raise UsageError(
@@ -129,7 +141,7 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 def check_attackable(images: ImageSetInfo) -> None:
     """UsageError for images whose decision is not the argmax over all classes: an attack has no loss for another."""
-    if images.decision_space != ALL:
+    if not decides_by_logits(images.decision_space):
         raise UsageError(
             f"image set {images.name} decides among {images.decision_space}, and attacks need a decision among all "
             "classes; leave it out of studies with attacks"
@@ -166,7 +178,7 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
         labels = decision.score_indices(image_set.labels)
-        several = image_set.schemes.get("real") if decision.space == ALL else None
+        several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
         accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
         finish(xp)  # a run has a stream of its own, which would not wait for the labels
         return RunResources(

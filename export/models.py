@@ -2,8 +2,8 @@
 
 NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
 `parity`, `opset`, `torch`, the weights' `dropped` keys, the lines `adapted` on what was added to the network,
-`class_names` where they are known, and `training_keys`, the keys of the images that a head was trained on, 16 hex
-digits each.
+`class_names` (or those of labels) where they are known, and `training_keys`, the keys of the images that a head was
+trained on, 16 hex digits each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, UnknownName, UsageError, some_of
-from ..records import Crop, Head, Model
+from ..records import Crop, Head, Model, label_set_in_words
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
@@ -33,6 +33,8 @@ GREY = "takes grey images: the mean of red, green and blue"
 """The line on a network of one channel, which its description keeps as `adapted`."""
 ONE_LOGIT = "gives one logit: exported as a classifier of two, which answers 1 where it is above 0"
 """The line on a network of one logit."""
+LABEL_SETS = "gives {0} labels: exported as a classifier of their sets, which have each label whose logit is above 0"
+"""The line on a network of several labels."""
 BATCH = "batch"
 """The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16
@@ -87,6 +89,8 @@ def load_model(folder: Path | None, name: str) -> Model:
             raise ValueError(f"it is of {model.name}, in {model.path}")
         if model.image_size < 1 or not 1 <= model.classes <= MOST_CLASSES:
             raise ValueError(f"{model.classes} classes of images of {model.image_size} pixels")
+        if model.multilabel and model.classes != 1 << model.named[0]:
+            raise ValueError(f"{model.classes} classes are not all sets of labels")
         if model.precision not in PRECISIONS:
             raise ValueError(f"its precision is {model.precision}, not {', '.join(PRECISIONS)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -109,15 +113,20 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
 def class_names_of(model: Model) -> list[str] | None:
     """The names of a model's classes in the order of its logits, where its description has them; else None.
 
-    Raises ExportError for a description whose names are not one a class.
+    Raises ExportError for a description whose names are not one a class, or one a label.
     """
     path = _description_path(model.path.parent, model.name)
-    names = describe_model(model.path.parent, model.name).get("class_names")
-    if names is not None and not (
-        isinstance(names, list) and len(names) == model.classes and all(isinstance(name, str) for name in names)
-    ):
-        raise ExportError(f"{path} is damaged: class_names are not {model.classes} texts; export {model.name} again")
-    return names
+    names, count = describe_model(model.path.parent, model.name).get("class_names"), model.named[0]
+    if names is None:
+        return None
+    if not (isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)):
+        raise ExportError(f"{path} is damaged: class_names are not {count} texts; export {model.name} again")
+    if not model.multilabel:
+        return names
+    return [
+        label_set_in_words(name for label, name in enumerate(names) if number >> label & 1)
+        for number in range(model.classes)
+    ]
 
 
 def training_keys_of(model: Model) -> list[int]:
@@ -135,14 +144,15 @@ def training_keys_of(model: Model) -> list[int]:
 
 
 def name_classes(model: Model, names: Sequence[str]) -> None:
-    """Keep the names of the model's classes in its description; UsageError unless each class has one of its own."""
-    if len(names) != model.classes:
+    """Keep the names of the model's classes, or of its labels; UsageError unless each has one of its own."""
+    count, kind = model.named
+    if len(names) != count:
         raise UsageError(
-            f"{len(names)} names were given for the {model.classes} classes of {model.name}, whose names stay as they "
-            "were; give one name for each class, in the order of the logits"
+            f"{len(names)} names were given for the {count} {kind} of {model.name}, whose names stay as they were; "
+            "give one name for each, in the order of the logits"
         )
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"several classes of {model.name} are called {some_of(repeated)}; give each its own name")
+        raise UsageError(f"several {kind} of {model.name} are called {some_of(repeated)}; give each its own name")
     _describe_again(model, {"class_names": list(names)})
 
 

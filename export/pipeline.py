@@ -7,23 +7,24 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from ..errors import ExportError, UsageError
 from ..protocol import SIZE
-from ..records import Crop, Model, digest_of
+from ..records import MULTILABEL, Crop, Model, digest_of
 from ..untrusted import first_line
 from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
 from .heads.prompts import PromptHead
 from .heads.training import MadeHead, TrainedHead
-from .models import FINISHED, GREY, MOST_CLASSES, ONE_LOGIT, check_name, save_model
+from .models import FINISHED, GREY, LABEL_SETS, MOST_CLASSES, ONE_LOGIT, check_name, save_model
 from .normalization import NORMALIZATIONS, Normalization, normalization_name
 from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
-from .onnx.from_torch import OPSET, Normalized, Pooled, TwoClasses, count_classes, takes_grey, to_onnx
+from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
+from .onnx.label_sets import append_label_sets, check_label_outputs
 from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_images, check_logits, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
@@ -51,6 +52,10 @@ class HeadRequest:
 
     def __post_init__(self) -> None:
         check_pool(self.pool)
+
+
+Request = HeadRequest | Literal["multilabel"]
+"""The use of outputs that are no logits of classes: a head of classes is added, or each is a label by itself."""
 
 
 def export_checkpoint(
@@ -94,12 +99,12 @@ def export_user_checkpoint(
     *,
     image_size: int = SIZE,
     reading: Reading = OWN_WEIGHTS,
-    request: HeadRequest | None = None,
+    request: Request | None = None,
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
-    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. With a
-    `request` the outputs of the network are features.
+    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. The
+    outputs of the network are logits of classes without a `request`.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
@@ -167,15 +172,15 @@ def export_classifier(
     folder: Path | None = None,
     *,
     image_size: int | None = None,
-    request: HeadRequest | None = None,
+    request: Request | None = None,
 ) -> tuple[Model, Parity]:
-    """Export an image classifier, or with a `request` a backbone, of a folder that transformers saved as `name`.
+    """Export an image classifier, or a backbone if a head is requested, of a folder that transformers saved, as `name`.
 
     Without a `normalization`, it is the folder's own, and so are image size and crop. Raises CheckpointError,
     ExportError, and UsageError where transformers is not installed, or the folder does not say how images are made.
     """
     _check_user_name(name)
-    network, files, unused = load_classifier(source, request is not None)
+    network, files, unused = load_classifier(source, isinstance(request, HeadRequest))
     crop = None
     if normalization is None:
         normalization, crop = read_preprocessing(source)
@@ -203,22 +208,22 @@ def import_onnx(
     folder: Path | None = None,
     *,
     image_size: int | None = None,
-    request: HeadRequest | None = None,
+    request: Request | None = None,
 ) -> tuple[Model, Parity]:
-    """Take a finished ONNX file as the model `name`, or features of it with the head of a `request`; see `take_onnx`.
+    """Take a finished ONNX file as the model `name`, with what a `request` makes of its outputs; see `take_onnx`.
 
     `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    heading = None if request is None else Heading(request, name, folder or models_folder())
-    taken = take_onnx(path, normalization, image_size, heading)
+    heading = Heading(request, name, folder or models_folder()) if isinstance(request, HeadRequest) else None
+    taken = take_onnx(path, normalization, image_size, heading, request == MULTILABEL)
     facts = ModelFacts(
         *(name, OWN, FINISHED, f"file:{path.name}", taken.sha256, normalization, taken.image_size),
         precision=taken.precision,
-        notes=taken.metadata if request is None else {},
+        notes=taken.metadata if heading is None else {},
+        multilabel=request == MULTILABEL,
     )
-    made = {"adapted": taken.adapted} if taken.adapted else {}
-    return _save(facts, taken.content, taken.classes, taken.parity, made, folder, heading)
+    return _save(facts, taken.content, taken.classes, taken.parity, {"adapted": taken.adapted}, folder, heading)
 
 
 def export_network(
@@ -229,7 +234,7 @@ def export_network(
     *,
     image_size: int = SIZE,
     images: NDArray[np.float32] | None = None,
-    request: HeadRequest | None = None,
+    request: Request | None = None,
 ) -> tuple[Model, Parity]:
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
 
@@ -282,6 +287,8 @@ class ModelFacts:
     precision: str = "fp32"
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Values beside the weights that may name the classes: see `class_names.find_class_names`."""
+    multilabel: bool = False
+    """Whether each output is a label by itself."""
 
 
 def _check_user_name(name: str) -> None:
@@ -307,36 +314,35 @@ def _export(
     description: Mapping[str, Any],
     folder: Path | None,
     images: NDArray[np.float32] | None,
-    request: HeadRequest | None = None,
+    request: Request | None = None,
 ) -> tuple[Model, Parity]:
     size, name = facts.image_size, facts.name
-    if request is not None and request.output is not None:
-        raise UsageError(f"--output names a tensor of a finished ONNX file, and {name} is none; leave it out")
-    if request is None and getattr(network, "num_classes", None) == 0:
+    head = request if isinstance(request, HeadRequest) else None
+    if head is not None:
+        if head.output is not None:
+            raise UsageError(f"--output names a tensor of a finished ONNX file, and {name} is none; leave it out")
+        head.head.check_network(name, size, facts.crop)
+    elif getattr(network, "num_classes", None) == 0:
         raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")
-    if request is not None:
-        request.head.check_network(name, size, facts.crop)
     images = photograph_crops(size) if images is None else check_images(images, size)
     grey = takes_grey(network, size)
-    adapted = [GREY] if grey else []
-    features = network if request is None else Pooled(network, request.pool)
+    features = network if head is None else Pooled(network, head.pool)
     normalized: nn.Module = Normalized(features, *facts.normalization, grey).eval()
-    if request is None and count_classes(normalized, size) == 1:
-        normalized = TwoClasses(normalized).eval()
-        adapted.append(ONE_LOGIT)
     content, classes = to_onnx(normalized, size)
-    kind = "logits" if request is None else "features"
+    kind = "logits" if head is None else "features"
     outputs = check_finite(torch_outputs(normalized, images), f"{name} in torch", kind)
-    if request is None:
-        refuse_features(content, name)
-        expected: NDArray[np.floating] = check_logits(outputs, name)
+    expected: NDArray[np.floating]
+    if head is None:
+        refuse_features(content, name, classes)
+        facts = replace(facts, multilabel=request == MULTILABEL)
+        expected = check_label_outputs(outputs, content, name) if facts.multilabel else check_logits(outputs, name)
         heading = None
     else:
-        heading = Heading(request, name, folder or models_folder())
+        heading = Heading(head, name, folder or models_folder())
         content, expected = heading.add(content, outputs, size)
         classes = expected.shape[1]
     parity = check_parity(expected, content, images, name)
-    made = {"opset": OPSET, "torch": torch.__version__, **({"adapted": adapted} if adapted else {}), **description}
+    made = {"opset": OPSET, "torch": torch.__version__, "adapted": [GREY] if grey else [], **description}
     return _save(facts, content, classes, parity, made, folder, heading)
 
 
@@ -375,7 +381,11 @@ def _save(
     folder: Path | None,
     heading: Heading | None = None,
 ) -> tuple[Model, Parity]:
-    head = heading and heading.made
+    head, adapted = heading and heading.made, list(made["adapted"])
+    if facts.multilabel or classes == 1:
+        content = append_label_sets(content, classes)
+        adapted.append(LABEL_SETS.format(classes) if facts.multilabel else ONE_LOGIT)
+        classes = 2**classes
     model = Model(
         name=facts.name,
         category=facts.category,
@@ -391,10 +401,11 @@ def _save(
         crop=facts.crop,
         precision=facts.precision,
         head=head.record if head else None,
+        multilabel=facts.multilabel,
     )
-    names = head.class_names if head else find_class_names(facts.notes, classes)
+    names = head.class_names if head else find_class_names(facts.notes, model.named[0])
     notes: dict[str, Any] = {"class_names": names} if names else {}
     if head and len(head.keys):
         notes["training_keys"] = head.keys.astype(">u8").tobytes().hex()
-    save_model(model, content, {**made, **notes, "parity": asdict(parity)})
+    save_model(model, content, {**made, **notes, "adapted": adapted, "parity": asdict(parity)})
     return model, parity

@@ -174,6 +174,8 @@ class Available:
     checkpoints: int = 1
     sliced: bool = False
     """Whether the images have attributes."""
+    multilabel: bool = False
+    """Whether the classes are sets of labels."""
     benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
 

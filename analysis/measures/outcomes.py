@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from ...protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
-from ...records import UNKNOWN_RANK, Condition
+from ...records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
@@ -53,6 +53,7 @@ class Subject:
     size: int
     """Pixels a side of the images."""
     labelled: bool
+    decision_space: str = "all"
 
     @property
     def floor(self) -> float:
@@ -78,7 +79,7 @@ def subjects(store: Store, study: str) -> list[Subject]:
     if not len(rows):
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
-    return [Subject(**row) for row in rows.with_columns(classes=classes).drop("decision_space").to_dicts()]
+    return [Subject(**row) for row in rows.with_columns(classes=classes).to_dicts()]
 
 
 Slices = Mapping[tuple[str, str], Whole]
@@ -282,7 +283,14 @@ class PredictionReader:
             for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored.condition for stored in cells]
-        available = Available(conditions, images.schemes, images.labelled, subject.classes, sliced=bool(images.slices))
+        available = Available(
+            conditions,
+            images.schemes,
+            images.labelled,
+            subject.classes,
+            sliced=bool(images.slices),
+            multilabel=subject.decision_space == MULTILABEL,
+        )
         return Outcomes(subject, available, cells)
 
     def _cells_of(self, subject: Subject) -> pl.DataFrame:

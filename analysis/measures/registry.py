@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from ...protocol import CLASSES
-from ...records import Cell, Condition, ImageSetInfo, Model
+from ...records import MULTILABEL, Cell, Condition, ImageSetInfo, Model
 from . import (
     accuracy,
     calibration,
@@ -22,6 +22,7 @@ from . import (
     cues,
     generalization,
     half_cut,
+    labels,
     octaves,
     psychometric,
     ranks,
@@ -48,6 +49,7 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *ranks.MEASURES,
     *consistency.MEASURES,
     *slices.MEASURES,
+    *labels.MEASURES,
 )
 """Numbers of every condition of one model on one image set."""
 MODEL_MEASURES = consistency.MODEL_MEASURES
@@ -199,6 +201,7 @@ def condition_metrics(
             images.labelled,
             checkpoints=len(of_set),
             sliced=images.digest in sliced,
+            multilabel=images.decision_space == MULTILABEL,
         )
         lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
         metrics[images.name] = [name for name, lack in lacks.items() if not lack]

@@ -14,7 +14,8 @@ from ...errors import UnknownName, UsageError
 from ...export.weights.registry import OWN_WEIGHTS, Reading
 from ...processors import processors
 from ...protocol import SIZE
-from ..export import Backbone, Exportable, Lowering, ModelSelection
+from ...records import MULTILABEL
+from ..export import Backbone, Exportable, Lowering, ModelSelection, MultiLabel
 from .files import File, path_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def normalization(name: str) -> tuple[Channels, Channels]:
 
 
 def export(
-    source: File | nn.Module | Backbone,
+    source: File | nn.Module | Backbone | MultiLabel,
     name: str | None = None,
     *,
     architecture: str | None = None,
@@ -132,7 +133,8 @@ def export(
     Args:
         source: a network in memory, which stays as it is; a file of weights of an `architecture`; a finished ONNX file;
             a folder that transformers saved an image classifier in; one of the 48 checkpoints by name; or a pretrained
-            model of timm, `timm:NAME`. A `Backbone` gives a network of features a head of classes.
+            model of timm, `timm:NAME`. A `Backbone` gives a network of features a head of classes, and
+            `MultiLabel` judges each output of a network as a label by itself.
         name: what studies call the model; not for checkpoints and models of timm, which have names.
         architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
         mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted, three numbers or one
@@ -147,9 +149,11 @@ def export(
     """
     from ...export import pipeline
 
-    folder, size, request = path_of(out), image_size or SIZE, None
-    if isinstance(source, Backbone):
-        request, source = source.request(), source.source
+    folder, size = path_of(out), image_size or SIZE
+    head = source.request() if isinstance(source, Backbone) else None
+    request: pipeline.Request | None = MULTILABEL if isinstance(source, MultiLabel) else head
+    if isinstance(source, (Backbone, MultiLabel)):
+        source = source.source
     # A checkpoint needs no name and a folder does, so that a folder beside it hides no checkpoint.
     if isinstance(source, (str, PathLike)) and name is not None and Path(source).is_dir():
         if architecture is not None or (mean is None) != (std is None):
@@ -162,15 +166,13 @@ def export(
     if isinstance(source, str) and architecture is None and not Path(source).is_file():
         if (name, mean, std) != (None, None, None):
             raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
+        if request is not None and (head is None or not source.startswith("timm:")):
+            raise UsageError(f"{source} is no file of weights, and a published checkpoint has classes of its own")
         if not source.startswith("timm:"):
-            if request is not None:
-                raise UsageError(
-                    f"{source} is no file of weights, and a checkpoint of the study has classes of its own"
-                )
             return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
         if image_size is not None:
             raise UsageError(f"{source} takes images of its own size; leave out image_size")
-        return pipeline.export_pretrained(source.removeprefix("timm:"), folder, request=request)[0]
+        return pipeline.export_pretrained(source.removeprefix("timm:"), folder, request=head)[0]
     if name is None or mean is None or std is None:
         raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
     channels = _channels("mean", mean), _channels("std", std)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import ExportError, UsageError
+from ...errors import ExportError, UnknownName, UsageError
 from ...export.weights.registry import OWN, Reading
 from ...protocol import SIZE
+from ...records import MULTILABEL
 from .. import api
 from ..console import TableFormat, log, print_rows, progress
-from ..export import Backbone, Exportable, Lowering, ModelSelection, read_precisions
+from ..export import Backbone, Exportable, Lowering, ModelSelection, MultiLabel, read_precisions
 from ..formats import Format
 from .checkpoints import Category, Every, Names, for_each
 
@@ -86,7 +87,7 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE",
-        help="The names of the classes, one a line in the order of the logits; labels are matched by them.",
+        help="The names of the classes, one a line in the order of the outputs; labels are matched by them.",
         show_default="those that the file or image set holds",
     ),
 ]
@@ -206,6 +207,12 @@ def export_own(
     rule: Rule = OWN,
     weights: WeightsKey = None,
     classes: Classes = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar=MULTILABEL, help="Each output is a label by itself, and images may have several."
+        ),
+    ] = None,
     head: HeadOf = None,
     output: Output = None,
     method: Method = "ridge",
@@ -247,14 +254,21 @@ def export_own(
     mean_channels, std_channels = (None, None) if describes_itself else channels(mean, std, normalization)
     if head is None and (output, method, pool, seed) != (None, "ridge", None, 0):
         raise UsageError("--output, --method, --pool and --seed are about a head; give one with --head")
+    if task not in (None, MULTILABEL):
+        raise UnknownName("task", task, [MULTILABEL])
+    if task is not None and head is not None:
+        raise UsageError("a head has classes of which an image has one; leave out --task or --head")
     class_names = None if classes is None else api.models.read_class_names(classes)
     named = api.models.name_sources(sources, name)
     api.models.check_category(category)
     api.models.check_calibration(list(named), lowering, out)
 
     def export_model(source: Path, name: str) -> Model:
+        network: Path | Backbone | MultiLabel = source if task is None else MultiLabel(source)
+        if head is not None:
+            network = Backbone(source, head, method, pool, output, seed, class_names, progress)
         model = api.models.export(
-            source if head is None else Backbone(source, head, method, pool, output, seed, class_names, progress),
+            network,
             name,
             architecture=architecture,
             mean=mean_channels,

@@ -12,7 +12,7 @@ import typer
 from ...errors import UsageError
 from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
-from ...records import PERCENTILES, Crop, enlarged_in_words
+from ...records import MULTILABEL, PERCENTILES, Crop, enlarged_in_words
 from ...untrusted import printable
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
@@ -76,7 +76,8 @@ def pack(
         typer.Option("--attributes", metavar="CSV", help="Site, scanner or the like: columns path, name, value."),
     ] = None,
     decision_space: Annotated[
-        str, typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES))}.")
+        str,
+        typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES, MULTILABEL))}."),
     ] = "all",
     clusters: Clusters = "none",
     limit: Annotated[

@@ -11,8 +11,8 @@ from ...export.models import class_names_of
 from ...export.weights.registry import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
 from ...probes.images.image_set import ImageSet, open_image_set
-from ...protocol import CLASSES
-from ...records import Model
+from ...protocol import CLASSES, SPACE_CLASSES
+from ...records import MULTILABEL, Model
 
 ALL = decision_space("all")
 
@@ -32,15 +32,21 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
     """The image set with the numbers that its classes have in the models, where both have names.
 
     Where a side has none, the numbers stay as they were packed. Raises UsageError for a class that a model does not
-    have, and where two models give a class different numbers.
+    have, where two models give a class different numbers, and for sets of labels where a model has no names.
     """
-    if images.class_names is None or images.info.decision_space != ALL.name:
+    space = images.info.decision_space
+    if images.class_names is None or space in SPACE_CLASSES:
         return images
     as_packed = tuple(range(len(images.class_names)))
     numberings: dict[tuple[int, ...], Model] = {}
     named: ModelClasses | None = None
     for model in models:
         classes = _classes_of(model)
+        if classes is None and space == MULTILABEL:
+            raise UsageError(
+                f"image set {images.info.name} names its labels, and {model.name} does not; export it with --classes, "
+                "or number the labels in the CSV file"
+            )
         numbers = None if classes is None else _numbers(images.info.name, images.class_names, classes, model)
         named = named if numbers is None else classes
         numberings.setdefault(as_packed if numbers is None else numbers, model)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import BandlensError
-from ...probes.images.decision_spaces import NAMES, decision_space
+from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets
-from ...protocol import CLASSES
+from ...protocol import CLASSES, SPACE_CLASSES
 from ...records import Cell, Failed
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _reusable(
 
 def class_names(work: Work) -> ClassNames:
     """The names of the classes of each decision space; those of `all` where a model has the classes of ImageNet."""
-    names = [name for name in NAMES if name != "all" or any(model.classes == CLASSES for model in work.models)]
+    names = [*SPACE_CLASSES, *(["all"] if any(model.classes == CLASSES for model in work.models) else [])]
     spaces = [decision_space(name) for name in names]
     return {space.name: dict(zip(space.ids, space.names, strict=True)) for space in spaces}
 

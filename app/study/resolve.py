@@ -12,7 +12,7 @@ import numpy as np
 from ...analysis.database.open import open_store
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
-from ...engine.run import check_attackable, check_labels
+from ...engine.run import check_attackable, check_labels, check_tasks
 from ...engine.tuning import read_tuning
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
@@ -153,11 +153,22 @@ def _open_for(models: Sequence[Model], path: Path, draw: Draw | None, overlap: s
     """The image set, with labels in the numbers of the models that take its images, and no image of their training."""
     images = open_image_set(path, draw)
     takers = [model for model in models if takes_images(model, images.info)]
+    check_tasks(images, takers)
     return match_labels(_without_training_images(images, takers, overlap), takers)
 
 
 def _without_training_images(images: ImageSet, models: Sequence[Model], overlap: str) -> ImageSet:
     """The images that no head of the models was trained on; UsageError where there are others, unless to leave out."""
+    unlike = [
+        model.name
+        for model in models
+        if model.head and model.head.preprocessing not in (None, images.info.preprocessing)
+    ]
+    if unlike:
+        log.info(
+            f"bandlens: {images.info.name} was packed otherwise than the training images of {some_of(unlike)}, so that "
+            "images of both are not recognized; pack both with the same options"
+        )
     trained = {
         model: np.isin(images.keys, np.array(training_keys_of(model), np.uint64)) for model in models if model.head
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -121,7 +120,16 @@ class TrainedHead:
         check_finite(features, name, "features")
         fitted = fit_head(features, labels, self.images.clusters, self.method, self.seed)
         file.unlink(missing_ok=True)
-        record = Head(self.method, self.images.name, self.images.digest, len(labels), fitted.strength, fitted.accuracy)
+        images = self.images
+        record = Head(
+            self.method,
+            images.name,
+            images.digest,
+            len(labels),
+            fitted.strength,
+            fitted.accuracy,
+            images.preprocessing,
+        )
         return MadeHead(fitted.head, record, self.images.class_names, self.images.keys)
 
 
@@ -160,19 +168,11 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
-    """Images in [0, 1], BATCH at once; the next ones are read while ONNX Runtime works on a batch."""
-    # Two arrays take turns: a new one for each batch would cost as much as reading does.
-    arrays = np.empty((2, BATCH, 3, images.size, images.size), np.float32)
+    """Images in [0, 1], BATCH at once, each in the array of the one before.
 
-    def read(start: int) -> NDArray[np.float32]:
+    Nothing is read ahead: ONNX Runtime keeps all processors busy, and its threads would wait for the reader's, spinning.
+    """
+    array = np.empty((BATCH, 3, images.size, images.size), np.float32)
+    for start in range(first, count, BATCH):
         pixels = images.take(np.arange(start, min(start + BATCH, count)))
-        array = arrays[(start - first) // BATCH % 2, : len(pixels)]
-        return np.divide(pixels, np.float32(255), out=array)
-
-    with ThreadPoolExecutor(1, "features") as thread:
-        starts = range(first, count, BATCH)
-        following = thread.submit(read, first) if starts else None
-        for start in starts:
-            batch = following.result() if following else read(start)
-            following = thread.submit(read, start + BATCH) if start + BATCH < count else None
-            yield batch
+        yield np.divide(pixels, np.float32(255), out=array[: len(pixels)])

@@ -48,23 +48,47 @@ FEATURES = re.compile(r"(.*[._/])?(last_hidden_state|pooler_output|embed(ding)?s
 """Names of outputs that are features, as exporters of backbones call them."""
 NORMALIZATIONS_OF_FEATURES = {"LayerNormalization", "LpNormalization"}
 """Operators that no classifier ends with, and many a backbone does."""
-ARRANGES = {"Flatten", "Gather", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape", "Slice", "Squeeze"}
-"""Operators that choose, arrange or pool features."""
+ARRANGES = {
+    *("BatchNormalization", "Cast", "Concat", "Dropout", "Flatten", "Gather", "Identity", "Reshape", "Slice"),
+    *("Squeeze", "Transpose", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"),
+}
+"""Operators that choose, arrange or scale features; of several that are joined the first is looked at."""
+POOLINGS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"}
+ACTIVATIONS = {"Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Selu"}
+ARITHMETIC = {"Add", "Div", "Mul", "Sub"}
+"""Operators that may add a bias, or scale."""
+GIVES_SCORES = {"Conv", "Gemm", "MatMul", "Log", "LogSoftmax", "Sigmoid", "Softmax"}
+"""Operators whose pooled values are scores of classes: those of positions, or of crops."""
+STEP_OF_WIDTHS = 32
+"""The number of pooled features of the usual backbones is a multiple of this."""
 
 
-def refuse_features(content: bytes, network: str) -> None:
-    """ExportError, which names `network`, where its one output is known to be features, by its name or its last layer.
+def refuse_features(content: bytes, network: str, width: int) -> None:
+    """ExportError, which names `network`, where its one output, (n, width), is known to be features.
 
-    Features without such a sign pass for logits.
+    That is so by its name, where its last layer is a normalization, or where it is pooled from other values than
+    scores of a last linear layer. A ReLU between the two, as torchvision's SqueezeNet has it, leaves scores where
+    their number is unusual for features. Features without such a sign pass for logits.
     """
     graph = onnx.load_from_string(content).graph
     makers = {name: node for node in graph.node for name in node.output if name}
     (output,) = (value.name for value in graph.output)
-    node = makers.get(output)
-    while node is not None and node.op_type in ARRANGES:
-        node = makers.get(node.input[0])
-    if FEATURES.fullmatch(output) or (node is not None and node.op_type in NORMALIZATIONS_OF_FEATURES):
-        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}")
+    constants = {weight.name for weight in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    node, passed = makers.get(output), set[str]()
+    while node is not None:
+        inputs = [name for name in node.input if name not in constants]
+        walks_on = ARRANGES | POOLINGS | ACTIVATIONS | (ARITHMETIC if len(inputs) == 1 else set())
+        if node.op_type not in walks_on or not inputs:
+            break
+        passed.add(node.op_type)
+        node = makers.get(inputs[0])
+    kind, active = node.op_type if node else None, passed & ACTIVATIONS
+    scores = kind in GIVES_SCORES and (not active or (active == {"Relu"} and width % STEP_OF_WIDTHS != 0))
+    pooled = kind is not None and bool(passed & POOLINGS) and not scores
+    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or pooled:
+        unless = "; if these are logits, export it without the activation before the pool" if pooled and active else ""
+        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{unless}")
 
 
 def check_pool(pool: str | None) -> None:
@@ -112,7 +136,7 @@ def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:
         nodes = [helper.make_node("Gather", [features, "pool/token"], ["pool/features"], axis=1)]
     else:
         nodes = [_reduce(model, "ReduceMean", features, "pool/features", _pooled_axes(rank), keepdims=0)]
-    _extend(graph, nodes, "pool/features")
+    extend_graph(graph, nodes, "pool/features")
 
 
 def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.float64], unit: bool = False) -> bytes:
@@ -126,7 +150,7 @@ def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.fl
     """
     model = onnx.load_from_string(content)
     graph = model.graph
-    _rename(graph, "logits", "head/features")
+    rename_tensor(graph, "logits", "head/features")
     features = "head/features"
     nodes = []
     if unit:
@@ -140,7 +164,7 @@ def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.fl
     graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "head/weight"))
     graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), "head/bias"))
     nodes.append(helper.make_node("Gemm", [features, "head/weight", "head/bias"], ["logits"], transB=1))
-    _extend(graph, nodes, "logits", [BATCH, len(weight)])
+    extend_graph(graph, nodes, "logits", [BATCH, len(weight)])
     return to_bytes(model)
 
 
@@ -155,15 +179,17 @@ def _reduce(
     return helper.make_node(operator, [source, f"{result}_axes"], [result], keepdims=keepdims)
 
 
-def _extend(
+def extend_graph(
     graph: onnx.GraphProto, nodes: list[onnx.NodeProto], output: str, shape: list[str | int] | None = None
 ) -> None:
+    """Add nodes at the end, the last of which gives the one output from now on."""
     graph.node.extend(nodes)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Give a tensor another name wherever nodes give or take it."""
     for node in graph.node:
         for names in (node.input, node.output):
             for place, name in enumerate(names):

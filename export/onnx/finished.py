@@ -18,10 +18,11 @@ from onnx import helper, numpy_helper
 
 from ...errors import ExportError, UsageError
 from ...untrusted import first_line
-from ..models import BATCH, GREY, ONE_LOGIT
+from ..models import BATCH, GREY
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .features import append_pool, cut_graph, pool_features, refuse_features
+from .label_sets import check_label_outputs
 from .parity import AT_ONCE, GIVE_HEAD, Parity, check_finite, check_logits, measure_parity
 from .trial import try_logits
 
@@ -66,7 +67,7 @@ class TakenFile:
     metadata: dict[str, str]
     """Metadata of the user's file by key; the names of its classes may be among them."""
     adapted: list[str]
-    """Lines on what was added, so that it takes RGB and gives a logit for each class."""
+    """Lines on what was added, so that it takes RGB."""
 
 
 class HeadAdder(Protocol):
@@ -85,13 +86,17 @@ class HeadAdder(Protocol):
 
 
 def take_onnx(
-    path: Path, normalization: Normalization, image_size: int | None, heading: HeadAdder | None = None
+    path: Path,
+    normalization: Normalization,
+    image_size: int | None,
+    heading: HeadAdder | None = None,
+    multilabel: bool = False,
 ) -> TakenFile:
     """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits, or features
-    where there is a `heading`.
+    where there is a `heading`, or (batch, labels) logits or probabilities where it is `multilabel`.
     """
     model = _read(path)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -105,7 +110,7 @@ def take_onnx(
             f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
             "its features with --output and give them a head with --head"
         )
-    adapted = _adapt(model, inputs[0], heading is None)
+    adapted = _adapt(model, inputs[0])
     batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
@@ -114,8 +119,9 @@ def take_onnx(
     outputs = _outputs_of_file(path, model, images, step, normalization, heading is not None)
     expected: NDArray[np.floating]
     if heading is None:
-        refuse_features(model.SerializeToString(), str(path))
-        expected = check_logits(check_finite(outputs, str(path)), str(path))
+        written, outputs = model.SerializeToString(), check_finite(outputs, str(path))
+        refuse_features(written, str(path), outputs.shape[1])
+        expected = check_label_outputs(outputs, written, str(path)) if multilabel else check_logits(outputs, str(path))
     else:
         expected = features = pool_features(check_finite(outputs, str(path), "features"), heading.pool)
         if heading.pool is not None:
@@ -172,24 +178,17 @@ def _names(values: Any) -> str:
     return ", ".join(value.name for value in values) or "none"
 
 
-def _adapt(model: onnx.ModelProto, images: onnx.ValueInfoProto, gives_logits: bool) -> list[str]:
-    """Have a graph of one channel take RGB, and one of one logit give two; the lines of what was added."""
-    graph, adapted = model.graph, []
+def _adapt(model: onnx.ModelProto, images: onnx.ValueInfoProto) -> list[str]:
+    """Have a graph of one channel take RGB; the lines of what was added."""
+    graph = model.graph
     channels = images.type.tensor_type.shape.dim[1:2]
-    if len(images.type.tensor_type.shape.dim) == 4 and channels[0].dim_value == 1:
-        weights = numpy_helper.from_array(np.full((1, 3, 1, 1), 1 / 3, np.float32), "grey/weights")
-        graph.initializer.append(weights)
-        graph.node.insert(0, helper.make_node("Conv", ["grey/colours", weights.name], [images.name]))
-        images.name, channels[0].dim_value = "grey/colours", 3
-        adapted.append(GREY)
-    shape = graph.output[0].type.tensor_type.shape.dim
-    if gives_logits and len(shape) == 2 and shape[1].dim_value == 1:
-        logit, names = graph.output[0].name, ["two_classes/zero", "two_classes/logits"]
-        graph.node.append(helper.make_node("Sub", [logit, logit], names[:1]))
-        graph.node.append(helper.make_node("Concat", [names[0], logit], names[1:], axis=1))
-        graph.output[0].name, shape[1].dim_value = names[1], 2
-        adapted.append(ONE_LOGIT)
-    return adapted
+    if len(images.type.tensor_type.shape.dim) != 4 or channels[0].dim_value != 1:
+        return []
+    weights = numpy_helper.from_array(np.full((1, 3, 1, 1), 1 / 3, np.float32), "grey/weights")
+    graph.initializer.append(weights)
+    graph.node.insert(0, helper.make_node("Conv", ["grey/colours", weights.name], [images.name]))
+    images.name, channels[0].dim_value = "grey/colours", 3
+    return [GREY]
 
 
 def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:

@@ -68,18 +68,6 @@ class Pooled(nn.Module):
         return features
 
 
-class TwoClasses(nn.Module):
-    """A network of one logit as a classifier of two: 0, and the logit of class 1, whose softmax is its sigmoid."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        logit: Tensor = self.network(images)
-        return torch.cat([logit - logit, logit], dim=1)
-
-
 def takes_grey(network: nn.Module, image_size: int) -> bool:
     """Whether the network fails on colour, and its first convolution has one channel."""
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)

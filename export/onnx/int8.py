@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from ...errors import ExportError, UsageError
 from ...untrusted import first_line
+from . import label_sets
 from .graph import to_bytes
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -38,13 +39,16 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     singles = [image[None] for batch in images for image in batch]
     if not singles:
         raise UsageError("int8 needs images to calibrate on; give an image set that is not empty")
+    model = onnx.load_from_string(content)
+    exact = [node.name for node in model.graph.node if node.name.startswith(label_sets.PREFIX)]
     with _silence():
         try:
             quantized = nncf.quantize(
-                onnx.load_from_string(content),
+                model,
                 nncf.Dataset(singles, lambda image: {"images": image}),
                 preset=nncf.QuantizationPreset.PERFORMANCE,
                 subset_size=len(singles),
+                ignored_scope=nncf.IgnoredScope(names=exact) if exact else None,
             )
         # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
         except Exception as error:

@@ -101,7 +101,7 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
     return outputs
 
 
-def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float32]:
+def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> NDArray[np.float32]:
     """The finite (n, classes) outputs of n images; ExportError for those of a softmax or a sigmoid, and for embeddings.
 
     Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
@@ -113,16 +113,14 @@ def check_logits(outputs: NDArray[np.float32], network: str) -> NDArray[np.float
         raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
     if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
-    # A network of one logit was made a classifier of two, whose first logit is 0.
-    is_single = outputs.shape[1] == 2 and not outputs[:, 0].any()
-    values = outputs[:, 1:] if is_single else outputs
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
-    if values.min() > 0 and values.max() <= 1:
+    if outputs.min() > 0 and outputs.max() <= 1:
         shifted = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
+        several = "; if images may have several labels, export it with --task multilabel"
         raise ExportError(
-            f"{network} gives values from {values.min():.3g} to {values.max():.3g} for all {len(values)} images, as "
+            f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
             "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
-            f"{'' if is_single else shifted}; several labels an image are not judged"
+            f"{'' if multilabel or outputs.shape[1] == 1 else shifted}{'' if multilabel else several}"
         )
     return outputs
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError
+from ...errors import ImageSetError, UnknownName, UsageError, some_of
 from ...records import Crop
 from . import files
 from .attributes import select_images, write_attributes
@@ -51,6 +51,8 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         photographs = open_source(source)
         rows = _new_rows(path, index, source, photographs.paths)
         classes, names = _labels(images, source, photographs.paths, labels)
+        if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
+            how.say(f"{path}: new classes: {some_of(new_classes)}")
         how.say(f"{path}: {files.need_space(path, kept + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
         with nowhere() if images.streamed else rows_of(pixels) as keep:

@@ -1,4 +1,4 @@
-"""Decision spaces, by which 1000 logits become a decision: all classes, 200 of them, or 16 entry-level classes."""
+"""Decision spaces: all classes, 200 or 16 entry-level ones that are made of 1000 logits, or sets of labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ...errors import UnknownName
 from ...protocol import SPACE_CLASSES
+from ...records import MULTILABEL
 
-NAMES = ("all", *SPACE_CLASSES)
+NAMES = ("all", *SPACE_CLASSES, MULTILABEL)
 """Names of the decision spaces; an image set that says nothing has `all`."""
 
 
@@ -38,12 +39,15 @@ def decision_space(name: str) -> DecisionSpace:
 
     `all` has the 1000 classes of ImageNet. `imagenet-a` and `imagenet-r` are the 200 classes of those data sets, by
     their indices among the 1000. `sixteen` are the entry-level classes of Geirhos et al. 2018, numbered 0 to 15 by
-    name: each stands for several of the 1000, and together they leave some out.
+    name: each stands for several of the 1000, and together they leave some out. The classes of `multilabel` are those
+    of a model, so that none are listed.
     """
     if name not in NAMES:
         raise UnknownName("decision space", name, NAMES)
     if name == "sixteen":
         return _entry_level(name)
+    if name == MULTILABEL:
+        return DecisionSpace(name, (), (), ())
     classes, words = imagenet_classes(), _lines("imagenet_names")
     wnids = classes if name == "all" else _lines(f"{name.replace('-', '_')}_wnids")
     ids = tuple(sorted(classes[wnid] for wnid in wnids))

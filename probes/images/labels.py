@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageSetError, UnknownName, UsageError
-from ...protocol import CLASSES
+from ...protocol import CLASSES, SPACE_CLASSES
+from ...records import MOST_LABELS, MULTILABEL, label_set_in_words
 from ...untrusted import read_text
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
@@ -61,7 +62,7 @@ def labels_of_names(
 ) -> tuple[NDArray[np.int32], list[str]]:
     """Classes of images by the first folder of their paths, and its names: sorted as text, as ImageFolder sorts them.
 
-    Raises ImageSetError where an image lies in no folder, or all lie in one that is none of the `known` classes.
+    Raises ImageSetError where an image lies in no folder, or all lie in one and there are no `known` classes beside it.
     """
     parents = [_top(path) for path in paths]
     if "" in parents:
@@ -69,7 +70,7 @@ def labels_of_names(
             f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it"
         )
     names = sorted(set(parents))
-    if len(names) < 2 and names[0] not in known:
+    if len(names) < 2 and not known:
         raise ImageSetError(
             f"{source}: all images lie in '{names[0]}', and one class is none; give the folder that holds the classes"
         )
@@ -128,8 +129,8 @@ def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
 
 
 def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None, space: DecisionSpace) -> None:
-    """ImageSetError naming the first image whose class is not of the decision space; `all` takes any."""
-    if labels is None or space.name == "all":
+    """ImageSetError naming the first image whose class is none of a space made of ImageNet's; others take any."""
+    if labels is None or space.name not in SPACE_CLASSES:
         return
     outside = np.flatnonzero(~np.isin(labels, space.ids))
     if len(outside):
@@ -140,40 +141,53 @@ def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
         )
 
 
-def labels_of_csv(file: Path, paths: Sequence[str]) -> tuple[NDArray[np.int32], list[str] | None]:
+def labels_of_csv(
+    file: Path, paths: Sequence[str], several: bool = False
+) -> tuple[NDArray[np.int32], list[str] | None]:
     """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
 
     Every path must be listed exactly once, and nothing else. Classes are integers, 0 to 65535, without names; or names,
-    at least one of which is no number, which are sorted as text.
+    at least one of which is no number, which are sorted as text. Where images may have `several` labels, a path has a
+    row for each, or one without a class; numbers are from 0 to 14, and classes are the sets of labels, numbered by
+    their bits, or named.
     Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is no such file.
     """
-    listed: dict[str, str] = dict.fromkeys(paths, "")
-    rows: dict[str, int] = {}
+    listed: dict[str, list[str]] = {path: [] for path in paths}
+    rows: dict[tuple[str, str], int] = {}
     for row, (path, label) in csv_rows(file, ("path", "class"), "labels", LABELS_ADVICE):
         where = f"{file}, row {row}"
         if path not in listed:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
-        if path in rows:
-            raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows")
-        if not label:
+        if (listed[path] and not several) or label in listed[path]:
+            more = "" if several else f", or pack with --decision-space {MULTILABEL} if images may have several labels"
+            raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows{more}")
+        if not label and not several:
             raise ImageSetError(f"{where}: the class is missing; write its name, or a number from 0")
-        listed[path], rows[path] = label, row
-    named = not all(_is_number(label) for label in listed.values() if label)
-    for path, row in rows.items():
-        label = listed[path]
-        if not named and not (label.isdigit() and len(label) <= 9 and int(label) <= LARGEST_CLASS):
+        listed[path].append(label)
+        rows[path, label] = row
+    named, largest = (
+        not all(_is_number(label) for _, label in rows if label),
+        MOST_LABELS - 1 if several else LARGEST_CLASS,
+    )
+    for (_, label), row in rows.items():
+        if label and not named and not (label.isdigit() and len(label) <= 9 and int(label) <= largest):
             raise ImageSetError(
-                f"{file}, row {row}: class '{label}' must be an integer from 0 to {LARGEST_CLASS}, or all must be names"
+                f"{file}, row {row}: class '{label}' must be an integer from 0 to {largest}, or all must be names"
             )
-    missing = [path for path in listed if path not in rows]
+    missing = [path for path, labels in listed.items() if not labels]
     if missing:
         raise ImageSetError(
             f"{file}: {len(missing)} images are not listed, the first '{missing[0]}'; add a row for each"
         )
+    label_sets = [list(filter(None, labels)) for labels in listed.values()]
     if not named:
-        return np.array([int(label) for label in listed.values()], np.int32), None
-    names = sorted(set(listed.values()))
-    return _numbered(file, list(listed.values()), names), names
+        numbers = [[int(label) for label in labels] for labels in label_sets]
+        return np.array(
+            [sum(1 << number for number in each) if several else each[0] for each in numbers], np.int32
+        ), None
+    classes = [label_set_in_words(labels) if several else labels[0] for labels in label_sets]
+    names = sorted(set(classes))
+    return _numbered(file, classes, names), names
 
 
 def _is_number(label: str) -> bool:

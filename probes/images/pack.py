@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageSetError, UsageError
-from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
+from ...protocol import SPACE_CLASSES
+from ...records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, planar, sides_of
@@ -231,10 +232,12 @@ def labels_of_source(
     if labels == FOLDERS:
         classes, names = labels_of_names(source, paths, known)
     elif labels:
-        classes, names = labels_of_csv(labels, paths)
+        classes, names = labels_of_csv(labels, paths, space.name == MULTILABEL)
+    elif space.name == MULTILABEL:
+        raise UsageError(f"{source}: images with several labels need --labels CSV, with a row for each label")
     else:
         classes = labels_of_folders(source, paths, space)
-    if names is not None and space.name != "all":
+    if names is not None and space.name in SPACE_CLASSES:
         raise UsageError(
             f"{space.name}: its classes have names already, and folders of these names are labels by themselves; leave "
             "--labels out, or --decision-space"

@@ -146,12 +146,14 @@ def scale(samples: NDArray[Any], levels: Range | None) -> NDArray[np.uint8]:
     least, largest = samples.min(), samples.max()
     contents = f"it holds {samples.dtype.name} from {least:g} to {largest:g}"
     if samples.dtype == np.uint8:
-        raise BrokenImageError(contents, "leave --range out")
+        raise BrokenImageError(contents, "pack such files in a set without --range")
     if levels is None:
-        raise BrokenImageError(contents, "say with --range LOW,HIGH or --range percentiles which are black and white")
+        raise BrokenImageError(
+            contents, "pack the set with --range LOW,HIGH, its black and white, or --range percentiles"
+        )
     low, high = np.percentile(samples, ENDS) if isinstance(levels, str) else levels
     if low == high:
-        raise BrokenImageError(f"its 1st and 99th percentile are both {low:g}", "give --range LOW,HIGH")
+        raise BrokenImageError(f"its 1st and 99th percentile are both {low:g}", "pack the set with --range LOW,HIGH")
     shares = ((samples.astype(np.float64) - low) / (high - low)).clip(0, 1)
     pixels = np.rint(255 * shares).astype(np.uint8)
     return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 import pytest
+from required import miss
 from small import Command
 
 from bandlens.analysis.published import imports
@@ -110,6 +113,19 @@ def test_factors_of_imagenet_x_are_shares_over_their_images(tmp_path: Path) -> N
     assert len(rows) == 10
     [wrong, _] = rows.filter(~pl.col("equal")).to_dicts()
     assert (wrong["figure"], wrong["printed"], wrong["recomputed"]) == ("multi net average", 0.8, 0.75)
+
+
+@needs_published
+def test_published_factors_of_imagenet_x_are_recomputed_with_the_annotations(tmp_path: Path) -> None:
+    if not find_spec("imagenet_x"):
+        miss("imagenet_x", "no annotations of ImageNet-X: pip install --no-deps imagenet-x==0.0.7")
+    annotations = Path(str(resources.files("imagenet_x"))) / "annotations"
+    for folder in (PUBLISHED / "atlas/imagenetx", annotations):
+        for file in folder.iterdir():
+            (tmp_path / file.name).symlink_to(file)
+    rows = recompute(papers()["imagenet-x"], tmp_path)
+    assert rows is not None
+    assert (len(rows), rows["equal"].all()) == (2 * 4 * (16 + 3), True)
 
 
 @needs_published

@@ -161,6 +161,7 @@ def test_the_line_of_zero_shot_models_is_a_regression_over_their_file(values: pl
     columns = {"imagenet-v2": "ImageNet v2", "imagenet-sketch": "ImageNet Sketch", "objectnet": "ObjectNet"}
     columns |= {"imagenet-a": "ImageNet-A", "imagenet-r": "ImageNet-R"}
     distinct = table.unique(["ImageNet 1k", *columns.values()])
+    assert pl.read_csv(ATLAS / "openclip_results.csv").select("ImageNet 1k", *columns.values()).n_unique() == 117
     for benchmark, expectation in training_lines(values)["zero-shot"].items():
         x, y = distinct.select("ImageNet 1k", columns[benchmark]).to_numpy().T
         fit, [line] = linregress(norm.ppf(x), norm.ppf(y)), expectation.lines

@@ -125,7 +125,9 @@ def test_unknown_pools_and_tensors_are_named(model: onnx.ModelProto) -> None:
 def ending_in(name: str, *operators: str) -> bytes:
     names = ["x", *(f"t{number}" for number in range(len(operators) - 1)), name]
     nodes = [
-        helper.make_node(operator, [names[number]], [names[number + 1]]) for number, operator in enumerate(operators)
+        # A sum is that of two branches, as in a residual network.
+        helper.make_node(operator, [names[number], *(["x"] if operator == "Add" else [])], [names[number + 1]])
+        for number, operator in enumerate(operators)
     ]
     values = [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in ("x", name)]
     return bytes(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])).SerializeToString())
@@ -138,11 +140,39 @@ def test_outputs_that_are_called_features_are_refused(name: str) -> None:
     with pytest.raises(
         ExportError, match=f"mine gives features \\({name}\\), not logits; give it a head of classes: --head"
     ):
-        refuse_features(ending_in(name, "Gemm"), "mine")
+        refuse_features(ending_in(name, "Gemm"), "mine", 10)
 
 
-def test_outputs_of_a_last_normalization_are_refused_and_pooled_maps_of_classes_are_not() -> None:
-    with pytest.raises(ExportError, match="gives features"):
-        refuse_features(ending_in("output", "LayerNormalization", "Gather"), "mine")
-    for operators in (["Relu", "GlobalAveragePool", "Flatten"], ["LayerNormalization", "Gemm"]):
-        refuse_features(ending_in("output", *operators), "mine")
+@pytest.mark.parametrize(
+    ("operators", "width"),
+    [
+        (["LayerNormalization", "Gather"], 10),
+        (["LayerNormalization", "ReduceMean"], 10),
+        (["Conv", "Add", "Relu", "GlobalAveragePool", "Flatten"], 10),
+        (["Conv", "Relu", "ReduceMean"], 512),
+        (["Conv", "Clip", "GlobalAveragePool", "Flatten"], 1000),
+        (["Conv", "Relu", "MaxPool", "Flatten", "Identity"], 25_088),
+        (["Concat", "Relu", "GlobalAveragePool", "LpNormalization"], 10),
+    ],
+)
+def test_outputs_of_a_last_normalization_or_pool_are_refused(operators: list[str], width: int) -> None:
+    with pytest.raises(ExportError, match="mine gives features \\(output\\), not logits; give it a head of classes"):
+        refuse_features(ending_in("output", *operators), "mine", width)
+
+
+@pytest.mark.parametrize(
+    ("operators", "width"),
+    [
+        (["Conv", "Relu", "GlobalAveragePool", "Flatten"], 1000),  # SqueezeNet
+        (["Conv", "GlobalAveragePool", "Flatten"], 512),
+        (["GlobalAveragePool", "Conv", "Flatten"], 512),
+        (["LayerNormalization", "MatMul", "ReduceMean"], 512),  # scores of tokens
+        (["Gemm", "Unsqueeze", "Concat", "ReduceMean"], 512),  # scores of several networks
+        (["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Relu"], 512),
+        (["LayerNormalization", "Gemm"], 10),
+        (["Gemm", "Softmax", "ReduceMean"], 64),
+        (["GlobalAveragePool", "Flatten"], 3),  # colours of the image itself
+    ],
+)
+def test_scores_of_positions_are_pooled_logits(operators: list[str], width: int) -> None:
+    refuse_features(ending_in("output", *operators), "mine", width)

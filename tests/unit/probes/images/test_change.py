@@ -79,6 +79,20 @@ def test_pictures_of_many_levels_keep_their_range(tmp_path: Path, crop: Crop) ->
     assert grown.crop == crop
 
 
+@pytest.mark.parametrize("levels", [None, (0.0, 60_000.0)])
+def test_samples_that_do_not_fit_the_range_of_a_set_say_how_a_set_takes_them(
+    tmp_path: Path, levels: tuple[float, float] | None
+) -> None:
+    folder, kind = tmp_path / "scans", np.uint8 if levels is None else np.uint16
+    folder.mkdir()
+    Image.fromarray(np.full((64, 64), 9, kind)).save(folder / "a.png")
+    pack(folder, tmp_path / "grown.set", crop=Crop(32, 36, range=levels))
+    Image.fromarray(np.full((64, 64), 9, np.uint16 if levels is None else np.uint8)).save(folder / "b.png")
+    advice = "pack the set with --range LOW,HIGH, its" if levels is None else "pack such files in a set without --range"
+    with pytest.raises(ImageSetError, match=f"it holds uint.* from 9 to 9.; {advice}"):
+        add_images(tmp_path / "grown.set", folder)
+
+
 def test_what_was_there_is_not_decoded_again(photos: Path) -> None:
     out = photos.with_name("grown.set")
     first = pack(some(photos, *NAMES[2:]), out, crop=CROP)
@@ -134,7 +148,7 @@ def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
     assert renumbered.digest != before.info.digest
 
 
-def test_new_images_may_all_be_of_one_class_that_the_set_has(photos: Path) -> None:
+def test_new_images_may_all_be_of_one_class(photos: Path) -> None:
     out = photos.with_name("grown.set")
     pack(some(photos, *NAMES[:4]), out, crop=CROP, labels=Path("folders"))
     grown = add_images(out, some(photos, "cat/1.png"), Path("folders"))
@@ -143,8 +157,12 @@ def test_new_images_may_all_be_of_one_class_that_the_set_has(photos: Path) -> No
     assert grown.labels.tolist() == [0, 0, 1, 2, 2]
     (photos / "dog").mkdir()
     (photos / "cat" / "1.png").rename(photos / "dog" / "1.png")
-    with pytest.raises(ImageSetError, match="all images lie in 'dog', and one class is none"):
-        add_images(out, some(photos, "dog/1.png"), Path("folders"))
+    lines: list[str] = []
+    grown = add_images(out, some(photos, "dog/1.png"), Path("folders"), How(say=lines.append))
+    assert grown.class_names == ["ant", "bee", "cat", "dog"]
+    assert grown.labels is not None
+    assert grown.labels.tolist() == [0, 0, 1, 2, 2, 3]
+    assert lines[0] == f"{out}: new classes: dog"
 
 
 def test_an_image_with_another_label_is_another_image(photos: Path) -> None:

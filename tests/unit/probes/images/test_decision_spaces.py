@@ -11,6 +11,7 @@ from torchvision.models._meta import _IMAGENET_CATEGORIES
 from bandlens.errors import UnknownName
 from bandlens.probes.images.decision_spaces import NAMES, decision_space, imagenet_classes, names_of, wnids_of
 from bandlens.protocol import SPACE_CLASSES
+from bandlens.records import MULTILABEL
 
 
 def test_the_thousand_classes_have_torchvisions_names() -> None:
@@ -58,10 +59,10 @@ def test_sixteen_classes_are_numbered_by_name(shared: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "all"])
+@pytest.mark.parametrize("name", SPACE_CLASSES)
 def test_the_protocol_knows_how_many_classes_a_space_has(name: str) -> None:
     assert SPACE_CLASSES[name] == len(decision_space(name).ids)
-    assert set(SPACE_CLASSES) == {*NAMES} - {"all"}
+    assert set(SPACE_CLASSES) == {*NAMES} - {"all", MULTILABEL}
 
 
 def test_unknown_spaces_name_near_ones() -> None:

@@ -68,7 +68,10 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,class\na/x.jpg,1\nb/y.jpg,2\n", r"1 images are not listed, the first 'b/z, 2\.jpg'"),
-        ("path,class\na/x.jpg,1\na/x.jpg,1\n", r"row 3: 'a/x\.jpg' is listed twice"),
+        (
+            "path,class\na/x.jpg,1\na/x.jpg,1\n",
+            r"row 3: 'a/x\.jpg' is listed twice; keep one of the rows, or .* multilabel",
+        ),
         ("path,class\na/w.jpg,1\n", r"row 2: no image 'a/w\.jpg'"),
         ("path,class\na/x.jpg,-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
         ("path,class\na/x.jpg,1.0\n", "row 2: class '1.0'"),
@@ -89,6 +92,38 @@ def test_csv_errors_name_the_row(text: str, message: str, tmp_path: Path) -> Non
 def test_names_in_a_csv_are_sorted_as_text(tmp_path: Path) -> None:
     labels, names = labels_of_csv(csv(tmp_path, 'path,class\na/x.jpg,tench\nb/y.jpg,10\n"b/z, 2.jpg",9\n'), PATHS)
     assert (labels.tolist(), names) == ([2, 0, 1], ["10", "9", "tench"])
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "names"),
+    [
+        ("a/x.jpg,0\na/x.jpg,3\nb/y.jpg,\n'b/z, 2.jpg',14\n", [9, 0, 1 << 14], None),
+        (
+            "a/x.jpg,dog\na/x.jpg,cat\nb/y.jpg,\n'b/z, 2.jpg',dog\n",
+            [0, 2, 1],
+            ["cat + dog", "dog", "no label"],
+        ),
+    ],
+)
+def test_images_with_several_labels_are_of_the_class_of_their_set(
+    text: str, labels: list[int], names: list[str] | None, tmp_path: Path
+) -> None:
+    file = csv(tmp_path, "path,class\n" + text.replace("'", '"'))
+    numbers, classes = labels_of_csv(file, PATHS, several=True)
+    assert (numbers.tolist(), classes) == (labels, names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/x.jpg,1\na/x.jpg,1\n", r"row 3: 'a/x\.jpg' is listed twice; keep one of the rows$"),
+        ("a/x.jpg,15\n", "row 2: class '15' must be an integer from 0 to 14, or all must be names"),
+        ("a/x.jpg,1\na/x.jpg,2\n", r"2 images are not listed, the first 'b/y\.jpg'"),
+    ],
+)
+def test_rows_of_several_labels_that_cannot_be_read_are_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageSetError, match=message):
+        labels_of_csv(csv(tmp_path, "path,class\n" + text), PATHS, several=True)
 
 
 def test_folders_at_the_top_are_classes_as_image_folder_has_them(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_range_is_part_of_the_set(tmp_path: Path) -> None:
     for name in ("grey.tif", "grey.png", "colour.tif"):
         (tmp_path / "scans" / name).write_bytes(FILES[name][0])
     with pytest.raises(
-        ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); say with --range LOW,HIGH"
+        ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); pack the set with --range LOW,HIGH"
     ):
         pack(tmp_path / "scans", tmp_path / "set", crop=CROP)
     assert not (tmp_path / "set").exists()
@@ -173,13 +173,14 @@ def test_a_range_upside_down_is_refused(levels: tuple[float, float]) -> None:
         Crop(range=levels)
 
 
-def test_sixteen_bits_of_pillow_are_those_of_the_formula() -> None:
-    """A ramp over all values keeps them apart, where converting it to RGB would make nearly all of it white."""
-    ramp = np.arange(0, 65536, 455, dtype=np.uint16)[:144].reshape(12, 12)
+def test_sixteen_bits_keep_levels_that_a_conversion_to_rgb_would_make_white() -> None:
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "PNG")
-    pixels = cropped(file.getvalue(), Crop(12, 12, range=(0.0, 65535.0)))
-    assert len(np.unique(pixels)) == 144
+    converted = np.array(Image.open(file).convert("RGB"))
+    assert (round(float((converted == 255).mean()), 3), len(np.unique(converted))) == (0.996, 17)
+    pixels = cropped(file.getvalue(), Crop(64, 64, range=(0.0, 65535.0)))
+    np.testing.assert_array_equal(pixels[0], np.rint(255 * (ramp / 65535)))
 
 
 def dicom(samples: NDArray[Any], **more: Any) -> bytes:

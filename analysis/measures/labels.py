@@ -1,0 +1,74 @@
+"""Accuracy label by label, where each label of an image is decided by itself.
+
+    label_accuracy_LABEL   share of images on which a label is decided rightly
+    label_accuracy         its mean over labels: 1 less the Hamming loss
+
+A class is a set of labels, whose number has bit l where label l is in it: where the bits of prediction and label are
+equal, the label is decided rightly. `accuracy` is then the subset accuracy, of images on which all labels are. Each,
+and its difference from the clean images, has the interval of `statistics.shares`. Source: Tsoumakas & Katakis 2007
+(Multi-label classification: an overview).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..statistics.arrays import Mask
+from ..statistics.shares import Share, difference_interval, share_of
+from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, less_clean
+from .outcomes import CellOutcomes
+
+NAME = "label_accuracy"
+
+
+def _right(cell: CellOutcomes) -> Mask:
+    """(n, labels): whether each label is decided rightly; a blind guess is right in one of 2^labels cases."""
+    bits = np.arange(round(-math.log2(cell.floor)))
+    return np.asarray((cell.decisions.predicted ^ cell.images.label)[:, None] >> bits & 1 == 0)
+
+
+def _values(cell: CellOutcomes) -> ImageValues:
+    return ImageValues(_right(cell).mean(axis=1))
+
+
+def _shares(cell: CellOutcomes) -> dict[str, Share]:
+    names = [cell.class_names.get(1 << label, str(label)) for label in range(_right(cell).shape[1])]
+    columns = zip(names, _right(cell).T, strict=True)
+    return {f"{NAME}_{name}": share_of(right, cell.images.clusters) for name, right in columns}
+
+
+def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+    """The accuracy of each label."""
+    reference = None if cell.is_clean else cell.unperturbed()
+    clean = _shares(reference) if reference else {}
+    return {name: less_clean(share, clean.get(name)) for name, share in _shares(cell).items()}
+
+
+def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
+    """Paired intervals of the accuracies of the labels that both runs have."""
+    shares_a, shares_b = _shares(a), _shares(b)
+    intervals = {
+        name: difference_interval(shares_a[name], shares_b[name]) for name in shares_a.keys() & shares_b.keys()
+    }
+    return {name: ends for name, ends in intervals.items() if ends}
+
+
+def _has_labels_apart(available: Available) -> bool:
+    return available.labelled and available.multilabel
+
+
+MEASURES = (
+    Measure(
+        NAME,
+        "accuracy over labels",
+        "share",
+        Scope.CONDITION,
+        values=_values,
+        estimates=label_estimates,
+        differences=label_differences,
+        applies=_has_labels_apart,
+        sense=1,
+    ),
+)
