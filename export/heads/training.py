@@ -170,7 +170,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
     """Images in [0, 1], BATCH at once, each in the array of the one before.
 
-    Nothing is read ahead: ONNX Runtime keeps all processors busy, and its threads would wait for the reader's, spinning.
+    Nothing is read ahead: ONNX Runtime keeps all processors busy, and its threads would spin as they wait for a reader.
     """
     array = np.empty((BATCH, 3, images.size, images.size), np.float32)
     for start in range(first, count, BATCH):
