@@ -25,6 +25,9 @@ class Channel:
         self._end = end
         self._outgoing = self._incoming = mmap.mmap(-1, 1)
 
+    def fileno(self) -> int:
+        return self._end.fileno()
+
     def send(self, message: object) -> None:
         """Put the message where the other end will read it.
 

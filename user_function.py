@@ -173,6 +173,10 @@ class ChannelProcess:
         with suppress(OSError):  # it has ended, as `receive` will tell
             self._channel.send(message)
 
+    def fileno(self) -> int:
+        """The number of the socket, which can be read once there is a message, or the process has ended."""
+        return self._channel.fileno()
+
     def receive(self, seconds: float) -> Any:
         """Its next message. Raises TimeoutError; and OSError, EOFError or UnpicklingError where the process ends."""
         deadline = time.monotonic() + seconds
@@ -200,7 +204,8 @@ def describe_end(process: subprocess.Popen[bytes]) -> str:
 
 def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     process.kill()
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # a process that waits for a driver dies when that comes back
+        process.wait(END_SECONDS)
     end.close()
 
 

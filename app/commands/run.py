@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +29,14 @@ def run(
     executor: Annotated[
         str, typer.Option("--executor", help="local: this process; ray: workers on this machine or a cluster.")
     ] = "local",
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="0,1",
+            help="local: a process on each of these GPUs, by number or name of `nvidia-smi -L`; or cpu,cpu.",
+        ),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option("--address", help="ray: of a cluster, or auto; by default $RAY_ADDRESS, or else this machine."),
@@ -44,12 +53,12 @@ def run(
             "--task-timeout",
             min=1,
             metavar="SECONDS",
-            help="ray: without progress, until another worker gets a task; by default 20 times what the slowest took.",
+            help="ray, devices: without progress, until another gets a task; default: 20 times what the slowest took.",
         ),
     ] = None,
     shards: Annotated[
         str | None,
-        typer.Option("--shards", help="Folder or URI of results in Parquet; with ray DB.shards by default."),
+        typer.Option("--shards", help="Folder or URI of results in Parquet; with ray or devices DB.shards by default."),
     ] = None,
     commit: Annotated[
         str,
@@ -71,7 +80,8 @@ def run(
 
     Example: bandlens run study.toml --db results.duckdb
     """
-    sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
+    ray = {"--address": address, "--gpus-per-worker": gpus_per_worker, "--workers": workers}
+    sharded = _sharded(db, executor, devices, ray, task_timeout, shards, commit)
     work = resolve_study(study, engine, db)
     summary = api.studies.run(
         work,
@@ -111,33 +121,38 @@ def run(
 def _sharded(
     db: Path,
     executor: str,
-    address: str | None,
-    gpus_per_worker: float | None,
-    workers: int | None,
+    devices: str | None,
+    ray: Mapping[str, Any],
     task_timeout: float | None,
     shards: str | None,
     commit: str,
 ) -> Sharded | None:
-    """Read from the options how a run leaves shards; None for a run that commits as it goes."""
+    """Read from the options how a run leaves shards; None for a run that commits as it goes. `ray` are those of Ray."""
     if executor not in ("local", "ray"):
         raise UnknownName("executor", executor, ("local", "ray"))
     if commit not in ("now", "later"):
         raise UnknownName("time of --commit", commit, ("now", "later"))
-    if executor == "local":
-        options = {
-            "--address": address,
-            "--gpus-per-worker": gpus_per_worker,
-            "--workers": workers,
-            "--task-timeout": task_timeout,
-        }
-        if for_ray := [name for name, value in options.items() if value is not None]:
-            raise UsageError(f"{for_ray[0]} is for --executor ray; the local executor is this process")
-        if shards is None:
+    if executor == "ray":
+        if devices is not None:
+            raise UsageError("--devices is for the local executor; Ray puts a worker on each GPU that it has")
+    else:
+        ray_alone = ray if devices is not None else {**ray, "--task-timeout": task_timeout}
+        if for_ray := [name for name, value in ray_alone.items() if value is not None]:
+            raise UsageError(
+                f"{for_ray[0]} is for --executor ray; the local executor is this process, or one for each of --devices"
+            )
+        if shards is None and devices is None:
             if commit == "later":
                 raise UsageError("--commit later leaves shards; name a folder for them with --shards")
             return None
     from ...engine.distributed.cluster import RayOptions
     from ..study.shards import Sharded
 
-    ray = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
-    return Sharded(shards or f"{db}.shards", ray, later=commit == "later")
+    on_ray = RayOptions(ray["--address"], ray["--gpus-per-worker"] or 1, ray["--workers"])
+    return Sharded(
+        shards or f"{db}.shards",
+        on_ray if executor == "ray" else None,
+        tuple(devices.split(",")) if devices is not None else (),
+        task_timeout,
+        later=commit == "later",
+    )

@@ -15,6 +15,7 @@ from ...advance import Advance, Progress, silent
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...engine.distributed.cluster import RayOptions, connected
+from ...engine.distributed.devices import environments_of, run_on_devices
 from ...engine.distributed.executors import TRIES, run_here
 from ...engine.distributed.files import kept_files
 from ...engine.distributed.ray import run_on
@@ -35,7 +36,14 @@ class Sharded:
     folder: str
     """The path or URI of the folder of the shards."""
     ray: RayOptions | None = None
-    """The cluster whose workers compute the tasks; without it, this process does."""
+    """The cluster whose workers compute the tasks."""
+    devices: tuple[str, ...] = ()
+    """The devices of this machine that have a process each: numbers of GPUs, names of `nvidia-smi -L`, or `cpu`.
+
+    Without them and a cluster, this process computes the tasks.
+    """
+    task_timeout: float | None = None
+    """Seconds without progress after which another worker gets a task; by default 20 times what the slowest took."""
     later: bool = False
     """Commit no shard, and leave them all for `rebuild_study`."""
     commit_seconds: float = 5.0
@@ -61,14 +69,19 @@ def run_in_shards(
     committer = Committer(store, folder, cells, begin, done, sharded.later, sharded.commit_seconds)
     with ExitStack() as stack:
         sets, complete = work.image_sets, [cell for cell in work.cells if cell.key not in cells]
-        job = job_of(study.probes, study.folder, sets, study.batch, study.thread_count, folder.name, todo, complete)
+        threads = study.threads or max(study.thread_count // (len(sharded.devices) or 1), 1)
+        job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
-        if sharded.ray and todo:
+        if sharded.devices:
+            environments, workers = environments_of(sharded.devices, study.engine), len(sharded.devices)
+            compute = partial(run_on_devices, environments, job, timeout=sharded.task_timeout)
+        elif sharded.ray and todo:
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
             probes = probe_sources(study.probes, study.folder)
             files = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
-            compute, workers = partial(run_on, cluster, job, files=files), cluster.workers
+            compute = partial(run_on, cluster, job, files=files, timeout=sharded.task_timeout)
+            workers = cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():

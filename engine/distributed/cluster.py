@@ -44,8 +44,6 @@ class RayOptions:
     gpus_per_worker: float = 1
     workers: int | None = None
     """The number of workers; by default as many as the cluster has room for."""
-    task_timeout: float | None = None
-    """Seconds without progress after which another worker gets a task; by default 20 times what the slowest took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,6 @@ class Cluster:
     workers: int
     shared: bool
     """Whether the cluster may have other machines than this one."""
-    task_timeout: float | None
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of workers, beside those of their node."""
 
@@ -151,7 +148,7 @@ def _fitted(ray: Any, calls: TimedCalls, options: RayOptions, engine: str, threa
             f"a worker takes {each:g} {name}s, and no node of the Ray cluster has them; "
             + ("ask for fewer with --gpus-per-worker" if name == "GPU" else "set `threads` in the study")
         )
-    return Cluster(ray, calls, resources, options.workers or room, shared, options.task_timeout)
+    return Cluster(ray, calls, resources, options.workers or room, shared)
 
 
 # Whether a cluster asks for a token

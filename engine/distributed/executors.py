@@ -1,4 +1,4 @@
-"""Executors of tasks: this process, or workers on a Ray cluster. The results go to a sink."""
+"""Tasks, their tries, and signs of life of workers; the executor in this process. The results go to a sink."""
 
 from __future__ import annotations
 
@@ -139,15 +139,16 @@ class Watch:
         self.workers[worker] = WorkerSigns(self.clock(), self.clock())
 
     def begins(self, worker: Hashable) -> None:
-        """Note that the worker is given a task."""
-        self.workers[worker].last_progress = self.clock()
+        """Note that a worker, which has shown that it lives, is given a task."""
+        signs = self.workers[worker]
+        signs.last_sign = signs.last_progress = self.clock()
 
     def hears(self, worker: Hashable, steps: int) -> None:
         """Note that the worker is alive, and has made so many steps in all."""
         signs, now = self.workers[worker], self.clock()
-        signs.last_sign = self.last_sign = now
-        if steps != signs.steps:
+        if signs.last_sign is None or steps != signs.steps:  # START is the limit of what comes before the first sign
             signs.steps, signs.last_progress, self.last_progress = steps, now, now
+        signs.last_sign = self.last_sign = now
 
     def ends(self, began: float) -> None:
         """Note that a task is done, and when it was begun."""

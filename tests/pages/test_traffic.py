@@ -84,8 +84,12 @@ def test_the_page_has_what_is_reckoned(
     monkeypatch.setattr(sys, "argv", ["traffic"])
     program.main()
     printed = capsys.readouterr().out
-    table, parts = printed.strip().split("\n\n")
+    table, parts, shared = printed.strip().split("\n\n")
     assert table in DOCS
+    assert re.findall(r"([\d.]+ %) \|$", shared, re.M) == ["2.1 %", "0.2 %"]
+    assert all(f"gain{ending}" in " ".join(DOCS.split()) for ending in (" 2.1 %", "s 0.2 %"))
+    read_and_written = 1e3 * 256 * 224 * 224 * (3 * 4 + 8 * 2) / (0.8 * 3.35e12) + 3e-3  # floats, and 8 halves a pixel
+    assert f"| normalization and cast of a batch | {48 * read_and_written:.1f} | {read_and_written:.1f} |" in shared
     taken = dict(re.findall(r"^\| (\d+) .* \| ([\d.]+) \| [\d.]+ \|$", table, re.M))
     predictions = (PACKAGE / "benchmarks/gpu_first/figures.py").read_text(encoding="utf-8")
     assert f'"22 spectral conditions of a batch of 256", "ms", "{taken["22"]}"' in predictions

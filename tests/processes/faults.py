@@ -393,7 +393,7 @@ def strike_ray(
     """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    sharded = Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE))
+    sharded = Sharded(str(shards), RayOptions(ray_nodes.address), task_timeout=PATIENCE)
     process = start(bench.study, database, sharded, None, 0, None)
     deadline = time.monotonic() + LIMIT_SECONDS
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
@@ -450,7 +450,7 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
         process = start(
             bench.study,
             database,
-            Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE)),
+            Sharded(str(shards), RayOptions(ray_nodes.address), task_timeout=PATIENCE),
             None,
             0,
             None,

@@ -50,6 +50,9 @@ blur = {file = "blur.py", uses = ["scale.txt"], strength = 0.5}
 pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8
+RAY = ("--executor", "ray")
+ONE_WORKER = pytest.mark.parametrize("worker", [(*RAY, "--workers", "1"), ("--devices", "cpu")], ids=["ray", "devices"])
+"""Options of a run with one worker."""
 
 
 @pytest.fixture(scope="module")
@@ -115,28 +118,31 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_rows_of_a_local_run(
-    work: Work, direct: Path, shards: Path, cluster: None, tmp_path: Path, workers: int
+@pytest.mark.parametrize("kind", ["ray", "devices"])
+def test_workers_give_the_rows_of_a_local_run(
+    work: Work, direct: Path, shards: Path, cluster: None, tmp_path: Path, kind: str, workers: int
 ) -> None:
-    database, folder = tmp_path / "ray.duckdb", tmp_path / "shards"
-    summary = run_study(work, database, sharded=Sharded(str(folder), RayOptions(workers=workers)))
+    database, folder = tmp_path / "results.duckdb", tmp_path / "shards"
+    options = {"ray": RayOptions(workers=workers)} if kind == "ray" else {"devices": ("cpu",) * workers}
+    summary = run_study(work, database, sharded=Sharded(str(folder), **options))
     assert (summary.cells, summary.ran, summary.predictions) == (CELLS, CELLS, CELLS * COUNT)
     assert_same(database, direct)
     if workers == 1:
         assert files(folder) == files(shards), "the same task gives the same bytes"
 
 
+@pytest.mark.parametrize("options", [RAY, ("--devices", "cpu,cpu")], ids=["ray", "devices"])
 def test_the_command_line_spreads_a_study(
-    command: Command, study: Path, direct: Path, cluster: None, tmp_path: Path
+    command: Command, study: Path, direct: Path, cluster: None, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    database = tmp_path / "ray.duckdb"
-    ran = command("run", study, "--executor", "ray", "--db", database)
+    database = tmp_path / "results.duckdb"
+    ran = command("run", study, *options, "--db", database)
     assert ran.code == 0
     assert f"ran {CELLS} of {CELLS} cells" in ran.out
     assert len(ran.out.splitlines()) == 1, "Ray itself says nothing"
     assert_same(database, direct)
-    assert files(tmp_path / "ray.duckdb.shards")
-    assert "nothing to run" in command("run", study, "--executor", "ray", "--db", database).out
+    assert files(tmp_path / "results.duckdb.shards")
+    assert "nothing to run" in command("run", study, *options, "--db", database).out
 
 
 def test_a_run_that_was_begun_without_units_is_ended_with_them(work: Work, direct: Path, tmp_path: Path) -> None:
@@ -334,18 +340,20 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         for name, options in {
             "direct": (),
             "local": ("--shards", tmp_path / "local"),
-            "ray": ("--executor", "ray"),
+            "ray": RAY,
+            "devices": ("--devices", "cpu,cpu"),
         }.items()
     ]
-    assert [answer.code for answer in answers] == [1, 1, 1]
+    assert [answer.code for answer in answers] == [1, 1, 1, 1]
     # A busy machine prints progress besides.
-    direct, local, ray = (re.sub(r"^running: .*\n", "", answer.err, flags=re.MULTILINE) for answer in answers)
+    direct, local, *workers = (re.sub(r"^running: .*\n", "", answer.err, flags=re.MULTILINE) for answer in answers)
     assert direct == local
     # Which of a cell's tasks fails first is the workers' luck.
     number = r"at image \d+"
-    assert re.sub(number, "", ray) == re.sub(number, "", direct)
+    for error_lines in workers:
+        assert re.sub(number, "", error_lines) == re.sub(number, "", direct)
     failed = f"SELECT key, regexp_replace(error, '{number}', '') FROM cell WHERE error IS NOT NULL ORDER BY key"
-    for name in ("local", "ray"):
+    for name in ("local", "ray", "devices"):
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)
     plan = command("plan", study, "--db", tmp_path / "ray.duckdb")
@@ -371,15 +379,16 @@ def deadly(images, level):
 """
 
 
+@ONE_WORKER
 def test_a_task_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
-    command: Command, workplace: Path, cluster: None
+    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...]
 ) -> None:
     (workplace / "deadly.py").write_text(DEADLY)
     study, database = (
         make_study(workplace, probes="lowpass = {cutoff = 0.3}\ndeadly = {file = 'deadly.py', level = 2}"),
         workplace / "results.duckdb",
     )
-    answer = command("run", study, "--executor", "ray", "--db", database, "--workers", "1")
+    answer = command("run", study, *worker, "--db", database)
     assert answer.code == 1
     assert "1 of 3 cells failed, the first: one, images.set, deadly level=2: its worker was lost: " in answer.err
     assert "(images 0 to 7, tried 3 times)" in answer.err
@@ -397,7 +406,8 @@ import os, signal, time
 from pathlib import Path
 def once(name):
     marker = Path(__file__).with_name(name)
-    first = "RAY_RAYLET_PID" in os.environ and not marker.exists()
+    parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    first = (b"ray::" in parent or b"worker_process" in parent) and not marker.exists()
     if first:
         marker.touch()
     return first
@@ -415,12 +425,13 @@ First the worker gives a sign of life: one that never gave any may be waiting fo
 """
 
 
+@ONE_WORKER
 def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
-    command: Command, workplace: Path, cluster: None
+    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...]
 ) -> None:
     (workplace / "hangs.py").write_text(HANGS)
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
-    options = ("--executor", "ray", "--workers", "1", "--task-timeout", "8", "--format", "json")
+    options = (*worker, "--task-timeout", "8", "--format", "json")
     answer = command("run", study, "--db", workplace / "results.duckdb", *options)
     assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
     assert (workplace / "stopped").exists()
@@ -442,11 +453,14 @@ def hungry(images, level):
 """Asks for 64 TiB, once."""
 
 
-def test_a_worker_without_memory_loses_and_falsifies_nothing(command: Command, workplace: Path, cluster: None) -> None:
+@ONE_WORKER
+def test_a_worker_without_memory_loses_and_falsifies_nothing(
+    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...]
+) -> None:
     (workplace / "hungry.py").write_text(HUNGRY)
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhungry = {file = 'hungry.py', level = 2}")
     database = workplace / "results.duckdb"
-    options = ("--executor", "ray", "--db", database, "--workers", "1")
+    options = (*worker, "--db", database)
     first = command("run", study, *options)
     assert first.code == 1
     assert "hungry level=2: " in first.err
@@ -500,14 +514,18 @@ def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
     assert message_file.read_text() == "a worker did not start 3 times, and is left alone: no room for it"
 
 
-def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplace: Path, cluster: None) -> None:
+@ONE_WORKER
+def test_a_study_that_no_worker_can_open_is_not_begun(
+    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...]
+) -> None:
     database = workplace / "results.duckdb"
     study = make_study(workplace)
     (workplace / "models" / "one.onnx").write_bytes(b"0" * (workplace / "models" / "one.onnx").stat().st_size)
-    answer = command("run", study, "--executor", "ray", "--db", database)
+    answer = command("run", study, *worker, "--db", database)
     assert answer.code == 1
     assert answer.err.startswith("bandlens: no worker can run the study: ")
-    assert "the driver's file is another than the one it names" in answer.err
+    reason = "the driver's file is another than the one it names" if "ray" in worker else "one.onnx has sha256 "
+    assert reason in answer.err
     assert len(answer.err.splitlines()) == 1
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
@@ -522,6 +540,10 @@ def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplac
         (["--commit", "lter", "--shards", "x"], 2, "unknown time of --commit 'lter'; did you mean later?"),
         (["--gpus-per-worker", "1"], 2, "--gpus-per-worker is for --executor ray"),
         (["--task-timeout", "60"], 2, "--task-timeout is for --executor ray"),
+        (["--devices", "cpu", "--workers", "2"], 2, "--workers is for --executor ray"),
+        (["--devices", "0,1", "--executor", "ray"], 2, "--devices is for the local executor; Ray puts a worker on"),
+        (["--devices", "0,1"], 2, "--devices 0,1: engine onnxruntime runs on the CPU; cpu,cpu gives it two processes"),
+        (["--devices", ""], 2, "--devices : engine onnxruntime runs on the CPU"),
         (["--shards", "nonsense://x"], 1, "no results folder nonsense://x: "),
     ],
 )

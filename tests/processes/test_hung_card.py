@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from small import PROBES, ask, make_images, make_model, make_pictures, make_study
+import pytest
+from polars.testing import assert_frame_equal
+from small import PROBES, ask, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
+from bandlens.engine.distributed import devices
 
 HANG = """
 import sys, threading
@@ -73,6 +77,37 @@ def test_a_card_that_hangs_ends_the_run_in_a_line_and_the_next_run_goes_on(tmp_p
     work = resolve(Study.read(study))
     summary = run_study(work, database)
     assert summary.predictions == 8 * len(work.cells) - committed
+
+
+HUNG = "bandlens: the GPU has not ended any work for 1 s; what was committed stays"
+
+
+@pytest.mark.parametrize(
+    ("hang_seconds", "task_timeout", "line"), [("1", None, HUNG), ("1800", 2.0, "")], ids=["watchdog", "schedule"]
+)
+def test_one_of_two_cards_that_hangs_is_given_up_and_its_task_done_by_a_process_that_lives(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    hang_seconds: str,
+    task_timeout: float | None,
+    line: str,
+) -> None:
+    """Either a process finds out by itself, where its thread waits in the driver, or the one that started it does."""
+    make_model(tmp_path / "models")
+    make_images(tmp_path / "images.set", make_pictures(32))
+    work = resolve(Study.read(make_study(tmp_path, probes=PROBES, batch=4)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("HUNG", str(tmp_path / "hung"))
+    monkeypatch.setenv("HANG_SECONDS", hang_seconds)
+    monkeypatch.setattr(devices, "PROGRAM", "hanging_process")
+    sharded = Sharded(str(tmp_path / "shards"), devices=("cpu", "cpu"), task_timeout=task_timeout)
+    summary = run_study(work, tmp_path / "devices.duckdb", sharded=sharded)
+    assert summary.failed == []
+    assert (tmp_path / "hung").exists()
+    assert line in capfd.readouterr().err
+    run_study(work, tmp_path / "direct.duckdb")
+    assert_frame_equal(rows_of(tmp_path / "devices.duckdb"), rows_of(tmp_path / "direct.duckdb"))
 
 
 def test_a_slow_step_that_shows_signs_is_left_alone() -> None:

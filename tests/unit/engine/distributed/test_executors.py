@@ -86,6 +86,30 @@ def test_time_between_tasks_does_not_count(clock: Clock) -> None:
     assert watch.fault("a") is None
 
 
+def test_time_before_the_first_sign_does_not_count(clock: Clock) -> None:
+    watch = Watch(8.0, clock)
+    watch.starts("a")
+    clock.now += START - 1
+    watch.hears("a", 0)
+    assert watch.fault("a") is None
+    clock.now += 8
+    watch.hears("a", 0)
+    assert watch.fault("a") is None
+    clock.now += 1
+    watch.hears("a", 0)
+    assert watch.fault("a") == "has made no progress for 8 s (--task-timeout allows more)"
+
+
+def test_one_that_was_idle_for_long_may_begin(clock: Clock) -> None:
+    """A process without a task gives no signs."""
+    watch = Watch(None, clock)
+    watch.starts("a")
+    watch.hears("a", 0)
+    clock.now += 10 * SILENCE
+    watch.begins("a")
+    assert watch.fault("a") is None
+
+
 def test_a_run_that_hears_nothing_says_what_it_waits_for(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "TELL_SECONDS", 0.01)
     watch, lines, came = Watch(None, clock), list[str](), threading.Event()

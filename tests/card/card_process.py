@@ -1,0 +1,57 @@
+"""A worker on a pretended card, in place of `bandlens.engine.distributed.worker_process`: a program.
+
+The card of the number LOST is lost after a few batches, before others begin, and can be used by no later process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deferred_card import CudaError
+from pretend_cupy import kernel_launcher
+from pretend_gpu import pretend_gpu
+
+from bandlens.engine.backends import tensorrt as tensorrt_session
+from bandlens.engine.device.nvidia import Problem
+from bandlens.engine.distributed.worker_process import main
+
+CARD = os.environ["CUDA_VISIBLE_DEVICES"]
+BORN_WITH = Path("/proc/self/environ").read_bytes().split(b"\0")
+"""The environment that the process began with, before it imported anything."""
+
+
+def illegal() -> None:
+    raise CudaError("cudaErrorIllegalAddress")
+
+
+def pretend(folder: Path) -> None:
+    assert f"CUDA_VISIBLE_DEVICES={CARD}".encode() in BORN_WITH
+    with (folder / "cards").open("a") as cards:
+        cards.write(f"{CARD}\n")
+    patch, gone = pytest.MonkeyPatch(), folder / f"gone.{CARD}"
+    xp = pretend_gpu(patch, kernel_launcher(ctypes.CDLL(str(folder / "kernels.so"))), int(CARD))
+    if gone.exists():
+        patch.setattr(tensorrt_session, "gpus", lambda: Problem("the card has fallen off the bus"))
+    if lost := os.environ.get("LOST"):
+        infer, batches = tensorrt_session.TensorRTSession.infer, list[int]()
+
+        def fails(session: Any, images: Any) -> Any:
+            batches.append(1)
+            if lost == CARD and len(batches) == 5:
+                gone.touch()
+                xp.card.ask(illegal)
+            while lost != CARD and not (folder / f"gone.{lost}").exists():
+                time.sleep(0.01)
+            return infer(session, images)
+
+        patch.setattr(tensorrt_session.TensorRTSession, "infer", fails)
+
+
+if __name__ == "__main__":
+    pretend(Path(os.environ["CARD_FOLDER"]))
+    main()
