@@ -130,6 +130,10 @@ WeightsKey = Annotated[
         show_default="ema where there is one",
     ),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar=MULTILABEL, help="Each output is a label by itself, and images may have several."),
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -207,12 +211,7 @@ def export_own(
     rule: Rule = OWN,
     weights: WeightsKey = None,
     classes: Classes = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", metavar=MULTILABEL, help="Each output is a label by itself, and images may have several."
-        ),
-    ] = None,
+    task: Task = None,
     head: HeadOf = None,
     output: Output = None,
     method: Method = "ridge",
