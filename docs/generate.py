@@ -32,30 +32,26 @@ REFERENCE = Path(__file__).parent / "reference"
 SHARED = 2
 """A column that this many views have with one meaning is explained once."""
 BUILDING_BLOCKS = ("cell_accuracy", "cell_detail", "cell_label_accuracy", "shown_class", "stimulus_probe")
-"""Views that other views are made of; they are listed with the tables."""
+"""Views that other views are made of."""
 
 
 def schema() -> str:
-    """Every view and table of the results database, with the comments of their columns."""
+    """Every view of the results database, with the comments of its columns."""
     with TemporaryDirectory() as folder, open_store(Path(folder) / "empty.duckdb") as store:
-        objects = store.frame(
-            "SELECT CASE WHEN list_contains(?, view_name) THEN 'Tables' ELSE 'Views' END AS kind, view_name AS name, "
-            "comment FROM duckdb_views() WHERE NOT internal "
-            "UNION ALL SELECT 'Tables', table_name, comment FROM duckdb_tables() WHERE NOT internal "
-            "ORDER BY kind DESC, name",
+        views = store.frame(
+            "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal AND NOT list_contains(?, view_name) "
+            "ORDER BY view_name",
             [list(BUILDING_BLOCKS)],
         ).rows()
         query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
-        columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
-    views = [name for kind, name, _ in objects if kind == "Views"]
-    shared = _shared_columns([column for name in views for column in columns[name]])
+        columns = {name: store.frame(query, [name]).rows() for name, _ in views}
+    shared = _shared_columns([column for name, _ in views for column in columns[name]])
     parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared)), "## Views\n"]
-    for name, comment in ((name, comment) for kind, name, comment in objects if kind == "Views"):
+    for name, comment in views:
         particular = [column for column in columns[name] if column not in shared and not _ends_interval(column)]
         names = ", ".join(f"`{column[0]}`" for column in columns[name] if column not in particular)
         parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
-    tables = ", ".join(f"`{name}`" for kind, name, _ in objects if kind == "Tables")
-    return "\n".join(part for part in [*parts, TABLES_HEAD, f"{tables}\n"] if part)
+    return "\n".join(part for part in [*parts, TABLES] if part)
 
 
 SCHEMA_HEAD = """\
@@ -67,11 +63,11 @@ Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)).
 """
 
 
-TABLES_HEAD = """\
+TABLES = """\
 ## Tables
 
-Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT column_name, comment
-FROM duckdb_columns() WHERE table_name = 'cell'"` explains one.
+Queries seldom need them, nor the views that others are made of. `bandlens sql "SELECT table_name, column_name, comment
+FROM duckdb_columns() WHERE NOT internal"` explains all.
 """
 
 

@@ -1,10 +1,9 @@
 """Two runs of the same conditions, cell by cell and image by image.
 
-A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
-parameters; `differs_in` says what else differs. Two checkpoints or image sets of different names are compared as one,
-`X, Y`. Images are matched by position where the sets are the same, and else by path. Without labels, right means that
-the prediction agrees with the same run's clean one. `difference`, its interval and `p`, adjusted over all cells, are
-those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`). Curves sum up the cells of a
+Cells belong together that have the same checkpoint name, image set name, probe and parameters; `differs_in` says what
+else differs. Images are matched by position where the sets are the same, and else by path. Without labels, right means
+that the prediction agrees with the same run's clean one. `difference`, its interval and `p`, adjusted over all cells,
+are those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`). Curves sum up the cells of a
 checkpoint, image set and probe.
 """
 

@@ -1,7 +1,7 @@
 """Correlations of two runs that are no longer the same.
 
-They are over the models that have both of their values in both runs (`n`), which each resample draws alike; the
-interval of the difference is that of percentiles (Efron 1979).
+They are over the models that have both values in both runs (`n`), which each resample draws alike; the interval of the
+difference is that of percentiles (Efron 1979).
 """
 
 from __future__ import annotations

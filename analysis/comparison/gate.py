@@ -1,12 +1,12 @@
 """Precision gates: whether a faster precision answers as a trusted one does, condition by condition and image by image.
 
-A flip is an image whose predicted class is another. Without labels, an image is right where its prediction is that of
-the same precision for the unperturbed image. The share of flips has the interval of `wilson`, the difference of the
-accuracies that of `paired`. With the limits L of the flips and M of the difference, a gate
+A flip is an image whose predicted class is another. Right and wrong are as in `cells`. The share of flips has the
+interval of `wilson`, the difference of the accuracies that of `paired`. With the limits L of the flips and M of the
+difference, a gate
 
 - passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
-- is undecided otherwise: there are too few images to tell. So many independent ones would decide (`needed`):
+- is undecided otherwise. So many independent images would decide (`needed`):
 
     flips f:         n = z^2 L (1 - L) / (f - L)^2
     difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |,   c: share that one of the two has right

@@ -1,8 +1,8 @@
 """Gates of releases: whether a model answers no worse than the one before it, by condition, slice and measure.
 
-The loss is the mean of d_i, by how much image i got worse: with accuracies 1 where only the release before was right,
-and -1 where only this one is. Its interval and one-sided p are those of `paired`. Negative flips are the former. Their
-share has the interval of `wilson`, and is relative to what independent errors would give (Yan et al. 2021):
+The loss is the mean of d_i, by how much image i got worse: with accuracies 1 where only the release before was right
+(negative flips), and -1 where only this one is. Its interval and one-sided p are those of `paired`. The share of
+negative flips has the interval of `wilson`, and is relative to what independent errors would give (Yan et al. 2021):
 
     relative flips = negative flips / ((1 - error before) * error now)
 
@@ -12,12 +12,12 @@ Every row has two tests, with the margin M of the loss, or the limit L of negati
     p_fail   the loss is 0 or less, or the share of negative flips L or less       rejected: fail
 
 Holm's correction takes in all rows, at 0.025 for each side: the chance is at most 5 % that a table has any row that
-fails without a loss, or passes with a loss of M. A loss that is surely there and surely below M passes. For an
-undecided row `needed` images would decide at the level of Holm's first step, 0.025 / rows.
+fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
+images would decide at the level 0.025 / rows.
 
-The worst loss, whose interval begins highest, was chosen among all. Its interval reaches as many standard errors to
-both sides as 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov, Chetverikov & Kato
-2013), so that it holds for whichever row is chosen:
+The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval reaches as
+many standard errors to both sides as 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
+Chetverikov & Kato 2013):
 
     T = sum_u g_u (D_u - n_u d) / (n * standard error),   g_u ~ N(0, 1) a cluster,   D_u = sum of d over its n_u images
 """

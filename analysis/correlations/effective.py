@@ -5,10 +5,10 @@
 
 x is the accuracy on ImageNet and y that under the shift, in percent; a model of 0 or 100 % is on no line. The baselines
 `standard` and `timm` have the probit f = Phi^-1(p / 100) (Miller et al. 2021), x over all 1,000 classes, and one line a
-benchmark, over all networks of standard training, or all of timm. `testbed` is the ImageNet testbed's own definition:
+benchmark. `testbed` is the ImageNet testbed's own definition:
 
 - f is the logit, log(p / (1 - p));
-- the models are its networks of standard training, without `aws` and `batch64`, which it trained again as a reference;
+- the models are its networks of standard training, without `aws` and `batch64`;
 - x is over the same 200 classes for ImageNet-A and ImageNet-R;
 - ImageNet-A has two lines, below and above the network whose errors its images were chosen by (resnet50).
 """

@@ -1,10 +1,10 @@
 """A correlation over models of several families, and whether it holds within families and between them.
 
-Models of one family are not independent, and what holds between families need not hold within any (Simpson 1951;
-Robinson 1950). With R and S the average ranks of x and y over all n models:
+What holds between families need not hold within any (Simpson 1951; Robinson 1950). With R and S the average ranks of x
+and y over all n models:
 
     overall   Pearson's coefficient of R and S, that is Spearman's
-    within    of R and S less the means of their families; families of one model have nothing to say
+    within    of R and S less the means of their families; families of one model do not count
     between   Spearman's, of the means of x and of y over the models of each family
 
 p_within shuffles x within each family, p_between whole families; p is two-sided (Phipson & Smyth 2010).

@@ -2,11 +2,10 @@
 
 A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
 each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias.
-Models whose number means nothing by its state are left out, and the note says how many.
 
     low, high                 95 % interval over models (`resampling`)
     low_images, high_images   the same over models and images
-    p_permutation             of shuffled models, at least 1 / 10,001
+    p_permutation             of shuffled models
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
     detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`, exact for Pearson)
     partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the

@@ -3,8 +3,8 @@
     clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
     model_error_consistency   mean kappa with each of the study's other models under the same condition, but attacks
 
-Where cues conflict, right is the first cue. Formulas, sources and intervals are in `statistics.consistency`. The first
-has no difference; the second is null where one of the two has all right, or all wrong.
+Where cues conflict, right is the first cue. `statistics.consistency` has formulas, sources and intervals. The first has
+no difference.
 """
 
 from __future__ import annotations

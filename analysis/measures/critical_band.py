@@ -1,9 +1,9 @@
 """The critical band by the published estimator: integer thresholds and a Gaussian through them.
 
-A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f
-cycles per image of 224 pixels a side (at another size, size / 224 times that), and five strengths. The threshold of a
-frequency is the number of steps by which the noise must be weakened until more than half of the images are right; the
-bell through the seven thresholds is the channel that the network recognizes objects through.
+Accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f cycles per
+image of 224 pixels a side (at another size, size / 224 times that), and five strengths. A threshold is the number of
+steps by which the noise must be weakened until more than half of the images are right; the bell through the seven
+thresholds is the channel.
 
     t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
     t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
@@ -11,10 +11,9 @@ bell through the seven thresholds is the channel that the network recognizes obj
     center_frequency       = 1.75 * 2^mu size / 224  cycles per image
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
-Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
-relative to the clean images in colour, and names that end in `_raw`, and thresholds of people in the view human_metric,
-are without a reference. critical_threshold_0 … critical_threshold_6 are the thresholds; "passes only without noise" and
-"never passes" are both 4, as published.
+Accuracies are relative to the one at sd 0, times 100; an option takes them relative to the clean images in colour;
+names that end in `_raw`, and thresholds of people, are without a reference. critical_threshold_0 … critical_threshold_6
+are the thresholds; "passes only without noise" and "never passes" are both 4, as published.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 

@@ -4,16 +4,14 @@
     shape_bias_C  = the same over images whose shape is of class C
     cue_accuracy  = (shape decisions + texture decisions) / images whose two classes differ
 
-All are fractions. low_frequency_cue_bias and frequency_cue_accuracy are the same of images whose low frequencies
-(shape) are of one class and high ones (texture) of another; they depend on the cutoff at which the set was split.
+low_frequency_cue_bias and frequency_cue_accuracy are the same of images whose low frequencies (shape) are of one class
+and high ones (texture) of another; they depend on the cutoff at which the set was split.
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
-a share over clusters (`statistics.wilson`); with one cluster there is no interval. A bias is `at_chance` where the cue
-accuracy is within that of blind guesses (`statistics.chance`), which name either cue twice as often as a class, and
-`doubtful` below 20 decisions.
+a share over clusters (`statistics.wilson`). A bias is `at_chance` where the cue accuracy is within that of blind
+guesses (`statistics.chance`), and `doubtful` below 20 decisions.
 
-Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for shapes, Gavrikov et al. 2025 for
-frequencies.
+Sources: Geirhos et al. 2019 (shapes), Gavrikov et al. 2025 (frequencies).
 """
 
 from __future__ import annotations

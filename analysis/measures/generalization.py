@@ -17,9 +17,8 @@ All are percent of top-1 on images without perturbation, or attacked, and have n
     Concepts          mean of imagenet-sketch, imagenet-r, stylized
     Adversarial       pgd_linf
 
-The sets of a benchmark weigh the same. A group that lacks a benchmark, or a benchmark that lacks a corruption, is null;
-1,000 of 50,000 images, or a decision among other classes, have a value and a note. Intervals (95 %,
-`statistics.shares`) are over photographs: images with the same ILSVRC2012 number show one photograph.
+The sets of a benchmark weigh the same. A group that lacks a benchmark, or a benchmark that lacks a corruption, is null.
+Intervals (95 %, `statistics.shares`) are over photographs: images with the same ILSVRC2012 number show one.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - 
     highpass_half_cut   k from which on frequencies leave half of it: below it, each high-pass leaves more
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
-high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k.
-chance is 1 / classes, and 0 where agreement is measured. A value takes two cutoffs. Where no tested cut leaves less
-than half, or none leaves more, it is the end of the tested cuts, `censored_below` or `censored_above`.
+high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ratio is taken as linear in log2 k. chance
+is 1 / classes, and 0 where agreement is measured. Where no tested cut leaves less than half, or none leaves more, the
+value is the end of the tested cuts, `censored_below` or `censored_above`.
 
-Intervals (95 %) are percentiles over resamples (`statistics.images`), kept within the tested cuts, from 20 independent
-images on; resamples of two runs on the same images draw the same clusters for both.
+Intervals are percentiles over resamples (`statistics.images`), from 20 independent images on.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
 """Where along a probe a model errs most as people do: its errors under each condition beside people's on the images.
 
 A model sees the stimuli that people judged under a probe, blurred say. For each condition there is the mean kappa of
-`statistics.consistency` with each observer on each of the set's own conditions, on the images that this observer saw,
-over those that have one: a model that is always wrong has no kappa. The peak is the tested setting with the highest
-mean. Intervals are percentiles over 1,000 resamples of the images, which all observers and conditions share; that of
-the peak is of the settings that are highest in them.
+`statistics.consistency` with each observer on each of the set's own conditions, on the images that this observer saw.
+The peak is the tested setting with the highest mean. Intervals are percentiles over 1,000 resamples of the images,
+which all observers and conditions share; that of the peak is of the settings that are highest in them.
 
 `people_lose` places a condition by people: their accuracy where it is best, less that at the same setting, between
-neighbouring settings in proportion, for the probes and settings of the experiments with people (view stimulus_probe).
-Other probes have none: no trial says at which of their settings people lose as much.
+neighbouring settings in proportion, for the probes of the experiments with people (view stimulus_probe).
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
     label_accuracy_LABEL   share of images on which a label is decided rightly
     label_accuracy         its mean over labels: 1 less the Hamming loss
 
-A class is a set of labels, whose number has bit l where label l is in it: where the bits of prediction and label are
-equal, the label is decided rightly. `accuracy` is then the subset accuracy, of images on which all labels are. Each,
-and its difference from the clean images, has the interval of `statistics.shares`. Source: Tsoumakas & Katakis 2007
-(Multi-label classification: an overview).
+A class is a set of labels, whose number has bit l where label l is in it. `accuracy` is then the subset accuracy, of
+images on which all labels are decided rightly. Each, and its difference from the clean images, has the interval of
+`statistics.shares`. Source: Tsoumakas & Katakis 2007.
 """
 
 from __future__ import annotations

@@ -6,16 +6,13 @@ are the image itself, as it is when clean. Without labels, right is what the mod
     octave_share_K   = sum over S without K      of |S|! (6 - |S|)! / 7! (v(S + K) - v(S))
     octave_pair_J_K  = sum over S without J, K   of |S|! (5 - |S|)! / 6! (v(S + J + K) - v(S + J) - v(S + K) + v(S))
 
-The first is the Shapley value (1953): what octave K adds, in the mean over all 5,040 orders in which octaves can be
-added. It lies in [-1, 1], and is negative where an octave harms; the seven of an image add up to v(all) - v(none), and
-their means to the accuracy less that of the flat image. The second is Shapley's interaction index (Grabisch & Roubens
-1999) in [-2, 2]: above 0 two octaves need each other, below 0 either does what the other does.
+The first is the Shapley value (1953) in [-1, 1], the second Shapley's interaction index (Grabisch & Roubens 1999) in
+[-2, 2]. The seven shares of an image add up to v(all) - v(none), and their means to the accuracy less that of the flat
+image.
 
-octave_share_K_C is the share over the images whose label is C, if these show more than one cluster, in sets of at most
-20 labels; the view octave_share has the shares of each image. All take the 127 conditions of `octaves` and the clean
-one. Numbers are means over images with intervals of differences (`statistics.shares.mean_interval`), which end where
-their ranges do; one cluster has none. They are `at_chance` where the clean accuracy is no higher than that of blind
-guesses.
+octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Numbers are means
+over images with intervals of differences (`statistics.shares`), which end where their ranges do. They are `at_chance`
+where the clean accuracy is no higher than that of blind guesses.
 """
 
 from __future__ import annotations

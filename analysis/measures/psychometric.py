@@ -7,19 +7,19 @@ in log noise strength fitted to the single outcomes by maximum likelihood:
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
 S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c, 1 over the classes of the decision space, and 0
-where agreement is measured, are not. A threshold takes the images without noise and two levels or more of an octave;
-outside the tested noise it is `censored_above` or `censored_below`, and its value that end of the range (0.02 .. 0.16
-as published). The S_f follow the same bell as the published integers (which are S_f rounded up), with the same numbers:
+where agreement is measured, are not. Outside the tested noise a threshold is `censored_above` or `censored_below`, and
+its value that end of the range (0.02 .. 0.16 as published). The S_f follow the same bell as the published integers
+(which are S_f rounded up):
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
-    center_frequency = 1.75 * 2^mu cycles per image, times size / 224 where images are of another size,
+    center_frequency = 1.75 * 2^mu size / 224 cycles per image,
     peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak; above 0.5 it is extrapolated
 
-The channel takes three octaves with a threshold, and is fitted by the likelihood
+The channel is fitted by the likelihood
 
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
-with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. Intervals (95 %) are
+with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. Intervals are
 percentiles over resamples (`statistics.images`), each with the whole estimate anew.
 
     null, with its interval   no more than twice the guessing rate is right without noise (`at_chance`), fewer than 20
@@ -28,8 +28,6 @@ percentiles over resamples (`statistics.images`), each with the whole estimate a
     no interval               fewer than 20 independent images, or the slope of a threshold is at a bound
     doubtful                  one end of the interval is a bound of the fit, a threshold's interval spans the tested
                               noise, or the channel is narrower than an octave
-
-Differences of two runs are paired over resamples, unless the answers to fewer than 10 clusters differ.
 
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
 """

@@ -3,9 +3,8 @@
     reciprocal_rank      = mean of 1 / (1 + r)     r: number of classes scored above the label
     reciprocal_rank_real = the same, r that of the best of the classes that ReaL accepts, over the images that it lists
 
-They are shares, 1 where every label is predicted, and take the ranks of all labels: imported predictions have not those
-of wrong ones, nor of several classes. Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers
-by REFINED-BIAS (arXiv 2603.10834).
+They take the ranks of all labels, which imported predictions have not. Source: Voorhees 1999, used for classifiers by
+REFINED-BIAS (arXiv 2603.10834).
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
     largest_slice_loss          the largest loss: accuracy on the clean images less that under the condition
 
 The first, and its difference from the clean images, has the interval of `statistics.shares`. The others allow for the
-choice of one among K slices, which their note names. With the interval (l_k, u_k) of each at the level that the largest
-of K independent deviations keeps, which is safe for dependent ones (Šidák 1967),
+choice of one among K slices. With the interval (l_k, u_k) of each at the level of Šidák 1967,
 
     alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
 

@@ -6,23 +6,20 @@ With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
     high_frequency_bias = mean of ratio(c) over high-pass c = 0.1, 0.2, 0.3, 0.4, 0.5
     spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
 
-All are fractions; the first two are rarely above 1, the third lies in [0, 1]. Without labels the ratio is that of
-agreement with the prediction for the clean image. A mean needs all five cutoffs, each once and each with a ratio. At
-224 pixels a side, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles per image, and high-passes remove what is
-below 100 to 56 (`half_cut` has the formula).
+All are fractions; the third lies in [0, 1]. Without labels the ratio is that of agreement with the prediction for the
+clean image. A mean needs all five cutoffs. At 224 pixels a side, low-passes of 0.1 to 0.5 keep what is below 11 to 56
+cycles per image, and high-passes remove what is below 100 to 56.
 
 Where a model decides between fewer than 1,000 classes, the same three are also computed of
 
     corrected ratio(c) = (top-1 under the filter - chance) / (clean top-1 - chance),     chance = 1 / classes
 
-as corrected_low_frequency_bias and so on: 0 where a band leaves blind guesses, 1 where it leaves all. Comparisons,
-correlations and charts take these. A bias is `at_chance` where the clean accuracy, or the accuracy under each of its
-filters, is within chance (`statistics.chance`).
+as corrected_low_frequency_bias and so on. Comparisons, correlations and charts take these. A bias is `at_chance` where
+the clean accuracy, or the accuracy under each of its filters, is within chance (`statistics.chance`).
 
-Intervals (95 %) are percentiles over resamples (`statistics.images`), from 20 independent images on. Where fewer than
-10 clusters make up the variance, a mean has the interval of a quotient of two shares (`statistics.shares`), and
-spectral_bias that of the share of the right answers that are right under high-passes. Resamples of two runs on the same
-images draw the same clusters for both.
+Intervals are percentiles over resamples (`statistics.images`), from 20 independent images on. Where fewer than 10
+clusters make up the variance, a mean has the interval of a quotient of two shares (`statistics.shares`), and
+spectral_bias that of the share of the right answers that are right under high-passes.
 
 Source: Gavrikov & Keuper 2024 for the two means.
 """

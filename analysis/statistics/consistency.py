@@ -8,18 +8,18 @@
     p_copy   = kappa (1 - expected) / (2 p (1 - p)),  p >= q
     needed   = n (k s / kappa)^2                             k and s as in `power`, s of the interval
 
-Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is undefined, NaN, for an observer who
-is always right, or always wrong. Intervals are percentiles over resampled images, or clusters. If the less accurate of
-the two copies the other's decision on a share p_copy of the images, and decides by itself elsewhere, they have this
-kappa (Klein et al. 2025). 80 % of studies with `needed` images tell it from 0.
+Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020) is NaN for an observer who is always
+right, or always wrong. Intervals are percentiles over resampled images, or clusters. The kappa arises if the less
+accurate observer copies the other's decision on a share p_copy of the images (Klein et al. 2025). 80 % of studies with
+`needed` images tell it from 0.
 
-The mean kappa of one observer and others, or of pairs and conditions, is a mean over images to first order (the delta
-method): with r the share both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E, an image on
-which they are a and b, 0 or 1, adds
+The mean kappa of one observer and others, or of pairs and conditions, is a mean over images to first order (delta
+method): with r the share both right, D = p + q - 2 r, E = p + q - 2 p q and kappa = 1 - D / E, an image on which they
+are a and b, 0 or 1, adds
 
     (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
 
-averaged over the others. `shares` makes the interval of it, and of its difference from another condition.
+averaged over the others. `shares` makes its interval, and that of its difference from another condition.
 """
 
 from __future__ import annotations

@@ -11,15 +11,14 @@ divided by the design effect of clusters (Kish 1965), at least 1:
     effect = (C / (C - 1) S + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
     S      = max(sum (D_k - n_k d)^2, n^2 M),   M as in `wilson`, with v = (gained + lost) / n - d^2
 
-The last term of each is half a cluster that differs as a whole, which a single image that differs would not show.
+The last term of each is half a cluster that differs as a whole.
 
 p is McNemar's test (McNemar 1947) of as many gained as lost:
 
     fewer than 25 clusters with D_k != 0   exact: the share of all ways to give signs to |D_k| with |sum| >= |sum D_k|
     else                                   chi2_1 = max(|sum D_k| - 1, 0)^2 / sum D_k^2
 
-For independent images this is the exact binomial test, or chi-square with the correction of Edwards 1948; the variance
-with clusters is that of Yang, Sun & Hardin 2010.
+The correction is that of Edwards 1948, the variance with clusters that of Yang, Sun & Hardin 2010.
 """
 
 from __future__ import annotations

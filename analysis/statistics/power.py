@@ -1,6 +1,6 @@
 """The smallest difference that n images, and the smallest correlation that m models, would most likely show.
 
-A difference whose estimate has the standard error s is found at 5 % by 80 % of studies, to first order, where it is
+80 % of studies find a difference at 5 %, to first order, where it is, with s the standard error of its estimate,
 
     delta = k s,    k = z(1 - 0.05 / (2 t)) + z(0.8)         2.802 for one test; for the first of t tests after Holm
 
@@ -12,8 +12,8 @@ A difference whose estimate has the standard error s is found at 5 % by 80 % of 
     a correlation over m models         atanh |rho| = k / sqrt(m - 3)  (Fisher 1921)
 
 d, at least delta, is the share of images that one of the two alone has right, or the variance of the difference of an
-image's two scores, v_a + v_b - 2 cov (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose
-answers are all alike have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs.
+image's two scores (Miller 2024). p is the accuracy of both models. Clusters of n_u images whose answers are all alike
+have effect = sum n_u^2 / n (Kish 1965). Solved for n or m, these say what a study needs.
 """
 
 from __future__ import annotations

@@ -6,18 +6,18 @@ features, and decides the others, h, by its largest output:
     outputs = K_ht (K_tt + s I)^-1 Y_t        K centred on the images t; s the mean of K_tt's diagonal
                                               Y 1 / n_c where an image has label c, as n_c of t have, and else 0
 
-`chance` is the mean accuracy over 199 permutations of the labels within folds: of those of whole clusters where each
-has one label, else within clusters. p is the share of permutations, the data among them, in which the largest accuracy
-of all readouts, in standard deviations from chance, is as large as this one: 5 % is the chance that any of the readouts
-is significant where none has information (Westfall & Young 1993).
+`chance` is the mean accuracy over 199 permutations of the labels within folds: of whole clusters where each has one
+label, else within clusters. p is the share of permutations, the data among them, in which the largest accuracy of all
+readouts, in standard deviations from chance, is as large as this one, so it holds for all readouts at once (Westfall &
+Young 1993).
 
-With u_ik what a model owes to octave k on image i, and c_ik the information of the octave's better readout there, right
-less chance, or 0 where p is above 5 %, use beyond information is
+With u_ik what a model owes to octave k on image i, and c_ik whether the octave's better readout is right there, less
+chance, or 0 where p is above 5 %, use beyond information is
 
     excess_k = mean u_ik / sum_j mean u_ij - mean c_ik / sum_j mean c_ij
 
 with the interval of a difference of two ratios (delta method) over clusters, for all octaves of a model at once
-(Bonferroni). Networks read more than a linear readout can, so an excess marks a candidate, and proves no shortcut.
+(Bonferroni).
 """
 
 from __future__ import annotations

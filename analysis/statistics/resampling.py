@@ -4,8 +4,6 @@ Permutations shuffle the models of one variable against the other, 10,000 times 
 
     p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
 
-This is exact with ties, and tests independence of models that are exchangeable.
-
 Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; there is none
 where a variable does not vary in more than 5 % of them:
 
@@ -13,8 +11,8 @@ where a variable does not vary in more than 5 % of them:
     z0 = Phi^-1(share of resamples below r, equal ones half)
     a  = sum d^3 / (6 (sum d^2)^(3/2)),   d = mean - r without model i
 
-Intervals over models and images, for the correlation that endless images would show, also draw every value anew from
-its own interval (low, high) in each resample, once for a model drawn twice (Owen 2007):
+Intervals over models and images also draw every value anew from its own interval (low, high) in each resample, once for
+a model drawn twice (Owen 2007):
 
     x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
 

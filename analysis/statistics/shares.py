@@ -1,23 +1,23 @@
 """Means of accuracies over image sets that may show the same clusters, their ratios and their differences.
 
 Let w_i be the weight of image i in a mean, such as 1 / (sets x images of its set), p_i the accuracy of its set, and y_i
-whether it is right. The images that show a cluster u, in whichever sets, add d_u = sum of w_i (y_i - p_i) to the error
-of the mean, whose variance is the cluster-robust one of Liang & Zeger 1986, at least that of independent images:
+whether it is right. The images that show a cluster u, in whichever sets, add d_u = sum of w_i (y_i - p_i) to the error.
+The variance is that of Liang & Zeger 1986, at least that of independent images:
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-`wilson` makes the interval of it; a mean is as much wider as the set whose clusters ask for most (its M).
+`wilson` makes the interval of it.
 
 A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and the
 interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, it is that of a
-quotient of two shares (MOVER, Donner & Zou 2012) with exact intervals (Clopper & Pearson 1934): safe and wide.
+quotient of two shares (MOVER, Donner & Zou 2012) with exact intervals (Clopper & Pearson 1934).
 
 A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
 
     B - A ± t sqrt(C / (C - 1) (S + w^2)),     D_u = d_u(B) - d_u(A),   S = max(sum D_u^2, m sum D_u^2 / n_u)
 
-with t as in `wilson`, m = sum n_u^2 / sum n_u the images in the cluster of an average image, and w = sqrt(m / (C sum
-n_u)) what a cluster adds whose images all differ: half of one that was lost and half of one that was gained.
+with t as in `wilson`, m = sum n_u^2 / sum n_u, and w = sqrt(m / (C sum n_u)) what a cluster adds whose images all
+differ.
 
 Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
 

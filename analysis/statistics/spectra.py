@@ -2,13 +2,13 @@
 
 With p_ib the power of band b in image i of n and P_b its mean, every number is a sum over bands of w_b ln P_b: the
 logarithm of a mean power (w = 1 for one band), or the exponent of the power law, minus the slope of ln P against ln f
-by least squares, in which ring r counts 1 / r, so that each octave counts the same.
+by least squares, in which ring r counts 1 / r.
 
     d_u  = sum over the images of cluster u of sum_b w_b (p_ib - P_b) / (n P_b)
     ends   sum_b w_b ln P_b ± t sqrt(C / (C - 1) sum d_u^2)            C clusters, t as in `wilson`
 
-This is the delta method with the variance of Liang & Zeger 1986; a mean power has the exponentials of the ends. Two
-sets are taken as independent: the half widths of their logarithms add up as squares.
+This is the delta method; a mean power has the exponentials of the ends. Two sets are taken as independent: the half
+widths of their logarithms add up as squares.
 
 The Fourier sensitivity of a model has the same ends about the mean over images of shares
 

@@ -9,10 +9,10 @@ A share p of n images that is off by e = sum of d_u over C independent clusters 
     z         = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
     ends      = (p + z^2 / (2 e) ± z sqrt(p (1 - p) / e + z^2 / (4 e^2))) / (1 + z^2 / e),   e = effective
 
-The ends are Wilson's (1927), the degrees of freedom Satterthwaite's (1946): V is hardly known where few clusters differ
-from the others. M is what V is expected to be where clusters differ in their sizes alone (Kish 1965): the largest may
-all be right, which hides the error. rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a cluster of m
-images that are all alike added. Independent images have the normal quantile, 1.96; fewer than 30 Student's.
+The ends are Wilson's (1927), the degrees of freedom Satterthwaite's (1946). M is what V is expected to be where
+clusters differ in their sizes alone (Kish 1965). rho is the intraclass correlation by Fleiss & Cuzick 1979, with half a
+cluster of m images that are all alike added. Independent images have the normal quantile, 1.96; fewer than 30
+Student's.
 """
 
 from __future__ import annotations
