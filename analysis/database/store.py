@@ -587,17 +587,19 @@ class Store:
             for part in answers:
                 self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(of_study).to_arrow())
 
+    def _replace(self, table: str, frame: pl.DataFrame, where: str = "true", parameters: Sequence[Any] = ()) -> None:
+        """Replace the rows of a table that a condition names."""
+        with self.transaction():
+            self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
+            self._load(f"INSERT INTO {table} BY NAME FROM loaded", frame.to_arrow())
+
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""
-        with self.transaction():
-            self.execute("DELETE FROM error_consistency WHERE images = ?", [images])
-            self._load("INSERT INTO error_consistency BY NAME FROM loaded", frame.to_arrow())
+        self._replace("error_consistency", frame, "images = ?", [images])
 
     def write_human_values(self, frame: pl.DataFrame) -> None:
         """Replace the numbers of people: the columns of human_value."""
-        with self.transaction():
-            self.execute("DELETE FROM human_value")
-            self._load("INSERT INTO human_value BY NAME FROM loaded", frame.to_arrow())
+        self._replace("human_value", frame)
 
     def write_gates(self, frame: pl.DataFrame) -> None:
         """Replace the precision gates of the pairs of cells in the frame.
@@ -620,17 +622,11 @@ class Store:
         """
         ids = self.frame("SELECT study_id FROM study_version WHERE label = ?", [label])
         rows = frame.select(pl.lit(ids.item(), pl.Int32).alias("study"), pl.lit(against).alias("against"), pl.all())
-        with self.transaction():
-            self.execute("DELETE FROM release_verdict WHERE study = ? AND against = ?", [ids.item(), against])
-            self._load("INSERT INTO release_verdict BY NAME FROM loaded", rows.to_arrow())
+        self._replace("release_verdict", rows, "study = ? AND against = ?", [ids.item(), against])
 
     def write_published(self, frame: pl.DataFrame) -> None:
         """Replace the published figures: model, metric, value, source."""
-        with self.transaction():
-            self.execute("DELETE FROM published")
-            self._load(
-                "INSERT INTO published FROM loaded", frame.select("model", "metric", "value", "source").to_arrow()
-            )
+        self._replace("published", frame.select("model", "metric", "value", "source"))
 
     def write_source(self, source: str, values: pl.DataFrame, trials: pl.DataFrame | None = None) -> None:
         """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""

@@ -11,8 +11,7 @@ from ...errors import UsageError
 from .. import api
 from ..console import TableFormat, condition_in_words, log, print_rows, progress
 from ..formats import Format
-from .completion import complete_study
-from .options import Database
+from .options import Database, NewestStudies
 
 TITLES = ("study", "checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
@@ -31,12 +30,7 @@ def analyze(
         ),
     ] = None,
     db: Database = Path("results.duckdb"),
-    study: Annotated[
-        str,
-        typer.Option(
-            "--study", help="Name, or name@version; * is the newest version of each.", autocompletion=complete_study
-        ),
-    ] = "*",
+    study: NewestStudies = "*",
     resamples: Annotated[int, typer.Option("--resamples", help="Of the bootstrap over images.", min=100)] = 1000,
     rgb_reference: Annotated[
         bool,

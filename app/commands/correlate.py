@@ -13,7 +13,7 @@ from ...protocol import SUBSET_TITLES
 from .. import api
 from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format
-from .completion import complete_study
+from .options import OneStudy
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,15 +41,7 @@ def correlate(
         Path | None,
         typer.Option("--db", help="Take metrics and accuracies from this results database.", show_default="published"),
     ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            "--study",
-            help="Name, or name@version, in the database.",
-            show_default="the only one",
-            autocompletion=complete_study,
-        ),
-    ] = None,
+    study: OneStudy = None,
     bias: Annotated[
         list[str] | None, typer.Option("--bias", help="A bias to correlate, again for more.", show_default="all")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import api
-from .options import Database
+from .options import Database, ProbesOfStudy
 
 
 def explore(
@@ -22,10 +22,7 @@ def explore(
             show_default="beside the database",
         ),
     ] = None,
-    study: Annotated[
-        Path | None,
-        typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
-    ] = None,
+    study: ProbesOfStudy = None,
     host: Annotated[
         str,
         typer.Option(

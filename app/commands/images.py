@@ -17,7 +17,7 @@ from ...untrusted import printable
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
 from ..formats import Format
-from .options import Database
+from .options import Database, ProbesOfStudy
 from .spectrum import spectrum
 
 if TYPE_CHECKING:
@@ -214,10 +214,7 @@ def show(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture.")],
     db: Database = Path("results.duckdb"),
-    study: Annotated[
-        Path | None,
-        typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
-    ] = None,
+    study: ProbesOfStudy = None,
 ) -> None:
     """Draw the images that a query finds as a wall: perturbed again where it has probe and parameters.
 

@@ -9,7 +9,7 @@ import typer
 
 from .. import api
 from ..console import log
-from .completion import complete_engine
+from .completion import complete_engine, complete_study
 
 if TYPE_CHECKING:
     from ..study.resolve import Work
@@ -24,6 +24,24 @@ EngineOption = Annotated[
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
 Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
+OneStudy = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        help="Name, or name@version, in the database.",
+        show_default="the only one",
+        autocompletion=complete_study,
+    ),
+]
+NewestStudies = Annotated[
+    str,
+    typer.Option(
+        "--study", help="Name, or name@version; * is the newest version of each.", autocompletion=complete_study
+    ),
+]
+ProbesOfStudy = Annotated[
+    Path | None, typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names.")
+]
 
 
 def resolve_study(file: Path, engine: str | None, db: Path) -> Work:

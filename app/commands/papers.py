@@ -12,6 +12,7 @@ from ...errors import UsageError
 from .. import api
 from ..console import TableFormat, print_document, print_note, print_rows
 from ..formats import Format
+from .options import OneStudy
 
 
 def papers(
@@ -30,9 +31,7 @@ def papers(
         Path | None,
         typer.Option("--db", help="Set the numbers of a study in it beside the published ones.", show_default="none"),
     ] = None,
-    study: Annotated[
-        str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
-    ] = None,
+    study: OneStudy = None,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Recompute the numbers that papers printed; or set yours beside the published study's, with the difference.

@@ -13,7 +13,7 @@ from ...protocol import SUBSET_TITLES
 from .. import api
 from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format
-from .options import Database
+from .options import Database, NewestStudies
 
 app = typer.Typer(
     help="Published figures: import, show, relate and place them, and the study's correlation table.",
@@ -166,9 +166,7 @@ def _two_decimals(name: str, value: Any) -> Any:
 @app.command("joined")
 def joined_(
     db: Database = Path("results.duckdb"),
-    study: Annotated[
-        str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
-    ] = "*",
+    study: NewestStudies = "*",
     table_format: TableFormat = Format.table,
 ) -> None:
     """Print which published model each checkpoint of a results database is, and by what: weights, study or name.
