@@ -101,6 +101,7 @@ def leave_settings_out(bench: Bench) -> Iterator[tuple[str, float]]:
             yield name, measure_rate(variant, sizes.batch, 0, 0.5, 3)
         except BandlensError as error:
             failures.append(f"{name}: {error}")
+    del os.environ[WITHOUT]
     if failures:
         raise RuntimeError("; ".join(failures))
 

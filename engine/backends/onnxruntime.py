@@ -211,6 +211,8 @@ GPU_ONLY = SHARED | {"session.disable_cpu_ep_fallback": "1", "session.use_device
 PROVIDERS: dict[str, Provider] = {
     "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED, {}),
     # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
+    # CUDA graphs stay off: a graph keeps the addresses of its activations, and the arena that all sessions share may
+    # hand these to what a session that is opened later keeps there.
     "onnxruntime-cuda": Provider(
         "CUDAExecutionProvider", "cuda", GPU_ONLY, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     ),
