@@ -74,9 +74,9 @@ def test_damaged_files_open_or_are_one_line(name: str, packed: Path, data: st.Da
 def test_any_description_opens_or_is_one_line(folder: str, request: pytest.FixtureRequest, data: st.DataObject) -> None:
     path: Path = request.getfixturevalue(folder)
     about = json.loads((path / "set.json").read_text())
-    if "streamed" in about and data.draw(st.booleans()):
-        inner = data.draw(st.dictionaries(st.sampled_from([*about["streamed"]]), json_values, min_size=1))
-        changed = about | {"streamed": about["streamed"] | inner}
+    if data.draw(st.booleans()):
+        inner = data.draw(st.dictionaries(st.sampled_from([*about["crop"]]), json_values, min_size=1))
+        changed = about | {"crop": about["crop"] | inner}
     else:
         keys = st.sampled_from([*about, "schemes", "decision_space", "corruption", "severity", "streamed"])
         changed = about | data.draw(st.dictionaries(keys, json_values, min_size=1, max_size=3))
