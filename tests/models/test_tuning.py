@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -99,6 +100,10 @@ def test_an_engine_is_measured_up_to_the_batch_that_it_refuses(
         return measure(variant, batch, *further)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tuning, "measure_rate", limited)
+    # Warnings are kept whatever commands of other tests, and libraries that they load, have made of the loggers.
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(logging.getLogger("bandlens"), "propagate", False)
+    monkeypatch.setattr(logging.getLogger("bandlens"), "handlers", [caplog.handler])
     rates = tuning.tune(model, "fp32", 1).rates
     assert [(rate.engine, rate.batch) for rate in rates] == [("onnxruntime", 2)]
     assert "one (onnxruntime fp32) at batch 4 is left out: out of memory" in caplog.messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,7 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
 def test_a_damaged_tuning_is_not_taken_and_named(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "bandlens")
     file = tune_by_hand(tmp_path)
     file.write_text(content)
     assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
