@@ -83,7 +83,7 @@ HUNG = "bandlens: the GPU has not ended any work for 1 s; what was committed sta
 
 
 @pytest.mark.parametrize(
-    ("hang_seconds", "task_timeout", "line"), [("1", None, HUNG), ("1800", 2.0, "")], ids=["watchdog", "schedule"]
+    ("hang_seconds", "task_timeout", "line"), [("1", None, HUNG), ("1800", 15.0, "")], ids=["watchdog", "schedule"]
 )
 def test_one_of_two_cards_that_hangs_is_given_up_and_its_task_done_by_a_process_that_lives(
     tmp_path: Path,
