@@ -69,7 +69,7 @@ class ImageSet:
     """The number of files that were no images by their suffix."""
     source: PackedPixels | Stream = field(repr=False)
     """The open pixels.npy, or the files to decode."""
-    crop: Crop | None = None
+    crop: Crop | None = field(default=None, repr=False)
     """The crop that photographs were packed with; None for a set that was made in another way."""
     own_cycles: float | None = None
     """Cycles per image above which more than a tenth of the images have nothing of their originals, since these were
