@@ -50,24 +50,34 @@ def schema() -> str:
     for name, comment in views:
         particular = [column for column in columns[name] if column not in shared and not _ends_interval(column)]
         names = ", ".join(f"`{column[0]}`" for column in columns[name] if column not in particular)
+        for group, members in GROUPS.items():
+            names = names.replace(members, group)
         parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
     return "\n".join(part for part in [*parts, TABLES] if part)
 
 
-SCHEMA_HEAD = """\
+GROUPS = {
+    "*names*": "`study`, `version`, `checkpoint`, `category`",
+    "*condition*": "`probe`, `cutoff`, `frequency`, `noise_sd`, `cycles`, `parameters`",
+}
+"""Word -> the columns that it stands for, which many views have side by side."""
+SCHEMA_HEAD = f"""\
 # The results database
 
 What does a column of a view mean? Those named beside a view are explained once, in the first list, and the others below
-it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql "DESCRIBE accuracy"` has types.
-Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)).
+it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql "DESCRIBE accuracy"` has types,
+and [sql.md](../guide/sql.md) has questions to ask.
+
+*names* stands for {GROUPS["*names*"]}, and
+*condition* for {GROUPS["*condition*"]}.
 """
 
 
 TABLES = """\
 ## Tables
 
-Queries seldom need them, nor the views that others are made of. `bandlens sql "SELECT table_name, column_name, comment
-FROM duckdb_columns() WHERE NOT internal"` explains all.
+Queries seldom need them. `bandlens sql "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT
+internal"` explains all.
 """
 
 
@@ -124,9 +134,9 @@ MACHINERY = ("base", "outcomes", "registry", "compute", "own_process", "subject_
 MEASURES_HEAD = """\
 # Measures
 
-By which formula does bandlens compute a number, and where does it come from? This is what stands at the top of the
-module that computes it; [the guide to measures](../guide/measures.md) says which command gives a number, which states
-it can have, and what it needs. `bandlens measures list` has the titles and units of all.
+By which formula does bandlens compute a number, and where does it come from? [The guide to
+measures](../guide/measures.md) says which command gives a number, which states it can have, and what it needs;
+`bandlens measures list` has titles and units. Intervals are of 95 %.
 """
 
 

@@ -6,7 +6,7 @@ negative flips has the interval of `wilson`, and is relative to what independent
 
     relative flips = negative flips / ((1 - error before) * error now)
 
-Every row has two tests, with the margin M of the loss, or the limit L of negative flips:
+A row has two tests, with the margin M of the loss, or the limit L of negative flips:
 
     p_pass   the loss is M or more, or the share of negative flips L or more       rejected: pass
     p_fail   the loss is 0 or less, or the share of negative flips L or less       rejected: fail

@@ -8,7 +8,7 @@ x is the accuracy on ImageNet and y that under the shift, in percent; a model of
 benchmark. `testbed` is the ImageNet testbed's own definition:
 
 - f is the logit, log(p / (1 - p));
-- the models are its networks of standard training, without `aws` and `batch64`;
+- the models are those of standard training, without `aws` and `batch64`;
 - x is over the same 200 classes for ImageNet-A and ImageNet-R;
 - ImageNet-A has two lines, below and above the network whose errors its images were chosen by (resnet50).
 """

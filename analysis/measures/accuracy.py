@@ -5,8 +5,8 @@
     accuracy_real   share of the images listed by ReaL for which a class is predicted that ReaL accepts
     confidence      mean probability of the predicted class, where probabilities are known
 
-Each, and its difference from the clean images, paired over images, has the interval of `statistics.shares`. Source of
-the lists: Beyer et al. 2020 ("Are we done with ImageNet?").
+Each, and its paired difference from the clean images, has the interval of `statistics.shares`. Source of the lists:
+Beyer et al. 2020.
 """
 
 from __future__ import annotations

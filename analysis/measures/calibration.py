@@ -7,9 +7,8 @@ mean probabilities), y_i whether it is right. Images go into 15 bins by confiden
     expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
     top1_brier_score           = mean of (c_i - y_i)^2
 
-Sources: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), Brier 1950. With s_i the sign of the sum of the
-bin of image i, the first has the error of the mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a
-network that is calibrated, with these confidences:
+Sources: Guo et al. 2017, Brier 1950. With s_i the sign of the sum of the bin of image i, the first has the error of the
+mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a calibrated network:
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
 """

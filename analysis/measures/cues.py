@@ -1,4 +1,4 @@
-"""Shape bias: what a classifier names, where the shape of an image is of one class and its texture of another.
+"""Shape bias, where the shape of an image is of one class and its texture of another.
 
     shape_bias    = shape decisions / (shape decisions + texture decisions)
     shape_bias_C  = the same over images whose shape is of class C

@@ -1,4 +1,4 @@
-"""Error consistency of every two subjects, models and people, that judged the same images: the view `judgement`.
+"""Error consistency of every two subjects, models and people, that judged the same images (view `judgement`).
 
 The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two
 subjects agree on which are hard. The interval of the mean kappa to humans is over images, or clusters.

@@ -1,7 +1,7 @@
 """Octave shares: how much of the accuracy is owed to each of seven octaves, in numbers that add up to it.
 
-For a set S of |S| octaves, v(S) says whether an image that keeps S and its mean is right (probes/octaves.py); all seven
-are the image itself, as it is when clean. Without labels, right is what the model says of the clean image.
+For a set S of |S| octaves, v(S) says whether an image that keeps S and its mean is right; all seven are the clean
+image. Without labels, right is what the model says of that.
 
     octave_share_K   = sum over S without K      of |S|! (6 - |S|)! / 7! (v(S + K) - v(S))
     octave_pair_J_K  = sum over S without J, K   of |S|! (5 - |S|)! / 6! (v(S + J + K) - v(S + J) - v(S + K) + v(S))

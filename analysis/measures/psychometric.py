@@ -29,7 +29,7 @@ percentiles over resamples (`statistics.images`), each with the whole estimate a
     doubtful                  one end of the interval is a bound of the fit, a threshold's interval spans the tested
                               noise, or the channel is narrower than an octave
 
-Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
+Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spectral bias: how much of its accuracy a classifier keeps on low and on high frequencies alone.
+"""Spectral bias: the accuracy that a classifier keeps on low and on high frequencies alone.
 
 With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
 

@@ -1,12 +1,10 @@
 """Accuracies that cannot be told from those of a blind guess.
 
-A blind guess between K classes is right in one image of K. An accuracy p over n independent images is within chance,
-c = 1 / K, where
+An accuracy p over n independent images is within chance, c = 1 / K for K classes, where
 
     p - c <= 2.576 sqrt(c (1 - c) / n)
 
-which is where Wilson's 99 % interval reaches c. Images of one cluster count as fewer, by the effective number of
-`wilson`.
+which is where Wilson's 99 % interval reaches c. Clusters count by the effective number of `wilson`.
 """
 
 from __future__ import annotations

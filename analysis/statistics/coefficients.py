@@ -8,7 +8,7 @@ All three are one formula, Daniels' generalized coefficient (Daniels 1944): the 
     spearman   s_i  = average rank of x_i - mean     w_i         = 1/2 sum_j w_j sign(x_i - x_j)
     kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b (Kendall 1945)
 
-A resample is weights: an observation that counts w times is there w times, ranks and ties included.
+An observation that counts w times in a resample is there w times, ranks and ties included.
 
 `p` is two-sided: for Spearman and Pearson from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; for
 Kendall exact with few observations and no ties, else normal with the variance under ties. The partial coefficient holds
@@ -20,7 +20,7 @@ p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
 
     Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
     Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
-The second holds for independent or positively dependent tests.
+
 
 Arrays are (…, variables, observations).
 """

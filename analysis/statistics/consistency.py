@@ -1,4 +1,4 @@
-"""Error consistency: whether two observers are right and wrong on the same images more than their accuracies imply.
+"""Error consistency: whether two observers err on the same images more than their accuracies imply.
 
     observed = share of images on which both are right or both wrong
     expected = p q + (1 - p) (1 - q)             p, q: the two accuracies

@@ -1,7 +1,7 @@
 """Resampling of images: what another draw of photographs would have given.
 
-An image keeps its outcome under every condition, and the images of a cluster go together (Field & Welsh 2007).
-Intervals are percentiles over 1,000 seeded resamples.
+Images of a cluster go together, with their outcomes under every condition (Field & Welsh 2007). Intervals are
+percentiles over 1,000 seeded resamples.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ divided by the design effect of clusters (Kish 1965), at least 1:
 
 The last term of each is half a cluster that differs as a whole.
 
-p is McNemar's test (McNemar 1947) of as many gained as lost:
+p is McNemar's test (1947) of as many gained as lost:
 
     fewer than 25 clusters with D_k != 0   exact: the share of all ways to give signs to |D_k| with |sum| >= |sum D_k|
     else                                   chi2_1 = max(|sum D_k| - 1, 0)^2 / sum D_k^2

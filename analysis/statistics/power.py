@@ -1,4 +1,4 @@
-"""The smallest difference that n images, and the smallest correlation that m models, would most likely show.
+"""The smallest difference that n images, and the smallest correlation that m models, would show.
 
 80 % of studies find a difference at 5 %, to first order, where it is, with s the standard error of its estimate,
 

@@ -1,7 +1,7 @@
 """Label information: how many labels a linear readout of some features gets right, against permuted labels.
 
 Ridge regression of the labels is fitted to the images t, four fifths of the clusters, by the inner products K of their
-features, and decides the others, h, by its largest output:
+features, and decides the others, h:
 
     outputs = K_ht (K_tt + s I)^-1 Y_t        K centred on the images t; s the mean of K_tt's diagonal
                                               Y 1 / n_c where an image has label c, as n_c of t have, and else 0

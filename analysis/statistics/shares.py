@@ -12,7 +12,7 @@ A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio
 interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, it is that of a
 quotient of two shares (MOVER, Donner & Zou 2012) with exact intervals (Clopper & Pearson 1934).
 
-A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
+A difference of two numbers over the same clusters has the interval
 
     B - A ± t sqrt(C / (C - 1) (S + w^2)),     D_u = d_u(B) - d_u(A),   S = max(sum D_u^2, m sum D_u^2 / n_u)
 

@@ -15,8 +15,8 @@ The Fourier sensitivity of a model has the same ends about the mean over images 
     SFS(r) = sum over ring r of |F(g)|^2 / sum over all rings of it
 
 with g the gradient of the cross entropy by the pixels, mean over channels, of the labels or else the predicted classes;
-ring r of 1, 2, … holds the waves with round(sqrt(u^2 + v^2)) = r, and octaves are square. An image without a gradient
-counts nothing. Source: Krishnamachari et al. 2022, TMLR.
+ring r of 1, 2, … holds the waves with round(sqrt(u^2 + v^2)) = r, and octaves are square. Source: Krishnamachari et al.
+2022, TMLR.
 """
 
 from __future__ import annotations
