@@ -1,4 +1,4 @@
-"""Calibration: whether a classifier is as often right as its confidence says.
+"""Whether a classifier is as often right as its confidence says.
 
 The confidence c_i of an image is the probability of the class that was predicted (among 16 classes, its share of the
 mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th above (b - 1) / 15 to b /
