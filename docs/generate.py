@@ -64,9 +64,9 @@ GROUPS = {
 SCHEMA_HEAD = f"""\
 # The results database
 
-What does a column of a view mean? Those named beside a view are explained once, in the first list, and the others below
-it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql "DESCRIBE accuracy"` has types,
-and [sql.md](../guide/sql.md) has questions to ask.
+Views show the newest version of each study. What does a column of one mean? Those named beside a view are explained
+once, in the first list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval.
+`bandlens sql "DESCRIBE accuracy"` has types, and [sql.md](../guide/sql.md) has questions to ask.
 
 *names* stands for {GROUPS["*names*"]}, and
 *condition* for {GROUPS["*condition*"]}.
