@@ -64,9 +64,9 @@ GROUPS = {
 SCHEMA_HEAD = f"""\
 # The results database
 
-What does a column of a view mean? Those named beside a view are explained once, in the first list, and the others below
-it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql "DESCRIBE accuracy"` has types,
-and [sql.md](../guide/sql.md) has questions to ask.
+Views show the newest version of each study. What does a column of one mean? Those named beside a view are explained
+once, in the first list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval.
+`bandlens sql "DESCRIBE accuracy"` has types, and [sql.md](../guide/sql.md) has questions to ask.
 
 *names* stands for {GROUPS["*names*"]}, and
 *condition* for {GROUPS["*condition*"]}.
@@ -187,12 +187,11 @@ bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-
 bandlens plan study.toml
 ```
 
-Paths are relative to the file's folder. A key that is not in this list is refused, with the nearest that is. [The
-tutorial](../guide/tutorial.md#the-study) writes a study.
+Paths are relative to the file's folder. [The tutorial](../guide/tutorial.md#the-study) writes a study.
 
 {keys}
-The table `[gate]` says what gates let pass, of [precisions](../guide/precision.md) and of
-[releases](../guide/compare.md#is-this-release-safe-to-ship):
+The table `[gate]` says what gates of [precisions](../guide/precision.md) and
+[releases](../guide/compare.md#is-this-release-safe-to-ship) let pass:
 
 {limits}"""
 
@@ -211,8 +210,8 @@ def commands() -> str:
 COMMANDS_HEAD = """\
 # Commands
 
-Which command does a job? `bandlens COMMAND --help` has its options, with an example; [in the
-terminal](../guide/terminal.md) says what all have in common.
+Which command does a job? `bandlens COMMAND --help` has its options, with an example ([what all have in
+common](../guide/terminal.md)).
 """
 
 

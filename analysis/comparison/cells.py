@@ -1,4 +1,4 @@
-"""Two runs of the same conditions, cell by cell and image by image.
+"""Two runs, cell by cell and image by image.
 
 Cells belong together that have the same checkpoint name, image set name, probe and parameters; `differs_in` says what
 else differs. Images are matched by position where the sets are the same, and else by path. Without labels, right means

@@ -1,4 +1,4 @@
-"""Precision gates: whether a faster precision answers as a trusted one does, condition by condition and image by image.
+"""Precision gates: whether a faster precision answers as a trusted one does.
 
 A flip is an image whose predicted class is another. Right and wrong are as in `cells`. The share of flips has the
 interval of `wilson`, the difference of the accuracies that of `paired`. With the limits L of the flips and M of the

@@ -1,4 +1,4 @@
-"""Measures of two runs: what differs, with intervals that are paired over the images of both.
+"""Measures of two runs, with paired intervals.
 
 Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Spectral biases and psychometric
 numbers have percentiles of the difference in 1,000 resamples that draw the same clusters for both, where the image sets

@@ -1,4 +1,4 @@
-"""Gates of releases: whether a model answers no worse than the one before it, by condition, slice and measure.
+"""Gates of releases: whether a model answers no worse than the one before it.
 
 The loss is the mean of d_i, by how much image i got worse: with accuracies 1 where only the release before was right
 (negative flips), and -1 where only this one is. Its interval and one-sided p are those of `paired`. The share of

@@ -1,4 +1,4 @@
-"""A correlation over models of several families, and whether it holds within families and between them.
+"""Whether a correlation over models holds within families and between them.
 
 What holds between families need not hold within any (Simpson 1951; Robinson 1950). With R and S the average ranks of x
 and y over all n models:

@@ -1,4 +1,4 @@
-"""Tables of correlations: each bias with each group of benchmarks in each subset of models, a row each.
+"""Tables of correlations: each bias with each group of benchmarks.
 
 A row is over the models that have both values (`n`), four at least. Groups are group means, or else the clean top-1 of
 each labelled image set; biases are all metrics but raw fits, single thresholds, and what belongs to a shape bias.
@@ -8,9 +8,9 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
     p_permutation             of shuffled models
     p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
     detectable                the smallest |rho| that 80 % of such studies find after Holm (`power`, exact for Pearson)
-    partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
-                              benchmark imagenet; not adjusted
-    loco_low, loco_high       the lowest and highest coefficient with one of two or more categories left out
+    partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of
+                              imagenet
+    loco_low, loco_high       the lowest and highest coefficient with one category left out
 """
 
 from __future__ import annotations

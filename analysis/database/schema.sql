@@ -546,7 +546,7 @@ FROM no_study(which);
 COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW accuracy AS FROM accuracy_of('*');
-COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell of the newest version of each study, with 95 % interval of top-1';
+COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell, with 95 % interval of top-1';
 
 CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
 COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
@@ -603,7 +603,7 @@ SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE judgement_of IS 'The view judgement with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW judgement AS FROM judgement_of('*');
-COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: the models of the newest version of each study, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
+COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
 SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
@@ -690,7 +690,7 @@ FROM no_study(which);
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
-COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version of each study by each scheme of labels: the same predictions, judged anew';
+COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell by each scheme of labels: the same predictions, judged anew';
 
 CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
@@ -738,7 +738,7 @@ FROM no_study(which);
 COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW flip AS FROM flip_of('*');
-COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in the newest version of each study';
+COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one';
 
 CREATE MACRO octave_share_of(which) AS TABLE
 WITH masked AS (
@@ -783,7 +783,7 @@ FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');
-COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest version of each study, as computed last';
+COMMENT ON VIEW metric IS 'Biases, thresholds and generalization, as computed last';
 
 CREATE MACRO human_metric_of(which) AS TABLE
 SELECT metric, false AS human, checkpoint AS subject, category, image_set AS images, value, low, high, state, note
@@ -821,7 +821,7 @@ FROM no_study(which);
 COMMENT ON MACRO TABLE condition_metric_of IS 'The view condition_metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW condition_metric AS FROM condition_metric_of('*');
-COMMENT ON VIEW condition_metric IS 'Metrics of every condition of the newest version of each study, as computed last, and how they differ from those of the clean images';
+COMMENT ON VIEW condition_metric IS 'Metrics of every condition, as computed last, and how they differ from those of the clean images';
 
 CREATE VIEW gate AS
 SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,

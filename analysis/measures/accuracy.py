@@ -1,4 +1,4 @@
-"""How often a model is right, and how sure it is, under one condition; whatever the probe.
+"""How often a model is right, and how sure it is, under one condition.
 
     accuracy        share of images whose label is predicted
     agreement       without labels: share of images predicted as when clean

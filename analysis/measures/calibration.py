@@ -1,8 +1,8 @@
-"""Calibration: whether a classifier is as often right as its confidence says.
+"""Whether a classifier is as often right as its confidence says.
 
 The confidence c_i of an image is the probability of the class that was predicted (among 16 classes, its share of the
-mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th above (b - 1) / 15 to b /
-15:
+mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th from above (b - 1) / 15
+to b / 15:
 
     expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
     top1_brier_score           = mean of (c_i - y_i)^2

@@ -1,4 +1,4 @@
-"""Error consistency under one condition: whether a model errs on the same images as when clean, and as others do.
+"""Error consistency under one condition, with the clean images and with other models.
 
     clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
     model_error_consistency   mean kappa with each of the study's other models under the same condition, but attacks

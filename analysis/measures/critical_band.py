@@ -1,4 +1,4 @@
-"""The critical band by the published estimator: integer thresholds and a Gaussian through them.
+"""The critical band by the published estimator.
 
 Accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6), 1.75 * 2^f cycles per
 image of 224 pixels a side (at another size, size / 224 times that), and five strengths. A threshold is the number of
@@ -13,7 +13,7 @@ thresholds is the channel.
 
 Accuracies are relative to the one at sd 0, times 100; an option takes them relative to the clean images in colour;
 names that end in `_raw`, and thresholds of people, are without a reference. critical_threshold_0 … critical_threshold_6
-are the thresholds; "passes only without noise" and "never passes" are both 4, as published.
+are the thresholds.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 

@@ -1,4 +1,4 @@
-"""Generalization of the checkpoints of a study: the accuracy on each benchmark, and the means of the groups.
+"""Generalization: the accuracy on each benchmark, and the means of the groups.
 
 All are percent of top-1 on images without perturbation, or attacked, and have no image set.
 

@@ -1,4 +1,4 @@
-"""The cut at which a filter leaves half of the accuracy above chance: where on the frequency axis a classifier lives.
+"""The cut at which a filter leaves half of the accuracy above chance.
 
 With ratio(k) = (top-1 under the filter at the cut k - chance) / (clean top-1 - chance), k in cycles per image,
 

@@ -1,4 +1,4 @@
-"""Where along a probe a model errs most as people do: its errors under each condition beside people's on the images.
+"""Where along a probe a model errs most as people do.
 
 A model sees the stimuli that people judged under a probe, blurred say. For each condition there is the mean kappa of
 `statistics.consistency` with each observer on each of the set's own conditions, on the images that this observer saw.

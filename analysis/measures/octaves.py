@@ -1,4 +1,4 @@
-"""Octave shares: how much of the accuracy is owed to each of seven octaves, in numbers that add up to it.
+"""Octave shares: how much of the accuracy is owed to each of seven octaves.
 
 For a set S of |S| octaves, v(S) says whether an image that keeps S and its mean is right; all seven are the clean
 image. Without labels, right is what the model says of that.

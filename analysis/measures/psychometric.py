@@ -1,4 +1,4 @@
-"""The critical band from single images: continuous thresholds, a channel through them, and intervals.
+"""The critical band from single images: continuous thresholds, and a channel through them.
 
 The threshold of octave index f is the noise_sd at which accuracy falls to half of that without noise, from a logistic
 in log noise strength fitted to the single outcomes by maximum likelihood:
@@ -26,8 +26,8 @@ percentiles over resamples (`statistics.images`), each with the whole estimate a
                               images are, fewer than three thresholds lie within the tested noise, or the fit ends at a
                               bound
     no interval               fewer than 20 independent images, or the slope of a threshold is at a bound
-    doubtful                  one end of the interval is a bound of the fit, a threshold's interval spans the tested
-                              noise, or the channel is narrower than an octave
+    doubtful                  one end of the interval is a bound, a threshold's interval spans the tested noise, or the
+                              channel is narrower than an octave
 
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit).
 """

@@ -1,4 +1,4 @@
-"""Mean reciprocal rank: how near the label comes to the top, also where it is not the prediction.
+"""Mean reciprocal rank: how near the label comes to the top.
 
     reciprocal_rank      = mean of 1 / (1 + r)     r: number of classes scored above the label
     reciprocal_rank_real = the same, r that of the best of the classes that ReaL accepts, over the images that it lists

@@ -1,4 +1,4 @@
-"""Accuracy on slices: the images that share a value of an attribute, such as a site, a scanner or the weather.
+"""Accuracy on slices: the images that share a value of an attribute, such as a scanner.
 
     slice_accuracy_NAME=VALUE   share of the labelled images with this value whose label is predicted
     worst_slice                 the least of these; worst_slice_NAME, over the values of one attribute

@@ -1,4 +1,4 @@
-"""Spearman, Pearson and Kendall of many variables with many others, under many weightings of the observations at once.
+"""Spearman, Pearson and Kendall of many variables, under many weightings of the observations at once.
 
 All three are one formula, Daniels' generalized coefficient (Daniels 1944): the cosine of two vectors of scores,
 

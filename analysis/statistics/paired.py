@@ -1,4 +1,4 @@
-"""Two runs on the same images: the difference of their accuracies, and a test of whether there is one.
+"""Two runs on the same images: the difference of their accuracies, and its test.
 
 Let d_i = right in B - right in A, in {-1, 0, 1} (lost, same, gained), and D_k its sum over the n_k images of cluster k.
 The difference is d = (gained - lost) / n, with an interval after Bonett & Price 2012:

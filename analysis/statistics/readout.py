@@ -1,4 +1,4 @@
-"""Label information: how many labels a linear readout of some features gets right, against permuted labels.
+"""Label information: the accuracy of a linear readout of some features, against permuted labels.
 
 Ridge regression of the labels is fitted to the images t, four fifths of the clusters, by the inner products K of their
 features, and decides the others, h:

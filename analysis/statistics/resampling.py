@@ -1,4 +1,4 @@
-"""Bootstrap intervals and permutation tests of correlations: resamples as weights, in blocks that stay small.
+"""Bootstrap intervals and permutation tests of correlations.
 
 Permutations shuffle the models of one variable against the other, 10,000 times unless asked otherwise:
 

@@ -1,4 +1,4 @@
-"""Means of accuracies over image sets that may show the same clusters, their ratios and their differences.
+"""Means of accuracies over image sets, their ratios and their differences.
 
 Let w_i be the weight of image i in a mean, such as 1 / (sets x images of its set), p_i the accuracy of its set, and y_i
 whether it is right. The images that show a cluster u, in whichever sets, add d_u = sum of w_i (y_i - p_i) to the error.
@@ -19,7 +19,7 @@ A difference of two numbers over the same clusters has the interval
 with t as in `wilson`, m = sum n_u^2 / sum n_u, and w = sqrt(m / (C sum n_u)) what a cluster adds whose images all
 differ.
 
-Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
+Two numbers that share no images, with the interval (l, u) of each (MOVER, Zou & Donner 2008), have
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 """

@@ -1,4 +1,4 @@
-"""Mean powers of bands over images, their power law, and ratios of two sets, with intervals over clusters.
+"""Mean powers of bands over images, their power law, and ratios of two sets.
 
 With p_ib the power of band b in image i of n and P_b its mean, every number is a sum over bands of w_b ln P_b: the
 logarithm of a mean power (w = 1 for one band), or the exponent of the power law, minus the slope of ln P against ln f

@@ -1,4 +1,4 @@
-"""The 95 % interval of a share of images, which may depend on each other: Wilson's, with a number of images to match.
+"""The 95 % interval of a share of images, which may depend on each other.
 
 A share p of n images that is off by e = sum of d_u over C independent clusters u of n_u images has the variance
 

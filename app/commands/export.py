@@ -173,7 +173,7 @@ def export(
     out: Out = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Export checkpoints, fetched if need be, to ONNX, and to TensorRT plans where there is a GPU.
+    """Export checkpoints to ONNX, and to TensorRT plans where there is a GPU.
 
     fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. Own
     models, made by `bandlens export-own`, go by their names.

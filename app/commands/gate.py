@@ -125,7 +125,7 @@ def gate(
     db: Database = Path("results.duckdb"),
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Find out whether a faster precision gives a study's answers, or a new release answers no worse than the last.
+    """Find out whether a faster precision gives a study's answers, or a release answers no worse.
 
     With --against, each condition passes, fails or is undecided: exit status 0 if all pass, 1 if one fails, 3 if none
     fails and one has too few images to tell. Predictions that lack are run first; verdicts are kept in the view

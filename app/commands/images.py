@@ -94,7 +94,7 @@ def pack(
     workers: Workers = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Decode every image of a folder or archive of your own once, into a new image set.
+    """Decode every image of a folder or archive once, into a new image set.
 
     The benchmarks of the study have a command of their own, which checks that they are whole: `bandlens benchmarks
     pack`.
@@ -162,7 +162,7 @@ def frequency_conflict(
     workers: Workers = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Make a set whose images have the low frequencies of one image and the high ones of an image of another class.
+    """Make a set whose images have the low frequencies of one image and the high ones of another.
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """

@@ -33,7 +33,7 @@ def power(
     tests: Annotated[int, typer.Option("--tests", help="Number of tests that Holm's method corrects for.")] = 1,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Print the smallest difference and correlation that 80 % of studies find at 5 %, and what a study needs for one.
+    """Print the smallest difference and correlation that most studies find, and what a study needs for one.
 
     Differences are of two accuracies, as shares: `by_interval` where the 95 % interval leaves zero out, `by_test` where
     McNemar's test finds it. `kappa` is an error consistency that is told from 0. `bandlens plan` has the numbers of a

@@ -22,7 +22,7 @@ def spectrum(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A chart: .svg, .pdf or .png.")] = None,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Measure the power of a set's images by octave and direction, and how much of their labels each octave gives away.
+    """Measure the power of a set's images by octave and direction, and what each octave tells of labels.
 
     `exponent` is that of the power law. `information` is the accuracy of a linear readout that was fitted to other
     clusters, beside its `chance`. With --db, `use` compares what models owe to octaves (`bandlens study octaves`) with

@@ -37,9 +37,9 @@ class Study:
     """A table with a line for each probe: its parameters, each a value or a list; by default the published grid."""
     measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
-    default. `analyze STUDY.toml` computes them of what is stored."""
+    default."""
     clean_images: list[str] = field(default_factory=list)
-    """Image sets that are run without perturbation alone, such as further benchmarks; none by default."""
+    """Image sets that are run without perturbation alone; none by default."""
     models: str = ""
     """Folder of exported models; by default where `bandlens export` puts them."""
     engine: str = AUTO
@@ -51,16 +51,15 @@ class Study:
     """Number of images that a model sees at once, up to 4096; by default 0: the tuned one, else that of the TensorRT
     plans that exist, else 256 on a GPU and 32 on a CPU."""
     threads: int = 0
-    """Threads of the engine, up to 1024; by default 0, all that the process may use, by its affinity and its
-    container's quota."""
+    """Threads of the engine, up to 1024; by default 0, all that the process may use."""
     seed: int = 0
     """Seed of noise, and of the choice of images where there is a limit, 0 to 2^63 - 1; 0 by default."""
     limit: int = 0
-    """Number of images of each set that are run, drawn as `images pack --limit` draws them: a set with a digest and
-    cells of its own. By default 0: all images."""
+    """Number of images of each set that are run, drawn as `images pack --limit` draws them; by default 0: all
+    images."""
     overlap: str = "refuse"
     """The treatment of images that a model's head was trained on: `refuse`, by default; `leave out` runs the others for
-    all models, as a set with a digest and cells of its own."""
+    all models."""
     gate: Limits = field(default_factory=Limits)
     """A table of what gates of a precision or a release let pass; see below."""
     folder: Path = Path()
