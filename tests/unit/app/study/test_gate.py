@@ -162,7 +162,7 @@ def test_slices_that_there_are_not_are_refused_before_anything_is_run(command: C
     assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
     release = gated_study(place, "two", **keys, name="v2")
     answer = command("gate", release, "--against", "v1", "--slices", "clas", "--db", db)
-    assert (answer.code, "unknown name in gate.slices 'clas'" in answer.err) == (2, True)
+    assert (answer.code, "unknown name in gate.slices (--slices) 'clas'" in answer.err) == (2, True)
     assert ask(db, "SELECT DISTINCT study FROM accuracy") == [("v1",)]
 
 
