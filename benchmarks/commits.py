@@ -26,7 +26,7 @@ from bandlens.records import Cell, Finished, SessionInfo
 CHECKPOINTS, RANGE = 48, 752
 WAYS = {"one by one": (False, 0.0), "together": (False, 5.0), "later": (True, 5.0)}
 ALONE = """
-INSERT INTO prediction SELECT cell.id, image_index, predicted, label_rank, confidence
+INSERT INTO prediction SELECT cell.id, image_index, predicted, label_rank, confidence, best_rank
 FROM read_parquet(?) AS shard JOIN cell ON cell.key = shard.cell
 """
 
