@@ -224,8 +224,8 @@ class Store:
             "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)"
         )
         rates = {tuple(row[:3]): row[3] for row in rows.rows()}
-        named = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
-        return {variant: rates[name] for variant, name in named.items() if name in rates}
+        keys = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
+        return {variant: rates[name] for variant, name in keys.items() if name in rates}
 
     def begin_study(
         self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES
@@ -299,7 +299,7 @@ class Store:
             self._keep_attributes(known.item(), images)
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
-        own = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
+        first_scheme = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
         self.execute(
             "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, own_cycles, "
             "clusters, preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -315,7 +315,7 @@ class Store:
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,
-                next(iter(own), None),
+                next(iter(first_scheme), None),
                 info.decision_space,
             ],
         )
@@ -325,7 +325,7 @@ class Store:
         identity = self.frame("SELECT currval('id')").item()
         self._name_classes(identity, images)
         self._keep_attributes(identity, images)
-        for scheme, (rows, classes) in (own | dict(images.schemes)).items():
+        for scheme, (rows, classes) in (first_scheme | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
             self._load(
                 "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)
@@ -661,8 +661,8 @@ def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Ite
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:
     """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
-    whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
-    return rows.with_columns(pl.col(whole).cast(pl.Int128))
+    decimals = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+    return rows.with_columns(pl.col(decimals).cast(pl.Int128))
 
 
 def check_names(cells: Iterable[Cell]) -> None:
@@ -672,10 +672,10 @@ def check_names(cells: Iterable[Cell]) -> None:
     for cell in cells:
         models.add((cell.model.name, cell.model.sha256))
         image_sets.add((cell.image_set.name, cell.image_set.digest))
-    for kind, named in (("models", sorted(models)), ("image sets", sorted(image_sets))):
+    for kind, entries in (("models", sorted(models)), ("image sets", sorted(image_sets))):
         contents: dict[str, str] = {}
         names: dict[str, str] = {}
-        for name, content in named:
+        for name, content in entries:
             if name in names:
                 raise UsageError(f"two {kind} are named {name}; give each a name of its own, or leave one of them out")
             if content in contents:

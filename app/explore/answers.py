@@ -159,8 +159,8 @@ class Answers:
     def _database(self) -> Iterator[_Open]:
         """The database as it lies there now, for one thread at a time."""
         with self._lock:
-            about = self._path.stat() if self._path.exists() else None
-            stamp = (about.st_ino, about.st_mtime_ns, about.st_size) if about else (0, 0, 0)
+            stat = self._path.stat() if self._path.exists() else None
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else (0, 0, 0)
             if self._open is None or self._open.stamp != stamp:
                 if self._open:
                     self._open.stack.close()

@@ -230,9 +230,9 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     if out is None and 0 <= offset < len(ZEROS):
         memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
         return CardArray(card, memory, np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides))
-    fresh, made = out is None, CardArray.new(card, tried) if out is None else out
-    assert (made.shape, np.can_cast(tried.dtype, made.dtype, "same_kind")) == (tried.shape, True)
-    here = made.here
+    fresh, array = out is None, CardArray.new(card, tried) if out is None else out
+    assert (array.shape, np.can_cast(tried.dtype, array.dtype, "same_kind")) == (tried.shape, True)
+    here = array.here
 
     def work() -> None:
         with np.errstate(all="ignore"):
@@ -242,7 +242,7 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
                 function(*arguments_with(Place.now), **options, out=here)
 
     card.ask(work, SECONDS)
-    return made
+    return array
 
 
 SECONDS = 1e-6
@@ -326,9 +326,9 @@ class PretendCupy(ModuleType):
         if isinstance(a, CardArray):
             return a.astype(a.dtype if dtype is None else dtype, copy=False)
         staged = np.array(a, dtype)
-        made = CardArray.new(self.card, staged)
-        made.set(staged)
-        return made
+        array = CardArray.new(self.card, staged)
+        array.set(staged)
+        return array
 
     def get_default_memory_pool(self) -> Any:
         return SimpleNamespace(

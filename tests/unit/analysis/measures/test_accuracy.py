@@ -25,14 +25,14 @@ def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool =
     count = images.info.count
     labels = np.zeros(count, int) if images.labels is None else images.labels
     ease = rng.random(count)
-    made = []
+    parts = []
     for setting, share in zip(SETTINGS, (0.75, 0.25, 0.5, 0.4), strict=True):
         right = ease + rng.normal(0, 0.1, count) < share
         predicted = np.where(right, labels, rng.integers(0, 10, count))
         rank = None if images.labels is None else (predicted != labels) * 2
         sure = rng.uniform(0.1, 1, count) if confidence else 0.5
-        made.append(part(cell(images, setting, by=model(name)), predicted, rank, confidence=sure))
-    return made
+        parts.append(part(cell(images, setting, by=model(name)), predicted, rank, confidence=sure))
+    return parts
 
 
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
@@ -166,16 +166,16 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
     images = image_set(COUNT, labels=shape, schemes={cues.second: [[int(cue)] for cue in texture]})
     parts = []
     for setting, share in zip(SETTINGS, (0.2, 0.7, 0.4, 0.5), strict=True):
-        named = np.where(rng.random(COUNT) < share, shape, texture)
-        named = np.where(rng.random(COUNT) < 0.3, 9 - named, named)
-        parts.append(part(cell(images, setting), named, (named != shape) * 1))
+        answers = np.where(rng.random(COUNT) < share, shape, texture)
+        answers = np.where(rng.random(COUNT) < 0.3, 9 - answers, answers)
+        parts.append(part(cell(images, setting), answers, (answers != shape) * 1))
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
     apart = shape != texture
     biases = []
     for setting, outcome in zip(SETTINGS, parts, strict=True):
-        named = outcome.predictions.predicted
-        of_shape, of_texture = ((named == cue) & apart for cue in (shape, texture))
+        answers = outcome.predictions.predicted
+        of_shape, of_texture = ((answers == cue) & apart for cue in (shape, texture))
         biases.append(of_shape.sum() / (of_shape.sum() + of_texture.sum()))
         row = rows(store, cues.bias)[setting.probe, setting.number("cutoff")]
         assert (row["value"], row["n"]) == (pytest.approx(biases[-1]), of_shape.sum() + of_texture.sum())
@@ -197,8 +197,8 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
 def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency(store: Store) -> None:
     images = image_set(40, labels=[0] * 40, schemes={"texture": [[1]] * 40})
     parts = [
-        part(cell(images, setting), [named] * 40, [named] * 40)
-        for setting, named in zip(SETTINGS[:2], (0, 2), strict=True)
+        part(cell(images, setting), [answer] * 40, [answer] * 40)
+        for setting, answer in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
@@ -309,8 +309,8 @@ def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) ->
     images = image_set(COUNT, labels=np.zeros(COUNT))
     for seed, name in enumerate(("a", "b")):
         store_study(store, name, images, decided(images, seed, name))
-    whole = compute_measures(store, "*", Options(100)).filter(pl.col("condition_id").is_not_null())
+    complete = compute_measures(store, "*", Options(100)).filter(pl.col("condition_id").is_not_null())
     before = store.frame("FROM condition_metric ORDER BY ALL").rows()
-    assert len(before) == len(whole)
+    assert len(before) == len(complete)
     compute_measures(store, "a", Options(100))
     assert store.frame("FROM condition_metric ORDER BY ALL").rows() == before

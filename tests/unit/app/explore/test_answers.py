@@ -37,9 +37,9 @@ NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
 
 @pytest.fixture
 def answers(explored: Path) -> Iterator[Answers]:
-    made = Answers(explored / "results.duckdb", find_sets([explored]), Conditions())
-    yield made
-    made.close()
+    answers = Answers(explored / "results.duckdb", find_sets([explored]), Conditions())
+    yield answers
+    answers.close()
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def test_the_menu_tells_filters_and_bands_by_their_frequencies(explored: Path, s
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
-    most = "SELECT mode(class) FROM label"
-    label = ask(explored / "results.duckdb", most)[0][0] if labelled else None
+    query = "SELECT mode(class) FROM label"
+    label = ask(explored / "results.duckdb", query)[0][0] if labelled else None
     reply = ask_images(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
     rows = ask(
         explored / "results.duckdb",
@@ -149,7 +149,7 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
     newest, chosen = answers.study(None), answers.study("two")
     answers.close()
     assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
-    assert [[each["name"] for each in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
+    assert [[model["name"] for model in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
 
 
 def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
 
 
 def test_image_sets_have_the_highest_frequency_of_enlarged_originals(tmp_path: Path) -> None:
-    images, other = (image_set(count, name=name) for count, name in ((2, "enlarged"), (3, "large")))
+    images, large = (image_set(count, name=name) for count, name in ((2, "enlarged"), (3, "large")))
     with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", [images, other], [part(cell(images), [0, 1]), part(cell(other), [0, 1, 2])])
+        store_study(store, "s", [images, large], [part(cell(images), [0, 1]), part(cell(large), [0, 1, 2])])
         store.execute("UPDATE image_set SET own_cycles = 30 WHERE name = 'enlarged'")
     answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
     sets = answers.study(None)["image_sets"]
@@ -343,7 +343,7 @@ def test_many_models_have_the_symbols_of_their_categories(tmp_path: Path) -> Non
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images, by=by), [0, 1], [0, 0]) for by in models])
     answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    looks = {(each["category"], each["color"], each["shape"]) for each in answers.study(None)["models"]}
+    looks = {(model["category"], model["color"], model["shape"]) for model in answers.study(None)["models"]}
     answers.close()
     assert len(looks) == len({shape for _, _, shape in looks}) == 2
 
@@ -403,9 +403,9 @@ def measured(tmp_path: Path) -> Iterator[Answers]:
         rows = [("doubt", cells[0], True, [0.5, -1.0, 2.0, 0.5, 3.0]), ("doubt", cells[1], True, [0.0] * 5)]
         for row in (*rows, ("spread", cells[0], False, [0.1, 0.2])):
             store.execute("INSERT INTO own_answer VALUES (?, ?, ?, ?, ?)", [study_id, *row])
-    made = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    yield made
-    made.close()
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    yield answers
+    answers.close()
 
 
 @pytest.mark.parametrize(
@@ -457,9 +457,9 @@ def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
 
 def test_an_opened_image_has_the_seven_shares_of_the_view(tmp_path: Path) -> None:
     make_octaves(tmp_path / "octaves.duckdb")
-    made = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
-    shares = made.octaves("octaves", "photographs", 7)
-    made.close()
+    answers = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
+    shares = answers.octaves("octaves", "photographs", 7)
+    answers.close()
     assert sorted(shares) == sorted(WEIGHTS)
     for name in WEIGHTS:
         query = f"SELECT share FROM octave_share WHERE checkpoint = '{name}' AND image_index = 7 ORDER BY octave"

@@ -269,8 +269,10 @@ def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -
 
 
 def test_many_bad_sets_are_one_line(tmp_path: Path) -> None:
-    every = Subset(corruptions=IMAGENET_C, severities=(1, 2, 3, 4, 5))
-    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=every)
+    corruptions_of_c = Subset(corruptions=IMAGENET_C, severities=(1, 2, 3, 4, 5))
+    miniature = make_benchmark(
+        "imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=corruptions_of_c
+    )
     with pytest.raises(
         ImageSetError, match=r"gaussian_noise/1: 999 of 1000 classes .*; and 92 more sets; complete"
     ) as error:
@@ -281,14 +283,14 @@ def test_many_bad_sets_are_one_line(tmp_path: Path) -> None:
 def test_an_interrupted_pack_goes_on(corrupted: Miniature, tmp_path: Path) -> None:
     out = tmp_path / "out"
     broken = corrupted.source / "fog" / "4" / WNIDS[0] / "ILSVRC2012_val_00000001.JPEG"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:-300])
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-300])
     with pytest.raises(ImageSetError, match=r"fog/4: 'n01440764/ILSVRC2012_val_00000001\.JPEG' is broken"):
         corrupted.pack(out)
     result = sorted(out.glob("*/*"))
     assert result == [out / "fog" / "2", out / "snow" / "2", out / "snow" / "4"]
     times = [(folder / "set.json").stat().st_mtime_ns for folder in result]
-    broken.write_bytes(whole)
+    broken.write_bytes(content)
     sets = corrupted.pack(out)
     assert sorted(images.info.name for images in sets) == ["out/fog/2", "out/fog/4", "out/snow/2", "out/snow/4"]
     assert [(folder / "set.json").stat().st_mtime_ns for folder in result] == times
@@ -314,7 +316,7 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
 
 def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-r", tmp_path / "in", per_class=4, size=SMALL)
-    whole, first, spread, both = (
+    sampled, first, spread, limited = (
         miniature.pack(tmp_path / name, subset)[0]
         for name, subset in {
             "whole": PARTIAL,
@@ -323,13 +325,13 @@ def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
             "both": Subset(per_class=1, limit=2, partial=True),
         }.items()
     )
-    assert first.paths == [path for at, path in enumerate(whole.paths) if at % 4 < 2]
+    assert first.paths == [path for at, path in enumerate(sampled.paths) if at % 4 < 2]
     assert first.info.preprocessing.endswith("crop 16; 6 of 30000 images; the first 2 of each class")
-    assert spread.paths == [whole.paths[at] for at in (0, 1, 4, 8)]
+    assert spread.paths == [sampled.paths[at] for at in (0, 1, 4, 8)]
     assert spread.info.preprocessing.endswith("crop 16; 4 of 30000 images")
-    assert both.paths == [whole.paths[at] for at in (0, 4)]
-    assert len({images.info.digest for images in (whole, first, spread, both)}) == 4
-    assert np.array_equal(first.pixels[2], whole.pixels[4])
+    assert limited.paths == [sampled.paths[at] for at in (0, 4)]
+    assert len({images.info.digest for images in (sampled, first, spread, limited)}) == 4
+    assert np.array_equal(first.pixels[2], sampled.pixels[4])
 
 
 def test_subsets_need_their_images(tmp_path: Path) -> None:
@@ -470,8 +472,14 @@ def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Pa
     devkit(tmp_path)
     with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
         pack_flat(tmp_path / "out", labels=truth)
-    whole = (tmp_path / "meta.mat").read_bytes()
-    for content in (b"hello", b"", b"MATLAB 5.0 MAT-file" + bytes(200), whole[:-5000], whole.replace(b"WNID", b"WNED")):
+    metadata = (tmp_path / "meta.mat").read_bytes()
+    for content in (
+        b"hello",
+        b"",
+        b"MATLAB 5.0 MAT-file" + bytes(200),
+        metadata[:-5000],
+        metadata.replace(b"WNID", b"WNED"),
+    ):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
             pack_flat(tmp_path / "out", labels=truth)
