@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import write_onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -115,19 +116,8 @@ def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 
     torch.manual_seed(5)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.5)
-    open_ = {at: torch.export.Dim(f"d{at}") for at, name in enumerate("bchw") if name in dynamic}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.eval(),
-            (torch.zeros(2 if "b" in dynamic else shape[0], *shape[1:]),),
-            path,
-            dynamo=True,
-            input_names=["logits"],
-            dynamic_shapes=(open_,) if open_ else None,
-            external_data=False,
-            verbose=False,
-        )
+    batch = 2 if "b" in dynamic else shape[0]
+    write_onnx(network, path, ("logits", "output"), (batch, *shape[1:]), dynamic)
     return network
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import write_onnx
 from numpy.typing import NDArray
 from required import miss
 from small import Answer, ask, make_images, make_model, make_pictures, make_study
@@ -221,11 +222,7 @@ def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_p
     for number, (network, name) in enumerate(
         [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds"), (pooled, "out")]
     ):
-        file = tmp_path / f"{number}.onnx"
-        torch.onnx.export(
-            network, (torch.zeros(2, 3, 64, 64),), file, dynamo=True, input_names=["x"], output_names=[name],
-            dynamic_shapes=({0: torch.export.Dim("b")},), external_data=False, verbose=False,
-        )  # fmt: skip
+        file = write_onnx(network, tmp_path / f"{number}.onnx", ("x", name))
         answer = command("export-own", "--onnx", file, "--normalization", "none", "--out", tmp_path / "models")
         assert answer.code == 1
         assert "--head" in answer.err

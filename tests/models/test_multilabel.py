@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import write_onnx
 from numpy.typing import NDArray
 from PIL import Image
 from small import Answer, ask, make_images, make_model, make_pictures, make_study
@@ -58,14 +59,6 @@ def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return logits
 
 
-def write_file(network: nn.Module, file: Path) -> Path:
-    torch.onnx.export(
-        network, (torch.zeros(2, 3, 64, 64),), file, dynamo=True, input_names=["x"], output_names=["y"],
-        dynamic_shapes=({0: torch.export.Dim("b")},), external_data=False, verbose=False,
-    )  # fmt: skip
-    return file
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, and labels.csv with the labels of torch's network, of which every fifth image has others."""
@@ -90,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", ["file", "memory"])
 def test_a_network_of_labels_decides_each_by_its_own_logit(way: str, sigmoid: bool, tmp_path: Path) -> None:
     network = Labelled(sigmoid)
-    source = network if way == "memory" else write_file(network, tmp_path / "labels.onnx")
+    source = network if way == "memory" else write_onnx(network, tmp_path / "labels.onnx")
     model = bandlens.export(
         bandlens.MultiLabel(source),
         "mine",
@@ -111,7 +104,7 @@ def test_a_network_of_labels_decides_each_by_its_own_logit(way: str, sigmoid: bo
 
 
 def test_a_study_judges_label_by_label(folder: Path, tmp_path: Path, command: Command) -> None:
-    write_file(Labelled(sigmoid=True), tmp_path / "mine.onnx")
+    write_onnx(Labelled(sigmoid=True), tmp_path / "mine.onnx")
     export = ("export-own", "--onnx", tmp_path / "mine.onnx", "--normalization", "none", "--out", tmp_path / "models")
     answer = command(*export, "--task", "multilabel", "--classes", folder / "names.txt")
     assert answer.code == 0, answer.err
@@ -201,7 +194,7 @@ def test_what_has_one_label_and_what_has_several_are_told_apart(folder: Path, tm
         (("--task", "labels"), "unknown task 'labels'; did you mean multilabel?"),
         (("--task", "multilabel", "--head", tmp_path / "single.set"), "leave out --task or --head"),
     ):
-        file = write_file(Labelled(), tmp_path / "labels.onnx")
+        file = write_onnx(Labelled(), tmp_path / "labels.onnx")
         answer = command("export-own", "--onnx", file, "--normalization", "none", *words, "--out", tmp_path / "x")
         assert (answer.code, message in answer.err) == (2, True)
     # Numbered as the outputs are, labels need no names.

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,31 @@ from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.photographs import photograph_crops
 
 Randomize = Callable[[nn.Module], nn.Module]
+
+
+def write_onnx(
+    network: nn.Module,
+    file: Path,
+    names: tuple[str, str] = ("x", "y"),
+    shape: tuple[int, ...] = (2, 3, 64, 64),
+    open_axes: str = "b",
+) -> Path:
+    """Have torch write an ONNX file as its users do, with the names of input and output; `open_axes` are of bchw."""
+    axes = {axis: torch.export.Dim(f"d{axis}") for axis, name in enumerate("bchw") if name in open_axes}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own insides
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(shape),),
+            file,
+            dynamo=True,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=(axes,) if axes else None,
+            external_data=False,
+            verbose=False,
+        )
+    return file
 
 
 def _randomize(network: nn.Module) -> nn.Module:
