@@ -159,6 +159,24 @@ def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> Non
         )
 
 
+PART = 4
+"""The most images that a thread of a CPU runs at once."""
+
+
+def part_of(batch: int, threads: int) -> int:
+    """The number of images that a thread of a CPU runs at once: the largest divisor of the batch that suits.
+
+    Threads share a batch by such parts, and each runs the whole network on one. A part's activations stay in the
+    thread's cache, and no layer waits for all threads, as it does where they share each layer: docs/decisions/0030.
+    """
+    return max(size for size in range(1, PART + 1) if batch % size == 0 and (size == 1 or size * threads <= batch))
+
+
+def parts_of(array: Array, size: int) -> list[Array]:
+    """The array in views of so many rows."""
+    return [array[first : first + size] for first in range(0, len(array), size)]
+
+
 def arrays_of(engine: str) -> ModuleType:
     """The array module whose batches the engine's sessions take; EngineError where it cannot be used here."""
     return array_module(engine_of(engine).arrays)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +29,7 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import COMMITTED, first_error, in_turn
-from .base import arrays_of, check_images, content_of
+from .base import arrays_of, check_images, content_of, part_of, parts_of
 from .int8_check import multiplies_exactly
 from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
 
@@ -125,17 +126,19 @@ class OnnxRuntimeSession:
         versions = dict(self._shared.versions) | (layout_for(variant.precision) if on_gpu else {})
         self.info = SessionInfo(self._shared.device, batch, 0 if on_gpu else threads, json.dumps(versions))
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+        self._part = batch if on_gpu else part_of(batch, threads)
         self._session = self._open()
         self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
             self._run_options.add_run_config_entry(NO_WAIT, "1")
         self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
-        self._binding: Any = self._session.io_binding()
-        self._bind(self._binding.bind_output, "logits", self._logits)
+        self._bindings: list[Any] = [self._session.io_binding() for _ in range(batch // self._part)]
+        for binding, part in zip(self._bindings, parts_of(self._logits, self._part), strict=True):
+            self._bind(binding.bind_output, "logits", part)
 
     def _open(self) -> Any:
         variant, shared, provider = self.variant, self._shared, self._provider
-        options = _options(variant, self.info.batch, self.info.threads)
+        options = _options(variant, self._part, 1)
         settings = dict(provider.options)
         if shared.stream is not None:
             settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
@@ -161,13 +164,32 @@ class OnnxRuntimeSession:
     def infer(self, images: Array) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
-        self._bind(self._binding.bind_input, "images", images)
+        for binding, part in zip(self._bindings, parts_of(images, self._part), strict=True):
+            self._bind(binding.bind_input, "images", part)
         try:
             with self._shared.in_turn():
-                self._session.run_with_iobinding(self._binding, self._run_options)
+                self._run()
         except Exception as error:
             raise self._failure(error) from error
         return self._logits
+
+    def _run(self) -> None:
+        """Run all parts, in threads where there are several."""
+        if len(self._bindings) == 1 or self.info.threads < 2:
+            for binding in self._bindings:
+                self._session.run_with_iobinding(binding, self._run_options)
+            return
+        runs = [
+            threads_of(self.info.threads).submit(self._session.run_with_iobinding, binding, self._run_options)
+            for binding in self._bindings
+        ]
+        try:
+            for run in runs:
+                run.result()
+        finally:  # nothing may be read or written any more once the caller goes on, be it after an error or Ctrl-C
+            for run in runs:
+                run.cancel()
+            wait(runs)
 
     def _failure(self, error: Exception) -> EngineError:
         message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
@@ -184,7 +206,13 @@ class OnnxRuntimeSession:
         if self._shared.stream is not None:
             with first_error(error):
                 self._shared.stream.synchronize()  # work that was asked for uses all of these
-        del self._binding, self._session, self._logits
+        del self._bindings, self._session, self._logits
+
+
+@cache
+def threads_of(count: int) -> ThreadPoolExecutor:
+    """The threads that run parts of batches, for all sessions of this process."""
+    return ThreadPoolExecutor(count, "infer")
 
 
 # All sessions of a provider share the library, a stream, and one arena for activations; 48 ResNet-50s would otherwise

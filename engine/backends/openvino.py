@@ -6,10 +6,12 @@ processor has it, and another precision where it lacks the one that was set.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from ...errors import EngineError
 from ...records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
-from .base import check_images, content_of
+from .base import check_images, content_of, part_of, parts_of
 from .int8_check import multiplies_exactly
 from .layers import RUNS, Layer, count_product, with_all_outputs
 
@@ -89,10 +91,13 @@ class OpenVinoSession:
         ov = _openvino()
         self.variant = variant
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
-        self._compiled = _compile(variant, self._shape, threads)
-        self._request = self._compiled.create_infer_request()
+        self._part = part_of(batch, threads)
+        streams = {"NUM_STREAMS": min(threads, batch // self._part)}
+        self._compiled = _compile(variant, (self._part, *self._shape[1:]), threads, streams)
+        self._requests = [self._compiled.create_infer_request() for _ in range(batch // self._part)]
         self._logits = np.empty((batch, variant.model.classes), np.float32)
-        self._request.set_output_tensor(ov.Tensor(self._logits, shared_memory=True))
+        for request, part in zip(self._requests, parts_of(self._logits, self._part), strict=True):
+            request.set_output_tensor(ov.Tensor(part, shared_memory=True))
         self.info = SessionInfo(
             device=_core().get_property("CPU", "FULL_DEVICE_NAME"),
             batch=batch,
@@ -106,8 +111,13 @@ class OpenVinoSession:
         if OpenVinoSession._resident is not self:
             self._take_memory()
         try:
-            self._request.set_input_tensor(_openvino().Tensor(images, shared_memory=True))
-            self._request.infer(share_outputs=True)
+            for request, part in zip(self._requests, parts_of(images, self._part), strict=True):
+                request.set_input_tensor(_openvino().Tensor(part, shared_memory=True))
+            # After an error or Ctrl-C too all are waited for, since they read the images and write the logits.
+            with ExitStack() as waits:
+                for request in self._requests:
+                    request.start_async()
+                    waits.callback(request.wait)
         except Exception as error:
             raise EngineError(f"{self.variant}: OpenVINO failed: {_reason(error)}; try a smaller batch") from error
         return self._logits
@@ -115,6 +125,7 @@ class OpenVinoSession:
     def _take_memory(self) -> None:
         if OpenVinoSession._resident is not None:
             OpenVinoSession._resident._compiled.release_memory()
+            _trim_memory()
         OpenVinoSession._resident = self
 
     def __enter__(self) -> Self:
@@ -125,7 +136,13 @@ class OpenVinoSession:
     ) -> None:
         if OpenVinoSession._resident is self:
             OpenVinoSession._resident = None
-        del self._request, self._compiled
+        del self._requests, self._compiled
+
+
+def _trim_memory() -> None:
+    """Hand freed memory back to the system, since the streams of another session do not take it from this one's."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it
+        trim(0)
 
 
 @cache

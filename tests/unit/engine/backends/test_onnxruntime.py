@@ -1,0 +1,82 @@
+"""ONNX Runtime on the CPU: threads share a batch by parts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from small import make_model
+
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.errors import EngineError
+from bandlens.export.models import save_model
+from bandlens.records import Model
+
+SIZE = 32
+
+
+def random_images(count: int, size: int = 128) -> NDArray[np.float32]:
+    return np.random.default_rng(count).random((count, 3, size, size), np.float32)
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 4), (6, 1), (6, 2), (7, 2), (8, 2), (32, 3), (3, 8)])
+def test_logits_are_those_of_the_whole_batch_to_the_last_bit(tmp_path: Path, batch: int, threads: int) -> None:
+    model, images = make_model(tmp_path), random_images(batch)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    whole = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
+    with open_session(variant_of(model, "onnxruntime", "fp32"), batch, threads) as session:
+        for shown in (images, images[::-1].copy()):
+            np.testing.assert_array_equal(session.infer(shown), whole.run(None, {"images": shown})[0])
+
+
+def model_that_fails(folder: Path) -> Model:
+    """A model of three classes for which a first pixel above 1/2 is an index out of bounds."""
+    nodes = [
+        helper.make_node("Slice", ["images", "zeros", "ones", "axes"], ["pixel"]),
+        helper.make_node("Reshape", ["pixel", "rows"], ["row"]),
+        helper.make_node("Mul", ["row", "twenty"], ["index"]),
+        helper.make_node("Cast", ["index"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "place"], ["logits"]),
+    ]
+    arrays = {
+        "zeros": np.zeros(3, np.int64),
+        "ones": np.ones(3, np.int64),
+        "axes": np.array([1, 2, 3]),
+        "rows": np.array([-1]),
+        "twenty": np.array([20], np.float32),
+        "table": np.eye(11, 3, dtype=np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "failing",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    plain = make_model(folder, "failing", size=SIZE, classes=3)
+    model = replace(plain, sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: Path, threads: int) -> None:
+    images = random_images(16, SIZE) / 2
+    failing = images.copy()
+    failing[9, 0, 0, 0] = 1
+    with open_session(variant_of(model_that_fails(tmp_path), "onnxruntime", "fp32"), 16, threads) as session:
+        expected = session.infer(images).copy()
+        with pytest.raises(EngineError, match=r"ONNX Runtime failed at batch 16: .*out of data bounds") as caught:
+            session.infer(failing)
+        assert "\n" not in str(caught.value)
+        np.testing.assert_array_equal(session.infer(images), expected)
