@@ -1,4 +1,4 @@
-"""What sessions of all engines share."""
+"""Batches are cut into parts for the threads of a CPU."""
 
 from __future__ import annotations
 
