@@ -325,7 +325,8 @@ def profile(
         engine: `auto`, or an engine that `doctor` lists.
         precision: one that the engine runs.
         batch: the images of a batch, which are random; by default a study's.
-        threads: of the CPU; by default as many as this process may use.
+        threads: of the CPU, which share each layer here and the batch in a run; by default as many as this process
+            may use.
         models: the folder of the models; by default that of `export`.
 
     Raises EngineError where the engine cannot run the model, or times no layers.
