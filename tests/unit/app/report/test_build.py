@@ -214,6 +214,22 @@ def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
     assert not re.search("[<>&]", safe_json({"a": text}))
 
 
+def test_probes_of_nearly_one_name_have_figures_apart(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    settings = [condition(name, width=width) for name in ("Noise", "noise", "no/ise") for width in (1, 2)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(images, s), answer := [k % 7] * 20, answer) for k, s in enumerate([condition(), *settings])]
+        store_study(store, "s", images, parts)
+    page = page_of(tmp_path / "results.duckdb")
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    drawn = [str(a["data-spec"]) for a in page.named("div") if "data-spec" in a]
+    specs = json.loads(page.scripts[0])
+    assert sorted(drawn) == sorted(specs)
+    titles = [spec["description"].partition(" on ")[0] for spec in specs.values()]
+    assert {"Noise", "noise", "no/ise"} <= {*titles}
+
+
 def test_a_database_without_a_study(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
