@@ -26,6 +26,7 @@ from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
+from bandlens.app.report.provenance import provenance
 from bandlens.app.report.verdict import page_title, verdict_section
 from bandlens.errors import StoreError, UnknownName, UsageError
 from bandlens.probes.images.image_set import open_image_set
@@ -228,6 +229,19 @@ def test_probes_of_nearly_one_name_have_figures_apart(tmp_path: Path) -> None:
     assert sorted(drawn) == sorted(specs)
     titles = [spec["description"].partition(" on ")[0] for spec in specs.values()]
     assert {"Noise", "noise", "no/ise"} <= {*titles}
+
+
+def test_failed_cells_are_counted_in_the_order_of_the_study(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    with open_store(tmp_path / "results.duckdb") as store:
+        settings = [condition(), *(condition("blur", sigma=sigma) for sigma in range(1, 15))]
+        store_study(store, "s", images, [part(cell(images, s), [0] * 20, [0] * 20) for s in settings])
+        store.execute("UPDATE cell SET complete = false, error = 'error ' || id % 7")
+        errors = store.frame("SELECT error FROM cell ORDER BY id")["error"].unique(maintain_order=True)
+    results = read_data(tmp_path / "results.duckdb")
+    assert results
+    [table] = [table for table in provenance(results).tables if table.title == "Cells that failed"]
+    assert table.frame["error"].to_list() == errors.to_list()
 
 
 def test_a_database_without_a_study(tmp_path: Path) -> None:
