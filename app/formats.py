@@ -7,6 +7,7 @@ interval beside its value, `0.25 [0.2, 0.31]`; signs that Markdown, LaTeX or a t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,21 @@ def _csv_value(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    return json.dumps(value, indent=1, default=str)
+    """A value as JSON, which has neither NaN, here null, nor an infinity, here a word."""
+    try:
+        return json.dumps(value, indent=1, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_infinities(value), indent=1, default=str)
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_infinities(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(entry) for entry in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)
 
 
 def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: str | None = None) -> str:

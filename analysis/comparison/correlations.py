@@ -60,7 +60,8 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
         ]
     keys = {"bias": pl.String, "group": pl.String, "subset": pl.String, "low": pl.Float64, "high": pl.Float64}
     both = both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
-    return both.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
+    both = both.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
+    return both.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _difference(joint: pl.DataFrame, bias: str, group: str, resamples: int) -> dict[str, float]:

@@ -42,7 +42,7 @@ ORDER BY checkpoint, probe <> 'clean', probe, setting
 PEOPLE = "SELECT subject, condition, image, correct FROM judgement WHERE images = ? AND human ORDER BY ALL"
 LOSSES = """
 SELECT setting, max(avg(top1)) OVER () - avg(top1) AS loss FROM human_probe
-WHERE human AND probe = ? AND isfinite(setting) GROUP BY setting ORDER BY setting
+WHERE human AND probe = ? GROUP BY setting ORDER BY setting
 """
 
 
@@ -114,8 +114,11 @@ def _mean_kappas(of_model: pl.DataFrame, people: pl.DataFrame, resamples: int) -
 
 def _loss(losses: pl.DataFrame, setting: float | None) -> float | None:
     """The loss of people at a setting, or None outside of those that they saw."""
-    if setting is None or losses.is_empty():
-        return None
-    tested = losses["setting"].to_numpy()
-    inside = tested[0] <= setting <= tested[-1]
-    return float(np.interp(setting, tested, losses["loss"].to_numpy())) if inside else None
+    known = dict(losses.rows())
+    if setting is None or setting in known:
+        return known.get(setting)
+    # The settings of a high-pass go up to infinity, where it filters nothing, and nothing lies halfway there.
+    tested = losses.filter(pl.col("setting").is_finite())
+    settings = tested["setting"].to_numpy()
+    inside = len(settings) > 0 and settings[0] <= setting <= settings[-1]
+    return float(np.interp(setting, settings, tested["loss"].to_numpy())) if inside else None

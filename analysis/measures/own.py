@@ -38,6 +38,8 @@ RESERVED: Mapping[str, str] = {
     "class_names": "what classes are called, a dict by their number",
 }
 """The arguments that a function may take beside the measure's parameters."""
+COLUMNS, INTERVAL_ENDS = ("category", "checkpoint"), ("_low", "_high")
+"""Columns of tables of models beside their numbers, and the endings of those that hold intervals."""
 OF_LABELS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
 CALL_SECONDS = 60.0
@@ -64,9 +66,13 @@ def start_measures(tables: Mapping[str, Mapping[str, Any]], folder: Path) -> lis
 def _start(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
     if not isinstance(table, Mapping) or "file" not in table:
         raise UsageError(f'measure {name} must be a table with a file, such as {name} = {{ file = "{name}.py" }}')
-    if name in MEASURES or not name.isidentifier():
-        why = "a built-in measure has that name" if name in MEASURES else "a name has letters, digits and _ alone"
-        raise UsageError(f"measure {name}: {why}, so give yours another")
+    for why, refused in (
+        ("a built-in measure has that name", name in MEASURES),
+        ("a name has letters, digits and _ alone", not name.isidentifier()),
+        ("tables of models have a column of that name", name in COLUMNS or name.endswith(INTERVAL_ENDS)),
+    ):
+        if refused:
+            raise UsageError(f"measure {name}: {why}, so give yours another")
     if reserved := [key for key in RESERVED if key in table]:
         raise UsageError(
             f"measure {name}: {reserved[0]} is {RESERVED[reserved[0]]}, which its function is given; call the "

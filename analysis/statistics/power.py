@@ -80,12 +80,14 @@ def images_needed_by_test(difference: float, discordance: float = DISCORDANCE, t
 
 
 def smallest_kappa(images: float, tests: int = 1, accuracy: float = 0.75) -> float:
-    """The smallest error consistency of two models of one accuracy that is told from 0; 1 where none is."""
-    k, kappa = detection_quantile(tests), 0.0
-    for _ in range(50):  # as Picard did; each step comes nearer where kappa is below 1
+    """The smallest error consistency of two models of one accuracy that is told from 0; it is below 1."""
+    k, low, high = detection_quantile(tests), 0.0, 1.0
+    for _ in range(60):  # kappa lies between the two: it is k standard errors or less from `high` on
+        kappa = (low + high) / 2
         shared = kappa * (2 - kappa) / (2 * accuracy * (1 - accuracy))
-        kappa = min(1.0, k * sqrt((1 - kappa) * ((1 - kappa) * (1 - 2 * kappa) + shared) / images))
-    return kappa
+        reach = k * sqrt((1 - kappa) * ((1 - kappa) * (1 - 2 * kappa) + shared) / images)
+        low, high = (kappa, high) if reach > kappa else (low, kappa)
+    return high
 
 
 def smallest_correlation(models: int, tests: int = 1) -> float:

@@ -109,9 +109,9 @@ def power(
         tests: the number of tests that Holm's method corrects for.
 
     Returns the tables `images` and `models`, without those that are empty. `by_interval` is the smallest difference
-    whose 95 % interval leaves zero out, `by_test` the one that McNemar's test finds, `kappa` the error consistency that
-    is told from 0; `enough_for` says which difference or correlation asks for the number of the row. Raises UsageError
-    for a number that is out of its range.
+    whose 95 % interval leaves zero out, `by_test` the one that McNemar's test finds, None where not even one of 1 is
+    found; `kappa` is the error consistency that is told from 0; `enough_for` says which difference or correlation asks
+    for the number of the row. Raises UsageError for a number that is out of its range.
     """
     from ...analysis.statistics import power as formulas
 
@@ -147,8 +147,8 @@ def power(
         "images": [
             {
                 "images": count,
-                "by_interval": formulas.smallest_difference(count, discordance, tests),
-                "by_test": formulas.smallest_tested_difference(count, discordance, tests),
+                "by_interval": _possible(formulas.smallest_difference(count, discordance, tests)),
+                "by_test": _possible(formulas.smallest_tested_difference(count, discordance, tests)),
                 "kappa": formulas.smallest_kappa(count, tests),
                 "enough_for": purpose,
             }
@@ -160,6 +160,11 @@ def power(
         ],
     }
     return {name: rows for name, rows in tables.items() if rows}
+
+
+def _possible(difference: float) -> float | None:
+    """A difference of two accuracies, or None where none is as large."""
+    return difference if difference <= 1 else None
 
 
 def run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
@@ -22,7 +22,7 @@ from .consistency import consistency_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, own_correlations, published_section, scatter_section
 from .data import ReportData, read_data
-from .figures import choose_figures, make_folder, write_figures
+from .figures import choose_figures, make_folder, unlike, write_figures
 from .octaves import octaves_section
 from .page import render
 from .provenance import overview, provenance
@@ -77,7 +77,7 @@ def write_report(
         verdict, changes = changes_section(results, against) if results and against is not None else (None, None)
         every = [overview(None, db.name)] if results is None else list(_own_sections(results, verdict, changes))
         every += _closing_sections(results, photograph)
-    parts = [part for part in every if part.is_filled]
+    parts = list(_with_names_apart([part for part in every if part.is_filled]))
     drawn = [figure for part in parts for figure in part.figures]
     chosen = choose_figures(drawn, figures)
     page = render(page_title(results, verdict), parts).encode()
@@ -87,6 +87,17 @@ def write_report(
         raise unwritable(out, error, "name another file with --out") from None
     files = write_figures(chosen, folder, advance) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
+
+
+def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:
+    """Yield the sections, whose figures are told apart by name: two probes of one's own may be `Blur` and `blur`."""
+    taken = {section.name for section in sections}
+    for section in sections:
+        figures = []
+        for figure in section.figures:
+            figures.append(replace(figure, name=unlike(figure.name, taken)))
+            taken.add(figures[-1].name)
+        yield replace(section, figures=figures)
 
 
 def _own_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:

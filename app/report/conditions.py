@@ -9,6 +9,7 @@ import polars as pl
 from ...analysis.charts.curves import probe_panels
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.registry import MEASURES, title_of
+from ...analysis.measures.slices import LOSS
 from .accuracy import crowded, key, slug
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -30,7 +31,7 @@ def conditions_section(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe."""
     title = "Every measure under every condition"
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null())
-    # Parts of a measure, one a slice, can be many: a table has them, each where it is lowest.
+    # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
     perturbed = numbers.filter(pl.col("probe") != "clean", ~is_part)
     drawn = perturbed.filter(~crowded())
@@ -45,13 +46,14 @@ def conditions_section(results: ReportData) -> Section:
 
 
 def _slices(parts: pl.DataFrame) -> Iterator[Table]:
-    """A row for each part of a measure, of the condition under which it is lowest."""
+    """A row for each part of a measure, of the condition under which it is worst: accuracies lowest, losses highest."""
     if parts.is_empty():
         return
-    lowest = parts.sort("value", "place").unique(("image_set", "checkpoint", "metric"), keep="first")
+    value = pl.when(pl.col("metric").str.starts_with(LOSS)).then(-pl.col("value")).otherwise("value")
+    worst = parts.sort(value, "place").unique(("image_set", "checkpoint", "metric"), keep="first")
     yield Table(
-        "Accuracy by attribute of the images, under the worst condition of each",
-        lowest.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *COLUMNS),
+        "Accuracy by attribute or label of the images, under the worst condition of each",
+        worst.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *COLUMNS),
         folded=True,
     )
 

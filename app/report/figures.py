@@ -69,7 +69,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
     for figure in figures:
         for panel_name, panel in figure.panels.items():
             title = figure.title if len(figure.panels) == 1 else f"{figure.title}: {words(panel_name)}"
-            name = _unlike(slug(title)[:MOST_LETTERS], files)
+            name = unlike(slug(title)[:MOST_LETTERS], files)
             files[name] = FigureFile(name, title, figure, panel)
     groups = dict.fromkeys(slug(file.figure.title) for file in files.values())
     for name in names:
@@ -167,7 +167,7 @@ def _listed(index: Path) -> set[str]:
     return {file for file in rows["file"].drop_nulls() if re.fullmatch("[a-z0-9-]+", file)}  # as `slug` makes them
 
 
-def _unlike(name: str, taken: Container[str]) -> str:
+def unlike(name: str, taken: Container[str]) -> str:
     """The name, or with a number behind it where it is taken."""
     numbered = (f"{name}-{number}" for number in count(2))
     return next(free for free in chain([name], numbered) if free not in taken)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.octaves import octave_bars, pair_matrix
+from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.octaves import PAIRS, SHARES
 from .data import ReportData
 from .sections import Figure, Section
@@ -22,6 +23,7 @@ PAIRS_CAPTION = (
     "Interaction of two octaves: purple, above 0, where they need each other; orange, below 0, where either does what "
     "the other does. Pale digits: the 95 % interval holds 0."
 )
+AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
 COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
 
 
@@ -37,11 +39,12 @@ def _figures(results: ReportData) -> Iterator[Figure]:
     for number, name in enumerate(shares["image_set"].unique().sort(), 1):
         rows = shares.filter(image_set=name)
         clean = results.curve.filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
-        seen, measure = results.seen(rows), str(clean["measure"][0])
-        bars = octave_bars(seen, clean, f"{measure} owed to octaves", sizes[name])
+        sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
+        seen = results.seen(sound)
+        bars = {"shares": octave_bars(seen, clean, f"{measure} owed to octaves", sizes[name])} if len(seen) else {}
         tables = [rows.filter(pl.col("metric").is_in(names)).select(COLUMNS) for names in (SHARES, PAIRS)]
-        caption = SHARES_CAPTION.format(measure=measure)
-        yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, {"shares": bars}, 1, tables[0])
+        caption = SHARES_CAPTION.format(measure=measure) + (f" {AT_CHANCE}" if len(sound) < len(rows) else "")
+        yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, bars, 1, tables[0])
         pairs = seen.filter(pl.col("metric").is_in(PAIRS))
         reach = float(pairs.select(pl.col("value").abs().max().fill_null(0)).item())
         matrices = {

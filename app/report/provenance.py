@@ -63,7 +63,7 @@ def provenance(results: ReportData) -> Section:
         Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),
     ]
     if len(failed):
-        tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))
+        tables.insert(0, Table("Cells that failed", failed.group_by("error", maintain_order=True).agg(cells=pl.len())))
     if len(results.gates):
         rows = results.gates.select(*GATE)
         tables = [

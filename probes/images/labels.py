@@ -181,9 +181,9 @@ def labels_of_csv(
         )
     label_sets = [list(filter(None, labels)) for labels in listed.values()]
     if not named:
-        numbers = [[int(label) for label in labels] for labels in label_sets]
+        numbers = [{int(label) for label in labels} for labels in label_sets]  # 1 and 01 are one label
         return np.array(
-            [sum(1 << number for number in each) if several else each[0] for each in numbers], np.int32
+            [sum(1 << number for number in each) if several else min(each) for each in numbers], np.int32
         ), None
     classes = [label_set_in_words(labels) if several else labels[0] for labels in label_sets]
     names = sorted(set(classes))
@@ -229,6 +229,10 @@ def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> 
             names = ", ".join(reader.fieldnames or ["none"])
             raise ImageSetError(f"{file}: needs the columns {expected}, found {names[:60]}")
         for number, row in enumerate(reader, start=2):
+            if any(field.strip() for field in row.get(None, ())):  # where csv puts them
+                raise ImageSetError(
+                    f"{file}, row {number}: it has more fields than the header; put text with commas into double quotes"
+                )
             yield number, [(row[name] or "").strip() for name in columns]  # a short row lacks its last fields
     except OSError as error:
         raise UsageError(f"{file}: cannot read the {contents} ({error.strerror}); {advice}") from error

@@ -27,8 +27,8 @@ DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 """Pillow's modes of grey pictures that hold more than 8 bits."""
 PNG, TIFF = b"\x89PNG\r\n\x1a\n", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """The first bytes of files of each format; a TIFF begins in one of four ways."""
-UNCOMPRESSED, ALPHA = 1, (1, 2)
-"""Values of the tags Compression and ExtraSamples of a TIFF."""
+UNCOMPRESSED, WHITE_IS_ZERO, ALPHA = 1, 0, (1, 2)
+"""Values of the tags Compression, PhotometricInterpretation and ExtraSamples of a TIFF."""
 DICOM, DEFLATED = b"DICM", b"1.2.840.10008.1.2.1.99\0"
 """Bytes after the first 128 of a DICOM file, and the transfer syntax that may expand to any length."""
 ENDS = (1, 99)
@@ -49,8 +49,8 @@ def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
 def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
     """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
 
-    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB, and
-    a damaged file.
+    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB,
+    samples of which the least is white, and a damaged file.
     """
     from tifffile import TiffFile
 
@@ -77,6 +77,8 @@ def _page_samples(tiff: Any, data: bytes, most_pixels: int | None) -> NDArray[An
         raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
     if not is_deep:
         return None
+    if page.photometric == WHITE_IS_ZERO:
+        raise BrokenImageError("its least sample is white", "save it with black as the least")
     if page.compression == UNCOMPRESSED:
         samples: NDArray[Any] = page.asarray()
         return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bandlens.app.console import listen, print_document, print_rows, print_tables
-from bandlens.app.formats import Format, csv_text, paper_text
+from bandlens.app.formats import Format, csv_text, json_text, paper_text
 
 HOSTILE = [
     "a|b", "a\\|b", "two\nlines", "\u202egnp.exe", r"\input{/etc/passwd}", "50 % & $x_1^2$ ~ #1 {}", "[0.2]", "*",
@@ -48,6 +48,17 @@ def cells_of_markdown(text: str) -> list[list[str]]:
 
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def test_json_has_neither_nan_nor_infinities() -> None:
+    """Parsers other than Python's take none of them."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    value = {"peaks": [{"setting": float("inf"), "low": (1.5, float("nan"))}], "n": 3}
+    expected = {"peaks": [{"setting": "inf", "low": [1.5, None]}], "n": 3}
+    assert json.loads(json_text(value), parse_constant=refuse) == expected
 
 
 def test_csv_keeps_every_digit_and_every_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -335,6 +335,17 @@ def test_both_coefficients_are_over_the_models_that_have_all_values(
         assert row[f"coefficient_{end}"] == pytest.approx(spearmanr(values[2:7], top1[2:7]).statistic)
 
 
+def test_an_interval_that_too_few_resamples_determine_is_null(store: Store, store_b: Store, images: Images) -> None:
+    """Of seven models with one value and an eighth, a third of the resamples have none but the seven."""
+    values: tuple[list[float | None], ...] = ([1.0] * 7 + [2.0], [2.0] + [1.0] * 7)
+    runs = [
+        correlated(run, images, {"shape_bias": of_run}) for run, of_run in zip((store, store_b), values, strict=True)
+    ]
+    [row] = compare_correlations(*runs, resamples=100).rows(named=True)
+    assert row["difference"] != 0
+    assert (row["low"], row["high"], row["detectable"]) == (None, None, None)
+
+
 def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:
     a, _ = two_versions(store, images)
     with pytest.raises(UsageError, match="s@1 would be compared with itself"):

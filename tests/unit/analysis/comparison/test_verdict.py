@@ -12,7 +12,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 import bandlens
 from bandlens.analysis.comparison.cells import Run, two_of
 from bandlens.analysis.comparison.runs import compare_runs
-from bandlens.analysis.comparison.verdict import FEW, verdict
+from bandlens.analysis.comparison.verdict import FEW, estimate_in_words, verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, Options, State
 from bandlens.analysis.measures.compute import compute_measures
@@ -54,6 +54,11 @@ def study(
 def sentences(path: Path) -> list[str]:
     with bandlens.open(path) as results:
         return results.verdict("s")
+
+
+def test_a_share_that_rounds_to_0_has_no_sign() -> None:
+    row = {"metric": "octave_share_0", "state": "ok", "value": -0.003, "low": -0.02, "high": 0.004, "labelled": True}
+    assert estimate_in_words(row) == "owes 0 % [-2, 0] of all images to octave 0"
 
 
 def test_each_model_is_told_by_the_cut_that_leaves_half_with_its_interval(tmp_path: Path) -> None:

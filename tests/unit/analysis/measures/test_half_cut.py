@@ -21,6 +21,7 @@ from bandlens.analysis.measures.half_cut import (
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import lacking
 from bandlens.probes.grid import make_grid
+from bandlens.probes.spectral import radius
 from bandlens.records import Condition
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -48,12 +49,13 @@ def estimate(name: str, of: Outcomes) -> tuple[float, float, float, State, str |
 
 @pytest.mark.parametrize("probe", ["lowpass", "highpass"])
 def test_cuts_are_those_of_the_filters(probe: str) -> None:
-    """The facts of a filter's family say where it cuts."""
-    for size in (64, 96, 128, 224):
-        for setting in make_grid({probe: {"cutoff": [0.1, 0.2, 0.29, 0.3, 0.5, 0.7, 0.99]}}, Path()).conditions:
+    """At 240 pixels a high-pass at 0.9 cuts at 11 cycles and not at 12: in floating point, 1 - 0.9 is below 0.1."""
+    for size in (64, 96, 128, 160, 224, 240, 260, 300, 380):
+        for setting in make_grid(
+            {probe: {"cutoff": [0.1, 0.2, 0.29, 1 / 3, 0.5, 0.7, 0.8, 0.9, 0.99]}}, Path()
+        ).conditions:
             if setting.probe == probe:
-                cycles = (setting.facts.cycles_per_pixel or 0) * size
-                assert cut_of(probe, setting.number("cutoff") or 0, size) == int(cycles + 1e-9)
+                assert cut_of(probe, setting.number("cutoff") or 0, size) == radius(setting, size)
 
 
 @pytest.mark.parametrize("classes", [7, 1000])

@@ -32,7 +32,8 @@ def trials(stimulus_set: str, condition_name: str, subject: str, right: np.ndarr
             "condition": condition_name,
             "subject": subject,
             "session": 1,
-            "trial": np.arange(len(right), dtype=np.int32) + 1000 * int(condition_name),
+            "trial": np.arange(len(right), dtype=np.int32)
+            + (0 if condition_name == "inf" else 1000 * int(condition_name)),
             "image": [f"{k}.png" for k in range(len(right))],
             "category": "bear",
             "response": np.where(right, "bear", "cat"),
@@ -94,6 +95,25 @@ def test_conditions_are_placed_by_what_people_lose(answers: Answers) -> None:
     losses = [row["people_lose"] for row in rows]
     assert losses[1:4] == pytest.approx([0.1 / 3, 0.1, 0.4])
     assert (losses[0], losses[4]) == (None, None), "as it is, and outside of what people saw"
+
+
+def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Path) -> None:
+    """They have 90 % right without a high-pass, 80 % at 3 and 50 % at 1; no place lies between 3 and infinity."""
+    images = image_set(N, name="sketch", labels=[0] * N, benchmark="sketch", paths=[f"{k}.png" for k in range(N)])
+    right = (np.random.default_rng(0).random(N) < 0.75).astype(int)
+    settings: dict[float | str, float | None] = {1.0: 0.4, 2.0: 0.25, 3.0: 0.1, 4.0: None, "inf": 0.0}
+    parts = [part(cell(images, condition("gaussian_highpass", sigma=sigma)), right, right) for sigma in settings]
+    judged = [trials("sketch", "0", "subject-01", np.arange(N) % 4 > 0)]
+    judged += [
+        trials("high-pass", name, "subject-01", np.arange(100) < 100 * share)
+        for name, share in (("inf", 0.9), ("3", 0.8), ("1", 0.5))
+    ]
+    with open_store(tmp_path / "r.duckdb") as store:
+        store_study(store, "s", images, parts)
+        store.write_source("humans", pl.DataFrame(schema=store.frame("FROM published_value").schema), pl.concat(judged))
+        rows = consistency_under(store, "sketch", "gaussian_highpass")["conditions"]
+    losses = {row["setting"]: row["people_lose"] for row in rows}
+    assert losses == pytest.approx({float(setting): loss for setting, loss in settings.items()})
 
 
 def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def test_a_measure_that_hangs_is_asked_a_few_times_alone(
             "measure accuracy: a built-in measure has that name, so give yours another",
         ),
         ({"a-b": {"file": "mine.py"}}, "measure a-b: a name has letters, digits and _ alone, so give yours another"),
+        ({"a_low": {"file": "mine.py"}}, "measure a_low: tables of models have a column of that name, so give yours"),
+        ({"category": {"file": "mine.py"}}, "measure category: tables of models have a column of that name"),
         ({"worst": {}}, 'measure worst must be a table with a file, such as worst = { file = "worst.py" }'),
         ({"worst": {"file": "none.py"}}, "measure worst: no file "),
         ({"worst": {"file": "mine.py", "quantil": 1}}, "worst in .*mine.py has no parameter quantil"),

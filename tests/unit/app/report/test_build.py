@@ -26,6 +26,7 @@ from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
+from bandlens.app.report.provenance import provenance
 from bandlens.app.report.verdict import page_title, verdict_section
 from bandlens.errors import StoreError, UnknownName, UsageError
 from bandlens.probes.images.image_set import open_image_set
@@ -212,6 +213,35 @@ def test_a_hostile_name_is_text(page: Page) -> None:
 def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
     assert json.loads(safe_json({"a": text})) == {"a": text}
     assert not re.search("[<>&]", safe_json({"a": text}))
+
+
+def test_probes_of_nearly_one_name_have_figures_apart(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    settings = [condition(name, width=width) for name in ("Noise", "noise", "no/ise") for width in (1, 2)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(images, s), answer := [k % 7] * 20, answer) for k, s in enumerate([condition(), *settings])]
+        store_study(store, "s", images, parts)
+    page = page_of(tmp_path / "results.duckdb")
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    drawn = [str(a["data-spec"]) for a in page.named("div") if "data-spec" in a]
+    specs = json.loads(page.scripts[0])
+    assert sorted(drawn) == sorted(specs)
+    titles = [spec["description"].partition(" on ")[0] for spec in specs.values()]
+    assert {"Noise", "noise", "no/ise"} <= {*titles}
+
+
+def test_failed_cells_are_counted_in_the_order_of_the_study(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    with open_store(tmp_path / "results.duckdb") as store:
+        settings = [condition(), *(condition("blur", sigma=sigma) for sigma in range(1, 15))]
+        store_study(store, "s", images, [part(cell(images, s), [0] * 20, [0] * 20) for s in settings])
+        store.execute("UPDATE cell SET complete = false, error = 'error ' || id % 7")
+        errors = store.frame("SELECT error FROM cell ORDER BY id")["error"].unique(maintain_order=True)
+    results = read_data(tmp_path / "results.duckdb")
+    assert results
+    [table] = [table for table in provenance(results).tables if table.title == "Cells that failed"]
+    assert table.frame["error"].to_list() == errors.to_list()
 
 
 def test_a_database_without_a_study(tmp_path: Path) -> None:

@@ -124,6 +124,24 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
         assert value == pytest.approx(min((answer[of_slice] == 0).mean() for answer in answers.values()))
 
 
+def test_a_loss_of_slices_is_worst_where_it_is_highest(tmp_path: Path) -> None:
+    """A blur of 2 takes half of what is right, and one of 1 a tenth."""
+    slices = {("site", "A"): np.arange(40), ("weather", "fog"): np.arange(20, 60)}
+    images = replace(image_set(60, labels=[0] * 60), attributes=slices)
+    shares = {condition(): 1.0, condition("blur", sigma=1): 0.9, condition("blur", sigma=2): 0.5}
+    with open_store(tmp_path / "results.duckdb") as store:
+        wrong = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
+        store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in wrong.items()])
+        compute_measures(store, "s", Options(100))
+    results = read_data(tmp_path / "results.duckdb")
+    assert results
+    rows = conditions_section(results).tables[0].frame.filter(pl.col("metric").str.ends_with("_site"))
+    assert rows.select("metric", "setting", "value").rows() == [
+        ("largest_slice_loss_site", "sigma=2", 0.5),
+        ("worst_slice_site", "sigma=2", 0.5),
+    ]
+
+
 def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: Path) -> None:
     images = replace(image_set(12, labels=[0] * 12), own_cycles=20.0)
     settings = [condition(), *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5))]

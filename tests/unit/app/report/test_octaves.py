@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import vl_convert
 from made_up_octaves import WEIGHTS, make_octaves
@@ -63,6 +65,21 @@ def test_octaves_are_named_by_their_cycles_and_pairs_have_a_matrix_a_model(resul
     colors = [panel.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in pairs.panels.values()]
     assert colors == [[-pairs.table["value"].abs().max(), pairs.table["value"].abs().max()]] * 3, "one scale for all"
     assert len(bars.table) == 3 * 7
+
+
+def test_models_at_chance_are_in_the_table_alone(results: ReportData) -> None:
+    """Nobody can tell what they owe to an octave."""
+    guesses = pl.col("checkpoint") == "coarse"
+    state = pl.when(guesses).then(pl.lit("at_chance")).otherwise("state")
+    bars, pairs = octaves_section(replace(results, metrics=results.metrics.with_columns(state=state))).figures
+    assert not parts_of(bars.panels["shares"], "coarse")
+    assert parts_of(bars.panels["shares"], "fine")
+    assert bars.caption.endswith("no more often than blind guesses are in the table alone.")
+    assert [*pairs.panels] == ["fine", "middle"]
+    assert "coarse" in bars.table["checkpoint"]
+    state = pl.lit("at_chance")
+    bars, pairs = octaves_section(replace(results, metrics=results.metrics.with_columns(state=state))).figures
+    assert (bars.panels, pairs.panels, len(bars.table)) == ({}, {}, 3 * 7)
 
 
 def test_the_page_has_the_section_and_no_panel_of_a_hundred_settings(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
         ("", "needs the columns path and class, found none"),
         ("x" * 1000, "needs the columns path and class, found x{60}$"),
         ('path,class\n"a/x.jpg,1\n', "not a CSV file"),
+        ("path,class\na/x.jpg,tench, Tinca tinca\n", "row 2: it has more fields than the header; put text with commas"),
     ],
 )
 def test_csv_errors_name_the_row(text: str, message: str, tmp_path: Path) -> None:
@@ -98,6 +99,7 @@ def test_names_in_a_csv_are_sorted_as_text(tmp_path: Path) -> None:
     ("text", "labels", "names"),
     [
         ("a/x.jpg,0\na/x.jpg,3\nb/y.jpg,\n'b/z, 2.jpg',14\n", [9, 0, 1 << 14], None),
+        ("a/x.jpg,1\na/x.jpg,01\nb/y.jpg,\n'b/z, 2.jpg',14,\n", [2, 0, 1 << 14], None),
         (
             "a/x.jpg,dog\na/x.jpg,cat\nb/y.jpg,\n'b/z, 2.jpg',dog\n",
             [0, 2, 1],

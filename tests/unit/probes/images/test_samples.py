@@ -106,13 +106,15 @@ EIGHT = samples_of(np.uint16, 24, 24, 3).astype(np.uint8)
         (tiff(samples_of(np.uint16, 24, 24, 4), photometric="rgb"), (0, 9), "it has 4 channels"),
         (tiff(COLOUR, photometric="rgb", compression="zlib"), (0, 9), "it is compressed RGB of more than 8 bits"),
         (tiff(np.full((24, 24), np.nan, np.float32)), (0, 9), "some of its samples are no numbers"),
+        (tiff(GREY, photometric="miniswhite"), (0, 9), "its least sample is white"),
+        (tiff(GREY, photometric="miniswhite", compression="zlib"), (0, 9), "its least sample is white"),
         (tiff(np.full((24, 24), 7, np.uint16)), PERCENTILES, "its 1st and 99th percentile are both 7"),
         (png(samples_of(np.uint16, 24, 24, 4)), (0, 9), "it has 16 bits and transparency"),
         (png(EIGHT), (0, 9), r"it holds uint8 from \d+ to \d+"),
         (tiff(EIGHT, photometric="rgb"), PERCENTILES, r"it holds uint8 from \d+ to \d+"),
         (tiff(GREY)[:100], (0, 9), "."),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_what_has_no_range_or_is_no_picture_is_refused(content: bytes, levels: Any, reason: str) -> None:
     with pillow_warnings(), pytest.raises(BrokenImageError, match=reason):
