@@ -172,6 +172,8 @@ def run_in_batches(content: bytes, batches: Iterable[NDArray[np.float32]], file:
         raise ExportError("ONNX Runtime is needed to check an export; pip install 'bandlens[cpu]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Between two batches, threads of ONNX Runtime would spin on all other processors for as long as images are read.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
