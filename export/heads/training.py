@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from ...advance import Progress, silent
 from ...errors import ExportError, UnknownName, UsageError, advice_on
+from ...processors import processors
 from ...records import Crop, Head
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
 
-BATCH = 32
-"""The number of images whose features are computed at once."""
+BATCH, AHEAD = 4, 8
+"""Images of a batch, and the most batches that are at work while the next ones are read: they take little memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +151,8 @@ def compute_features(
             rows.truncate(first * length)  # a row may have been cut off
             with progress("computing features", count, "images") as advance:
                 advance(first)
-                for features in run_in_batches(content, _batches(images, first, count), images.name):
+                ahead = min(processors(), AHEAD)
+                for features in run_in_batches(content, _batches(images, first, count), images.name, ahead):
                     rows.write(features.astype(np.float32).tobytes())
                     advance(len(features))
             rows.seek(0)
@@ -168,11 +170,6 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
-    """Images in [0, 1], BATCH at once, each in the array of the one before.
-
-    Nothing is read ahead: ONNX Runtime keeps all processors busy, and its threads would spin as they wait for a reader.
-    """
-    array = np.empty((BATCH, 3, images.size, images.size), np.float32)
+    """Images in [0, 1], BATCH at once."""
     for start in range(first, count, BATCH):
-        pixels = images.take(np.arange(start, min(start + BATCH, count)))
-        yield np.divide(pixels, np.float32(255), out=array[: len(pixels)])
+        yield images.take(np.arange(start, min(start + BATCH, count))) / np.float32(255)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ExportError, UsageError, some_of
+from ...processors import processors
 from ...untrusted import first_line
 
 if TYPE_CHECKING:
@@ -162,8 +165,14 @@ def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[n
         ) from error
 
 
-def run_in_batches(content: bytes, batches: Iterable[NDArray[np.float32]], file: str) -> Iterator[NDArray[np.float32]]:
-    """The output for each batch, by ONNX Runtime on the CPU; ExportError, which names `file`, where that fails."""
+def run_in_batches(
+    content: bytes, batches: Iterable[NDArray[np.float32]], file: str, ahead: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """The output for each batch, by ONNX Runtime on the CPU; ExportError, which names `file`, where that fails.
+
+    So many batches more are taken before an output is given. They are run at a time, each by threads of its own:
+    threads that share every layer would wait for the slowest at each, and for whoever reads.
+    """
     import numpy as np
 
     try:
@@ -174,11 +183,19 @@ def run_in_batches(content: bytes, batches: Iterable[NDArray[np.float32]], file:
     options.log_severity_level = 3
     # Between two batches, threads of ONNX Runtime would spin on all other processors for as long as images are read.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    at_once = min(processors(), ahead or 1)
+    options.intra_op_num_threads = processors() // at_once
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        for images in batches:
-            yield np.atleast_1d(session.run(None, {name: images})[0])
+        with ThreadPoolExecutor(at_once) as threads:
+            runs = deque[Future[list[Any]]]()
+            for images in batches:
+                runs.append(threads.submit(session.run, None, {name: images}))
+                if len(runs) > ahead:
+                    yield np.atleast_1d(runs.popleft().result()[0])
+            for run in runs:
+                yield np.atleast_1d(run.result()[0])
     # ONNX Runtime raises another class for every status.
     except Exception as error:
         raise ExportError(
