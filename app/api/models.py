@@ -324,7 +324,7 @@ def profile(
         name: the model.
         engine: `auto`, or an engine that `doctor` lists.
         precision: one that the engine runs.
-        batch: the images of a batch, which are random; by default a study's.
+        batch: the images of a batch, which are random; by default a study's, the tuned one where there is one.
         threads: of the CPU, which share each layer here and the batch in a run; by default as many as this process
             may use.
         models: the folder of the models; by default that of `export`.
@@ -333,11 +333,12 @@ def profile(
     """
     import numpy as np
 
-    from ...engine.backends.base import BATCH, arrays_of, engine_of, profile_layers
+    from ...engine.backends.base import arrays_of, profile_layers
     from ...engine.device.roofline import measure_roofline
+    from ...engine.tuning import usual_batch
 
-    variant = _variant(name, engine, precision, models)
-    count, threads = batch or BATCH[engine_of(variant.engine).arrays], threads or processors()
+    variant, threads = _variant(name, engine, precision, models), threads or processors()
+    count = batch or usual_batch(variant.engine, precision, variant.model.path.parent, threads)
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
     layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
