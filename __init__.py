@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .app.api.images import preview as preview
     from .app.api.images import remove_images as remove_images
     from .app.api.images import spectrum as spectrum
-    from .app.api.models import categorize_model as categorize_model
     from .app.api.models import compare_layers as compare_layers
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from .app.api.models import export as export
     from .app.api.models import fetch_weights as fetch_weights
     from .app.api.models import list_checkpoints as list_checkpoints
-    from .app.api.models import lower as lower
     from .app.api.models import name_classes as name_classes
     from .app.api.models import profile as profile
     from .app.api.models import sensitivity as sensitivity
@@ -85,6 +83,7 @@ if TYPE_CHECKING:
     from .app.export import Backbone as Backbone
     from .app.export import Lowering as Lowering
     from .app.export import MultiLabel as MultiLabel
+    from .app.export import lower as lower
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
     from .engine.distributed.cluster import RayOptions as RayOptions
@@ -99,6 +98,7 @@ if TYPE_CHECKING:
     from .errors import StoreError as StoreError
     from .errors import UnknownName as UnknownName
     from .errors import UsageError as UsageError
+    from .export.models import categorize_model as categorize_model
     from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
     from .probes.benchmarks.truth import Labels as Labels
@@ -120,8 +120,8 @@ _LATER = {
         "pack_frequency_conflict preview remove_images spectrum"
     ),
     ".app.api.models": (
-        "categorize_model compare_layers describe_checkpoint describe_model doctor fetch_weights list_checkpoints "
-        "lower name_classes profile sensitivity verify_weights"
+        "compare_layers describe_checkpoint describe_model doctor fetch_weights list_checkpoints name_classes profile "
+        "sensitivity verify_weights"
     ),
     ".app.api.published": (
         "check_published compare_sources effective_lines import_published join_published list_sources "
@@ -135,11 +135,12 @@ _LATER = {
         "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"
     ),
     ".app.console": "progress",
-    ".app.export": "Backbone Lowering MultiLabel",
+    ".app.export": "Backbone Lowering MultiLabel lower",
     ".errors": (
         "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
         "StoreError UnknownName UsageError"
     ),
+    ".export.models": "categorize_model",
     ".export.weights.registry": "Reading",
     ".app.study.file": "Study",
     ".app.study.shards": "Sharded",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
@@ -99,6 +98,7 @@ class Results:
                 "bandlens.analysis.charts.curves.curves"
             )
         rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
+        rows = rows.with_columns(own_cycles=pl.lit(self._frequencies(rows)["own_cycles"], pl.Float64))
         return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
 
     def plot_metric(self, metric: str, study: str = "*", image_set: str | None = None) -> Any:
@@ -126,39 +126,44 @@ class Results:
 
         Points are thresholds with 95 % intervals. UsageError as `plot_metric`.
         """
-        metrics, size = self._select_having(THRESHOLDS, "thresholds", study, image_set)
-        models = metrics.group_by("checkpoint", maintain_order=True)
-        return two_a_row(metric_charts.channel_chart(of_model, str(name), size) for (name,), of_model in models)
+        metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
+        models, frequencies = metrics.group_by("checkpoint", maintain_order=True), self._frequencies(metrics)
+        return two_a_row(
+            metric_charts.channel_chart(of_model, str(name), **frequencies) for (name,), of_model in models
+        )
 
     def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of thresholds on one image set, models down and octaves of noise across.
 
         A tile is the noise_sd that takes half of the accuracy. UsageError as `plot_metric`.
         """
-        metrics, size = self._select_having(THRESHOLDS, "thresholds", study, image_set)
-        return metric_charts.threshold_map(metrics, "noise_sd that takes half of the accuracy", size)
+        metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
+        title = "noise_sd that takes half of the accuracy"
+        return metric_charts.threshold_map(metrics, title, **self._frequencies(metrics))
 
     def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.
 
         A model has a bar that adds up to its accuracy, from that of its flat images. UsageError as `plot_metric`.
         """
-        metrics, size = self._select_having(SHARES, "octave shares", study, image_set)
+        metrics = self._select_having(SHARES, "octave shares", study, image_set)
         version, name = metrics.select("version", "image_set").row(0)
         clean = self.accuracy(version).filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
-        return octave_bars(metrics, clean, f"{clean['measure'][0]} owed to octaves", size)
+        title, size = f"{clean['measure'][0]} owed to octaves", self._frequencies(metrics)["size"]
+        return octave_bars(metrics, clean, title, size)
 
-    def _select_having(
-        self, names: Collection[str], subject: str, study: str, image_set: str | None
-    ) -> tuple[pl.DataFrame, int]:
-        """The metrics of models that have some of `names` on one image set, and the pixels of its images a side."""
+    def _select_having(self, names: Collection[str], subject: str, study: str, image_set: str | None) -> pl.DataFrame:
+        """The metrics of models that have some of `names` on one image set."""
         has_names = pl.col("metric").is_in(list(names)).any().over("version", "checkpoint", "image_set")
-        rows = self._select_one(self.metrics(study).filter(has_names), subject, study, image_set)
+        return self._select_one(self.metrics(study).filter(has_names), subject, study, image_set)
+
+    def _frequencies(self, rows: pl.DataFrame) -> dict[str, Any]:
+        """`size`, pixels a side of the one image set of the rows, and `own_cycles`, None unless it was enlarged."""
         query = (
-            "SELECT size FROM study_version JOIN study_image_set AS shown ON shown.study = study_id "
+            "SELECT size, own_cycles FROM study_version JOIN study_image_set AS shown ON shown.study = study_id "
             "JOIN image_set ON image_set.id = shown.image_set WHERE label = ? AND shown.name = ?"
         )
-        return rows, int(self.sql(query, rows.select("version", "image_set").row(0)).item())
+        return self.sql(query, rows.select("version", "image_set").row(0)).row(0, named=True)
 
     def _select_one(
         self, rows: pl.DataFrame, subject: str, study: str, image_set: str | None, detail: str = ""
@@ -186,7 +191,5 @@ class Results:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,40 +16,6 @@ from ..errors import NO_ROOM, BandlensError, unwritable
 from ..untrusted import one_line
 from ..version import __version__
 from . import console
-from .commands import (
-    analyze,
-    benchmarks,
-    checkpoints,
-    cite,
-    compare,
-    consistency,
-    correlate,
-    demo,
-    doctor,
-    explore,
-    export,
-    gate,
-    images,
-    imports,
-    init,
-    measures,
-    merge,
-    papers,
-    plan,
-    power,
-    probes,
-    profile,
-    progress,
-    published,
-    rebuild,
-    report,
-    run,
-    sensitivity,
-    sql,
-    studies,
-    study,
-    verify,
-)
 
 
 class Grouped(TyperGroup):
@@ -62,7 +28,7 @@ class Grouped(TyperGroup):
                 formatter.write_dl(
                     [
                         (f"{name:{width}}", self.commands[name].get_short_help_str(formatter.width - 6 - width))
-                        for name in names
+                        for name in names.split()
                     ]
                 )
 
@@ -98,55 +64,22 @@ def root(
     console.listen(quiet, verbose, log_file)
 
 
-COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
-    "Get ready": {
-        "doctor": doctor.doctor,
-        "demo": demo.demo,
-        "checkpoints": checkpoints.app,
-        "export": export.export,
-        "export-own": export.export_own,
-        "images": images.app,
-        "benchmarks": benchmarks.app,
-        "probes": probes.app,
-        "measures": measures.app,
-    },
-    "Run": {
-        "init": init.init,
-        "study": study.study,
-        "plan": plan.plan,
-        "power": power.power,
-        "profile": profile.profile,
-        "gate": gate.gate,
-        "run": run.run,
-        "progress": progress.progress,
-        "import": imports.app,
-        "analyze": analyze.analyze,
-        "sensitivity": sensitivity.sensitivity,
-    },
-    "Look": {"report": report.report, "explore": explore.explore, "cite": cite.cite},
-    "Ask": {
-        "sql": sql.sql,
-        "compare": compare.compare,
-        "correlate": correlate.correlate,
-        "consistency": consistency.consistency,
-        "published": published.app,
-        "papers": papers.papers,
-    },
-    "Maintain": {
-        "studies": studies.app,
-        "merge": merge.merge,
-        "verify": verify.verify,
-        "rebuild": rebuild.rebuild,
-        "vacuum": studies.vacuum,
-    },
+COMMANDS = {
+    "Get ready": "doctor demo checkpoints export export-own images benchmarks probes measures",
+    "Run": "init study plan power profile gate run progress import analyze sensitivity",
+    "Look": "report explore cite",
+    "Ask": "sql compare correlate consistency published papers",
+    "Maintain": "studies merge verify rebuild vacuum",
 }
 """The commands by the job that they do, in the order of help."""
-for commands in COMMANDS.values():
-    for name, command in commands.items():
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
+PLACES = {"export-own": "export", "import": "imports", "vacuum": "studies"}
+"""The files in commands/ of those commands that are not called after theirs."""
+for name in " ".join(COMMANDS.values()).split():
+    module = import_module(f".commands.{PLACES.get(name, name)}", __package__)
+    if command := getattr(module, name.replace("-", "_"), None):
+        app.command(name)(command)
+    else:
+        app.add_typer(module.app, name=name)
 
 
 def _tell(message: str) -> None:

@@ -24,12 +24,7 @@ Selection = tuple[Sequence[Model], Sequence[ImageSet]]
 
 
 def write_study(file: Path) -> tuple[Study, str]:
-    """Write a study of what is there: the models that are exported, and image sets in the file's folder and below.
-
-    Gives the study as it was written, and a line on what it lacks or leaves out, empty where that is nothing. The file
-    names as many models and image sets as make one study. Raises UsageError where there is a file or folder already, or
-    none can be written; ExportError for a damaged model.
-    """
+    """Write a study of what is there, as many models and image sets as make one: see `api.studies.write_study`."""
     if file.is_dir():
         raise UsageError(f"{file} is a folder; name a file in it: {file / 'study.toml'}")
     folder = file.parent

@@ -31,18 +31,8 @@ CALIBRATION_IMAGES = 300
 """The number of images that int8 is calibrated on, evenly spaced over the image set."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSelection:
-    """The models that a command line names."""
-
-    names: Sequence[str] = ()
-    """Names of the 48, or of models of the user's own that were exported before."""
-    every: bool = False
-    """Whether all of the 48 are meant."""
-    category: str | None = None
-    """A category, which stands for all of the 48 that are of it."""
-    timm: Sequence[str | Backbone] = ()
-    """Pretrained models of timm; or backbones, whose sources are such names."""
+Exports = dict[str, Callable[[], Model]]
+"""Names of models -> functions that export their fp32 models, or load them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +94,6 @@ class MultiLabel:
 
     source: str | PathLike[str] | nn.Module
     """The network, as `bandlens.export` takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exportable:
-    """A name, and a function that exports its fp32 model or loads it."""
-
-    name: str
-    model: Callable[[], Model]
 
 
 @dataclass(frozen=True)
@@ -192,69 +174,60 @@ def read_precisions(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
-def models_to_export(
-    selection: ModelSelection, lowering: Lowering, folder: Path, image_size: int | None = None, trust: bool = False
-) -> list[Exportable]:
-    """The models of a selection; every name is known before the first of them is exported.
-
-    Those of the 48 that are in the folder are loaded, unless fp32 files are asked for. Raises UnknownName, and
-    UsageError for a selection that makes no sense, or where int8 lacks images to be calibrated on.
-    """
-    models = _timm_models(selection.timm, folder, image_size) if selection.timm else []
-    if selection.names or selection.every or selection.category is not None or not selection.timm:
-        models = _named_models(selection, lowering, folder, image_size, trust) + models
-    check_calibration([model.name for model in models], lowering, folder)
-    return models
-
-
-def _timm_models(sources: Sequence[str | Backbone], folder: Path, image_size: int | None) -> list[Exportable]:
+def pretrained_models(sources: Iterable[str | Backbone], folder: Path) -> Exports:
+    """Pretrained models of timm, and backbones whose sources are such names, which are known before one is fetched."""
     from ..export.pipeline import export_pretrained, headed_name
     from ..export.weights.pretrained import pretrained
-
-    if image_size is not None:
-        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
 
     def export(name: str, request: HeadRequest | None) -> Model:
         return export_pretrained(name, folder, request=request)[0]
 
-    models: dict[str, Exportable] = {}
+    models: Exports = {}
     for source in sources:
         request = source.request() if isinstance(source, Backbone) else None
         name = pretrained(str(source.source if isinstance(source, Backbone) else source), request is not None).name
-        model_name = name if request is None else headed_name(name, request)
-        models.setdefault(model_name, Exportable(model_name, partial(export, name, request)))
-    return list(models.values())
+        models.setdefault(name if request is None else headed_name(name, request), partial(export, name, request))
+    return models
 
 
-def _named_models(
-    selection: ModelSelection, lowering: Lowering, folder: Path, image_size: int | None, trust: bool
-) -> list[Exportable]:
-    from ..export.models import load_model, model_names
+def chosen_names(names: Sequence[str], every: bool, category: str | None, folder: Path) -> list[str]:
+    """The models that a command line names: some of the 48 and of those in the folder, all of the 48, or a category.
+
+    Raises UnknownName, and UsageError for none of these or several.
+    """
+    from ..export.models import model_names
     from ..export.weights.registry import checkpoints, select
 
-    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
-    if selection.names and not selection.every and selection.category is None:
-        for name in selection.names:
-            if name not in published + exported:
-                hint = (
-                    "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own, and --out "
-                    f"names the folder of exported models where that is not {folder}"
-                )
-                raise UnknownName("checkpoint", name, published + exported, hint)
-        names = list(dict.fromkeys(selection.names))
-    else:
-        names = [checkpoint.name for checkpoint in select(list(selection.names), selection.every, selection.category)]
+    if not names or every or category is not None:
+        return [checkpoint.name for checkpoint in select(list(names), every, category)]
+    known = [checkpoint.name for checkpoint in checkpoints()] + model_names(folder)
+    for name in names:
+        if name not in known:
+            hint = (
+                "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own, and --out "
+                f"names the folder of exported models where that is not {folder}"
+            )
+            raise UnknownName("checkpoint", name, known, hint)
+    return list(dict.fromkeys(names))
+
+
+def named_models(
+    names: Sequence[str], lowering: Lowering, folder: Path, image_size: int | None, trust: bool
+) -> Exports:
+    """Models by name; those of the 48 that are in the folder are loaded, unless fp32 files are asked for."""
+    from ..export.models import load_model, model_names
+    from ..export.weights.registry import checkpoints
+
+    published, exported = {checkpoint.name for checkpoint in checkpoints()}, model_names(folder)
 
     def export(name: str) -> Model:
         from ..export.pipeline import export_checkpoint
 
+        if name in exported and not ("fp32" in lowering.precisions and name in published):
+            return load_model(folder, name)
         return export_checkpoint(name, folder, image_size=image_size or SIZE, trust=trust)[0]
 
-    def model_of(name: str) -> Callable[[], Model]:
-        loads = name in exported and not ("fp32" in lowering.precisions and name in published)
-        return partial(load_model, folder, name) if loads else partial(export, name)
-
-    return [Exportable(name, model_of(name)) for name in names]
+    return {name: partial(export, name) for name in names}
 
 
 def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:
@@ -280,8 +253,8 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
     return named
 
 
-def check_calibration(names: Sequence[str], lowering: Lowering, folder: Path) -> None:
-    """UsageError if an int8 ONNX file would have to be made without images."""
+def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
+    """UsageError if an int8 ONNX file of one of these models would have to be made without images."""
     from ..export.models import model_names
 
     lacking = set(names) - set(model_names(folder / "int8"))
@@ -289,9 +262,12 @@ def check_calibration(names: Sequence[str], lowering: Lowering, folder: Path) ->
         raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
 
 
-def lower_model(model: Model, lowering: Lowering) -> list[dict[str, Any]]:
-    """Make the files of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
-    rows = []
+def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:
+    """Make the ONNX files of a model at some precisions, and TensorRT plans where there is a GPU: a row for each.
+
+    A row tells how far fp32 lies from torch, and the others from fp32.
+    """
+    lowering, rows = lowering or Lowering(), []
     for precision in lowering.precisions:
         onnx_file, parity = _onnx_file(model, precision, lowering.calibration)
         lowering.tune_once(model, precision)

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..advance import Progress, silent
 from ..analysis.statistics.spectra import mean_interval
-from ..engine.backends.base import BATCH, engine_of, open_attacker, variant_of
+from ..engine.backends.base import open_attacker, variant_of
 from ..engine.run import check_attackable, check_labels, check_tasks
+from ..engine.tuning import usual_batch
 from ..errors import UsageError
 from ..probes.images.image_set import ImageSet
 from ..probes.spectrum import check_size, energy_shares, octave_columns
@@ -40,10 +41,11 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
     check_attackable(images.info)
     check_tasks(images, [model])
     check_labels(images, [model])
-    batch, count = BATCH[engine_of(engine).arrays], images.info.count
+    variant, threads, count = variant_of(model, engine, "fp32"), processors(), images.info.count
+    batch = usual_batch(engine, "fp32", model.path.parent, threads)
     shares = []
     with (
-        open_attacker(variant_of(model, engine, "fp32"), batch, processors()) as session,
+        open_attacker(variant, batch, threads) as session,
         progress("gradients", count, "images") as advance,
     ):
         for rows in np.split(np.arange(count), range(batch, count, batch)):

@@ -12,11 +12,15 @@ import hashlib
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -28,28 +32,42 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from bandlens.engine.backends.base import Session
-    from bandlens.records import Model
+    from bandlens.probes.family import Perturb
+    from bandlens.records import Condition, Model
 
 SIZE = 224
 BATCH = 32
 MODEL = "resnet50"
+SOME_PROBES = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}}
+"""The table [probes] of a quick benchmark."""
 
 Variant = Callable[[], float]
 """A function that does its work once and gives the seconds that it took."""
 
 
-def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
-    """Parse --quick, --repeats (each variant runs `quick` times with --quick), --keep, and the program's own flags."""
+def parse_flags(doc: str | None, **flags: tuple[Any, str]) -> argparse.Namespace:
+    """Parse --quick and the flags of a program: each has a default, or its type alone, and its help."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less of everything: does it work, not how fast is it")
-    parser.add_argument("--repeats", type=int, help=f"times each variant runs (default {repeats}, quick {quick})")
-    parser.add_argument("--keep", type=Path, help="folder for what is prepared, kept for the next time")
     for name, (default, text) in flags.items():
+        flag = f"--{name.replace('_', '-')}"
         if isinstance(default, bool):
-            parser.add_argument(f"--{name}", action="store_true", help=text)
+            parser.add_argument(flag, action="store_true", help=text)
+        elif isinstance(default, type):
+            parser.add_argument(flag, type=default, help=text)
         else:
-            parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
-    options = parser.parse_args()
+            parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default {default})")
+    return parser.parse_args()
+
+
+def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
+    """Parse --quick, --repeats (each variant runs `quick` times with --quick), --keep, and the program's own flags."""
+    options = parse_flags(
+        doc,
+        repeats=(int, f"times each variant runs (default {repeats}, quick {quick})"),
+        keep=(Path, "folder for what is prepared, kept for the next time"),
+        **flags,
+    )
     options.repeats = options.repeats or (quick if options.quick else repeats)
     return options
 
@@ -82,15 +100,33 @@ def folder(keep: Path | None) -> Iterator[Path]:
 # Timing
 
 
-def timed(work: Callable[[], object]) -> Variant:
-    """A variant whose seconds are those of all of the work."""
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Variant:
+    """A variant whose seconds are those of all of the work, by a clock."""
 
     def variant() -> float:
-        started = time.perf_counter()
+        started = clock()
         work()
-        return time.perf_counter() - started
+        return clock() - started
 
     return variant
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and of those that it waited for: other work on the machine disturbs it less."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def with_processor(variant: Variant, processor: list[float]) -> Variant:
+    """The variant; the processor time that it takes, in seconds, is appended to a list."""
+
+    def measured() -> float:
+        started = processor_seconds()
+        seconds = variant()
+        processor.append(processor_seconds() - started)
+        return seconds
+
+    return measured
 
 
 def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
@@ -126,6 +162,51 @@ def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[An
     return (time.perf_counter() - started) / (rounds * len(sessions))
 
 
+# Programs
+
+BANDLENS = str(Path(sys.executable).with_name("bandlens"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Time and memory of one process."""
+
+    seconds: float
+    processor: float
+    """Seconds of processor time, of user and system, all threads and children together."""
+    resident: float
+    """The most memory that was resident, in MB; it holds pages of mapped files and of shared libraries."""
+
+
+def run_program(
+    *command: object, says: str = "", watch: Callable[[int], None] = lambda _: None, **options: Any
+) -> tuple[str, Usage]:
+    """Run a command, which must print the text `says`; gives what it printed, and what it took.
+
+    `watch` is called with the number of its process in a thread, and returns when that has ended. `options` are those
+    of Popen. SystemExit where it fails.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | options.pop("env", {})
+    words, started = list(map(str, command)), time.perf_counter()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, env=environment, **pipes, **options) as child:
+        watcher = threading.Thread(target=watch, args=(child.pid,))
+        watcher.start()
+        printed = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        watcher.join()
+    if child.returncode or says not in printed:
+        raise SystemExit(f"{' '.join(words)} ended with {child.returncode} and said: {printed}")
+    return printed, Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+
+
+def process(*command: object, says: str = "") -> Variant:
+    """Seconds of a command from start to end; its output must have the text `says`."""
+    return lambda: run_program(*command, says=says)[1].seconds
+
+
 # Printing
 
 
@@ -142,9 +223,11 @@ def ratio(what: str, values: Sequence[float], goal: str) -> None:
     print(f"ratio: {what}: {spread(values)} of {len(values)} repetitions; goal {goal}")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, ["-" * width for width in widths], *rows):
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; lists of numbers are shown by their `spread`."""
+    texts = [[spread(cell) if isinstance(cell, list) else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in (head, *texts)) for column in range(len(head))]
+    for row in (head, ["-" * width for width in widths], *texts):
         cells = [
             text.ljust(width) if k == 0 else text.rjust(width)
             for k, (text, width) in enumerate(zip(row, widths, strict=True))
@@ -154,6 +237,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 # Images and networks
+
+
+class Perturbations:
+    """Photographs of a batch, and how long conditions of one image take: buffers go round, as in a run."""
+
+    def __init__(self) -> None:
+        from bandlens.engine.prefetch import COUNT, Buffers
+        from bandlens.probes.family import Batch
+
+        self.pixels = photographs(BATCH)
+        self.batch = Batch(self.pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
+        self._buffers = Buffers(np, [np.empty(self.pixels.shape, np.float32) for _ in range(COUNT)])
+
+    def variant(self, perturb: Perturb, conditions: Sequence[Condition]) -> Variant:
+        """Make the images of each condition."""
+
+        def work() -> None:
+            for _, out in perturb(np, self.batch, conditions, self._buffers.take):
+                self._buffers.give(out)
+
+        return timed(work)
+
+
+def print_rates(
+    head: Sequence[str], seconds: Mapping[str, list[float]], counts: Mapping[str, int], base: str
+) -> dict[str, list[float]]:
+    """Print milliseconds of each of `counts`, and how many times those of `base` they are; gives these ratios."""
+    each = {name: [s * 1e3 / counts[name] for s in values] for name, values in seconds.items()}
+    times = {name: ratios(values, each[base]) for name, values in each.items()}
+    table(head, [[name, each[name], times[name]] for name in each])
+    return times
 
 
 def photographs(count: int) -> NDArray[np.uint8]:

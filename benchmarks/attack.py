@@ -18,21 +18,7 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 import torchvision
-from _common import (
-    MODEL,
-    SIZE,
-    arguments,
-    folder,
-    in_turn,
-    machine,
-    photographs,
-    ratio,
-    ratios,
-    resnet50,
-    spread,
-    table,
-    timed,
-)
+from _common import MODEL, SIZE, arguments, folder, in_turn, machine, photographs, ratio, ratios, resnet50, table, timed
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,7 +87,7 @@ def main() -> None:
     rates = {name: [batch * steps / s for s in values] for name, values in seconds.items()}
     table(
         [f"{steps} steps, batch {batch}", "steps of an image a second", "of the bare loop"],
-        [[name, spread(values), spread(ratios(values, rates[BARE]))] for name, values in rates.items()],
+        [[name, values, ratios(values, rates[BARE])] for name, values in rates.items()],
     )
     ratio("attack over bare loop", ratios(rates[ATTACK], rates[BARE]), ">= 0.9")
     ratio("gradients in bf16 over fp32", ratios(rates[COARSE], rates[ATTACK]), "> 1 where bf16 is native")

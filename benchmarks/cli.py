@@ -6,13 +6,11 @@ reads of a model is its description, so the models are only that.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from _common import Variant, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table, timed
+from _common import BANDLENS, arguments, folder, image_set, in_turn, machine, process, ratio, ratios, table
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
@@ -60,23 +58,8 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
     return ["run", str(file), "--db", str(database)]
 
 
-def process(*command: str, says: str = "") -> Variant:
-    """Seconds of a command from start to end; its output must have the text `says`."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONPROFILEIMPORTTIME")
-    }
-
-    def work() -> None:
-        result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        if says not in result.stdout:
-            raise SystemExit(f"{' '.join(command)} said: {result.stdout}{result.stderr}")
-
-    return timed(work)
-
-
 def main() -> None:
     options = arguments(__doc__, repeats=15, quick=1)
-    bandlens = str(Path(sys.executable).with_name("bandlens"))
     with folder(None) as scratch:
         images = image_set(scratch / "images.set", IMAGES)
         words_of_1, words_of_48 = (finished_study(scratch, images, count) for count in (1, 48))
@@ -84,9 +67,9 @@ def main() -> None:
         seconds = in_turn(
             {
                 "python -c pass": process(sys.executable, "-c", "pass"),
-                "bandlens --help": process(bandlens, "--help", says="checkpoints"),
-                "nothing to run, 1 checkpoint": process(bandlens, *words_of_1, says="nothing to run"),
-                "nothing to run, 48 checkpoints": process(bandlens, *words_of_48, says="nothing to run"),
+                "bandlens --help": process(BANDLENS, "--help", says="checkpoints"),
+                "nothing to run, 1 checkpoint": process(BANDLENS, *words_of_1, says="nothing to run"),
+                "nothing to run, 48 checkpoints": process(BANDLENS, *words_of_48, says="nothing to run"),
             },
             options.repeats,
         )
@@ -95,7 +78,7 @@ def main() -> None:
     table(
         ["process", "s", "goal, s", "times python -c pass"],
         [
-            [name, spread(values), f"<= {goals[name]}" if name in goals else "-", spread(ratios(values, bare))]
+            [name, values, f"<= {goals[name]}" if name in goals else "-", ratios(values, bare)]
             for name, values in seconds.items()
         ],
     )

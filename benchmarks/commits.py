@@ -15,13 +15,14 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, spread, table
-from store import Set, all_cells, images, predictions
+from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, table, timed, with_processor
+from store import SESSION, all_cells, images, predictions
 
 from bandlens.analysis.database.open import open_store
+from bandlens.app.imported import LabelledFiles
 from bandlens.app.study.shards import Committer
 from bandlens.engine.distributed.shards import Folder, Shard, open_folder, write_shard
-from bandlens.records import Cell, Finished, SessionInfo
+from bandlens.records import Cell, Finished
 
 CHECKPOINTS, RANGE = 48, 752
 WAYS = {"one by one": (False, 0.0), "together": (False, 5.0), "later": (True, 5.0)}
@@ -31,10 +32,9 @@ FROM read_parquet(?) AS shard JOIN cell ON cell.key = shard.cell
 """
 
 
-def write(place: Folder, image_set: Set, cells: list[Cell], size: int) -> list[Shard]:
+def write(place: Folder, image_set: LabelledFiles, cells: list[Cell], size: int) -> list[Shard]:
     """Write a shard of all cells for each `size` images."""
-    random, session = np.random.default_rng(1), SessionInfo("made up", 32, 2, "{}")
-    sessions = dict.fromkeys((cell.variant for cell in cells), session)
+    random, sessions = np.random.default_rng(1), dict.fromkeys((cell.variant for cell in cells), SESSION)
     return [
         write_shard(
             place,
@@ -46,16 +46,17 @@ def write(place: Folder, image_set: Set, cells: list[Cell], size: int) -> list[S
     ]
 
 
+def band_cells(image_set: LabelledFiles) -> list[Cell]:
+    """The cells of the critical band of all checkpoints."""
+    cells = (cell for checkpoint_cells in all_cells(image_set.info, CHECKPOINTS) for cell in checkpoint_cells)
+    return [cell for cell in cells if cell.condition.probe == "critical_band"]
+
+
 def main() -> None:
     options = arguments(__doc__, repeats=3, quick=1, shards=(8, "shards of a million predictions"))
     size = 16 if options.quick else RANGE
     image_set = images(size * options.shards)
-    cells = [
-        cell
-        for checkpoint_cells in all_cells(image_set, CHECKPOINTS)
-        for cell in checkpoint_cells
-        if cell.condition.probe == "critical_band"
-    ]
+    cells = band_cells(image_set)
     machine("duckdb", "numpy", "pyarrow")
     cores: dict[str, list[float]] = {name: [] for name in (*WAYS, "DuckDB alone")}
     with folder(options.keep) as scratch:
@@ -65,10 +66,7 @@ def main() -> None:
         database: Path = scratch / "commits.duckdb"
 
         def measured(name: str, work: Callable[[], object]) -> float:
-            started, worked = time.perf_counter(), time.process_time()
-            work()
-            cores[name].append(time.process_time() - worked)
-            return time.perf_counter() - started
+            return with_processor(timed(work), cores[name])()
 
         def way(name: str) -> Variant:
             def seconds() -> float:
@@ -100,10 +98,7 @@ def main() -> None:
         timings = in_turn(variants, options.repeats, warm_up=False)
     count = len(cells) * image_set.info.count / 1e6
     print(f"{count:.1f} M predictions in {len(shards)} shards")
-    rows = [
-        [name, spread([count / s for s in values]), spread([s / count for s in cores[name]])]
-        for name, values in timings.items()
-    ]
+    rows = [[name, [count / s for s in values], [s / count for s in cores[name]]] for name, values in timings.items()]
     table(["commits", "M predictions/s", "core-seconds a million"], rows)
     ratio("together over one by one, rate", ratios(timings["one by one"], timings["together"]), "none")
     ratio("later over one by one, rate", ratios(timings["one by one"], timings["later"]), ">= 4")

@@ -17,6 +17,7 @@ A row gives the coverage for each true number, its standard error is at most 0.0
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -287,21 +288,17 @@ def main() -> None:
             lowest = np.minimum(lowest, both.min(axis=1))
     table(["difference of two accuracies", "A", "of a", *(f"p = {p}" for p in SHARES)], rows)
     print(f"difference: worst {lowest[0]:.3f} of a cell, {lowest[1]:.3f} of a mean\n")
-    rows = []
-    for n, change in ((100, 0.05), (100, 0.2), (100, 1.0), (300, 0.05)):
-        rows.append([str(n), str(change), *numbers(channels(max(20, draws // 10), n, change))])
     names = ("bandwidth", "centre", "height")
-    table(["images", "answers drawn anew", *names, *(f"{name}, difference" for name in names)], rows)
-    rows = []
-    for n in (100, 300, 1000):
-        for change in (0.05, 0.2, 0.5):
-            rows.append([str(n), str(change), *numbers(metrics(max(20, draws // 5), n, change))])
-    table(["images", "answers drawn anew", "high_frequency_bias", "accuracy", "width / unpaired"], rows)
-    rows = []
-    for n in (100, 1000):
-        for rho in (0.0, 0.5, 0.8):
-            rows.append([str(n), str(rho), *numbers(correlations(max(20, draws // 5), n, rho))])
-    table(["images", "correlation of 30 models", "over models", "each model's images", "the same images"], rows)
+    differing = ["answers drawn anew", *names, *(f"{name}, difference" for name in names)]
+    paired = ["answers drawn anew", "high_frequency_bias", "accuracy", "width / unpaired"]
+    over = ["correlation of 30 models", "over models", "each model's images", "the same images"]
+    for head, simulate, fewer, cases in (
+        (differing, channels, 10, ((100, 0.05), (100, 0.2), (100, 1.0), (300, 0.05))),
+        (paired, metrics, 5, itertools.product((100, 300, 1000), (0.05, 0.2, 0.5))),
+        (over, correlations, 5, itertools.product((100, 1000), (0.0, 0.5, 0.8))),
+    ):
+        rows = [[n, case, *numbers(simulate(max(20, draws // fewer), n, case))] for n, case in cases]
+        table(["images", *head], rows)
 
 
 if __name__ == "__main__":

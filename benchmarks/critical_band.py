@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyrtools
-from _common import BATCH, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from _common import BATCH, Perturbations, arguments, in_turn, machine, print_rates, ratio, ratios, timed
 from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from bandlens.engine.prefetch import COUNT, Buffers
 from bandlens.probes.critical_band import CONTRAST, CRITICAL_BAND, LAST_LEVEL, MEAN, NOISE_SDS, perturb
-from bandlens.probes.family import Batch
 from bandlens.records import Condition
 
 NOISY = [sd for sd in NOISE_SDS if sd > 0]
@@ -26,11 +24,6 @@ MARGIN = 0.1
 
 def conditions(draw: str) -> list[Condition]:
     return CRITICAL_BAND.conditions({"noise_sd": NOISY, "draw": draw, "grey": False})
-
-
-def with_bandlens(batch: Batch, chosen: list[Condition], buffers: Buffers) -> None:
-    for _, out in perturb(np, batch, chosen, buffers.take):
-        buffers.give(out)
 
 
 # The published procedure
@@ -89,30 +82,22 @@ def rms(image: NDArray[np.float64]) -> float:
 
 def main() -> None:
     options = arguments(__doc__, repeats=7, quick=1)
-    pixels = photographs(BATCH)
-    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
+    perturbations = Perturbations()
     counts = {"shared": BATCH, "independent": BATCH, "published": 2 if options.quick else 18}
-    images = [grey(pixels[k]) for k in range(counts["published"])]  # there are 18 different ones
-    buffers = Buffers(np, [np.empty((BATCH, *pixels.shape[1:]), np.float32) for _ in range(COUNT)])
+    images = [grey(perturbations.pixels[k]) for k in range(counts["published"])]  # there are 18 different ones
     shared, independent = conditions("shared"), conditions("independent")
     with threadpool_limits(1):
         machine("numpy", "pyrtools")
-        seconds = in_turn(
-            {
-                "shared": timed(lambda: with_bandlens(batch, shared, buffers)),
-                "independent": timed(lambda: with_bandlens(batch, independent, buffers)),
-                "published": timed(lambda: published(images, shared)),
-            },
-            options.repeats,
-        )
-    an_image = {name: [s / counts[name] for s in values] for name, values in seconds.items()}
-    times = {name: ratios(values, an_image["shared"]) for name, values in an_image.items()}
-    table(
-        [f"{len(shared)} conditions", "ms an image", "times shared"],
-        [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
-    )
+        variants = {
+            "shared": perturbations.variant(perturb, shared),
+            "independent": perturbations.variant(perturb, independent),
+            "published": timed(lambda: published(images, shared)),
+        }
+        seconds = in_turn(variants, options.repeats)
+    head = [f"{len(shared)} conditions", "ms an image", "times shared"]
+    times = print_rates(head, seconds, counts, "shared")
     ratio("published over one draw an image", times["published"], ">= 40")
-    ratio("published over one draw a condition", ratios(an_image["published"], an_image["independent"]), "none")
+    ratio("published over one draw a condition", ratios(times["published"], times["independent"]), "none")
 
 
 if __name__ == "__main__":

@@ -12,24 +12,10 @@ import statistics
 from contextlib import ExitStack
 from pathlib import Path
 
+import _common as common
 import numpy as np
 import onnxruntime
-from _common import (
-    BATCH,
-    MODEL,
-    Variant,
-    arguments,
-    folder,
-    in_turn,
-    machine,
-    photographs,
-    ratio,
-    ratios,
-    resnet50,
-    spread,
-    table,
-    timed,
-)
+from _common import BATCH, MODEL, Variant
 
 from bandlens.engine.backends.base import ENGINES, Session, open_session, variant_of
 from bandlens.errors import EngineError
@@ -42,12 +28,12 @@ BASE = "onnxruntime fp32, layers shared"
 
 
 def batch() -> np.ndarray:
-    return np.ascontiguousarray(photographs(BATCH), np.float32) / np.float32(255)
+    return np.ascontiguousarray(common.photographs(BATCH), np.float32) / np.float32(255)
 
 
 def prepared(models: Path) -> Model:
     """ResNet-50 with its int8 graph."""
-    resnet50(models)
+    common.resnet50(models)
     model = load_model(models, MODEL)
     if not (models / "int8" / f"{MODEL}.onnx").exists():
         make_onnx_file(model, "int8", Calibration("crops of photographs", "", batch()))
@@ -84,26 +70,26 @@ def turn(session: Session | LibrarySession, images: np.ndarray) -> Variant:
 
     def variant() -> float:
         session.infer(images)
-        return timed(lambda: session.infer(images))()
+        return common.timed(lambda: session.infer(images))()
 
     return variant
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=15, quick=2, threads=(2, "threads of a session"))
-    with folder(options.keep) as scratch, ExitStack() as stack:
+    options = common.arguments(__doc__, repeats=15, quick=2, threads=(2, "threads of a session"))
+    with common.folder(options.keep) as scratch, ExitStack() as stack:
         sessions = opened(prepared(scratch / "models"), options.threads, stack)
-        machine("numpy", "onnxruntime", "openvino", "nncf")
+        common.machine("numpy", "onnxruntime", "openvino", "nncf")
         print(f"{MODEL}, batch {BATCH}, {options.threads} threads")
         images = batch()
-        seconds = in_turn({name: turn(session, images) for name, session in sessions.items()}, options.repeats)
-    faster = {name: ratios(seconds[BASE], values) for name, values in seconds.items()}
-    table(
+        seconds = common.in_turn({name: turn(session, images) for name, session in sessions.items()}, options.repeats)
+    faster = {name: common.ratios(seconds[BASE], values) for name, values in seconds.items()}
+    common.table(
         ["engine", "images/s", f"over {BASE}"],
-        [[name, f"{BATCH / statistics.median(seconds[name]):.0f}", spread(faster[name])] for name in seconds],
+        [[name, f"{BATCH / statistics.median(seconds[name]):.0f}", faster[name]] for name in seconds],
     )
     for name in (name for name in seconds if name != BASE):
-        ratio(f"{name} over {BASE}", faster[name], "> 1")
+        common.ratio(f"{name} over {BASE}", faster[name], "> 1")
 
 
 if __name__ == "__main__":

@@ -15,25 +15,14 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import _common as common
 import numpy as np
-from _common import (
-    MODEL,
-    Variant,
-    arguments,
-    folder,
-    image_set,
-    in_turn,
-    machine,
-    ratio,
-    ratios,
-    resnet50,
-    spread,
-    table,
-)
+from _common import MODEL, Variant
+from commits import RANGE, band_cells
+from store import SESSION, images, predictions
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
@@ -43,7 +32,7 @@ from bandlens.app.study.run import run_whole
 from bandlens.app.study.shards import Committer, Sharded, run_in_shards
 from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.engine.distributed.shards import open_folder, write_shard
-from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
+from bandlens.records import Finished
 
 BATCH = 8
 STUDY = """
@@ -73,84 +62,64 @@ class Timer:
 
     def variant(self, name: str) -> Variant:
         def seconds() -> float:
+            places = [self.scratch / f"{next(self.numbers)}" for _ in range(2 if name == TWICE else 1)]
             if name == TWICE:
                 with multiprocessing.get_context("spawn").Pool(2) as pool:
-                    spans = pool.starmap(
-                        direct, [(self.study, self.scratch / f"{next(self.numbers)}.duckdb") for _ in "ab"]
-                    )
-                self.opening.setdefault(name, []).append(0.0)
-                return statistics.mean(spans) / 2
-            place = self.scratch / f"{next(self.numbers)}"
-            begun: list[float] = []
-            started = time.perf_counter()
-            with open_store(place.with_suffix(".duckdb")) as store:
-
-                def begin() -> str:
-                    begun.append(time.perf_counter())
-                    return record_study(self.work, store)
-
-                self.how(name, place)(self.work, store, begin)
-            self.opening.setdefault(name, []).append(begun[0] - started)
-            return time.perf_counter() - begun[0]
+                    spans = pool.starmap(direct, [(self.study, place) for place in places])
+                opening, taken = 0.0, statistics.mean(spans) / 2
+            else:
+                opening, taken = run_seconds(self.work, places[0], name)
+            self.opening.setdefault(name, []).append(opening)
+            return taken
 
         return seconds
 
-    def how(self, name: str, place: Path) -> Callable[..., object]:
-        shards = str(place.with_suffix(".shards"))
-        if name == "direct":
-            return lambda work, store, begin: run_whole(work, store, begin, {}, 60)
-        ray_options = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
-        return lambda work, store, begin: run_in_shards(work, store, begin, {}, Sharded(shards, ray_options))
 
-
-def direct(file: Path, database: Path) -> float:
+def direct(file: Path, place: Path) -> float:
     """Seconds of the work of a run in this process."""
-    work, begun = resolve(Study.read(file)), []
-    with open_store(database) as store:
+    return run_seconds(resolve(Study.read(file)), place, "direct")[1]
+
+
+def run_seconds(work: Work, place: Path, name: str) -> tuple[float, float]:
+    """Seconds of a variant's run until its sessions are open, and of its work."""
+    begun: list[float] = []
+    started = time.perf_counter()
+    with open_store(place.with_suffix(".duckdb")) as store:
 
         def begin() -> str:
             begun.append(time.perf_counter())
             return record_study(work, store)
 
-        run_whole(work, store, begin, {}, 60)
-    return time.perf_counter() - begun[0]
+        if name == "direct":
+            run_whole(work, store, begin, {}, 60)
+        else:
+            on_ray = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
+            run_in_shards(work, store, begin, {}, Sharded(str(place.with_suffix(".shards")), on_ray))
+    return begun[0] - started, time.perf_counter() - begun[0]
 
 
-def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, float]:
-    """Seconds to write a shard of random rows, and to read and commit it; its bytes a prediction."""
-    random = np.random.default_rng(0)
-    model, info = work.cells[0].variant, replace(work.cells[0].image_set, digest="made up", count=images)
-    conditions = [Condition("made up", (("number", k),), f"made up {k}") for k in range(cells)]
-    made = [Cell(model, info, condition, 0) for condition in conditions]
-    # Predictions are mostly right and sure, as those of a ResNet-50 are: noise would not compress.
-    ranks = np.minimum(random.geometric(0.6, (cells, images)) - 1, 999).astype(np.uint16)
-    predicted = random.integers(0, 1000, (cells, images)).astype(np.uint16)
-    confidence = random.beta(2, 1, (cells, images)).astype(np.float32)
-    parts = [
-        Finished(cell, 0, Predictions(*rows), 1.0)
-        for cell, *rows in zip(made, predicted, ranks, confidence, strict=True)
-    ]
-    made_up = replace(
-        work.image_sets[0], info=info, paths=[""] * images, labels=None, clusters=np.zeros(images, np.int32)
-    )
+def measure_task(scratch: Path, count: int) -> dict[str, float]:
+    """Seconds to write a shard of made-up rows, and to read and commit it; its bytes a prediction."""
+    image_set, random = images(count), np.random.default_rng(0)
+    cells = band_cells(image_set)
+    parts = [Finished(cell, 0, predictions(random, image_set.labels), 1.0) for cell in cells]
     place, started = open_folder(str(scratch / "task.shards")), time.perf_counter()
-    shard = write_shard(place, "task", parts, {model: SessionInfo("a machine", 1, 1, "{}")})
-    seconds = {"write": time.perf_counter() - started, "bytes": shard.bytes / ranks.size}
+    shard = write_shard(place, "task", parts, dict.fromkeys((cell.variant for cell in cells), SESSION))
+    seconds = {"write": time.perf_counter() - started, "bytes": shard.bytes / (len(cells) * count)}
     with open_store(scratch / f"task{time.time_ns()}.duckdb") as store:
-        store.add_cells(made, [made_up])
+        store.add_cells(cells, [image_set])
         started = time.perf_counter()
-        committer = Committer(store, place, {cell.key: cell for cell in made}, str, {})
-        committer.add([shard])
-    return seconds | {"commit": time.perf_counter() - started}
+        Committer(store, place, {cell.key: cell for cell in cells}, str, {}).add(shard)
+    return seconds | {"commit": time.perf_counter() - started, "predictions": len(cells) * count}
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
+    options = common.arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
     count = 2 * BATCH if options.quick else options.images
     ray = import_ray()
-    with folder(options.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
-        resnet50(prepared / "models")
-        image_set(prepared / f"{count}.set", count)
+    with common.folder(options.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
+        common.resnet50(prepared / "models")
+        common.image_set(prepared / f"{count}.set", count)
         file = prepared / "executors.toml"
         file.write_text(STUDY.format(model=MODEL, count=count, batch=BATCH))
         work = resolve(Study.read(file))
@@ -158,32 +127,28 @@ def main() -> None:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         cluster = time.perf_counter() - started
         timer = Timer(work, file, Path(scratch))
-        seconds = in_turn({name: timer.variant(name) for name in NAMES}, options.repeats, warm_up=False)
-        machine("numpy", "onnxruntime", "ray", "duckdb")
+        seconds = common.in_turn({name: timer.variant(name) for name in NAMES}, options.repeats, warm_up=False)
+        common.machine("numpy", "onnxruntime", "ray", "duckdb")
         ray.shutdown()
-        size = (1392, 64) if options.quick else (1392, 752)  # 29 conditions of 48 checkpoints
-        tasks = [of_a_unit(work, Path(scratch), *size) for _ in range(options.repeats)]
-    predictions = len(work.cells) * count
+        tasks = [measure_task(Path(scratch), 64 if options.quick else RANGE) for _ in range(options.repeats)]
+    total = len(work.cells) * count
     rows = [
-        [
-            name,
-            f"{statistics.median(predictions / s for s in values):.1f}",
-            spread(values),
-            spread(timer.opening[name]),
-        ]
+        [name, f"{statistics.median(total / s for s in values):.1f}", values, timer.opening[name]]
         for name, values in seconds.items()
     ]
-    print(f"{len(work.cells)} cells, {predictions:,} predictions; a cluster starts in {cluster:.1f} s")
-    table(["executor", "images/s", "seconds", "seconds to open"], rows)
-    writing, committing = ([task[step] for task in tasks] for step in ("write", "commit"))
+    print(f"{len(work.cells)} cells, {total:,} predictions; a cluster starts in {cluster:.1f} s")
+    common.table(["executor", "images/s", "seconds", "seconds to open"], rows)
+    writing, committing = (common.spread([task[step] for task in tasks]) for step in ("write", "commit"))
     print(
-        f"a task of {size[0] * size[1]:,} predictions: {spread(writing)} s to write, {spread(committing)} s to read "
-        f"and commit, {tasks[0]['bytes']:.2f} bytes a prediction\n"
+        f"a task of {tasks[0]['predictions']:,} predictions: {writing} s to write, {committing} s to read and commit, "
+        f"{tasks[0]['bytes']:.2f} bytes a prediction\n"
     )
-    ratio("tasks over direct", ratios(seconds["direct"], seconds["tasks"]), ">= 0.95")
-    ratio("Ray with one worker over direct", ratios(seconds["direct"], seconds["ray, 1"]), ">= 0.95")
-    ratio("Ray with two workers over one", ratios(seconds["ray, 1"], seconds["ray, 2"]), ">= 1.8 on two idle cores")
-    ratio("Ray with two workers over two processes", ratios(seconds[TWICE], seconds["ray, 2"]), ">= 0.9")
+    common.ratio("tasks over direct", common.ratios(seconds["direct"], seconds["tasks"]), ">= 0.95")
+    common.ratio("Ray with one worker over direct", common.ratios(seconds["direct"], seconds["ray, 1"]), ">= 0.95")
+    common.ratio(
+        "Ray with two workers over one", common.ratios(seconds["ray, 1"], seconds["ray, 2"]), ">= 1.8 on two idle cores"
+    )
+    common.ratio("Ray with two workers over two processes", common.ratios(seconds[TWICE], seconds["ray, 2"]), ">= 0.9")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,12 @@ cells. The database is deleted.
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
-import subprocess
 import sys
-from pathlib import Path
 
-from _common import arguments, folder, machine, ratio, ratios, spread, table
-from store import THREADS, all_cells, images, ranges
-
-from bandlens.analysis.database.open import open_store
-from bandlens.records import SessionInfo
+from _common import arguments, folder, machine, ratio, ratios, run_program, table
+from store import fill
 
 ASKED = """
 import json, sys, time
@@ -55,35 +49,21 @@ print(json.dumps(seconds))
 """
 
 
-def fill(path: Path, count: int, checkpoints: int) -> int:
-    """Make the database; gives the number of predictions."""
-    image_set = images(count)
-    cells = all_cells(image_set, checkpoints)
-    session = SessionInfo("synthetic", 32, 2, "{}")
-    with open_store(path) as store:
-        store.execute(THREADS)
-        store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
-        for parts in ranges(cells, image_set.labels, min(12_500, count)):
-            store.commit(parts, {parts[0].cell.variant: session})
-    return count * sum(map(len, cells))
-
-
 def main() -> None:
     options = arguments(__doc__, repeats=15, quick=3, checkpoints=(48, "with 52 cells each"))
     machine("duckdb", "polars")
     with folder(options.keep) as scratch:
         path = scratch / "explored.duckdb"
-        predictions = 0
+        count, checkpoints = (2_000, 4) if options.quick else (50_000, options.checkpoints)
         try:
-            predictions = fill(path, 2_000 if options.quick else 50_000, 4 if options.quick else options.checkpoints)
-            command = [sys.executable, "-P", "-c", ASKED, str(path), str(options.repeats)]
-            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+            predictions = fill(path, "synthetic", count, range(checkpoints), min(12_500, count))
+            printed, _ = run_program(sys.executable, "-P", "-c", ASKED, path, options.repeats)
         finally:
             path.unlink(missing_ok=True)
-    seconds = json.loads(answer.stdout)
+    seconds = json.loads(printed)
     memory = seconds.pop("memory")[0]
     print(f"{predictions / 1e6:.1f} M predictions")
-    rows = [[name, spread(values), "< 1 s" if name != "study, first" else "-"] for name, values in seconds.items()]
+    rows = [[name, values, "< 1 s" if name != "study, first" else "-"] for name, values in seconds.items()]
     table(["what, s", "figure", "goal"], [*rows, ["memory of the process, MB", f"{memory:.0f}", "< 300"]])
     ratio("flips over the plain join, time", ratios(seconds["flips"], seconds["plain"]), "none")
     slowest = max(statistics.median(values) for name, values in seconds.items() if name != "study, first")

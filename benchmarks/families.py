@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from _common import BATCH, SIZE, Perturbations, arguments, in_turn, machine, print_rates, ratio, timed
 from numpy.typing import NDArray
 from rai_toolbox.augmentations.fourier import generate_fourier_bases
 from rai_toolbox.augmentations.fourier._implementations import perturb_batch
@@ -19,8 +19,6 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 from threadpoolctl import threadpool_limits
 
-from bandlens.engine.prefetch import COUNT, Buffers
-from bandlens.probes.family import Batch, Family
 from bandlens.probes.fourier import FOURIER_BASIS, NORM
 from bandlens.probes.gaussian import BACKGROUND, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from bandlens.records import Condition
@@ -28,11 +26,6 @@ from bandlens.records import Condition
 Images = NDArray[np.float32]
 LOW, HIGH = GAUSSIAN_LOWPASS.conditions({}), GAUSSIAN_HIGHPASS.conditions({})
 WAVES = FOURIER_BASIS.conditions({"row": [0, 7, 21], "column": [-30, 2, 14]})
-
-
-def with_bandlens(family: Family, conditions: list[Condition], batch: Batch, buffers: Buffers) -> None:
-    for _, out in family.perturb(np, batch, conditions, buffers.take):
-        buffers.give(out)
 
 
 def with_rai_toolbox(images: torch.Tensor) -> None:
@@ -77,48 +70,34 @@ def with_scipy_in_float32(pixels: NDArray[np.uint8], conditions: list[Condition]
 def main() -> None:
     options = arguments(__doc__, repeats=7, quick=1)
     torch.set_num_threads(1)
-    pixels = photographs(BATCH)
-    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
+    perturbations = Perturbations()
+    pixels = perturbations.pixels
     images = (pixels / np.float32(255)).astype(np.float32)
     few = pixels[:2] if options.quick else pixels[:8]
-    buffers = Buffers(np, [np.empty(images.shape, np.float32) for _ in range(COUNT)])
     made = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
     sign = np.array([1, -1, 1], np.float32)[:, None, None]
+    of_waves = {
+        "rai-toolbox": (BATCH, lambda _: with_rai_toolbox(torch.from_numpy(images))),
+        "one wave an image": (BATCH, lambda _: with_waves(images, made * len(WAVES), sign)),
+    }
+    of_gaussian = {
+        "scipy": (len(few), lambda conditions: with_scipy(few, conditions)),
+        "scipy, float32": (len(few), lambda conditions: with_scipy_in_float32(few, conditions)),
+    }
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch", "rai-toolbox")
         for title, family, conditions, rivals in (
-            (
-                "fourier",
-                FOURIER_BASIS,
-                WAVES,
-                {
-                    "rai-toolbox": (BATCH, lambda _: with_rai_toolbox(torch.from_numpy(images))),
-                    "one wave an image": (BATCH, lambda _: with_waves(images, made * len(WAVES), sign)),
-                },
-            ),
-            *(
-                (
-                    title,
-                    GAUSSIAN_LOWPASS,  # both are one function, and one group of a run
-                    conditions,
-                    {
-                        "scipy": (len(few), lambda conditions: with_scipy(few, conditions)),
-                        "scipy, float32": (len(few), lambda conditions: with_scipy_in_float32(few, conditions)),
-                    },
-                )
-                for title, conditions in (("gaussian low-pass and high-pass", LOW + HIGH), ("gaussian high-pass", HIGH))
-            ),
+            ("fourier", FOURIER_BASIS, WAVES, of_waves),
+            # Both filters are one function, and one group of a run.
+            ("gaussian low-pass and high-pass", GAUSSIAN_LOWPASS, LOW + HIGH, of_gaussian),
+            ("gaussian high-pass", GAUSSIAN_LOWPASS, HIGH, of_gaussian),
         ):
-            counts = {"bandlens": BATCH} | {name: count for name, (count, _) in rivals.items()}
-            work = {"bandlens": timed(lambda f=family, c=conditions: with_bandlens(f, c, batch, buffers))}
-            work |= {name: timed(lambda w=run, c=conditions: w(c)) for name, (_, run) in rivals.items()}
-            seconds = in_turn(work, options.repeats)
-            an_image = {name: [s / counts[name] / len(conditions) for s in values] for name, values in seconds.items()}
-            times = {name: ratios(values, an_image["bandlens"]) for name, values in an_image.items()}
-            table(
-                [f"{title}, {len(conditions)} conditions", "ms an image and condition", "times bandlens"],
-                [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
-            )
+            images_of = {"bandlens": BATCH} | {name: count for name, (count, _) in rivals.items()}
+            counts = {name: count * len(conditions) for name, count in images_of.items()}
+            variants = {"bandlens": perturbations.variant(family.perturb, conditions)}
+            variants |= {name: timed(lambda w=run, c=conditions: w(c)) for name, (_, run) in rivals.items()}
+            head = [f"{title}, {len(conditions)} conditions", "ms an image and condition", "times bandlens"]
+            times = print_rates(head, in_turn(variants, options.repeats), counts, "bandlens")
             reference = next(iter(rivals))
             goal = "none" if conditions is HIGH else ">= 5"
             ratio(f"{title}: {reference} over bandlens", times[reference], goal)

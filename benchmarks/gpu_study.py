@@ -18,24 +18,14 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import _common as common
 import numpy as np
-from _common import (
-    SIZE,
-    arguments,
-    bare_seconds,
-    folder,
-    image_set,
-    machine,
-    ratio,
-    ratios,
-    resnet50_with_biases,
-    table,
-)
+from _common import SIZE
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
@@ -96,18 +86,8 @@ def plans(models: Path) -> dict[str, list[float]]:
     return seconds
 
 
-def versions() -> dict[str, str]:
-    releases = {}
-    for package in PACKAGES:
-        try:
-            releases[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return releases
-
-
 def main() -> None:
-    options = arguments(
+    options = common.arguments(
         __doc__,
         repeats=3,
         quick=1,
@@ -120,13 +100,10 @@ def main() -> None:
     )
     if options.quick:
         options.batch, options.checkpoints, options.images = 8, 2, 8
-    probes = (
-        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if options.quick else PUBLISHED
-    )
-    grid, xp = make_grid(probes, Path()), arrays_of(options.engine)
-    with folder(options.keep) as prepared, ExitStack() as stack:
-        images = open_image_set(image_set(prepared / f"{options.images}.set", options.images))
-        models = resnet50_with_biases(prepared / "models", options.checkpoints)
+    grid, xp = make_grid(common.SOME_PROBES if options.quick else PUBLISHED, Path()), arrays_of(options.engine)
+    with common.folder(options.keep) as prepared, ExitStack() as stack:
+        images = open_image_set(common.image_set(prepared / f"{options.images}.set", options.images))
+        models = common.resnet50_with_biases(prepared / "models", options.checkpoints)
         sessions: dict[Variant, Session] = {}
         opening = []
         for model in models:
@@ -135,10 +112,11 @@ def main() -> None:
             started = time.perf_counter()
             sessions[variant] = stack.enter_context(open_session(variant, options.batch, processors()))
             opening.append(time.perf_counter() - started)
-        machine("numpy", "duckdb")
+        common.machine("numpy", "duckdb")
         results = measure(options, grid, xp, images, sessions, prepared)
         results |= {"opening_seconds": opening, "plan_seconds": plans(prepared / "models"), "device": device(xp)}
-    report(options, results | {"versions": versions(), "conditions": len(grid.conditions)})
+    installed = {package: version(package) for package in PACKAGES if any(distributions(name=package))}
+    report(options, results | {"versions": installed, "conditions": len(grid.conditions)})
 
 
 def measure(
@@ -153,7 +131,7 @@ def measure(
         chosen = single if few == 1 else sessions
         bare, whole = [], []
         for _ in range(options.repeats):
-            bare.append(bare_seconds(list(chosen.values()), xp, ready, max(batches // 4, 1)))
+            bare.append(common.bare_seconds(list(chosen.values()), xp, ready, max(batches // 4, 1)))
             whole.append(run_seconds(chosen, images, grid, xp, scratch) / (batches * few))
         seconds[str(few)] = {"bare_seconds": bare, "run_seconds": whole}
     return {"checkpoints": seconds, "resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
@@ -167,10 +145,12 @@ def report(options: Any, results: dict[str, Any]) -> None:
     for few, seconds in results["checkpoints"].items():
         bare, whole = (options.batch / statistics.median(seconds[kind]) for kind in ("bare_seconds", "run_seconds"))
         rows.append([few, f"{bare:,.0f}", f"{whole:,.0f}", f"{GRID / whole / 3600:.2f} h"])
-    table(["checkpoints", "bare images/s", "run images/s", "the grid takes"], rows)
+    common.table(["checkpoints", "bare images/s", "run images/s", "the grid takes"], rows)
     for few, seconds in results["checkpoints"].items():
-        ratio(
-            f"run over bare loop, {few} checkpoints", ratios(seconds["bare_seconds"], seconds["run_seconds"]), ">= 0.95"
+        common.ratio(
+            f"run over bare loop, {few} checkpoints",
+            common.ratios(seconds["bare_seconds"], seconds["run_seconds"]),
+            ">= 0.95",
         )
     for kind, seconds in results["plan_seconds"].items():
         print(f"plans ({kind}): first {seconds[0]:.1f} s, then {statistics.median(seconds[1:] or seconds):.1f} s")

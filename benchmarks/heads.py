@@ -7,12 +7,12 @@ the same images, which lie ready in memory.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnxruntime
 import timm
-from _common import BATCH, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table
+from _common import BATCH, arguments, folder, image_set, in_turn, machine, ratio, ratios, table, timed
 
 from bandlens.export.heads.linear import METHODS, fit_head
 from bandlens.export.heads.training import TrainingImages, compute_features
@@ -22,17 +22,6 @@ from bandlens.probes.images.image_set import open_image_set
 
 SHAPES = (1000, 1280), (10_000, 384)
 """Images and features of the heads that are fitted, of ten classes."""
-
-
-def processor(work: Callable[[], object]) -> Callable[[], float]:
-    """A variant whose seconds are those of all processors."""
-
-    def variant() -> float:
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-
-    return variant
 
 
 def main() -> None:
@@ -58,7 +47,9 @@ def main() -> None:
             images = TrainingImages("", "", 224, "", labels, packed.clusters, packed.keys, None, packed.take)
             compute_features(content, width, images, file)
 
-        seconds = in_turn({"bare": processor(bare), "features": processor(features)}, options.repeats)
+        works = {"bare": bare, "features": features}
+        variants = {name: timed(work, time.process_time) for name, work in works.items()}
+        seconds = in_turn(variants, options.repeats)
     ratio("a bare loop over features", ratios(seconds["bare"], seconds["features"]), ">= 0.97")
     rows = []
     for number, size in ((100, 20),) if options.quick else SHAPES:
@@ -66,8 +57,9 @@ def main() -> None:
         classes, clusters = np.arange(number, dtype=np.int32) % 10, np.arange(number, dtype=np.int32)
         matrix = rng.normal(size=(number, size)) + rng.normal(size=(10, size))[classes] / 5
         for method in METHODS:
-            fit = processor(lambda: fit_head(matrix, classes, clusters, method, 0))  # noqa: B023 - called at once
-            rows.append([f"{method}, {number:,} x {size:,}", spread([fit() for _ in range(min(options.repeats, 3))])])
+            fit = partial(fit_head, matrix, classes, clusters, method, 0)
+            seconds_of_fits = [timed(fit, time.process_time)() for _ in range(min(options.repeats, 3))]
+            rows.append([f"{method}, {number:,} x {size:,}", seconds_of_fits])
     table(["head", "s of a processor"], rows)
 
 

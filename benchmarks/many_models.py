@@ -10,17 +10,11 @@ the seconds of processor time, which say the same on a busy machine, and the mos
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from _common import BANDLENS, Usage, arguments, folder, in_turn, machine, ratio, ratios, run_program, table, timed
 from cli import models
 from numpy.typing import NDArray
 from store import opening
@@ -110,44 +104,11 @@ def fill(work: Work, database: Path) -> float:
         return timed(commit)()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Time and memory of one process."""
-
-    seconds: float
-    processor: float
-    """Seconds of processor time, of user and system, all threads and children together."""
-    resident: float
-    """The most memory that was resident, in MB."""
-
-
-WAITER = """
-import json, resource, subprocess, sys
-process = subprocess.run(sys.argv[2:], stdout=subprocess.PIPE, text=True)
-if process.returncode or sys.argv[1] not in process.stdout:
-    sys.exit(f"{sys.argv[2:]} ended with {process.returncode} and {process.stdout[:200]!r}")
-usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000]))
-"""
-"""A process that has a single child, whose usage is therefore that of its children."""
-
-
-def measure_usage(says: str, *command: str) -> Usage:
-    """Run a command whose output must have the text `says`."""
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    started = time.perf_counter()
-    printed = subprocess.run(
-        [sys.executable, "-c", WAITER, says, *command], stdout=subprocess.PIPE, text=True, check=True, env=environment
-    ).stdout
-    return Usage(time.perf_counter() - started, *json.loads(printed))
-
-
 def main() -> None:
     options = arguments(
         __doc__, repeats=5, quick=1, checkpoints=(1_000, "checkpoints"), images=(1_000, "images, of 50,000 in full")
     )
     checkpoints, images = (20, 500) if options.quick else (options.checkpoints, options.images)
-    bandlens = str(Path(sys.executable).with_name("bandlens"))
     machine("duckdb", "polars", "pyarrow")
     with folder(options.keep) as scratch:
         file, database, report = (scratch / name for name in ("many.toml", "many.duckdb", "many.html"))
@@ -166,7 +127,7 @@ def main() -> None:
             "report": (["report", *db, "--out", str(report)], " MB", "10 s", options.repeats),
         }
         usages = {
-            name: [measure_usage(says, bandlens, *command) for _ in range(repeats)]
+            name: [run_program(BANDLENS, *command, says=says)[1] for _ in range(repeats)]
             for name, (command, says, _, repeats) in commands.items()
         }
         with open_store(database, read_only=True) as store:
@@ -184,11 +145,11 @@ def main() -> None:
     table(
         ["command", "s", "processor, s", "MB", "goal"],
         [
-            [name, *(spread([getattr(run, field) for run in runs]) for field in Usage.__slots__), commands[name][2]]
+            [name, *([getattr(run, field) for run in runs] for field in Usage.__slots__), commands[name][2]]
             for name, runs in usages.items()
         ],
     )
-    table(["query", "s"], [[name, spread(values)] for name, values in timings.items()])
+    table(["query", "s"], timings.items())
     few, whole = (timings[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
     ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(few, whole), "< 1")
     seconds_of = {name: [run.seconds for run in runs] for name, runs in usages.items()}

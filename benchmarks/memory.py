@@ -10,14 +10,15 @@ Three conditions stand for the grid: memory depends on the group of conditions, 
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, ratios, resnet50, spread, table
+import _common as common
+from _common import BATCH, MODEL
 
 FEW = """
 lowpass = { cutoff = [0.5] }
@@ -54,22 +55,12 @@ def run(file: Path) -> Peak:
     """The run of a study into a new database."""
     database = file.with_suffix(".duckdb")
     remove(database)
-    command = [sys.executable, "-m", "bandlens", "run", str(file), "--db", str(database)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     samples: list[tuple[int, int]] = []
-    ended = threading.Event()
-    sampler = threading.Thread(target=sample, args=(child.pid, samples, ended))
-    sampler.start()
-    errors = child.stderr.read() if child.stderr else b""
-    _, status, usage = os.wait4(child.pid, 0)
-    ended.set()
-    sampler.join()
-    child.returncode = os.waitstatus_to_exitcode(status)
+    words = (sys.executable, "-m", "bandlens", "run", file, "--db", database)
+    _, usage = common.run_program(*words, watch=partial(sample, samples))
     remove(database)
-    if child.returncode:
-        raise SystemExit(f"the run failed: {errors.decode()}")
     anonymous, mapped = (max(column) for column in zip(*samples, strict=True))
-    return Peak(usage.ru_maxrss * 1024, anonymous, mapped)
+    return Peak(int(usage.resident * MB), anonymous, mapped)
 
 
 def remove(database: Path) -> None:
@@ -78,20 +69,21 @@ def remove(database: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def sample(pid: int, samples: list[tuple[int, int]], ended: threading.Event) -> None:
-    """Append anonymous and file-backed bytes until the process has ended."""
-    while not ended.wait(0.01):
-        try:
+def sample(samples: list[tuple[int, int]], pid: int) -> None:
+    """Append anonymous and file-backed bytes, every 10 ms until the process has ended."""
+    with suppress(OSError):
+        while True:
             lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-        except OSError:
-            return
-        status = dict(line.split(":", 1) for line in lines)
-        if "RssAnon" in status:
-            samples.append(tuple(int(status[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")))
+            status = dict(line.split(":", 1) for line in lines)
+            if "RssAnon" not in status and samples:  # it has ended, and nobody has asked how
+                return
+            if "RssAnon" in status:
+                samples.append(tuple(int(status[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")))
+            time.sleep(0.01)
 
 
 def main() -> None:
-    options = arguments(
+    options = common.arguments(
         __doc__,
         repeats=2,
         quick=1,
@@ -100,30 +92,33 @@ def main() -> None:
     )
     few, many = (BATCH, 3 * BATCH) if options.quick else (200, 2000)
     peaks: dict[int, list[Peak]] = {few: [], many: []}
-    machine("onnxruntime", "duckdb")
-    with folder(options.keep) as prepared:
-        resnet50(prepared / "models")
+    common.machine("onnxruntime", "duckdb")
+    with common.folder(options.keep) as prepared:
+        common.resnet50(prepared / "models")
         prepared = prepared.resolve()
         files = {
-            count: study(prepared, image_set(prepared / f"{count}.set", count), options.threads, options.full)
+            count: study(prepared, common.image_set(prepared / f"{count}.set", count), options.threads, options.full)
             for count in peaks
         }
         for _ in range(options.repeats):
             for count, file in files.items():
                 peaks[count].append(run(file))
-    table(
+    common.table(
         ["images", "resident MB", "anonymous MB", "file-backed MB"],
         [
             [
                 f"{count:,}",
-                *(spread([getattr(p, name) / MB for p in runs], ".0f") for name in ("resident", "anonymous", "mapped")),
+                *(
+                    common.spread([getattr(p, name) / MB for p in runs], ".0f")
+                    for name in ("resident", "anonymous", "mapped")
+                ),
             ]
             for count, runs in peaks.items()
         ],
     )
     for name in ("anonymous", "resident"):
-        grown = ratios([getattr(p, name) for p in peaks[many]], [getattr(p, name) for p in peaks[few]])
-        ratio(f"{name} memory, {many:,} over {few:,} images", grown, "<= 1.05")
+        grown = common.ratios([getattr(p, name) for p in peaks[many]], [getattr(p, name) for p in peaks[few]])
+        common.ratio(f"{name} memory, {many:,} over {few:,} images", grown, "<= 1.05")
     print(f"largest resident set: {max(p.resident for p in peaks[many]) / MB:.0f} MB; goal < 1500 MB")
 
 

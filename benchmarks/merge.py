@@ -6,17 +6,10 @@ of the first one's checkpoints, which it has too. All are deleted.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
-from pathlib import Path
 
-from _common import arguments, folder, machine, ratio, table
-from store import CONDITIONS, all_cells, images, ranges
-
-from bandlens.analysis.database.open import open_store
-from bandlens.records import SessionInfo
+from _common import arguments, folder, machine, ratio, run_program, table
+from store import CONDITIONS, fill
 
 MERGE = """
 import sys
@@ -25,17 +18,6 @@ from bandlens.analysis.database.merge import merge
 merged = merge([Path(name) for name in sys.argv[2:]], Path(sys.argv[1])).raise_contradictions()
 print(merged.predictions, merged.shared)
 """
-
-
-def fill(path: Path, checkpoints: range, count: int, size: int) -> None:
-    """Make a database of these checkpoints; the predictions of one are the same whichever database has it."""
-    image_set, session = images(count), SessionInfo("synthetic", 32, 2, "{}")
-    cells = all_cells(image_set, checkpoints.stop)[checkpoints.start :]
-    with open_store(path) as store:
-        store.begin_study(path.stem, "", [cell for group in cells for cell in group], [image_set])
-        for group in cells:
-            for parts in ranges([group], image_set.labels, size):
-                store.commit(parts, {parts[0].cell.variant: session})
 
 
 def main() -> None:
@@ -49,19 +31,10 @@ def main() -> None:
         paths = [scratch / "a.duckdb", scratch / "b.duckdb"]
         out = scratch / "merged.duckdb"
         try:
-            fill(paths[0], range(half), count, 2_500)
-            fill(paths[1], range(half - shared, options.checkpoints), count, 2_500)
+            fill(paths[0], "a", count, range(half), 2_500)
+            fill(paths[1], "b", count, range(half - shared, options.checkpoints), 2_500)
             sizes = [path.stat().st_size for path in paths]
-            started = time.perf_counter()
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-c", MERGE, out, *paths], stdout=subprocess.PIPE, text=True
-            )
-            printed = child.stdout.read() if child.stdout else ""
-            _, status, usage = os.wait4(child.pid, 0)
-            seconds = time.perf_counter() - started
-            child.returncode = os.waitstatus_to_exitcode(status)
-            if child.returncode:
-                raise SystemExit("the merge failed")
+            printed, usage = run_program(sys.executable, "-P", "-c", MERGE, out, *paths)
             predictions, both = map(int, printed.split())
             if (predictions, both) != (options.checkpoints * CONDITIONS * count, shared * CONDITIONS):
                 raise SystemExit(f"the merged database has {predictions:,} predictions, {both} cells of both")
@@ -75,13 +48,13 @@ def main() -> None:
         [
             ["predictions, millions", f"{predictions / 1e6:.1f}", "-"],
             ["cells in both", f"{both:,}", "-"],
-            ["seconds", f"{seconds:.1f}", "-"],
-            ["largest resident set, GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f}", "<= 4"],
+            ["seconds", f"{usage.seconds:.1f}", "-"],
+            ["largest resident set, GB", f"{usage.resident / 1e3:.2f}", "<= 4"],
             ["files merged, GB", " and ".join(f"{size / 1e9:.3f}" for size in sizes[:2]), "-"],
             ["merged file, GB", f"{sizes[2] / 1e9:.3f}", "-"],
         ],
     )
-    ratio("seconds over 10 minutes for 10^8 predictions", [seconds / (600 * scale)], "<= 1")
+    ratio("seconds over 10 minutes for 10^8 predictions", [usage.seconds / (600 * scale)], "<= 1")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ times are printed: of the clock, and of the processors with the workers' process
 
 from __future__ import annotations
 
-import resource
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed, with_processor
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -79,23 +77,6 @@ def with_bandlens(photographs: Path, out: Path, workers: int, *, fast: bool) -> 
     pack(photographs, out, crop=Crop(fast=fast), how=How(workers=workers))
 
 
-def processor_seconds() -> float:
-    """Processor time of this process and of those that it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def measured(work: Callable[[], object], cpu: list[float]) -> Callable[[], float]:
-    """The seconds of the clock; those of the processors are appended to `cpu`."""
-
-    def run() -> None:
-        started = processor_seconds()
-        work()
-        cpu.append(processor_seconds() - started)
-
-    return timed(run)
-
-
 def difference(name: str, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
     wrong = np.abs(pixels.astype(np.int16) - expected)
     print(f"{name}: {np.mean(wrong > 0):.3%} of the values are not torchvision's, by at most {wrong.max()}")
@@ -118,12 +99,13 @@ def main() -> None:
             "bandlens --fast": lambda: with_bandlens(photographs, fast, options.workers, fast=True),
         }
         cpu: dict[str, list[float]] = {name: [] for name in works}
-        seconds = in_turn({name: measured(work, cpu[name]) for name, work in works.items()}, options.repeats)
+        variants = {name: with_processor(timed(work), cpu[name]) for name, work in works.items()}
+        seconds = in_turn(variants, options.repeats)
         cpu = {name: values[1:] for name, values in cpu.items()}  # without the one that warmed up
         table(
             ["packing", "images/s", "processor ms an image"],
             [
-                [name, spread([count / s for s in seconds[name]], ".0f"), spread([s * 1e3 / count for s in cpu[name]])]
+                [name, spread([count / s for s in seconds[name]], ".0f"), [s * 1e3 / count for s in cpu[name]]]
                 for name in works
             ],
         )

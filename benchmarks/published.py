@@ -7,13 +7,12 @@ four models are imported, and their errors compared.
 
 from __future__ import annotations
 
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from _common import Variant, arguments, in_turn, machine, ratio, ratios, spread, table, timed
+import _common as common
+from _common import BANDLENS, Variant
 
 NETWORKS = ("ResNet50", "DINO", "SimCLR", "ViT")
 FOUR = "import predictions, analyze"
@@ -22,19 +21,7 @@ GOALS = {"python -c pass": "-", FOUR: "<= 10"}
 GOAL = "<= 2"
 
 
-def run(*command: str, says: str = "") -> None:
-    """Run a command whose output must have the text `says`."""
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    if says not in result.stdout:
-        raise SystemExit(f"{' '.join(command)} said: {result.stdout}{result.stderr}")
-
-
-def process(*command: str, says: str = "") -> Variant:
-    """Seconds from start to end."""
-    return timed(lambda: run(*command, says=says))
-
-
-def four(bandlens: str, files: Path) -> Variant:
+def four(files: Path) -> Variant:
     """Import ImageNet-X into a new database, and compare the errors of every two of its models."""
 
     def work() -> None:
@@ -42,56 +29,41 @@ def four(bandlens: str, files: Path) -> Variant:
             db = f"{scratch}/results.duckdb"
             words = (str(files / "predictions.parquet"), "--images", str(files / "labels.parquet"), "--db", db)
             names = [word for name in NETWORKS for word in ("--checkpoint", name)]
-            run(bandlens, "import", "predictions", *words, *names, says="50,000 predictions")
-            run(bandlens, "analyze", "--db", db)
-            run(bandlens, "sql", "SELECT count(*) AS pairs FROM error_consistency", "--db", db, says="6")
+            common.run_program(BANDLENS, "import", "predictions", *words, *names, says="50,000 predictions")
+            common.run_program(BANDLENS, "analyze", "--db", db)
+            common.run_program(BANDLENS, "sql", "SELECT count(*) AS pairs FROM error_consistency", "--db", db, says="6")
 
-    return timed(work)
-
-
-def with_cpu(name: str, variant: Variant, cpu: dict[str, list[float]]) -> Variant:
-    """The variant; what it takes of the processor, in seconds, is added to cpu[name]: other work does not count."""
-
-    def measured() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = variant()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu.setdefault(name, []).append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return seconds
-
-    return measured
+    return common.timed(work)
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=9, quick=1, imagenetx=("", "folder of predictions.parquet and labels.parquet"))
-    bandlens = str(Path(sys.executable).with_name("bandlens"))
-    machine("polars", "numpy", "scipy")
-    cpu: dict[str, list[float]] = {}
+    options = common.arguments(
+        __doc__, repeats=9, quick=1, imagenetx=("", "folder of predictions.parquet and labels.parquet")
+    )
+    common.machine("polars", "numpy", "scipy")
     processes = {
-        "python -c pass": process(sys.executable, "-c", "pass"),
-        "published list": process(bandlens, "published", "list", says="timm-2022"),
-        "published relate": process(bandlens, "published", "relate", says="imagenet-sketch"),
-        "published relate --models study": process(bandlens, "published", "relate", "--models", "study"),
-        "published show fits": process(bandlens, "published", "show", "fits", says="testbed"),
-        "papers": process(bandlens, "papers", says="robustbench"),
-        "published show agree": process(bandlens, "published", "show", "agree", says="RobustBench"),
-    } | ({FOUR: four(bandlens, Path(options.imagenetx))} if options.imagenetx else {})
-    seconds = in_turn({name: with_cpu(name, work, cpu) for name, work in processes.items()}, options.repeats)
+        "python -c pass": common.process(sys.executable, "-c", "pass"),
+        "published list": common.process(BANDLENS, "published", "list", says="timm-2022"),
+        "published relate": common.process(BANDLENS, "published", "relate", says="imagenet-sketch"),
+        "published relate --models study": common.process(BANDLENS, "published", "relate", "--models", "study"),
+        "published show fits": common.process(BANDLENS, "published", "show", "fits", says="testbed"),
+        "papers": common.process(BANDLENS, "papers", says="robustbench"),
+        "published show agree": common.process(BANDLENS, "published", "show", "agree", says="RobustBench"),
+    } | ({FOUR: four(Path(options.imagenetx))} if options.imagenetx else {})
+    cpu: dict[str, list[float]] = {name: [] for name in processes}
+    variants = {name: common.with_processor(work, cpu[name]) for name, work in processes.items()}
+    seconds = common.in_turn(variants, options.repeats)
     bare = seconds["python -c pass"]
-    table(
+    common.table(
         ["process", "s", "goal, s", "user + sys, s", "times python -c pass"],
         [
-            [
-                name,
-                spread(values),
-                GOALS.get(name, GOAL),
-                spread(cpu[name][-options.repeats :]),
-                spread(ratios(values, bare)),
-            ]
+            [name, values, GOALS.get(name, GOAL), cpu[name][-options.repeats :], common.ratios(values, bare)]
             for name, values in seconds.items()
         ],
     )
-    ratio("published relate over python -c pass", ratios(seconds["published relate"], bare), f"none ({GOAL} s)")
+    common.ratio(
+        "published relate over python -c pass", common.ratios(seconds["published relate"], bare), f"none ({GOAL} s)"
+    )
 
 
 if __name__ == "__main__":

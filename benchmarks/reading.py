@@ -10,17 +10,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, ratios, resnet50, spread, table
+from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, ratios, resnet50, spread, table, timed
 
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.export.models import load_model
 from bandlens.probes.images.image_set import open_image_set
-
-
-def processor_seconds(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 def main() -> None:
@@ -47,7 +41,7 @@ def main() -> None:
                 }
                 for name, work in works.items():
                     images_of_work = BATCH if name == "resnet50" else count
-                    seconds[name].append(processor_seconds(work) / images_of_work)
+                    seconds[name].append(timed(work, time.process_time)() / images_of_work)
     rows = [[name, spread([s * 1e6 for s in values], ".0f")] for name, values in seconds.items()]
     table(["reading", "us an image"], rows)
     hashing = [first - again for first, again in zip(seconds["first"], seconds["again"], strict=True)]

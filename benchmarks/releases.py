@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 from _common import arguments, folder, machine, ratio, timed
 from numpy.typing import NDArray
-from store import CONDITIONS, all_cells, images
+from store import CONDITIONS, SESSION, all_cells, images
 
 import bandlens
 from bandlens.analysis.comparison.release import ReleasePair, decide
 from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
-from bandlens.records import Finished, Predictions, SessionInfo
+from bandlens.records import Finished, Predictions
 
 ANEW = 0.3
 """The share of images that a release answers anew."""
@@ -60,9 +60,8 @@ def store_releases(db: Path, count: int) -> None:
     """Store two releases, as studies v1 and v2, under the published grid."""
     random, image_set = np.random.default_rng(1), images(count)
     rights = outcomes(random, CONDITIONS, count, LOSS)
-    session = SessionInfo("synthetic", 32, 2, "{}")
     with open_store(db) as store:
-        for name, cells, right in zip(("v1", "v2"), all_cells(image_set, 2), rights, strict=True):
+        for name, cells, right in zip(("v1", "v2"), all_cells(image_set.info, 2), rights, strict=True):
             rank = np.where(right, 0, 7).astype(np.uint16)
             predicted = np.where(right, image_set.labels, (image_set.labels + 1) % 1000).astype(np.uint16)
             confidence = np.full(count, 0.5, np.float32)
@@ -70,7 +69,7 @@ def store_releases(db: Path, count: int) -> None:
             parts = [
                 Finished(cell, 0, Predictions(predicted[k], rank[k], confidence), 1.0) for k, cell in enumerate(cells)
             ]
-            store.commit(parts, {cells[0].variant: session})
+            store.commit(parts, {cells[0].variant: SESSION})
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import _common as common
 import numpy as np
-from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, ratios, resnet50, spread, table, timed
+from _common import BATCH, MODEL, SOME_PROBES
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, open_session, variant_of
@@ -61,7 +62,7 @@ class Job:
             cells = [(cell, 0) for cell in self.cells]
             place = make_resources(np, self.images, sessions)
             for outcomes in run(cells, self.grid, place, progress=turn.after_a_batch):
-                storing += timed(lambda outcomes=outcomes: store.commit(outcomes, infos))()
+                storing += common.timed(lambda outcomes=outcomes: store.commit(outcomes, infos))()
             total = time.perf_counter() - started - turn.seconds
         turn.take()
         return {BARE: turn.seconds, RUN: total - storing, STORE: total}
@@ -101,7 +102,7 @@ def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
 
 
 def main() -> None:
-    options = arguments(
+    options = common.arguments(
         __doc__,
         repeats=3,
         quick=1,
@@ -110,15 +111,14 @@ def main() -> None:
         threads=(2, "threads of the session"),
     )
     study = files("bandlens.app").joinpath("studies", f"{options.study}.toml").read_text(encoding="utf-8")
-    quick = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}}
-    grid = make_grid(quick if options.quick else tomllib.loads(study)["probes"], Path())
+    grid = make_grid(SOME_PROBES if options.quick else tomllib.loads(study)["probes"], Path())
     count = max(options.images // BATCH, 1) * BATCH
-    with folder(options.keep) as prepared:
-        resnet50(prepared / "models")
-        images = open_image_set(image_set(prepared / f"{count}.set", count))
+    with common.folder(options.keep) as prepared:
+        common.resnet50(prepared / "models")
+        images = open_image_set(common.image_set(prepared / f"{count}.set", count))
         model = load_model(prepared / "models", MODEL)
         with open_session(variant_of(model, "onnxruntime", "fp32"), BATCH, options.threads) as session:
-            machine("numpy", "onnxruntime", "duckdb")
+            common.machine("numpy", "onnxruntime", "duckdb")
             groups = jobs(grid, images, session)
             ran = sum(len(job.cells) for job in groups.values())
             print(f"{ran} of {len(grid.conditions)} conditions, {count} images, {options.threads} threads")
@@ -134,10 +134,10 @@ def report(predictions: dict[str, int], seconds: list[dict[str, dict[str, float]
         members = predictions if name == "all" else [name]
         totals = {kind: [sum(once[k][kind] for k in members) for once in seconds] for kind in (BARE, RUN, STORE)}
         rates = [f"{statistics.median(count / s for s in values):.1f}" for values in totals.values()]
-        rows.append([name, *rates, *(spread(ratios(totals[BARE], totals[kind])) for kind in (RUN, STORE))])
-    table(["images/s", BARE, RUN, STORE, "run / bare", "run and store / bare"], rows)
+        rows.append([name, *rates, *(common.ratios(totals[BARE], totals[kind]) for kind in (RUN, STORE))])
+    common.table(["images/s", BARE, RUN, STORE, "run / bare", "run and store / bare"], rows)
     for kind in (RUN, STORE):
-        ratio(f"{kind} over bare loop", ratios(totals[BARE], totals[kind]), ">= 0.95")
+        common.ratio(f"{kind} over bare loop", common.ratios(totals[BARE], totals[kind]), ">= 0.95")
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ came, one after another. docs/guide/cluster.md says where each figure comes from
 
 from __future__ import annotations
 
-import argparse
 import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import table
+from _common import parse_flags, table
+from store import all_cells
 
 from bandlens.engine.tasks import Task, passes, tasks_of
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Cell, ImageSetInfo, Model, Variant
+from bandlens.records import ImageSetInfo
 
 
 @dataclass(frozen=True)
@@ -73,54 +74,32 @@ def simulated(tasks: Sequence[Task], workers: int, terms: Terms) -> Outcome:
     )
 
 
-def cells_of(models: int, images: int, engine: str, conditions: int | None = None) -> tuple[list[Cell], object]:
-    """The grid over so many checkpoints and images."""
-    grid = make_grid(PUBLISHED, Path())
-    info = ImageSetInfo("images", "imagenet", "images", images, 224, "none", labelled=True)
-    cells = []
-    for condition in grid.conditions[:conditions]:
-        for number in range(models):
-            path = Path(f"{number}.onnx")
-            model = Model(str(number), "own", "resnet50", str(number), "", "none", path, str(number), 224, 1000)
-            cells.append(Cell(Variant(model, engine, "fp16", path, str(number)), info, condition, 0))
-    assert all(passes(cell) == 1 for cell in cells)
-    return cells, grid
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer workers; nothing is run in any case")
-    parser.add_argument(
-        "--rate", type=float, default=34_667, help="predictions a second of a worker (default: the aim)"
+    options = parse_flags(
+        __doc__,
+        rate=(34_667.0, "predictions a second of a worker, the aim"),
+        start=(60.0, "seconds until a worker computes"),
+        per_task=(0.2, "seconds of a task beside its work"),
+        write=(0.2, "seconds to write a million rows"),
+        commit=(0.35, "seconds to commit a million rows"),
+        bytes=(5.9, "of a shard for a prediction"),
+        models=(48, "checkpoints"),
+        images=(50_000, "images"),
+        batch=(256, "images of a batch"),
+        engine=("tensorrt", "engine, which says how large tasks are"),
     )
-    parser.add_argument("--start", type=float, default=60, help="seconds until a worker computes (default 60)")
-    parser.add_argument("--per-task", type=float, default=0.2, help="seconds of a task beside its work (default 0.2)")
-    parser.add_argument("--write", type=float, default=0.2, help="seconds to write a million rows (default 0.2)")
-    parser.add_argument("--commit", type=float, default=0.35, help="seconds to commit a million rows (default 0.35)")
-    parser.add_argument("--bytes", type=float, default=5.9, help="of a shard for a prediction (default 5.9)")
-    parser.add_argument("--models", type=int, default=48, help="checkpoints (default 48)")
-    parser.add_argument("--images", type=int, default=50_000, help="images (default 50000)")
-    parser.add_argument("--batch", type=int, default=256, help="images of a batch (default 256)")
-    parser.add_argument("--engine", default="tensorrt", help="engine, which says how large tasks are")
-    options = parser.parse_args()
     terms = Terms(options.rate, options.start, options.per_task, options.write, options.commit, options.bytes)
-    cells, grid = cells_of(options.models, options.images, options.engine)
-    rows, single_seconds = [], None
+    info = ImageSetInfo("images", "imagenet", "images", options.images, 224, "none", labelled=True)
+    cells = list(itertools.chain(*zip(*all_cells(info, options.models, options.engine), strict=True)))
+    assert all(passes(cell) == 1 for cell in cells)
+    grid, rows, single_seconds = make_grid(PUBLISHED, Path()), [], None
     for workers in (1, 2, 8) if options.quick else (1, 2, 8, 16, 32, 64, 128, 256, 512):
-        tasks = list(tasks_of(cells, grid, options.batch, workers, lambda *_: True))  # type: ignore[arg-type]
+        tasks = list(tasks_of(cells, grid, options.batch, workers, lambda *_: True))
         outcome = simulated(tasks, workers, terms)
         single_seconds = single_seconds or outcome.seconds
-        rows.append(
-            [
-                str(workers),
-                f"{outcome.tasks:,}",
-                f"{outcome.seconds:,.0f}",
-                f"{single_seconds / outcome.seconds:.1f}",
-                f"{outcome.busy:.2f}",
-                f"{outcome.driver:.2f}",
-                f"{outcome.written / 1e6:.1f}",
-            ]
-        )
+        figures = (single_seconds / outcome.seconds, outcome.busy, outcome.driver, outcome.written / 1e6)
+        numbers = [f"{figure:.{digits}f}" for figure, digits in zip(figures, (1, 2, 2, 1), strict=True)]
+        rows.append([workers, f"{outcome.tasks:,}", f"{outcome.seconds:,.0f}", *numbers])
     print(f"{len(cells):,} cells, {len(cells) * options.images:,} predictions, modelled from {terms}\n")
     table(["workers", "tasks", "seconds", "speed-up", "computing", "driver busy", "MB/s of shards"], rows)
 

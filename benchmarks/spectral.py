@@ -15,11 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.fft
 import torch
-from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from _common import BATCH, SIZE, Perturbations, arguments, in_turn, machine, print_rates, ratio, timed
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bandlens.engine.prefetch import COUNT, Buffers
 from bandlens.probes.family import Batch
 from bandlens.probes.spectral import HIGHPASS, LOWPASS, perturb, radius
 from bandlens.records import Condition
@@ -61,11 +60,6 @@ def with_scipy_one_forward(images: Images, masks: Sequence[Images]) -> None:
             np.clip(scipy.fft.ifft2(spectrum * kept, overwrite_x=True).real, 0, 1)
 
 
-def with_bandlens(batch: Batch, buffers: Buffers) -> None:
-    for _, out in perturb(np, batch, CONDITIONS, buffers.take):
-        buffers.give(out)
-
-
 def largest_difference(batch: Batch, images: Images) -> float:
     """The largest difference of bandlens from torch's FFT in double precision, over all images and conditions."""
     worst = 0.0
@@ -78,35 +72,26 @@ def largest_difference(batch: Batch, images: Images) -> float:
 def main() -> None:
     options = arguments(__doc__, repeats=11, quick=1)
     torch.set_num_threads(1)
-    pixels = photographs(BATCH)
-    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
+    perturbations = Perturbations()
+    pixels, batch = perturbations.pixels, perturbations.batch
     images = (pixels / np.float32(255)).astype(np.float32)
     fewer = images[:2] if options.quick else images[:8]
     shifted = [mask(condition) for condition in CONDITIONS]
     unshifted = [np.fft.ifftshift(kept) for kept in shifted]
     tensors = [torch.from_numpy(kept) for kept in shifted]
-    buffers = Buffers(np, [np.empty(images.shape, np.float32) for _ in range(COUNT)])
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch")
-        seconds = in_turn(
-            {
-                "bandlens": timed(lambda: with_bandlens(batch, buffers)),
-                "torch": timed(lambda: with_torch(torch.from_numpy(fewer), tensors)),
-                "scipy": timed(lambda: with_scipy(fewer, unshifted)),
-                "scipy, one forward": timed(lambda: with_scipy_one_forward(fewer, unshifted)),
-            },
-            options.repeats,
-        )
+        variants = {
+            "bandlens": perturbations.variant(perturb, CONDITIONS),
+            "torch": timed(lambda: with_torch(torch.from_numpy(fewer), tensors)),
+            "scipy": timed(lambda: with_scipy(fewer, unshifted)),
+            "scipy, one forward": timed(lambda: with_scipy_one_forward(fewer, unshifted)),
+        }
+        seconds = in_turn(variants, options.repeats)
         few = Batch(pixels[: len(fewer)], batch.keys[: len(fewer)], batch.positions[: len(fewer)], 0)
         worst = largest_difference(few, fewer)
-    an_image = {
-        name: [s / (BATCH if name == "bandlens" else len(fewer)) for s in values] for name, values in seconds.items()
-    }
-    times = {name: ratios(values, an_image["bandlens"]) for name, values in an_image.items()}
-    table(
-        ["22 conditions", "ms an image", "times bandlens"],
-        [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
-    )
+    counts = {name: BATCH if name == "bandlens" else len(fewer) for name in variants}
+    times = print_rates(["22 conditions", "ms an image", "times bandlens"], seconds, counts, "bandlens")
     print(f"largest difference from torch in double precision: {worst:.1e}")
     ratio("one FFT per condition (torch) over bandlens", times["torch"], ">= 3.5")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +21,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from _common import arguments, folder, in_turn, machine, ratio, ratios, table, timed
 from numpy.typing import NDArray
 
 from bandlens.analysis.database.open import open_store
+from bandlens.app.imported import LabelledFiles
 from bandlens.app.study.detectable import detectable_differences
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
@@ -38,44 +39,28 @@ PLAIN = (
     "SELECT cell, count(*), count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) "
     "FROM prediction GROUP BY cell"
 )
+SESSION = SessionInfo("synthetic", 32, 2, "{}")
 COMPARED = 12
 """Ranges that are stored a second time, by a bare INSERT."""
 
 
-@dataclass(frozen=True)
-class Set:
-    """An image set as the database knows it."""
-
-    info: ImageSetInfo
-    labels: NDArray[np.int32]
-    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
-    class_names: Sequence[str] | None = None
-    attributes: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
-    own_cycles: float | None = None
-
-    @property
-    def paths(self) -> list[str]:
-        return [f"{label:03}/{k:08}.JPEG" for k, label in enumerate(self.labels)]
-
-    @property
-    def clusters(self) -> NDArray[np.int32]:
-        return np.arange(self.info.count, dtype=np.int32)
-
-
-def images(count: int) -> Set:
+def images(count: int) -> LabelledFiles:
+    """An image set as the database knows it, labelled at random."""
     info = ImageSetInfo("synthetic", "synthetic", digest_of("synthetic", count), count, 224, "none", True)
-    return Set(info, np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32))
+    labels = np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32)
+    paths = [f"{label:03}/{k:08}.JPEG" for k, label in enumerate(labels)]
+    return LabelledFiles(info, paths, labels, np.arange(count, dtype=np.int32), {})
 
 
-def all_cells(image_set: Set, checkpoints: int) -> list[list[Cell]]:
+def all_cells(info: ImageSetInfo, checkpoints: int, engine: str = "onnxruntime") -> list[list[Cell]]:
     """The cells of each checkpoint."""
     conditions = make_grid(PUBLISHED, Path()).conditions
     first = Model("", "", "resnet50", "", "synthetic", "none", Path("model.onnx"), "", 224, CLASSES)
     models = [
         replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(checkpoints)
     ]
-    variants = [Variant(m, "onnxruntime", "fp32", m.path, m.sha256) for m in models]
-    return [[Cell(variant, image_set.info, condition, 0) for condition in conditions] for variant in variants]
+    variants = [Variant(m, engine, "fp32", m.path, m.sha256) for m in models]
+    return [[Cell(variant, info, condition, 0) for condition in conditions] for variant in variants]
 
 
 def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predictions:
@@ -93,12 +78,27 @@ def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predi
 
 
 def ranges(cells: list[list[Cell]], labels: NDArray[np.int32], size: int) -> Iterator[list[Finished]]:
-    """For each checkpoint, range by range, the parts of all of its cells: `size` images of each."""
-    random = np.random.default_rng(1)
+    """For each checkpoint, range by range, the parts of all of its cells: `size` images of each.
+
+    The predictions of a checkpoint are the same whichever others there are.
+    """
     for checkpoint_cells in cells:
+        random = np.random.default_rng(list(checkpoint_cells[0].model.name.encode()))
         for first in range(0, len(labels), size):
             part = labels[first : first + size]
             yield [Finished(cell, first, predictions(random, part), 1.0) for cell in checkpoint_cells]
+
+
+def fill(path: Path, study: str, count: int, checkpoints: range, size: int) -> int:
+    """Make a database of these checkpoints, stored by `size` images of each; gives the number of predictions."""
+    image_set = images(count)
+    cells = all_cells(image_set.info, checkpoints.stop)[checkpoints.start :]
+    with open_store(path) as store:
+        store.execute(THREADS)
+        store.begin_study(study, "", list(itertools.chain(*cells)), [image_set])
+        for parts in ranges(cells, image_set.labels, size):
+            store.commit(parts, {parts[0].cell.variant: SESSION})
+    return count * sum(map(len, cells))
 
 
 def arrow(parts: list[Finished]) -> pa.Table:
@@ -128,10 +128,9 @@ class Appended:
     closing: float
 
 
-def append(path: Path, image_set: Set, checkpoints: int, size: int) -> Appended:
+def append(path: Path, image_set: LabelledFiles, checkpoints: int, size: int) -> Appended:
     """Fill a database."""
-    cells = all_cells(image_set, checkpoints)
-    session = SessionInfo("synthetic", 32, 2, "{}")
+    cells = all_cells(image_set.info, checkpoints)
     counts, commits, inserts = [], [], []
     beside = path.with_suffix(".bare")
     bare = duckdb.connect(str(beside))
@@ -142,7 +141,7 @@ def append(path: Path, image_set: Set, checkpoints: int, size: int) -> Appended:
     store.execute(THREADS)
     store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
     for number, parts in enumerate(ranges(cells, image_set.labels, size)):
-        sessions = {parts[0].cell.variant: session}
+        sessions = {parts[0].cell.variant: SESSION}
         counts.append(sum(len(part.predictions.predicted) for part in parts))
         commits.append(timed(lambda parts=parts, sessions=sessions: store.commit(parts, sessions))())
         if number < COMPARED:
@@ -165,9 +164,9 @@ def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], lis
     return first, seconds[VIEW], seconds[PLAIN]
 
 
-def planning(path: Path, image_set: Set, checkpoints: int, repeats: int) -> list[float]:
+def planning(path: Path, image_set: LabelledFiles, checkpoints: int, repeats: int) -> list[float]:
     """Seconds of the smallest differences, with earlier runs in the file."""
-    cells = list(itertools.chain(*all_cells(image_set, checkpoints)))
+    cells = list(itertools.chain(*all_cells(image_set.info, checkpoints)))
     models = list(dict.fromkeys(cell.model for cell in cells))
     work: Any = SimpleNamespace(cells=cells, models=models, image_sets=[image_set])
     with open_store(path, read_only=True) as store:
@@ -178,11 +177,6 @@ def planning(path: Path, image_set: Set, checkpoints: int, repeats: int) -> list
 def opening(path: Path) -> None:
     with open_store(path, read_only=True):
         pass
-
-
-def _median(values: list[float], count: int) -> float:
-    """The median of the first `count` values, or of the last where it is negative."""
-    return statistics.median(values[:count] if count > 0 else values[count:])
 
 
 def main() -> None:
@@ -218,26 +212,20 @@ def report(
         ["what", "figure", "goal"],
         [
             ["append, M predictions/s, all with closing", f"{overall:.2f}", ">= 2"],
-            ["append, M predictions/s, by transaction", spread(rates), ">= 2"],
+            ["append, M predictions/s, by transaction", rates, ">= 2"],
             ["file, GB", f"{size / 1e9:.3f}", f"<= {1.2 * scale:.2f}"],
             ["file, bytes a prediction", f"{size / predictions:.2f}", "-"],
-            ["opening, s", spread(opened), "-"],
+            ["opening, s", opened, "-"],
             ["accuracy of all cells, just opened, s", f"{first:.3f}", f"<= {1.5 * scale:.2f}"],
-            ["accuracy of all cells, s", spread(view), f"<= {1.5 * scale:.2f}"],
-            ["plain GROUP BY, s", spread(plain), "-"],
+            ["accuracy of all cells, s", view, f"<= {1.5 * scale:.2f}"],
+            ["plain GROUP BY, s", plain, "-"],
         ],
     )
-    ratio(
-        "Store.commit over bare INSERT, time",
-        ratios(appended.commits[: len(appended.inserts)], appended.inserts),
-        "none",
-    )
+    compared = ratios(appended.commits[: len(appended.inserts)], appended.inserts)
+    ratio("Store.commit over bare INSERT, time", compared, "none")
     tenth = max(1, len(rates) // 10)
-    ratio(
-        "append rate, last tenth of the transactions over the first",
-        [_median(rates, -tenth) / _median(rates, tenth)],
-        "1",
-    )
+    change = statistics.median(rates[-tenth:]) / statistics.median(rates[:tenth])
+    ratio("append rate, last tenth of the transactions over the first", [change], "1")
     ratio("accuracy view over plain GROUP BY, time", ratios(view, plain), "none")
 
 

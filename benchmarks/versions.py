@@ -8,14 +8,12 @@ over transactions of 650,000 predictions. Ratios are B over A: below 1, B is fas
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, run_program, table, timed
 
 COMMANDS = {
     "analyze, demo": "analyze --db demo/results.duckdb",
@@ -44,13 +42,8 @@ class Version:
 
     def run(self, *words: str) -> str:
         """Run Python there; gives what it printed."""
-        environment = os.environ | {"BANDLENS_HOME": str(self.folder / "home")}
-        answer = subprocess.run(
-            [str(self.python), *words], cwd=self.folder, capture_output=True, text=True, env=environment
-        )
-        if answer.returncode:
-            raise SystemExit(f"{self.python} {' '.join(words)} failed: {answer.stderr}")
-        return answer.stdout
+        home = {"BANDLENS_HOME": str(self.folder / "home")}
+        return run_program(self.python, *words, cwd=self.folder, env=home)[0]
 
     def benchmark(self, name: str, *words: str) -> str:
         return self.run(str(self.checkout / "benchmarks" / f"{name}.py"), *words)
@@ -66,9 +59,8 @@ def version(place: str, folder: Path) -> Version:
     if not python.is_file():
         raise SystemExit(f"no Python at {python}; give --a and --b a checkout with a .venv, or a Python executable")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-P", "-c", "import bandlens; print(bandlens.__file__)"]
-    file = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return Version(python, Path(file).parent, folder)
+    file, _ = run_program(python, "-P", "-c", "import bandlens; print(bandlens.__file__)")
+    return Version(python, Path(file.strip()).parent, folder)
 
 
 def prepare(made: Version, size: Sequence[str]) -> None:
@@ -114,7 +106,7 @@ def main() -> None:
     rows = {what: (seconds[f"{what} A"], seconds[f"{what} B"]) for what in (*COMMANDS, APPEND)}
     table(
         ["what", "A, s", "B, s", "B over A", "goal of B, s"],
-        [[what, spread(a), spread(b), spread(ratios(b, a)), GOALS.get(what, "A's")] for what, (a, b) in rows.items()],
+        [[what, a, b, ratios(b, a), GOALS.get(what, "A's")] for what, (a, b) in rows.items()],
     )
     for what, (a, b) in rows.items():
         ratio(f"{what}: B over A", ratios(b, a), "<= 1")

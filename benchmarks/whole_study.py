@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,26 +25,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _common as common
 import numpy as np
 import torch
-from _common import (
-    BATCH,
-    MODEL,
-    SIZE,
-    arguments,
-    folder,
-    in_turn,
-    machine,
-    photographs,
-    ratio,
-    ratios,
-    resnet50_with_biases,
-    spread,
-    table,
-)
+from _common import BATCH, MODEL, SIZE, ratio, ratios, run_program
 from critical_band import grey, one_published
 from numpy.typing import NDArray
-from packing import measured, write_photographs
+from packing import write_photographs
 from PIL import Image
 from spectral import mask, one_with_torch
 from torch.utils.data import ConcatDataset, DataLoader
@@ -135,18 +121,12 @@ class Bench:
         shutil.rmtree(packed, ignore_errors=True)
         if precision == FULL:
             database.unlink(missing_ok=True)
-        self._command("images", "pack", "photographs", "--labels", "folders", "--out", packed.name)
-        self._command("run", self.study(precision, checkpoints).name, "--db", database.name)
+        bandlens_here = partial(run_program, sys.executable, "-P", "-m", "bandlens", cwd=self.folder)
+        bandlens_here("images", "pack", "photographs", "--labels", "folders", "--out", packed.name)
+        bandlens_here("run", self.study(precision, checkpoints).name, "--db", database.name)
         with bandlens.open(database) as results:
             if len(results.accuracy(precision)) != checkpoints * len(self.conditions):
                 raise SystemExit(f"{database}: accuracies are missing")
-
-    def _command(self, *words: str) -> None:
-        answer = subprocess.run(
-            [sys.executable, "-P", "-m", "bandlens", *words], cwd=self.folder, capture_output=True, text=True
-        )
-        if answer.returncode:
-            raise SystemExit(f"bandlens {' '.join(words)} failed: {answer.stderr}")
 
     def predictions(self, checkpoints: int) -> Path:
         """Predictions of the published procedure: (checkpoints, conditions, images)."""
@@ -209,8 +189,8 @@ def classify(bench: Bench, checkpoints: int) -> None:
 
 def make_models(folder: Path, checkpoints: int) -> list[str]:
     """Make the models with the files of each precision; gives the faster precisions that this processor runs."""
-    calibration = Calibration("crops of photographs", "", photographs(BATCH) / np.float32(255))
-    models = resnet50_with_biases(folder, checkpoints)
+    calibration = Calibration("crops of photographs", "", common.photographs(BATCH) / np.float32(255))
+    models = common.resnet50_with_biases(folder, checkpoints)
     for model in models:
         if not (folder / "int8" / f"{model.name}.onnx").exists():
             make_onnx_file(model, "int8", calibration)
@@ -225,7 +205,7 @@ def make_models(folder: Path, checkpoints: int) -> list[str]:
 
 
 def main() -> None:
-    options = arguments(
+    options = common.arguments(
         __doc__,
         repeats=1,
         quick=1,
@@ -234,8 +214,8 @@ def main() -> None:
         workers=(2, "loader processes of the published procedure"),
     )
     images, checkpoints = (4, 1) if options.quick else (options.images, options.checkpoints)
-    machine("torch", "torchvision", "pyrtools", "onnxruntime", "openvino")
-    with folder(options.keep) as scratch:
+    common.machine("torch", "torchvision", "pyrtools", "onnxruntime", "openvino")
+    with common.folder(options.keep) as scratch:
         bench = Bench(scratch.absolute(), SOME_PROBES if options.quick else PUBLISHED, options.workers)
         shutil.rmtree(bench.folder / "photographs", ignore_errors=True)
         write_photographs(bench.folder / "photographs", images)
@@ -246,8 +226,8 @@ def main() -> None:
             works[count, PUBLISHED_PROCEDURE] = partial(bench.run_published, count)
             works |= {(count, precision): partial(bench.run, precision, count) for precision in precisions}
         cpu: dict[tuple[int, str], list[float]] = {key: [] for key in works}
-        variants = {key: measured(work, cpu[key]) for key, work in works.items()}
-        seconds = in_turn(variants, options.repeats, warm_up=False)
+        variants = {key: common.with_processor(common.timed(work), cpu[key]) for key, work in works.items()}
+        seconds = common.in_turn(variants, options.repeats, warm_up=False)
         report(images * len(bench.conditions), seconds, cpu)
         for count in counts:
             equal, total = bench.agreement(count)
@@ -261,8 +241,8 @@ def report(predictions: int, seconds: Times, cpu: Times) -> None:
     head = ["checkpoints", "variant", "predictions", "seconds", "processor seconds"]
     rows = []
     for (count, name), values in seconds.items():
-        rows.append([str(count), name, f"{predictions * count:,}", spread(values), spread(cpu[count, name])])
-    table(head, rows)
+        rows.append([str(count), name, f"{predictions * count:,}", values, cpu[count, name]])
+    common.table(head, rows)
     for count, name in seconds:
         if name != PUBLISHED_PROCEDURE:
             for what, times in (("clock", seconds), ("processors", cpu)):

@@ -203,7 +203,7 @@ def commands() -> str:
     parts = [COMMANDS_HEAD]
     for heading, names in cli.COMMANDS.items():
         parts.append(f"\n## {heading}\n\n")
-        parts += [line for name in names for line in _command(root.commands[name], name, context)]
+        parts += [line for name in names.split() for line in _command(root.commands[name], name, context)]
     return "".join(parts)
 
 

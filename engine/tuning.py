@@ -24,7 +24,7 @@ from ..export.files import write_bytes
 from ..probes.arrays import to_numpy
 from ..records import Model, Variant
 from ..untrusted import as_record, parse_json, read_text
-from .backends.base import BATCH, ENGINES, arrays_of, open_session, variant_of
+from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
 from .device.requirements import usable
@@ -129,11 +129,16 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
     return tuning
 
 
-def usual_batch(engine: str, precision: str, models: Path) -> int:
-    """The batch that TensorRT plans are built for where nothing names one: the tuned one, else that of the device."""
+def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> int:
+    """The batch of an engine where nothing names one: the tuned one, else that of its kind of device.
+
+    `threads` are those of a CPU, with which it was tuned or will run.
+    """
     tuning = read_tuning(models, precision)
-    rate = tuning.best_of(engine) if tuning is not None and not tuning.change(engine, 0) else None
-    return BATCH[ENGINES[engine].arrays] if rate is None else rate.batch
+    rate = None if tuning is None else tuning.best_of(engine)
+    if tuning is None or rate is None or tuning.change(engine, threads):
+        return BATCH[engine_of(engine).arrays]
+    return rate.batch
 
 
 def tune(model: Model, precision: str, threads: int) -> Tuning:

@@ -56,12 +56,17 @@ def check_name(name: str, kind: str = "model") -> str:
 
 def save_model(model: Model, content: bytes, made: Mapping[str, Any]) -> None:
     """Write the ONNX file to `model.path` and its description beside it, each in one step; or ExportError."""
-    description = asdict(model) | {"path": model.path.name, "bytes": len(content), **made}
+    write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **made})
+
+
+def write_described(path: Path, content: bytes, description: Mapping[str, Any]) -> None:
+    """Write an ONNX file and its description beside it, each in one step; or ExportError."""
     try:
-        write_bytes(model.path, content)
-        write_bytes(_description_path(model.path.parent, model.name), json.dumps(description, indent=1).encode())
+        write_bytes(path, content)
+        description_path = _description_path(path.parent, path.name.removesuffix(".onnx"))
+        write_bytes(description_path, json.dumps(description, indent=1).encode())
     except OSError as error:
-        raise ExportError(f"cannot write {model.path}: {error.strerror}; make room or choose another folder") from error
+        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def model_names(folder: Path | None = None) -> list[str]:
@@ -157,7 +162,11 @@ def name_classes(model: Model, names: Sequence[str]) -> None:
 
 
 def categorize_model(model: Model, category: str) -> Model:
-    """The model in another category, which its description keeps; UsageError for one that cannot name a category."""
+    """The model in a category of its own, which is kept with it; UsageError for one that cannot name a file.
+
+    Studies put it in that from then on: charts colour by it, and `category:NAME` names all models of it. The user's own
+    models are in `own` at first.
+    """
     _describe_again(model, {"category": check_name(category, "category")})
     return replace(model, category=category)
 

@@ -25,7 +25,7 @@ from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
 from .onnx.label_sets import append_label_sets, check_label_outputs
-from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_images, check_logits, check_parity, torch_outputs
+from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_logits, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
@@ -63,17 +63,14 @@ def export_checkpoint(
     folder: Path | None = None,
     *,
     image_size: int = SIZE,
-    images: NDArray[np.float32] | None = None,
-    weights: Path | None = None,
     trust: bool = False,
 ) -> tuple[Model, Parity]:
     """Fetch one of the 48 if need be, and export it into `folder` (default: the models folder).
 
-    `images`, (n, 3, image_size, image_size) float32 in [0, 1], are what torch and ONNX are compared on; by default the
-    photographs of scikit-image. `weights` is the folder of downloads. Raises CheckpointError, ExportError, UnknownName.
+    Torch and ONNX are compared on the photographs of scikit-image. Raises CheckpointError, ExportError, UnknownName.
     """
     published = checkpoint(name)
-    paths = fetch(published, weights)
+    paths = fetch(published)
     network = build("resnet50")
     files = [(path, part.rule) for path, part in zip(paths, published.parts, strict=True)]
     content = read_weights(files, trust, "raw", network.state_dict().keys())
@@ -87,7 +84,7 @@ def export_checkpoint(
         NORMALIZATIONS[published.normalization],
         image_size,
     )
-    return _export(facts, network, _describe(content), folder, images)
+    return _export(facts, network, _describe(content), folder)
 
 
 def export_user_checkpoint(
@@ -118,15 +115,13 @@ def export_user_checkpoint(
     load_strictly(network, content, str(path))
     source = f"file:{path.name}"
     facts = ModelFacts(name, OWN, architecture, source, sha256_of(path), normalization, image_size, notes=content.notes)
-    return _export(facts, network, _describe(content), folder, None, request)
+    return _export(facts, network, _describe(content), folder, request)
 
 
 def export_pretrained(
     name: str,
     folder: Path | None = None,
     *,
-    images: NDArray[np.float32] | None = None,
-    weights: Path | None = None,
     request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
     """Fetch a pretrained model of timm from the Hugging Face hub if need be, and export it by its name there.
@@ -138,7 +133,7 @@ def export_pretrained(
     published = pretrained(name, headed=request is not None)
     if request is not None:
         request.head.check_network(published.name, published.crop.size, published.crop)
-    (file,) = fetch_files([(published.source, (weights or weights_folder()) / f"{published.name}.safetensors")])
+    (file,) = fetch_files([(published.source, weights_folder() / f"{published.name}.safetensors")])
     network = load_pretrained(published.name, file)
     if request is not None:
         if isinstance(request.head, TrainedHead) or request.pool is not None:
@@ -155,7 +150,7 @@ def export_pretrained(
         published.crop,
         notes={} if published.class_names is None or request else {"class_names": published.class_names},
     )
-    return _export(facts, network, {}, folder, images, request)
+    return _export(facts, network, {}, folder, request)
 
 
 def headed_name(name: str, request: HeadRequest) -> str:
@@ -198,7 +193,7 @@ def export_classifier(
         notes={"id2label": labels_of(network.config)},
     )
     description = {"dropped": {"no part of the network": unused} if unused else {}}
-    return _export(facts, network, description, folder, None, request)
+    return _export(facts, network, description, folder, request)
 
 
 def import_onnx(
@@ -233,7 +228,6 @@ def export_network(
     folder: Path | None = None,
     *,
     image_size: int = SIZE,
-    images: NDArray[np.float32] | None = None,
     request: Request | None = None,
 ) -> tuple[Model, Parity]:
     """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
@@ -253,7 +247,7 @@ def export_network(
             f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
         ) from error
     facts = ModelFacts(name, OWN, _architecture_of(copy), "memory", sha256, normalization, image_size)
-    return _export(facts, copy, {}, folder, images, request)
+    return _export(facts, copy, {}, folder, request)
 
 
 def _architecture_of(network: nn.Module) -> str:
@@ -313,7 +307,6 @@ def _export(
     network: nn.Module,
     description: Mapping[str, Any],
     folder: Path | None,
-    images: NDArray[np.float32] | None,
     request: Request | None = None,
 ) -> tuple[Model, Parity]:
     size, name = facts.image_size, facts.name
@@ -324,8 +317,7 @@ def _export(
         head.head.check_network(name, size, facts.crop)
     elif getattr(network, "num_classes", None) == 0:
         raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")
-    images = photograph_crops(size) if images is None else check_images(images, size)
-    grey = takes_grey(network, size)
+    images, grey = photograph_crops(size), takes_grey(network, size)
     features = network if head is None else Pooled(network, head.pool)
     normalized: nn.Module = Normalized(features, *facts.normalization, grey).eval()
     content, classes = to_onnx(normalized, size)

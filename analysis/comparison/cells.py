@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
+from ..database.open import relative_path
 from ..database.store import Store
 from ..measures.outcomes import read_decisions
 from ..statistics.arrays import ALPHA, Mask, Whole
@@ -80,8 +81,10 @@ class Run:
         return self.value or self.label
 
     def name_beside(self, run: Run) -> str:
-        """The name, with that of the database where the other run is called the same."""
-        return f"{self.name} of {self.store.path.name}" if self.name == run.name else self.name
+        """The name, with the path of the database where the other run is called the same."""
+        if self.name != run.name:
+            return self.name
+        return f"{self.name} of {relative_path(self.store.path, run.store.path)}"
 
     def select(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Select the rows that are compared, by checkpoint and image_set."""

@@ -160,13 +160,7 @@ class Merged:
 
 
 def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress: Progress = silent) -> Merged:
-    """Write what several databases hold into the new database `out`; they stay as they are.
-
-    Args:
-        paths: two databases or more.
-        out: the new file, which gets its name when it is whole.
-        prefer: the one of them whose predictions stand where another contradicts it.
-        progress: shows how far it is.
+    """Write what several databases hold into the new one `out`, which gets its name when it is whole: see `app.api`.
 
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
     where a database cannot be opened or disagrees with itself, or the disk is full.

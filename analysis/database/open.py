@@ -43,6 +43,11 @@ def names_database(word: str) -> bool:
     return Path(word).is_file() or Path(word).suffix in (".duckdb", ".db")
 
 
+def relative_path(path: Path, base: Path) -> str:
+    """The path of a database from the folder of the one it is compared with, which tells it from all other files."""
+    return os.path.relpath(path.resolve(), base.resolve().parent)
+
+
 @contextmanager
 def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
     """Open a results database, or make one where there is none and it may be written.

@@ -9,7 +9,7 @@ from ...advance import Progress, silent
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ...protocol import BENCHMARKS, SIZE
 from ...records import PUBLISHED_CROP, Crop
-from .files import RESULTS, File, existing, path_of
+from .files import RESULTS, File, existing, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:
@@ -202,7 +202,6 @@ def draw_images(
         db: the results database that the query asks.
         study: a study file, for the probes of one's own that it names.
     """
-    from ...analysis.database.open import open_store
     from ...probes.images.image_set import open_image_set
     from ..pictures.conditions import Conditions
     from ..pictures.sheet import grid_of
@@ -212,7 +211,7 @@ def draw_images(
     conditions = Conditions(None if study is None else grid_of(Path(study)))
     with open_results(db) as results:
         rows = results.sql(query, timeout=60)
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return draw_wall(store, rows, images, conditions, Path(out)), len(rows)
 
 

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...advance import Progress, silent
-from ...errors import UnknownName, UsageError
+from ...errors import UsageError
 from ...export.weights.registry import OWN_WEIGHTS, Reading
 from ...processors import processors
 from ...protocol import SIZE
 from ...records import MULTILABEL
-from ..export import Backbone, Exportable, Lowering, ModelSelection, MultiLabel
+from ..export import Backbone, MultiLabel
 from .files import File, path_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ...engine.backends.layers import Layer, LayerDifference
-    from ...engine.device.devices import EngineChoice
     from ...engine.device.roofline import Roofline
     from ...export.normalization import Channels
     from ...export.weights.fetch import FileState
@@ -45,27 +44,11 @@ def engine_names() -> list[str]:
     return ["auto", *ENGINES]
 
 
-def choose_engine() -> EngineChoice:
-    """The engine that `auto` stands for on this machine, and why; EngineError where none is ready."""
-    from ...engine.device.devices import choose_engine
-
-    return choose_engine()
-
-
 def list_checkpoints(category: str | None = None) -> Sequence[Checkpoint]:
     """The 48 checkpoints, or those of a category."""
     from ...export.weights.registry import by_category, checkpoints
 
     return checkpoints() if category is None else by_category(category)
-
-
-def select_checkpoints(
-    names: Sequence[str] = (), every: bool = False, category: str | None = None
-) -> Sequence[Checkpoint]:
-    """Some of the 48 by name, all of them, or a category; UsageError for none of these or several."""
-    from ...export.weights.registry import select
-
-    return select(list(names), every, category)
 
 
 def describe_checkpoint(name: str) -> list[dict[str, Any]]:
@@ -106,15 +89,6 @@ def verify_weights(checkpoint: Checkpoint) -> list[FileState]:
     from ...export.weights.fetch import verify
 
     return verify(checkpoint)
-
-
-def normalization(name: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation per channel of a normalization that has a name; UnknownName for another."""
-    from ...export.normalization import NORMALIZATIONS
-
-    if name not in NORMALIZATIONS:
-        raise UnknownName("normalization", name, NORMALIZATIONS, "or give --mean and --std")
-    return NORMALIZATIONS[name]
 
 
 def export(
@@ -206,44 +180,6 @@ def _channels(name: str, numbers: Sequence[float] | float) -> Channels:
     return red, green, blue
 
 
-def models_to_export(
-    selection: ModelSelection,
-    lowering: Lowering | None = None,
-    *,
-    image_size: int | None = None,
-    trust: bool = False,
-    out: File | None = None,
-) -> list[Exportable]:
-    """The models of a selection; every name is known, and int8 has its images, before the first of them is exported."""
-    from ..export import models_to_export
-
-    return models_to_export(selection, lowering or Lowering(), _models_folder(out), image_size, trust)
-
-
-def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:
-    """The files and folders to export by the names of their models: `name` for a single one, else what each is called.
-
-    UsageError where `name` is for several, or two would have the same.
-    """
-    from ..export import name_sources
-
-    return name_sources(sources, name)
-
-
-def check_calibration(names: Sequence[str], lowering: Lowering, out: File | None = None) -> None:
-    """UsageError where an int8 file of one of these models would have to be made without images."""
-    from ..export import check_calibration
-
-    check_calibration(names, lowering, _models_folder(out))
-
-
-def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:
-    """Make the ONNX files of a model at some precisions, and TensorRT plans where there is a GPU: a row for each."""
-    from ..export import lower_model
-
-    return lower_model(model, lowering or Lowering())
-
-
 def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
     """The description of an exported model, as it lies beside its file."""
     from ...export.models import describe_model
@@ -324,20 +260,20 @@ def profile(
         name: the model.
         engine: `auto`, or an engine that `doctor` lists.
         precision: one that the engine runs.
-        batch: the images of a batch, which are random; by default a study's.
-        threads: of the CPU, which share each layer here and the batch in a run; by default as many as this process
-            may use.
+        batch: the images of a batch, which are random; by default a study's, the tuned one where there is one.
+        threads: of the CPU; by default as many as this process may use.
         models: the folder of the models; by default that of `export`.
 
     Raises EngineError where the engine cannot run the model, or times no layers.
     """
     import numpy as np
 
-    from ...engine.backends.base import BATCH, arrays_of, engine_of, profile_layers
+    from ...engine.backends.base import arrays_of, profile_layers
     from ...engine.device.roofline import measure_roofline
+    from ...engine.tuning import usual_batch
 
-    variant = _variant(name, engine, precision, models)
-    count, threads = batch or BATCH[engine_of(variant.engine).arrays], threads or processors()
+    variant, threads = _variant(name, engine, precision, models), threads or processors()
+    count = batch or usual_batch(variant.engine, precision, variant.model.path.parent, threads)
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
     layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
@@ -389,18 +325,12 @@ COMPARED = 2
 
 def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:
     from ...engine.backends.base import variant_of
+    from ...engine.device.devices import choose_engine
     from ...export.models import load_model
 
     if engine == "auto":
         engine = choose_engine().engine
     return variant_of(load_model(_models_folder(models), name), engine, precision)
-
-
-def read_class_names(file: File) -> list[str]:
-    """The names of classes in a text file, one a line; UsageError where it cannot be read, or a line is empty."""
-    from ...export.class_names import read_class_names
-
-    return read_class_names(Path(file))
 
 
 def name_classes(model: Model, names: File | Sequence[str]) -> None:
@@ -412,31 +342,10 @@ def name_classes(model: Model, names: File | Sequence[str]) -> None:
 
     Raises UsageError where the file cannot be read, or has another number of names.
     """
+    from ...export.class_names import read_class_names
     from ...export.models import name_classes
 
-    name_classes(model, read_class_names(names) if isinstance(names, (str, PathLike)) else names)
-
-
-def categorize_model(model: Model, category: str) -> Model:
-    """The model in a category of its own, which is kept with it.
-
-    Args:
-        model: an exported model.
-        category: what studies from then on put the model in: charts colour by it, and `category:NAME` names all
-            models of it. The user's own models are in `own` at first.
-
-    Raises UsageError for a category that a file could not be named by.
-    """
-    from ...export.models import categorize_model
-
-    return categorize_model(model, category)
-
-
-def check_category(category: str) -> str:
-    """The category, if models can be put in it; UsageError otherwise."""
-    from ...export.models import check_name
-
-    return check_name(category, "category")
+    name_classes(model, read_class_names(Path(names)) if isinstance(names, (str, PathLike)) else names)
 
 
 def _models_folder(out: File | None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import UsageError, quoted
-from .files import RESULTS, File
+from .files import RESULTS, File, reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 def published_values(db: File | None = None) -> pl.DataFrame:
     """The figures of all sources that ship, and of those that were imported into a results database."""
-    from ...analysis.database.open import open_store
     from ...analysis.published.sources import atlas
 
     if db is None:
         return atlas()
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return atlas(store)
 
 
@@ -111,11 +110,10 @@ def relate_published(
 
 def join_published(db: File = RESULTS, study: str = "*") -> pl.DataFrame:
     """Find the published model that each checkpoint of a results database is, by its weights, study or name."""
-    from ...analysis.database.open import open_store
     from ...analysis.published.joined import joined
     from ...analysis.published.sources import atlas
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return joined(store, study, atlas(store))
 
 
@@ -124,13 +122,12 @@ def place_model(model: str, db: File | None = None) -> tuple[pl.DataFrame, str |
 
     `model` is its name in any source, or a checkpoint of the database; the second value says by what it was joined.
     """
-    from ...analysis.database.open import open_store
     from ...analysis.published.joined import published_name
     from ...analysis.published.relate import place
 
     values, joined_by = published_values(db), None
     if db is not None:
-        with open_store(Path(db), read_only=True) as store:
+        with reading(db) as store:
             model, joined_by = published_name(store, "*", model, values)
     return place(values, model), joined_by
 
@@ -188,23 +185,21 @@ def published_table(db: File | None = None) -> list[dict[str, Any]]:
 
     The figures are the shipped ones, or those that were imported into a results database.
     """
-    from ...analysis.database.open import open_store
     from ...analysis.published.figures import correlation_table, imported_figures, shipped_figures
 
     if db is None:
         return correlation_table(shipped_figures())
     if not Path(db).exists():
         raise UsageError(f"no results database {db}; make one with `bandlens published import FILE --db {quoted(db)}`")
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return correlation_table(imported_figures(store))
 
 
 def check_published(db: File = RESULTS, study: str | None = None) -> tuple[str, PublishedComparison]:
     """The label of a study, and its clean top-1, spectral ratios, group means and biases beside the published ones."""
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.check import check_published
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         label = study_label(store, study)
         return label, check_published(store, label)

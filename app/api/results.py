@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...advance import Progress, silent
 from ...errors import UnknownName, UsageError, some_of
-from .files import RESULTS, File, existing, path_of
+from .files import RESULTS, File, existing, path_of, reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -285,20 +285,18 @@ def correlate(
 
 def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
     from ...analysis.correlations.models import study_table
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.figures import published_table
 
     if db is None:
         return published_table()
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return study_table(store, study_label(store, study), with_errors)
 
 
 def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
     from ...analysis.correlations.models import ID_BENCHMARK, StudyTable
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
     from ...analysis.published.sources import atlas
@@ -309,7 +307,7 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
     if db is None:
         frame = study_models(values)
     else:
-        with open_store(Path(db), read_only=True) as store:
+        with reading(db) as store:
             frame = with_accuracies(store, study_label(store, study), table.frame)
     frame, targets = with_effective(frame, lines)
     used = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
@@ -328,10 +326,9 @@ def consistency(
             intervals are over images.
         progress: shows how far it is.
     """
-    from ...analysis.database.open import open_store
     from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         means = [] if pairs else mean_consistencies(store, images, progress)
         return means or consistencies(store, images, progress=progress).to_dicts()
 
@@ -347,10 +344,9 @@ def consistency_under(images: str, probe: str, db: File = RESULTS) -> dict[str, 
     Returns the tables `conditions`: the mean kappa to humans under each, and what they lose there; and `peaks`, the
     setting of each model with the highest kappa, with a 95 % interval over images.
     """
-    from ...analysis.database.open import open_store
     from ...analysis.measures.human_errors import consistency_under
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return consistency_under(store, images, probe)
 
 
@@ -425,39 +421,34 @@ def explore(
 
 def list_studies(db: File = RESULTS) -> pl.DataFrame:
     """A row for every version of every study: its cells, how many are complete, and how many no other version has."""
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import list_studies
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return list_studies(store)
 
 
 def study_labels(db: File = RESULTS) -> list[str]:
     """Names and labels (name@version) of the studies of a database, the oldest first."""
-    from ...analysis.database.open import open_store
-
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
     return list(dict.fromkeys([*versions["study"], *versions["label"]]))
 
 
 def stored_study(name: str, db: File = RESULTS) -> str:
     """The text of the file that a version was run from last; of a name, that of the newest version."""
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label, study_versions
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         (study,) = study_versions(store, study_label(store, name))["study_id"]
         return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
 
 
 def cite(name: str, db: File = RESULTS) -> str:
     """BibTeX of the program, a study (name or name@version), its models and its images, with their licences."""
-    from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ..citation import study_entries
 
-    with open_store(Path(db), read_only=True) as store:
+    with reading(db) as store:
         return "\n\n".join(study_entries(store, study_label(store, name)))
 
 

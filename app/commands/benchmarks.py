@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,16 +94,11 @@ def pack(
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.truth import Labels
 
-    start = time.perf_counter()
     fixed = benchmark in BENCHMARKS and BENCHMARKS[benchmark].fixed
-    images = api.images.pack_benchmark(
-        benchmark,
-        source,
-        out,
-        name=name,
-        crop=read_crop(size, resize, interpolation, fast, fixed),
-        labels=Labels(ground_truth, real, clusters),
-        subset=Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
-        how=How(skip_broken, stream, workers, progress, say),
-    )
-    print_sets(images, time.perf_counter() - start, table_format)
+    options: dict[str, Any] = {
+        "crop": read_crop(size, resize, interpolation, fast, fixed),
+        "labels": Labels(ground_truth, real, clusters),
+        "subset": Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
+        "how": How(skip_broken, stream, workers, progress, say),
+    }
+    print_sets(lambda: api.images.pack_benchmark(benchmark, source, out, name=name, **options), table_format)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from ...errors import BandlensError, CheckpointError
+from ...export.weights.registry import select
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows
 from ..formats import Format
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+T = TypeVar("T")
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME…", help="Names as `list` shows them.", autocompletion=complete_checkpoint),
@@ -39,18 +41,9 @@ def list_(category: Category = None, table_format: TableFormat = Format.table) -
 
     Example: bandlens checkpoints list --category contrastive
     """
-    rows = [
-        {
-            "name": checkpoint.name,
-            "category": checkpoint.category,
-            "published_top1": checkpoint.published_top1,
-            "normalization": checkpoint.normalization,
-            "licence": checkpoint.licence,
-            "source": checkpoint.source,
-        }
-        for checkpoint in api.models.list_checkpoints(category)
-    ]
-    print_rows(rows, table_format)
+    columns = ("name", "category", "published_top1", "normalization", "licence", "source")
+    checkpoints = api.models.list_checkpoints(category)
+    print_rows([{column: getattr(each, column) for column in columns} for each in checkpoints], table_format)
 
 
 @app.command()
@@ -80,7 +73,8 @@ def fetch(names: Names = None, every: Every = False, category: Category = None) 
         for path in api.models.fetch_weights(checkpoint):
             print(path)
 
-    failed = for_each(api.models.select_checkpoints(names or [], every, category), fetch_and_print)
+    chosen = select(names or [], every, category)
+    failed = for_each({checkpoint.name: checkpoint for checkpoint in chosen}, fetch_and_print)
     if failed:
         raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
 
@@ -93,7 +87,7 @@ def verify(
 
     Example: bandlens checkpoints verify --all
     """
-    chosen = api.models.select_checkpoints(names or [], every, category)
+    chosen = select(names or [], every, category)
     rows = [row for checkpoint in chosen for row in api.models.verify_weights(checkpoint)]
     print_rows(
         [{"name": row.name, "status": row.status, "sha256": row.sha256, "file": row.file} for row in rows], table_format
@@ -103,30 +97,19 @@ def verify(
         raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")
 
 
-class Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-N = TypeVar("N", bound=Named)
-
-
-def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[], None] = lambda: None) -> list[str]:
-    """Act on each checkpoint or model; gives the names of those that failed, with a line on stderr for each.
+def for_each(chosen: Mapping[str, T], act: Callable[[T], Any], advance: Callable[[], None] = lambda: None) -> list[str]:
+    """Act on each checkpoint or model by name; gives the names of those that failed, with a line on stderr for each.
 
     A single one fails with its own error.
     """
-    chosen = list(chosen)
-    if len(chosen) == 1:
-        act(chosen[0])
-        advance()
-        return []
     failed = []
-    for model in chosen:
+    for name, model in chosen.items():
         try:
             act(model)
         except BandlensError as error:
-            log.error(f"bandlens: {model.name}: {error}")
-            failed.append(model.name)
+            if len(chosen) == 1:
+                raise
+            log.error(f"bandlens: {name}: {error}")
+            failed.append(name)
         advance()
     return failed

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,23 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-class Method(StrEnum):
-    spearman = "spearman"
-    pearson = "pearson"
-    kendall = "kendall"
-
-
-class Accuracies(StrEnum):
-    raw = "raw"
-    effective = "effective"
-
-
-class Baseline(StrEnum):
-    testbed = "testbed"
-    standard = "standard"
-    timm = "timm"
-
-
 def correlate(
     db: Annotated[
         Path | None,
@@ -45,16 +27,19 @@ def correlate(
     bias: Annotated[
         list[str] | None, typer.Option("--bias", help="A bias to correlate, again for more.", show_default="all")
     ] = None,
-    method: Annotated[Method, typer.Option("--method", help="Which coefficient.")] = Method.spearman,
+    method: Annotated[
+        Literal["spearman", "pearson", "kendall"], typer.Option("--method", help="Which coefficient.")
+    ] = "spearman",
     resamples: Annotated[
         int, typer.Option("--resamples", help="Of the bootstrap over models, and permutations.", min=100, max=100_000)
     ] = 10_000,
     target: Annotated[
-        Accuracies, typer.Option("--target", help="Accuracies as they are, or effective robustness.")
-    ] = Accuracies.raw,
+        Literal["raw", "effective"], typer.Option("--target", help="Accuracies as they are, or effective robustness.")
+    ] = "raw",
     baseline: Annotated[
-        Baseline, typer.Option("--baseline", help="Which definition of effective robustness; only testbed is Taori's.")
-    ] = Baseline.standard,
+        Literal["testbed", "standard", "timm"],
+        typer.Option("--baseline", help="Which definition of effective robustness; only testbed is Taori's."),
+    ] = "standard",
     as_published: Annotated[
         bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
     ] = False,
@@ -67,7 +52,7 @@ def correlate(
     Example: bandlens correlate --method kendall --format csv
     """
     if as_published:
-        if db or study or bias or target != Accuracies.raw or method != Method.spearman:
+        if db or study or bias or target != "raw" or method != "spearman":
             raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
         from .published import table
 
@@ -76,13 +61,7 @@ def correlate(
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
     correlated = api.results.correlate(
-        db,
-        study,
-        biases=bias or (),
-        method=method.value,
-        resamples=resamples,
-        target=target.value,
-        baseline=baseline.value,
+        db, study, biases=bias or (), method=method, resamples=resamples, target=target, baseline=baseline
     )
     rows = correlated.rows
     if table_format.is_for_programs:

@@ -12,17 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import ExportError, UnknownName, UsageError
+from ...export.class_names import read_class_names
+from ...export.files import models_folder
+from ...export.models import categorize_model, check_name
+from ...export.normalization import NORMALIZATIONS, Channels
 from ...export.weights.registry import OWN, Reading
 from ...protocol import SIZE
 from ...records import MULTILABEL
 from .. import api
 from ..console import TableFormat, log, print_rows, progress
-from ..export import Backbone, Exportable, Lowering, ModelSelection, MultiLabel, read_precisions
+from ..export import (
+    Backbone,
+    Exports,
+    Lowering,
+    MultiLabel,
+    check_calibration,
+    chosen_names,
+    lower,
+    name_sources,
+    named_models,
+    pretrained_models,
+    read_precisions,
+)
 from ..formats import Format
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
-    from ...export.normalization import Channels
     from ...records import Model
 
 LOWER = "Precisions and plans"
@@ -192,10 +207,17 @@ def export(
         raise UsageError("--head is for models of timm; name them with --timm alone, or see `bandlens export-own`")
     sources: Sequence[str | Backbone] = timm or ()
     if head is not None:
-        class_names = None if classes is None else api.models.read_class_names(classes)
+        class_names = None if classes is None else read_class_names(classes)
         sources = [Backbone(name, head, method, pool, None, seed, class_names, progress) for name in timm or ()]
-    selection = ModelSelection(names or (), every, category, sources)
-    models = api.models.models_to_export(selection, lowering, image_size=image_size, trust=trust, out=out)
+    if sources and image_size is not None:
+        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
+    folder, models = out or models_folder(), Exports()
+    pretrained = pretrained_models(sources, folder) if sources else {}
+    if names or every or category is not None or not sources:
+        chosen = chosen_names(names or (), every, category, folder)
+        models = named_models(chosen, lowering, folder, image_size, trust)
+    models |= pretrained
+    check_calibration(models, lowering, folder)
     _export(models, lowering, table_format)
 
 
@@ -257,10 +279,10 @@ def export_own(
         raise UnknownName("task", task, [MULTILABEL])
     if task is not None and head is not None:
         raise UsageError("a head has classes of which an image has one; leave out --task or --head")
-    class_names = None if classes is None else api.models.read_class_names(classes)
-    named = api.models.name_sources(sources, name)
-    api.models.check_category(category)
-    api.models.check_calibration(list(named), lowering, out)
+    class_names = None if classes is None else read_class_names(classes)
+    named = name_sources(sources, name)
+    check_name(category, "category")
+    check_calibration(named, lowering, out or models_folder())
 
     def export_model(source: Path, name: str) -> Model:
         network: Path | Backbone | MultiLabel = source if task is None else MultiLabel(source)
@@ -276,7 +298,7 @@ def export_own(
             reading=Reading(rule, weights, trust),
             out=out,
         )
-        model = api.models.categorize_model(model, category)
+        model = categorize_model(model, category)
         if head is None:
             if class_names is not None:
                 api.models.name_classes(model, class_names)
@@ -287,7 +309,7 @@ def export_own(
         choice = api.models.describe_model(row["name"], out).get("weights", NO_CHOICE)
         return row | {"weights": choice["taken"], "weights_left": choice["left"]}
 
-    models = [Exportable(name, partial(export_model, source, name)) for name, source in named.items()]
+    models: Exports = {name: partial(export_model, source, name) for name, source in named.items()}
     _export(models, lowering, table_format, with_choice if table_format.is_for_programs else None)
 
 
@@ -311,7 +333,7 @@ def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool
 
 
 def _export(
-    models: Sequence[Exportable],
+    models: Exports,
     lowering: Lowering,
     table_format: Format,
     complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
@@ -319,15 +341,15 @@ def _export(
     """Export, and print a row for each ONNX file, with what `complete` adds to it."""
     rows: list[dict[str, Any]] = []
 
-    def make_files(exportable: Exportable) -> None:
-        model = exportable.model()
+    def make_files(export_or_load: Callable[[], Model]) -> None:
+        model = export_or_load()
         if model.head is not None and model.head.accuracy is not None:
             log.info(
                 f"bandlens: {model.name}: a {model.head.method} head on {model.head.images:,} images of "
                 f"{model.head.source} is right on {model.head.accuracy:.1%} of held-out images, with strength "
                 f"{model.head.strength:g}"
             )
-        rows.extend(api.models.lower(model, lowering))
+        rows.extend(lower(model, lowering))
 
     with progress("exporting", len(models), "checkpoints", delay=0) as advance:
         failed = for_each(models, make_files, advance)
@@ -339,7 +361,9 @@ def _export(
 def channels(mean: str | None, std: str | None, normalization: str | None) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel from the command line; UsageError if it says neither or both."""
     if normalization is not None and mean is None and std is None:
-        return api.models.normalization(normalization)
+        if normalization not in NORMALIZATIONS:
+            raise UnknownName("normalization", normalization, NORMALIZATIONS, "or give --mean and --std")
+        return NORMALIZATIONS[normalization]
     if normalization is None and mean is not None and std is not None:
         return _three("--mean", mean), _three("--std", std)
     raise UsageError("say how the network normalizes: either --normalization imagenet|none, or --mean and --std")

@@ -162,7 +162,8 @@ def gate(
         progress=progress,
     )
     if table_format.is_for_programs:
-        print_document(_document(gated), table_format)
+        rows = {"checkpoints": _summaries(gated.rows), "rows": gated.rows.to_dicts()}
+        print_document({"compared": gated.ran.label, **gated.ran.numbers, **rows}, table_format)
     else:
         _print(gated, db, table_format)
     if message := _complaint(gated):
@@ -276,20 +277,6 @@ def _summaries(rows: pl.DataFrame, size: str = "flips") -> list[dict[str, Any]]:
         {name: row[name] for name in columns} | {"at": condition_in_words(row)}
         for row in count_verdicts(rows, size).to_dicts()
     ]
-
-
-def _document(gated: Gated) -> dict[str, Any]:
-    ran = gated.ran
-    return {
-        "compared": ran.label,
-        "cells": ran.cells,
-        "ran": ran.ran,
-        "predictions": ran.predictions,
-        "seconds": round(ran.seconds, 3),
-        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in ran.failed],
-        "checkpoints": _summaries(gated.rows),
-        "rows": gated.rows.to_dicts(),
-    }
 
 
 def _print(gated: Gated, db: Path, table_format: Format) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +23,6 @@ from .options import Database, ProbesOfStudy
 from .spectrum import spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ...probes.images.image_set import ImageSet
 
 app = typer.Typer(
@@ -103,8 +103,8 @@ def pack(
 
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
-    start = time.perf_counter()
-    images = api.images.pack(
+    pack_images = partial(
+        api.images.pack,
         source,
         out,
         crop=replace(read_crop(size, resize, interpolation, fast), range=read_range(levels)),
@@ -113,7 +113,7 @@ def pack(
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
         how=How(skip_broken, stream, workers, progress, say),
     )
-    print_sets([images], time.perf_counter() - start, table_format)
+    print_sets(lambda: [pack_images()], table_format)
 
 
 @app.command()
@@ -129,10 +129,8 @@ def add(
 
     Example: bandlens images add photos.set photographs
     """
-    start = time.perf_counter()
     how = How(skip_broken, workers=workers, progress=progress, say=say)
-    images = api.images.add_images(image_set, source, labels=labels, how=how)
-    print_sets([images], time.perf_counter() - start, table_format)
+    print_sets(lambda: [api.images.add_images(image_set, source, labels=labels, how=how)], table_format)
 
 
 @app.command()
@@ -145,9 +143,7 @@ def remove(
 
     Example: bandlens images remove photos.set coffee.png
     """
-    start = time.perf_counter()
-    images = api.images.remove_images(image_set, names)
-    print_sets([images], time.perf_counter() - start, table_format)
+    print_sets(lambda: [api.images.remove_images(image_set, names)], table_format)
 
 
 @app.command("frequency-conflict")
@@ -166,10 +162,9 @@ def frequency_conflict(
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
-    start = time.perf_counter()
     how = How(workers=workers, progress=progress, say=say)
-    images = api.images.pack_frequency_conflict(image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
-    print_sets([images], time.perf_counter() - start, table_format)
+    conflict = partial(api.images.pack_frequency_conflict, image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
+    print_sets(lambda: [conflict()], table_format)
 
 
 @app.command("attributes")
@@ -201,9 +196,7 @@ def check(
 
     Example: bandlens images check sets/imagenet
     """
-    start = time.perf_counter()
-    images = api.images.check_images(image_set, workers=workers, progress=progress)
-    print_sets([images], time.perf_counter() - start, table_format)
+    print_sets(lambda: [api.images.check_images(image_set, workers=workers, progress=progress)], table_format)
 
 
 @app.command()
@@ -255,9 +248,11 @@ def say(text: str) -> None:
     log.info(text)
 
 
-def print_sets(sets: Sequence[ImageSet], seconds: float, table_format: Format) -> None:
-    """Print what was packed or checked, and on stderr what was left out."""
-    rate = sum(images.info.count for images in sets) / seconds
+def print_sets(make: Callable[[], Sequence[ImageSet]], table_format: Format) -> None:
+    """Pack or check image sets; print them with the rate, and on stderr what was left out."""
+    start = time.perf_counter()
+    sets = make()
+    rate = sum(images.info.count for images in sets) / (time.perf_counter() - start)
     rows = [_row(images, rate) for images in sets]
     if table_format.is_for_programs:
         broken = [[{"path": path, "reason": reason} for path, reason in images.skipped.items()] for images in sets]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -68,11 +67,6 @@ def list_(db: AtlasDb = None, table_format: TableFormat = Format.table) -> None:
         print_note(f"not here: {', '.join(absent)} (`bandlens published import`)", table_format)
 
 
-class Groupings(StrEnum):
-    model = "model"
-    training = "training"
-
-
 @app.command()
 def show(
     view: Annotated[
@@ -85,7 +79,7 @@ def show(
         ),
     ],
     by: Annotated[
-        Groupings | None,
+        Literal["model", "training"] | None,
         typer.Option("--by", help="fits: lines by way of training; agree: a row for each model.", show_default="none"),
     ] = None,
     db: AtlasDb = None,
@@ -95,7 +89,7 @@ def show(
 
     Example: bandlens published show fits --by training
     """
-    groupings = {"fits": Groupings.training, "agree": Groupings.model}
+    groupings = {"fits": "training", "agree": "model"}
     if by not in (None, groupings.get(view)):
         raise UsageError(
             f"--by {by}: `published show {view}` has no such rows; give fits --by training, agree --by model"
@@ -121,15 +115,11 @@ def _show_model(model: str, db: Path | None, table_format: Format) -> None:
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 
 
-class Grounds(StrEnum):
-    study = "study"
-    timm = "timm"
-    critical_band = "critical-band"
-
-
 @app.command()
 def relate(
-    models: Annotated[Grounds, typer.Option("--models", help="Whose biases and accuracies.")] = Grounds.timm,
+    models: Annotated[
+        Literal["study", "timm", "critical-band"], typer.Option("--models", help="Whose biases and accuracies.")
+    ] = "timm",
     db: AtlasDb = None,
     table_format: TableFormat = Format.table,
 ) -> None:
@@ -139,7 +129,7 @@ def relate(
 
     Example: bandlens published relate --models study
     """
-    rows, sentences = api.published.relate_published(models.value, db)
+    rows, sentences = api.published.relate_published(models, db)
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return

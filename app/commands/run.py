@@ -93,15 +93,7 @@ def run(
         progress=progress,
     )
     if table_format != Format.table:
-        document = {
-            "study": summary.label,
-            "cells": summary.cells,
-            "ran": summary.ran,
-            "predictions": summary.predictions,
-            "seconds": round(summary.seconds, 3),
-            "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed],
-        }
-        print_document(document, table_format)
+        print_document({"study": summary.label, **summary.numbers}, table_format)
     elif summary.ran or summary.failed:
         rate = summary.predictions / summary.seconds
         into, command = str(db), f"analyze{f' {quoted(study)}' if work.study.measures else ''} --db {quoted(db)}"

@@ -6,9 +6,8 @@ import math
 import os
 import sys
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -17,18 +16,7 @@ from ...untrusted import read_text
 from .. import api
 from .options import Database
 
-
-class AnswerFormat(StrEnum):
-    table = "table"
-    csv = "csv"
-    tsv = "tsv"
-    markdown = "markdown"
-    latex = "latex"
-    json = "json"
-    parquet = "parquet"
-    arrow = "arrow"
-
-
+AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
 LONGEST = 1 << 24
 """The most bytes of a query in a file."""
 STDIN = Path("-")
@@ -74,8 +62,9 @@ def sql(
         file = STDIN
     if (query is not None) + (file is not None) + interactive != 1:
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
-    chosen = format or AnswerFormat.__members__.get(out.suffix.removeprefix(".") if out else "", AnswerFormat.table)
-    if out is not None and chosen == AnswerFormat.table:
+    ending = out.suffix.removeprefix(".") if out else ""
+    chosen = format or (ending if ending in get_args(AnswerFormat) else "table")
+    if out is not None and chosen == "table":
         raise UsageError(
             f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
         )
@@ -100,7 +89,7 @@ def sql(
             from ..sql.shell import open_shell
 
             open_shell(process)
-        elif chosen == AnswerFormat.table:
+        elif chosen == "table":
             from ..sql.query import print_answers
 
             print_answers(process, query, line)

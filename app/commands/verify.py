@@ -13,6 +13,9 @@ from ..console import TableFormat, print_document, print_rows, progress
 from ..formats import Format
 from .options import Database, EngineOption, resolve_study
 
+RECOMPUTED = ("first", "images", "differing", "confidence", "same_session")
+"""Columns on a cell that was computed anew."""
+
 
 def verify(
     study: Annotated[
@@ -38,14 +41,7 @@ def verify(
         {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
     ]
     recomputed = [
-        {
-            "cell": str(part.cell),
-            "first": part.first,
-            "images": part.images,
-            "differing": part.differing,
-            "confidence": part.confidence,
-            "same_session": part.same_session,
-        }
+        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED}
         for part in verified.recomputed
     ]
     if table_format != Format.table:

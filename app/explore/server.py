@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 from urllib.parse import parse_qs, urlencode
 
 import polars as pl
@@ -117,19 +118,13 @@ class Doorkeeper:
 
 CORRELATION: Mapping[str, type] = {"study": str, "bias": str, "group": str, "models": list}
 """Field of a request for a coefficient -> its type; a list is of texts."""
+OPTIONAL = {name for name, kind in get_type_hints(ImageQuery).items() if NoneType in get_args(kind)}
+"""Fields of a request for images that may be null."""
 IMAGES: Mapping[str, type] = {
-    **dict.fromkeys(("study", "image_set", "condition", "a", "selection"), str),
-    "b": str,
-    "label": int,
-    "models": list,
-    "offset": int,
-    "limit": int,
-    **dict.fromkeys(("scheme", "measure", "attribute", "attribute_value"), str),
-    "low": float,
-    "high": float,
+    name: get_args(kind)[0] if name in OPTIONAL else list if get_args(kind) else kind
+    for name, kind in get_type_hints(ImageQuery).items()
 }
-"""Field of a request for images -> its type; those of OPTIONAL may be null."""
-OPTIONAL = ("b", "label", "scheme", "measure", "low", "high", "attribute", "attribute_value")
+"""Field of a request for images -> its type; a list is of texts."""
 LARGEST_NUMBER = 1 << 31
 MALFORMED = (
     ValueError,
@@ -180,20 +175,11 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
 
         return endpoint
 
-    def page(_: Request) -> Response:
-        return Response(_asset("page.html"), media_type="text/html")
-
-    def script(_: Request) -> Response:
-        return Response(libraries, media_type="text/javascript", headers={"cache-control": "private, max-age=3600"})
-
     def static(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in STATIC:
             return PlainTextResponse("no such file\n", 404)
         return Response(_asset(name), media_type=STATIC[name])
-
-    def study(request: Request) -> Response:
-        return _json(answers.study(request.query_params.get("study")))
 
     def filters(request: Request) -> Response:
         return _json(answers.filters(request.query_params["study"], request.query_params["set"]))
@@ -205,7 +191,7 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
     def picture(request: Request) -> Response:
         asks = request.query_params
         content = answers.picture(asks["set"], int(asks["index"]), asks.get("condition"), int(asks.get("seed", "0")))
-        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+        return _kept(content, "image/png")
 
     def posted(answer: Callable[..., Any], fields: Mapping[str, Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -219,10 +205,10 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
         return endpoint
 
     routes = [
-        Route("/", asked(page)),
-        Route("/static/libraries.js", asked(script)),
+        Route("/", asked(lambda _: Response(_asset("page.html"), media_type="text/html"))),
+        Route("/static/libraries.js", asked(lambda _: _kept(libraries, "text/javascript"))),
         Route("/static/{name}", asked(static)),
-        Route("/api/study", asked(study)),
+        Route("/api/study", asked(lambda request: _json(answers.study(request.query_params.get("study"))))),
         Route("/api/filters", asked(filters)),
         Route("/api/octaves", asked(octaves)),
         Route("/api/picture", asked(picture)),
@@ -280,15 +266,9 @@ def serve(
     port: int,
     tell: Callable[[str, int], object],
 ) -> None:
-    """Serve the explorer until the process is interrupted.
+    """Serve the explorer until the process is interrupted, as `api.results.explore` describes it.
 
-    Args:
-        database: results; only read.
-        sets: image sets by their digest.
-        study: a study file, for the probes of one's own that it names.
-        host: the address or name of this machine that the page is opened at.
-        port: 0 is any that is free.
-        tell: called with the address, token included, and the number of image sets found.
+    `sets` are image sets by their digest.
     """
     host = read_host(host)
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
@@ -309,6 +289,11 @@ def serve(
             server.run(sockets=[place])
         finally:
             answers.close()
+
+
+def _kept(content: str | bytes, kind: str) -> Response:
+    """An answer that a browser may keep for an hour."""
+    return Response(content, media_type=kind, headers={"cache-control": "private, max-age=3600"})
 
 
 def _json(value: Any, status: int = 200) -> Response:

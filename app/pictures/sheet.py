@@ -132,9 +132,14 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
             draw.text((left + 3, top + LABEL + 2), stretch, "white", fonts[0], stroke_width=1, stroke_fill="black")
             font = next((font for font in fonts if font.getlength(label) <= TILE), fonts[-1])
             draw.text((left, top + LABEL + TILE), label, "black", font)
+    write_png(sheet, out)
+    return len(pictures)
+
+
+def write_png(picture: Image.Image, out: Path) -> None:
+    """Write a picture; UsageError where its file cannot be written."""
     try:
         with replacing(out) as part:
-            sheet.save(part, format="PNG")
+            picture.save(part, format="PNG")
     except OSError as error:
         raise unwritable(out, error, "choose another --out") from None
-    return len(pictures)

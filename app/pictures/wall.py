@@ -11,12 +11,12 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from ...analysis.database.store import Store
-from ...errors import UsageError, unwritable
-from ...export.files import replacing
+from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ...records import Condition
 from ...untrusted import printable
 from .conditions import Conditions, as_recorded, clean
+from .sheet import write_png
 
 TILE, GAP, LINE, MARGIN = 132, 6, 15, 12
 ACROSS = 6
@@ -76,11 +76,7 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
             sheet.paste(tile, (left + number * TILE, top))
         for number, line in enumerate(caption):
             draw.text((left, top + TILE + 2 + number * LINE), line, "black", font)
-    try:
-        with replacing(out) as part:
-            sheet.save(part, format="PNG")
-    except OSError as error:
-        raise unwritable(out, error, "choose another --out") from None
+    write_png(sheet, out)
     return len(drawn)
 
 

@@ -15,7 +15,7 @@ from ...analysis.charts.style import words
 from ...analysis.measures.registry import GRID_MEASURES
 from ...protocol import CUES, GROUPS
 from .data import ReportData
-from .sections import Figure, Section, Table
+from .sections import METRIC_COLUMNS, Figure, Section, Table
 
 CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
@@ -94,7 +94,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     seen = results.seen(measured)
     panels = number_panels(seen, {group: words(group) for group in GROUPS}, series_of(seen))
     if len(measured):
-        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
+        table = measured.select(METRIC_COLUMNS)
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
 
 

@@ -13,7 +13,7 @@ from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, label_of, numbers_drawn, without_replaced
 from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
-from .sections import Figure, Section
+from .sections import METRIC_COLUMNS, Figure, Section
 
 MOST_DRAWN = 3
 """Panels of models beside people that are drawn at once."""
@@ -62,9 +62,7 @@ def numbers_section(results: ReportData) -> Section:
         metrics = results.seen(add_estimators(without_replaced(of_set)))
         field = series_of(metrics)
         panels = number_panels(metrics, titles, field)
-        table = results.metrics.filter(pl.col("image_set") == name).select(
-            "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
-        )
+        table = results.metrics.filter(pl.col("image_set") == name).select(METRIC_COLUMNS)
         heading = f"Every number on {name}"
         figures.append(Figure(f"numbers-{place}", heading, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
         figures += _beside_people(results, name, place)
@@ -141,7 +139,7 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
         overview = threshold_map(
             results.seen(metrics), "noise_sd at which half of the accuracy without noise is left", size, own_cycles
         )
-        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
+        listed = thresholds.select(METRIC_COLUMNS)
         yield Figure(
             f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, {"thresholds": overview}, 1, listed
         )

@@ -52,20 +52,10 @@ def write_report(
     photograph: Path | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Written:
-    """Write the report of a study, the one that ran last unless it is named, as one HTML file.
+    """Write the report of a study as one HTML file, and its figures, as `api.results.report` describes it.
 
-    Args:
-        db: the results database; it is only read.
-        out: the file.
-        study: name, or name@version.
-        against: another results database, or another study of this one, to compare with.
-        figures: names of charts to write as SVG, PDF and PNG, in the widths of a journal's columns; `all` is each.
-        folder: where these go, with a list of them.
-        photograph: for the contact sheet, instead of a photograph that scikit-image ships.
-        advance: called once a chart that is written.
-
-    Raises:
-        UnknownName, UsageError, StoreError: what is asked for is not there, or cannot be written.
+    `advance` is called once a chart that is written. Raises UnknownName, UsageError and StoreError where what is asked
+    for is not there, or cannot be written.
     """
     begin_libraries()
     if figures:

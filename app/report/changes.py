@@ -13,7 +13,7 @@ from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
-from ...analysis.database.open import names_database, open_store
+from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.studies import earlier_label
 from .data import ReportData
 from .sections import Figure, Section
@@ -46,7 +46,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         runs = Run(store_a, label), Run(store, results.label)
         comparison = compare_cells(*runs)
         verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
-    title = f"What changed against {label}" + (f" of {file.name}" if is_database else "")
+    title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if is_database else "")
     rows = changes(comparison, results)
     figures = [
         _figure(results, rows.filter(pl.col("image_set") == name), name, number)

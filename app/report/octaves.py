@@ -10,7 +10,7 @@ from ...analysis.charts.octaves import octave_bars, pair_matrix
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.octaves import PAIRS, SHARES
 from .data import ReportData
-from .sections import Figure, Section
+from .sections import METRIC_COLUMNS, Figure, Section
 
 FEW = 6
 """Models whose matrices are drawn at once; those of more are drawn when a reader opens them."""
@@ -24,7 +24,6 @@ PAIRS_CAPTION = (
     "the other does. Pale digits: the 95 % interval holds 0."
 )
 AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
-COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
 
 
 def octaves_section(results: ReportData) -> Section:
@@ -42,7 +41,7 @@ def _figures(results: ReportData) -> Iterator[Figure]:
         sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
         seen = results.seen(sound)
         bars = {"shares": octave_bars(seen, clean, f"{measure} owed to octaves", sizes[name])} if len(seen) else {}
-        tables = [rows.filter(pl.col("metric").is_in(names)).select(COLUMNS) for names in (SHARES, PAIRS)]
+        tables = [rows.filter(pl.col("metric").is_in(names)).select(METRIC_COLUMNS) for names in (SHARES, PAIRS)]
         caption = SHARES_CAPTION.format(measure=measure) + (f" {AT_CHANCE}" if len(sound) < len(rows) else "")
         yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, bars, 1, tables[0])
         pairs = seen.filter(pl.col("metric").is_in(PAIRS))

@@ -8,6 +8,9 @@ from typing import Any
 
 import polars as pl
 
+METRIC_COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
+"""Columns of a table of metrics."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

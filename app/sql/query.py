@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -150,15 +150,10 @@ def _json(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
     sink.write(b"]\n" if separator != b"[" else b"[]\n")
 
 
-def _parquet(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
-    with pq.ParquetWriter(sink, reader.schema) as writer:
-        for batch in reader:
-            batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
-            writer.write_batch(batch)
-
-
-def _arrow(reader: pa.RecordBatchReader, sink: AnswerFile) -> None:
-    with pa.ipc.new_stream(sink, reader.schema) as writer:
+def _batches(
+    reader: pa.RecordBatchReader, sink: AnswerFile, open_writer: Callable[[AnswerFile, pa.Schema], Any]
+) -> None:
+    with open_writer(sink, reader.schema) as writer:
         for batch in reader:
             batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
@@ -175,6 +170,6 @@ WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, AnswerFile], None]] = {
     "markdown": partial(_paper, table_format="markdown"),
     "latex": partial(_paper, table_format="latex"),
     "json": _json,
-    "parquet": _parquet,
-    "arrow": _arrow,
+    "parquet": partial(_batches, open_writer=pq.ParquetWriter),
+    "arrow": partial(_batches, open_writer=pa.ipc.new_stream),
 }

@@ -15,7 +15,7 @@ from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gate import gate_cells
 from ...analysis.comparison.release import Released, check_names, gate_release
 from ...analysis.comparison.verdicts import Limits
-from ...analysis.database.open import names_database, open_store
+from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.store import Store
 from ...analysis.database.studies import earlier_label, study_label
 from ...engine.backends.base import engine_of
@@ -97,15 +97,7 @@ def _resolved(study: Study, option: str, text: str) -> Work:
 def gate_study_release(
     study: Study | str, against: str, database: Path, thresholds: Mapping[str, Any], progress: Progress = silent
 ) -> Released:
-    """Judge a release by what is stored of it and of the release before it; what lacks of a `Study` is run first.
-
-    Args:
-        study: a study, which is run as `run_study` does, or the name or name@version of one that was run.
-        against: the release before: a study of the database, by name or name@version, or another database, of which
-            the study of the same name is taken, or else the one that ran last.
-        database: the results of the study.
-        thresholds: fields of Limits that take the place of those of the study's table [gate].
-        progress: shows how far it is.
+    """Judge a release as `api.studies.gate_release` describes it; what lacks of a `Study` is run first.
 
     Two runs of a single checkpoint each are compared whatever their checkpoints are called. Raises UsageError where
     there is nothing to compare, BandlensError where a cell failed, StoreError for a database that cannot be read.
@@ -129,7 +121,7 @@ def gate_study_release(
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
             released = gate_release(run_a, run_b, replace(limits, **thresholds), advance)
-        before = f"{run_a.label} of {store_a.path.name}" if apart else run_a.label
+        before = f"{run_a.label} of {relative_path(store_a.path, database)}" if apart else run_a.label
     _keep_verdicts(database, run_b.label, before, released)
     return released
 

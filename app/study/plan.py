@@ -91,8 +91,9 @@ def plan_study(work: Work, database: Path) -> Plan:
         [measure.condition_measure for measure in measures],
         {images.info.digest for images in work.image_sets if images.attributes},
     )
-    detectable = detectable_differences(work, metrics, of_conditions, None)
-    if database.exists():
+    if not database.exists():
+        detectable = detectable_differences(work, metrics, of_conditions, None)
+    else:
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
                 stored_images(work, store),

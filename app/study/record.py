@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,13 @@ class Summary:
     predictions: int
     seconds: float
     failed: list[Failed]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The summary without its label, for programs."""
+        failed = [{"cell": str(failure.cell), "error": failure.error} for failure in self.failed]
+        counts = {"cells": self.cells, "ran": self.ran, "predictions": self.predictions}
+        return {**counts, "seconds": round(self.seconds, 3), "failed": failed}
 
     def raise_failures(self) -> Summary:
         """This summary, where no cell failed; or BandlensError, which names the first."""

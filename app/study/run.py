@@ -42,16 +42,10 @@ def run_study(
     snapshot: Path | None = None,
     progress: Progress = silent,
 ) -> Summary:
-    """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
+    """Run what the database lacks of a study, as `api.studies.run` describes it.
 
-    Args:
-        work: the study.
-        database: made if there is none.
-        range_seconds: how much work may be lost.
-        require_gate: raise BandlensError, rather than warn, where the study's precision has not passed its gate.
-        sharded: run in tasks that leave shards, here or on a cluster; what may be lost is then a task for each worker.
-        snapshot: a copy for readers, renewed now and then while this runs.
-        progress: shows how far it is.
+    What was committed stays: a run that is interrupted loses `range_seconds` of work, or a task for each worker where
+    it is `sharded`.
     """
     progress = keep_progress(database, progress)
     with open_store(database) as store:

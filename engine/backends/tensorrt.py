@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from statistics import median
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 from weakref import WeakSet
 
@@ -334,9 +334,7 @@ class TensorRTSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with first_error(error):
             self._device.stream.synchronize()  # work that was asked for uses all of these
         # In this order: TensorRT wants a context gone before its engine.

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from statistics import median
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -353,9 +353,7 @@ class TorchSession:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._settings.close()
         del self.network
 
@@ -437,9 +435,7 @@ class CardSession(TorchSession):
     def _compute(self, batch: Tensor, logits: Tensor) -> None:
         logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         with first_error(error):
             self._card.stream.synchronize()  # work that was asked for uses all of these
         del self._replays, self._logits

@@ -150,6 +150,18 @@ class Watch:
             signs.steps, signs.last_progress, self.last_progress = steps, now, now
         signs.last_sign = self.last_sign = now
 
+    def listens_again(self, since: float) -> None:
+        """Leave the time since then, in which nobody took what workers say, out of their silence and their progress."""
+        now = self.clock()
+
+        def later(time: float) -> float:
+            return min(time + now - since, now)
+
+        for signs in self.workers.values():
+            signs.started, signs.last_progress = later(signs.started), later(signs.last_progress)
+            signs.last_sign = None if signs.last_sign is None else later(signs.last_sign)
+        self.last_sign = later(self.last_sign)
+
     def ends(self, began: float) -> None:
         """Note that a task is done, and when it was begun."""
         self.last_sign = self.last_progress = self.clock()

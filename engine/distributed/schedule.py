@@ -94,13 +94,17 @@ class Schedule:
                 if not self.busy and (self.idle or not self.starting):
                     return
                 # A worker that starts, on a node that may never come, is waited for only while there is work for it.
-                for call in self.workers.ended([*self.busy, *self.starting, *self.late], self.watch):
+                calls = self.workers.ended([*self.busy, *self.starting, *self.late], self.watch)
+                heard = self.watch.clock()
+                for call in calls:
                     if call in self.starting:
                         self._started(self.workers.result(call), self.starting.pop(call))
                     elif call in self.busy:
                         self._computed(self.workers.result(call), *self.busy.pop(call))
                     else:
                         self._came_late(self.workers.result(call), self.late.pop(call))
+                # Results were stored meanwhile, which may take longer than a worker may be silent.
+                self.watch.listens_again(heard)
                 self._look_after()
                 while self.errors and (self.busy or self.idle):  # where no worker works, the run ends with the error
                     self.queue.sink.tell(

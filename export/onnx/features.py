@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from ...errors import ExportError, UnknownName, UsageError
 from ..models import BATCH
-from .graph import to_bytes
+from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import GIVE_HEAD
 
 POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
@@ -177,21 +177,3 @@ def _reduce(
         return helper.make_node(operator, [source], [result], axes=list(axes), keepdims=keepdims)
     model.graph.initializer.append(numpy_helper.from_array(np.array(list(axes), np.int64), f"{result}_axes"))
     return helper.make_node(operator, [source, f"{result}_axes"], [result], keepdims=keepdims)
-
-
-def extend_graph(
-    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], output: str, shape: list[str | int] | None = None
-) -> None:
-    """Add nodes at the end, the last of which gives the one output from now on."""
-    graph.node.extend(nodes)
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
-
-
-def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Give a tensor another name wherever nodes give or take it."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name == old:
-                    names[place] = new

@@ -9,7 +9,6 @@ with the fp32 file, and for int8 `calibration`.
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import Any
 from ...errors import ExportError, UnknownName
 from ...records import Model
 from ...untrusted import parse_json, read_text
-from ..files import write_bytes
-from ..models import LARGEST, PRECISIONS, read_onnx
+from ..models import LARGEST, PRECISIONS, read_onnx, write_described
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +60,8 @@ def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[s
     """Write an ONNX file that was made from the model's fp32 file, and its description beside it; or ExportError."""
     path = _path(model, check_precision(precision))
     sha256 = hashlib.sha256(content).hexdigest()
-    description = {
-        "precision": precision,
-        "sha256": sha256,
-        "bytes": len(content),
-        "made_from": model.sha256,
-        **made,
-    }
-    try:
-        write_bytes(path, content)
-        write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    about = {"precision": precision, "sha256": sha256, "bytes": len(content), "made_from": model.sha256}
+    write_described(path, content, about | dict(made))
     return OnnxFile(precision, path, sha256, model.path.parent)
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import ExportError
-from .graph import to_bytes
+from .graph import rename_tensor, to_bytes
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -67,7 +67,7 @@ def _convert(content: bytes) -> bytes:
     normalized = images.name
     if head:
         normalized, images.name = images.name, head[-1].output[0]
-        _rename_input(model.graph, normalized, images.name)
+        rename_tensor(model.graph, normalized, images.name)
     model = convert_float_to_float16(model, keep_io_types=True)
     if head:
         model.graph.input[0].name = normalized
@@ -91,13 +91,6 @@ def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     for node in head:
         graph.node.remove(node)
     return head
-
-
-def _rename_input(graph: onnx.GraphProto, old_name: str, new_name: str) -> None:
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name == old_name:
-                node.input[position] = new_name
 
 
 def _check_range(initializer: TensorProto) -> None:

@@ -1,10 +1,11 @@
-"""Write a graph that was rewritten as an ONNX file, and tell whether two files differ in their weights alone."""
+"""Edit a graph and write it as an ONNX file, and tell whether two files differ in their weights alone."""
 
 from __future__ import annotations
 
 import hashlib
 
 import onnx
+from onnx import helper
 
 from ...errors import ExportError
 from ...untrusted import first_line
@@ -39,3 +40,21 @@ def structure_of(content: bytes) -> str:
                 onnx.TensorProto(name=initializer.name, data_type=initializer.data_type, dims=initializer.dims)
             )
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def extend_graph(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], output: str, shape: list[str | int] | None = None
+) -> None:
+    """Add nodes at the end, the last of which gives the one output from now on."""
+    graph.node.extend(nodes)
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
+
+
+def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Give a tensor another name wherever nodes give or take it."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new

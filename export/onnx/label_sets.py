@@ -20,8 +20,7 @@ from onnx import helper, numpy_helper
 from ...errors import ExportError
 from ...records import MOST_LABELS
 from ..models import BATCH
-from .features import extend_graph, rename_tensor
-from .graph import to_bytes
+from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import check_logits
 
 PREFIX = "label_sets/"

@@ -118,11 +118,9 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"  # the length of the JSON header in eight bytes, then the header
 
 
-def _is_tar(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(tarfile.BLOCKSIZE)
+def _is_tar(head: bytes) -> bool:
     try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "replace")
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "replace")
     except tarfile.TarError:
         return False
     return True
@@ -133,23 +131,21 @@ def _refuse_other_kinds(path: Path) -> None:
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX file; use --onnx: it needs no architecture")
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(1 << 12)
     for kind, (place, sign) in FOREIGN.items():
         if head[place:].startswith(sign):
             raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library, and use --onnx")
     title = html_title(path)
     if title is not None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
-    if _is_tar(path):
+    if _is_tar(head):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
     known = [name for name, sign in OTHER.items() if head.startswith(sign)]
-    for name in known or ["text"] * _is_text(path):
+    for name in known or ["text"] * _is_text(head):
         raise CheckpointError(f"{path} is {name}, not weights; give a file that torch.save or safetensors wrote")
 
 
-def _is_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(1 << 12)
+def _is_text(head: bytes) -> bool:
     return bool(head) and head.isascii() and "".join(head.decode().split()).isprintable()
 
 

@@ -41,17 +41,8 @@ def pack_frequency_conflict(
 ) -> ImageSet:
     """Make a set of as many conflicts as there are images, of which conflict i has the low frequencies of image i.
 
-    Args:
-        images: a labelled set, of which no class has more than half.
-        out: the new folder of the set.
-        cutoff: in (0, 1); frequencies up to cutoff x size / 2 cycles per image are low.
-        seed: what the pairs are drawn by.
-        name: of the set, by default that of `out`.
-        how: its workers, progress and say count here.
-
-    Returns:
-        The set. Labels are the classes of low frequencies, the scheme `hf_label` those of high ones, and clusters those
-        of the image with the low ones.
+    No class has more than half of `images`. Labels of the set are the classes of low frequencies, the scheme `hf_label`
+    those of high ones, and clusters those of the image with the low ones. Arguments are as `app.api` describes them.
 
     Raises UsageError for a cutoff that leaves one of the two without frequencies, ImageSetError for images without
     labels or with too many of one class. After an error there is no `out`.

@@ -120,20 +120,10 @@ def pack_benchmark(
     subset: Subset = WHOLE,
     how: How = USUAL,
 ) -> list[ImageSet]:
-    """Check that `source` holds the benchmark, or the subset of it that is meant, and pack it into `out`.
+    """Check that `source` holds the benchmark, or the subset of it that is meant, and pack it: see `app.api`.
 
     A benchmark of corruptions becomes a set for each corruption and severity, `out`/fog/3; those that are there already
     are left as they are, so that an interrupted pack goes on. All images are counted before the first is decoded.
-
-    Args:
-        benchmark: the benchmark.
-        source: its folder, or an archive of it; of corruptions, the folder of their folders.
-        out: the new folder of the set or sets.
-        name: the name of the set, by default that of `out`; corruption and severity are added.
-        crop: how photographs become pixels. A `fixed` benchmark is not resized: its images must have `crop.size`.
-        labels: files with labels, for the benchmarks that have them, and which images are not independent.
-        subset: how much of the benchmark is packed, and is enough.
-        how: how packing goes about it.
 
     Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
     and for broken images. After an error there is no set that is not whole.

@@ -32,13 +32,7 @@ if TYPE_CHECKING:
 
 
 def add_images(path: Path, source: Path, labels: Path | None = None, how: How = USUAL) -> ImageSet:
-    """Add the images of a folder or archive whose paths a set does not have, after those that it has.
-
-    Args:
-        path: the folder of the set, which is replaced when the larger set is whole.
-        source: the folder or archive; of a streamed set, the folder that it is decoded from.
-        labels: as for `pack`, for all images of the source; classes with new names get the next numbers.
-        how: broken files, threads, progress.
+    """Add the images of a folder or archive whose paths a set does not have, after those that it has: see `app.api`.
 
     Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for whatever
     is wrong with the images, and for a set that packing a folder alone does not make. After an error the set is as it

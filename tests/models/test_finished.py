@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 
-from bandlens.app.export import Lowering, lower_model
+from bandlens.app.export import Lowering, lower
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import CheckpointError, ExportError, UsageError
 from bandlens.export.models import GREY, ONE_LOGIT, class_names_of, describe_model, load_model, verify_model
@@ -252,14 +252,14 @@ LOWERED: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 @pytest.mark.parametrize("kind", LOWERED)
 def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_path: Path) -> None:
     written(Small(), tmp_path / "small.onnx", dynamic="b")
-    precision, lower = LOWERED[kind]
+    precision, convert = LOWERED[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lower(tmp_path / "small.onnx", tmp_path / "lower.onnx")
+        convert(tmp_path / "small.onnx", tmp_path / "lower.onnx")
     import_onnx(tmp_path / "lower.onnx", "small", NONE, tmp_path / "models")
     model = load_model(tmp_path / "models", "small")
     assert model.precision == precision
-    [row] = lower_model(model, Lowering())
+    [row] = lower(model, Lowering())
     assert row["precision"] == precision
     # ONNX Runtime on the CPU computes with float16 numbers in float32, and with int8 ones in int8.
     variant = variant_of(model, "onnxruntime", "fp32")

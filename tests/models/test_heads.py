@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 import bandlens
-from bandlens.app.export import Lowering, lower_model
+from bandlens.app.export import Lowering, lower
 from bandlens.engine.backends.base import open_attacker, open_session, variant_of
 from bandlens.engine.device.devices import readiness
 from bandlens.errors import BandlensError, ExportError, UsageError
@@ -152,7 +152,7 @@ def test_prompts_are_the_cosines_that_torch_computes(folder: Path, tmp_path: Pat
     np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
     assert np.array_equal(logits.argmax(1), expected.argmax(1))
     assert class_names_of(model) == names
-    (row,) = lower_model(model, Lowering(["fp16"]))
+    (row,) = lower(model, Lowering(["fp16"]))
     assert row["relative_difference"] < 0.02
 
 

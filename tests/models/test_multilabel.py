@@ -16,7 +16,7 @@ from small import Answer, ask, make_images, make_model, make_pictures, make_stud
 from torch import nn
 
 import bandlens
-from bandlens.app.export import Lowering, lower_model
+from bandlens.app.export import Lowering, lower
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.devices import readiness
 from bandlens.errors import ExportError, UsageError
@@ -157,7 +157,7 @@ def test_int8_leaves_the_layer_of_label_sets_as_it_is(tmp_path: Path) -> None:
     pictures = make_pictures(20, 64)
     make_images(tmp_path / "calibration.set", pictures)
     model = bandlens.export(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path, **PLAIN)
-    (row,) = lower_model(model, Lowering(["int8"], tmp_path / "calibration.set"))
+    (row,) = lower(model, Lowering(["int8"], tmp_path / "calibration.set"))
     logits = onnx_logits(Path(row["file"]).read_bytes(), pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255)
     # Labels of small logits alone may flip; the answer is exactly 0 as in fp32, and no set of equal rank exists.
     assert np.all(np.sort(logits, axis=1)[:, -1] == 0)

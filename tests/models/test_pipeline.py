@@ -19,8 +19,7 @@ from bandlens.export.models import load_model, model_names, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
-from bandlens.export.pipeline import export_network, export_user_checkpoint
-from bandlens.export.weights.architectures import build
+from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.records import Model
 
 IMAGENET = NORMALIZATIONS["imagenet"]
@@ -99,11 +98,6 @@ def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:
         description.write_text(text)
         with pytest.raises(ExportError, match="is damaged"):
             load_model(tmp_path, "mine.v1")
-
-
-def test_own_images_are_compared_on(tiny: Path, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
-    _, parity = export_network(build(TINY), "a", IMAGENET, tmp_path, image_size=64, images=photographs[:3])
-    assert parity.images == 3
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from small import bandlens, make_model
+from small import bandlens, make_model, tune_by_hand
 
 from bandlens.app.api.models import compare_layers as compare_engines
 from bandlens.app.api.models import profile
@@ -114,6 +114,14 @@ def test_a_profile_is_sorted_and_adds_up(model: Model) -> None:
     assert all(row["bound"] == "memory" for row in rows if not row["gflop"])
     assert profiled.roofline.bandwidth > 1e8
     assert profiled.roofline.rate > 1e8
+
+
+def test_a_profile_has_the_tuned_batch_of_its_engine(model: Model, tmp_path: Path) -> None:
+    copied = with_weights(model, tmp_path, lambda _, array: array)
+    tune_by_hand(tmp_path, {("onnxruntime", 8): 40.0, ("openvino", 16): 20.0}, threads=1)
+    assert profile("one", "onnxruntime", threads=1, models=copied.path.parent).batch == 8
+    assert profile("one", "onnxruntime", batch=2, threads=1, models=tmp_path).batch == 2
+    assert profile("one", "onnxruntime", threads=2, models=tmp_path).batch == 32, "it is tuned for another machine"
 
 
 def test_the_command_prints_a_table_and_one_line_of_errors(model: Model) -> None:

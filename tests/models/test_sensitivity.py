@@ -11,14 +11,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from small import Command, make_images, make_model, make_pictures
+from small import Command, make_images, make_model, make_pictures, tune_by_hand
 
+from bandlens.app import sensitivity as sensitivity_module
 from bandlens.app.api.models import sensitivity
-from bandlens.engine.backends.base import open_attacker, variant_of
+from bandlens.engine.backends.base import Attacker, open_attacker, variant_of
 from bandlens.errors import EngineError, UsageError
 from bandlens.export.models import save_model
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.records import Model
+from bandlens.processors import processors
+from bandlens.records import Model, Variant
 
 SIZE = 64
 
@@ -73,6 +75,22 @@ def test_two_waves_share_by_the_squares_of_their_amplitudes(images: ImageSet, tm
     linear_model(tmp_path, "waves", 1 + 2 * wave(0, 7) + wave(12, 0))
     rings = {row["ring"]: row["sensitivity"] for row in sensitivity("waves", images.folder, tmp_path).tables["rings"]}
     assert (rings[7], rings[12]) == (pytest.approx(0.8, abs=1e-6), pytest.approx(0.2, abs=1e-6))
+
+
+def test_gradients_are_taken_in_the_tuned_batch(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear_model(tmp_path, "wave", wave(3, 4))
+    tune_by_hand(tmp_path, {("torch", 8): 40.0}, threads=processors())
+    batches: list[int] = []
+
+    def opened(variant: Variant, batch: int, threads: int) -> Attacker:
+        batches.append(batch)
+        return open_attacker(variant, batch, threads)
+
+    monkeypatch.setattr(sensitivity_module, "open_attacker", opened)
+    sensitivity("wave", images.folder, tmp_path)
+    assert batches == [8]
 
 
 def test_gradients_are_the_differences_of_the_loss(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from bandlens.analysis.database.open import open_store
+from bandlens.engine.device.devices import processor_name, readiness
+from bandlens.engine.tuning import FILE
 from bandlens.export.models import save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
@@ -108,6 +110,27 @@ def make_model(
     )
     save_model(model, content, {})
     return model
+
+
+def tune_by_hand(
+    models: Path,
+    rates: Mapping[tuple[str, int], float] | None = None,
+    precision: str = "fp32",
+    threads: int = 2,
+    **changed: Any,
+) -> Path:
+    """The tuning of this machine with images a second by engine and batch, written as `export --tune` does."""
+    rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
+    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None}
+    tuning["device"] = f"{processor_name()}, threads: {threads}"
+    tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
+    tuning["rates"] = [
+        {"engine": engine, "batch": batch, "images_per_second": rate} for (engine, batch), rate in rates.items()
+    ]
+    file = models / FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({precision: tuning | changed}))
+    return file
 
 
 def make_pictures(count: int, size: int = 128, seed: int = 0) -> NDArray[np.uint8]:

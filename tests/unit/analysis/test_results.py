@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,6 +17,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from polars.testing import assert_frame_equal
 
 import bandlens
+from bandlens.analysis.charts.style import ENLARGED
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.critical_band import center
 from bandlens.analysis.measures.psychometric import THRESHOLDS
@@ -196,6 +199,23 @@ def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path
     assert titles == sorted(HOSTILE)
     points = {(row["cycles"], row["noise_sd"]) for row in drawn(channels)}
     assert points == {(cycles, value) for _, cycles, value in expected}
+
+
+@pytest.mark.parametrize("own_cycles", [None, 30])
+def test_charts_shade_what_enlarged_images_do_not_have(
+    database: Path, measured: Path, tmp_path: Path, own_cycles: float | None
+) -> None:
+    for number, (file, plots, images) in enumerate(
+        ((database, ("plot_curves",), "set"), (measured, ("plot_channels", "plot_octaves"), "cues"))
+    ):
+        copied = tmp_path / f"{number}.duckdb"
+        shutil.copy(file, copied)
+        with open_store(copied) as store:
+            store.execute("UPDATE image_set SET own_cycles = ?", [own_cycles])
+        with bandlens.open(copied) as results:
+            for plot in plots:
+                spec = json.dumps(getattr(results, plot)(image_set=images).to_dict())
+                assert (ENLARGED in spec) == (own_cycles is not None), plot
 
 
 def test_charts_of_metrics_are_of_one_image_set_that_has_them(database: Path, measured: Path) -> None:

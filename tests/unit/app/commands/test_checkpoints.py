@@ -85,7 +85,7 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]])
 def test_each_of_them_advances_the_bar(tmp_path: Path, names: list[str]) -> None:
     bar: list[int] = []
-    models = [make_model(tmp_path, name) for name in names]
+    models = {name: make_model(tmp_path, name) for name in names}
     assert checkpoints.for_each(models, lambda model: model.name, lambda: bar.append(1)) == []
     assert len(bar) == len(names)
 

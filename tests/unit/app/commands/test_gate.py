@@ -154,6 +154,19 @@ def test_another_database_is_the_release_before(command: Command, db: Path, tmp_
     assert "0 pass, 1 fail" in answer.err
 
 
+def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Command, db: Path, tmp_path: Path) -> None:
+    """Each has a row of its own in the view, and neither is called as the release that it is compared with."""
+    images, rank = image_set(N, labels=np.zeros(N, int)), (np.arange(N) < 600).astype(int)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        with open_store(tmp_path / folder / db.name) as store:
+            store_study(store, "same", images, [part(cell(images, by=model("same")), rank, rank)])
+        answer = command("gate", "same", "--against", tmp_path / folder / db.name, "--db", db)
+        assert f"same@1 of ../{db.name} against same@1 of {folder}/{db.name}: 1 pass, 0 fail" in answer.out
+    releases = ask(db, "SELECT DISTINCT against FROM release_gate ORDER BY ALL")
+    assert releases == [(f"same@1 of {folder}/{db.name}",) for folder in ("first", "second")]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

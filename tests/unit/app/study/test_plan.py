@@ -14,6 +14,9 @@ from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
 
+from bandlens.analysis.database.open import open_store
+from bandlens.app.study import plan
+from bandlens.app.study.detectable import Detectable, detectable_differences
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.record import Summary
@@ -434,3 +437,18 @@ def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
     (place.folder / "mask.npy").write_text("2")
     assert counts(place.plan(probes=probes))["one", "mine"] == (0, 0, 1, 1)
     assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)
+
+
+def test_the_smallest_differences_are_computed_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores: list[object] = []
+
+    def detectable(*arguments: Any) -> list[Detectable]:
+        stores.append(arguments[-1])
+        return detectable_differences(*arguments)
+
+    monkeypatch.setattr(plan, "detectable_differences", detectable)
+    planned = place.plan()
+    with open_store(place.database):
+        pass
+    assert place.plan().detectable == planned.detectable
+    assert [store is None for store in stores] == [True, False]

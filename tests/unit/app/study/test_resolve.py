@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import ask, make_images, make_model, make_pictures, make_study
+from small import ask, make_images, make_model, make_pictures, make_study, tune_by_hand
 
 from bandlens.app.commands.export import export, export_own
 from bandlens.app.export import Lowering
@@ -116,22 +116,6 @@ def test_a_damaged_description_does_not_count(models: list[Model], tmp_path: Pat
 DEVICE = f"{processor_name()}, threads: 2"
 
 
-def tune_by_hand(
-    folder: Path, rates: dict[tuple[str, int], float] | None = None, precision: str = "fp32", **changed: Any
-) -> Path:
-    """The tuning of this machine with these rates, written as `export --tune` does."""
-    rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
-    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "device": DEVICE, "card": None}
-    tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
-    tuning["rates"] = [
-        {"engine": engine, "batch": batch, "images_per_second": rate} for (engine, batch), rate in rates.items()
-    ]
-    file = folder / "models" / FILE
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({precision: tuning | changed}))
-    return file
-
-
 def tuned(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
     """Engine, batch and lines of a study of two threads that names neither, unless the test does."""
     keys = {"threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}} | keys
@@ -145,7 +129,7 @@ def tuned(folder: Path, **keys: Any) -> tuple[str, int, list[str]]:
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_study_that_names_neither_takes_the_tuned_engine_and_batch(tmp_path: Path) -> None:
     assert tuned(tmp_path) == ("onnxruntime", 32, ["engine: onnxruntime (no NVIDIA GPU here)"])
-    tune_by_hand(tmp_path)
+    tune_by_hand(tmp_path / "models")
     assert tuned(tmp_path) == (
         *("openvino", 16),
         [
@@ -160,9 +144,9 @@ def test_a_study_that_names_neither_takes_the_tuned_engine_and_batch(tmp_path: P
 
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_taken(tmp_path: Path) -> None:
-    tune_by_hand(tmp_path, {("onnxruntime", 16): 39.0, ("onnxruntime", 32): 39.9, ("openvino", 8): 40.0})
+    tune_by_hand(tmp_path / "models", {("onnxruntime", 16): 39.0, ("onnxruntime", 32): 39.9, ("openvino", 8): 40.0})
     assert tuned(tmp_path)[:2] == ("onnxruntime", 16)
-    tune_by_hand(tmp_path, {("onnxruntime", 16): 30.0, ("openvino", 8): 38.0, ("openvino", 64): 40.0})
+    tune_by_hand(tmp_path / "models", {("onnxruntime", 16): 30.0, ("openvino", 8): 38.0, ("openvino", 64): 40.0})
     assert tuned(tmp_path)[:2] == ("openvino", 64)
 
 
@@ -179,7 +163,7 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
 )
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
-    tune_by_hand(tmp_path, **changed)
+    tune_by_hand(tmp_path / "models", **changed)
     engine, batch, lines = tuned(tmp_path)
     assert (engine, batch) == ("onnxruntime", 32)
     assert lines[0] == (
@@ -195,7 +179,7 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
     keys = {"models": str(tmp_path / "models"), "threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}}
     study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
     assert run_study(resolve(study, database), database).ran == 6
-    tune_by_hand(tmp_path)
+    tune_by_hand(tmp_path / "models")
     engine, batch, lines = tuned(tmp_path)
     assert (engine, batch) == ("onnxruntime", 64)
     assert lines[0] == f"engine: onnxruntime ({database} has its predictions; `--engine openvino` runs all anew)"
@@ -205,7 +189,7 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
     # A tuning that is void does not change back what was run by it.
     other = tmp_path / "other.duckdb"
     assert run_study(resolve(named), other).ran == 6
-    tune_by_hand(tmp_path, device="Another CPU")
+    tune_by_hand(tmp_path / "models", device="Another CPU")
     assert resolve(study, other).study.engine == "openvino"
     assert run_study(resolve(study, other), other).ran == 0
     assert resolve(study, database).study.engine == "onnxruntime"
@@ -225,7 +209,7 @@ def test_a_damaged_tuning_is_not_taken_and_named(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "bandlens")
-    file = tune_by_hand(tmp_path)
+    file = tune_by_hand(tmp_path / "models")
     file.write_text(content)
     assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
     assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
@@ -240,7 +224,7 @@ def test_a_gate_runs_both_precisions_on_the_engine_of_the_study(tmp_path: Path) 
     for seed in range(3):
         model = load_model(tmp_path / "models", f"m{seed}")
         save_onnx_file(model, "int8", model.path.read_bytes(), {})
-    tables = [json.loads(tune_by_hand(tmp_path, rates, precision).read_text()) for precision, rates in (
+    tables = [json.loads(tune_by_hand(tmp_path / "models", rates, precision).read_text()) for precision, rates in (
         ("int8", {("onnxruntime", 16): 9.0}), ("fp32", {("openvino", 8): 9.0}))]  # fmt: skip
     (tmp_path / "models" / FILE).write_text(json.dumps(tables[0] | tables[1]))
     keys = {"models": str(tmp_path / "models"), "precision": "int8", "threads": 2}
