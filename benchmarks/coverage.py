@@ -242,6 +242,11 @@ def numbers(values: Sequence[float]) -> list[str]:
 def main() -> None:
     options = arguments(__doc__, repeats=1, quick=1, draws=(2000, "simulated sets of images for each number"))
     draws = 200 if options.quick else options.draws
+
+    def share_of_draws(divisor: int) -> int:
+        """Draws of what takes longer; two show that it works."""
+        return 2 if options.quick else max(20, draws // divisor)
+
     print(f"seed {SEED}, {draws} draws\n")
     rows, worst, worst_normal = [], 1.0, 1.0
     for names, coverages, normal in shares(draws):
@@ -252,14 +257,14 @@ def main() -> None:
     sizes = (30, 100, 1000)
     table(
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
-        [[f"{n} photographs", *numbers([means(draws, n, p) for p in SHARES])] for n in sizes],
+        [[f"{n} photographs", *numbers([means(share_of_draws(1), n, p) for p in SHARES])] for n in sizes],
     )
     near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
     table(
         ["ratio of two accuracies", *map(str, near)],
-        [[f"{n} images", *numbers([ratios(draws, n, ratio) for ratio in near])] for n in sizes[1:]],
+        [[f"{n} images", *numbers([ratios(share_of_draws(1), n, ratio) for ratio in near])] for n in sizes[1:]],
     )
-    coverages = [biases(max(20, draws // 5), 300, ratio) for ratio in near]
+    coverages = [biases(share_of_draws(5), 300, ratio) for ratio in near]
     table(
         ["300 images", *map(str, near)],
         [
@@ -278,7 +283,7 @@ def main() -> None:
     ]
     for name, sizes, alike in equal + unequal:
         for changed_share in (0.0, 0.03):
-            both = np.array([differences(max(20, draws // 2), sizes, p, changed_share, alike) for p in SHARES]).T
+            both = np.array([differences(share_of_draws(2), sizes, p, changed_share, alike) for p in SHARES]).T
             named = [name, "half" if not changed_share else "3 % anew"]
             rows += [
                 [*named, quantity, *numbers(shares_held)]
@@ -289,18 +294,18 @@ def main() -> None:
     print(f"difference: worst {lowest[0]:.3f} of a cell, {lowest[1]:.3f} of a mean\n")
     rows = []
     for n, change in ((100, 0.05), (100, 0.2), (100, 1.0), (300, 0.05)):
-        rows.append([str(n), str(change), *numbers(channels(max(20, draws // 10), n, change))])
+        rows.append([str(n), str(change), *numbers(channels(share_of_draws(10), n, change))])
     names = ("bandwidth", "centre", "height")
     table(["images", "answers drawn anew", *names, *(f"{name}, difference" for name in names)], rows)
     rows = []
     for n in (100, 300, 1000):
         for change in (0.05, 0.2, 0.5):
-            rows.append([str(n), str(change), *numbers(metrics(max(20, draws // 5), n, change))])
+            rows.append([str(n), str(change), *numbers(metrics(share_of_draws(5), n, change))])
     table(["images", "answers drawn anew", "high_frequency_bias", "accuracy", "width / unpaired"], rows)
     rows = []
     for n in (100, 1000):
         for rho in (0.0, 0.5, 0.8):
-            rows.append([str(n), str(rho), *numbers(correlations(max(20, draws // 5), n, rho))])
+            rows.append([str(n), str(rho), *numbers(correlations(share_of_draws(5), n, rho))])
     table(["images", "correlation of 30 models", "over models", "each model's images", "the same images"], rows)
 
 

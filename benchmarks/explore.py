@@ -69,7 +69,7 @@ def fill(path: Path, count: int, checkpoints: int) -> int:
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=15, quick=3, checkpoints=(48, "with 52 cells each"))
+    options = arguments(__doc__, repeats=15, quick=1, checkpoints=(48, "with 52 cells each"))
     machine("duckdb", "polars")
     with folder(options.keep) as scratch:
         path = scratch / "explored.duckdb"

@@ -187,7 +187,7 @@ def _median(values: list[float], count: int) -> float:
 
 def main() -> None:
     options = arguments(
-        __doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
+        __doc__, repeats=9, quick=1, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
     )
     image_set = images(5_000 if options.quick else 50_000)
     machine("duckdb", "numpy", "pyarrow", "polars")

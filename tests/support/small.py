@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
 from bandlens.export.models import save_model
@@ -185,6 +186,15 @@ def rows_of(database: Path) -> pl.DataFrame:
 def ask(database: Path, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
     with open_store(database, read_only=True) as store:
         return store.frame(sql, list(parameters)).rows()
+
+
+def run_here(*words: str | Path) -> str:
+    """The output of a command that succeeds, in this process."""
+    from bandlens.app.cli import app
+
+    answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
 
 
 def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

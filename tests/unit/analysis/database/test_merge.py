@@ -320,6 +320,7 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
     assert not (tmp_path / "out.duckdb").exists()
 
 
+@pytest.mark.usefixtures("made_databases")
 def test_what_another_version_made_is_refused(pair: list[Path], tmp_path: Path) -> None:
     with open_store(pair[1]) as store:
         store.execute("UPDATE meta SET schema_version = 1")
