@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from pages import FENCE, README, ROOT, compare, environment, printed_by
+from pages import FENCE, README, ROOT, SHOWS_DIGESTS, compare, environment, printed_by
 
 from bandlens.version import __version__
 
@@ -31,7 +31,11 @@ def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environmen
     ("shown", "printed"),
     [
         ("a 0.12", "a 0.15"),
-        ("digest f16061d7a2043545", "digest f16061d7a2043546"),
+        pytest.param(
+            "digest f16061d7a2043545",
+            "digest f16061d7a2043546",
+            marks=pytest.mark.skipif(not SHOWS_DIGESTS, reason="the pages show the digests of other versions"),
+        ),
         ("7 cells", "8 cells"),
         ("a\nb", "a"),
         ("a", "a\nb"),

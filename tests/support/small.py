@@ -166,11 +166,13 @@ def make_study(folder: Path, **keys: Any) -> Path:
     return file
 
 
-def study_in(folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two")) -> Path:
-    """A study of small models and labelled images."""
+def study_in(
+    folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two"), size: int = 128
+) -> Path:
+    """A study of small models and labelled images; noise in bands takes 128 pixels or more."""
     for seed, name in enumerate(models):
-        make_model(folder / "models", name, seed=seed)
-    make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+        make_model(folder / "models", name, seed=seed, size=size)
+    make_images(folder / "images.set", make_pictures(count, size), labels=[k % CLASSES for k in range(count)])
     return make_study(folder, probes=probes)
 
 
