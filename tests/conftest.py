@@ -26,6 +26,8 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by p
 if times := os.environ.get("BANDLENS_FUZZ"):
     os.environ.setdefault("PYTEST_TIMEOUT", str(300 * int(times)))  # a test has as many times more examples
 
+gc.set_threshold(50_000, 20, 100)  # collecting after each 700 objects takes a twentieth of the time of all tests
+
 settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault
 settings.load_profile("bandlens")
 
