@@ -31,7 +31,7 @@ def _copied_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     whole = tmp_path_factory.mktemp("database") / "results.duckdb"
     write_empty(whole, whole)
     copies = set[tuple[int, ...]]()
-    """What tells each copy from other files, as long as nobody writes it."""
+    """Numbers that tell each copy from other files as long as nobody writes it."""
 
     def copy(draft: Path, _: Path) -> None:
         shutil.copyfile(whole, draft)
