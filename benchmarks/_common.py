@@ -130,8 +130,11 @@ def with_processor(variant: Variant, processor: list[float]) -> Variant:
 
 
 def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Seconds of each variant, A B A B …, after one run of each that does not count."""
-    if warm_up:
+    """Seconds of each variant, A B A B …, after one run of each that does not count.
+
+    With a single repetition nothing is measured, and nothing is warmed up.
+    """
+    if warm_up and repeats > 1:
         for variant in variants.values():
             variant()
     seconds: dict[str, list[float]] = {name: [] for name in variants}

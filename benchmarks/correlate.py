@@ -33,7 +33,7 @@ def loop(method: Method, x: Floats, y: Floats, resamples: int) -> Floats:
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=7, quick=2, part=(50, "resamples that the loop does"))
+    options = arguments(__doc__, repeats=7, quick=1, part=(50, "resamples that the loop does"))
     figures = shipped_figures()
     x, y = values_of(figures, list(BIASES)), values_of(figures, list(PUBLISHED_GROUPS))
     rows, speedups = [], {}

@@ -243,6 +243,11 @@ def numbers(values: Sequence[float]) -> list[str]:
 def main() -> None:
     options = arguments(__doc__, repeats=1, quick=1, draws=(2000, "simulated sets of images for each number"))
     draws = 200 if options.quick else options.draws
+
+    def share_of_draws(divisor: int) -> int:
+        """Draws of what takes longer; two show that it works."""
+        return 2 if options.quick else max(20, draws // divisor)
+
     print(f"seed {SEED}, {draws} draws\n")
     rows, worst, worst_normal = [], 1.0, 1.0
     for names, coverages, normal in shares(draws):
@@ -253,14 +258,14 @@ def main() -> None:
     sizes = (30, 100, 1000)
     table(
         ["mean of two sets", *(f"p = {p}" for p in SHARES)],
-        [[f"{n} photographs", *numbers([means(draws, n, p) for p in SHARES])] for n in sizes],
+        [[f"{n} photographs", *numbers([means(share_of_draws(1), n, p) for p in SHARES])] for n in sizes],
     )
     near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
     table(
         ["ratio of two accuracies", *map(str, near)],
-        [[f"{n} images", *numbers([ratios(draws, n, ratio) for ratio in near])] for n in sizes[1:]],
+        [[f"{n} images", *numbers([ratios(share_of_draws(1), n, ratio) for ratio in near])] for n in sizes[1:]],
     )
-    coverages = [biases(max(20, draws // 5), 300, ratio) for ratio in near]
+    coverages = [biases(share_of_draws(5), 300, ratio) for ratio in near]
     table(
         ["300 images", *map(str, near)],
         [
@@ -279,7 +284,7 @@ def main() -> None:
     ]
     for name, sizes, alike in equal + unequal:
         for changed_share in (0.0, 0.03):
-            both = np.array([differences(max(20, draws // 2), sizes, p, changed_share, alike) for p in SHARES]).T
+            both = np.array([differences(share_of_draws(2), sizes, p, changed_share, alike) for p in SHARES]).T
             named = [name, "half" if not changed_share else "3 % anew"]
             rows += [
                 [*named, quantity, *numbers(shares_held)]
@@ -297,7 +302,7 @@ def main() -> None:
         (paired, metrics, 5, itertools.product((100, 300, 1000), (0.05, 0.2, 0.5))),
         (over, correlations, 5, itertools.product((100, 1000), (0.0, 0.5, 0.8))),
     ):
-        rows = [[n, case, *numbers(simulate(max(20, draws // fewer), n, case))] for n, case in cases]
+        rows = [[n, case, *numbers(simulate(share_of_draws(fewer), n, case))] for n, case in cases]
         table(["images", *head], rows)
 
 

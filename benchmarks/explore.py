@@ -50,7 +50,7 @@ print(json.dumps(seconds))
 
 
 def main() -> None:
-    options = arguments(__doc__, repeats=15, quick=3, checkpoints=(48, "with 52 cells each"))
+    options = arguments(__doc__, repeats=15, quick=1, checkpoints=(48, "with 52 cells each"))
     machine("duckdb", "polars")
     with folder(options.keep) as scratch:
         path = scratch / "explored.duckdb"

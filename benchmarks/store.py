@@ -181,7 +181,7 @@ def opening(path: Path) -> None:
 
 def main() -> None:
     options = arguments(
-        __doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
+        __doc__, repeats=9, quick=1, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
     )
     image_set = images(5_000 if options.quick else 50_000)
     machine("duckdb", "numpy", "pyarrow", "polars")

@@ -102,7 +102,7 @@ def main() -> None:
         for what, line in COMMANDS.items():
             variants |= {f"{what} {name}": timed(made.bandlens(line)) for name, made in versions.items()}
         variants |= {f"{APPEND} {name}": append(made, appended) for name, made in versions.items()}
-        seconds = in_turn(variants, options.repeats, warm_up=not options.quick)
+        seconds = in_turn(variants, options.repeats)
     rows = {what: (seconds[f"{what} A"], seconds[f"{what} B"]) for what in (*COMMANDS, APPEND)}
     table(
         ["what", "A, s", "B, s", "B over A", "goal of B, s"],

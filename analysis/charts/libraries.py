@@ -11,10 +11,11 @@ from ...errors import UsageError
 
 PROGRAM = """
 import sys, vl_convert
-from bandlens.analysis.charts.style import vega_lite_version
-script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
+{version}
+script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 sys.stdout.buffer.write(script.encode())
 """
+ASKS_ALTAIR = "from bandlens.analysis.charts.style import vega_lite_version\nversion = vega_lite_version()"
 
 
 @cache
@@ -30,8 +31,13 @@ def begin_libraries() -> Future[str]:
 
 
 def _make_libraries() -> str:
+    version = ASKS_ALTAIR
+    if "altair" in sys.modules:  # as where a report is written: to load it in the program, too, would take longer
+        from .style import vega_lite_version
+
+        version = f"version = {vega_lite_version()!r}"
     # A signal or the end of this process ends the program, too, which is not worth a traceback.
-    command = [sys.executable, "-P", "-c", PROGRAM]
+    command = [sys.executable, "-P", "-c", PROGRAM.format(version=version)]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     if made.returncode:
         raise UsageError("vl-convert-python does not make the scripts of the page; install it again")

@@ -9,11 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -36,6 +35,9 @@ from ...version import __version__
 from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
 from .reading import check_reading
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Images(Protocol):
@@ -104,6 +106,8 @@ class Store:
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types."""
+        import polars as pl  # loaded on use: the process that answers queries does without
+
         with explained(self.path):
             try:
                 return readable(self._query(sql, parameters).pl())
@@ -573,6 +577,8 @@ class Store:
         `measures` has the columns name, title, unit and digest, and `answers` those of own_answer without the study;
         the frame is as for `write_values`.
         """
+        import polars as pl
+
         of_study = pl.lit(study, pl.Int32).alias("study")
         described = measures.with_columns(of_study).to_arrow()
         with self.transaction():
@@ -620,6 +626,8 @@ class Store:
 
         Columns: those of release_verdict without study, against and decided.
         """
+        import polars as pl
+
         ids = self.frame("SELECT study_id FROM study_version WHERE label = ?", [label])
         rows = frame.select(pl.lit(ids.item(), pl.Int32).alias("study"), pl.lit(against).alias("against"), pl.all())
         self._replace("release_verdict", rows, "study = ? AND against = ?", [ids.item(), against])
@@ -639,6 +647,8 @@ class Store:
 
 
 def _value_table(frame: pl.DataFrame) -> pa.Table:
+    import polars as pl
+
     keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
     return frame.select(*keys, *VALUE_COLUMNS).to_arrow()
 
@@ -661,6 +671,8 @@ def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Ite
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:
     """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
+    import polars as pl
+
     decimals = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
     return rows.with_columns(pl.col(decimals).cast(pl.Int128))
 

@@ -172,4 +172,5 @@ def _lock(file: BinaryIO, path: Path) -> None:
 def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
     """Images in [0, 1], BATCH at once."""
     for start in range(first, count, BATCH):
-        yield images.take(np.arange(start, min(start + BATCH, count))) / np.float32(255)
+        pixels = images.take(np.arange(start, min(start + BATCH, count)))
+        yield np.divide(pixels, np.float32(255), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +19,19 @@ from bandlens.errors import StoreError
 SECRET = "a secret of this user's"
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = image_set(4, labels=[0] * 4)
-    path = tmp_path / "r.duckdb"
+    path = tmp_path_factory.mktemp("sound") / "r.duckdb"
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])])
     return path
+
+
+@pytest.fixture
+def database(sound: Path, tmp_path: Path) -> Path:
+    """A copy, of which this process knows nothing."""
+    return Path(shutil.copy(sound, tmp_path))
 
 
 @pytest.fixture

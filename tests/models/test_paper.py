@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import onnxruntime
 import pytest
 from benchmark_sets import make_benchmark
 from numpy.typing import NDArray
-from small import ask, bandlens, make_model
+from small import ask, make_model, run_here
 
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.images.decision_spaces import decision_space
@@ -49,9 +50,8 @@ class Paper:
 
     def run(self, *words: str) -> str:
         """The output of the command."""
-        answer = bandlens(*words, cwd=self.folder)
-        assert answer.returncode == 0, answer.stderr
-        return answer.stdout
+        with chdir(self.folder):
+            return run_here(*words)
 
     def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return ask(self.database, sql, parameters)
@@ -147,16 +147,16 @@ def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
 def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
     paper: Paper, checkpoint: str, answers: dict[str, Answers]
 ) -> None:
-    for name, expected in answers.items():
-        rows = paper.ask(
-            "SELECT predicted, label_rank = 0 FROM prediction JOIN study_detail USING (cell) "
-            "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index",
-            checkpoint,
-            name,
-        )
-        predicted, right = zip(*rows, strict=True)
-        assert list(predicted) == expected.predicted.tolist(), name
-        assert list(right) == (expected.predicted == expected.images.labels).tolist(), name
+    rows = paper.ask(
+        "SELECT image_set, list(predicted ORDER BY image_index), list(label_rank = 0 ORDER BY image_index) "
+        "FROM prediction JOIN study_detail USING (cell) WHERE checkpoint = ? AND probe = 'clean' GROUP BY image_set",
+        checkpoint,
+    )
+    assert {name for name, *_ in rows} == answers.keys()
+    for name, predicted, right in rows:
+        expected = answers[name]
+        assert predicted == expected.predicted.tolist(), name
+        assert right == (expected.predicted == expected.images.labels).tolist(), name
     spaces = {answer.images.info.decision_space for answer in answers.values()}
     assert spaces == {"all", "imagenet-a", "imagenet-r", "sixteen"}
 

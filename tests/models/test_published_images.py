@@ -52,7 +52,8 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         tmp_path / "images.set",
         subset=Subset(per_class=2, partial=True),
     )
-    study = make_study(tmp_path, name="s", models=str(lite0), batch=32, probes="lowpass = {}")
+    cutoffs = CUTOFFS[::2]
+    study = make_study(tmp_path, name="s", models=str(lite0), batch=32, probes=f"lowpass = {{cutoff = {[*cutoffs]}}}")
     run_study(resolve(Study.read(study)), tmp_path / "results.duckdb")
 
     network = EfficientNet.from_name("efficientnet-lite0").eval()
@@ -62,7 +63,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
     cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
     pixels = np.array(images.pixels, np.float64)
     expected = {}
-    for cutoff in (None, *CUTOFFS):
+    for cutoff in (None, *cutoffs):
         shown = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
         with torch.inference_mode():
             chances = torch.cat([network((batch - 127) / 128) for batch in shown.split(16)]).softmax(dim=1)
@@ -78,7 +79,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
             values = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
             assert values == pytest.approx({cutoff: pair[place] for cutoff, pair in expected.items()})
-    assert len(set(expected.values())) > 5
+    assert len(set(expected.values())) > 3
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
@@ -94,7 +95,7 @@ def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path:
 
     source = shared / "data" / "cue-conflict"
     [images] = pack_benchmark(
-        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
+        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(per_class=8, partial=True)
     )
     run_study(
         resolve(Study.read(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
@@ -121,8 +122,8 @@ def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path:
         )
         assert store.frame(query)["name"].to_list() == named
         schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
-    assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
+    assert (len(images.paths), len(apart) > 100, shapes > 10, textures > 10) == (128, True, True, True)
     assert values["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
-    assert values["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
-    right = [sum(decision == pair[cue] for decision, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
-    assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]
+    assert values["cue_accuracy"][0] == pytest.approx((shapes + textures) / len(apart))
+    right = [sum(decision == pair[cue] for decision, pair in zip(named, cues, strict=True)) / 128 for cue in (0, 1)]
+    assert schemes == [("shape", 128, right[0]), ("texture", 128, right[1])]

@@ -17,9 +17,8 @@ from benchmark_sets import make_benchmark
 from numpy.typing import NDArray
 from scipy import ndimage
 from small import ask
-from typer.testing import CliRunner
+from small import run_here as run
 
-from bandlens.app.cli import app
 from bandlens.app.demo import MODEL
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
@@ -49,13 +48,6 @@ class Done:
 
     def ask(self, sql: str) -> list[tuple[object, ...]]:
         return ask(self.folder / f"{self.name}.duckdb", sql)
-
-
-def run(*words: str | Path) -> str:
-    """The output of the command, which runs in this process."""
-    answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    return answer.stdout
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def bench(folder: Path, seconds: float = 0.01) -> Bench:
     folder.mkdir(exist_ok=True)
     (folder / "slow.py").write_text(SLOW)
     probes = PROBES.replace("SECONDS", str(seconds))
-    study = study_in(folder, COUNT, probes)
+    study = study_in(folder, COUNT, probes, size=32)
     (folder / "crashes.py").write_text(CRASHES)
     crashes = f"crashes = {{file = 'crashes.py', at = {COUNT // 2}}}"
     crashing = make_study(folder, name="crashing", probes=probes + crashes)

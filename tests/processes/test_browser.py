@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, chromium, open_drawn, require_browser, resize
+from browser import DESKTOP, PHONE, await_page, chromium, open_drawn, require_browser, resize
 from reported import HOSTILE, add_metrics, make_database
 
 from bandlens.app.report.build import write_report
@@ -62,11 +62,9 @@ def page(driver: Any, report: Path) -> Any:
 @pytest.fixture
 def scatter(page: Any) -> Any:
     """The page with the figure published-scatter, whose 24 panels are drawn when they are asked for."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
     page.execute_script("document.querySelector('#published-scatter .later summary').click()")
     charts = "return document.querySelectorAll('#published-scatter svg.marks').length"
-    WebDriverWait(page, 30).until(lambda _: page.execute_script(charts) == 24)
+    await_page(page, lambda: page.execute_script(charts) == 24)
     return page
 
 
@@ -77,9 +75,7 @@ def counts(page: Any, figure: str) -> dict[str, int]:
 
 
 def wait_for(page: Any, figure: str, expected: dict[str, int]) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(page, 5).until(lambda _: counts(page, figure) == expected, f"{counts(page, figure)}")
+    await_page(page, lambda: counts(page, figure) == expected, f"{counts(page, figure)}")
 
 
 def test_every_chart_is_drawn_and_the_console_is_silent(page: Any) -> None:
@@ -129,7 +125,6 @@ def test_a_hostile_name_is_inert(page: Any) -> None:
 def test_hovering_shows_the_models_name(scatter: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
     # The point drawn last lies over the others.
     point = scatter.find_elements(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")[-1]
@@ -138,9 +133,7 @@ def test_hovering_shows_the_models_name(scatter: Any) -> None:
     )
     scatter.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(scatter).move_to_element(point).perform()
-    tooltip = WebDriverWait(scatter, 5).until(
-        lambda _: scatter.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
-    )
+    tooltip = await_page(scatter, lambda: scatter.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
     assert model in tooltip[0].text
     assert category in tooltip[0].text
 
@@ -168,7 +161,7 @@ def test_picking_a_category_fades_the_others_in_every_panel(scatter: Any) -> Non
 def test_picking_a_model_from_the_list_or_a_point(scatter: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select, WebDriverWait
+    from selenium.webdriver.support.ui import Select
 
     figure = scatter.find_element(By.ID, "published-scatter")
     Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("tv_resnet50")
@@ -178,7 +171,7 @@ def test_picking_a_model_from_the_list_or_a_point(scatter: Any) -> None:
     point = figure.find_elements(By.CSS_SELECTOR, ".mark-symbol path")[-1]
     scatter.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(scatter).move_to_element(point).click().perform()
-    WebDriverWait(scatter, 5).until(lambda _: len(figure.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")) == 1)
+    await_page(scatter, lambda: len(figure.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")) == 1)
 
 
 def test_the_keyboard_reaches_every_kind_of_control(page: Any) -> None:
@@ -206,12 +199,10 @@ def test_the_keyboard_reaches_every_kind_of_control(page: Any) -> None:
 
 
 def test_heat_maps_are_drawn_when_they_are_asked_for(page: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     charts = "return document.querySelectorAll('#critical-band-1 svg.marks').length"
     assert page.execute_script(charts) == 0
     page.execute_script("document.querySelector('#critical-band-1 summary').click()")
-    WebDriverWait(page, 10).until(lambda _: page.execute_script(charts) == 16)
+    await_page(page, lambda: page.execute_script(charts) == 16)
     width = "return document.querySelector('#critical-band-1 svg.marks').getBoundingClientRect().width"
     assert page.execute_script(width) > 300
 
@@ -235,8 +226,6 @@ def test_on_paper_there_are_no_controls_and_no_folded_tables(page: Any) -> None:
 
 
 def test_charts_are_drawn_for_the_paper_before_they_are_printed(page: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     widths = """return [...document.querySelectorAll("svg.marks")].filter((chart) => chart.clientWidth)
         .map((chart) => [chart.viewBox.baseVal.width, chart.getBoundingClientRect().width])"""
     on_screen = page.execute_script(widths)
@@ -249,4 +238,4 @@ def test_charts_are_drawn_for_the_paper_before_they_are_printed(page: Any) -> No
     assert page.execute_script(CUT) == []
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     page.execute_script("window.dispatchEvent(new Event('afterprint'))")
-    WebDriverWait(page, 5).until(lambda _: page.execute_script(widths) == on_screen)
+    await_page(page, lambda: page.execute_script(widths) == on_screen)

@@ -35,7 +35,7 @@ from bandlens.engine.distributed.worker import Computed, Job, Worker, job_of, pr
 from bandlens.engine.tasks import Task, tasks_of
 from bandlens.errors import EngineError
 
-COUNT = 100
+COUNT = 48
 BLUR = """
 from pathlib import Path
 from helper import half

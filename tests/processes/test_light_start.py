@@ -81,6 +81,11 @@ def test_light_modules_stay_light() -> None:
     assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()
 
 
+def test_the_process_that_answers_queries_loads_no_library_of_frames() -> None:
+    code = "import bandlens.analysis.database.serve"
+    assert loaded_by(code, ("polars", "scipy", "torch", "PIL", "pyarrow", "duckdb")) == {"pyarrow", "duckdb"}
+
+
 def test_names_need_no_heavy_library() -> None:
     code = "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')"
     assert loaded_by(code, ("torch", "torchvision", "PIL", "pyarrow", "duckdb")) == set()

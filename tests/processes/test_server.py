@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, chromium, require_browser, resize
+from browser import DESKTOP, PHONE, await_page, chromium, require_browser, resize
 from made_up_results import cell, condition, image_set, model, part, store_study
 from served import Served, ask, cookie, listening_addresses, post, serving
 from small import ask as sql_rows
@@ -209,10 +209,8 @@ def driver(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def settled(driver: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     result = "return document.documentElement.dataset.drawn === 'all'"
-    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(result), "the page is not drawn")
+    await_page(driver, lambda: driver.execute_script(result), "the page is not drawn")
 
 
 @pytest.fixture
@@ -301,7 +299,6 @@ def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
 
 def test_brushing_models_chooses_them(page: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.support.ui import WebDriverWait
 
     points = (
         "[...document.querySelectorAll('#scatter .mark-symbol path')].map((point) => point.getBoundingClientRect())"
@@ -322,7 +319,7 @@ def test_brushing_models_chooses_them(page: Any) -> None:
     pointer.move_to_location(int(right_edge), int(bottom))
     pointer.pointer_up()
     actions.perform()
-    WebDriverWait(page, 10).until(lambda _: "models" in query(page))
+    await_page(page, lambda: "models" in query(page))
     settled(page)
     assert len(query(page)["models"].split(",")) == len(inside)
     assert js(page, "document.getElementById('count').textContent") == f"{len(inside)} of 6"
@@ -367,7 +364,6 @@ def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(
 
 def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
 
     choose(page, "selection", "all")
     page.find_elements("css selector", "#wall button")[1].send_keys(Keys.ENTER)
@@ -379,16 +375,14 @@ def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
     assert js(page, title).startswith("0/2.png")
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not js(page, "document.getElementById('image').open")
-    WebDriverWait(page, 10).until(lambda _: "image" not in query(page))  # the dialog tells of its end a moment later
+    await_page(page, lambda: "image" not in query(page))  # the dialog tells of its end a moment later
 
 
 def test_pictures_are_seen_clean_and_perturbed(page: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     choose(page, "selection", "all")
     page.execute_script("document.querySelector('#wall').scrollIntoView()")
     loaded = "[...document.querySelectorAll('#wall li:first-child img')].map((one) => one.naturalWidth)"
-    WebDriverWait(page, 20).until(lambda _: js(page, loaded) == [128, 128])
+    await_page(page, lambda: js(page, loaded) == [128, 128])
 
 
 def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Served) -> None:
@@ -571,10 +565,8 @@ def test_a_database_that_is_gone_is_said(page: Any, explored: Path) -> None:
             "const one = document.getElementById('selection');"
             "one.value = 'errors'; one.dispatchEvent(new Event('change'))"
         )
-        from selenium.webdriver.support.ui import WebDriverWait
-
         trouble = "document.getElementById('trouble').textContent"
-        WebDriverWait(page, 10).until(lambda _: "no results database" in js(page, trouble))
+        await_page(page, lambda: "no results database" in js(page, trouble))
     finally:
         (explored / "elsewhere.duckdb").rename(database)
     choose(page, "selection", "all")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from required import miss
+from waiting import LIMIT_SECONDS
 
 FLAGS = (
     "--headless=new",
@@ -54,6 +55,13 @@ def chromium(profile: Path) -> Iterator[Any]:
         opened.quit()
 
 
+def await_page(driver: Any, event: Callable[[], object], message: str = "") -> Any:
+    """Ask for an event of the page again and again until the answer is true; gives the answer."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, LIMIT_SECONDS, poll_frequency=0.05).until(lambda _: event(), message)
+
+
 def resize(driver: Any, size: tuple[int, int]) -> None:
     """Make the page, not the window, this large: a window has a least width."""
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
@@ -62,9 +70,7 @@ def resize(driver: Any, size: tuple[int, int]) -> None:
 
 def open_drawn(driver: Any, file: Path, size: tuple[int, int] = DESKTOP) -> None:
     """Open a report, and wait until all of its charts are drawn but those that wait to be asked for."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
     resize(driver, size)
     driver.get(file.as_uri())
     drawn = "return document.documentElement.dataset.drawn === 'all'"
-    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(drawn))
+    await_page(driver, lambda: driver.execute_script(drawn))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from made_once import make_once
 from numpy.typing import NDArray
 from small import make_images, make_model, make_pictures, make_study
 
@@ -39,10 +41,7 @@ def _labels(models: Path, pictures: NDArray[np.uint8]) -> list[int]:
     return [int(predictions[k % len(predictions)][k]) for k in range(len(pictures))]
 
 
-@pytest.fixture(scope="session")
-def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with results.duckdb, small.toml, images.set, blur.py and models."""
-    place = tmp_path_factory.mktemp("explored")
+def _make(place: Path) -> None:
     for seed in range(MODELS):
         make_model(place / "models", f"net_{seed}", classes=24, seed=seed, category=HOSTILE if seed == 1 else "own")
     pictures = make_pictures(IMAGES)
@@ -53,7 +52,13 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_study(resolve(Study.read(study)), place / "results.duckdb")
     with open_store(place / "results.duckdb") as store:
         compute_measures(store, "small", Options(100))
-    return place
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with results.duckdb, small.toml, images.set, blur.py and models."""
+    made = make_once(tmp_path_factory, "explored", _make)
+    return shutil.copytree(made, tmp_path_factory.mktemp("explored"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -118,8 +118,10 @@ def store_study(
     known = store.progress(cells)
     missing = [part for part in parts if not known[part.cell.key]]
     sessions = {c.variant: SESSION for c in cells}
-    for info in dict.fromkeys(part.cell.image_set for part in missing):  # a commit is of one image set
-        store.commit([part for part in missing if part.cell.image_set == info], sessions)
+    ranges = dict[ImageSetInfo, list[Finished]]()  # each range of a commit is of one image set
+    for outcome in missing:
+        ranges.setdefault(outcome.cell.image_set, []).append(outcome)
+    store.commit_all([(outcomes, sessions) for outcomes in ranges.values()])
     return label
 
 

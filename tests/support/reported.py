@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
+from made_once import make_once
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
@@ -47,6 +50,18 @@ def make_database(
             parts.append(part(cell(photographs, setting, by=which), np.where(right, labels, (labels + 1) % 10), rank))
     with open_store(path) as store:
         store_study(store, "many", photographs, parts)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of five models and the numbers of all measures of theirs."""
+
+    def make(folder: Path) -> None:
+        make_database(folder / "results.duckdb", 5)
+        add_metrics(folder / "results.duckdb")
+
+    made = make_once(tmp_path_factory, "reported", make)
+    return Path(shutil.copy(made / "results.duckdb", tmp_path_factory.mktemp("reported")))
 
 
 def add_metrics(path: Path) -> None:

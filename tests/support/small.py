@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.device.devices import processor_name, readiness
@@ -188,11 +189,13 @@ def make_study(folder: Path, **keys: Any) -> Path:
     return file
 
 
-def study_in(folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two")) -> Path:
-    """A study of small models and labelled images."""
+def study_in(
+    folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two"), size: int = 128
+) -> Path:
+    """A study of small models and labelled images; noise in bands takes 128 pixels or more."""
     for seed, name in enumerate(models):
-        make_model(folder / "models", name, seed=seed)
-    make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+        make_model(folder / "models", name, seed=seed, size=size)
+    make_images(folder / "images.set", make_pictures(count, size), labels=[k % CLASSES for k in range(count)])
     return make_study(folder, probes=probes)
 
 
@@ -208,6 +211,15 @@ def rows_of(database: Path) -> pl.DataFrame:
 def ask(database: Path, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
     with open_store(database, read_only=True) as store:
         return store.frame(sql, list(parameters)).rows()
+
+
+def run_here(*words: str | Path) -> str:
+    """The output of a command that succeeds, in this process."""
+    from bandlens.app.cli import app
+
+    answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
 
 
 def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,9 @@ from imports_of_folders import PACKAGE, PROGRAMS, SOURCES
 BEGINNINGS = re.compile(r"(of|in which|that|as many|between|what)\b", re.IGNORECASE)
 """The first words of a text that needs another one before it; "what" of a question is not meant."""
 
+IN_A_COMMENT = re.compile(rf"#[# ]*{BEGINNINGS.pattern}", re.IGNORECASE)
+"""A file without a match has no comment that begins so; to split all files into tokens would take seconds."""
+
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and text of every string that stands alone: of modules, classes, functions, constants and fields."""
@@ -35,7 +38,7 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
 
 def fragments(file: Path) -> Iterator[str]:
     text = file.read_text(encoding="utf-8")
-    for line, words in (*docstrings(ast.parse(text)), *comments(text)):
+    for line, words in (*docstrings(ast.parse(text)), *(comments(text) if IN_A_COMMENT.search(text) else ())):
         sentence = words.lstrip("# \n")
         if BEGINNINGS.match(sentence) and not sentence.rstrip().endswith("?"):
             yield f"{file.relative_to(PACKAGE).as_posix()}:{line}: {sentence[:80]}"

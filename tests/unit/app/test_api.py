@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_export  # noqa: F401 - many tests export
 import torch
 from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
@@ -31,7 +32,7 @@ def make_network() -> nn.Module:
     """A network in the middle of its training, with dropout and statistics of batches."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(4),
+        nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.AvgPool2d(3, 4),
         nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     network.train()(torch.from_numpy(photograph_crops(64)))

@@ -40,8 +40,8 @@ WIDTH = 80
 
 TABLES = ("cells", "curves", "metrics", "conditions", "correlations")
 COMMANDS = {
-    "analyze": "analyze --db results.duckdb --resamples 100",
-    "analyze, conditions": "analyze --db results.duckdb --resamples 100 --conditions",
+    "analyze": f"analyze --db results.duckdb --study {STUDIES[0]} --resamples 100",
+    "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[0]} --resamples 100 --conditions",
     "benchmarks": "benchmarks list",
     "checkpoints": "checkpoints list",
     "checkpoints, verify": "checkpoints verify --all",

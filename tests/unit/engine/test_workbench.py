@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.records import Cell, Condition, Failed, Finished, Model
 
-COUNT = 21
+COUNT, SIZE = 21, 32
+make_network = partial(make_model, size=SIZE)
 SEED = 5
 Row = tuple[int, int, float]
 """A prediction: class, rank of the label (-1 without labels), and confidence."""
@@ -113,8 +115,8 @@ def clean(model: Model, images: ImageSet) -> list[int]:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Labels are what the first model predicts, so that an attack has something to win."""
     folder = tmp_path_factory.mktemp("bench")
-    models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
-    pictures = make_pictures(COUNT)
+    models = [make_network(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
+    pictures = make_pictures(COUNT, SIZE)
     labels = clean(models[0], make_images(folder / "unlabelled.set", pictures))
     images = make_images(folder / "images.set", pictures, labels=labels)
     return Bench(models, images, make_grid(PROBES, folder).attacks)
@@ -225,7 +227,7 @@ def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tm
 
 def unknown_operator(folder: Path) -> Model:
     """A model with Softsign, which exports of classifiers do not have."""
-    model = make_model(folder, "strange")
+    model = make_network(folder, "strange")
     graph = onnx.load(model.path)
     graph.graph.node[-1].output[0] = "before"
     graph.graph.node.append(helper.make_node("Softsign", ["before"], ["logits"]))
@@ -247,7 +249,7 @@ def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp
 
 
 def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
-    model = make_model(tmp_path)
+    model = make_network(tmp_path)
     model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
     outcome = attack(bench.cells([model]), bench.images)
     assert all("has sha256" in error and "bandlens export one" in error for error in outcome.failed.values())
@@ -255,10 +257,10 @@ def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: Path) -> None:
-    pictures = make_pictures(COUNT)
+    pictures = make_pictures(COUNT, SIZE)
     pictures[13] = 3
     images = make_images(tmp_path / "images.set", pictures)
-    models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
+    models = [make_network(tmp_path, "fragile", darkest=0.05), make_network(tmp_path, "robust", seed=1)]
     cells = Bench(models, images, make_grid({"pgd_linf": {"steps": 1}}, tmp_path).attacks).cells()
     outcome = attack(cells, images, range_seconds=0)
     assert {key: error.partition(";")[0] for key, error in outcome.failed.items()} == {

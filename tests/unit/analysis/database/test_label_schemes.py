@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
@@ -19,27 +19,35 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.database.store import Store
 
 LOW = condition("lowpass", cutoff=0.5)
-ACCURACY = "SELECT scheme, n, top1, low, high FROM label_accuracy_of(?) ORDER BY ALL"
 
 
-@settings(max_examples=30)
-@given(
-    lists=st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=30).filter(any),
-    seed=st.integers(0, 99),
-)
+LISTS = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=30).filter(any)
+"""The classes that count as right for each image."""
+
+
+@settings(max_examples=6)
+@given(cases=st.lists(st.tuples(LISTS, st.integers(0, 99)), min_size=1, max_size=12, unique_by=repr))
 def test_real_is_right_where_the_prediction_is_in_the_list(
-    shared_store: Store, lists: Sequence[Sequence[int]], seed: int
+    shared_store: Store, cases: Sequence[tuple[Sequence[Sequence[int]], int]]
 ) -> None:
-    predicted = np.random.default_rng(seed).integers(0, 4, len(lists))
-    name = repr((lists, seed))
-    images = image_set(len(lists), labels=np.zeros(len(lists)), schemes={"real": lists}, paths=_paths(name, len(lists)))
-    store_study(shared_store, name, images, [part(cell(images), predicted, predicted)])
-    judged = [answer in classes for answer, classes in zip(predicted, lists, strict=True) if classes]
-    [(scheme, n, top1, low, high), single] = shared_store.frame(ACCURACY, [name]).rows()
-    assert (scheme, n, top1) == ("real", len(judged), pytest.approx(np.mean(judged)))
-    alpha = 2 * norm.sf(t.ppf(0.975, max(1, n - 1))) if n < 30 else 0.05
-    assert (low, high) == pytest.approx(proportion_confint(sum(judged), n, alpha, "wilson"), abs=1e-6)
-    assert single[:3] == ("single", len(lists), pytest.approx((predicted == 0).mean()))
+    sets, answers = dict[str, Images](), dict[str, NDArray[np.int64]]()
+    for lists, seed in cases:
+        n, name = len(lists), repr((lists, seed))
+        sets[name] = image_set(n, name=name, labels=np.zeros(n), schemes={"real": lists}, paths=_paths(name, n))
+        answers[name] = np.random.default_rng(seed).integers(0, 4, n)
+    parts = [part(cell(images), answers[name], answers[name]) for name, images in sets.items()]
+    store_study(shared_store, repr(cases), list(sets.values()), parts)
+    query = "SELECT image_set, scheme, n, top1, low, high FROM label_accuracy_of(?)"
+    accuracies = {row[:2]: row[2:] for row in shared_store.frame(query, [repr(cases)]).rows()}
+    assert len(accuracies) == 2 * len(cases)
+    for lists, seed in cases:
+        name = repr((lists, seed))
+        judged = [answer in classes for answer, classes in zip(answers[name], lists, strict=True) if classes]
+        n, top1, low, high = accuracies[name, "real"]
+        assert (n, top1) == (len(judged), pytest.approx(np.mean(judged)))
+        alpha = 2 * norm.sf(t.ppf(0.975, max(1, n - 1))) if n < 30 else 0.05
+        assert (low, high) == pytest.approx(proportion_confint(sum(judged), n, alpha, "wilson"), abs=1e-6)
+        assert accuracies[name, "single"][:2] == (len(lists), pytest.approx((answers[name] == 0).mean()))
 
 
 def test_a_scheme_that_says_what_the_labels_say_has_the_accuracy_of_the_labels(store: Store) -> None:

@@ -82,7 +82,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def content(database: Path) -> dict[str, list[tuple[object, ...]]]:
+Rows = dict[str, list[tuple[object, ...]]]
+
+
+def content(database: Path) -> Rows:
     """All rows of all tables, ids included; `meta` says when the file was made."""
     with open_store(database, read_only=True) as store:
         tables = [table for table in store.frame(TABLES)["table_name"] if table != "meta"]
@@ -118,12 +121,17 @@ def merged(databases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return merge_groups(databases, NAMES, tmp_path_factory.mktemp("merged"))
 
 
+@pytest.fixture(scope="module")
+def merged_rows(merged: Path) -> Rows:
+    return content(merged)
+
+
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(grouping=groupings())
 def test_any_order_and_grouping_gives_the_same_rows(
-    databases: dict[str, Path], merged: Path, tmp_path_factory: pytest.TempPathFactory, grouping: Grouping
+    databases: dict[str, Path], merged_rows: Rows, tmp_path_factory: pytest.TempPathFactory, grouping: Grouping
 ) -> None:
-    assert content(merge_groups(databases, grouping, tmp_path_factory.mktemp("groups"))) == content(merged)
+    assert content(merge_groups(databases, grouping, tmp_path_factory.mktemp("groups"))) == merged_rows
 
 
 def test_it_has_the_rows_of_all_once_under_their_names(databases: dict[str, Path], merged: Path) -> None:
@@ -320,6 +328,7 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
     assert not (tmp_path / "out.duckdb").exists()
 
 
+@pytest.mark.usefixtures("made_databases")
 def test_what_another_version_made_is_refused(pair: list[Path], tmp_path: Path) -> None:
     with open_store(pair[1]) as store:
         store.execute("UPDATE meta SET schema_version = 1")

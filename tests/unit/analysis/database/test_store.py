@@ -25,7 +25,8 @@ from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import KNOWN, make_grid
 from bandlens.records import UNKNOWN_RANK, Facts, Failed
 
-pytestmark = pytest.mark.usefixtures("made_databases")
+as_made = pytest.mark.usefixtures("made_databases")
+"""For tests to which it matters how a database is made and compared."""
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def store(path: Path) -> Iterator[Store]:
 # The schema explains itself
 
 
+@as_made
 def test_every_table_view_macro_and_column_is_explained(store: Store) -> None:
     silent = store.frame(
         "SELECT table_name AS what FROM duckdb_tables() WHERE comment IS NULL "
@@ -52,6 +54,7 @@ def test_every_table_view_macro_and_column_is_explained(store: Store) -> None:
     assert silent["what"].to_list() == []
 
 
+@as_made
 def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: Store) -> None:
     tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
     assert set(tables) == {
@@ -372,6 +375,7 @@ def test_a_duckdb_file_of_somebody_else_is_refused_and_kept(path: Path, read_onl
         assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
 
 
+@as_made
 @pytest.mark.parametrize("read_only", [False, True])
 def test_another_schema_version_is_named(path: Path, read_only: bool) -> None:
     with open_store(path) as store:

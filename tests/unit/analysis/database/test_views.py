@@ -36,19 +36,29 @@ def wilson(share: float, n: float, quantile: float = 1.959963984540054) -> tuple
 # Intervals
 
 
-@settings(max_examples=40)
-@given(right=st.integers(0, 40), wrong=st.integers(0, 40))
-def test_the_interval_of_independent_images_is_wilson_s(shared_store: Store, right: int, wrong: int) -> None:
-    n = right + wrong
-    if n == 0:
-        return
-    images = image_set(n, labels=[0] * n)
-    name = f"{right} of {n}"
-    store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * n, [0] * right + [1] * wrong)])
-    [row] = shared_store.frame("SELECT n, top1, low, high FROM accuracy_of(?)", [name]).rows()
-    assert row[:2] == (n, right / n)
-    assert row[2:] == pytest.approx(independent(right / n, n), abs=1e-6)
-    assert 0 <= row[2] <= row[1] <= row[3] <= 1
+@settings(max_examples=8)
+@given(
+    counts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).filter(any), min_size=1, max_size=12, unique=True)
+)
+def test_the_interval_of_independent_images_is_wilson_s(shared_store: Store, counts: list[tuple[int, int]]) -> None:
+    sets = {n: image_set(n, name=f"{n} images", labels=[0] * n) for n in map(sum, counts)}
+    parts = [
+        part(
+            cell(sets[right + wrong], by=model(f"{right} right, {wrong} wrong")),
+            [0] * (right + wrong),
+            [0] * right + [1] * wrong,
+        )
+        for right, wrong in counts
+    ]
+    store_study(shared_store, f"{counts}", list(sets.values()), parts)
+    rows = shared_store.frame("SELECT checkpoint, n, top1, low, high FROM accuracy_of(?)", [f"{counts}"]).rows()
+    accuracies = {checkpoint: row for checkpoint, *row in rows}
+    assert len(accuracies) == len(counts)
+    for right, wrong in counts:
+        n, top1, low, high = accuracies[f"{right} right, {wrong} wrong"]
+        assert (n, top1) == (right + wrong, right / n)
+        assert (low, high) == pytest.approx(independent(right / n, n), abs=1e-6)
+        assert 0 <= low <= top1 <= high <= 1
 
 
 def independent(share: float, n: int) -> tuple[float, float]:
@@ -92,23 +102,36 @@ def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
     assert row[2:] == pytest.approx(wilson(0.5, 3, t.ppf(0.975, 3)), abs=1e-6)
 
 
-@settings(max_examples=40)
-@given(right=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=8))
-def test_intervals_of_clusters(shared_store: Store, right: list[list[bool]]) -> None:
-    clusters = [k for k, cluster in enumerate(right) for _ in cluster]
-    flat = [value for cluster in right for value in cluster]
-    if len(clusters) == len(right):
-        return  # every image is a cluster: the plain interval
-    name = repr(right)
-    images = image_set(len(flat), labels=[0] * len(flat), clusters=clusters)
-    rank = [0 if correct else 1 for correct in flat]
-    store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * len(flat), rank)])
-    [row] = shared_store.frame("SELECT top1, low, high FROM accuracy_of(?)", [name]).rows()
-    share = sum(flat) / len(flat)
-    assert row[0] == pytest.approx(share)
-    assert row[1:] == pytest.approx(wilson(share, effective(right), t.ppf(0.975, freedom(right))), abs=1e-5)
-    plain = independent(share, len(flat))
-    assert row[2] - row[1] >= plain[1] - plain[0] - 1e-6, "dependent images never tell more"
+CLUSTERED = st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=8).filter(
+    lambda right: any(len(cluster) > 1 for cluster in right)  # else every image is a cluster: the plain interval
+)
+"""Whether each image of each cluster is right."""
+
+
+@settings(max_examples=8)
+@given(cases=st.lists(CLUSTERED, min_size=1, max_size=12, unique_by=repr))
+def test_intervals_of_clusters(shared_store: Store, cases: list[list[list[bool]]]) -> None:
+    sets, parts = dict[str, Images](), list[Finished]()
+    for right in cases:
+        sizes = [len(cluster) for cluster in right]
+        n = sum(sizes)
+        images = image_set(n, name=f"{sizes}", labels=[0] * n, clusters=np.repeat(np.arange(len(sizes)), sizes))
+        rank = [0 if correct else 1 for cluster in right for correct in cluster]
+        sets[images.info.name] = images
+        parts.append(part(cell(images, by=model(repr(right))), [0] * n, rank))
+    name = repr(cases)
+    store_study(shared_store, name, list(sets.values()), parts)
+    rows = shared_store.frame("SELECT checkpoint, top1, low, high FROM accuracy_of(?)", [name]).rows()
+    accuracies = {checkpoint: row for checkpoint, *row in rows}
+    assert len(accuracies) == len(cases)
+    for right in cases:
+        flat = [correct for cluster in right for correct in cluster]
+        share = sum(flat) / len(flat)
+        top1, low, high = accuracies[repr(right)]
+        assert top1 == pytest.approx(share)
+        assert (low, high) == pytest.approx(wilson(share, effective(right), t.ppf(0.975, freedom(right))), abs=1e-5)
+        plain = independent(share, len(flat))
+        assert high - low >= plain[1] - plain[0] - 1e-6, "dependent images never tell more"
 
 
 def test_top5_counts_ranks_below_five(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,13 +21,13 @@ SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass",
 N = 2000
 
 
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Releases of one checkpoint: `same` answers as `old` does, `worse` loses one condition, `near` errs elsewhere.
 
     The study of `worse` asks for no more than 30 points and a condition.
     """
-    images, path = image_set(N, labels=np.zeros(N, int)), tmp_path / "results.duckdb"
+    images, path = image_set(N, labels=np.zeros(N, int)), tmp_path_factory.mktemp("releases") / "results.duckdb"
     first, more, later = range(600), range(700), range(30, 638)
     wrong = {"old": [first] * 3, "same": [first] * 3, "worse": [first, first, more], "near": [later] * 3}
     with open_store(path) as store:
@@ -40,6 +41,11 @@ def db(tmp_path: Path) -> Path:
             "UPDATE study SET toml = toml || '\n[gate]\nmargin = 0.3\nconditions = [\"clean\"]' WHERE name = 'worse'"
         )
     return path
+
+
+@pytest.fixture
+def db(releases: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(releases, tmp_path))
 
 
 def test_what_answers_alike_passes(command: Command, db: Path) -> None:
@@ -205,6 +211,7 @@ def test_options_of_a_release_need_one(command: Command) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("made_databases")
 def test_a_database_of_another_schema_is_refused(command: Command, db: Path, tmp_path: Path) -> None:
     before = tmp_path / "before.duckdb"
     with open_store(before) as store:

@@ -10,8 +10,8 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pytest
-from altair.utils.schemapi import validate_jsonschema
 from jsonschema import ValidationError
+from jsonschema.validators import validator_for
 from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
@@ -76,16 +76,8 @@ def page_of(db: Path, **options: str) -> Page:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "results.duckdb"
-    make_database(path, 5)
-    add_metrics(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def page(many: Path) -> Page:
-    return page_of(many)
+def page(reported: Path) -> Page:
+    return page_of(reported)
 
 
 def test_it_is_one_small_file_that_loads_nothing(page: Page) -> None:
@@ -158,10 +150,10 @@ def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path)
 
 
 @pytest.mark.parametrize("clauses", [2, 6])
-def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(many: Path, clauses: int) -> None:
+def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(reported: Path, clauses: int) -> None:
     clause = "relies less on low frequencies in 4 of 8 cases, at most by -0.200"
     against = Verdict([f"Compared with v1, v2 {'; it '.join([clause] * clauses)}."], [])
-    results = read_data(many)
+    results = read_data(reported)
     assert results is not None
     title, text = page_title(results, against), verdict_section(results, against).text
     whole = against.findings[0]
@@ -335,9 +327,9 @@ def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> N
     assert "Generalization: Concepts" not in described, "it has no value, since two of its image sets are missing"
 
 
-def test_what_changed_between_two_databases(many: Path, tmp_path: Path) -> None:
+def test_what_changed_between_two_databases(reported: Path, tmp_path: Path) -> None:
     make_database(tmp_path / "better.duckdb", 5, GRID, shift=0.1)
-    page = page_of(tmp_path / "better.duckdb", against=str(many))
+    page = page_of(tmp_path / "better.duckdb", against=str(reported))
     changes = page.sections["changes"]
     assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
     assert re.search(r"the largest difference is \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\] points", changes)
@@ -365,31 +357,35 @@ def test_every_chart_is_valid_vega_lite(page: Page) -> None:
     schema = alt.load_schema()
     specs = json.loads(page.scripts[0])
     assert len(specs) > 50
+    validator = validator_for(schema)(schema)
     for spec in specs.values():
-        validate_jsonschema(spec, schema)
+        for rows in spec.get("datasets", {}).values():
+            del rows[2:]  # any object is a row, and the library looks at each of them several times
+        validator.validate(spec)
     with pytest.raises(ValidationError):
-        validate_jsonschema(spec | {"mark": "a pie"}, schema)
+        validator.validate(spec | {"mark": "a pie"})
 
 
-def test_wrong_use_is_one_line(many: Path, tmp_path: Path) -> None:
-    file = tmp_path / "file"
+def test_wrong_use_is_one_line(tmp_path: Path) -> None:
+    file, database = tmp_path / "file", tmp_path / "results.duckdb"
     file.touch()
+    make_database(database, 1, [condition()])
     with pytest.raises(UsageError, match=r"cannot write .*file/r.html: .*; name another file with --out"):
-        write_report(many, file / "r.html")
+        write_report(database, file / "r.html")
     with pytest.raises(UsageError, match=r"cannot write .*; name another folder with --folder"):
-        write_report(many, tmp_path / "r.html", figures=["all"], folder=file)
+        write_report(database, tmp_path / "r.html", figures=["all"], folder=file)
     with pytest.raises(UnknownName, match="unknown study 'mani'; did you mean many"):
-        write_report(many, tmp_path / "r.html", study="mani")
+        write_report(database, tmp_path / "r.html", study="mani")
     with pytest.raises(StoreError, match="is not a DuckDB database"):
         write_report(file, tmp_path / "r.html")
 
 
-def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_it_wrote(reported: Path, tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
     app.command()(report)
-    result = CliRunner().invoke(app, ["--db", str(many), "--out", str(tmp_path / "r.html")])
+    result = CliRunner().invoke(app, ["--db", str(reported), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
     assert re.search(r"r.html: 13 sections, \d+ charts, \d(\.\d+)? MB", result.output)
 
@@ -419,7 +415,7 @@ def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
 
 def test_texts_of_a_made_up_database_do_not_make_a_huge_page(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    make_database(db, 1)
+    make_database(db, 1, [condition()])
     with open_store(db) as store:
         store.execute("UPDATE study SET toml = repeat('x', 20_000_000), host = repeat('y', 20_000_000)")
     page = page_of(db)

@@ -15,7 +15,7 @@ import pytest
 import vl_convert
 from made_up_results import cell, condition, image_set, part, store_study
 from PIL import Image
-from reported import HOSTILE, add_metrics, make_database
+from reported import HOSTILE, make_database
 
 from bandlens.analysis.charts.metrics import channel_chart
 from bandlens.analysis.charts.style import vega_lite_version
@@ -39,11 +39,9 @@ def _without_scatter() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("report")
-    make_database(folder / "results.duckdb", 5)
-    add_metrics(folder / "results.duckdb")
-    return write_report(folder / "results.duckdb", folder / "report.html", figures=["all"], folder=folder / "figures")
+    return write_report(reported, folder / "report.html", figures=["all"], folder=folder / "figures")
 
 
 def pictures(written: Written) -> dict[str, ET.Element]:
@@ -172,7 +170,7 @@ def test_a_name_like_none_of_many_figures_is_no_list_of_all() -> None:
 
 
 def test_an_unknown_figure_is_told_before_the_report_is_written(tmp_path: Path) -> None:
-    make_database(tmp_path / "results.duckdb", 1)
+    make_database(tmp_path / "results.duckdb", 1, [condition()])
     with pytest.raises(UsageError, match="unknown figure 'figures'; "):
         write_report(tmp_path / "results.duckdb", tmp_path / "a.html", figures=["figures"], folder=tmp_path / "new")
     assert not (tmp_path / "a.html").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_export  # noqa: F401 - one test exports several networks
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
