@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -54,10 +54,15 @@ ARRANGES = {
 }
 """Operators that choose, arrange or scale features; of several that are joined the first is looked at."""
 POOLINGS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"}
-ACTIVATIONS = {"Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Selu"}
+ACTIVATIONS = {
+    *("Celu", "Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Swish", "Tanh")
+}
 ARITHMETIC = {"Add", "Div", "Mul", "Sub"}
 """Operators that may add a bias, or scale."""
-GIVES_SCORES = {"Conv", "Gemm", "MatMul", "Log", "LogSoftmax", "Sigmoid", "Softmax"}
+ELEMENTWISE = ARITHMETIC | {"Clip", "Erf", "HardSigmoid", "Pow", "Sigmoid", "Softplus", "Tanh"}
+"""Operators that exporters write GELU, SiLU and their like with; the last of these is a product."""
+LINEAR = {"Conv", "Gemm", "MatMul"}
+GIVES_SCORES = LINEAR | {"Log", "LogSoftmax", "Sigmoid", "Softmax"}
 """Operators whose pooled values are scores of classes: those of positions, or of crops."""
 STEP_OF_WIDTHS = 32
 """The number of pooled features of the usual backbones is a multiple of this."""
@@ -66,29 +71,71 @@ STEP_OF_WIDTHS = 32
 def refuse_features(content: bytes, network: str, width: int) -> None:
     """ExportError, which names `network`, where its one output, (n, width), is known to be features.
 
-    That is so by its name, where its last layer is a normalization, or where it is pooled from other values than
-    scores of a last linear layer. A ReLU between the two, as torchvision's SqueezeNet has it, leaves scores where
-    their number is unusual for features. Features without such a sign pass for logits.
+    That is so by its name, where its last layer is a normalization, where an activation follows its last linear layer,
+    or where it is pooled from other values than scores of such a layer. A 1 x 1 convolution, a ReLU and a pool end both
+    SqueezeNet and many a backbone; they give scores where their number is unusual for features. What a last linear
+    layer gives passes for logits.
     """
     graph = onnx.load_from_string(content).graph
     makers = {name: node for node in graph.node for name in node.output if name}
     (output,) = (value.name for value in graph.output)
-    constants = {weight.name for weight in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
-    node, passed = makers.get(output), set[str]()
-    while node is not None:
-        inputs = [name for name in node.input if name not in constants]
+    constants = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.update((node.output[0], attribute.t) for attribute in node.attribute)
+        elif node.op_type == "Identity" and node.input[0] in constants:  # equal weights are kept once
+            constants[node.output[0]] = constants[node.input[0]]
+    last, passed = makers.get(output), set[str]()
+    while last is not None:
+        kind, inputs = last.op_type, [name for name in last.input if name not in constants]
+        if kind == "Mul" and len(inputs) > 1 and (source := _gated_tensor(inputs, makers, constants)):
+            kind, inputs = "Swish", [source]
         walks_on = ARRANGES | POOLINGS | ACTIVATIONS | (ARITHMETIC if len(inputs) == 1 else set())
-        if node.op_type not in walks_on or not inputs:
+        if kind not in walks_on or not inputs:
             break
-        passed.add(node.op_type)
-        node = makers.get(inputs[0])
-    kind, active = node.op_type if node else None, passed & ACTIVATIONS
-    scores = kind in GIVES_SCORES and (not active or (active == {"Relu"} and width % STEP_OF_WIDTHS != 0))
-    pooled = kind is not None and bool(passed & POOLINGS) and not scores
-    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or pooled:
-        unless = "; if these are logits, export it without the activation before the pool" if pooled and active else ""
+        if not _limits_logits(last, constants, passed):
+            passed.add(kind)
+        last = makers.get(inputs[0])
+    kind, active = last.op_type if last else "", passed & ACTIVATIONS
+    squeezed = active == {"Relu"} and bool(passed & POOLINGS) and _is_pointwise(last) and width % STEP_OF_WIDTHS != 0
+    scores = kind in GIVES_SCORES and (kind not in LINEAR or not active or squeezed)
+    hidden = last is not None and not scores and bool(passed & (ACTIVATIONS | POOLINGS))
+    if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or hidden:
+        unless = "; if these are logits, export it without its last activation" if active else ""
         raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{unless}")
+
+
+def _gated_tensor(
+    factors: Iterable[str], makers: Mapping[str, onnx.NodeProto], constants: Collection[str]
+) -> str | None:
+    """The tensor x where factors are functions of its numbers alone, as in the x f(x) of SiLU and GELU; else None."""
+    waiting, seen, sources = list(factors), set[str](), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in constants:
+            continue
+        seen.add(name)
+        maker = makers.get(name)
+        if maker is not None and maker.op_type in ELEMENTWISE:
+            waiting += maker.input
+        else:
+            sources.add(name)
+    return sources.pop() if len(sources) == 1 else None
+
+
+def _limits_logits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], passed: Collection[str]) -> bool:
+    """Whether a node keeps logits of both signs within limits, as a clip may, and tanh if its values are scaled."""
+    if node.op_type == "Tanh":
+        return bool(ARITHMETIC.intersection(passed))
+    lower = constants.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
+    return lower is not None and lower.data_type != 0 and bool(numpy_helper.to_array(lower) < 0)
+
+
+def _is_pointwise(node: onnx.NodeProto | None) -> bool:
+    """Whether the node is a convolution of single positions."""
+    if node is None or node.op_type != "Conv":
+        return False
+    return all(side == 1 for attribute in node.attribute if attribute.name == "kernel_shape" for side in attribute.ints)
 
 
 def check_pool(pool: str | None) -> None:

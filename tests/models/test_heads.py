@@ -216,11 +216,12 @@ def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_p
     bare.num_classes = 0  # type: ignore[assignment]
     torch.manual_seed(5)
     pooled = nn.Sequential(nn.Conv2d(3, 24, 7, 3), nn.BatchNorm2d(24), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    for network in (Tower(pooled=False), Unit(), Normed(), bare, pooled.eval()):
+    hidden = nn.Sequential(*pooled, nn.Linear(24, 20), nn.Hardswish(), nn.Dropout())
+    for network in (Tower(pooled=False), Unit(), Normed(), bare, pooled.eval(), hidden.eval()):
         message = refusal(lambda: bandlens.export(network, "tower", image_size=64, out=tmp_path / "models", **PLAIN))  # noqa: B023
         assert "--head" in message
     for number, (network, name) in enumerate(
-        [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds"), (pooled, "out")]
+        [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds"), (pooled, "out"), (hidden, "out")]
     ):
         file = write_onnx(network, tmp_path / f"{number}.onnx", ("x", name))
         answer = command("export-own", "--onnx", file, "--normalization", "none", "--out", tmp_path / "models")

@@ -153,9 +153,13 @@ def test_outputs_that_are_called_features_are_refused(name: str) -> None:
         (["Conv", "Clip", "GlobalAveragePool", "Flatten"], 1000),
         (["Conv", "Relu", "MaxPool", "Flatten", "Identity"], 25_088),
         (["Concat", "Relu", "GlobalAveragePool", "LpNormalization"], 10),
+        (["Gemm", "Relu"], 10),
+        (["GlobalAveragePool", "Conv", "HardSwish", "Flatten"], 1000),
+        (["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Tanh"], 10),
+        (["Conv", "Add", "Relu", "Flatten"], 10),
     ],
 )
-def test_outputs_of_a_last_normalization_or_pool_are_refused(operators: list[str], width: int) -> None:
+def test_outputs_of_a_last_normalization_pool_or_activation_are_refused(operators: list[str], width: int) -> None:
     with pytest.raises(ExportError, match="mine gives features \\(output\\), not logits; give it a head of classes"):
         refuse_features(ending_in("output", *operators), "mine", width)
 
@@ -168,7 +172,7 @@ def test_outputs_of_a_last_normalization_or_pool_are_refused(operators: list[str
         (["GlobalAveragePool", "Conv", "Flatten"], 512),
         (["LayerNormalization", "MatMul", "ReduceMean"], 512),  # scores of tokens
         (["Gemm", "Unsqueeze", "Concat", "ReduceMean"], 512),  # scores of several networks
-        (["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Relu"], 512),
+        (["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"], 512),
         (["LayerNormalization", "Gemm"], 10),
         (["Gemm", "Softmax", "ReduceMean"], 64),
         (["GlobalAveragePool", "Flatten"], 3),  # colours of the image itself

@@ -175,14 +175,16 @@ def test_a_range_upside_down_is_refused(levels: tuple[float, float]) -> None:
         Crop(range=levels)
 
 
-def test_sixteen_bits_keep_levels_that_a_conversion_to_rgb_would_make_white() -> None:
-    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+@pytest.mark.parametrize(("bits", "white", "levels"), [(16, 0.996, 17), (12, 0.938, 256)])
+def test_samples_keep_levels_that_a_conversion_to_rgb_would_make_white(bits: int, white: float, levels: int) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64) << (bits - 12)
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "PNG")
     converted = np.array(Image.open(file).convert("RGB"))
-    assert (round(float((converted == 255).mean()), 3), len(np.unique(converted))) == (0.996, 17)
-    pixels = cropped(file.getvalue(), Crop(64, 64, range=(0.0, 65535.0)))
-    np.testing.assert_array_equal(pixels[0], np.rint(255 * (ramp / 65535)))
+    assert (round(float((converted == 255).mean()), 3), len(np.unique(converted))) == (white, levels)
+    largest = 2.0**bits - 1
+    pixels = cropped(file.getvalue(), Crop(64, 64, range=(0.0, largest)))
+    np.testing.assert_array_equal(pixels[0], np.rint(255 * (ramp / largest)))
 
 
 def dicom(samples: NDArray[Any], **more: Any) -> bytes:

@@ -1,0 +1,165 @@
+"""Classifiers of torchvision and timm are taken for such, and what their last layer takes is refused as features."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+
+import onnx
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+from torchvision.models.convnext import CNBlockConfig
+
+from bandlens.errors import ExportError
+from bandlens.export.onnx.features import cut_graph, refuse_features
+from bandlens.export.onnx.from_torch import to_onnx
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """torch warns of its older exporter, which many a user's file comes from, and the networks of what they trace."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def narrow(network: nn.Module) -> nn.Module:
+    """The network with hidden layers of 64 numbers, which would else be a file of 500 MB."""
+    linear = [place for place, layer in enumerate(network.classifier) if isinstance(layer, nn.Linear)]
+    for place in linear:
+        layer = network.classifier[place]
+        wide = layer.in_features if place == linear[0] else 64
+        network.classifier[place] = nn.Linear(wide, layer.out_features if place == linear[-1] else 64)
+    return network
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "alexnet": lambda: narrow(tv.alexnet()),
+    "vgg11": lambda: narrow(tv.vgg11(init_weights=False)),
+    "vgg11_bn": lambda: narrow(tv.vgg11_bn(init_weights=False)),
+    "squeezenet1_1": tv.squeezenet1_1,
+    "resnet18": tv.resnet18,
+    "densenet121": tv.densenet121,
+    "inception_v3": lambda: tv.inception_v3(init_weights=False),
+    "googlenet": lambda: tv.googlenet(init_weights=False),
+    "shufflenet_v2_x0_5": tv.shufflenet_v2_x0_5,
+    "mobilenet_v2": tv.mobilenet_v2,
+    "mobilenet_v3_small": tv.mobilenet_v3_small,
+    "mnasnet0_5": tv.mnasnet0_5,
+    "regnet_y_400mf": tv.regnet_y_400mf,
+    "regnet_x_400mf": tv.regnet_x_400mf,
+    "efficientnet_b0": tv.efficientnet_b0,
+    "efficientnet_v2_s": tv.efficientnet_v2_s,
+    "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]),
+    "vit": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32),
+    "vit of a representation": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32, representation_size=16),
+    "swin": lambda: tv.SwinTransformer([4, 4], 12, [1, 1], [1, 2], [7, 7]),
+    "maxvit": lambda: tv.MaxVit((224, 224), 8, 7, [8, 16], [1, 1], 4, stochastic_depth_prob=0),
+}
+TIMM = """
+    test_resnet test_vit test_convnext test_efficientnet test_byobnet test_nfnet test_mambaout
+    resnetv2_18 skresnet18 res2net50_14w_8s resnest14d legacy_seresnet18 densenet121 dla46_c dpn48b
+    hrnet_w18_small regnetx_002 ese_vovnet19b_slim_dw selecsls42 repvgg_a0 cspdarknet53 tresnet_m legacy_xception
+    mobilenetv3_small_050 mobilenetv4_conv_small_050 lcnet_050 fbnetv3_b ghostnet_050 ghostnetv2_100 ghostnetv3_050
+    efficientnet_lite0 mnasnet_small hardcorenas_a rexnet_100 hgnetv2_b0 repghostnet_050 tinynet_e mobilevit_xxs
+    mobilevitv2_050 efficientvit_b0 efficientvit_m0 efficientformer_l1 efficientformerv2_s0 fastvit_t8 repvit_m0_9
+    edgenext_xx_small starnet_s1 swiftformer_xs shvit_s1 fasternet_t0 lcnetv2_small convnextv2_atto inception_next_atto
+    deit_tiny_distilled_patch16_224 cait_xxs24_224 convit_tiny coat_lite_tiny crossvit_tiny_240 levit_128s pit_ti_224
+    xcit_nano_12_p16_224 pvt_v2_b0 tiny_vit_5m_224 coatnet_pico_rw_224
+    poolformer_s12 caformer_s18 mixer_s32_224 resmlp_12_224 gmlp_ti16_224 eva02_tiny_patch14_224 visformer_tiny
+"""
+NETWORKS |= {f"timm {name}": lambda name=name: timm.create_model(name, num_classes=1000) for name in TIMM.split()}
+
+UNKNOWN = {"timm mobilevitv2_050"}
+"""Networks whose features are pooled from a convolution without an activation, as scores of positions are."""
+
+
+class LastLayer(nn.Module):
+    """The logits of a network, and what its last layer takes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        *_, last = (layer for layer in network.modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+        last.register_forward_pre_hook(lambda _, inputs: setattr(self, "inputs", inputs[0]))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.network(images)
+        return logits, self.inputs
+
+
+def older_export(network: nn.Module, size: int, *outputs: str) -> onnx.ModelProto:
+    """The file of torch's older exporter."""
+    file = io.BytesIO()
+    torch.onnx.export(network, (torch.zeros(1, 3, size, size),), file, dynamo=False, output_names=list(outputs))
+    return onnx.load_from_string(file.getvalue())
+
+
+def size_of(network: nn.Module) -> int:
+    return getattr(network, "default_cfg", {"input_size": (3, 224, 224)})["input_size"][-1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_classifiers_pass_and_are_refused_without_their_last_layer(name: str) -> None:
+    torch.manual_seed(0)
+    network = LastLayer(NETWORKS[name]().eval())
+    model = older_export(network, size_of(network.network), "logits", "taken")
+    for output, width in (("logits", 1000), ("taken", network.inputs.shape[1])):
+        part = onnx.ModelProto()
+        part.CopyFrom(model)
+        cut_graph(part, output, name)
+        refused = does_refuse(part.SerializeToString(), width)
+        assert refused == (output == "taken" and name not in UNKNOWN), output
+
+
+def does_refuse(content: bytes, width: int) -> bool:
+    try:
+        refuse_features(content, "mine", width)
+    except ExportError as error:
+        return "not logits; give it a head of classes: --head" in str(error)
+    return False
+
+
+ACTIVATIONS = [
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish),
+    nn.Tanh,
+]
+
+
+class Limited(nn.Module):
+    """Logits within limits, by a clip or by a hyperbolic tangent."""
+
+    def __init__(self, smooth: bool) -> None:
+        super().__init__()
+        self.smooth = smooth
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return 30 * torch.tanh(logits / 30) if self.smooth else logits.clamp(-30, 30)
+
+
+@pytest.mark.parametrize(
+    "export",
+    [lambda network: older_export(network, 8, "out").SerializeToString(), lambda network: to_onnx(network, 8)[0]],
+    ids=["older", "newer"],
+)
+@pytest.mark.parametrize(
+    ("last", "refused"),
+    [
+        *((activation, True) for activation in ACTIVATIONS),
+        (lambda: nn.GELU("tanh"), True),
+        (lambda: Limited(smooth=True), False),
+        (lambda: Limited(smooth=False), False),
+        (nn.Identity, False),
+    ],
+)
+def test_what_an_activation_gives_is_no_logit(
+    last: Callable[[], nn.Module], refused: bool, export: Callable[[nn.Module], bytes]
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), last(), nn.Dropout()).eval()
+    assert does_refuse(export(network), 10) == refused
