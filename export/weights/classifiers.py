@@ -95,7 +95,7 @@ def labels_of(config: Any) -> dict[int, str]:
     """
     from torchvision.models import ResNet50_Weights
 
-    labels: dict[int, str] = dict(config.id2label)
+    labels = {number: name for number, name in config.id2label.items() if isinstance(name, str)}
     categories = ResNet50_Weights.DEFAULT.meta["categories"]
     common = sum(labels.get(number, "").partition(",")[0] == name for number, name in enumerate(categories))
     return {} if 2 * common > len(categories) else labels
