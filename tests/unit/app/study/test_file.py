@@ -405,3 +405,11 @@ def test_a_folder_may_be_text(workplace: Path) -> None:
     study = Study(**keys, engine="onnxruntime", folder=str(workplace))
     assert study.folder == workplace
     assert [model.name for model in resolve(study).models] == ["one"]
+
+
+def test_models_have_absolute_paths_since_workers_have_another_current_folder(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study(workplace)
+    monkeypatch.chdir(workplace)
+    assert {cell.variant.path for cell in work_of(Path("study.toml")).cells} == {workplace / "models" / "one.onnx"}
