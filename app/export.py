@@ -83,7 +83,7 @@ def _training_images(path: Path, class_names: list[str] | None) -> TrainingImage
         raise UsageError(f"image set {info.name} has {kind}, and a head is trained on one each; pack it with --labels")
     return TrainingImages(
         *(info.name, info.digest, info.size, info.preprocessing, images.labels, images.clusters, images.keys),
-        class_names=class_names or images.class_names,
+        class_names=images.class_names if class_names is None else class_names,
         take=images.take,
     )
 
@@ -101,7 +101,7 @@ class Lowering:
     """The precisions and TensorRT plans that are made of each model."""
 
     precisions: Sequence[str] = ("fp32",)
-    calibration: Path | None = None
+    calibration: str | PathLike[str] | None = None
     """A packed image set, which int8 is calibrated on."""
     batch: int | None = None
     """The number of images that a TensorRT plan takes at once; by default the tuned one, or else 256."""
@@ -285,7 +285,9 @@ def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]
     return rows
 
 
-def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
+def _onnx_file(
+    model: Model, precision: str, calibration: str | PathLike[str] | None
+) -> tuple[OnnxFile, dict[str, Any]]:
     """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
     from ..export.models import describe_model
     from ..export.onnx.files import describe_onnx_file, load_onnx_file
@@ -293,7 +295,8 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
     if precision != model.precision and (precision == "fp16" or (precision == "int8" and calibration is not None)):
         from ..export.onnx.precisions import make_onnx_file
 
-        make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
+        images = None if calibration is None else _calibration(Path(calibration), model.image_size)
+        make_onnx_file(model, precision, images)
     onnx_file = load_onnx_file(model, precision)
     about = describe_model(onnx_file.models, model.name) if onnx_file.itself else describe_onnx_file(model, precision)
     return onnx_file, about.get("parity", {})

@@ -156,9 +156,14 @@ def name_classes(model: Model, names: Sequence[str]) -> None:
             f"{len(names)} names were given for the {count} {kind} of {model.name}, whose names stay as they were; "
             "give one name for each, in the order of the logits"
         )
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"several {kind} of {model.name} are called {some_of(repeated)}; give each its own name")
+    check_distinct(names, f"{kind} of {model.name}")
     _describe_again(model, {"class_names": list(names)})
+
+
+def check_distinct(names: Sequence[str], whose: str) -> None:
+    """UsageError unless each name stands once: labels are matched by names."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"several {whose} are called {some_of(repeated)}; give each its own name")
 
 
 def categorize_model(model: Model, category: str) -> Model:

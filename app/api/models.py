@@ -207,9 +207,11 @@ def sensitivity(
     from ...export.models import load_model
     from ...probes.images.image_set import open_image_set
     from ..sensitivity import measure_sensitivity
+    from ..study.class_names import match_labels
 
     model = load_model(_models_folder(models), checkpoint)
-    return measure_sensitivity(model, open_image_set(Path(image_set)), engine, progress)
+    images = match_labels(open_image_set(Path(image_set)), [model])
+    return measure_sensitivity(model, images, engine, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,7 @@ def gate_release(
 
 def rebuild(
     study: Study | Work | File,
-    shards: str,
+    shards: File,
     db: File = RESULTS,
     *,
     engine: str | None = None,

@@ -99,7 +99,7 @@ def run(
         into, command = str(db), f"analyze{f' {quoted(study)}' if work.study.measures else ''} --db {quoted(db)}"
         if sharded and sharded.later:
             folder = quoted(sharded.folder)
-            into, command = sharded.folder, f"rebuild {quoted(study)} --shards {folder} --db {quoted(db)}"
+            into, command = str(sharded.folder), f"rebuild {quoted(study)} --shards {folder} --db {quoted(db)}"
         print(
             f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
             f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"
@@ -144,7 +144,7 @@ def _sharded(
     return Sharded(
         shards or f"{db}.shards",
         on_ray if executor == "ray" else None,
-        tuple(devices.split(",")) if devices is not None else (),
+        tuple(name.strip() for name in devices.split(",")) if devices is not None else (),
         task_timeout,
         later=commit == "later",
     )

@@ -67,6 +67,7 @@ class Study:
     """The text that is kept with the results."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
         if self.toml:
             return
         where = f"study {self.name}"

@@ -95,16 +95,20 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
     models = _models(study.checkpoints, study.folder / study.models if study.models else None)
     query = (
         "SELECT DISTINCT engine FROM cell JOIN condition ON condition.id = cell.condition WHERE NOT attack "
-        "AND precision = ? AND list_contains(?::VARCHAR[], onnx_sha256) AND cell.id IN (SELECT cell FROM part)"
+        "AND list_contains(?::VARCHAR[], precision) AND list_contains(?::VARCHAR[], onnx_sha256) "
+        "AND cell.id IN (SELECT cell FROM part)"
     )
     with open_store(database, read_only=True) as store:
-        hashes = [load_onnx_file(model, study.precision).sha256 for model in models]
-        return set(store.frame(query, [study.precision, hashes])["engine"])
+        onnx_files = [load_onnx_file(model, study.precision) for model in models]
+        # A finished file runs at its own precision, where the engine has that.
+        precisions = [study.precision, *(onnx_file.precision for onnx_file in onnx_files)]
+        return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
 
 def _resolve(study: Study, choices: list[str]) -> Work:
     grid = make_grid(study.probes, study.folder)
-    folder = study.folder / study.models if study.models else None
+    # The paths of models go to processes that have another current folder.
+    folder = (study.folder / study.models).absolute() if study.models else None
     models = _models(study.checkpoints, folder)
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
     draw = Draw(study.limit, study.seed) if study.limit else None

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 from ...advance import Advance, Progress, silent
@@ -33,7 +34,7 @@ from .resolve import Work
 class Sharded:
     """The options of a run that is split into tasks which leave shards."""
 
-    folder: str
+    folder: str | PathLike[str]
     """The path or URI of the folder of the shards."""
     ray: RayOptions | None = None
     """The cluster whose workers compute the tasks."""
@@ -293,7 +294,7 @@ class Rebuilt:
     """Cells that are not complete, with the number of their images that are stored."""
 
 
-def rebuild_study(work: Work, database: Path, shards: str, progress: Progress = silent) -> Rebuilt:
+def rebuild_study(work: Work, database: Path, shards: str | PathLike[str], progress: Progress = silent) -> Rebuilt:
     """Commit what shards hold of a study and the database lacks. Nothing is computed."""
     folder = open_folder(shards, make=False)
     with open_store(database) as store:

@@ -45,6 +45,12 @@ class RayOptions:
     workers: int | None = None
     """The number of workers; by default as many as the cluster has room for."""
 
+    def __post_init__(self) -> None:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise UsageError(
+                f"{self.gpus_per_worker:g} GPUs for a worker: give a part of one, or whole ones, as Ray does"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

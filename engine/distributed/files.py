@@ -77,13 +77,16 @@ class DriverFiles:
 def kept_files(
     images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[UserSource]
 ) -> Mapping[str, KeptFiles]:
-    """The files that the driver hands out: packed image sets, ONNX files, and the source of users' probes."""
+    """The files that the driver hands out: packed image sets, ONNX files, and the source of users' probes.
+
+    Their paths are absolute, since the process that hands them out has another current folder.
+    """
     sets = {
-        image_set.packed: {name: image_set.folder / name for name in (ABOUT, INDEX, PIXELS)}
+        image_set.packed: {name: image_set.folder.absolute() / name for name in (ABOUT, INDEX, PIXELS)}
         for image_set in images
         if not image_set.streamed
     }
-    onnx_files = {variant.sha256: {_name_of(variant): variant.path} for variant in variants}
+    onnx_files = {variant.sha256: {_name_of(variant): variant.path.absolute()} for variant in variants}
     sources = {
         source_digest(source): {path.relative_to(source.file.parent).as_posix(): path for path in source_files(source)}
         for source in probes

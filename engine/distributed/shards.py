@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Folder:
         return str(self.files.type_name) == "local"
 
 
-def open_folder(name: str, make: bool = True) -> Folder:
+def open_folder(place: str | PathLike[str], make: bool = True) -> Folder:
     """The results folder at a path or URI, made if there is none; ShardError where that is not possible.
 
     With `make` it will be written into, and partial files that killed processes of this machine left are removed.
@@ -84,6 +85,7 @@ def open_folder(name: str, make: bool = True) -> Folder:
     import pyarrow as pa
     from pyarrow import fs
 
+    name = fspath(place)
     try:
         files, path = fs.FileSystem.from_uri(name if "://" in name else str(Path(name).absolute()))
         folder = Folder(files, path.rstrip("/"), name)

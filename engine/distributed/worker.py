@@ -70,7 +70,7 @@ def job_of(
         },
         batch=batch,
         threads=threads,
-        shards=shards,
+        shards=shards if "://" in shards else str(Path(shards).absolute()),
         variants=tuple(variants),
         complete=tuple(variant for variant in complete_variants if variant not in variants),
     )

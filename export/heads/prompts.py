@@ -15,7 +15,7 @@ from ...errors import UsageError
 from ...records import Crop, Head
 from ...untrusted import first_line, regular
 from ..files import sha256_of
-from ..models import MOST_CLASSES
+from ..models import MOST_CLASSES, check_distinct
 from .linear import LinearHead
 from .training import MadeHead
 
@@ -58,6 +58,7 @@ class PromptHead:
                 f"{self.source} has {len(array)} classes, and --classes names {len(self.class_names)}; give one name "
                 "for each, in the order of the embeddings"
             )
+        check_distinct(self.class_names or (), f"classes of {self.source}")
 
     def check_network(self, name: str, image_size: int, crop: Crop | None) -> None:
         """Prompts are for networks of any images."""

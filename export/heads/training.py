@@ -20,6 +20,7 @@ from ...advance import Progress, silent
 from ...errors import ExportError, UnknownName, UsageError, advice_on
 from ...processors import processors
 from ...records import Crop, Head
+from ..models import check_distinct
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
 
@@ -81,6 +82,7 @@ class TrainedHead:
             raise UsageError(
                 f"{images.name} has {classes} classes, and {len(images.class_names)} names were given; give each one"
             )
+        check_distinct(images.class_names or (), f"classes of {images.name}")
         if len(np.unique(labels)) < 2:
             raise UsageError(f"all images of {images.name} are of one class; a head needs two at least")
         if len(labels) < classes:

@@ -110,8 +110,13 @@ def take_onnx(
             f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
             "its features with --output and give them a head with --head"
         )
-    adapted = _adapt(model, inputs[0])
-    batch, size = _batch_and_size(path, inputs[0], image_size)
+    # Old files, and some exporters' new ones, list every weight among the inputs, too.
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
+    (images_input,) = model.graph.input
+    adapted = _adapt(model, images_input)
+    batch, size = _batch_and_size(path, images_input, image_size)
     images = photograph_crops(size)
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
     dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ExportError, UsageError, some_of
 from ...processors import processors
 from ...untrusted import first_line
+from ..models import MOST_CLASSES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +113,11 @@ def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = 
     """
     import numpy as np
 
+    if not 1 <= outputs.shape[1] <= MOST_CLASSES:
+        raise ExportError(
+            f"{network} gives {outputs.shape[1]:,} outputs, and predictions are stored of 1 to {MOST_CLASSES:,} "
+            "classes; export it with the classes that matter"
+        )
     if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
     if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:

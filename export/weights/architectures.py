@@ -105,6 +105,11 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
         raise UsageError(f"architecture '{architecture}': {error}; {advice}") from error
     except (AttributeError, ValueError) as error:
         raise UsageError(f"architecture '{architecture}': {error}; name a class or function of it") from error
+    # A stranger's module may fail in any way as it is imported.
+    except Exception as error:
+        raise UsageError(
+            f"architecture '{architecture}': {type(error).__name__}: {error}; mend module {module}, or name another"
+        ) from error
     return factory
 
 
@@ -118,7 +123,7 @@ def _parse_call(architecture: str, expression: str) -> tuple[str, list[Any], dic
         attribute = ast.unparse(call.func)
         if not all(part.isidentifier() for part in attribute.split(".")):
             raise ValueError(attribute)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise UsageError(
             f"cannot read architecture '{architecture}'; write module:callable or module:callable('text', number=1)"
         ) from error

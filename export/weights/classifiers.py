@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
+POOLER = "pooler."
+"""The beginning of the names of tensors that no classifier has, and its network by itself wants."""
 PHOTOGRAPH = "chelsea.png"
 """The photograph that a folder's own preprocessing is compared on; it is not square."""
 SHARES = (1.0, 224 / 256)
@@ -39,13 +41,16 @@ NEAREST = 2.0
 """The largest mean difference of two preprocessings that are the same but for rounding, in grey levels of 255."""
 
 
-def load_classifier(folder: Path, headed: bool = False) -> tuple[nn.Module, list[Path], list[str]]:
+def load_classifier(
+    folder: Path, headed: bool = False, pool: str | None = None
+) -> tuple[nn.Module, list[Path], list[str]]:
     """The network of a folder, its files of weights, and the keys in them that it has no use for.
 
-    It is a classifier, or a network of features that is to be `headed`.
+    It is a classifier, or a network of features that is to be `headed`, and its tokens to be pooled by `pool`.
 
-    Every tensor of the network must be there. Raises UsageError for a folder of something else, CheckpointError where
-    weights are missing, and ExportError where transformers cannot load it.
+    Every tensor of the network must be there, but those of its pooler where `pool` does without. Raises UsageError for
+    a folder of something else, CheckpointError where weights are missing, and ExportError where transformers cannot
+    load it.
     """
     if not (folder / CONFIG).is_file():
         raise UsageError(
@@ -68,11 +73,15 @@ def load_classifier(folder: Path, headed: bool = False) -> tuple[nn.Module, list
             output_loading_info=True,
         )
     # transformers draws weights that it does not find.
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} tensors of a {type(network).__name__} ({some_of(missing)}); save the "
-            f"classifier with its head, or {GIVE_HEAD}"
-        )
+    missing = sorted(key for key in loading["missing_keys"] if pool is None or not key.startswith(POOLER))
+    if missing:
+        advice = f"save the classifier with its head, or {GIVE_HEAD}"
+        if headed and all(key.startswith(POOLER) for key in missing):
+            advice = "say how its tokens are pooled: --pool token or mean"
+        elif headed:
+            advice = "save the network with all its weights"
+        lacks = f"{len(missing)} tensors of a {type(network).__name__} ({some_of(missing)})"
+        raise CheckpointError(f"{folder} lacks {lacks}; {advice}")
     return network.eval(), files, sorted(loading["unexpected_keys"])
 
 
@@ -95,7 +104,7 @@ def labels_of(config: Any) -> dict[int, str]:
     """
     from torchvision.models import ResNet50_Weights
 
-    labels: dict[int, str] = dict(config.id2label)
+    labels = {number: name for number, name in config.id2label.items() if isinstance(name, str)}
     categories = ResNet50_Weights.DEFAULT.meta["categories"]
     common = sum(labels.get(number, "").partition(",")[0] == name for number, name in enumerate(categories))
     return {} if 2 * common > len(categories) else labels

@@ -150,6 +150,26 @@ def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["batch", 3, 96, 96]
 
 
+@pytest.mark.parametrize("first", ["images", "weights"])
+def test_weights_that_are_inputs_too_are_weights(first: str, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
+    """Files of IR version 3 list every weight among the inputs, as some exporters do to this day."""
+    network = written(Small(), tmp_path / "small.onnx", dynamic="b")
+    graph = (content := onnx.load(tmp_path / "small.onnx")).graph
+    weights = [
+        onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in graph.initializer
+    ]
+    inputs = [*graph.input, *weights] if first == "images" else [*weights, *graph.input]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    onnx.save(content, tmp_path / "old.onnx")
+    model, _ = import_onnx(tmp_path / "old.onnx", "old", IMAGENET, tmp_path / "models")
+    assert [value.name for value in onnx.load(model.path).graph.input] == ["images"]
+    mean, std = (np.array(numbers, np.float32).reshape(3, 1, 1) for numbers in IMAGENET)
+    logits = onnx_logits(verify_model(model), photographs)
+    np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
+    assert make_onnx_file(model, "fp16")[1].top1_disagreements == 0
+
+
 def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photographs: NDArray[np.float32]) -> None:
     network = written(Small(), tmp_path / "small.onnx")
     onnx.save(onnx.load(tmp_path / "small.onnx"), tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from numpy.typing import NDArray
+from torch import nn
 
 from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
 from bandlens.export.files import sha256_of
@@ -153,3 +154,21 @@ def test_efficientnet_lite0(tmp_path: Path) -> None:
     assert (model.classes, model.image_size) == (1000, 224)
     cat = photograph_crops(224)[2 * PHOTOGRAPHS.index("chelsea.png")]
     assert int(onnx_logits(verify_model(model), cat[None]).argmax()) in range(281, 286)  # ImageNet's domestic cats
+
+
+class Outputs(nn.Module):
+    """A network of any number of outputs, of which three differ."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)).repeat(1, 21_846)[:, : self.count]
+
+
+@pytest.mark.parametrize(("classes", "message"), [(65_537, "gives 65,537 outputs"), (0, "gives 0 outputs")])
+def test_a_network_whose_classes_cannot_be_stored_is_refused(classes: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_network(Outputs(classes), "many", IMAGENET, tmp_path / "models", image_size=32)
+    assert not (tmp_path / "models").exists()

@@ -191,6 +191,24 @@ def test_a_backbone_gets_a_head_on_what_transformers_calls_its_features(
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected.numpy(), atol=0.05)
 
 
+def test_a_classifier_is_a_backbone_without_its_own_head(saved: Path, tmp_path: Path) -> None:
+    """Transformers saves no pooler of a vision transformer that classifies by its first token."""
+    prompts, images = np.random.default_rng(0).normal(size=(3, 16)), photograph_crops(64)
+
+    def export(pool: str | None) -> Any:
+        backbone = bandlens.Backbone(saved, prompts, pool=pool)
+        return bandlens.export(backbone, "zero", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
+
+    assert "say how its tokens are pooled: --pool token or mean" in str(refusal(lambda: export(None)))
+    model = export("token")
+    classifier = transformers.ViTForImageClassification.from_pretrained(saved).eval()
+    with torch.inference_mode():
+        features = classifier.vit(torch.from_numpy(images)).last_hidden_state[:, 0]
+    normalize = torch.nn.functional.normalize
+    expected = 100 * normalize(features.double()) @ normalize(torch.tensor(prompts)).T
+    np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected.numpy(), atol=0.05)
+
+
 def test_imagenets_own_names_are_left_to_image_sets(saved: Path, tmp_path: Path) -> None:
     from torchvision.models import ResNet50_Weights
 

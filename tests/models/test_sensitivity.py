@@ -11,18 +11,20 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from small import Command, make_images, make_model, make_pictures, tune_by_hand
+from small import Command, make_images, make_model, make_pictures, pack_folders, tune_by_hand
 
 from bandlens.app import sensitivity as sensitivity_module
 from bandlens.app.api.models import sensitivity
 from bandlens.engine.backends.base import Attacker, open_attacker, variant_of
 from bandlens.errors import EngineError, UsageError
-from bandlens.export.models import save_model
+from bandlens.export.models import name_classes, save_model
 from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.pack import pack
 from bandlens.processors import processors
-from bandlens.records import Model, Variant
+from bandlens.records import Crop, Model, Variant
 
 SIZE = 64
+NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]
 
 
 def wave(down: int, across: int) -> NDArray[np.float64]:
@@ -128,3 +130,15 @@ def test_the_command_prints_octaves_and_rings(command: Command, images: ImageSet
     assert answer.code == 0, answer.err
     tables = json.loads(answer.out)
     assert max(tables["sensitivity"], key=lambda row: row["sensitivity"])["cycles"] == "3 to 4"
+
+
+def test_labels_are_those_of_the_models_classes_by_name(tmp_path: Path) -> None:
+    packed = pack_folders(tmp_path, ["whale", "bee", "zebra"])
+    name_classes(make_model(tmp_path, "named", classes=len(NAMES)), NAMES)
+    numbers = [f"{path},{NAMES.index(path.split('/')[0])}\n" for path in packed.paths]
+    (tmp_path / "classes.csv").write_text("path,class\n" + "".join(numbers))
+    numbered = pack(
+        tmp_path / "photographs", tmp_path / "numbered.set", crop=Crop(128, 128), labels=tmp_path / "classes.csv"
+    )
+    expected = sensitivity("named", numbered.folder, tmp_path).tables
+    assert sensitivity("named", packed.folder, tmp_path).tables == expected

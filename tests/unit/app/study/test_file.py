@@ -398,3 +398,18 @@ def test_the_page_on_study_files_has_every_key() -> None:
     page = (Path(__file__).parents[4] / "docs" / "reference" / "study.md").read_text().partition("[gate]")[0]
     keys = re.findall(r"^- `(\w+)`: ", page, re.MULTILINE)
     assert sorted(keys) == sorted({field.name for field in fields(Study)} - {"folder", "toml"})
+
+
+def test_a_folder_may_be_text(workplace: Path) -> None:
+    keys: dict[str, Any] = {"name": "mine", "checkpoints": ["one"], "images": ["images.set"], "models": "models"}
+    study = Study(**keys, engine="onnxruntime", folder=str(workplace))
+    assert study.folder == workplace
+    assert [model.name for model in resolve(study).models] == ["one"]
+
+
+def test_models_have_absolute_paths_since_workers_have_another_current_folder(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study(workplace)
+    monkeypatch.chdir(workplace)
+    assert {cell.variant.path for cell in work_of(Path("study.toml")).cells} == {workplace / "models" / "one.onnx"}

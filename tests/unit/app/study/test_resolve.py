@@ -195,6 +195,18 @@ def test_predictions_of_a_database_keep_their_engine(tmp_path: Path) -> None:
     assert resolve(study, database).study.engine == "onnxruntime"
 
 
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_predictions_of_a_finished_int8_file_keep_their_engine_too(tmp_path: Path) -> None:
+    description = tmp_path / "models" / "m0.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"precision": "int8"}))
+    keys = {"models": str(tmp_path / "models"), "threads": 2, "probes": {"lowpass": {"cutoff": 0.3}}}
+    study = Study(name="tuned", checkpoints=["m0"], images=[str(tmp_path / "images.set")], **keys)
+    database = tmp_path / "results.duckdb"
+    assert run_study(resolve(study, database), database).ran == 2
+    tune_by_hand(tmp_path)
+    assert resolve(study, database).study.engine == "onnxruntime"
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", '{"fp32": {}}', '{"fp32": 3}', "[" * 100_000]

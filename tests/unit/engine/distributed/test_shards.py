@@ -198,3 +198,8 @@ def test_a_folder_that_cannot_be_is_an_error(
     with pytest.raises(ShardError, match=words) as raised:
         open_folder(name)
     assert str(raised.value).endswith("name another folder with --shards")
+
+
+def test_a_path_names_a_folder_as_its_text_does(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "shards")
+    assert (folder.name, folder.path) == (str(tmp_path / "shards"), str(tmp_path / "shards"))

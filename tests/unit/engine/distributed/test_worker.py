@@ -36,3 +36,11 @@ def test_each_piece_of_an_image_set_that_is_fetched_is_a_step(tmp_path: Path, mo
         assert worker.compute(Task((cell,), 0, 4)).failed == ()
     assert len(steps) > 100
     assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize(("name", "there"), [("out", "{}/out"), ("s3://bucket/out", "s3://bucket/out")])
+def test_a_results_folder_is_the_drivers_whatever_the_current_folder_of_a_worker_is(
+    name: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert job_of({}, tmp_path, [], 4, 1, name, []).shards == there.format(tmp_path)

@@ -43,6 +43,7 @@ def test_logits_are_the_scaled_cosines_of_torch(scale: float | None, tmp_path: P
         (np.where(np.arange(5)[:, None] == 3, np.nan, EMBEDDINGS), None, "embedding of class 3"),
         (np.where(np.arange(5)[:, None] == 2, 0, EMBEDDINGS), None, "embedding of class 2"),
         (EMBEDDINGS, ["a", "b"], "5 classes, and --classes names 2"),
+        (EMBEDDINGS, ["crane", "bee", "crane", "ant", "elk"], "several classes of memory are called crane; give each"),
     ],
 )
 def test_arrays_that_are_no_embeddings_are_refused(array: Any, names: list[str] | None, message: str) -> None:

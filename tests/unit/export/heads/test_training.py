@@ -113,6 +113,7 @@ def test_two_processes_do_not_write_the_same_features(images: TrainingImages, co
         ({"labels": np.arange(COUNT, dtype=np.int32) % 3 * 2}, "no image of 2 of 5 classes, the first number 1; pack"),
         ({"clusters": np.zeros(COUNT, np.int32)}, "all images of train are one cluster"),
         ({"class_names": ["a", "b"]}, "train has 3 classes, and 2 names were given"),
+        ({"class_names": ["a", "b", "a"]}, "several classes of train are called a; give each its own name"),
     ],
 )
 def test_images_that_no_head_can_be_trained_on_are_refused(

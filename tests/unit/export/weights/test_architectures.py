@@ -30,6 +30,14 @@ def number():
 """
 
 
+BROKEN = {
+    "with_a_typo": "def make(:\n",
+    "without_its_data": "raise RuntimeError('no file of weights')\n",
+    "without_its_variable": "import os\nos.environ['SURELY_NOT_SET']\n",
+}
+"""Modules that fail as they are imported."""
+
+
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tried_networks.py").write_text(NETWORKS)
@@ -133,6 +141,27 @@ def test_named_networks_get_as_many_classes_as_are_asked_for() -> None:
     ],
 )
 def test_named_networks_that_cannot_be(architecture: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(architecture)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("with_a_typo:make", "architecture 'with_a_typo:make': SyntaxError: invalid syntax"),
+        ("without_its_data:make", "RuntimeError: no file of weights"),
+        ("without_its_variable:make", "KeyError: 'SURELY_NOT_SET'"),
+        (".networks:make", "architecture '.networks:make': TypeError: the 'package' argument is required"),
+        ("resnet18({[1]: 2})", "cannot read architecture"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(
+    architecture: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, source in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError) as caught:
         build(architecture)
     assert message in str(caught.value)

@@ -1,0 +1,24 @@
+"""Image sets give exports the names of classes for a head, and the images that int8 is calibrated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small import make_images, make_model, make_pictures, pack_folders
+
+from bandlens.app.export import Backbone, Lowering, lower_model
+from bandlens.errors import UsageError
+
+
+def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Path) -> None:
+    images = pack_folders(tmp_path, ["ant", "bee"])
+    with pytest.raises(UsageError, match=r"images.set has 2 classes, and 0 names were given; give each one"):
+        Backbone("network.pth", images.folder, class_names=[]).request()
+    assert Backbone("network.pth", images.folder).request().head.images.class_names == ["ant", "bee"]
+
+
+def test_a_calibration_set_may_be_named_by_text(tmp_path: Path) -> None:
+    model, images = make_model(tmp_path / "models"), make_images(tmp_path / "images.set", make_pictures(2, 64))
+    with pytest.raises(UsageError, match=r"images.set has images of 64 pixels, and the model takes 128"):
+        lower_model(model, Lowering(["int8"], str(images.folder)))

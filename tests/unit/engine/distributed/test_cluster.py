@@ -1,0 +1,18 @@
+"""The resources of a worker, as Ray takes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bandlens.engine.distributed.cluster import RayOptions
+from bandlens.errors import UsageError
+
+
+@pytest.mark.parametrize("share", [0.25, 1, 1.0, 2])
+def test_a_worker_takes_a_part_of_a_gpu_or_whole_ones(share: float) -> None:
+    assert RayOptions(gpus_per_worker=share).gpus_per_worker == share
+
+
+def test_one_gpu_and_a_half_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"1\.5 GPUs for a worker: give a part of one, or whole ones"):
+        RayOptions(gpus_per_worker=1.5)
