@@ -49,7 +49,7 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
     models = shares.sort("checkpoint", "metric").group_by("checkpoint", maintain_order=True)
     names = octave_names(size)
     rows = pl.DataFrame([part for _, of_model in models for part in _bar(of_model.to_dicts(), names)], _BAR)
-    domain = [FLAT, *names]
+    hues = {name: hue for name, hue in zip(names, HUES, strict=True) if name in rows["part"]}
     measure = str(clean["measure"][0])
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("start:Q", title=measure, scale=alt.Scale(zero=True)),
@@ -57,7 +57,7 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
         y=alt.Y("model:N", title=None),
         color=alt.Color(
             "part:N",
-            scale=alt.Scale(domain=domain, range=[GREY, *HUES]),
+            scale=alt.Scale(domain=[FLAT, *hues], range=[GREY, *hues.values()]),
             legend=alt.Legend(
                 title="octave: cycles per image", orient="bottom", columns=alt.ExprRef(f"width < {NARROW} ? 3 : 4")
             ),

@@ -127,8 +127,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     """Compare every cell that both runs have. `advance` is called with the number of cells done.
 
     The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
-    differ; `detectable` is the smallest difference that 80 % of such comparisons find. Raises UsageError where the two
-    runs are one and the same.
+    differ; `detectable` is the smallest difference that 80 % of such comparisons find, null where not even one of 1 is
+    found. Raises UsageError where the two runs are one and the same.
     """
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
@@ -147,7 +147,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         p_holm=pl.Series(holm(p)),
         p_bh=pl.Series(benjamini_hochberg(p)),
         detectable=width * (pl.col("high") - pl.col("low")) + 1 / pl.col("n"),
-    )
+    ).with_columns(pl.when(pl.col("detectable") <= 1).then("detectable"))
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
         len(matched.filter(same)),

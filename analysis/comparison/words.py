@@ -56,11 +56,15 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         leaves_zero_out = row["low"] is not None and not row["low"] <= 0 <= row["high"]
         smallest = _detectable_in_words(tested)
         by_cell = ", by cell," if " to " in smallest else ""
-        could_not = f" (one smaller than {smallest}{by_cell} could not have been)" if smallest else ""
-        return (
+        could_not = f"one smaller than {smallest}{by_cell} could not have been" if smallest else "none could have been"
+        finding = (
             f"No difference was found between {name_a} and {name_b} in {len(tested):,} "
-            f"cell{'' if len(tested) == 1 else 's'}{could_not}{_unmoved_biases(biases)}; the interval "
-            f"that reaches farthest is {difference_in_words(row)}"
+            f"cell{'' if len(tested) == 1 else 's'} ({could_not}){_unmoved_biases(biases)}"
+        )
+        if row["low"] is None:
+            return f"{finding}; there is no interval, since no two images are independent"
+        return (
+            f"{finding}; the interval that reaches farthest is {difference_in_words(row)}"
             f"{', which is not corrected for the number of cells' if leaves_zero_out else ''}"
         )
     return (

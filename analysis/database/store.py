@@ -120,12 +120,14 @@ class Store:
     ) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
 
-        Columns of other `types`, or that are made of others, come as DuckDB writes them in text.
+        Columns of other `types`, or that are made of others, come as DuckDB writes them in text. Columns of one name,
+        as a join with * has them, are called NAME, NAME_1 and so on, as in `frame`.
         """
         with explained(self.path):
             try:
                 relation = self._query(sql, parameters)
-                if not all(_is_made_of(kind, types) for kind in relation.types):
+                is_plain = all(_is_made_of(kind, types) for kind in relation.types)
+                if not is_plain or len({*relation.columns}) < len(relation.columns):
                     relation = relation.project(", ".join(_with_text(relation, types)))
                 yield relation.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
@@ -664,8 +666,11 @@ def _is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> b
 
 def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iterator[str]:
     """The columns by their places, since names may be there twice; those that are not made of `types` as text."""
+    names: dict[str, None] = {}
     for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
-        quoted = name.replace('"', '""')
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
+        quoted = [*names][-1].replace('"', '""')
         yield f'#{place}{"" if _is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
 
 

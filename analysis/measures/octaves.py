@@ -10,9 +10,10 @@ The first is the Shapley value (1953) in [-1, 1], the second Shapley's interacti
 [-2, 2]. The seven shares of an image add up to v(all) - v(none), and their means to the accuracy less that of the flat
 image.
 
-octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Numbers are means
-over images with intervals of differences (`statistics.shares`), which end where their ranges do. They are `at_chance`
-where the clean accuracy is no higher than that of blind guesses.
+octave_share_K_C is the share over the images whose label is C, if these show more than one cluster. Octaves without a
+ring, which images below 128 pixels have, have no numbers. These are means over images with intervals of differences
+(`statistics.shares`), which end where their ranges do, and `at_chance` where the clean accuracy is no higher than that
+of blind guesses.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import factorial
 
 import numpy as np
 
-from ...protocol import NO_OCTAVE, OCTAVES
+from ...protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import Share, mean_interval, share_of
@@ -78,8 +79,18 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     if values is None:
         return
     images = outcomes.images
-    shares, pairs = (interactions(values, members) for members in (1, 2))
-    for name, numbers in zip((*SHARES, *PAIRS), (*shares, *pairs), strict=True):
+    edges = dict(zip(OCTAVES, pairwise(octave_edges(outcomes.subject.size)), strict=True))
+    shares, pairs = (
+        {
+            name: numbers
+            for name, octaves, numbers in zip(
+                names, combinations(OCTAVES, members), interactions(values, members), strict=True
+            )
+            if all(low < high for low, high in map(edges.__getitem__, octaves))
+        }
+        for members, names in enumerate((SHARES, PAIRS), start=1)
+    )
+    for name, numbers in (shares | pairs).items():
         yield name, share_of(numbers, images.clusters)
     labels = np.unique(images.label[images.label >= 0])
     if len(labels) > MOST_LABELS or outcomes.clean is None:
@@ -87,7 +98,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     for label in labels:
         of_class, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
         if len(np.unique(images.clusters[of_class])) > 1:
-            for name, numbers in zip(SHARES, shares, strict=True):
+            for name, numbers in shares.items():
                 yield f"{name}_{class_name}", share_of(numbers[of_class], images.clusters[of_class])
 
 

@@ -78,8 +78,8 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
 def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
     """Remove images from a set by their paths; what is left is the set that packing these alone would have made.
 
-    Raises UnknownName for a path that the set does not have, and UsageError where no image would be left. After an
-    error the set is as it was.
+    But classes keep their numbers and names, even those that no image shows any more. Raises UnknownName for a path
+    that the set does not have, and UsageError where no image would be left. After an error the set is as it was.
     """
     with files.changed_folder(path) as folder:
         images = open_image_set(path)

@@ -462,6 +462,22 @@ def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("SELECT 1 AS a, 2 AS a", ["a", "a_1"]),
+        ("SELECT 1 AS a, 2 AS a, 3 AS a_1, interval 1 day AS a", ["a", "a_1", "a_1_1", "a_2"]),
+        ('SELECT * FROM (SELECT 4 AS "the ""n") AS a, (SELECT 5 AS "the ""n") AS b', ['the "n', 'the "n_1']),
+    ],
+)
+def test_columns_of_one_name_are_numbered(store: Store, query: str, names: list[str]) -> None:
+    """Tables can have a name but once; a join with * gives it twice."""
+    with store.reader(query) as reader:
+        table = reader.read_all()
+    assert table.column_names == names
+    assert len(pl.DataFrame(table)) == 1
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(path: Path, read_only: bool) -> None:
     with open_store(path):

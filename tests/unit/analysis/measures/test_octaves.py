@@ -52,6 +52,16 @@ def values_of(outcomes: Outcomes) -> dict[str, float]:
     return {name: estimate.value for name, estimate in octave_estimates(outcomes, Options()).items()}
 
 
+def test_octaves_that_small_images_lack_have_no_numbers() -> None:
+    """At 64 pixels octave 0 holds no frequency, so that 0 % of the accuracy, with an interval, would say nothing."""
+    outcomes = outcomes_by(random_network(0))
+    large = octave_estimates(outcomes, Options())
+    small = octave_estimates(replace(outcomes, subject=replace(outcomes.subject, size=64)), Options())
+    lacking = {"octave_share_0", "octave_share_0_0", *(f"octave_pair_0_{octave}" for octave in range(1, 7))}
+    assert large.keys() - small.keys() == lacking
+    assert {*SHARES[1:]} < small.keys()
+
+
 def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
     v = np.random.default_rng(1).random((128, 3))
     of_mask = dict(zip(MASKS, v, strict=True))
