@@ -20,7 +20,7 @@ from bandlens.export.models import load_model, model_names, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
-from bandlens.export.pipeline import export_user_checkpoint
+from bandlens.export.pipeline import export_network, export_user_checkpoint
 from bandlens.records import Model
 
 IMAGENET = NORMALIZATIONS["imagenet"]
