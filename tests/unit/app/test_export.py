@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small import make_images, make_model, make_pictures, pack_folders
 
-from bandlens.app.export import Backbone, Lowering, lower_model
+from bandlens.app.export import Backbone, Lowering, lower
 from bandlens.errors import UsageError
 
 
@@ -21,4 +21,4 @@ def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Pa
 def test_a_calibration_set_may_be_named_by_text(tmp_path: Path) -> None:
     model, images = make_model(tmp_path / "models"), make_images(tmp_path / "images.set", make_pictures(2, 64))
     with pytest.raises(UsageError, match=r"images.set has images of 64 pixels, and the model takes 128"):
-        lower_model(model, Lowering(["int8"], str(images.folder)))
+        lower(model, Lowering(["int8"], str(images.folder)))
