@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,7 +302,6 @@ def _onnx_file(
     return onnx_file, about.get("parity", {})
 
 
-@lru_cache(maxsize=1)
 def _calibration(path: Path, size: int) -> Calibration:
     import numpy as np
 

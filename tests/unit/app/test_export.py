@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from small import make_images, make_model, make_pictures, pack_folders
 
-from bandlens.app.export import Backbone, Lowering, lower_model
+from bandlens.app.export import Backbone, Lowering, _calibration, lower
 from bandlens.errors import UsageError
 
 
@@ -21,4 +22,16 @@ def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Pa
 def test_a_calibration_set_may_be_named_by_text(tmp_path: Path) -> None:
     model, images = make_model(tmp_path / "models"), make_images(tmp_path / "images.set", make_pictures(2, 64))
     with pytest.raises(UsageError, match=r"images.set has images of 64 pixels, and the model takes 128"):
-        lower_model(model, Lowering(["int8"], str(images.folder)))
+        lower(model, Lowering(["int8"], str(images.folder)))
+
+
+def test_a_calibration_set_that_was_packed_anew_is_read_anew(tmp_path: Path) -> None:
+    digests = []
+    for seed in range(2):
+        images = make_images(tmp_path / f"{seed}.set", make_pictures(2, seed=seed))
+        images.folder.replace(tmp_path / "images.set")
+        calibration = _calibration(tmp_path / "images.set", 128)
+        assert calibration.digest == images.info.digest
+        shutil.rmtree(tmp_path / "images.set")
+        digests.append(calibration.digest)
+    assert digests[0] != digests[1]
