@@ -92,8 +92,8 @@ def correlate(
         raise UnknownName("method", method, METHODS)
     tables = []
     for subset, members in subsets.items():
-        models = read_models(frame.filter(members), biases, groups, control, errors)
         with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+            models = read_models(frame.filter(members), biases, groups, control, errors)
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()

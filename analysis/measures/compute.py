@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from itertools import chain, groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 
 from ...records import digest_of
 from ..database.store import Store
-from ..statistics.arrays import Floats, Mask
 from ..statistics.shares import Share, mean_intervals, share_of
-from .base import Measure, Options, State, all_less_clean, nothing
+from .base import Estimate, Measure, Options, State, all_less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -36,8 +34,6 @@ PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
 COMPARING = 0.1
 """The share of a study's progress that its models are compared in; the rest of it is each model by itself."""
-MOST_APART = 1 << 22
-"""Answers of all models under a condition that several processes have memory to compare at once."""
 DEFAULTS = Options()
 
 
@@ -66,7 +62,7 @@ def compute_measures(
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
     listed = subjects(store, study)
-    with open_processes(len(listed)) as processes:
+    with open_processes(len(listed), options) as processes:
         values = _values(store, listed, MeasureSelection(), options, advance, processes)
     store.write_values(values, {subject.study_id for subject in listed})
     store.write_human_values(_people_values())
@@ -187,43 +183,28 @@ def _of_study(
     for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
         subjects_of_checkpoint = list(of_checkpoint)
         for subject in subjects_of_checkpoint:
-            outcomes = predictions.outcomes(subject)
-            # Processes have the built-in measures already, and take no others.
-            measures = () if processes else (selection.grid, selection.condition)
-            part = _begin(processes, partial(advance, 1 - COMPARING), subject_rows, outcomes, options, *measures)
+            outcomes, part = predictions.outcomes(subject), list[pl.DataFrame]()
+
+            def receive(rows: pl.DataFrame, part: list[pl.DataFrame] = part) -> None:
+                part.append(rows)
+                advance(1 - COMPARING)
+
+            if processes:
+                processes.compute(outcomes, receive)
+            else:
+                receive(subject_rows(outcomes, options, selection.grid, selection.condition))
             answers.add(outcomes)
             yield part
         if benchmarks:
             keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
             yield [pl.DataFrame([keys | row for row in benchmarks.rows(checkpoint_id, options)], SCHEMA)]
         predictions.forget()
-    compared = list(answers.compared())
-    for key, images, models, clean_models in compared:
-        apart = processes if len(models) * len(images) <= MOST_APART else None
-        advance_share = partial(advance, COMPARING * len(listed) / len(compared))
-        yield _begin(apart, advance_share, peer_rows, selection.models, key, images, models, clean_models)
-    if not compared:
+    count = answers.count()
+    for rows in answers.frames():
+        advance(COMPARING * len(listed) / count)
+        yield [rows]
+    if not count:
         advance(COMPARING * len(listed))
-
-
-def _begin(
-    processes: SubjectProcesses | None,
-    advance: Callable[[], None],
-    function: Callable[..., pl.DataFrame],
-    *arguments: Any,
-) -> list[pl.DataFrame]:
-    """Call a function, in a process if there are any; its rows are in the list at last, which is when to advance."""
-    part = list[pl.DataFrame]()
-
-    def receive(rows: pl.DataFrame) -> None:
-        part.append(rows)
-        advance()
-
-    if processes:
-        processes.compute(receive, function, *arguments)
-    else:
-        receive(function(*arguments))
-    return part
 
 
 class _Benchmarks:
@@ -282,58 +263,59 @@ class PeerAnswers:
                 answers = conditions.setdefault(stored.key, [])
                 answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
 
-    def compared(self) -> Iterator[tuple[ConditionKey, ImageTruth, list[PeerAnswer], list[PeerAnswer]]]:
-        """Yield each condition, its images, and the answers of all models to these and to the clean images."""
+    def count(self) -> int:
+        """Count the conditions of all image sets."""
+        return sum(len(conditions) for conditions in self._of_set.values())
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
         for image_set, conditions in sorted(self._of_set.items()):
-            clean = list[PeerAnswer]()
+            images = self._images[image_set]
+            clean_shares: dict[str, Mapping[int, Share]] = {}
             # Clean images come first, since every other condition is compared with them.
             for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
                 answers = sorted(conditions[key], key=lambda answer: answer.cell)
-                yield key, self._images[image_set], answers, clean
-                clean = answers if key.is_clean and len(answers) > 1 else clean
+                rows = list[Row]()
+                for measure in self.measures if len(answers) > 1 else ():
+                    shares = _peer_shares(measure, answers, images)
+                    clean = {} if key.is_clean else clean_shares.get(measure.name, {})
+                    estimates = _peer_estimates(measure, shares, clean)
+                    if key.is_clean:
+                        clean_shares[measure.name] = shares
+                    rows += [
+                        _keys(subject, SUBJECT_KEYS)
+                        | key._asdict()
+                        | row_of(measure.name, estimates[subject.checkpoint_id])
+                        for _, subject, _ in answers
+                    ]
+                yield pl.DataFrame(rows, SCHEMA)
 
 
-def peer_rows(
-    measures: Sequence[Measure[CellOutcomes]],
-    key: ConditionKey,
-    images: ImageTruth,
-    answers: Sequence[PeerAnswer],
-    clean_answers: Sequence[PeerAnswer],
-) -> pl.DataFrame:
-    """Rows of SCHEMA of each model beside the others under one condition; none where there are no others."""
-    rows = list[Row]()
-    for measure in measures if len(answers) > 1 else ():
-        shares = _peer_shares(measure, answers, images)
-        clean = {} if key.is_clean else _peer_shares(measure, clean_answers, images)
-        # Kappas with other models are comparable only where these are the same models.
-        clean = clean if clean.keys() == shares.keys() else {}
-        known = {checkpoint: share for checkpoint, share in shares.items() if not np.isnan(share.value)}
-        references = [
-            share if (share := clean.get(checkpoint)) and not np.isnan(share.value) else None for checkpoint in known
-        ]
-        estimates = dict(zip(known, all_less_clean([*known.values()], references, mean_intervals), strict=True))
-        for _, subject, _ in answers:
-            checkpoint = subject.checkpoint_id
-            estimate = estimates.get(checkpoint) or nothing(
-                State.UNDETERMINED, measure.undetermined, shares[checkpoint].images
-            )
-            rows.append(_keys(subject, SUBJECT_KEYS) | key._asdict() | row_of(measure.name, estimate))
-    return pl.DataFrame(rows, SCHEMA)
+def _peer_estimates(
+    measure: Measure[CellOutcomes], shares: Mapping[int, Share], clean_shares: Mapping[int, Share]
+) -> dict[int, Estimate]:
+    """Checkpoint -> the estimate of its mean, compared with that of the clean images if there is one."""
+    # Kappas with other models are comparable only where these are the same models.
+    clean = clean_shares if clean_shares.keys() == shares.keys() else {}
+    known = [checkpoint for checkpoint, share in shares.items() if not np.isnan(share.value)]
+    references = [
+        reference if (reference := clean.get(checkpoint)) and not np.isnan(reference.value) else None
+        for checkpoint in known
+    ]
+    estimates = all_less_clean([shares[checkpoint] for checkpoint in known], references, mean_intervals)
+    undetermined = {
+        checkpoint: nothing(State.UNDETERMINED, measure.undetermined, share.images)
+        for checkpoint, share in shares.items()
+    }
+    return undetermined | dict(zip(known, estimates, strict=True))
 
 
 def _peer_shares(
     measure: Measure[CellOutcomes], answers: Sequence[PeerAnswer], images: ImageTruth
 ) -> Mapping[int, Share]:
     """Checkpoint -> its mean beside the others."""
-    if measure.among is None or not answers:
+    if measure.among is None:
         return {}
-    clusters, bits = images.clusters[images.judged], b"".join(answer.bits.tobytes() for answer in answers)
-    numbers = _among(measure.among, bits, len(answers), len(clusters))
+    clusters, bits = images.clusters[images.judged], np.stack([answer.bits for answer in answers])
+    numbers = measure.among(np.unpackbits(bits, axis=1, count=len(clusters)).astype(bool))
     return {answer.subject.checkpoint_id: share_of(row, clusters) for answer, row in zip(answers, numbers, strict=True)}
-
-
-@lru_cache(maxsize=2)  # those of the clean images are asked for again under every condition
-def _among(among: Callable[[Mask], Floats], bits: bytes, models: int, images: int) -> Floats:
-    """The numbers (models, images) of `Measure.among`, from packed answers."""
-    packed = np.frombuffer(bits, np.uint8).reshape(models, -1)
-    return among(np.unpackbits(packed, axis=1, count=images).astype(bool))

@@ -1,8 +1,8 @@
 """The rows of a subject, one checkpoint on one image set: of all measures that read no other subject.
 
 A few subjects are computed in this process, and many in processes beside it (`SubjectProcesses`), whose rows are the
-same. Such a process is this module, run as a program: each message has a function and its arguments, and each answer is
-a frame and None, or None and what was raised.
+same. Such a process is this module, run as a program: its first message has the options, each later one the outcomes of
+a subject, and each answer is rows and None, or None and what was raised.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def subject_rows(
 
 
 @contextmanager
-def open_processes(subjects: int) -> Iterator[SubjectProcesses | None]:
+def open_processes(subjects: int, options: Options) -> Iterator[SubjectProcesses | None]:
     """Give processes that compute the rows of so many subjects, or None where they are not worth their start."""
     count = min(processors(), subjects // FEWEST_SUBJECTS + 1, MOST_PROCESSES)
     if count == 1:
         yield None
         return
-    processes = SubjectProcesses(count)
+    processes = SubjectProcesses(count, options)
     try:
         yield processes
     finally:
@@ -71,22 +71,22 @@ def open_processes(subjects: int) -> Iterator[SubjectProcesses | None]:
 
 
 class SubjectProcesses:
-    """Processes that compute rows, each of one subject at a time, or of all models under one condition."""
+    """Processes that compute rows of the built-in measures, each of one subject at a time."""
 
-    def __init__(self, count: int) -> None:
-        self._idle = [ChannelProcess(__name__, **THREADS) for _ in range(count)]
+    def __init__(self, count: int, options: Options) -> None:
+        self._idle = [ChannelProcess(__name__, options, **THREADS) for _ in range(count)]
         self._busy = deque[tuple[ChannelProcess, Receive]]()
         """Processes, the one that began first in front, and who gets their rows."""
 
-    def compute(self, receive: Receive, function: Callable[..., pl.DataFrame], *arguments: Any) -> None:
-        """Have a process call a function. `receive` gets its rows later, in a call of this or of `finish`.
+    def compute(self, outcomes: Outcomes, receive: Receive) -> None:
+        """Have a process compute the rows of a subject. `receive` gets them later, in a call of this or of `finish`.
 
         Raises EngineError where a process ended, and what it raised.
         """
         if not self._idle:
             self._receive_first()
         process = self._idle.pop()
-        process.send((function, arguments))
+        process.send(outcomes)
         self._busy.append((process, receive))
 
     def finish(self) -> None:
@@ -169,12 +169,12 @@ def _share(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Share | Estima
 def main() -> None:
     channel = open_channel()
     with suppress(EOFError, OSError):  # the command is gone
-        sys.path[:], _ = channel.receive()
+        sys.path[:], (options,) = channel.receive()
         while True:
-            function, arguments = channel.receive()
+            outcomes = channel.receive()
             answer: tuple[pl.DataFrame | None, Exception | None]
             try:
-                answer = function(*arguments), None
+                answer = subject_rows(outcomes, options), None
             except Exception as error:  # noqa: BLE001 - the command raises it
                 answer = None, error
             channel.send(answer)

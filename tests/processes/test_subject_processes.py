@@ -44,7 +44,7 @@ def right_of(seed: int) -> dict[Any, Any]:
 
 @pytest.fixture
 def processes() -> Iterator[SubjectProcesses]:
-    processes = SubjectProcesses(2)
+    processes = SubjectProcesses(2, OPTIONS)
     yield processes
     processes.end()
 
@@ -53,7 +53,7 @@ def test_the_rows_of_each_subject_come_in_order(processes: SubjectProcesses) -> 
     subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
     received = list[pl.DataFrame]()
     for outcomes in subjects:
-        processes.compute(received.append, subject_rows, outcomes, OPTIONS)
+        processes.compute(outcomes, received.append)
     processes.finish()
     for rows, outcomes in zip(received, subjects, strict=True):
         assert_frame_equal(rows, subject_rows(outcomes, OPTIONS), check_exact=True)
@@ -78,8 +78,8 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_process_raises_is_raised_here() -> None:
-    processes = SubjectProcesses(1)
-    processes.compute(list[pl.DataFrame]().append, subject_rows, right_outcomes(right_of(0)), Options(resamples=5))
+    processes = SubjectProcesses(1, Options(resamples=5))
+    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
     with pytest.raises(UsageError, match="5 resamples; intervals need at least 100"):
         processes.finish()
 
@@ -88,6 +88,6 @@ def test_a_process_that_was_killed_is_one_line(processes: SubjectProcesses) -> N
     pids = [process.process.pid for process in processes._idle]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    processes.compute(list[pl.DataFrame]().append, subject_rows, right_outcomes(right_of(0)), OPTIONS)
+    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
     with pytest.raises(EngineError, match=r"^analyzing failed: its process was ended by SIGKILL"):
         processes.finish()
