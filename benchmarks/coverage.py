@@ -35,7 +35,7 @@ from bandlens.analysis.measures.psychometric import (
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
 from bandlens.analysis.statistics.arrays import Floats, Whole
 from bandlens.analysis.statistics.paired import paired
-from bandlens.analysis.statistics.resampling import Spread, bca_interval, bootstrap, crossed_bootstrap, shared_factors
+from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, ratio_interval, share_interval, share_of
 from bandlens.analysis.statistics.wilson import interval_of_sums, wilson
 
@@ -231,7 +231,7 @@ def correlations(draws: int, images: int, rho: float) -> tuple[float, float, flo
             crossed_bootstrap("spearman", x, y, none, spread, 500, run, factors) for factors in (None, shared)
         ]
         for k, resamples in enumerate(resampled):
-            interval = bca_interval("spearman", x, y, resamples)
+            [interval] = bca_intervals("spearman", x, y, resamples)
             count[k] += bool(interval.low[0, 0] <= truth <= interval.high[0, 0])
     return count[0] / draws, count[1] / draws, count[2] / draws
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from ..advance import Progress, silent
 from ..errors import UsageError
 from ..protocol import OCTAVES, octave_edges
+from ..threads import in_parallel
 from .images.image_set import ImageSet
-from .images.rows import in_parallel
 from .octaves import SMALLEST, rings
 
 Floats = NDArray[np.float64]
@@ -147,7 +147,7 @@ def _in_blocks(
     """The results of blocks of rows, which are read in threads."""
     results = []
     with progress(title, len(rows), "images") as advance:
-        for result in in_parallel(read, np.split(rows, range(BLOCK, len(rows), BLOCK)), None):
+        for result in in_parallel(read, np.split(rows, range(BLOCK, len(rows), BLOCK))):
             results.append(result)
             advance(BLOCK)
     return results

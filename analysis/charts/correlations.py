@@ -72,25 +72,26 @@ def rho_text(rho: float | None, adjusted: float | None) -> str:
 
 def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
     """One point a model, `figures` with model, category and the two columns; the group is in percent."""
+    points = scatter_points(figures, bias, group).add_params(picked())
+    return points.properties(title=title, height=170, width=220)
+
+
+def scatter_points(figures: pl.DataFrame, bias: str, group: str) -> Any:
+    """The points of `scatter`, for a chart of several layers."""
     color, shape = scales("category", figures["category"])
     chart = alt.Chart(inline(figures.select("model", "category", bias, group)))
-    return (
-        chart.mark_point(size=45, filled=True)
-        .encode(
-            x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
-            y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
-            color=color,
-            shape=shape,
-            opacity=faded(0.85),
-            tooltip=[
-                alt.Tooltip("model:N"),
-                alt.Tooltip("category:N"),
-                alt.Tooltip(f"{bias}:Q", title=title_of(bias), format=".3f"),
-                alt.Tooltip(f"{group}:Q", title=words(group), format=".1f"),
-            ],
-        )
-        .add_params(picked())
-        .properties(title=title, height=170, width=220)
+    return chart.mark_point(size=45, filled=True).encode(
+        x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+        y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
+        color=color,
+        shape=shape,
+        opacity=faded(0.85),
+        tooltip=[
+            alt.Tooltip("model:N"),
+            alt.Tooltip("category:N"),
+            alt.Tooltip(f"{bias}:Q", title=title_of(bias), format=".3f"),
+            alt.Tooltip(f"{group}:Q", title=words(group), format=".1f"),
+        ],
     )
 
 

@@ -15,7 +15,7 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from ...errors import UnknownName
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
-from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
+from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
 from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of, values_of
 
 SCHEMA: Mapping[str, type[pl.DataType]] = {
@@ -92,8 +92,8 @@ def correlate(
         raise UnknownName("method", method, METHODS)
     tables = []
     for subset, members in subsets.items():
-        models = read_models(frame.filter(members), biases, groups, control, errors)
         with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+            models = read_models(frame.filter(members), biases, groups, control, errors)
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
@@ -193,9 +193,9 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
-    resampled = bootstrap(method, x, y, resamples, SEED)
-    interval = bca_interval(method, x, y, resampled)
-    with_images = _with_images(models, method, resamples)
+    drawn = [bootstrap(method, x, y, resamples, SEED), *_draw_with_images(models, method, resamples)]
+    interval, *over_images = bca_intervals(method, x, y, *drawn)
+    with_images = next(iter(over_images), None)
     return {
         "n": n,
         "coefficient": r,
@@ -210,13 +210,13 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     }
 
 
-def _with_images(models: Models, method: Method, resamples: int) -> Interval | None:
-    """The interval over models and images; it is NaN for pairs neither of which has intervals of its own."""
-    if not models.over_images.any():
-        return None
-    x, y = models.x, models.y
-    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
-    return bca_interval(method, x, y, np.where(models.over_images, crossed, np.nan))
+def _draw_with_images(models: Models, method: Method, resamples: int) -> Iterator[Floats]:
+    """Yield the coefficients over models and images, NaN for pairs neither of which has intervals of its own."""
+    if models.over_images.any():
+        crossed = crossed_bootstrap(
+            method, models.x, models.y, models.x_spread, models.y_spread, resamples, SEED, models.shared
+        )
+        yield np.where(models.over_images, crossed, np.nan)
 
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:

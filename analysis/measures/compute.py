@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ...records import digest_of
 from ..database.store import Store
-from ..statistics.arrays import Mask
-from ..statistics.shares import Share, mean_interval, share_of
-from .base import NUMBERS, Estimate, Measure, Options, State, less_clean, nothing
+from ..statistics.shares import Share, mean_intervals, share_of
+from .base import Estimate, Measure, Options, State, all_less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -29,17 +28,8 @@ from .outcomes import (
 )
 from .own import OwnMeasure, answer_table
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, people_estimates
-from .subject_rows import Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows
+from .subject_rows import SCHEMA, Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows
 
-SCHEMA = {
-    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
-    "metric": pl.String,
-    "n": pl.Int64,
-    **dict.fromkeys(NUMBERS, pl.Float64),
-    **dict.fromkeys(("state", "note"), pl.String),
-}
-"""Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
-over benchmarks."""
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
 COMPARING = 0.1
@@ -195,8 +185,8 @@ def _of_study(
         for subject in subjects_of_checkpoint:
             outcomes, part = predictions.outcomes(subject), list[pl.DataFrame]()
 
-            def receive(rows: list[Row], part: list[pl.DataFrame] = part) -> None:
-                part.append(pl.DataFrame(rows, SCHEMA))
+            def receive(rows: pl.DataFrame, part: list[pl.DataFrame] = part) -> None:
+                part.append(rows)
                 advance(1 - COMPARING)
 
             if processes:
@@ -209,7 +199,12 @@ def _of_study(
             keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
             yield [pl.DataFrame([keys | row for row in benchmarks.rows(checkpoint_id, options)], SCHEMA)]
         predictions.forget()
-    yield [pl.DataFrame(answers.rows(lambda share: advance(COMPARING * len(listed) * share)), SCHEMA)]
+    count = answers.count()
+    for rows in answers.frames():
+        advance(COMPARING * len(listed) / count)
+        yield [rows]
+    if not count:
+        advance(COMPARING * len(listed))
 
 
 class _Benchmarks:
@@ -268,52 +263,59 @@ class PeerAnswers:
                 answers = conditions.setdefault(stored.key, [])
                 answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
 
-    def rows(self, advance: Callable[[float], None]) -> Iterator[Row]:
-        """Whole rows of each model beside the others, for each condition that several models ran.
+    def count(self) -> int:
+        """Count the conditions of all image sets."""
+        return sum(len(conditions) for conditions in self._of_set.values())
 
-        `advance` is called with shares of the work, which add up to 1.
-        """
-        count = sum(len(conditions) for conditions in self._of_set.values())
-        if not count:
-            advance(1)
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
         for image_set, conditions in sorted(self._of_set.items()):
             images = self._images[image_set]
             clean_shares: dict[str, Mapping[int, Share]] = {}
             # Clean images come first, since every other condition is compared with them.
             for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
-                advance(1 / count)
                 answers = sorted(conditions[key], key=lambda answer: answer.cell)
-                if len(answers) < 2:
-                    continue
-                bits = np.stack([answer.bits for answer in answers])
-                right = np.unpackbits(bits, axis=1, count=int(images.judged.sum())).astype(bool)
-                for measure in self.measures:
-                    shares = _peer_shares(measure, right, images, [answer.subject for answer in answers])
+                rows = list[Row]()
+                for measure in self.measures if len(answers) > 1 else ():
+                    shares = _peer_shares(measure, answers, images)
+                    clean = {} if key.is_clean else clean_shares.get(measure.name, {})
+                    estimates = _peer_estimates(measure, shares, clean)
                     if key.is_clean:
                         clean_shares[measure.name] = shares
-                    # Kappas with other models are comparable only where these are the same models.
-                    compared = {} if key.is_clean else clean_shares.get(measure.name, {})
-                    same_models = compared.keys() == shares.keys()
-                    for _, subject, _ in answers:
-                        clean = compared.get(subject.checkpoint_id) if same_models else None
-                        estimate = _peer_estimate(measure, shares[subject.checkpoint_id], clean)
-                        yield _keys(subject, SUBJECT_KEYS) | key._asdict() | row_of(measure.name, estimate)
+                    rows += [
+                        _keys(subject, SUBJECT_KEYS)
+                        | key._asdict()
+                        | row_of(measure.name, estimates[subject.checkpoint_id])
+                        for _, subject, _ in answers
+                    ]
+                yield pl.DataFrame(rows, SCHEMA)
+
+
+def _peer_estimates(
+    measure: Measure[CellOutcomes], shares: Mapping[int, Share], clean_shares: Mapping[int, Share]
+) -> dict[int, Estimate]:
+    """Checkpoint -> the estimate of its mean, compared with that of the clean images if there is one."""
+    # Kappas with other models are comparable only where these are the same models.
+    clean = clean_shares if clean_shares.keys() == shares.keys() else {}
+    known = [checkpoint for checkpoint, share in shares.items() if not np.isnan(share.value)]
+    references = [
+        reference if (reference := clean.get(checkpoint)) and not np.isnan(reference.value) else None
+        for checkpoint in known
+    ]
+    estimates = all_less_clean([shares[checkpoint] for checkpoint in known], references, mean_intervals)
+    undetermined = {
+        checkpoint: nothing(State.UNDETERMINED, measure.undetermined, share.images)
+        for checkpoint, share in shares.items()
+    }
+    return undetermined | dict(zip(known, estimates, strict=True))
 
 
 def _peer_shares(
-    measure: Measure[CellOutcomes], right: Mask, images: ImageTruth, of_cells: Sequence[Subject]
+    measure: Measure[CellOutcomes], answers: Sequence[PeerAnswer], images: ImageTruth
 ) -> Mapping[int, Share]:
-    """Checkpoint -> its mean, from what each model has right, (m, n)."""
+    """Checkpoint -> its mean beside the others."""
     if measure.among is None:
         return {}
-    clusters = images.clusters[images.judged]
-    return {
-        subject.checkpoint_id: share_of(contributions, clusters)
-        for subject, contributions in zip(of_cells, measure.among(right), strict=True)
-    }
-
-
-def _peer_estimate(measure: Measure[CellOutcomes], share: Share, clean: Share | None) -> Estimate:
-    if np.isnan(share.value):
-        return nothing(State.UNDETERMINED, measure.undetermined, share.images)
-    return less_clean(share, None if clean is None or np.isnan(clean.value) else clean, mean_interval)
+    clusters, bits = images.clusters[images.judged], np.stack([answer.bits for answer in answers])
+    numbers = measure.among(np.unpackbits(bits, axis=1, count=len(clusters)).astype(bool))
+    return {answer.subject.checkpoint_id: share_of(row, clusters) for answer, row in zip(answers, numbers, strict=True)}

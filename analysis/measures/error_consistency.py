@@ -7,7 +7,6 @@ subjects agree on which are hard. The interval of the mean kappa to humans is ov
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from math import comb
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...advance import Progress, silent
 from ...errors import UnknownName
-from ...processors import processors
+from ...threads import in_parallel
 from ..database.store import Store
 from ..statistics.arrays import Mask, Whole
 from ..statistics.consistency import Consistency, consistency_with_others, error_consistencies
@@ -57,22 +56,23 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
     """
     judged = _read_judgements(store, images)
 
-    def frame_of(pairs: _Pairs) -> pl.DataFrame:
-        numbers = error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples)
+    def compare(of_first: list[_Pairs]) -> pl.DataFrame:
+        blocks = [
+            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples) for pairs in of_first
+        ]
+        numbers = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        seconds = [second for pairs in of_first for second in pairs.seconds]
+        humans = [count for pairs in of_first for count in pairs.humans]
         # Polars takes six times as long for the frame where it repeats a value itself.
-        repeated = ([value] * len(pairs.seconds) for value in (images, pairs.condition, pairs.first))
-        keys = (*repeated, pairs.seconds, pairs.humans)
-        return pl.DataFrame(dict(zip(PAIR_KEYS, keys, strict=True)) | numbers, SCHEMA)
+        repeated = ([value] * len(seconds) for value in (images, of_first[0].condition, of_first[0].first))
+        return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
     frames = [pl.DataFrame(schema=SCHEMA)]
-    with (
-        progress("comparing errors", _count_pairs(judged), "pairs") as advance,
-        ThreadPoolExecutor(processors()) as pool,  # NumPy draws resamples without Python's lock
-    ):
-        for of_first in _pairs_by_first(judged):
-            for frame in pool.map(frame_of, of_first):
-                frames.append(frame)
-                advance(len(frame))
+    with progress("comparing errors", _count_pairs(judged), "pairs") as advance:
+        # NumPy draws resamples without Python's lock, and threads do not wait for the last pairs of a subject.
+        for frame in in_parallel(compare, filter(None, _pairs_by_first(judged))):
+            frames.append(frame)
+            advance(len(frame))
     return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 

@@ -14,16 +14,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import polars as pl
+
 from ...errors import EngineError
 from ...processors import processors
 from ...user_function import ChannelProcess, receive_answer
 from ...user_process import open_channel
 from ..statistics.shares import Share
-from .base import Estimate, Measure, Options, State, less_clean, nothing
-from .outcomes import SUBJECT_KEYS, CellOutcomes, Outcomes
+from .base import NUMBERS, TOGETHER, Estimate, Measure, Options, State, all_less_clean, nothing
+from .outcomes import SUBJECT_KEYS, CellOutcomes, ConditionKey, Outcomes
 from .registry import CONDITION_MEASURES, GRID_MEASURES, lacking
 
 Row = dict[str, Any]
+Receive = Callable[[pl.DataFrame], None]
+SCHEMA = {
+    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
+    "metric": pl.String,
+    "n": pl.Int64,
+    **dict.fromkeys(NUMBERS, pl.Float64),
+    **dict.fromkeys(("state", "note"), pl.String),
+}
+"""Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
+over benchmarks."""
 FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
@@ -37,12 +49,11 @@ def subject_rows(
     options: Options,
     grid: Sequence[Measure[Outcomes]] = GRID_MEASURES,
     condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES,
-) -> list[Row]:
-    """Rows of `compute.SCHEMA`: first those of many conditions, and then those of each. Columns may be left out."""
-    keys = {name: getattr(outcomes.subject, name) for name in SUBJECT_KEYS}
-    return [
-        keys | row for row in (*_grid_rows(grid, outcomes, options), *_condition_rows(condition, outcomes, options))
-    ]
+) -> pl.DataFrame:
+    """Rows of SCHEMA: first those of many conditions, and then those of each."""
+    rows = [*_grid_rows(grid, outcomes, options), *_condition_rows(condition, outcomes, options)]
+    keys = {name: pl.lit(getattr(outcomes.subject, name), SCHEMA[name]) for name in SUBJECT_KEYS}
+    return pl.DataFrame(rows, SCHEMA).with_columns(**keys)
 
 
 @contextmanager
@@ -64,10 +75,10 @@ class SubjectProcesses:
 
     def __init__(self, count: int, options: Options) -> None:
         self._idle = [ChannelProcess(__name__, options, **THREADS) for _ in range(count)]
-        self._busy = deque[tuple[ChannelProcess, Callable[[list[Row]], None]]]()
+        self._busy = deque[tuple[ChannelProcess, Receive]]()
         """Processes, the one that began first in front, and who gets their rows."""
 
-    def compute(self, outcomes: Outcomes, receive: Callable[[list[Row]], None]) -> None:
+    def compute(self, outcomes: Outcomes, receive: Receive) -> None:
         """Have a process compute the rows of a subject. `receive` gets them later, in a call of this or of `finish`.
 
         Raises EngineError where a process ended, and what it raised.
@@ -124,29 +135,35 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
     """Rows of the columns from condition_id on, for every condition."""
     available = outcomes.available
     applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
-    clean_shares = _shares(applicable, outcomes.clean) if outcomes.clean else {}
-    for stored, cell in outcomes.cells.items():
+    estimates = {measure.name: [*_mean_estimates(measure, outcomes)] for measure in applicable if measure.values}
+    for place, (stored, cell) in enumerate(outcomes.cells.items()):
         keys = stored.key._asdict()
-        shares = clean_shares if cell.is_clean else _shares(applicable, cell)
-        for measure in applicable:
-            estimate = shares.get(measure.name)
-            if isinstance(estimate, Share):
-                clean = clean_shares.get(measure.name) if measure.against_clean and not cell.is_clean else None
-                estimate = measure.judge(cell, less_clean(estimate, clean if isinstance(clean, Share) else None))
-            if estimate:
-                yield keys | row_of(measure.name, estimate)
+        for name, of_conditions in estimates.items():
+            if estimate := of_conditions[place]:
+                yield keys | row_of(name, estimate)
         for name, estimate in estimates_of(applicable, cell, options):
             yield keys | row_of(name, estimate)
 
 
-def _shares(measures: Iterable[Measure[CellOutcomes]], cell: CellOutcomes) -> dict[str, Share | Estimate]:
-    """Name -> mean over images, or the estimate that says why there is none, of each measure that has `values`."""
-    image_values = {measure.name: measure.values(cell) for measure in measures if measure.values}
-    return {
-        name: values.share(cell.images.clusters) or nothing(State.UNDETERMINED, values.uncounted, 0)
-        for name, values in image_values.items()
-        if values
-    }
+def _mean_estimates(measure: Measure[CellOutcomes], outcomes: Outcomes) -> Iterator[Estimate | None]:
+    """Yield the mean over images of a measure that has `values`, under each condition; None where there are none."""
+    cells, most = [*outcomes.cells.values()], max(1, TOGETHER // len(outcomes.images))
+    clean = _share(measure, outcomes.clean) if measure.against_clean and outcomes.clean else None
+    for first in range(0, len(cells), most):
+        means = [(cell, _share(measure, cell)) for cell in cells[first : first + most]]
+        shares = [(cell, mean) for cell, mean in means if isinstance(mean, Share)]
+        references = [clean if isinstance(clean, Share) and not cell.is_clean else None for cell, _ in shares]
+        estimates = iter(all_less_clean([share for _, share in shares], references))
+        for cell, mean in means:
+            yield measure.judge(cell, next(estimates)) if isinstance(mean, Share) else mean
+
+
+def _share(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Share | Estimate | None:
+    """The mean over images, or the estimate that says why there is none; None where the cell has no values."""
+    values = measure.values(cell) if measure.values else None
+    if values is None:
+        return None
+    return values.share(cell.images.clusters) or nothing(State.UNDETERMINED, values.uncounted, 0)
 
 
 def main() -> None:
@@ -155,7 +172,7 @@ def main() -> None:
         sys.path[:], (options,) = channel.receive()
         while True:
             outcomes = channel.receive()
-            answer: tuple[list[Row] | None, Exception | None]
+            answer: tuple[pl.DataFrame | None, Exception | None]
             try:
                 answer = subject_rows(outcomes, options), None
             except Exception as error:  # noqa: BLE001 - the command raises it

@@ -8,6 +8,7 @@ one: `resnet50` is two, and joins with neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,24 +39,28 @@ def join(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
 
     `by` is weights, study or name; note says why a name does not do.
     """
-    names = checkpoints["name"].to_list()
-    # Each checkpoint looks through the table, which is long.
-    table = models(values).filter(pl.col("name").is_in(names) | pl.col("model").is_in(names))
-    rows = [_joined(checkpoint, table) for checkpoint in checkpoints.to_dicts()]
+    # Each checkpoint looks through the names that are its own: the table is long.
+    called: dict[str, list[dict[str, Any]]] = {}
+    for row in models(values).select("source", "name", "model", "same").to_dicts():
+        for name in {row["name"], row["model"]}:
+            called.setdefault(name, []).append(row)
+    rows = [_joined(checkpoint, called.get(checkpoint["name"], [])) for checkpoint in checkpoints.to_dicts()]
     return pl.DataFrame(rows, JOINED, orient="row")
 
 
-def _joined(checkpoint: dict[str, Any], table: pl.DataFrame) -> tuple[str, str | None, str | None, str | None]:
+def _joined(
+    checkpoint: dict[str, Any], called: Sequence[dict[str, Any]]
+) -> tuple[str, str | None, str | None, str | None]:
+    """The row of a checkpoint, from the published models that some source calls by its name."""
     name, sha256 = checkpoint["name"], checkpoint["weights_sha256"]
     for digits, model in _weights():
         if sha256.startswith(digits):
             return name, model, "weights", None
     if checkpoint["category"] in CATEGORIES:
-        of_study = table.filter(source="study", name=name)["model"].to_list()
+        of_study = [row["model"] for row in called if (row["source"], row["name"]) == ("study", name)]
         return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
-    called = table.filter((pl.col("name") == name) | (pl.col("model") == name))
-    candidates = called["model"].unique().sort().to_list()
-    if len(candidates) == 1 and (called["same"] == "checkpoint").any():
+    candidates = sorted({row["model"] for row in called})
+    if len(candidates) == 1 and any(row["same"] == "checkpoint" for row in called):
         return name, candidates[0], "name", None
     note = f"the name of {len(candidates)} models: {', '.join(candidates)}" if candidates[1:] else None
     return name, None, None, note

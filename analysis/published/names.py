@@ -53,6 +53,7 @@ def architecture_of(model: str) -> str:
     return model.split(":")[-1].split(".")[0] if not model.startswith("robust_") else "resnet50"
 
 
+@cache
 def family_of(model: str) -> str | None:
     """The family of a model's architecture by families.csv; None where no beginning there fits."""
     name = architecture_of(model).lower()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from .shares import Share, wilson_interval
+from .shares import Share, wilson_intervals
 
 Z_99 = 2.5758293035489004
 """The 99.5 % quantile of the standard normal distribution."""
@@ -19,5 +19,5 @@ Z_99 = 2.5758293035489004
 
 def within_chance(share: Share, chance: float) -> bool:
     """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
-    *_, effective = wilson_interval(share)
+    *_, [effective] = wilson_intervals([share])
     return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / effective)

@@ -73,8 +73,12 @@ def resample_weights(n: int, resamples: int, seed: int) -> Floats:
 
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
     """(resamples, a, b): the coefficients of x (a, n) with y (b, n), n models drawn with replacement."""
-    weights = resample_weights(x.shape[-1], resamples, seed)
-    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(method, resamples, x, y)])
+    return _weighted(method, x, y, resample_weights(x.shape[-1], resamples, seed))
+
+
+def _weighted(method: Method, x: Floats, y: Floats, weights: Floats) -> Floats:
+    """(m, a, b): the coefficients of x (a, n) with y (b, n) under each of the weights (m, n)."""
+    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(method, len(weights), x, y)])
 
 
 def crossed_bootstrap(
@@ -97,13 +101,15 @@ def crossed_bootstrap(
     weights = resample_weights(x.shape[-1], resamples, seed)
     random, together = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
     resampled = []
-    has_factors = shared is not None and (shared != 0).any(axis=-1)
+    # Accuracies alone have factors: the products of the biases, which are most variables, would be zeros.
+    has_factors = np.zeros((len(x) + len(y), 1), bool) if shared is None else (shared != 0).any(axis=-1)
+    driven = np.flatnonzero(has_factors.any(axis=-1))
     for block in _blocks(method, resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
         if shared is not None:
             factors = together.standard_normal((len(normal), shared.shape[-1]))
-            moved = np.einsum("rk,vnk->rvn", factors, shared, optimize=True)
-            normal = np.where(has_factors, moved, normal)
+            moved = np.einsum("rk,vnk->rvn", factors, shared[driven], optimize=True)
+            normal[:, driven] = np.where(has_factors[driven], moved, normal[:, driven])
         moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
         resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(resampled)
@@ -134,23 +140,27 @@ def percentile_interval(resampled: Floats) -> Interval:
     return _between(resampled, ends, 1 - ends)
 
 
-def bca_interval(method: Method, x: Floats, y: Floats, resampled: Floats) -> Interval:
+def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[Interval]:
     """Bias-corrected and accelerated (Efron 1987): quantiles Phi(z0 + (z0 ± z) / (1 - a (z0 ± z))).
 
     z0 = Phi^-1(share of resamples below the estimate, equal ones half);
     a = sum d^3 / (6 (sum d^2)^(3/2)), d = mean - each of the n coefficients without one model.
+
+    drawn: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
     """
     n = x.shape[-1]
-    estimate, jackknife = coefficients(method, x, y, np.ones(n)), coefficients(method, x, y, 1 - np.eye(n))
-    defined = (~np.isnan(resampled)).sum(axis=0)
+    estimate, jackknife = coefficients(method, x, y, np.ones(n)), _weighted(method, x, y, 1 - np.eye(n))
     d = jackknife.mean(axis=0) - jackknife
+    intervals = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
-        a = (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5)
-        a = np.where((d == 0).all(axis=0), 0, a)
-        z0 = ndtri(below)
-        low, high = (ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
-    return _between(resampled, low, high)
+        a = np.where((d == 0).all(axis=0), 0, (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5))
+        for resampled in drawn:
+            defined = (~np.isnan(resampled)).sum(axis=0)
+            below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
+            z0 = ndtri(below)
+            low, high = (ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
+            intervals.append(_between(resampled, low, high))
+    return intervals
 
 
 def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:

@@ -91,22 +91,52 @@ def _largest(place: Index, shares: Sequence[Share]) -> Floats:
     return sizes
 
 
+def are_alike(shares: Sequence[Share]) -> bool:
+    """Whether all are of the same images in the same clusters, so that one call makes the intervals of all."""
+    first = shares[0]
+    return all(
+        share.images == first.images
+        and (share.clusters is first.clusters or np.array_equal(share.clusters, first.clusters))
+        and (share.images == len(share.clusters) or np.array_equal(share.sizes, first.sizes))
+        for share in shares
+    )
+
+
+def _stacked(shares: Sequence[Share]) -> tuple[Floats, Floats]:
+    """Values (m,) and deviations (m, C)."""
+    return np.array([share.value for share in shares]), np.stack([share.deviations for share in shares])
+
+
 def share_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float]:
     """The interval of the share that misses `alpha` of true shares."""
-    low, high, _ = wilson_interval(share, alpha)
-    return low, high
+    [ends] = share_intervals([share], alpha)
+    return ends
 
 
-def wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, float]:
-    """(low, high, effective) of a share: the ends of its interval, and what its images count as."""
-    value, independent = np.array(share.value), np.array(share.independent)
-    low, high, effective = clustered_interval(value, share.deviations, independent, share.images, share.widest, alpha)
-    return float(low), float(high), float(effective)
+def share_intervals(shares: Sequence[Share], alpha: float = ALPHA) -> list[tuple[float, float]]:
+    """`share_interval` of shares that are alike."""
+    low, high, _ = wilson_intervals(shares, alpha)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def wilson_intervals(shares: Sequence[Share], alpha: float = ALPHA) -> tuple[Floats, Floats, Floats]:
+    """(low, high, effective) of shares that are alike, (m,): the ends of intervals, and what the images count as."""
+    values, deviations = _stacked(shares)
+    independent, widest = np.array([(share.independent, share.widest) for share in shares]).T
+    return clustered_interval(values, deviations, independent, shares[0].images, widest, alpha)
 
 
 def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
     """The 95 % interval of a mean of numbers in [-reach, reach]: `paired_interval`."""
-    return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes, reach=reach)
+    [ends] = mean_intervals([share], reach)
+    return ends
+
+
+def mean_intervals(shares: Sequence[Share], reach: float = 1.0) -> list[tuple[float, float]]:
+    """`mean_interval` of means that are alike."""
+    first = shares[0]
+    low, high = paired_intervals(*_stacked(shares), 1 / len(first.clusters), first.sizes, reach=reach)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 FEWEST_APART = 10
@@ -134,17 +164,30 @@ def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[fl
 
     It misses `alpha` of true differences. There is none where no cluster is shared, or there is but one.
     """
-    if np.array_equal(a.clusters, b.clusters):  # the usual case, of the same images, needs no search for them
-        distinct, deviations, sizes = a.clusters, b.deviations - a.deviations, np.maximum(a.sizes, b.sizes)
-    else:
-        distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
-        deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
-        sizes = _largest(place, [a, b])
-        if len(distinct) == len(a.clusters) + len(b.clusters):
-            return None
-    if len(distinct) == 1:
+    if are_alike([a, b]):
+        return difference_intervals([a], [b], alpha)[0] if len(a.clusters) > 1 else None
+    distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
+    deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
+    if len(distinct) in (1, len(a.clusters) + len(b.clusters)):
         return None
+    sizes = _largest(place, [a, b])
     return paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes, alpha, reach=1.0)
+
+
+def difference_intervals(
+    shares_a: Sequence[Share], shares_b: Sequence[Share], alpha: float = ALPHA
+) -> list[tuple[float, float]]:
+    """`difference_interval` of each two of shares that are alike, of more than one cluster."""
+    (values_a, deviations_a), (values_b, deviations_b) = _stacked(shares_a), _stacked(shares_b)
+    low, high = paired_intervals(
+        values_b - values_a,
+        deviations_b - deviations_a,
+        1 / deviations_a.shape[-1],
+        shares_a[0].sizes,
+        alpha,
+        reach=1.0,
+    )
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def paired_interval(
@@ -156,23 +199,37 @@ def paired_interval(
     *,
     reach: float = inf,
 ) -> tuple[float, float]:
-    """Ends of the interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
+    """`paired_intervals` of one difference, from (C,)."""
+    low, high = paired_intervals(np.array(difference), deviations, most, sizes, alpha, reach=reach)
+    return float(low), float(high)
 
-    The interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
+
+def paired_intervals(
+    differences: Floats,
+    deviations: Floats,
+    most: float,
+    sizes: Floats | None = None,
+    alpha: float = ALPHA,
+    *,
+    reach: float = inf,
+) -> tuple[Floats, Floats]:
+    """Ends (…) of the intervals of differences (…), from d_u, what each of C > 1 clusters adds to an error; (…, C).
+
+    An interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
     among the clusters that make up the variance.
     `sizes` (C,) are the images of each cluster; left out, clusters have one size. No true difference lies outside of
     [-reach, reach], nor do the ends.
     """
-    count, second = len(deviations), float(np.square(deviations).sum())
+    count, second = deviations.shape[-1], np.square(deviations).sum(axis=-1)
     if sizes is not None and not (sizes == 1).all():
         average = np.square(sizes).sum() / sizes.sum()
         most *= sqrt(average * count / sizes.sum())
-        second = max(second, (deviations**2 / sizes).sum() * average)
+        second = np.maximum(second, (deviations**2 / sizes).sum(axis=-1) * average)
     unseen = most * sqrt(UNSEEN)
-    apart = contributing(np.append(deviations, [unseen, -unseen]) / most)
-    half = float(student(np.array(min(count - 1, 2 * apart)), alpha))
-    half *= sqrt((second + most**2) * count / (count - 1))
-    return max(-reach, difference - half), min(reach, difference + half)
+    halves = np.broadcast_to([unseen, -unseen], (*deviations.shape[:-1], 2))
+    apart = contributing(np.concatenate([deviations, halves], axis=-1) / most)
+    half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + most**2) * count / (count - 1))
+    return np.maximum(-reach, differences - half), np.minimum(reach, differences + half)
 
 
 def _exact(share: Share) -> tuple[float, float]:
@@ -180,7 +237,7 @@ def _exact(share: Share) -> tuple[float, float]:
 
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
-    low, high, effective = wilson_interval(share)
+    low, high, effective = (float(number[0]) for number in wilson_intervals([share]))
     n, right = effective, effective * share.value
     below = float(betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
     above = float(betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0

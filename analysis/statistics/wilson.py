@@ -52,10 +52,16 @@ def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
     return np.asarray(np.where(np.isinf(freedom), ndtri(1 - alpha / 2), quantile), dtype=np.float64)
 
 
-def contributing(deviations: Floats) -> float:
-    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of (clusters,), in images; 0 if none deviates."""
-    squares = np.square(deviations[np.abs(deviations) > NO_SPREAD])
-    return float(squares.sum() ** 2 / np.square(squares).sum()) if len(squares) else 0.0
+def contributing(deviations: Floats) -> Floats:
+    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of d_u (…, clusters), in images."""
+    deviates = np.abs(deviations) > NO_SPREAD
+    if not deviates.all():
+        if deviations.ndim > 1:
+            return np.array([contributing(row) for row in deviations])
+        deviations = deviations[deviates]
+    squares = np.square(deviations)
+    second, fourth = squares.sum(axis=-1), np.square(squares).sum(axis=-1)
+    return np.asarray(np.float_power(second, 2) / np.where(fourth > 0, fourth, 1))
 
 
 def widening(deviations: Floats, sizes: Floats | Whole, independent: Floats) -> Floats:
@@ -153,7 +159,8 @@ def effective_images(
     if count < images:
         fourth = (deviations**4).sum(axis=-1)
         spread = fourth * float(images) ** 4 > NO_SPREAD
-        seen = np.where(spread, 2 * second**2 / np.where(spread, fourth, 1), np.inf)
+        # The square of an array differs from that of a number in its last bit; float_power takes both for numbers.
+        seen = np.where(spread, 2 * np.float_power(second, 2) / np.where(spread, fourth, 1), np.inf)
         freedom = np.minimum(count - 1, seen)
         variance = second * (count / max(1, count - 1)) * widest
     else:

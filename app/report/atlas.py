@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ...analysis.charts.correlations import accuracy_lines, scatter
+from ...analysis.charts.correlations import accuracy_lines, scatter_points
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline, layered
 from ...analysis.correlations.families import pearson
@@ -156,8 +156,9 @@ def _figure(
         return None
     panels = {
         bias: layered(
-            scatter(points[bias], bias, "imagenet", ""),
+            scatter_points(points[bias], bias, "imagenet"),
             *_marks(drawn.filter(metric=bias), bias),
+            picks=True,
             title=title_of(bias),
             height=170,
             width=220,

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -99,8 +100,13 @@ def _cells(column: pl.Series) -> list[str]:
     values = column.to_list()
     if column.dtype.is_numeric():
         return [f'<td class="n">{cell(value)}</td>' for value in values]
-    classes = [' class="long"' if isinstance(value, str) and len(value) > LONG_CELL else "" for value in values]
-    return [f"<td{words}>{escape(cell(value))}</td>" for words, value in zip(classes, values, strict=True)]
+    # Names and settings come back in thousands of rows.
+    return list(map(cache(_text_cell), values))
+
+
+def _text_cell(value: Any) -> str:
+    words = ' class="long"' if isinstance(value, str) and len(value) > LONG_CELL else ""
+    return f"<td{words}>{escape(cell(value))}</td>"
 
 
 def cell(value: Any) -> str:

@@ -13,13 +13,13 @@ import numpy as np
 from ...advance import Progress, silent
 from ...errors import ImageSetError
 from ...records import Crop, ImageSetInfo, digest_of
+from ...threads import in_parallel
 from ...untrusted import as_record
 from . import files
 from .attributes import Slices, read_attributes, select_images
 from .labels import spread
 from .options import Draw
 from .packed import PackedPixels
-from .rows import in_parallel
 from .stream import Stream, open_stream
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageSetError
+from ...threads import in_parallel
 from ...untrusted import words_of
 from . import files
-from .rows import in_parallel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class PackedPixels:
             self._checked[row] = True
 
         if unchecked.any():
-            for _ in in_parallel(read_and_check, np.flatnonzero(unchecked).tolist(), None):
+            for _ in in_parallel(read_and_check, np.flatnonzero(unchecked).tolist()):
                 pass
         return images
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ...advance import Advance
-from ...errors import ImageSetError, UsageError
-from ...processors import processors
+from ...errors import ImageSetError
+from ...threads import in_parallel
 from .broken import BrokenImageError
 from .decode import pillow_warnings
 from .files import write_row, writing
@@ -23,10 +21,6 @@ from .options import How
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-T = TypeVar("T")
-R = TypeVar("R")
-
 
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
 """A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
@@ -91,22 +85,3 @@ def _hash_row(keep: Keep, photograph: Photograph) -> tuple[int, str, str | Broke
         return row, path, broken
     keep(row, pixels)
     return row, path, hashlib.sha256(pixels.data).hexdigest()
-
-
-def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None) -> Generator[R]:
-    """`map` in threads, in order, at most a few items ahead; as many threads as processors by default."""
-    if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers: at least 1 is needed")
-    threads = workers or min(32, processors())
-    window: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                window.append(pool.submit(work, item))
-                if len(window) > 4 * threads:
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()

@@ -13,9 +13,9 @@ import numpy as np
 
 from ...errors import ImageSetError
 from ...records import Crop
+from ...threads import in_parallel
 from .broken import BrokenImageError
 from .decode import cropped
-from .rows import in_parallel
 from .sources import read_file
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Stream:
         def fill(row: int) -> None:
             images[places[row]] = self.pixels(row)
 
-        for _ in in_parallel(fill, places, None):
+        for _ in in_parallel(fill, places):
             pass
         for place, row in enumerate(rows.tolist()):  # a last batch is padded with its last image
             if place != places[row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections.abc import Iterator
@@ -10,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from made_up_outcomes import CLEAN, right_outcomes
 from made_up_results import cell, condition, image_set, model, part, store_study
+from polars.testing import assert_frame_equal
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures import subject_rows as module
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.analysis.measures.subject_rows import Row, SubjectProcesses, subject_rows
+from bandlens.analysis.measures.subject_rows import SubjectProcesses, subject_rows
 from bandlens.errors import EngineError, UsageError
 from bandlens.protocol import FREQUENCIES, NOISE_SDS
 
@@ -48,20 +49,14 @@ def processes() -> Iterator[SubjectProcesses]:
     processes.end()
 
 
-def without_nan(rows: list[Row]) -> list[Row]:
-    return [
-        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        for row in rows
-    ]
-
-
 def test_the_rows_of_each_subject_come_in_order(processes: SubjectProcesses) -> None:
     subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
-    received = list[list[Row]]()
+    received = list[pl.DataFrame]()
     for outcomes in subjects:
         processes.compute(outcomes, received.append)
     processes.finish()
-    assert list(map(without_nan, received)) == [without_nan(subject_rows(outcomes, OPTIONS)) for outcomes in subjects]
+    for rows, outcomes in zip(received, subjects, strict=True):
+        assert_frame_equal(rows, subject_rows(outcomes, OPTIONS), check_exact=True)
 
 
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +79,7 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
 
 def test_what_a_process_raises_is_raised_here() -> None:
     processes = SubjectProcesses(1, Options(resamples=5))
-    processes.compute(right_outcomes(right_of(0)), list[Row]().extend)
+    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
     with pytest.raises(UsageError, match="5 resamples; intervals need at least 100"):
         processes.finish()
 
@@ -93,6 +88,6 @@ def test_a_process_that_was_killed_is_one_line(processes: SubjectProcesses) -> N
     pids = [process.process.pid for process in processes._idle]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    processes.compute(right_outcomes(right_of(0)), list[Row]().extend)
+    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
     with pytest.raises(EngineError, match=r"^analyzing failed: its process was ended by SIGKILL"):
         processes.finish()

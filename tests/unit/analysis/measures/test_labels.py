@@ -39,7 +39,7 @@ def test_they_are_the_accuracies_and_the_hamming_distance_of_torchmetrics() -> N
         multilabel_hamming_distance,
     )
 
-    rows = {(row["probe"], row["metric"]): row for row in subject_rows(outcomes(), Options()) if "probe" in row}
+    rows = {(row["probe"], row["metric"]): row for row in subject_rows(outcomes(), Options()).to_dicts()}
     for probe, answers in (("clean", ANSWERS), ("blur", BLURRED)):
         expected = multilabel_accuracy(bits(answers), bits(TRUTH), LABELS, average="none").tolist()
         for name, accuracy in zip(("cat", "dog", "elk", "3"), expected, strict=True):
@@ -65,5 +65,5 @@ def test_the_difference_of_two_runs_is_that_of_a_condition_from_clean() -> None:
 
 
 def test_images_of_one_label_have_none() -> None:
-    assert not any("label_accuracy" in row["metric"] for row in subject_rows(outcomes(False), Options()))
+    assert not subject_rows(outcomes(False), Options())["metric"].str.contains("label_accuracy").any()
     assert MEASURES[0].applies(outcomes().available)
