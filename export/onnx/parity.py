@@ -187,7 +187,7 @@ def run_in_batches(
         raise ExportError("ONNX Runtime is needed to check an export; pip install 'bandlens[cpu]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Between two batches, threads of ONNX Runtime would spin on all other processors for as long as images are read.
+    # Threads of ONNX Runtime would spin between two batches, on all other processors, for as long as images are read.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     at_once = min(processors(), ahead or 1)
     options.intra_op_num_threads = processors() // at_once

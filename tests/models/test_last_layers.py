@@ -42,20 +42,13 @@ def narrow(network: nn.Module) -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "alexnet": lambda: narrow(tv.alexnet()),
     "vgg11": lambda: narrow(tv.vgg11(init_weights=False)),
-    "vgg11_bn": lambda: narrow(tv.vgg11_bn(init_weights=False)),
     "squeezenet1_1": tv.squeezenet1_1,
     "resnet18": tv.resnet18,
-    "densenet121": tv.densenet121,
-    "inception_v3": lambda: tv.inception_v3(init_weights=False),
-    "googlenet": lambda: tv.googlenet(init_weights=False),
     "shufflenet_v2_x0_5": tv.shufflenet_v2_x0_5,
     "mobilenet_v2": tv.mobilenet_v2,
     "mobilenet_v3_small": tv.mobilenet_v3_small,
-    "mnasnet0_5": tv.mnasnet0_5,
     "regnet_y_400mf": tv.regnet_y_400mf,
-    "regnet_x_400mf": tv.regnet_x_400mf,
     "efficientnet_b0": tv.efficientnet_b0,
-    "efficientnet_v2_s": tv.efficientnet_v2_s,
     "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]),
     "vit": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32),
     "vit of a representation": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32, representation_size=16),
@@ -63,16 +56,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "maxvit": lambda: tv.MaxVit((224, 224), 8, 7, [8, 16], [1, 1], 4, stochastic_depth_prob=0),
 }
 TIMM = """
-    test_resnet test_vit test_convnext test_efficientnet test_byobnet test_nfnet test_mambaout
-    resnetv2_18 skresnet18 res2net50_14w_8s resnest14d legacy_seresnet18 densenet121 dla46_c dpn48b
-    hrnet_w18_small regnetx_002 ese_vovnet19b_slim_dw selecsls42 repvgg_a0 cspdarknet53 tresnet_m legacy_xception
-    mobilenetv3_small_050 mobilenetv4_conv_small_050 lcnet_050 fbnetv3_b ghostnet_050 ghostnetv2_100 ghostnetv3_050
-    efficientnet_lite0 mnasnet_small hardcorenas_a rexnet_100 hgnetv2_b0 repghostnet_050 tinynet_e mobilevit_xxs
-    mobilevitv2_050 efficientvit_b0 efficientvit_m0 efficientformer_l1 efficientformerv2_s0 fastvit_t8 repvit_m0_9
-    edgenext_xx_small starnet_s1 swiftformer_xs shvit_s1 fasternet_t0 lcnetv2_small convnextv2_atto inception_next_atto
-    deit_tiny_distilled_patch16_224 cait_xxs24_224 convit_tiny coat_lite_tiny crossvit_tiny_240 levit_128s pit_ti_224
-    xcit_nano_12_p16_224 pvt_v2_b0 tiny_vit_5m_224 coatnet_pico_rw_224
-    poolformer_s12 caformer_s18 mixer_s32_224 resmlp_12_224 gmlp_ti16_224 eva02_tiny_patch14_224 visformer_tiny
+    test_resnet test_vit test_convnext test_byobnet test_nfnet selecsls42 mobilenetv3_small_050
+    lcnet_050 ghostnet_050 hgnetv2_b0 mobilevitv2_050 efficientvit_b0 deit_tiny_distilled_patch16_224 levit_128s
+    mobilenetv4_conv_small_050 resmlp_12_224
 """
 NETWORKS |= {f"timm {name}": lambda name=name: timm.create_model(name, num_classes=1000) for name in TIMM.split()}
 

@@ -106,7 +106,8 @@ def test_a_plan_says_what_is_missing(folder: Path, command: Command, models: boo
     answer = command("init")
     assert (answer.code, answer.err) == (0, f"{missing}\n")
     planned = plan(command)
-    assert (planned.code, planned.err) == (2, f"{PREFIX}{missing}\n")
+    in_full = missing.replace("into models", f"into {(folder / 'models').absolute()}")
+    assert (planned.code, planned.err) == (2, f"{PREFIX}{in_full}\n")
     study = Study.read("study.toml")
     assert (study.checkpoints, study.images) == (
         ["one"] if models else ["mine"],

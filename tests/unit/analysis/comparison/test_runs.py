@@ -336,7 +336,7 @@ def test_both_coefficients_are_over_the_models_that_have_all_values(
 
 
 def test_an_interval_that_too_few_resamples_determine_is_null(store: Store, store_b: Store, images: Images) -> None:
-    """Of seven models with one value and an eighth, a third of the resamples have none but the seven."""
+    """A third of the resamples have none but the seven models of one value, and no eighth."""
     values: tuple[list[float | None], ...] = ([1.0] * 7 + [2.0], [2.0] + [1.0] * 7)
     runs = [
         correlated(run, images, {"shape_bias": of_run}) for run, of_run in zip((store, store_b), values, strict=True)
