@@ -159,14 +159,18 @@ def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> Non
 
 PART = 4
 """The most images that a thread of a CPU runs at once."""
+WHOLE = b"DynamicQuantizeLinear"
+"""An operator that scales integers by the values of the whole batch, so that every image depends on the others."""
 
 
-def part_of(batch: int, threads: int) -> int:
+def part_of(content: bytes, batch: int, threads: int) -> int:
     """The number of images that a thread of a CPU runs at once: the largest divisor of the batch that suits.
 
     Threads share a batch by such parts, and each runs the whole network on one. A part's activations stay in the
     thread's cache, and no layer waits for all threads, as it does where they share each layer: docs/decisions/0030.
     """
+    if WHOLE in content:
+        return batch
     return max(size for size in range(1, PART + 1) if batch % size == 0 and (size == 1 or size * threads <= batch))
 
 

@@ -126,8 +126,10 @@ class OnnxRuntimeSession:
         versions = dict(self._shared.versions) | (layout_for(variant.precision) if on_gpu else {})
         self.info = SessionInfo(self._shared.device, batch, 0 if on_gpu else threads, json.dumps(versions))
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
-        self._part = batch if on_gpu else part_of(batch, threads)
-        self._session = self._open()
+        content = content_of(variant)
+        self._part = batch if on_gpu else part_of(content, batch, threads)
+        self._lanes = max(1, min(threads, batch // self._part))
+        self._session = self._open(content)
         self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
             self._run_options.add_run_config_entry(NO_WAIT, "1")
@@ -136,13 +138,12 @@ class OnnxRuntimeSession:
         for binding, part in zip(self._bindings, parts_of(self._logits, self._part), strict=True):
             self._bind(binding.bind_output, "logits", part)
 
-    def _open(self) -> Any:
+    def _open(self, content: bytes) -> Any:
         variant, shared, provider = self.variant, self._shared, self._provider
-        options = _options(variant, self._part, 1)
+        options = _options(variant, self._part, self.info.threads // self._lanes)
         settings = dict(provider.options)
         if shared.stream is not None:
             settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
-        content = content_of(variant)
         try:
             session = shared.ort.InferenceSession(
                 content, options, providers=[(provider.name, settings)], enable_fallback=0
@@ -175,12 +176,12 @@ class OnnxRuntimeSession:
 
     def _run(self) -> None:
         """Run all parts, in threads where there are several."""
-        if len(self._bindings) == 1 or self.info.threads < 2:
+        if self._lanes == 1:
             for binding in self._bindings:
                 self._session.run_with_iobinding(binding, self._run_options)
             return
         runs = [
-            threads_of(self.info.threads).submit(self._session.run_with_iobinding, binding, self._run_options)
+            threads_of(self._lanes).submit(self._session.run_with_iobinding, binding, self._run_options)
             for binding in self._bindings
         ]
         try:

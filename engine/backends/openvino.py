@@ -91,9 +91,10 @@ class OpenVinoSession:
         ov = _openvino()
         self.variant = variant
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
-        self._part = part_of(batch, threads)
-        streams = {"NUM_STREAMS": min(threads, batch // self._part)}
-        self._compiled = _compile(variant, (self._part, *self._shape[1:]), threads, streams)
+        content = content_of(variant)
+        self._part = part_of(content, batch, threads)
+        streams = {"NUM_STREAMS": max(1, min(threads, batch // self._part))}
+        self._compiled = _compile(variant, (self._part, *self._shape[1:]), threads, streams, content)
         self._requests = [self._compiled.create_infer_request() for _ in range(batch // self._part)]
         self._logits = np.empty((batch, variant.model.classes), np.float32)
         for request, part in zip(self._requests, parts_of(self._logits, self._part), strict=True):

@@ -103,11 +103,11 @@ def test_a_plan_says_what_is_missing(folder: Path, command: Command, models: boo
         make_model(folder / "models")
     if images:
         make_images(folder / "images.set", make_pictures(20))
+    missing = missing.replace("into models", f"into {(folder / 'models').absolute()}")
     answer = command("init")
     assert (answer.code, answer.err) == (0, f"{missing}\n")
     planned = plan(command)
-    in_full = missing.replace("into models", f"into {(folder / 'models').absolute()}")
-    assert (planned.code, planned.err) == (2, f"{PREFIX}{in_full}\n")
+    assert (planned.code, planned.err) == (2, f"{PREFIX}{missing}\n")
     study = Study.read("study.toml")
     assert (study.checkpoints, study.images) == (
         ["one"] if models else ["mine"],

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from small import make_model
 
 from bandlens.engine.backends.base import open_session, variant_of
@@ -80,3 +81,16 @@ def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: 
             session.infer(failing)
         assert "\n" not in str(caught.value)
         np.testing.assert_array_equal(session.infer(images), expected)
+
+
+def test_a_file_that_scales_integers_by_the_batch_depends_on_no_number_of_threads(tmp_path: Path) -> None:
+    plain = make_model(tmp_path, size=64)
+    quantize_dynamic(plain.path, tmp_path / "dynamic.onnx", op_types_to_quantize=["Conv"])
+    content = (tmp_path / "dynamic.onnx").read_bytes()
+    model = replace(plain, sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    images = random_images(8, 64) * np.linspace(0.1, 1, 8, dtype=np.float32)[:, None, None, None]
+    (expected,) = onnxruntime.InferenceSession(content).run(None, {"images": images})
+    for threads in (1, 2, 8):
+        with open_session(variant_of(model, "onnxruntime", "fp32"), 8, threads) as session:
+            np.testing.assert_array_equal(session.infer(images), expected)
