@@ -101,7 +101,7 @@ def main() -> None:
         cpu: dict[str, list[float]] = {name: [] for name in works}
         variants = {name: with_processor(timed(work), cpu[name]) for name, work in works.items()}
         seconds = in_turn(variants, options.repeats)
-        cpu = {name: values[1:] for name, values in cpu.items()}  # without the one that warmed up
+        cpu = {name: values[-options.repeats :] for name, values in cpu.items()}  # without what warmed up
         table(
             ["packing", "images/s", "processor ms an image"],
             [

@@ -133,7 +133,7 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
 
 def _number(value: float | None, unit: str) -> str:
     """A number without digits after the point, and a share in percent; empty where there is none."""
-    return "" if value is None else str(round(100 * value if unit == "share" else value))
+    return "" if value is None else f"{100 * value if unit == 'share' else value:z.0f}"  # z leaves no sign at 0
 
 
 def _each(rows: pl.DataFrame) -> Iterator[str]:
