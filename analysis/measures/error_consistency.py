@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ...advance import Progress, silent
 from ...errors import UnknownName
@@ -68,8 +69,9 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
     frames = [pl.DataFrame(schema=SCHEMA)]
-    with progress("comparing errors", _count_pairs(judged), "pairs") as advance:
-        # NumPy draws resamples without Python's lock, and threads do not wait for the last pairs of a subject.
+    # NumPy multiplies and sorts without Python's lock, and threads do not wait for the last pairs of a subject. They
+    # are as many as processors: threads of the BLAS would wait for one another, at five times the processor time.
+    with progress("comparing errors", _count_pairs(judged), "pairs") as advance, threadpool_limits(1, "blas"):
         for frame in in_parallel(compare, filter(None, _pairs_by_first(judged))):
             frames.append(frame)
             advance(len(frame))

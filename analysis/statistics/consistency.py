@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from .arrays import Floats, Mask, Whole
-from .images import intervals
+from .images import count_right, draws_are_kept, intervals
 from .power import detected_widths
 
 ENOUGH = 0.95
@@ -109,47 +109,53 @@ def error_consistencies(
 
     Each pair has the draws that it would have alone.
     """
-    n, all_first, all_second = len(first), first.sum(), seconds.sum(axis=1)
-    both = (seconds & first).sum(axis=1)
-    # Each image is one of four kinds; nothing but their counts matters, those of the data before those of resamples.
-    counts = np.stack([n - all_first - all_second + both, all_second - both, all_first - both, both])
-    totals = np.empty((4, len(seconds), 1 + resamples))
-    totals[:, :, 0] = counts
-    random = np.random.default_rng(seed)
-    if clusters is None:
-        start = random.bit_generator.state
-        for row, shares in enumerate(counts.T / n):
-            random.bit_generator.state = start
-            totals[:, row, 1:] = random.multinomial(n, shares, resamples).T
+    n, both = len(first), seconds & first
+    if clusters is None and not draws_are_kept(n, resamples):
+        first_right, second_right, both_right = _counts_by_kind(first, seconds, both, resamples, seed)
         images: Floats | int = n
     else:
-        _, place = np.unique(clusters, return_inverse=True)
-        held = int(place.max()) + 1
-        times = random.multinomial(held, np.full(held, 1 / held), resamples).astype(np.float64)
-        of_kinds = [np.bincount(4 * place + 2 * first + second, minlength=4 * held) for second in seconds]
-        drawn = times @ np.stack(of_kinds).reshape(-1, held, 4).astype(np.float64)
-        totals[:, :, 1:] = np.moveaxis(drawn, -1, 0)
-        images = totals.sum(axis=0)
-    totals /= images
-    p, q, observed = totals[2] + totals[3], totals[1] + totals[3], totals[0] + totals[3]
+        ids = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        right, images = count_right(np.concatenate([first[None], seconds, both]), ids, resamples, seed)
+        first_right, (second_right, both_right) = right[:1], np.split(right[1:], 2)
+    p, q = first_right / images, second_right / images
+    observed = (images - first_right - second_right + 2 * both_right) / images
     kappa = kappa_of(observed, p, q)
     low, high = kappa_intervals(kappa)
-    least, most = kappa_range(p[:, 0], q[:, 0])
+    p, q, observed, kappa = np.broadcast_to(p, q.shape)[:, 0], q[:, 0], observed[:, 0], kappa[:, 0]
+    least, most = kappa_range(p, q)
     with np.errstate(divide="ignore"):
-        needed = np.ceil(n * (detected_widths() * (high - low) / kappa[:, 0]) ** 2)
+        needed = np.ceil(n * (detected_widths() * (high - low) / kappa) ** 2)
     return {
         "n": np.full(len(seconds), n),
-        "first_accuracy": p[:, 0],
-        "second_accuracy": q[:, 0],
-        "observed": observed[:, 0],
-        "kappa": kappa[:, 0],
+        "first_accuracy": p,
+        "second_accuracy": q,
+        "observed": observed,
+        "kappa": kappa,
         "low": low,
         "high": high,
         "least": least,
         "most": most,
-        "p_copy": copied_share(kappa[:, 0], p[:, 0], q[:, 0]),
+        "p_copy": copied_share(kappa, p, q),
         "needed": np.where(np.isfinite(needed), needed, np.nan),
     }
+
+
+def _counts_by_kind(first: Mask, seconds: Mask, both: Mask, resamples: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    """Images that the first, the second and both have right, (m, 1 + resamples) each, of the data before resamples.
+
+    Each image is one of four kinds, and nothing but their counts matters: many images are drawn as fast as few.
+    """
+    n, all_first, all_second, all_both = len(first), first.sum(), seconds.sum(axis=1), both.sum(axis=1)
+    kinds = np.stack([n - all_first - all_second + all_both, all_second - all_both, all_first - all_both, all_both])
+    counts = np.empty((4, len(seconds), 1 + resamples))
+    counts[:, :, 0] = kinds
+    random = np.random.default_rng(seed)
+    start = random.bit_generator.state
+    for row, shares in enumerate(kinds.T / n):
+        random.bit_generator.state = start
+        counts[:, row, 1:] = random.multinomial(n, shares, resamples).T
+    _, second_alone, first_alone, both_right = counts
+    return first_alone + both_right, second_alone + both_right, both_right
 
 
 def kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from bandlens.analysis.statistics.arrays import Whole
 from bandlens.analysis.statistics.consistency import (
     Consistency,
     consistency_with_others,
@@ -184,14 +185,24 @@ def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
     assert np.isnan(columns["low"]).tolist() == [False, True, True, True, False, False]
 
 
-def test_draws_of_clusters_are_multinomial() -> None:
-    """The interval over clusters is that of kappas of resampled tables, one resample at a time."""
+@pytest.mark.parametrize("clusters", [np.repeat(np.arange(10), 4), None], ids=["clusters", "images"])
+def test_an_interval_is_that_of_kappas_of_resampled_tables(clusters: Whole | None) -> None:
     first, second = observers(40)
-    clusters = np.repeat(np.arange(10), 4)
-    times = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 200)
+    count = 40 if clusters is None else 10
     kappas = []
-    for drawn in times:
-        counts = np.bincount(2 * first + second, weights=drawn[clusters], minlength=4)
+    for drawn in np.random.default_rng(0).integers(count, size=(200, count)):
+        times = np.bincount(drawn, minlength=count)
+        weights = times if clusters is None else times[clusters]
+        counts = np.bincount(2 * first + second, weights=weights, minlength=4)
         kappas.append(cohens_kappa(counts.reshape(2, 2)).kappa)
     estimate = error_consistency(first, second, clusters, 200)
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(kappas, [0.025, 0.975])))
+
+
+def test_many_images_have_the_interval_that_images_drawn_singly_have() -> None:
+    """Above a number of images only the counts of right and wrong are drawn; clusters of one image are drawn singly."""
+    first, second = observers(3_000)
+    by_counts, singly = (error_consistency(first, second, clusters, 2_000) for clusters in (None, np.arange(3_000)))
+    width = singly.high - singly.low
+    assert by_counts.kappa == singly.kappa
+    assert [by_counts.low, by_counts.high] == pytest.approx([singly.low, singly.high], abs=0.1 * width)
