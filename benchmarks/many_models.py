@@ -11,6 +11,8 @@ the seconds of processor time, which say the same on a busy machine, and the mos
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +91,9 @@ def draw_answers(work: Work) -> Iterator[list[Finished]]:
         ]
 
 
-def fill(work: Work, database: Path) -> float:
-    """Store made-up predictions of every cell; gives seconds."""
+def fill(folder: Path, database: Path, checkpoints: int, images: int) -> str:
+    """Make the study and store predictions of every cell; gives a line on it."""
+    work = resolve(Study.read(study(folder, checkpoints, images)))
     session = SessionInfo("made up", 32, 2, "{}")
     with open_store(database) as store:
         store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
@@ -101,7 +104,8 @@ def fill(work: Work, database: Path) -> float:
             for parts in draw_answers(work):
                 store.commit(parts, {part.cell.variant: session for part in parts})
 
-        return timed(commit)()
+        seconds = timed(commit)()
+    return f"{len(work.cells):,} cells, {len(work.cells) * images:,} predictions, stored in {seconds:.0f} s"
 
 
 def main() -> None:
@@ -113,10 +117,9 @@ def main() -> None:
     with folder(options.keep) as scratch:
         file, database, report = (scratch / name for name in ("many.toml", "many.duckdb", "many.html"))
         if not database.exists():
-            work = resolve(Study.read(study(scratch, checkpoints, images)))
-            seconds = fill(work, database)
-            count = len(work.cells) * images
-            print(f"{len(work.cells):,} cells, {count:,} predictions, stored in {seconds:.0f} s\n")
+            # A command that this process starts counts its memory, so that another process fills the database.
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                print(pool.submit(fill, scratch, database, checkpoints, images).result(), end="\n\n")
         db = ("--db", str(database))
         commands = {
             "analyze": (["analyze", "--format", "json", *db], "spectral_bias", "180 s", 1),
