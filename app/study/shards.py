@@ -71,7 +71,7 @@ def run_in_shards(
     with ExitStack() as stack:
         sets, complete = work.image_sets, [cell for cell in work.cells if cell.key not in cells]
         threads = study.threads or max(study.thread_count // (len(sharded.devices) or 1), 1)
-        job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete)
+        job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete, work.lanes)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
         if sharded.devices:

@@ -41,6 +41,8 @@ class Job:
     """The variants that see perturbed images and miss predictions; attacked ones are not among them."""
     complete: tuple[Variant, ...] = ()
     """The variants that see perturbed images and miss none; no worker opens them."""
+    lanes: int = 1
+    """The number of networks that run at a time."""
 
 
 def job_of(
@@ -52,6 +54,7 @@ def job_of(
     shards: str,
     cells: Sequence[Cell],
     complete: Sequence[Cell] = (),
+    lanes: int = 1,
 ) -> Job:
     """Make the job of `cells`, with absolute paths, since a worker has another current folder.
 
@@ -73,6 +76,7 @@ def job_of(
         shards=shards if "://" in shards else str(Path(shards).absolute()),
         variants=tuple(variants),
         complete=tuple(variant for variant in complete_variants if variant not in variants),
+        lanes=lanes,
     )
 
 
@@ -109,7 +113,7 @@ class Worker:
         def images(digest: str) -> ImageSet:
             return files.images(job.image_sets[digest])
 
-        self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
+        self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant, job.lanes)
 
     def open(self) -> None:
         """Open all sessions, so that an engine that opens none of them fails before there are results."""

@@ -346,7 +346,7 @@ class Fails:
 
     def __init__(self, session: Session) -> None:
         self.session, self.calls = session, 0
-        self.variant, self.info = session.variant, session.info
+        self.variant, self.info, self.lane = session.variant, session.info, session.lane
 
     def infer(self, images: Any) -> Any:
         self.calls += 1
