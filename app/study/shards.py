@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -71,7 +71,8 @@ def run_in_shards(
     with ExitStack() as stack:
         sets, complete = work.image_sets, [cell for cell in work.cells if cell.key not in cells]
         threads = study.threads or max(study.thread_count // (len(sharded.devices) or 1), 1)
-        job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete, work.lanes)
+        job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete)
+        job = replace(job, lanes=work.lanes)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
         if sharded.devices:

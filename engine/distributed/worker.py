@@ -42,7 +42,7 @@ class Job:
     complete: tuple[Variant, ...] = ()
     """The variants that see perturbed images and miss none; no worker opens them."""
     lanes: int = 1
-    """The number of networks that run at a time."""
+    """The number of networks that a worker runs at a time."""
 
 
 def job_of(
@@ -54,7 +54,6 @@ def job_of(
     shards: str,
     cells: Sequence[Cell],
     complete: Sequence[Cell] = (),
-    lanes: int = 1,
 ) -> Job:
     """Make the job of `cells`, with absolute paths, since a worker has another current folder.
 
@@ -76,7 +75,6 @@ def job_of(
         shards=shards if "://" in shards else str(Path(shards).absolute()),
         variants=tuple(variants),
         complete=tuple(variant for variant in complete_variants if variant not in variants),
-        lanes=lanes,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def test_networks_run_two_at_a_time_where_that_is_faster_and_no_word_forbids_it(
     with make_workbench(work) as bench:
         bench.open(dict.fromkeys(cell.variant for cell in work.cells))
         assert [session.lane for session in bench.sessions.values()] == [0, 1, 0]
-    with Worker(job_of(study.probes, study.folder, work.image_sets, 2, 1, str(tmp_path), work.cells, (), 2)) as worker:
+    job = job_of(study.probes, study.folder, work.image_sets, 2, 1, str(tmp_path), work.cells)
+    with Worker(replace(job, lanes=2)) as worker:
         worker.open()
         assert len(tensorrt_session.device_of("tensorrt").lanes[1].sessions) == 1
     named = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], batch=2, **keys)
