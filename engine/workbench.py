@@ -41,7 +41,7 @@ class Workbench:
     here: Callable[[Variant], Variant] = lambda variant: variant
     """A function that gives a variant with the path of its file on this machine."""
     lanes: int = 1
-    """The number of networks that run at a time, which the engine must be able to."""
+    """The number of networks that run at a time, where their engine is able to."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
@@ -60,7 +60,8 @@ class Workbench:
         for variant in variants:
             if variant not in self.sessions and variant not in self.refused:
                 # Neighbours run under a condition one after the other, so they get different lanes.
-                self._try(partial(open_session, lane=len(self.sessions) % self.lanes), variant)
+                lane = len(self.sessions) % min(self.lanes, ENGINES[variant.engine].lanes)
+                self._try(partial(open_session, lane=lane), variant)
             opened()
 
     def require_opened(self, variants: Iterable[Variant]) -> None:

@@ -18,8 +18,10 @@ from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.distributed.worker import Worker, job_of
+from bandlens.engine.workbench import Workbench
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans.build import WITHOUT
+from bandlens.probes.grid import make_grid
 from bandlens.records import Variant
 
 BATCHES = (2, 4, 8)
@@ -96,3 +98,12 @@ def test_networks_run_two_at_a_time_where_that_is_faster_and_no_word_forbids_it(
     work = resolve(study)
     assert (work.study.engine, work.study.batch, work.lanes) == ("onnxruntime-cuda", 2, 1)
     assert {rate.lanes for rate in tuning.tune(models[0], "fp32", 3).rates} == {1}
+
+
+def test_an_engine_of_one_lane_keeps_to_it_beside_another(card: PretendCupy, tmp_path: Path) -> None:
+    """A gate may compare two engines, and takes the tuning of the candidate."""
+    models = [make_model(tmp_path / "models", f"m{k}", seed=k) for k in range(2)]
+    engines = ("onnxruntime-cuda", "tensorrt")
+    with Workbench(make_grid({}, tmp_path), 2, 1, lambda _: make_images(tmp_path, make_pictures(1)), lanes=2) as bench:
+        bench.open([variant_of(model, engine, "fp32") for engine in engines for model in models])
+        assert [session.lane for session in bench.sessions.values()] == [0, 0, 0, 1]
