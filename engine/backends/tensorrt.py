@@ -27,7 +27,7 @@ from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import last_error, reading_log, refit
+from ...export.plans.build import LANES, WITHOUT, last_error, reading_log, refit
 from ...export.plans.plans import (
     Target,
     TrtPlan,
@@ -407,7 +407,8 @@ def _no_room(variant: Variant, batch: int, needed: int, lane: Lane) -> str:
     free = free_memory(lane.device.xp)
     beside = sum(other.size for other in lane.device.lanes if other is not lane)  # it would shrink with the batch, too
     at_a_time = f" beside {gib(beside)} of a second network" if beside else ""
+    instead = f", or {WITHOUT}={LANES} for one network at a time" if beside else ""
     return (
         f"{variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}{at_a_time}, and "
-        f"{gib(free)} are free; {smaller_batch(batch, (free + beside) / (needed + beside))}"
+        f"{gib(free)} are free; {smaller_batch(batch, (free + beside) / (needed + beside))}{instead}"
     )
