@@ -164,7 +164,7 @@ class Lowering:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}, "
+            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batches}, "
             f"{best.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 

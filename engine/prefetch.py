@@ -6,7 +6,7 @@ is given back with the point at which it has been read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from threading import Thread
@@ -35,30 +35,31 @@ class Buffers:
         self.xp = xp
         self.stream = stream or new_stream(xp)
         """The stream in which the arrays are filled."""
-        self._free: SimpleQueue[tuple[Array, Point]] = SimpleQueue()
+        self._free: SimpleQueue[tuple[Array, Sequence[Point]]] = SimpleQueue()
         self._stopped = False
         for array in arrays:
-            self._free.put((array, point(xp)))
+            self._free.put((array, [point(xp)]))
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
         array, read = self._free.get()
         if self._stopped:
             raise _Stopped
-        wait_for(self.xp, read)
+        for reached in read:
+            wait_for(self.xp, reached)
         return array
 
-    def give(self, array: Array) -> None:
-        """Hand a buffer back; work asked for so far may still read it."""
-        # The point lies in the reader's stream, and `take` makes the perturbing stream wait for it: so nobody
+    def give(self, array: Array, read: Sequence[Point] = ()) -> None:
+        """Hand a buffer back; work up to these points, or all that this thread has asked for, may still read it."""
+        # The points lie in the readers' streams, and `take` makes the perturbing stream wait for them: so nobody
         # overwrites images that a session still reads, and neither thread waits for the GPU.
-        self._free.put((array, point(self.xp)))
+        self._free.put((array, read or [point(self.xp)]))
 
     def stop(self) -> None:
         """Stop the thread where it waits for a buffer, or asks for one from now on."""
         # First the flag: the thread may get a free buffer before the item that wakes it, and must go on with neither.
         self._stopped = True
-        self._free.put((None, None))
+        self._free.put((None, ()))
 
 
 @contextmanager

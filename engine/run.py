@@ -30,7 +30,7 @@ from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
-from .device.streams import COMMITTED, blas_threads, device_errors, finish, new_stream, point, until_done
+from .device.streams import COMMITTED, Lanes, blas_threads, device_errors, finish, new_stream, point, until_done
 from .prefetch import COUNT, Buffers, prefetch
 
 HANG_SECONDS = 1800.0
@@ -96,13 +96,16 @@ def _run_works(
     images = resources.image_set.info
     if any(work.cell.condition.facts.attack for work in works):
         check_attackable(images)
-    xp = resources.xp
-    with device_errors(xp, images.size, resources.batch), new_stream(xp), until_done(xp):
+    xp, numbers = resources.xp, {resources.sessions[work.cell.variant].lane for work in works}
+    with device_errors(xp, images.size, resources.batch), new_stream(xp), until_done(xp), Lanes(xp, numbers) as lanes:
+        for work in works:
+            work.lanes = lanes.count
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
             members = [work for work in works if work.cell.condition in chosen]
             for seed in dict.fromkeys(work.cell.seed for work in members):
-                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], resources, last)
+                of_seed = [work for work in members if work.cell.seed == seed]
+                group = _Group(perturb, seed, of_seed, resources, lanes, last)
                 yield from _run_group(group, range_seconds, progress)
 
 
@@ -177,10 +180,11 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
+        decision.prepare()
         labels = decision.score_indices(image_set.labels)
         several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
         accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
-        finish(xp)  # a run has a stream of its own, which would not wait for the labels
+        finish(xp)  # a run has streams of its own, which would not wait for the labels
         return RunResources(
             xp=xp,
             image_set=image_set,
@@ -203,6 +207,7 @@ class _Group:
     seed: int
     works: list[CellProgress]
     resources: RunResources
+    lanes: Lanes
     last: int
     """The image that ends the run."""
 
@@ -223,6 +228,7 @@ class _Group:
 
     def flush(self) -> list[Outcome]:
         with named_range(self.resources.xp, "flush"):
+            self.lanes.rejoin()
             return flush(self.resources.xp, self.works)
 
 
@@ -248,6 +254,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
+    lanes, sessions = group.lanes, group.resources.sessions
     buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
     # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
     with blas_threads(group.resources.xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
@@ -256,10 +263,13 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
+            lanes.follow()
             for work in works[condition]:
                 if not work.error:
-                    progress(_infer(group, work, first, pixels, images))
-            buffers.give(images)
+                    with lanes.lane(sessions[work.cell.variant].lane):
+                        count = _infer(group, work, first, pixels, images)
+                    progress(count)
+            buffers.give(images, lanes.points())
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
@@ -299,8 +309,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     except BandlensError as error:
         work.error = str(error)
         return 0
-    # The session's next batch overwrites the logits. They are reduced now, in this thread's stream, which the session's
-    # next work is ordered after; the small columns stay on the card until the part is flushed.
+    # The session's next batch overwrites the logits. They are reduced now, in its lane, which its next work is ordered
+    # after; the small columns stay on the card until the part is flushed.
     with named_range(resources.xp, "reduce"):
         scores = resources.decision.scores(logits)
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from glob import escape
@@ -24,11 +24,11 @@ from ..export.files import write_bytes
 from ..probes.arrays import to_numpy
 from ..records import Model, Variant
 from ..untrusted import as_record, parse_json, read_text
-from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
+from .backends.base import BATCH, ENGINES, arrays_of, engine_of, lanes_of, open_session, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
 from .device.requirements import usable
-from .device.streams import device_errors, gpu_errors
+from .device.streams import Lanes, device_errors, gpu_errors
 
 FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
@@ -55,6 +55,13 @@ class Rate:
     engine: str
     batch: int
     images_per_second: float
+    lanes: int = 1
+    """The number of networks that run at a time."""
+
+    @property
+    def batches(self) -> str:
+        """Its batch and number of networks, in words."""
+        return f"{self.batch} of {self.lanes} networks at a time" if self.lanes > 1 else str(self.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Tuning:
     card: Mapping[str, Any] | None
     """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
-    """In the order of SWEPT and of batches; without those that an engine refused, or the device has no room for."""
+    """In the order of SWEPT, lanes and batches; without those that an engine refused, or the device has no room for."""
 
     @property
     def best(self) -> Rate:
@@ -106,7 +113,10 @@ def _device(arrays: str, threads: int) -> str:
 
 
 def read_tuning(models: Path, precision: str) -> Tuning | None:
-    """The tuning of a precision in a folder of models; None where there is none, or a damaged one, which is logged."""
+    """The tuning of a precision in a folder of models, with the rates of no more lanes than the engines have here.
+
+    None where there is none, or a damaged one, which is logged.
+    """
     file = models / FILE
     if not file.is_file():
         return None
@@ -115,11 +125,12 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
         if table is None:
             return None
         rates = [as_record(Rate, rate) for rate in table["rates"]]
+        rates = [rate for rate in rates if rate.lanes <= lanes_of(rate.engine)]
         tuning = as_record(Tuning, table | {"rates": rates})
         for rate in rates:
             arrays = ENGINES[rate.engine].arrays
             known = rate.batch in BATCHES[arrays] and rate.engine in tuning.libraries
-            if not (known and rate.images_per_second > 0):
+            if not (known and rate.images_per_second > 0 and rate.lanes > 0):
                 raise ValueError(f"{rate} is no measurement")
         if not rates:
             raise ValueError("it has no rates")
@@ -179,14 +190,16 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
 def _sweep(variant: Variant, threads: int) -> list[Rate]:
     """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either."""
     rates = []
-    for batch in BATCHES[ENGINES[variant.engine].arrays]:
-        try:
-            rate = measure_rate(variant, batch, threads, SECONDS, REPEATS)
-        except BandlensError as error:
-            _log.warning("%s at batch %d is left out: %s", variant, batch, error)
-            break
-        _log.info("%s at batch %d: %.4g images/s", variant, batch, rate)
-        rates.append(Rate(variant.engine, batch, round(rate, 2)))
+    for lanes in range(1, lanes_of(variant.engine) + 1):
+        for batch in BATCHES[ENGINES[variant.engine].arrays]:
+            rate = Rate(variant.engine, batch, 0, lanes)
+            try:
+                speed = measure_rate(variant, batch, threads, SECONDS, REPEATS, lanes)
+            except BandlensError as error:
+                _log.warning("%s at batch %s is left out: %s", variant, rate.batches, error)
+                break
+            _log.info("%s at batch %s: %.4g images/s", variant, rate.batches, speed)
+            rates.append(replace(rate, images_per_second=round(speed, 2)))
     if (xp := arrays_of(variant.engine)) is not np:
         xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
     return rates
@@ -204,30 +217,41 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
 
-def measure_rate(variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1) -> float:
+def measure_rate(
+    variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1, lanes: int = 1
+) -> float:
     """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
 
     Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. Raises EngineError, and DeviceError where a batch does not fit.
+    memory. With several lanes it is the rate of as many sessions together. Raises EngineError, and DeviceError where a
+    batch does not fit.
     """
     size = variant.model.image_size
-    # The session comes first: an engine that cannot be used here says so better than its arrays would.
-    with gpu_errors(), open_session(variant, batch, threads) as session:
+    with gpu_errors(), ExitStack() as stack:
+        # Sessions come first: an engine that cannot be used here says so better than its arrays would.
+        sessions = [stack.enter_context(open_session(variant, batch, threads, lane)) for lane in range(lanes)]
         xp = arrays_of(variant.engine)
-        with device_errors(xp, size, batch):
+        with device_errors(xp, size, batch), Lanes(xp, range(lanes)) as streams:
             images = xp.zeros((batch, 3, size, size), dtype=xp.float32)
+            streams.follow()
+
+            def work(count: int) -> None:
+                for session in sessions * count:
+                    with streams.lane(session.lane):
+                        logits = session.infer(images)
+                streams.rejoin()
+                to_numpy(logits)
+
             # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
             for _ in range(1 if xp is np else 2):
-                to_numpy(session.infer(images))
+                work(1)
             rates, count = list[float](), 1
             while len(rates) < repeats:
                 started = time.perf_counter()
-                for _ in range(count):
-                    logits = session.infer(images)
-                to_numpy(logits)
+                work(count)
                 taken = time.perf_counter() - started
                 if taken >= seconds:
-                    rates.append(count * batch / taken)
+                    rates.append(lanes * count * batch / taken)
                 else:
                     count *= 2
             return max(rates)

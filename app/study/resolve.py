@@ -44,6 +44,8 @@ class Work:
     cells: list[Cell]
     choices: list[str]
     """Lines on the engine and the batch where the study names none."""
+    lanes: int = 1
+    """The number of networks that run at a time."""
 
 
 def resolve(study: Study, database: Path | None = None) -> Work:
@@ -57,8 +59,10 @@ def resolve(study: Study, database: Path | None = None) -> Work:
         raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
 
 
-def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]]:
-    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none; lines on both.
+def settle_engine(study: Study, database: Path | None) -> tuple[Study, int, list[str]]:
+    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none.
+
+    The others are the number of networks that run at a time, by the tuning of the batch, and lines on all of this.
 
     The engine is part of a cell. So the tuned one is not taken where the database has predictions by the usual one, and
     is kept where it has some by the tuned one, even if the tuning is void by now.
@@ -84,10 +88,10 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
         choices = [f"engine: {engine} ({why})"]
     study = replace(study, engine=engine)
     if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:
-        return study, choices
+        return study, 1, choices
     if change := tuning.change(engine, study.thread_count):
-        return study, [*choices, f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
-    return replace(study, batch=rate.batch), [*choices, f"batch: {rate.batch} by {tuning}"]
+        return study, 1, [*choices, f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
+    return replace(study, batch=rate.batch), rate.lanes, [*choices, f"batch: {rate.batches} by {tuning}"]
 
 
 def _stored_engines(study: Study, database: Path) -> set[str]:
@@ -105,7 +109,7 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
         return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
 
-def _resolve(study: Study, choices: list[str]) -> Work:
+def _resolve(study: Study, lanes: int, choices: list[str]) -> Work:
     grid = make_grid(study.probes, study.folder)
     # The paths of models go to processes that have another current folder.
     folder = (study.folder / study.models).absolute() if study.models else None
@@ -142,7 +146,7 @@ def _resolve(study: Study, choices: list[str]) -> Work:
         if takes_images(variant.model, images.info)
     ]
     study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
-    return Work(study, grid, models, image_sets, cells, choices)
+    return Work(study, grid, models, image_sets, cells, choices, lanes)
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:

@@ -123,17 +123,18 @@ def measure_rates(bench: Bench) -> Iterator[tuple[str, float]]:
                 ready = [xp.zeros((batch, *bench.images.shape[1:]), dtype=np.float32) for _ in range(2)]
                 rate = batch / bare_seconds([session], xp, ready, sizes.rounds)
                 yield f"{precision}.{batch}", rate
-                launch = session.capture(ready[0])
+                launch, stream = session.capture(ready[0]), device.lane(session.lane).stream
                 launch()
-                device.stream.synchronize()
+                stream.synchronize()
                 started = time.perf_counter()
                 for _ in range(sizes.rounds):
                     launch()
-                device.stream.synchronize()
+                stream.synchronize()
                 yield f"{precision}.{batch}.graphs", rate * (time.perf_counter() - started) / sizes.rounds / batch
                 trt_plan = ensure_trt_plan(device.trt, load_onnx_file(model, precision), device.target(batch))
                 if (best := trtexec_rate(trt_plan.path, batch)) is not None:
                     yield f"{precision}.{batch}.trtexec", rate / best
+            yield f"{precision}.{batch}.two", measure_rate(session.variant, batch, 0, 0.5, 3, lanes=2) / rate
             if (precision, batch) == (sizes.precision, sizes.batch):
                 yield "grid", GRID / rate / 60
 

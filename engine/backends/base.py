@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import EngineError, UnknownName
 from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
+from ...export.plans.build import LANES, gpu_settings
 from ...probes.arrays import Array, array_module
 from ...records import Condition, Model, SessionInfo, Variant
 
@@ -30,6 +31,8 @@ class Engine:
     """The array module whose batches its sessions take."""
     precisions: Mapping[str, str]
     """Each precision that it runs, and the precision of the ONNX file that it runs it from."""
+    lanes: int = 1
+    """The most networks that it runs at a time."""
 
 
 FLOATS = {"fp32": "fp32", "fp16": "fp16"}
@@ -37,8 +40,8 @@ ENGINES = {
     "onnxruntime": Engine("onnxruntime", "numpy", {"fp32": "fp32", "int8": "int8"}),
     "openvino": Engine("openvino", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
-    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}),
-    "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS),
+    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}, lanes=2),
+    "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS, lanes=2),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
     "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
 }
@@ -56,6 +59,11 @@ class Session(Protocol):
 
     @property
     def info(self) -> SessionInfo: ...
+
+    @property
+    def lane(self) -> int:
+        """The number of its lane, from 0: sessions of several lanes are at work at the same time."""
+        ...
 
     def infer(self, images: Array) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
@@ -184,12 +192,18 @@ def arrays_of(engine: str) -> ModuleType:
     return array_module(engine_of(engine).arrays)
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> Session:
+def open_session(variant: Variant, batch: int, threads: int, lane: int = 0) -> Session:
     """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
 
-    `threads` are those of a CPU; a GPU does without them.
+    `threads` are those of a CPU; a GPU does without them. `lane` is less than the engine's number of lanes.
     """
-    return cast(Session, _module_of(variant).open_session(variant, batch, threads))
+    place = {"lane": lane} if lane else {}  # most engines have one lane
+    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **place))
+
+
+def lanes_of(engine: str) -> int:
+    """The most networks that the engine runs at a time, here."""
+    return ENGINES[engine].lanes if LANES in gpu_settings() else 1
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:

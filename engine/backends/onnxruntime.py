@@ -118,6 +118,8 @@ def _options(variant: Variant, batch: int, threads: int) -> Any:
 class OnnxRuntimeSession:
     """See `engine.backends.base.Session`."""
 
+    lane = 0
+
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant

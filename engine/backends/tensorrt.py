@@ -1,7 +1,7 @@
 """TensorRT: the batch that CuPy perturbed is the engine's input, and the engine's work is replayed as a CUDA graph.
 
-All sessions of a process share one stream and one block of memory for activations, so they run one after the other;
-each session has weights, logits and graphs of its own.
+The sessions of a lane share one stream and one block of memory for activations, so they run one after the other, and
+beside those of another lane; each session has weights, logits and graphs of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import last_error, reading_log, refit
+from ...export.plans.build import LANES, WITHOUT, last_error, reading_log, refit
 from ...export.plans.plans import (
     Target,
     TrtPlan,
@@ -71,22 +71,28 @@ belong to the weights.
 _log = logging.getLogger("bandlens")
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:  # noqa: ARG001 - a GPU has its own
-    """A session on the first GPU.
+def open_session(
+    variant: Variant,
+    batch: int,
+    threads: int,  # noqa: ARG001 - a GPU has its own
+    lane: int = 0,
+) -> TensorRTSession:
+    """A session on the first GPU, in one of its lanes.
 
     It runs a TensorRT plan built for this very ONNX file; or else a refittable one that takes its weights, if it then
     computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
     """
     device, onnx_file = device_of(variant.engine), plan_file_of(variant)
+    place = device.lane(lane)
     require_precision(device.gpu, variant)
     target = device.target(batch)
     trt_plan = find_trt_plan(onnx_file, target)
     if trt_plan is None and variant.precision in CLOSE:
         shared = find_trt_plan(onnx_file, device.target(batch, refit=True))
-        if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, device)) is not None:
+        if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, place)) is not None:
             return session
     trt_plan = trt_plan or ensure_trt_plan(device.trt, onnx_file, target)
-    session = TensorRTSession(variant, trt_plan, batch, device)
+    session = TensorRTSession(variant, trt_plan, batch, place)
     if not trt_plan.compared:
         _compare(session, trt_plan, onnx_file)
     return session
@@ -113,11 +119,11 @@ def _measure_parity(session: TensorRTSession, onnx_file: OnnxFile) -> Parity:
 
 
 def _refitted(
-    variant: Variant, onnx_file: OnnxFile, trt_plan: TrtPlan, batch: int, device: Device
+    variant: Variant, onnx_file: OnnxFile, trt_plan: TrtPlan, batch: int, lane: Lane
 ) -> TensorRTSession | None:
     """A session of the shared plan with these weights; None, and a warning, where it does not compute the same."""
     try:
-        session = TensorRTSession(variant, trt_plan, batch, device, weights=onnx_for_tensorrt(onnx_file))
+        session = TensorRTSession(variant, trt_plan, batch, lane, weights=onnx_for_tensorrt(onnx_file))
         parity = _measure_parity(session, onnx_file)
     except DeviceError:
         raise
@@ -165,7 +171,7 @@ def _layer(name: str, seconds: float, about: Mapping[str, Any], operations: Mapp
 
 
 class Device:
-    """The GPU, library, stream and memory that all sessions of one library share."""
+    """The GPU, the library and the lanes that all sessions of one library share."""
 
     def __init__(self, engine: str) -> None:
         self.gpu = usable(gpus())
@@ -175,22 +181,14 @@ class Device:
         """TensorRT's messages."""
         self._reading = ExitStack()
         self.runtime = self.trt.Runtime(self._reading.enter_context(reading_log(self.trt, self.messages)))
-        self.stream: Any = self.xp.cuda.Stream(non_blocking=True)
-        self.arena: Any = None
-        """Memory for the activations of the session that runs. Nobody else may keep it, or it outlives its use."""
-        self.grown = 0
-        """The number of times that the arena has been replaced by a larger one."""
-        self.sessions: WeakSet[TensorRTSession] = WeakSet()
-        """The open sessions: the last one to close takes the arena along."""
+        self.lanes: list[Lane] = []
+        """The lanes that sessions have been opened in."""
 
-    def reserve(self, size: int) -> None:
-        """Make the shared memory at least so many bytes."""
-        if self.arena is None or self.arena.mem.size < size:
-            # Work that was asked for may still be in the old memory, whose blocks the pool hands out without waiting.
-            self.stream.synchronize()
-            self.arena = None  # before the larger one is asked for
-            self.arena = self.xp.cuda.alloc(size)
-            self.grown += 1
+    def lane(self, number: int) -> Lane:
+        """The lane of that number."""
+        while len(self.lanes) <= number:
+            self.lanes.append(Lane(self, len(self.lanes)))
+        return self.lanes[number]
 
     def target(self, batch: int, *, refit: bool = False) -> Target:
         """The target of a plan for this GPU and this library."""
@@ -200,6 +198,34 @@ class Device:
     def error(self) -> str:
         """TensorRT's last error message."""
         return last_error(self.messages)
+
+
+class Lane:
+    """The stream and the memory that its sessions share; the work of two lanes goes on side by side."""
+
+    def __init__(self, device: Device, number: int) -> None:
+        self.device, self.number = device, number
+        self.stream: Any = device.xp.cuda.Stream(non_blocking=True)
+        self.arena: Any = None
+        """Memory for the activations of the session that runs. Nobody else may keep it, or it outlives its use."""
+        self.grown = 0
+        """The number of times that the arena has been replaced by a larger one."""
+        self.sessions: WeakSet[TensorRTSession] = WeakSet()
+        """The open sessions: the last one to close takes the arena along."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of the arena."""
+        return int(self.arena.mem.size) if self.arena is not None else 0
+
+    def reserve(self, size: int) -> None:
+        """Make the shared memory at least so many bytes."""
+        if self.arena is None or self.size < size:
+            # Work that was asked for may still be in the old memory, whose blocks the pool hands out without waiting.
+            self.stream.synchronize()
+            self.arena = None  # before the larger one is asked for
+            self.arena = self.device.xp.cuda.alloc(size)
+            self.grown += 1
 
 
 @cache
@@ -212,11 +238,12 @@ class TensorRTSession:
     """See `engine.backends.base.Session`."""
 
     def __init__(
-        self, variant: Variant, trt_plan: TrtPlan, batch: int, device: Device, weights: bytes | None = None
+        self, variant: Variant, trt_plan: TrtPlan, batch: int, lane: Lane, weights: bytes | None = None
     ) -> None:
         """`weights` is an ONNX file for a refittable plan. Raises EngineError, and DeviceError out of memory."""
         self.variant = variant
-        self._device = device
+        device = lane.device
+        self._lane, self.lane, self._device = lane, lane.number, device
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
         self._engine = _load(variant, trt_plan, device)
@@ -224,12 +251,12 @@ class TensorRTSession:
             device.trt, self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)}
         )
         if weights is not None:
-            refit(device.trt, self._engine, weights, device.stream.ptr)
+            refit(device.trt, self._engine, weights, lane.stream.ptr)
         try:
             self._logits: Array = xp.empty((batch, variant.model.classes), dtype=xp.float32)
-            device.reserve(self._engine.device_memory_size_v2)
+            lane.reserve(self._engine.device_memory_size_v2)
         except xp.cuda.memory.OutOfMemoryError as error:
-            raise DeviceError(_no_room(variant, batch, self._engine.device_memory_size_v2, xp)) from error
+            raise DeviceError(_no_room(variant, batch, self._engine.device_memory_size_v2, lane)) from error
         self._context = self._engine.create_execution_context(
             device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
@@ -237,9 +264,9 @@ class TensorRTSession:
             raise DeviceError(f"{variant}: TensorRT cannot run {trt_plan.path}: {device.error()}; try a smaller batch")
         self._context.set_tensor_address("logits", self._logits.data.ptr)
         self._grown = 0
-        """The arena that the context was given, as the device counts."""
+        """The arena that the context was given, as the lane counts."""
         self._replays = Replays(variant.engine, self._execute, self.capture)
-        device.sessions.add(self)
+        lane.sessions.add(self)
         self.info = SessionInfo(
             device=device.gpu.name,
             batch=batch,
@@ -258,18 +285,18 @@ class TensorRTSession:
     def infer(self, images: Array) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
-        device = self._device
-        with in_turn(device.xp, device.stream):
-            if self._grown != device.grown:
-                self._grown = device.grown
-                self._context.set_device_memory(device.arena.ptr, device.arena.mem.size)
+        lane = self._lane
+        with in_turn(self._device.xp, lane.stream):
+            if self._grown != lane.grown:
+                self._grown = lane.grown
+                self._context.set_device_memory(lane.arena.ptr, lane.size)
                 self._replays.forget()
             self._replays(images)
         return self._logits
 
     def _execute(self, images: Array) -> None:
         self._context.set_tensor_address("images", images.data.ptr)
-        if not self._context.execute_async_v3(self._device.stream.ptr):
+        if not self._context.execute_async_v3(self._lane.stream.ptr):
             raise DeviceError(f"{self.variant}: TensorRT failed: {self._device.error()}; {COMMITTED}")
 
     def capture(self, images: Array) -> Callable[[], None]:
@@ -277,7 +304,7 @@ class TensorRTSession:
 
         Raises EngineError, or what TensorRT raises, where it cannot be captured.
         """
-        stream = self._device.stream
+        stream = self._lane.stream
         capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX has it
         if capturable and not capturable(stream.ptr):
             raise EngineError("its context cannot be captured")
@@ -310,7 +337,7 @@ class TensorRTSession:
         self._context.profiler = Profiler()
         for _ in range(2 * RUNS):
             self._execute(images)
-            self._device.stream.synchronize()
+            self._lane.stream.synchronize()
         return times
 
     def inspect(self) -> list[Any]:
@@ -336,12 +363,12 @@ class TensorRTSession:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with first_error(error):
-            self._device.stream.synchronize()  # work that was asked for uses all of these
+            self._lane.stream.synchronize()  # work that was asked for uses all of these
         # In this order: TensorRT wants a context gone before its engine.
         del self._replays, self._context, self._engine, self._logits
-        self._device.sessions.discard(self)
-        if not self._device.sessions:
-            self._device.arena = None
+        self._lane.sessions.discard(self)
+        if not self._lane.sessions:
+            self._lane.arena = None
 
 
 def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:
@@ -376,9 +403,12 @@ def _check_ends(
         )
 
 
-def _no_room(variant: Variant, batch: int, needed: int, xp: ModuleType) -> str:
-    free = free_memory(xp)
+def _no_room(variant: Variant, batch: int, needed: int, lane: Lane) -> str:
+    free = free_memory(lane.device.xp)
+    beside = sum(other.size for other in lane.device.lanes if other is not lane)  # it would shrink with the batch, too
+    at_a_time = f" beside {gib(beside)} of a second network" if beside else ""
+    instead = f", or {WITHOUT}={LANES} for one network at a time" if beside else ""
     return (
-        f"{variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}, and "
-        f"{gib(free)} are free; {smaller_batch(batch, free / needed)}"
+        f"{variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}{at_a_time}, and "
+        f"{gib(free)} are free; {smaller_batch(batch, (free + beside) / (needed + beside))}{instead}"
     )

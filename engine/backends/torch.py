@@ -278,6 +278,8 @@ class TorchSession:
     float32, and what bfloat16 makes of it is for a gate.
     """
 
+    lane = 0
+
     def __init__(self, variant: Variant, info: SessionInfo, device: str, threads: int, load: Load) -> None:
         self.variant, self.info = variant, info
         self._device = device

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -71,6 +71,46 @@ def until_done(xp: ModuleType) -> Iterator[None]:
     finally:
         with first_error(sys.exception()):
             finish(xp)
+
+
+class Lanes:
+    """Streams beside the one of the thread, whose work goes on side by side; a single lane is the thread's own stream.
+
+    A context manager of the thread that asks for all of the work; its own stream goes on after the lanes at the end.
+    """
+
+    def __init__(self, xp: ModuleType, numbers: Collection[int]) -> None:
+        self._xp = xp
+        self._streams: dict[int, Any] = {number: new_stream(xp) for number in numbers} if len(numbers) > 1 else {}
+        self.count = max(len(self._streams), 1)
+
+    def lane(self, number: int) -> AbstractContextManager[Any]:
+        """A block whose work goes into that lane."""
+        stream: AbstractContextManager[Any] = self._streams.get(number, nullcontext())
+        return stream
+
+    def follow(self) -> None:
+        """Have the lanes go on after what the thread's own stream was asked for so far."""
+        if self._streams:
+            reached = point(self._xp)
+            for stream in self._streams.values():
+                stream.wait_event(reached)
+
+    def points(self) -> list[Point]:
+        """All work that the lanes were asked for so far; nothing where the only one is the thread's own stream."""
+        return [stream.record() for stream in self._streams.values()]
+
+    def rejoin(self) -> None:
+        """Have the thread's own stream go on after what the lanes were asked for so far."""
+        for reached in self.points():
+            wait_for(self._xp, reached)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with first_error(error):
+            self.rejoin()
 
 
 @contextmanager

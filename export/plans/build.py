@@ -36,15 +36,17 @@ Level 5 tries every kernel, 8 runs time each, and tiling 3 (FULL) keeps what adj
 """
 LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
+LANES = "lanes"
+"""The word for two networks at a time, which is no setting of a plan either."""
 WITHOUT = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: words of SETTINGS, and LAYOUT, that are left out, with commas between them."""
+"""Environment variable: words of SETTINGS, LAYOUT and LANES that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
     """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
-    words, left_out = (*SETTINGS, LAYOUT), set(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    words, left_out = (*SETTINGS, LAYOUT, LANES), set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     if unknown := left_out.difference(words):
         raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
     return [word for word in words if word not in left_out]

@@ -98,7 +98,7 @@ class DeferredStream:
         self.card = card
         self.ptr = id(self)
         self.queue: deque[Task | Wait] = deque()
-        self.captured: list[Callable[[], None]] | None = None
+        self.captured: list[tuple[Callable[[], None], float]] | None = None
         self.freed: list[NDArray[np.uint8]] = []
         """Memory that was allocated in this stream, and that nobody holds any more."""
         self.time = 0.0
@@ -117,7 +117,7 @@ class DeferredStream:
                 if not self.card.waits:
                     self.queue.popleft()()
             else:
-                self.captured.append(work)
+                self.captured.append((work, seconds))
 
     def able(self) -> bool:
         while self.queue and isinstance(self.queue[0], Wait) and self.queue[0].event.reached:
@@ -197,13 +197,13 @@ class Graph:
 
     launched = 0
 
-    def __init__(self, work: Sequence[Callable[[], None]]) -> None:
+    def __init__(self, work: Sequence[tuple[Callable[[], None], float]]) -> None:
         self.work = work
 
     def launch(self, stream: DeferredStream) -> None:
         Graph.launched += 1
-        for step in self.work:
-            stream.put(step)
+        for step, seconds in self.work:
+            stream.put(step, seconds)
 
 
 class Memory:

@@ -26,6 +26,8 @@ from bandlens.export.onnx.fp16 import emulate_in_fp32
 MARK = b"PLAN"
 MEMORY = 4 * 3 * 128 * 128
 """Bytes of activations an image of 128 pixels: they are the image itself."""
+SECONDS = 1e-6
+"""Seconds that half of the work on a batch takes."""
 
 
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
@@ -145,8 +147,8 @@ class Context:
 
         if self.profiler is not None:
             self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
-        KNOWN[stream].put(lambda: np.copyto(activations, images), 1e-6)
-        KNOWN[stream].put(ends, 1e-6)
+        KNOWN[stream].put(lambda: np.copyto(activations, images), SECONDS)
+        KNOWN[stream].put(ends, SECONDS)
         return True
 
 

@@ -122,7 +122,7 @@ def graph(cuda_graph: CUDAGraph, pool: Any, stream: Any, capture_error_mode: str
         try:
             yield
         finally:
-            cuda_graph.captured = entered[-1].end_capture().work
+            cuda_graph.captured = [step for step, _ in entered[-1].end_capture().work]
 
 
 POOL = "the pool"

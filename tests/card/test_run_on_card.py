@@ -23,6 +23,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+import pretend_tensorrt
 import pytest
 from deferred_card import CudaError, DeferredCard
 from drawn_threads import draw_threads
@@ -30,13 +31,14 @@ from imports_of_folders import PACKAGE
 from pretend_cupy import CardArray, OutOfMemoryError, PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from pretend_torch import torch_on
-from small import make_images, make_model, make_pictures
+from small import CLASSES, make_images, make_model, make_pictures
 from threadpoolctl import threadpool_limits
 
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, content_of, open_session, variant_of
 from bandlens.engine.cell_progress import Outcome, Progress
+from bandlens.engine.decision import Decision
 from bandlens.engine.device.pixels import working_bytes
 from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
@@ -48,8 +50,9 @@ from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid
+from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, Scheme
-from bandlens.records import Cell, Failed, Model
+from bandlens.records import Cell, Failed, Finished, Model
 
 COUNT, BATCH = 6, 2
 MOST = 100
@@ -72,6 +75,7 @@ class Kind:
     engine: str
     precision: str = "fp32"
     bench: str = "filters"
+    lanes: int = 1
 
 
 KINDS = {
@@ -81,8 +85,9 @@ KINDS = {
     "int8": Kind(8, "tensorrt", precision="int8"),
     "critical band": Kind(8, "tensorrt", bench="critical band"),
     "attacks": Kind(6, "onnxruntime-cuda", bench="attacks"),
+    "lanes": Kind(20, "tensorrt", lanes=2),
 }
-ENGINES = ("onnxruntime-cuda", "tensorrt", "torch-cuda")
+SHOWING = ("onnxruntime-cuda", "tensorrt", "torch-cuda", "lanes")
 """The kinds that any missing wait shows with."""
 
 
@@ -103,8 +108,8 @@ class Bench:
         cells = [Cell(variant, self.images.info, what, 3) for variant in variants for what in self.grid.attacks]
         return [Task((cell,), 0, COUNT) for cell in cells]
 
-    def workbench(self) -> Workbench:
-        return Workbench(self.grid, BATCH, 1, lambda _: self.images)
+    def workbench(self, lanes: int = 1) -> Workbench:
+        return Workbench(self.grid, BATCH, 1, lambda _: self.images, lanes=lanes)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +117,9 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
     folder = tmp_path_factory.mktemp("bench")
     launcher = kernel_launcher(compile_kernels(folder))
 
-    def make(size: int, probes: dict[str, Any]) -> Bench:
+    def make(size: int, probes: dict[str, Any], classes: int = CLASSES) -> Bench:
         here = tmp_path_factory.mktemp("bench")
-        models = [make_model(here, f"m{k}", size=size, seed=k) for k in range(2)]
+        models = [make_model(here, f"m{k}", size=size, classes=classes, seed=k) for k in range(2)]
         pictures = make_pictures(COUNT, size)
         in_range = pictures.transpose(0, 3, 1, 2) / np.float32(255)
         # With these labels the first network is right, and attacks have something to win.
@@ -124,11 +129,17 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
         images = replace(images, schemes={"real": Scheme(*pairs.T)})
         return Bench(models, images, make_grid(probes, here), launcher)
 
+    def in_sixteen(bench: Bench) -> Bench:
+        ids = np.array(decision_space("sixteen").ids, np.int32)
+        info = replace(bench.images.info, decision_space="sixteen")
+        return replace(bench, images=replace(bench.images, info=info, labels=ids[np.arange(COUNT) % 16], schemes={}))
+
     with threadpool_limits(1, "blas"):  # more are no faster here, and cost five times as much
         yield {
             "filters": make(16, FILTERS),
             "critical band": make(128, BANDS),
             "attacks": make(16, {"lowpass": {"cutoff": 0.3}, "pgd_linf": PGD, "pgd_any": PGD}),
+            "sixteen": in_sixteen(make(16, FILTERS, 1000)),
         }
 
 
@@ -153,7 +164,8 @@ def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
     for part in (part for parts in outcomes for part in parts):
         assert not isinstance(part, Failed), part.error
         columns = part.predictions
-        together = zip(columns.predicted, columns.label_rank, columns.best_rank, columns.confidence, strict=True)
+        best_rank = columns.label_rank if columns.best_rank is None else columns.best_rank
+        together = zip(columns.predicted, columns.label_rank, best_rank, columns.confidence, strict=True)
         rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
     return rows_by_cell
 
@@ -184,7 +196,7 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
     """
     single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
     with card(bench, room, seed) as xp:
-        with bench.workbench() as place:
+        with bench.workbench(kind.lanes) as place:
             interrupt(place, single)
             rows_by_cell = rows(place.compute(both))
             interrupt(place, both)
@@ -196,7 +208,7 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
         with open_session(both.variants[0], BATCH, 1) as small:
             with new_stream(xp):  # nobody waits for its work
                 small.infer(xp.zeros(images.shape, xp.float32))
-            with open_session(both.variants[1], 2 * BATCH, 1) as large:
+            with open_session(both.variants[1], 2 * BATCH, 1, kind.lanes - 1) as large:
                 batches = [xp.asarray(images) for _ in range(8)]  # they may take the memory of arrays that are gone
                 copies = [small.infer(batch).copy() for batch in batches]
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
@@ -254,6 +266,50 @@ def test_ranges_name_what_each_thread_does(benches: dict[str, Bench]) -> None:
     assert {name for _, name in ranges} == {"model", "reduce", "perturb", "flush"}
 
 
+def test_two_lanes_do_not_wait_for_each_other(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card counts time as if it did the work of all streams side by side: two lanes take half of it."""
+    monkeypatch.setattr(pretend_tensorrt, "SECONDS", 1.0)
+    bench, seconds, shares = benches["filters"], dict[int, float](), dict[int, float]()
+    task = bench.task("tensorrt", "fp32", 2)
+    for lanes in (1, 2):
+        with card(bench, ROOM["resident"], 0) as xp, bench.workbench(lanes) as place:
+            place.open(task.variants)
+            xp.card.drain()
+            for stream in xp.card.streams:
+                stream.time = 0.0  # plans have been compared by now
+            parts = [part for parts in place.compute(task) for part in parts]
+            seconds[lanes] = max(stream.time for stream in xp.card.streams)
+            shares[lanes] = sum(part.seconds for part in parts if isinstance(part, Finished))
+    asked = -(-COUNT // BATCH) * len(task.cells) * 2 * pretend_tensorrt.SECONDS
+    assert seconds == pytest.approx({1: asked, 2: asked / 2}, rel=1e-3)
+    assert shares == pytest.approx(seconds, rel=1e-3), "a part has its share of the time of the card"
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_lanes_read_what_a_decision_is_made_with_where_it_was_prepared(
+    benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch, prepared: bool
+) -> None:
+    """Without that, the lane that decides first makes it, and some order has the other read it before."""
+    bench = benches["sixteen"]
+
+    def rows_of(engine: str, lanes: int) -> dict[str, list[Row]]:
+        with bench.workbench(lanes) as place:
+            return rows(place.compute(bench.task(engine, "fp32", 2)))
+
+    def differs(seed: int) -> bool:
+        with card(bench, ROOM["resident"], seed):
+            try:
+                assert_rows(rows_of("tensorrt", 2), expected)
+            except (AssertionError, IndexError):
+                return True
+            return False
+
+    expected = rows_of("onnxruntime", 1)
+    if not prepared:
+        monkeypatch.setattr(Decision, "prepare", lambda _: None)
+    assert any(differs(seed) for seed in range(10)) != prepared
+
+
 def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     """An order that fails under a seed fails again."""
     steps, step = list[list[int]](), DeferredCard.step
@@ -281,7 +337,7 @@ def illegal() -> None:
 
 
 @pytest.mark.parametrize("last", [1, 4, 20], ids=lambda last: f"after {last}")
-@pytest.mark.parametrize("name", [*ENGINES, "attacks"])
+@pytest.mark.parametrize("name", [*SHOWING, "attacks"])
 def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
     benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, last: int
 ) -> None:
@@ -298,7 +354,7 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
                     xp.card.ask(illegal)
 
             def compute(progress: Progress = progress, yielded: list[list[Outcome]] = yielded) -> None:
-                with bench.workbench() as place:
+                with bench.workbench(kind.lanes) as place:
                     for task in tasks:
                         yielded += place.compute(task, range_seconds=0, progress=progress)
 
@@ -329,11 +385,11 @@ ALLOCATIONS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)
 """Numbers of the allocation that fails: as a session is opened, buffers are made, a batch is run, or parts fetched."""
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", SHOWING)
 def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
-    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], engine: str
+    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str
 ) -> None:
-    bench, new = benches["filters"], CardArray.new
+    kind, bench, new = KINDS[name], benches["filters"], CardArray.new
     messages = list[str]()
     for number in ALLOCATIONS:
         asked = count()
@@ -346,8 +402,8 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
         with card(bench, ROOM["resident"], 0), pytest.MonkeyPatch.context() as patch:
             patch.setattr(CardArray, "new", allocate)
             try:
-                with bench.workbench() as place:
-                    assert_rows(rows(place.compute(bench.task(engine, "fp32", 2))), cpu_rows[engine])
+                with bench.workbench(kind.lanes) as place:
+                    assert_rows(rows(place.compute(bench.task(kind.engine, "fp32", 2))), cpu_rows[name])
             except DeviceError as error:
                 messages.append(str(error))
             else:
@@ -361,7 +417,7 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
 
 # Without a wait
 
-WAITS = {"wait_for", "wait_event", "synchronize", "finish", "until_done", "in_turn", "give"}
+WAITS = {"wait_for", "wait_event", "synchronize", "finish", "until_done", "in_turn", "give", "follow", "rejoin"}
 """Names of functions that order work, wait for it, or hand a buffer back."""
 
 
@@ -407,7 +463,7 @@ def live(file: Path, name: str) -> Any:
     return inspect.unwrap(reduce(getattr, name.split("."), module))
 
 
-NO_ROWS = {"TensorRTSession.profile", "profile_layers", "measure_roofline"}
+NO_ROWS = {"TensorRTSession.profile", "profile_layers", "measure_roofline", "measure_rate"}
 """Functions that no run calls: they wait for the sake of times, and no row depends on these waits."""
 PLACES = {
     f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)
@@ -429,7 +485,7 @@ def test_without_any_single_wait_some_order_changes_a_row(
     """Where no row changes, what is at work is destroyed, or memory that is none is read, or nobody comes to an end."""
     monkeypatch.setattr(live(*place[:2]), "__code__", without(*place))
     for seed in range(MOST):
-        for name, room in product(ENGINES, ROOM.values()):
+        for name, room in product(SHOWING, ROOM.values()):
             try:
                 assert_rows(on_card(KINDS[name], benches["filters"], room, seed), cpu_rows[name])
             except (AssertionError, CudaError, DeviceError, Empty):

@@ -121,7 +121,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
             for content in contents * 2:
                 logits = session.infer(card.asarray(content))
                 np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
-                assert tensorrt_session.device_of("tensorrt").stream.captured is None
+                assert tensorrt_session.device_of("tensorrt").lanes[0].stream.captured is None
     assert Graph.launched == before
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(warnings) == 2, "once for each model, which the reason names"
@@ -164,7 +164,7 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
         first.infer(images)
     second = open_session(variant(models[1]), 2 * BATCH, 1)
     device = tensorrt_session.device_of("tensorrt")
-    assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
+    assert device.lanes[0].size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
         logits = to_numpy(first.infer(images))
         np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
@@ -307,6 +307,35 @@ def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_
         open_session(variant(model), 64, 1)
 
 
+def test_a_second_lane_has_memory_of_its_own_where_there_is_one(card: PretendCupy, tmp_path: Path) -> None:
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
+    images, device = card.asarray(content), tensorrt_session.device_of("tensorrt")
+    with open_session(variant(models[0]), BATCH, 1) as first, open_session(variant(models[1]), BATCH, 1) as second:
+        assert [lane.size for lane in device.lanes] == [BATCH * pretend_tensorrt.MEMORY]
+        with open_session(variant(models[2]), BATCH, 1, 1) as beside:
+            assert [lane.size for lane in device.lanes] == 2 * [BATCH * pretend_tensorrt.MEMORY]
+            assert [session.lane for session in (first, second, beside)] == [0, 0, 1]
+            for session, model in zip((first, second, beside) * 2, models * 2, strict=True):
+                logits = to_numpy(session.infer(images))
+                np.testing.assert_allclose(logits, reference(model, content), rtol=1e-5, atol=1e-5)
+        assert [lane.size for lane in device.lanes] == [BATCH * pretend_tensorrt.MEMORY, 0]
+
+
+def test_no_room_for_a_second_lane_names_a_batch_that_fits_in_both(card: PretendCupy, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
+    card.free = 20 * pretend_tensorrt.MEMORY
+    with (
+        open_session(variant(models[0]), 16, 1),
+        pytest.raises(
+            DeviceError,
+            match=r"a batch of 16 takes .* beside .* of a second network.*; batch = 8 would fit, or .*=lanes for one",
+        ),
+    ):
+        open_session(variant(models[1]), 16, 1, 1)
+    with open_session(variant(models[0]), 8, 1), open_session(variant(models[1]), 8, 1, 1):
+        pass
+
+
 def test_another_input_than_its_own_is_refused(card: PretendCupy, tmp_path: Path) -> None:
     with (
         open_session(variant(make_model(tmp_path)), BATCH, 1) as session,
@@ -380,7 +409,7 @@ def test_a_plan_that_computes_something_else_is_refused(
         with pytest.raises(EngineError, match=r"one\.fp32\.b8\..* does not compute what ONNX Runtime does: logits"):
             open_session(variant(model), BATCH, 1)
         assert "parity" not in plan_description(tmp_path)
-    assert not tensorrt_session.device_of("tensorrt").sessions
+    assert not tensorrt_session.device_of("tensorrt").lanes[0].sessions
 
 
 @pytest.mark.parametrize(("name", "value"), [("get_tensor_dtype", "half"), ("get_tensor_format", "hwc8")])
@@ -455,7 +484,9 @@ def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
     assert settings == [("level", "timing", "tiling", "l2", "streams"), ("level", "timing", "l2", "streams")]
     assert caplog.messages[-1].endswith("there is one with the settings level timing tiling l2 streams")
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
-    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc$"):
+    with pytest.raises(
+        UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc, lanes$"
+    ):
         open_session(variant(model), BATCH, 1)
 
 

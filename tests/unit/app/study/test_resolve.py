@@ -231,6 +231,31 @@ def test_a_damaged_tuning_is_not_taken_and_named(
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("lanes", [0, -1, "2", 1.5, True])
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_tuning_of_no_number_of_networks_is_damaged(
+    tmp_path: Path, lanes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "bandlens")
+    file = tune_by_hand(tmp_path / "models")
+    table = json.loads(file.read_text())
+    table["fp32"]["rates"][0]["lanes"] = lanes
+    file.write_text(json.dumps(table))
+    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
+    assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_rate_of_more_networks_than_an_engine_runs_at_a_time_is_not_taken(tmp_path: Path) -> None:
+    rates = {("onnxruntime", 16): 50.0, ("onnxruntime", 64): 20.0, ("openvino", 16): 40.0}
+    file = tune_by_hand(tmp_path / "models", rates)
+    table = json.loads(file.read_text())
+    table["fp32"]["rates"][0]["lanes"] = 2
+    file.write_text(json.dumps(table))
+    assert tuned(tmp_path)[:2] == ("openvino", 16)
+    assert tuned(tmp_path, engine="onnxruntime")[:2] == ("onnxruntime", 64)
+
+
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_gate_runs_both_precisions_on_the_engine_of_the_study(tmp_path: Path) -> None:
     for seed in range(3):
