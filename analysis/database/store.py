@@ -6,7 +6,7 @@ import itertools
 import json
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,7 +33,7 @@ from ...records import (
 )
 from ...version import __version__
 from .catalogue import Entry, differences
-from .errors import explained, explanation, quietly
+from .errors import explained, explanation
 from .reading import check_reading
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Store:
             yield
             self.execute("COMMIT")
         except BaseException:
-            with quietly():
+            with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
             raise
 
@@ -190,7 +190,7 @@ class Store:
             yield
         finally:
             # A transaction that failed lets nothing be unregistered, and its error is the one to tell.
-            with quietly():
+            with suppress(duckdb.Error):
                 self._connection.unregister(name)
 
     # Studies and their cells
@@ -465,7 +465,7 @@ class Store:
                 cards.setdefault(ran[-1], sessions[part.cell.variant].card)
         with self.transaction():
             if parts:
-                ids = self._cell_ids([part.cell for part in parts])
+                ids = self._ids_of([part.cell.key for part in parts])
                 session_ids = self._session_ids(cards)
                 self._add_parts(finished, ids, [session_ids[session] for session in ran])
                 rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
@@ -500,9 +500,6 @@ class Store:
                 taken,
             )
             self._mark_complete(self._ids_of(keys).values())
-
-    def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
-        return self._ids_of([cell.key for cell in cells])
 
     def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
         with explained(self.path), self._loaded(pa.table({"key": keys})):
