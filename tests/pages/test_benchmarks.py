@@ -32,7 +32,6 @@ HEAVY = [
     "attack",
     "engines",
     "executors",
-    "gpu_study",
     "many_models",
     "memory",
     "reading",
