@@ -306,25 +306,13 @@ class Store:
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         first_scheme = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
-        self.execute(
-            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, own_cycles, "
-            "clusters, preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                info.name,
-                info.benchmark,
-                info.corruption,
-                info.severity,
-                info.digest,
-                info.count,
-                info.size,
-                images.own_cycles,
-                len(np.unique(images.clusters)),
-                info.preprocessing,
-                info.labelled,
-                next(iter(first_scheme), None),
-                info.decision_space,
-            ],
-        )
+        row = asdict(info) | {
+            "own_cycles": images.own_cycles,
+            "clusters": len(np.unique(images.clusters)),
+            "scheme": next(iter(first_scheme), None),
+        }
+        places = ", ".join("?" * len(row))
+        self.execute(f"INSERT INTO image_set ({', '.join(row)}) VALUES ({places})", [*row.values()])
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
@@ -365,40 +353,26 @@ class Store:
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
         conditions = {cell.condition.digest: cell.condition for cell in cells}.values()
-        self._insert_new(
-            "checkpoint",
-            "model_sha256",
-            [
-                {
-                    "name": m.name,
-                    "category": m.category,
-                    "architecture": m.architecture,
-                    "weights_sha256": m.weights_sha256,
-                    "source": m.source,
-                    "normalization": m.normalization,
-                    "classes": m.classes,
-                    "head": m.head and json.dumps(asdict(m.head)),
-                    "model_sha256": m.sha256,
-                }
-                for m in models
-            ],
-        )
-        self._insert_new(
-            "condition",
-            "digest",
-            [
-                {
-                    "probe": c.probe,
-                    "parameters": json.dumps(dict(c.parameters)),
-                    "cutoff": c.number("cutoff"),
-                    "frequency": _octave(c.number("frequency")),
-                    "noise_sd": c.number("noise_sd"),
-                    "digest": c.digest,
-                }
-                | asdict(c.facts)
-                for c in conditions
-            ],
-        )
+        names = ("name", "category", "architecture", "weights_sha256", "source", "normalization", "classes")
+        rows = [
+            {name: getattr(model, name) for name in names}
+            | {"head": model.head and json.dumps(asdict(model.head)), "model_sha256": model.sha256}
+            for model in models
+        ]
+        self._insert_new("checkpoint", "model_sha256", rows)
+        rows = [
+            {
+                "probe": c.probe,
+                "parameters": json.dumps(dict(c.parameters)),
+                "cutoff": c.number("cutoff"),
+                "frequency": _octave(c.number("frequency")),
+                "noise_sd": c.number("noise_sd"),
+                "digest": c.digest,
+            }
+            | asdict(c.facts)
+            for c in conditions
+        ]
+        self._insert_new("condition", "digest", rows)
         self._renew_facts(conditions)
         rows = [
             {
