@@ -21,7 +21,6 @@ import inspect
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import machinery
@@ -30,7 +29,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from .channels import Channel
+from .channels import Channel, end_with_parent
 from .errors import BandlensError, UsageError
 from .untrusted import one_line
 from .user_function import Description, OtherValue
@@ -51,7 +50,7 @@ def open_channel() -> Channel:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+    end_with_parent()
     return channel
 
 
@@ -69,15 +68,6 @@ def main() -> None:
         os._exit(0)  # the command is gone, and nobody waits for threads of the user's
     except OSError:
         os._exit(1)  # the user's code has closed the socket
-
-
-def _end_with_parent(parent: int) -> None:
-    """End when the command is gone, also in the middle of a call."""
-    # Linux could send a signal (PR_SET_PDEATHSIG), but does so when the thread that started this process ends, and that
-    # may be one that perturbs. `time.sleep` is not used, since the user's file may replace it.
-    while os.getppid() == parent:
-        threading.Event().wait(0.5)
-    os._exit(1)
 
 
 def _answer(channel: Channel, failing: str, function: Callable[..., Any], *arguments: Any) -> None:

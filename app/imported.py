@@ -9,7 +9,6 @@ A checkpoint is a study, and each of its files a cell: one more image set is a n
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +23,7 @@ from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
+from ..export.files import sha256_of
 from ..probes.clean import CLEAN
 from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set
@@ -73,7 +73,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
     identity = digest_of("imported predictions", checkpoint, weights_sha256)
     source, size = "imported predictions", images.info.size
     model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
-    variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, _sha256(file)))
+    variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, sha256_of(file)))
     (clean,) = CLEAN.conditions({})
     cell = Cell(variant, images.info, clean, 0)
     rank = np.where(predicted == images.labels, 0, UNKNOWN_RANK).astype(np.uint16)
@@ -155,13 +155,9 @@ def store_predictions(store: Store, part: Finished, cells: Sequence[Cell], image
     cell, file = part.cell, part.cell.variant.path
     label = store.begin_study(cell.model.name, "# imported predictions", cells, [images])
     if not store.progress([cell])[cell.key]:
-        versions = json.dumps({"predictions": file.name, "sha256": _sha256(file)})
+        versions = json.dumps({"predictions": file.name, "sha256": sha256_of(file)})
         store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, versions)})
     return label
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def find_images(path: Path, attributes: Path | None = None) -> Images:

@@ -134,18 +134,9 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
 
     `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged originals.
     """
-    rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("value").is_not_null())
-    octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
     beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
-    thresholds = rows.select(
-        "value",
-        "low",
-        "high",
-        "note",
-        model="checkpoint",
-        cycles=pl.Series(center(octaves.to_numpy(), size)),
-        beyond=beyond,
-    )
+    thresholds = _thresholds(metrics.drop_nulls("value"), size)
+    thresholds = thresholds.select("value", "low", "high", "note", "cycles", model="checkpoint", beyond=beyond)
     base = alt.Chart(inline(thresholds)).encode(
         x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
         y=alt.Y("model:N", title=None),
@@ -177,8 +168,9 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     originals.
     """
     values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
-    rows = [_threshold(octave, size, values[name]) for name, octave in THRESHOLDS.items() if name in values]
-    points = pl.DataFrame(rows, schema=_THRESHOLD, orient="row")
+    places = {State.CENSORED_BELOW.value: "below", State.CENSORED_ABOVE.value: "above"}
+    place = pl.col("state").replace_strict(places, default="met")
+    points = _thresholds(metrics, size).select("cycles", "low", "high", "note", noise_sd="value", place=place)
     x = alt.X(
         "cycles:Q",
         title="cycles per image",
@@ -214,19 +206,11 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     return layered(*layers, title=alt.Title(title, subtitle=lines), width=320, height=220)
 
 
-_THRESHOLD = {
-    "cycles": pl.Float64,
-    "noise_sd": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "note": pl.String,
-    "place": pl.String,
-}
-
-
-def _threshold(f: int, size: int, row: dict[str, Any]) -> tuple[Any, ...]:
-    place = {State.CENSORED_BELOW: "below", State.CENSORED_ABOVE: "above"}.get(row["state"], "met")
-    return float(center(f, size)), row["value"], row["low"], row["high"], row["note"], place
+def _thresholds(metrics: pl.DataFrame, size: int) -> pl.DataFrame:
+    """The rows of thresholds, with `cycles` per image."""
+    rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)))
+    octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
+    return rows.with_columns(cycles=pl.Series(center(octaves.to_numpy(), size)))
 
 
 def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:

@@ -133,11 +133,9 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = read_cells(a), read_cells(b)
-    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
-    one_database = a.store.path.resolve() == b.store.path.resolve()
-    same = pl.col("cell") == pl.col("cell_b") if one_database else pl.lit(False)
+    matched, same = match_cells(a, b, cells_a, cells_b)
     rows = [pl.DataFrame(schema=CELLS)]
-    for _, group in matched.filter(~same).group_by("checkpoint", "image_set", maintain_order=True):
+    for _, group in matched.group_by("checkpoint", "image_set", maintain_order=True):
         rows.append(_compare_group(a, b, group))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
@@ -150,11 +148,18 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     ).with_columns(pl.when(pl.col("detectable") <= 1).then("detectable"))
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
-        len(matched.filter(same)),
+        same,
         cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         replaced_conditions(cells_a, cells_b),
     )
+
+
+def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The cells that belong together, columns of B with the ending _b; and how many more are one and the same row."""
+    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
+    same = (pl.col("cell") == pl.col("cell_b")) & (a.store.path.resolve() == b.store.path.resolve())
+    return matched.filter(~same), len(matched.filter(same))
 
 
 def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:

@@ -43,14 +43,9 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
 
     The columns are the keys, difference, low, high, detectable, value_a, value_b, state_a, state_b, note. The interval
     of the difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where
-    both values have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
-
-        low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
-        high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
-
-    which takes the two as independent. There is none where no
-    number of the checkpoint on the image set has moved. Numbers of
-    conditions that `compare_cells` has, with a test, are left out.
+    both values have an interval, it is that of two numbers that share no images (`statistics.shares`). There is none
+    where no number of the checkpoint on the image set has moved. Numbers of conditions that `compare_cells` has, with
+    a test, are left out.
     """
     numbers = _joined(a, b, METRICS, METRIC_KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]

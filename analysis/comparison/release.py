@@ -41,7 +41,7 @@ from ..statistics.arrays import ALPHA, Floats, Mask, Whole
 from ..statistics.coefficients import holm
 from ..statistics.paired import paired_difference, sums_by_cluster
 from ..statistics.wilson import p_above, student, wilson
-from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, read_cells
+from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
 from .gate import flip_share, images_for_difference, images_for_share, two_digits
 from .measures import Side, by_condition
 from .verdicts import Limits, in_words, name_limit
@@ -240,12 +240,9 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     if (a.store.path.resolve(), a.label, a.value) == (b.store.path.resolve(), b.label, b.value):
         raise UsageError(f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION")
     cells_a, cells_b = (_chosen(run, limits) for run in (a, b))
-    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
-    if matched.is_empty():
+    judged, same = match_cells(a, b, cells_a, cells_b)
+    if judged.is_empty() and not same:
         raise UsageError(f"{label}: no cell in common, since {_lacking(cells_a, cells_b, a.name)}")
-    one_database = a.store.path.resolve() == b.store.path.resolve()
-    same = matched.filter((pl.col("cell") == pl.col("cell_b")) & one_database)
-    judged = matched.join(same, on=MATCH, how="anti", maintain_order="left")
     side_a = Side.from_run(a, PredictionReader(a.store))
     side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
     frames, largest, kinds = [], np.zeros(DRAWS), set[str]()
@@ -269,7 +266,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         (len(cells_b.join(cells_a, on=MATCH, how="anti")), b),
     ]
     lacking = ", ".join(f"{count:,} of {run.name} alone" for count, run in counts if count)
-    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, len(same), lacking)
+    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, same, lacking)
 
 
 def check_names(limits: Limits) -> None:

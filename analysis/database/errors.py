@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -62,10 +62,3 @@ def explanation(path: Path, message: str) -> BandlensError:
         free = amount(shutil.disk_usage(path.parent).free)
         return StoreError(f"{path}: {reason} ({free} free); what was committed stays: make room and run again")
     return StoreError(f"{path}: {line}")
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Ignore errors of DuckDB, while the block rolls back or closes after a failure that is already on its way up."""
-    with suppress(duckdb.Error):
-        yield

@@ -227,8 +227,8 @@ class _Merger:
         pairs = self._contradicted_pairs()
         contradictions = [self._describe(pair) for pair in pairs[:MOST_DESCRIBED]]
         written = self._decide(pairs, prefer)
-        studies = self._rows("SELECT name || '@' || version FROM new_study ORDER BY new")
-        ((cells, shared),) = self._rows(
+        studies = self._run("SELECT name || '@' || version FROM new_study ORDER BY new")
+        ((cells, shared),) = self._run(
             "SELECT count(*), count(*) FILTER (n > 1) FROM (SELECT count(*) AS n FROM cell_id GROUP BY new)"
         )
         return Merged(
@@ -251,10 +251,7 @@ class _Merger:
     def _databases(self) -> list[str]:
         return [f"database{origin}" for origin in range(len(self.paths))]
 
-    def _run(self, statement: str) -> None:
-        self.connection.execute(statement).fetchall()
-
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def _run(self, query: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(query).fetchall()
 
     def _make(self, table: str, query: str) -> None:
@@ -293,7 +290,7 @@ class _Merger:
             )
 
     def _check_studies(self) -> None:
-        if clashes := self._rows(CLASHES):
+        if clashes := self._run(CLASHES):
             name, version, origins = clashes[0]
             paths = [str(self.paths[origin]) for origin in origins]
             raise UsageError(
@@ -312,23 +309,23 @@ class _Merger:
             for origin, database in enumerate(self._databases)
         )
         query = f"SELECT pair FROM ({prints}) GROUP BY pair HAVING count(*) < 2 OR min(print) <> max(print)"
-        return [pair for (pair,) in self._rows(f"{query} ORDER BY pair")] if self._rows("FROM side LIMIT 1") else []
+        return [pair for (pair,) in self._run(f"{query} ORDER BY pair")] if self._run("FROM side LIMIT 1") else []
 
     def _describe(self, pair: int) -> Contradiction:
-        (cell, images, *_), _ = sides = self._rows(
+        (cell, images, *_), _ = sides = self._run(
             f"SELECT new, n, origin, id FROM side WHERE pair = {pair} ORDER BY origin"
         )
         predictions = [
             f"(FROM {self._databases[origin]}.prediction WHERE cell = {old} AND image_index < {images})"
             for *_, origin, old in sides
         ]
-        ((classes, confidence),) = self._rows(
+        ((classes, confidence),) = self._run(
             "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
-        ran = [self._rows(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
+        ran = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
         return Contradiction(
-            cell=self._rows(CELL_IN_WORDS.format(cell=cell))[0][0],
+            cell=self._run(CELL_IN_WORDS.format(cell=cell))[0][0],
             images=images,
             classes=classes,
             confidence=confidence,
@@ -347,7 +344,7 @@ class _Merger:
                 "AND chosen.new IN (FROM contradicted)"
             )
             self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {origin})")
-        return not self._rows("FROM contradicted LIMIT 1")
+        return not self._run("FROM contradicted LIMIT 1")
 
     # The rows, once each cell has its database
 
@@ -361,7 +358,7 @@ class _Merger:
             )
         for table, subject in GROUPS.items():
             self._copy_groups(table, subject)
-        ((total,),) = self._rows("SELECT coalesce(sum(n), 0)::BIGINT FROM chosen")
+        ((total,),) = self._run("SELECT coalesce(sum(n), 0)::BIGINT FROM chosen")
         with progress("merging", total, "predictions") as advance:
             for origin, path in enumerate(self.paths):
                 advance(self._copy_predictions(origin, path))
@@ -375,7 +372,7 @@ class _Merger:
         latest = "max(decided)" if table in DECIDED else "0"
         columns = ", ".join(
             name
-            for (name,) in self._rows(
+            for (name,) in self._run(
                 "SELECT column_name FROM duckdb_columns() "
                 f"WHERE (database_name, table_name) = ('merged', '{table}') AND column_name <> '{subject}'"
             )
@@ -400,11 +397,11 @@ class _Merger:
             f"INSERT INTO merged.part SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
             f"FROM ({self._mapped('part', origin)}) JOIN {taken}"
         )
-        ((count,),) = self._rows(
+        ((count,),) = self._run(
             "INSERT INTO merged.prediction SELECT * EXCLUDE (new) REPLACE (new AS cell) "
             f"FROM {self._databases[origin]}.prediction JOIN {taken}"
         )
-        ((expected,),) = self._rows(f"SELECT coalesce(sum(n), 0)::BIGINT FROM chosen WHERE origin = {origin}")
+        ((expected,),) = self._run(f"SELECT coalesce(sum(n), 0)::BIGINT FROM chosen WHERE origin = {origin}")
         if count != expected:
             raise StoreError(
                 f"{path} has {count:,} predictions of cells whose parts count {expected:,}; `bandlens verify --db "

@@ -16,7 +16,7 @@ from ...partial_files import partial_prefix, remove_partial_files
 from ...version import __version__
 from .catalogue import SCHEMA_VERSION, check_definitions, differences, schema
 from .columns import explain_columns
-from .errors import explained, quietly
+from .errors import explained
 from .store import Store
 from .trial import try_opening
 
@@ -130,7 +130,7 @@ def _connected(
     try:
         yield connection
     finally:
-        with quietly():
+        with suppress(duckdb.Error):
             connection.close()
 
 

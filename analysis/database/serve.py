@@ -13,13 +13,13 @@ import json
 import os
 import struct
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from ...channels import end_with_parent
 from ...errors import BandlensError, StoreError
 from .open import open_store
 from .store import NATIVE, PLAIN, Store
@@ -37,7 +37,7 @@ def main() -> None:
     database, temporary = Path(sys.argv[1]), sys.argv[2]
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries may print, and their text must not stand among the frames
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_parent()  # DuckDB may be busy for hours
     limit_memory(DATABASE + ANSWERS)
     try:
         with open_store(database, read_only=True, temporary=temporary) as store:
@@ -56,14 +56,6 @@ def main() -> None:
         _send_error(out, error)
     except MemoryError:
         _send_error(out, StoreError(f"{database}: the query needs too much memory; ask for less"))
-
-
-def _end_with_the_parent() -> None:
-    """End this process at once when the one that asks is gone: DuckDB may be busy for hours."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        threading.Event().wait(0.5)
-    os._exit(1)
 
 
 def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int, native: bool) -> None:

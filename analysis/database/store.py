@@ -6,7 +6,7 @@ import itertools
 import json
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,7 +33,7 @@ from ...records import (
 )
 from ...version import __version__
 from .catalogue import Entry, differences
-from .errors import explained, explanation, quietly
+from .errors import explained, explanation
 from .reading import check_reading
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Store:
             yield
             self.execute("COMMIT")
         except BaseException:
-            with quietly():
+            with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
             raise
 
@@ -190,7 +190,7 @@ class Store:
             yield
         finally:
             # A transaction that failed lets nothing be unregistered, and its error is the one to tell.
-            with quietly():
+            with suppress(duckdb.Error):
                 self._connection.unregister(name)
 
     # Studies and their cells
@@ -306,25 +306,13 @@ class Store:
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         first_scheme = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
-        self.execute(
-            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, own_cycles, "
-            "clusters, preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                info.name,
-                info.benchmark,
-                info.corruption,
-                info.severity,
-                info.digest,
-                info.count,
-                info.size,
-                images.own_cycles,
-                len(np.unique(images.clusters)),
-                info.preprocessing,
-                info.labelled,
-                next(iter(first_scheme), None),
-                info.decision_space,
-            ],
-        )
+        row = asdict(info) | {
+            "own_cycles": images.own_cycles,
+            "clusters": len(np.unique(images.clusters)),
+            "scheme": next(iter(first_scheme), None),
+        }
+        places = ", ".join("?" * len(row))
+        self.execute(f"INSERT INTO image_set ({', '.join(row)}) VALUES ({places})", [*row.values()])
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
@@ -365,40 +353,26 @@ class Store:
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
         conditions = {cell.condition.digest: cell.condition for cell in cells}.values()
-        self._insert_new(
-            "checkpoint",
-            "model_sha256",
-            [
-                {
-                    "name": m.name,
-                    "category": m.category,
-                    "architecture": m.architecture,
-                    "weights_sha256": m.weights_sha256,
-                    "source": m.source,
-                    "normalization": m.normalization,
-                    "classes": m.classes,
-                    "head": m.head and json.dumps(asdict(m.head)),
-                    "model_sha256": m.sha256,
-                }
-                for m in models
-            ],
-        )
-        self._insert_new(
-            "condition",
-            "digest",
-            [
-                {
-                    "probe": c.probe,
-                    "parameters": json.dumps(dict(c.parameters)),
-                    "cutoff": c.number("cutoff"),
-                    "frequency": _octave(c.number("frequency")),
-                    "noise_sd": c.number("noise_sd"),
-                    "digest": c.digest,
-                }
-                | asdict(c.facts)
-                for c in conditions
-            ],
-        )
+        names = ("name", "category", "architecture", "weights_sha256", "source", "normalization", "classes")
+        rows = [
+            {name: getattr(model, name) for name in names}
+            | {"head": model.head and json.dumps(asdict(model.head)), "model_sha256": model.sha256}
+            for model in models
+        ]
+        self._insert_new("checkpoint", "model_sha256", rows)
+        rows = [
+            {
+                "probe": c.probe,
+                "parameters": json.dumps(dict(c.parameters)),
+                "cutoff": c.number("cutoff"),
+                "frequency": _octave(c.number("frequency")),
+                "noise_sd": c.number("noise_sd"),
+                "digest": c.digest,
+            }
+            | asdict(c.facts)
+            for c in conditions
+        ]
+        self._insert_new("condition", "digest", rows)
         self._renew_facts(conditions)
         rows = [
             {
@@ -465,7 +439,7 @@ class Store:
                 cards.setdefault(ran[-1], sessions[part.cell.variant].card)
         with self.transaction():
             if parts:
-                ids = self._cell_ids([part.cell for part in parts])
+                ids = self._ids_of([part.cell.key for part in parts])
                 session_ids = self._session_ids(cards)
                 self._add_parts(finished, ids, [session_ids[session] for session in ran])
                 rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
@@ -500,9 +474,6 @@ class Store:
                 taken,
             )
             self._mark_complete(self._ids_of(keys).values())
-
-    def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
-        return self._ids_of([cell.key for cell in cells])
 
     def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
         with explained(self.path), self._loaded(pa.table({"key": keys})):

@@ -22,7 +22,6 @@ from ..statistics.shares import (
     are_alike,
     difference_interval,
     difference_intervals,
-    share_interval,
     share_intervals,
     share_of,
 )
@@ -118,7 +117,6 @@ def nothing(state: State, note: str, n: int | None = None) -> Estimate:
     return Estimate(state=state, note=note, n=n)
 
 
-Interval = Callable[[Share], tuple[float, float]]
 Intervals = Callable[[Sequence[Share]], Sequence[tuple[float, float]]]
 """Gives the intervals of shares that are alike."""
 
@@ -128,16 +126,16 @@ def too_few_images(independent: int) -> str:
     return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
 
 
-def estimate_of(share: Share, interval: Interval = share_interval) -> Estimate:
+def estimate_of(share: Share, intervals: Intervals = share_intervals) -> Estimate:
     """The estimate of a share, without an interval where one cluster holds all images."""
     if len(share.clusters) == 1:
         return Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
-    return Estimate(share.value, *interval(share), n=share.images)
+    return Estimate(share.value, *intervals([share])[0], n=share.images)
 
 
-def less_clean(share: Share, clean: Share | None, interval: Interval = share_interval) -> Estimate:
+def less_clean(share: Share, clean: Share | None, intervals: Intervals = share_intervals) -> Estimate:
     """The estimate of a share, with its difference from that of the clean images where there is one."""
-    estimate = estimate_of(share, interval)
+    estimate = estimate_of(share, intervals)
     if clean is None:
         return estimate
     ends = difference_interval(clean, share) or (np.nan, np.nan)
@@ -159,7 +157,7 @@ def all_less_clean(
         return [estimate for block in blocks for estimate in all_less_clean(shares[block], clean[block], intervals)]
     if not shares or len(shares[0].clusters) == 1 or not are_alike([*shares, *references]):
         pairs = zip(shares, clean, strict=True)
-        return [less_clean(share, reference, lambda alone: intervals([alone])[0]) for share, reference in pairs]
+        return [less_clean(share, reference, intervals) for share, reference in pairs]
     estimates = [
         Estimate(share.value, *ends, n=share.images) for share, ends in zip(shares, intervals(shares), strict=True)
     ]

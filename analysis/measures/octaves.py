@@ -29,7 +29,7 @@ import numpy as np
 from ...protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
-from ..statistics.shares import Share, mean_interval, share_of
+from ..statistics.shares import Share, mean_interval, mean_intervals, share_of
 from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
 from .outcomes import Outcomes
 
@@ -105,7 +105,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
 def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
     """The estimate of each number; NaN and the state `missing` without clean predictions."""
     estimates = {
-        name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)
+        name: estimate_of(share, partial(mean_intervals, reach=_reach(name))) for name, share in image_shares(outcomes)
     }
     if not estimates or outcomes.clean is None or outcomes.clean.right is None:
         return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))

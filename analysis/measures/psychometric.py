@@ -570,9 +570,7 @@ def _binomial(
 def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
     """(A, mu, sigma), (3, R), of the Gaussians through sensitivities (frequencies, R), outside the range as censored.
 
-    Log-likelihood of a sensitivity S against m = A exp(-(f - mu)^2 / (2 sigma^2)), with scatter s: -(S - m)^2 / (2 s^2)
-    within the tested range, [0, 3] as published; log Phi((m - 3) / s) above it; log Phi((0 - m) / s) below it (Tobin
-    1958). The noise is the published one by default.
+    The noise is the published one by default.
     """
     noise = noise or noise_of(PUBLISHED)
     columns = (np.array(noise.frequencies, dtype=np.float64)[:, None], *_channel_range(noise))

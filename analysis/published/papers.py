@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from ...errors import StoreError, UnknownName
-from ...protocol import CUE_CONFLICT
+from ...protocol import CUE_CONFLICT, IMAGENET_CBAR
 from ...untrusted import first_line
 from ..measures.critical_band import OF_PEOPLE, UNITS, fit_band
 from ..statistics.consistency import error_consistency
@@ -38,11 +38,6 @@ FIGURES = pl.Schema(
 AS_PUBLISHED = "as published"
 """The commit of a paper whose files have been the same from the first."""
 CORRUPTION = r"top1_acc/(?:[a-z_]+)_[1-5]"
-BAR = (
-    *("blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout", "cocentric_sine_waves"),
-    *("inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles"),
-)
-"""Corruptions of ImageNet-C-bar, as the study spells them; its others are those of ImageNet-C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +132,7 @@ def study_means(_: Paper, folder: Path) -> pl.DataFrame:
     """The columns of benchmark.csv that are means of columns, or the least and greatest of all layers, by model."""
     table = SourceTable(folder / "benchmark.csv", read_csv(folder / "benchmark.csv"))
     corruptions = [name for name in table.rows.columns if re.fullmatch(CORRUPTION, name)]
-    bar = [name for name in corruptions if name.split("/")[1][:-2] in BAR]
+    bar = [name for name in corruptions if name.split("/")[1][:-2] in IMAGENET_CBAR]
     layers = [name for name in table.rows.columns if re.fullmatch("metric/quality/layer/.*/ve", name)]
     derived = {
         "top1_acc/imagenet-c": pl.mean_horizontal(pl.col(set(corruptions) - set(bar)), ignore_nulls=False),

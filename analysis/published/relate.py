@@ -35,6 +35,7 @@ EVERYWHERE = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 """Benchmarks of SHIFTS on which the models of every way of training have been evaluated."""
 PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
 """Benchmark -> the condition that counts, where it is not the empty one."""
+IS_PRIMARY = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
 STANDARD = "Standard training"
 TYPES = Path(__file__).with_name("testbed_types.csv")
 REFERENCES = "aws|batch64"
@@ -87,10 +88,9 @@ class Ground:
 
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
-    primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
     over_classes = (pl.col("benchmark") == "imagenet") & pl.col("condition").is_in(list(CLEAN_CONDITIONS))
     named = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
-    rows = values.filter(primary | over_classes, source=source, metric="top1").with_columns(benchmark=named)
+    rows = values.filter(IS_PRIMARY | over_classes, source=source, metric="top1").with_columns(benchmark=named)
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
@@ -363,12 +363,8 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     if figures["model"].n_unique() > 1:
         models_named = ", ".join(figures["model"].unique().sort())
         raise UsageError(f"{name} is the name of {models_named}; give one of these")
-    primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
-    figures = figures.filter(primary, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
-    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
-    figures = _one_size(figures.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
-    by_source = figures.sort(pl.col("source").replace_strict(order))
-    figures = by_source.unique("benchmark", keep="first", maintain_order=True)
+    figures = figures.filter(IS_PRIMARY, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
+    figures = _first_source(figures, ["benchmark"])
     accuracy = dict(figures.select("benchmark", "value").rows())
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
@@ -399,14 +395,19 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
     """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
-    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
-    rows = values.filter(pl.col("source").is_in(list(order)), benchmark="imagenet", metric="top1", condition="")
-    figures = _one_size(add_models(rows).filter(model=model, same="checkpoint"), ["source"])
-    top1 = figures.sort(pl.col("source").replace_strict(order))["value"]
+    rows = values.filter(pl.col("source").is_in(SOURCE_ORDER), benchmark="imagenet", metric="top1", condition="")
+    top1 = _first_source(add_models(rows).filter(model=model, same="checkpoint"), ["benchmark"])["value"]
     return float(top1[0]) if len(top1) else None
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
+
+
+def _first_source(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """The rows of the first source in SOURCE_ORDER that has the key, at one input size."""
+    listed = rows.filter(pl.col("source").is_in(SOURCE_ORDER))
+    ordered = _one_size(listed, [*key, "source"]).sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)))
+    return ordered.unique(key, keep="first", maintain_order=True)
 
 
 def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
@@ -415,15 +416,10 @@ def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
 
 
-def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
-    """R2 of the shape accuracy on bandwidth, centre frequency and peak noise sensitivity, by least squares.
-
-    frame: rows with these four columns; the first two may be taken as logarithms, as the third is.
-    """
+def channel_share(frame: pl.DataFrame) -> float:
+    """R2 of the column shape_accuracy on bandwidth, center_frequency and peak_noise_sensitivity, by least squares."""
     names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
     *channel, shape = values_of(frame, [*names, "shape_accuracy"])
-    if logarithms:
-        channel[:2] = [np.log(values) for values in channel[:2]]
     design = np.column_stack([np.ones(len(shape)), *channel])
     rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
     return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import inf
@@ -53,11 +53,11 @@ class Column:
 
     pattern: re.Pattern[str]
     benchmark: str
-    metric: str
-    condition: str
-    unit: str
-    scale: float
-    n: int | None
+    metric: str = "top1"
+    condition: str = ""
+    unit: str = "percent"
+    scale: float = 1
+    n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class File:
     path: str
     model: str
     columns: tuple[Column, ...]
-    ignored: frozenset[str]
+    ignored: frozenset[str] = frozenset()
     tag: str | None = None
     """The column whose text follows the name of a model after a point: the weights of an architecture."""
     input_size: str | None = None
@@ -111,7 +111,7 @@ def sources() -> Mapping[str, Source]:
     descriptions = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
     by_name = {}
     for entry in descriptions["source"]:
-        files = [_file(file) for file in entry.get("file", ())]
+        files = [_file(**file) for file in entry.get("file", ())]
         if "files" in entry:
             without, listed = entry.get("without", ()), descriptions["files"][entry["files"]]
             files = [_timm_file(**file) for file in listed if file["benchmark"] not in without]
@@ -128,27 +128,15 @@ def find_source(name: str) -> Source:
     return sources()[name]
 
 
-def _column(entry: Mapping[str, Any]) -> Column:
-    return Column(
-        re.compile(entry.get("pattern") or re.escape(entry["name"])),
-        entry["benchmark"],
-        entry.get("metric", "top1"),
-        entry.get("condition", ""),
-        entry.get("unit", "percent"),
-        entry.get("scale", 1),
-        entry.get("n"),
-    )
+def _column(name: str = "", pattern: str = "", **facts: Any) -> Column:
+    return Column(re.compile(pattern or re.escape(name)), **facts)
 
 
-def _file(entry: Mapping[str, Any]) -> File:
-    return File(
-        entry["path"],
-        entry["model"],
-        tuple(map(_column, entry["columns"])),
-        frozenset(entry.get("ignored", ())),
-        key=tuple(entry.get("key", ())),
-        **{name: entry[name] for name in ("tag", "input_size", "headers", "gaps", "extra") if name in entry},
-    )
+def _file(
+    columns: Iterable[Mapping[str, Any]], ignored: Iterable[str] = (), key: Iterable[str] = (), **facts: Any
+) -> File:
+    described = tuple(_column(**column) for column in columns)
+    return File(columns=described, ignored=frozenset(ignored), key=tuple(key), **facts)
 
 
 def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
@@ -161,9 +149,7 @@ def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
         if not benchmark.endswith("-clean"):
             rest += ["top1_diff", "top5_diff", "rank_diff"]
     complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
-    return File(
-        path, "model", tuple(map(_column, columns)), frozenset(rest), input_size="img_size", complements=complements
-    )
+    return _file(columns, rest, path=path, model="model", input_size="img_size", complements=complements)
 
 
 def check_files(source: Source, folder: Path) -> None:

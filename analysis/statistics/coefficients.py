@@ -109,11 +109,7 @@ def _cosine(s: Floats, t: Floats, weights: Floats) -> Floats:
 
 
 def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
-    """Two-sided p (a, b) of the coefficients r of x (a, n) with y (b, n), under independence.
-
-    Spearman, Pearson: t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom. Kendall: scipy.stats.kendalltau,
-    which is exact for few observations without ties, and else normal with a variance that takes ties into account.
-    """
+    """Two-sided p (a, b) of the coefficients r of x (a, n) with y (b, n), under independence."""
     if method != "kendall":
         return _t_test(r, x.shape[-1] - 2)
     from scipy.stats import kendalltau  # scipy.stats alone takes 60 MB
@@ -124,10 +120,6 @@ def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
 
 def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[Floats, Floats]:
     """(coefficient, p), each (a, b), of x with y given one variable z, from r (a, b), xz (a,), yz (b,).
-
-        (r - xz yz) / sqrt((1 - xz^2) (1 - yz^2))
-        spearman, pearson:  p as for r, with n - 3 degrees of freedom
-        kendall:            p of r sqrt(9 m (m - 1) / (2 (2m + 5))) as a standard normal, m = n - 1     (Kim 2015)
 
     NaN where x or y is z in other units.
     """
@@ -151,17 +143,14 @@ def _t_test(r: Floats, freedom: int) -> Floats:
 
 # Adjusted p values. NaN is a test that was not made, and does not count.
 def holm(p: Floats) -> Floats:
-    """Holm 1979: the chance of any false discovery stays below alpha, whatever the dependence of the tests.
-
-    adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)),  p_(1) <= … <= p_(m)
-    """
+    """Holm 1979: the chance of any false discovery stays below alpha, whatever the dependence of the tests."""
     return _adjusted(p, lambda ordered, rank: np.maximum.accumulate((len(ordered) - rank + 1) * ordered))
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """Benjamini & Hochberg 1995: the expected share of false ones among the discoveries stays below alpha.
+    """Benjamini & Hochberg 1995: the expected share of false discoveries stays below alpha.
 
-    adjusted_(i) = min over j >= i of min(1, m p_(j) / j); for tests that are independent or positively dependent.
+    This is so for tests that are independent or positively dependent.
     """
     return _adjusted(p, lambda ordered, rank: np.minimum.accumulate((len(ordered) * ordered / rank)[::-1])[::-1])
 

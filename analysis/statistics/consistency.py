@@ -178,13 +178,8 @@ def consistency_with_others(right: Mask) -> Floats:
     Args:
         right: (m, n), which of the same n images each has right; m is at least 2.
 
-    Their mean over images is the mean kappa, and they vary as it does: with D = p + q - 2 r and E = p + q - 2 p q for
-    two observers whose accuracies are p and q and who have r both right, kappa = 1 - D / E, and an image on which they
-    are a and b, 0 or 1, adds to its error
-
-        (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
-
-    NaN for an observer of whom a kappa is undefined.
+    Their mean over images is the mean kappa, and they vary as it does, by the formula above. NaN for an observer of
+    whom a kappa is undefined.
     """
     outcomes = right.astype(np.float64)
     count = outcomes.shape[1]

@@ -59,7 +59,7 @@ def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
     d = b.astype(np.int64) - a
     lost, gained = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
     sums, sizes, _ = sums_by_cluster(d, clusters)
-    low, high = bonett_price_interval(lost, gained, sums, sizes)
+    low, high = paired_difference(gained - lost, gained + lost, sums, sizes).ends()
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
     return Paired(lost, gained, (gained - lost) / a.shape[1], low, high, p)
 
@@ -88,11 +88,6 @@ class PairedDifference:
     def p_below(self, limit: float) -> Floats:
         """One-sided p that the difference is `limit` or more."""
         return np.asarray(stdtr(self.freedom, (self.centre - limit) / self.error))
-
-
-def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
-    """Ends (cells,) of the 95 % interval of gained - lost as a share of the images, by the formula above."""
-    return paired_difference(gained - lost, gained + lost, sums, sizes).ends()
 
 
 def paired_difference(

@@ -141,10 +141,7 @@ def percentile_interval(resampled: Floats) -> Interval:
 
 
 def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[Interval]:
-    """Bias-corrected and accelerated (Efron 1987): quantiles Phi(z0 + (z0 ± z) / (1 - a (z0 ± z))).
-
-    z0 = Phi^-1(share of resamples below the estimate, equal ones half);
-    a = sum d^3 / (6 (sum d^2)^(3/2)), d = mean - each of the n coefficients without one model.
+    """The bias-corrected and accelerated intervals (Efron 1987) of coefficients of x (a, n) with y (b, n).
 
     drawn: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
     """
@@ -174,10 +171,7 @@ def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:
 
 
 def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed: int) -> Floats:
-    """Two-sided p (a, b): the models of x are shuffled against those of y (Phipson & Smyth 2010).
-
-    p = (1 + number of permutations with |r*| >= |r|) / (1 + permutations)
-    """
+    """Two-sided p (a, b): the models of x are shuffled against those of y (Phipson & Smyth 2010)."""
     n = x.shape[-1]
     order = np.random.default_rng([seed, 2]).permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
     return p_of_orders(method, x, y, order)

@@ -10,7 +10,7 @@ import typer
 from ...probes.images.options import How
 from ...protocol import BENCHMARKS, SIZE
 from .. import api
-from ..console import TableFormat, print_rows, progress
+from ..console import TableFormat, log, print_rows, progress
 from ..formats import Format
 from .completion import complete_benchmark
 from .images import (
@@ -26,7 +26,6 @@ from .images import (
     Workers,
     print_sets,
     read_crop,
-    say,
 )
 
 app = typer.Typer(
@@ -99,6 +98,6 @@ def pack(
         "crop": read_crop(size, resize, interpolation, fast, fixed),
         "labels": Labels(ground_truth, real, clusters),
         "subset": Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
-        "how": How(skip_broken, stream, workers, progress, say),
+        "how": How(skip_broken, stream, workers, progress, log.info),
     }
     print_sets(lambda: api.images.pack_benchmark(benchmark, source, out, name=name, **options), table_format)

@@ -40,9 +40,6 @@ def correlate(
         Literal["testbed", "standard", "timm"],
         typer.Option("--baseline", help="Which definition of effective robustness; only testbed is Taori's."),
     ] = "standard",
-    as_published: Annotated[
-        bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
-    ] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
     """Correlate every bias with every kind of generalization: with intervals, permutation tests and correction.
@@ -51,13 +48,6 @@ def correlate(
 
     Example: bandlens correlate --method kendall --format csv
     """
-    if as_published:
-        if db or study or bias or target != "raw" or method != "spearman":
-            raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
-        from .published import table
-
-        table(table_format=table_format)
-        return
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
     correlated = api.results.correlate(

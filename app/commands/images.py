@@ -111,7 +111,7 @@ def pack(
         labels=labels,
         attributes=attributes,
         contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
-        how=How(skip_broken, stream, workers, progress, say),
+        how=How(skip_broken, stream, workers, progress, log.info),
     )
     print_sets(lambda: [pack_images()], table_format)
 
@@ -129,7 +129,7 @@ def add(
 
     Example: bandlens images add photos.set photographs
     """
-    how = How(skip_broken, workers=workers, progress=progress, say=say)
+    how = How(skip_broken, workers=workers, progress=progress, say=log.info)
     print_sets(lambda: [api.images.add_images(image_set, source, labels=labels, how=how)], table_format)
 
 
@@ -162,7 +162,7 @@ def frequency_conflict(
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
-    how = How(workers=workers, progress=progress, say=say)
+    how = How(workers=workers, progress=progress, say=log.info)
     conflict = partial(api.images.pack_frequency_conflict, image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
     print_sets(lambda: [conflict()], table_format)
 
@@ -241,11 +241,6 @@ def read_range(text: str | None) -> tuple[float, float] | str | None:
     except ValueError:
         raise UsageError(f"cannot read --range {text}; write LOW,HIGH, or {PERCENTILES}") from None
     return low, high
-
-
-def say(text: str) -> None:
-    """Tell what is packed before the work begins."""
-    log.info(text)
 
 
 def print_sets(make: Callable[[], Sequence[ImageSet]], table_format: Format) -> None:

@@ -338,12 +338,12 @@ class Answers:
         if images is None or not 0 <= index < images.info.count:
             raise UsageError("no such image in the sets that were found")
         if condition is None:
-            return png(next(clean(images, [index])))
+            return png(clean(images, index))
         with self._database() as opened:
             row = opened.store.frame("SELECT probe, parameters, digest FROM condition WHERE digest = ?", [condition])
         if row.is_empty():
             raise UsageError("no such condition in the database")
-        return png(next(self._conditions.apply(images, [index], self._conditions.find(*row.row(0)), seed)))
+        return png(self._conditions.apply(images, index, self._conditions.find(*row.row(0)), seed))
 
     def _images(self, store: Store, digest: str) -> ImageSet | None:
         """The images of a set of the database, all or some of a set that was found."""

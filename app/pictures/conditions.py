@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +111,20 @@ class Conditions:
         conditions = make_grid({probe: json.loads(parameters)}, Path()).conditions
         return next((condition for condition in conditions if condition.digest == digest), None)
 
-    def apply(
-        self, images: ImageSet, rows: Sequence[int], condition: Condition, seed: int
-    ) -> Iterator[NDArray[np.uint8]]:
-        """(size, size, 3) uint8 of some images of the set under a condition, as a run with this seed made them."""
-        positions = np.asarray(rows, np.int64)
-        pixels = images.take(positions)
-        batch = Batch(pixels, images.keys[positions], positions, seed)
+    def apply(self, images: ImageSet, index: int, condition: Condition, seed: int) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8 of an image of the set under a condition, as a run with this seed made it."""
+        position = np.array([index])
+        batch = Batch(images.take(position), images.keys[position], position, seed)
         perturb = self._families[condition.probe].perturb
-        for _, made in perturb(np, batch, [condition], lambda: np.empty(pixels.shape, np.float32)):
-            yield from np.round(made.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
+        pixels: NDArray[np.uint8] = np.round(made[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+        return pixels
 
 
-def clean(images: ImageSet, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-    """(size, size, 3) uint8 of some images of the set."""
-    yield from images.take(np.asarray(rows, np.int64)).transpose(0, 2, 3, 1)
+def clean(images: ImageSet, index: int) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 of an image of the set."""
+    pixels: NDArray[np.uint8] = images.take(np.array([index]))[0].transpose(1, 2, 0)
+    return pixels
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

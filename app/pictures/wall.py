@@ -67,10 +67,10 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for tile_number, (row, index, caption) in enumerate(zip(drawn, places, captions, strict=False)):
         left, top = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
-        pictures = [next(clean(images, [index]))]
+        pictures = [clean(images, index)]
         if perturbed:
             condition, seed = known[_condition_key(row)]
-            pictures.append(next(conditions.apply(images, [index], condition, seed)))
+            pictures.append(conditions.apply(images, index, condition, seed))
         for number, pixels in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
             sheet.paste(tile, (left + number * TILE, top))

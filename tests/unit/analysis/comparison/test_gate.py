@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.comparison.gate import flip_interval, gate_cells, images_needed
 from bandlens.analysis.comparison.verdicts import Limits, not_passed, verdict
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.statistics.paired import bonett_price_interval
+from bandlens.analysis.statistics.paired import paired_difference
 from bandlens.records import Cell, Finished
 
 LIMITS = Limits()
@@ -150,7 +150,7 @@ def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit
     counts = (np.array([[round(count * n / 1000)] for count in (lost, gained)])).astype(np.int64)
     sums = np.zeros((1, n), np.int64)
     sums[0, : counts[0, 0]], sums[0, n - counts[1, 0] :] = -1, 1
-    low, high = bonett_price_interval(counts[0], counts[1], sums, np.ones(n, np.int64))
+    low, high = paired_difference(counts[1] - counts[0], counts[0] + counts[1], sums, np.ones(n, np.int64)).ends()
     near = low[0] if difference[0] < 0 else high[0]
     if abs(difference[0]) > 0.003:
         near = high[0] if difference[0] < 0 else low[0]

@@ -123,7 +123,7 @@ def test_an_image_of_one_class_is_no_conflict_and_without_decisions_there_is_no_
 
 def made_up(folder: Path, text: str, **file: object) -> Source:
     (folder / "a.csv").write_text(text)
-    columns = (column({"name": "top1", "benchmark": "imagenet", "n": 10}), column({"pattern": "c_.", "benchmark": "c"}))
+    columns = (column("top1", benchmark="imagenet", n=10), column(pattern="c_.", benchmark="c"))
     described = File("a.csv", "model", columns, frozenset({"rank"}), **file)  # type: ignore[arg-type]
     return Source("made-up", "Made up", "a/b", "1", "MIT", True, (described,), None, ("a.csv",))
 

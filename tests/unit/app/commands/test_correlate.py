@@ -15,7 +15,8 @@ from bandlens.analysis.published.figures import correlation_table, shipped_figur
 from bandlens.analysis.published.relate import BASELINES, GROUNDS
 from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.commands.correlate import correlate
-from bandlens.app.commands.published import relate
+from bandlens.app.commands.published import relate, table
+from bandlens.app.formats import Format
 from bandlens.errors import BandlensError, UsageError
 
 app = typer.Typer()
@@ -98,9 +99,9 @@ def test_json_has_every_column_of_every_row() -> None:
     assert {row["method"] for row in rows} == {"kendall"}
 
 
-def test_as_published_is_the_published_table() -> None:
-    assert json.loads(call("--as-published", "--format", "json")) == correlation_table(shipped_figures())
-    assert "give it alone" in refusal("--as-published", "--method", "pearson")
+def test_the_published_table_is_that_of_the_shipped_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    table(table_format=Format.json)
+    assert json.loads(capsys.readouterr().out) == correlation_table(shipped_figures())
 
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:

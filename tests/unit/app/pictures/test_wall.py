@@ -42,7 +42,7 @@ def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path
     for number, (index, probe, parameters) in enumerate(rows):
         x = number * (2 * TILE + 2 * GAP)
         np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
-        (made,) = conditions.apply(images, [index], conditions.find(probe, parameters, digests[parameters]), 3)
+        made = conditions.apply(images, index, conditions.find(probe, parameters, digests[parameters]), 3)
         np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
 
 
@@ -78,7 +78,7 @@ def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None
     for number, path in enumerate(paths):
         x, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
         np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
-        (made,) = conditions.apply(images, [index], condition, 2)
+        made = conditions.apply(images, index, condition, 2)
         np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
 
 
