@@ -30,6 +30,7 @@ HEAVY = [
     "attack",
     "engines",
     "executors",
+    "gpu_study",
     "many_models",
     "memory",
     "reading",
