@@ -606,12 +606,32 @@ CREATE VIEW judgement AS FROM judgement_of('*');
 COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
-SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
-       wilson_low(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS low,
-       wilson_high(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS high
-FROM judgement_of(which)
-WHERE people_saw(images)
-GROUP BY images, condition, human, subject
+WITH judged AS (
+    SELECT *, count(*) OVER (PARTITION BY images, human, subject) AS seen
+    FROM judgement_of(which)
+    WHERE people_saw(images)
+), photographed AS (
+    -- People saw an image in the cluster that it has in the set of the model of most images; else it stands for itself.
+    SELECT *, {'seen': seen, 'model': subject, 'cluster': cluster} AS own,
+           CASE WHEN human THEN max(own) FILTER (NOT human) OVER of_image ELSE own END AS photograph
+    FROM judged
+    WINDOW of_image AS (PARTITION BY images, condition, image)
+), by_cluster AS (
+    SELECT images, condition, human, subject, count(*) AS n, sum(correct::INTEGER) AS right1
+    FROM photographed
+    GROUP BY images, condition, human, subject, photograph, CASE WHEN photograph IS NULL THEN image END
+), summed AS (
+    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
+    WINDOW whole AS (PARTITION BY images, condition, human, subject)
+), counted AS (
+    SELECT images, condition, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
+           independent_images(n, right1, share)::DOUBLE AS effective, clustered_quantile(n, right1, share) AS quantile
+    FROM summed
+    GROUP BY images, condition, human, subject
+)
+SELECT images, condition, human, subject, n, top1, wilson_low(top1, effective, quantile) AS low,
+       wilson_high(top1, effective, quantile) AS high
+FROM counted
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
