@@ -535,7 +535,10 @@ CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
-       result.n, result.top1, result.top5, result.low, result.high,
+       result.n, result.top1,
+       -- The five highest logits of five hold every label.
+       CASE WHEN classes_decided(detail.decision_space, checkpoint.classes) > 5 THEN result.top5 END AS top5,
+       result.low, result.high,
        CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END AS chance,
        detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
