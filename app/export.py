@@ -255,11 +255,15 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
 
 def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
     """UsageError if an int8 ONNX file of one of these models would have to be made without images."""
-    from ..export.models import model_names
+    from ..export.models import load_model, model_names
 
-    lacking = set(names) - set(model_names(folder / "int8"))
-    if "int8" in lowering.precisions and lowering.calibration is None and lacking:
-        raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
+    if "int8" not in lowering.precisions or lowering.calibration is not None:
+        return
+    exported = model_names(folder)
+    for name in sorted({*names} - {*model_names(folder / "int8")}):
+        # Nothing is made of a finished file that is int8 itself.
+        if name not in exported or load_model(folder, name).precision != "int8":
+            raise UsageError(f"int8 needs images for {name}; give a packed image set: --calibration SET")
 
 
 def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:
