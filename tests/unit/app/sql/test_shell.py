@@ -37,14 +37,14 @@ def test_a_query_of_several_lines_is_answered(database: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "answer" in out
     assert "42" in out
-    assert "1 rows" in out
+    assert "1 row\n" in out
 
 
 def test_each_statement_of_a_line_is_answered(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed("SELECT 5 AS five; SELECT 6 AS six;\r.quit\r", database)
     out = capsys.readouterr().out
     assert out.index("five") < out.index("six")
-    assert out.count("1 rows") == 2
+    assert out.count("1 row\n") == 2
 
 
 def test_an_error_is_one_line_and_ends_nothing(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_rows_are_shown_as_lines_where_they_are_asked_for(database: Path, capsys
     typed("help\r.line\rSELECT 7 AS seven, 'x' AS more;\r.line\rSELECT 8 AS eight;\rquit\r", database)
     out = capsys.readouterr().out
     assert "A query ends with a semicolon" in out
-    assert "seven  7\nmore   x\n1 rows\n" in out
+    assert "seven  7\nmore   x\n1 row\n" in out
     assert "eight\n" in out
 
 
