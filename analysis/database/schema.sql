@@ -566,7 +566,7 @@ CREATE MACRO stimulus_of(path) AS
          ELSE {'condition': '0', 'image': parse_filename(path)} END;
 COMMENT ON MACRO stimulus_of IS 'Of a stimulus named number_set_observer_condition_class_count_image: condition and image, which do not depend on the observer; another name is an image of the only condition, 0';
 
-CREATE MACRO judged_cell_of(which) AS TABLE
+CREATE MACRO judged_cell(which) AS TABLE
 SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, people_saw(benchmark) AS seen,
        CASE WHEN people_saw(benchmark) THEN benchmark
             WHEN min(image_set_id) OVER of_name = max(image_set_id) OVER of_name THEN image_set
@@ -574,13 +574,13 @@ SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, 
 FROM named_cell(which)
 WHERE probe = 'clean' AND labelled
 WINDOW of_name AS (PARTITION BY image_set, people_saw(benchmark));
-COMMENT ON MACRO TABLE judged_cell_of IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
+COMMENT ON MACRO TABLE judged_cell IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
 
 CREATE MACRO judgement_of(which) AS TABLE
 WITH ran AS (
     -- Of several cells of a checkpoint on the same images, one: that of most images, and of those the first.
     SELECT DISTINCT ON (images, checkpoint_id) judged.*
-    FROM judged_cell_of(which) AS judged JOIN image_set ON image_set.id = image_set_id
+    FROM judged_cell(which) AS judged JOIN image_set ON image_set.id = image_set_id
     ORDER BY image_set.count DESC, cell, study_id
 ), named AS (
     SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
@@ -659,7 +659,9 @@ FROM (
     FROM condition_accuracy JOIN stimulus_probe USING (images)
     WHERE human
 )
-WHERE setting IS NOT NULL;
+WHERE setting IS NOT NULL
+UNION ALL BY NAME
+SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW human_probe AS FROM human_probe_of('*');

@@ -42,7 +42,7 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
     A version that is not the newest has those that the newest still has.
     """
     judged = store.frame(
-        "SELECT DISTINCT images FROM judged_cell_of('*') "
+        "SELECT DISTINCT images FROM judged_cell('*') "
         "SEMI JOIN (FROM study_detail_of(?) WHERE corruption IS NULL) AS mine USING (study, image_set_id) ORDER BY 1",
         [study],
     )

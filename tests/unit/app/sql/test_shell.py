@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from bandlens.analysis.database.catalogue import schema
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.process import QueryProcess
 from bandlens.app.sql.shell import completer, shell
@@ -94,3 +96,14 @@ def test_names_are_completed(database: Path) -> None:
     with open_store(database, read_only=True) as store:
         completions = completer(store).get_completions(Document("SELECT noise_", 13), CompleteEvent())
     assert [completion.text for completion in completions] == ["noise_sd"]
+
+
+def test_every_macro_of_a_study_is_completed(database: Path) -> None:
+    """Each takes the word of a study, and version_of gives the versions that it asks for."""
+    macros = set(re.findall(r"^CREATE MACRO (\w+_of)\(which\) AS TABLE", schema(), re.MULTILINE))
+    with open_store(database, read_only=True) as store:
+        views = store.frame("SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"]
+        completions = completer(store).get_completions(Document("", 0), CompleteEvent(completion_requested=True))
+    words = {completion.text.removesuffix("(") for completion in completions if completion.text.endswith("_of(")}
+    assert words == macros
+    assert macros == {f"{view}_of" for view in views if f"{view}_of" in macros} | {"version_of"}
