@@ -342,7 +342,7 @@ def name_classes(model: Model, names: File | Sequence[str]) -> None:
         model: the model.
         names: a name for each class in the order of the logits, or a text file of them, one a line.
 
-    Raises UsageError where the file cannot be read, or has another number of names.
+    Raises UsageError where the file cannot be read, has another number of names, or the folder cannot be written.
     """
     from ...export.class_names import read_class_names
     from ...export.models import name_classes
