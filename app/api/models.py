@@ -258,6 +258,8 @@ def profile(
 ) -> Profile:
     """Time the layers of an exported model as an engine runs them, and measure what the device can do.
 
+    The threads of a CPU share each layer here; in a run they share a batch, which takes less time.
+
     Args:
         name: the model.
         engine: `auto`, or an engine that `doctor` lists.
