@@ -301,7 +301,7 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"
         columns = long.with_columns(pl.col("metric") + suffix).pivot("metric", index="checkpoint", values=end)
-        wide = wide.join(columns, on="checkpoint", how="left")
+        wide = wide.join(columns, on="checkpoint", how="left", maintain_order="left")
     return wide
 
 

@@ -419,8 +419,8 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
         "image_index", clean_cell="cell", clean="predicted", clean_rank="label_rank", clean_confidence="confidence"
     )
     answers = (
-        predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
-        .join(reference, on=["clean_cell", "image_index"], how="left")
+        predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell", maintain_order="left")
+        .join(reference, on=["clean_cell", "image_index"], how="left", maintain_order="left")
         .sort("image_index", "checkpoint")
     )
     by_image: dict[int, list[dict[str, Any]]] = {}
