@@ -92,7 +92,12 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
             "without perturbation"
         )
         raise UnknownName("image set", images, listed.to_series().to_list(), hint)
-    cluster = pl.col("cluster").cast(pl.Int64).max().over("image")
+    # Models may have seen the images in several sets, whose clusters have other numbers: those of most images count.
+    models = judged.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
+    places = {subject: place for place, subject in enumerate(models)}
+    place = pl.col("subject").replace_strict(places, default=0, return_dtype=pl.Int64)
+    judged = judged.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
+    cluster = pl.col("cluster").max().over("image")
     # An image that no model saw under any condition is in no cluster and stands for itself.
     return judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
 
