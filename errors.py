@@ -40,6 +40,11 @@ def some_of(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things in words: `1 study`, `2 studies`, `1,000 rows`."""
+    return f"{count:,} {noun if count == 1 else f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s'}"
+
+
 def amount(count: float) -> str:
     """Bytes in words: 26 kB, 3.91 MB, 7.5 GB."""
     units = ["B", "kB", "MB", "GB", "TB"]

@@ -161,7 +161,7 @@ class Crop:
     """The range of pictures of more than 8 bits; None for photographs."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.range, tuple) and not -inf < self.range[0] < self.range[1] < inf:
+        if isinstance(self.range, tuple) and not 0 < self.range[1] - self.range[0] < inf:
             low, high = self.range
             raise UsageError(
                 f"the range from {low:g} to {high:g} is upside down or endless; write black first, then white"

@@ -24,6 +24,7 @@ from .database.open import open_store
 from .database.process import QueryProcess
 from .database.store import readable
 from .database.studies import study_label
+from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS
 from .measures.registry import title_of
@@ -144,10 +145,14 @@ class Results:
     def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.
 
-        A model has a bar that adds up to its accuracy, from that of its flat images. UsageError as `plot_metric`.
+        A model has a bar that adds up to its accuracy, from that of its flat images. Models at chance have none.
+        UsageError as `plot_metric`, and where all models are at chance.
         """
-        metrics = self._select_having(SHARES, "octave shares", study, image_set)
-        version, name = metrics.select("version", "image_set").row(0)
+        metrics = self._select_having(SHARES, "octave shares", study, image_set).filter(pl.col("metric").is_in(SHARES))
+        version, name, state, note = metrics.select("version", "image_set", "state", "note").row(0)
+        metrics = metrics.filter(~pl.col("state").is_in(MEANINGLESS))
+        if metrics.is_empty():
+            raise UsageError(f"{version} on {name}: no octave share means anything: {note}; {REMEDIES[State(state)]}")
         clean = self.accuracy(version).filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
         title, size = f"{clean['measure'][0]} owed to octaves", self._frequencies(metrics)["size"]
         return octave_bars(metrics, clean, title, size)

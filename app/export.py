@@ -113,9 +113,12 @@ class Lowering:
     """The precisions that have been tuned."""
 
     def __post_init__(self) -> None:
-        """UnknownName for a precision that does not exist."""
+        """UnknownName for a precision that does not exist, UsageError for precisions that are one text."""
         from ..export.onnx.files import check_precision
 
+        if isinstance(self.precisions, str):  # whose letters would be the precisions
+            names = read_precisions([self.precisions])
+            raise UsageError(f"precisions is the text '{self.precisions}', and no list of names; write {names}")
         for precision in self.precisions:
             check_precision(precision)
         if self.refit and "int8" in self.precisions:
@@ -255,11 +258,15 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
 
 def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
     """UsageError if an int8 ONNX file of one of these models would have to be made without images."""
-    from ..export.models import model_names
+    from ..export.models import load_model, model_names
 
-    lacking = set(names) - set(model_names(folder / "int8"))
-    if "int8" in lowering.precisions and lowering.calibration is None and lacking:
-        raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
+    if "int8" not in lowering.precisions or lowering.calibration is not None:
+        return
+    exported = model_names(folder)
+    for name in sorted({*names} - {*model_names(folder / "int8")}):
+        # Nothing is made of a finished file that is int8 itself.
+        if name not in exported or load_model(folder, name).precision != "int8":
+            raise UsageError(f"int8 needs images for {name}; give a packed image set: --calibration SET")
 
 
 def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:

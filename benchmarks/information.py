@@ -47,11 +47,11 @@ def significant_octaves(folder: Path, images: int, draw: int) -> tuple[int, set[
     named = ((f"{number}.png", picture) for number, picture in enumerate(planted(rng, labels, octave)))
     packed = pack_arrays(named, folder / f"{draw}.set", crop=Crop(SIZE, SIZE), labels=labels.tolist())
     sets = packed, replace(packed, labels=rng.permutation(labels).astype(np.int32))
-    found, by_chance = (
+    octaves, by_chance = (
         {row["octave"] for row in measure_spectra([images]).tables["information"] if row["p"] <= ALPHA}
         for images in sets
     )
-    return octave, found, by_chance
+    return octave, octaves, by_chance
 
 
 def main() -> None:
@@ -60,8 +60,8 @@ def main() -> None:
     with TemporaryDirectory(prefix="bandlens-") as folder:
         results = [significant_octaves(Path(folder), options.images, draw) for draw in range(draws)]
     rows = [
-        ("planted octave", sum(octave in found for octave, found, _ in results)),
-        ("an octave beside the planted one", sum(bool(found - {octave}) for octave, found, _ in results)),
+        ("planted octave", sum(octave in octaves for octave, octaves, _ in results)),
+        ("an octave beside the planted one", sum(bool(octaves - {octave}) for octave, octaves, _ in results)),
         ("planted octave, labels shuffled", sum(octave in by_chance for octave, _, by_chance in results)),
         ("any octave, labels shuffled", sum(bool(by_chance) for _, _, by_chance in results)),
     ]

@@ -44,16 +44,16 @@ def accuracies(draws: int, images: int, discordance: float, cluster: int) -> Ite
     """A study's images are lost, gained or neither, those of a cluster alike."""
     rng, ids = np.random.default_rng([SEED, images, cluster]), np.repeat(np.arange(images // cluster), cluster)
     for name, smallest in (("interval", smallest_difference), ("test", smallest_tested_difference)):
-        difference, found = smallest(images, discordance, effect=cluster), 0
+        difference, detections = smallest(images, discordance, effect=cluster), 0
         for _ in range(draws):
             fate = np.repeat(rng.random(images // cluster), cluster)
             gained, lost = fate < (discordance + difference) / 2, fate > 1 - (discordance - difference) / 2
             compared = paired((lost | (fate > 0.5) & ~gained)[None], (gained | (fate > 0.5) & ~lost)[None], ids)
-            found += bool(
+            detections += bool(
                 compared.low[0] > 0 if name == "interval" else compared.p[0] < ALPHA and compared.difference[0] > 0
             )
         clusters = f" in clusters of {cluster}" if cluster > 1 else ""
-        yield f"accuracy by {name}, discordance {discordance:g}{clusters}", images, difference, found / draws
+        yield f"accuracy by {name}, discordance {discordance:g}{clusters}", images, difference, detections / draws
 
 
 def by_width(name: str, images: int, draws: int, ends: Ends) -> Row:
@@ -97,12 +97,12 @@ def ratio(images: int) -> Ends:
 def kappa(draws: int, images: int) -> Row:
     """Two models have 75 % right, and the second answers as the first on a share kappa of the images."""
     rng, value = np.random.default_rng([SEED, images]), smallest_kappa(images)
-    found = 0
+    detections = 0
     for run in range(draws):
         first, second = rng.random((2, images)) < 0.75
         second = np.where(rng.random(images) < value, first, second)
-        found += error_consistency(first, second, resamples=500, seed=run).low > 0
-    return "kappa", images, value, found / draws
+        detections += error_consistency(first, second, resamples=500, seed=run).low > 0
+    return "kappa", images, value, detections / draws
 
 
 def correlation(draws: int, models: int) -> Row:
@@ -112,8 +112,8 @@ def correlation(draws: int, models: int) -> Row:
     x = rng.standard_normal((draws, 1, models))
     y = pearson * x + sqrt(1 - pearson**2) * rng.standard_normal(x.shape)
     r = coefficients("spearman", x, y, np.ones((draws, models)))[:, 0]
-    found = (p_values("spearman", r, x[0], y[0]) < ALPHA) & (r > 0)
-    return "correlation", models, rho, float(found.mean())
+    detected = (p_values("spearman", r, x[0], y[0]) < ALPHA) & (r > 0)
+    return "correlation", models, rho, float(detected.mean())
 
 
 def rows(draws: int) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
-from ..probes.images.image_set import ImageSet
+from ..probes.images.image_set import ImageSet, Scheme
 from ..protocol import CLASSES
 from ..records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
 from ..timeouts import Watchdog
@@ -122,7 +122,7 @@ def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError when an image's label is a class that a model does not have."""
+    """UsageError when an image's label, or a class that ReaL lists for it, is one that a model does not have."""
     if not decides_by_logits(image_set.info.decision_space):
         for model in models:
             if model.classes != CLASSES:
@@ -131,15 +131,16 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
                     f"{model.classes} classes, not {CLASSES}; leave one of them out"
                 )
         return
-    if image_set.labels is None or not len(image_set.labels):
-        return
-    worst = int(np.argmax(image_set.labels))
+    schemes = [image_set.schemes["real"]] if "real" in image_set.schemes else []
+    if image_set.labels is not None:
+        schemes.append(Scheme(np.arange(len(image_set.labels)), image_set.labels))
     for model in models:
-        if image_set.labels[worst] >= model.classes:
-            raise UsageError(
-                f"image set {image_set.info.name}: {image_set.paths[worst]} is labelled {image_set.labels[worst]}, but "
-                f"{model.name} has {model.classes} classes; pack the images with labels of that model"
-            )
+        for rows, classes in schemes:
+            for beyond in np.flatnonzero(classes >= model.classes)[:1]:
+                raise UsageError(
+                    f"image set {image_set.info.name}: {image_set.paths[rows[beyond]]} is labelled {classes[beyond]}, "
+                    f"but {model.name} has {model.classes} classes; pack the images with labels of that model"
+                )
 
 
 def check_attackable(images: ImageSetInfo) -> None:

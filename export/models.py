@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, UnknownName, UsageError, some_of
+from ..errors import ExportError, UnknownName, UsageError, some_of, unwritable
 from ..records import Crop, Head, Model, label_set_in_words
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
@@ -149,7 +149,10 @@ def training_keys_of(model: Model) -> list[int]:
 
 
 def name_classes(model: Model, names: Sequence[str]) -> None:
-    """Keep the names of the model's classes, or of its labels; UsageError unless each has one of its own."""
+    """Keep the names of the model's classes, or of its labels.
+
+    Raises UsageError unless each has one of its own, and where the folder cannot be written.
+    """
     count, kind = model.named
     if len(names) != count:
         raise UsageError(
@@ -167,10 +170,11 @@ def check_distinct(names: Sequence[str], whose: str) -> None:
 
 
 def categorize_model(model: Model, category: str) -> Model:
-    """The model in a category of its own, which is kept with it; UsageError for one that cannot name a file.
+    """The model in a category of its own, which is kept with it.
 
     Studies put it in that from then on: charts colour by it, and `category:NAME` names all models of it. The user's own
-    models are in `own` at first.
+    models are in `own` at first. Raises UsageError for a category that cannot name a file, and where the folder cannot
+    be written.
     """
     _describe_again(model, {"category": check_name(category, "category")})
     return replace(model, category=category)
@@ -178,8 +182,11 @@ def categorize_model(model: Model, category: str) -> Model:
 
 def _describe_again(model: Model, changes: dict[str, Any]) -> None:
     folder = model.path.parent
-    description = describe_model(folder, model.name) | changes
-    write_bytes(_description_path(folder, model.name), json.dumps(description, indent=1).encode())
+    path, description = _description_path(folder, model.name), describe_model(folder, model.name) | changes
+    try:
+        write_bytes(path, json.dumps(description, indent=1).encode())
+    except OSError as error:
+        raise unwritable(path, error, "make its folder writable") from error
 
 
 def verify_model(model: Model) -> bytes:

@@ -45,7 +45,8 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
         title: that of the chart.
         size: pixels that the images have a side.
     """
-    shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null()).join(clean, on="checkpoint")
+    shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null())
+    shares = shares.join(clean, on="checkpoint", maintain_order="left")
     models = shares.sort("checkpoint", "metric").group_by("checkpoint", maintain_order=True)
     names = octave_names(size)
     rows = pl.DataFrame([part for _, of_model in models for part in _bar(of_model.to_dicts(), names)], _BAR)

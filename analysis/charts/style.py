@@ -76,10 +76,6 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def two_a_row(panels: Iterable[Any]) -> Any:
     """The panels as one chart."""
     return alt.concat(*panels, columns=2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from ...errors import plural
 from ..measures.base import State
 from ..measures.registry import GRID_MEASURES, MEASURES, title_of
 from .cells import DIFFERS, Run
@@ -58,8 +59,8 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
         by_cell = ", by cell," if " to " in smallest else ""
         could_not = f"one smaller than {smallest}{by_cell} could not have been" if smallest else "none could have been"
         finding = (
-            f"No difference was found between {name_a} and {name_b} in {len(tested):,} "
-            f"cell{'' if len(tested) == 1 else 's'} ({could_not}){_unmoved_biases(biases)}"
+            f"No difference was found between {name_a} and {name_b} in "
+            f"{plural(len(tested), 'cell')} ({could_not}){_unmoved_biases(biases)}"
         )
         if row["low"] is None:
             return f"{finding}; there is no interval, since no two images are independent"
@@ -68,8 +69,8 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str 
             f"{', which is not corrected for the number of cells' if leaves_zero_out else ''}"
         )
     return (
-        f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {len(tested):,} cells, at most by "
-        f"{difference_in_words(_largest(different))}"
+        f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {plural(len(tested), 'cell')}, "
+        f"at most by {difference_in_words(_largest(different))}"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import StoreError, UsageError, quoted
+from ...errors import StoreError, UsageError, plural, quoted
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
@@ -185,8 +185,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     """
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
-        count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-        return f"{count}, and a correlation needs {FEWEST}; run a study of more checkpoints"
+        return f"{plural(len(models), 'model')}, and a correlation needs {FEWEST}; run a study of more checkpoints"
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
@@ -302,7 +301,7 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"
         columns = long.with_columns(pl.col("metric") + suffix).pivot("metric", index="checkpoint", values=end)
-        wide = wide.join(columns, on="checkpoint", how="left")
+        wide = wide.join(columns, on="checkpoint", how="left", maintain_order="left")
     return wide
 
 

@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...errors import UnknownName
+from ...errors import UnknownName, plural
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
@@ -189,7 +189,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     shape = (len(models.x), len(models.y))
     n = np.full(shape, models.n)
     if models.n < FEWEST:
-        note = f"{models.n} model{'' if models.n == 1 else 's'}, and a correlation needs {FEWEST}"
+        note = f"{plural(models.n, 'model')}, and a correlation needs {FEWEST}"
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))

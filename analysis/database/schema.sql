@@ -535,7 +535,10 @@ CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
-       result.n, result.top1, result.top5, result.low, result.high,
+       result.n, result.top1,
+       -- The five highest logits of five hold every label.
+       CASE WHEN classes_decided(detail.decision_space, checkpoint.classes) > 5 THEN result.top5 END AS top5,
+       result.low, result.high,
        CASE WHEN detail.labelled THEN 1 / classes_decided(detail.decision_space, checkpoint.classes) END AS chance,
        detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
@@ -563,7 +566,7 @@ CREATE MACRO stimulus_of(path) AS
          ELSE {'condition': '0', 'image': parse_filename(path)} END;
 COMMENT ON MACRO stimulus_of IS 'Of a stimulus named number_set_observer_condition_class_count_image: condition and image, which do not depend on the observer; another name is an image of the only condition, 0';
 
-CREATE MACRO judged_cell_of(which) AS TABLE
+CREATE MACRO judged_cell(which) AS TABLE
 SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, people_saw(benchmark) AS seen,
        CASE WHEN people_saw(benchmark) THEN benchmark
             WHEN min(image_set_id) OVER of_name = max(image_set_id) OVER of_name THEN image_set
@@ -571,13 +574,13 @@ SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, 
 FROM named_cell(which)
 WHERE probe = 'clean' AND labelled
 WINDOW of_name AS (PARTITION BY image_set, people_saw(benchmark));
-COMMENT ON MACRO TABLE judged_cell_of IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
+COMMENT ON MACRO TABLE judged_cell IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
 
 CREATE MACRO judgement_of(which) AS TABLE
 WITH ran AS (
     -- Of several cells of a checkpoint on the same images, one: that of most images, and of those the first.
     SELECT DISTINCT ON (images, checkpoint_id) judged.*
-    FROM judged_cell_of(which) AS judged JOIN image_set ON image_set.id = image_set_id
+    FROM judged_cell(which) AS judged JOIN image_set ON image_set.id = image_set_id
     ORDER BY image_set.count DESC, cell, study_id
 ), named AS (
     SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
@@ -606,12 +609,32 @@ CREATE VIEW judgement AS FROM judgement_of('*');
 COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: models, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
-SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
-       wilson_low(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS low,
-       wilson_high(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS high
-FROM judgement_of(which)
-WHERE people_saw(images)
-GROUP BY images, condition, human, subject
+WITH judged AS (
+    SELECT *, count(*) OVER (PARTITION BY images, human, subject) AS seen
+    FROM judgement_of(which)
+    WHERE people_saw(images)
+), photographed AS (
+    -- People saw an image in the cluster that it has in the set of the model of most images; else it stands for itself.
+    SELECT *, {'seen': seen, 'model': subject, 'cluster': cluster} AS own,
+           CASE WHEN human THEN max(own) FILTER (NOT human) OVER of_image ELSE own END AS photograph
+    FROM judged
+    WINDOW of_image AS (PARTITION BY images, condition, image)
+), by_cluster AS (
+    SELECT images, condition, human, subject, count(*) AS n, sum(correct::INTEGER) AS right1
+    FROM photographed
+    GROUP BY images, condition, human, subject, photograph, CASE WHEN photograph IS NULL THEN image END
+), summed AS (
+    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
+    WINDOW whole AS (PARTITION BY images, condition, human, subject)
+), counted AS (
+    SELECT images, condition, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
+           independent_images(n, right1, share)::DOUBLE AS effective, clustered_quantile(n, right1, share) AS quantile
+    FROM summed
+    GROUP BY images, condition, human, subject
+)
+SELECT images, condition, human, subject, n, top1, wilson_low(top1, effective, quantile) AS low,
+       wilson_high(top1, effective, quantile) AS high
+FROM counted
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
@@ -636,7 +659,9 @@ FROM (
     FROM condition_accuracy JOIN stimulus_probe USING (images)
     WHERE human
 )
-WHERE setting IS NOT NULL;
+WHERE setting IS NOT NULL
+UNION ALL BY NAME
+SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW human_probe AS FROM human_probe_of('*');

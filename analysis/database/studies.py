@@ -120,6 +120,11 @@ def rename_study(store: Store, name: str, to: str) -> int:
         raise UsageError(f"{store.path} has a study {to}; give another name, or delete that one first")
     versions = int(store.frame("SELECT count(*) FROM study WHERE name = ?", [name]).item())
     with store.transaction():
+        store.execute(
+            "UPDATE release_verdict SET against = concat($1, '@', version) "
+            "FROM study WHERE name = $2 AND against = concat(name, '@', version)",
+            [to, name],
+        )
         store.execute("UPDATE study SET name = ? WHERE name = ?", [to, name])
         store.execute(UNJUDGED)
     return versions

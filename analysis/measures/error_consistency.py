@@ -43,7 +43,7 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
     A version that is not the newest has those that the newest still has.
     """
     judged = store.frame(
-        "SELECT DISTINCT images FROM judged_cell_of('*') "
+        "SELECT DISTINCT images FROM judged_cell('*') "
         "SEMI JOIN (FROM study_detail_of(?) WHERE corruption IS NULL) AS mine USING (study, image_set_id) ORDER BY 1",
         [study],
     )
@@ -94,7 +94,12 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
             "without perturbation"
         )
         raise UnknownName("image set", images, listed.to_series().to_list(), hint)
-    cluster = pl.col("cluster").cast(pl.Int64).max().over("image")
+    # Models may have seen the images in several sets, whose clusters have other numbers: those of most images count.
+    models = judged.filter(~pl.col("human"))["subject"].value_counts().sort("count", "subject")["subject"]
+    places = {subject: place for place, subject in enumerate(models)}
+    place = pl.col("subject").replace_strict(places, default=0, return_dtype=pl.Int64)
+    judged = judged.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
+    cluster = pl.col("cluster").max().over("image")
     # An image that no model saw under any condition is in no cluster and stands for itself.
     return judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
 
@@ -173,11 +178,12 @@ def _by_subject(
         .agg(pl.col("cluster").max(), pl.col("photograph").first())
         .with_row_index("column")
     )
-    placed = judged.join(subjects, on=["subject", "human"]).join(images.select("image", "column"), on="image")
+    placed = judged.join(subjects, on=["subject", "human"], maintain_order="left")
+    placed = placed.join(images.select("image", "column"), on="image", maintain_order="left")
     right = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     right[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["correct"].to_numpy()
     # An image that no model saw is in no cluster and stands for itself.
-    cluster = images.select(pl.coalesce(pl.col("cluster").cast(pl.Int64), -1 - pl.col("column").cast(pl.Int64)))
+    cluster = images.select(pl.coalesce("cluster", -1 - pl.col("column").cast(pl.Int64)))
     clusters = cluster.to_series().to_numpy()
     alone = len(np.unique(clusters)) == len(clusters)
     who = subjects.select("subject", "human").rows()

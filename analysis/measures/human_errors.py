@@ -94,7 +94,7 @@ def _mean_kappas(of_model: pl.DataFrame, people: pl.DataFrame, resamples: int) -
     keys = ["condition", "image"]
     wide = of_model.pivot("setting", index=keys, values="correct", aggregate_function="first").drop_nulls()
     settings = of_model["setting"].unique(maintain_order=True).to_list()
-    joined = people.join(wide, on=keys, how="inner")
+    joined = people.join(wide, on=keys, maintain_order="left")
     photographs = joined["image"].rank("dense").to_numpy().astype(np.intp) - 1
     right = joined.select(wide.columns[2:]).to_numpy().T
     total, count = np.zeros((2, len(settings), 1 + resamples))

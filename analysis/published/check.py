@@ -141,7 +141,7 @@ def _critical_band(store: Store) -> pl.DataFrame:
     """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
     rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
     study_names = aliases().filter(source="study", same="checkpoint").select("model", study="name")
-    figures = add_models(rows).filter(same="checkpoint").join(study_names, on="model")
+    figures = add_models(rows).filter(same="checkpoint").join(study_names, on="model", maintain_order="left")
     figure = pl.format("critical-band/{}/{}", "condition", "metric")
     return figures.select(model="study", figure=figure, published="value")
 

@@ -160,7 +160,9 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
     metric_of = [(figure, metric) for figure, metrics in _FIGURES.items() for metric in metrics]
     order = pl.DataFrame({"model": list(categories), "category": list(categories.values())})
     needed = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
-    values = needed.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
+    values = needed.join(
+        published.select("model", "metric", "value"), on=["model", "metric"], how="left", maintain_order="left"
+    )
     gaps = values.filter(pl.col("value").is_null())
     if len(gaps):
         missing = gaps.select(pl.concat_str("model", "metric", separator=" ")).to_series()

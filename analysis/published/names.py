@@ -87,7 +87,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
         parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
         input_size=pl.col("input_size").min(),
     )
-    names = names.join(aliases(), on=["source", "name"], how="left")
+    names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
     default = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
@@ -103,7 +103,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
         },
         schema_overrides=dict.fromkeys(("model", "architecture", "family", "training", "training_data"), pl.String),
     )
-    return names.join(facts, on="model").select(MODELS).sort("source", "name")
+    return names.join(facts, on="model", maintain_order="left").select(MODELS).sort("source", "name")
 
 
 def _data(model: str) -> str | None:
@@ -191,7 +191,7 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
             .sort("input_size")
             .unique("model", keep="first")
         )
-        both = study_rows.join(source_rows, on="model").with_columns(
+        both = study_rows.join(source_rows, on="model", maintain_order="left").with_columns(
             same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
         )
         pairs.append(

@@ -218,7 +218,7 @@ def imagenet_x_factors(_: Paper, folder: Path) -> pl.DataFrame:
         for kind in ("multi", "top"):
             annotations = pl.read_ndjson(folder / f"imagenet_x_val_{kind}_factor.jsonl")
             annotations = annotations.filter(~pl.col("file_name").is_in(prototypes.implode()))
-            judged = predictions.join(annotations, on="file_name")
+            judged = predictions.join(annotations, on="file_name", maintain_order="left")
             judged = judged.with_columns(right=pl.col("predicted_class") == pl.col("class"))
             for row in read_csv(folder / f"accuracies_per_factor_{kind}.csv").to_dicts():
                 network = row.pop("model")

@@ -125,7 +125,8 @@ def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
     wide = {source: accuracies(top1, source) for source in sources}
     pools = {}
     for way, (source, least) in POOLS.items():
-        rows = wide[source].join(trained.filter(source=source, training=way), on="name")
+        of_way = trained.filter(source=source, training=way)
+        rows = wide[source].join(of_way, on="name", maintain_order="left")
         rows = rows.filter(pl.col("imagenet") > least).sort("name", "input_size")
         pools[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
     return pools
@@ -263,11 +264,13 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
         rows = values.filter(source="timm", metric="parameters").select(
             name="model", parameters="value", input_size="input_size"
         )
-        frame = accuracies(values, "timm").join(rows, on=["name", "input_size"], how="left")
+        frame = accuracies(values, "timm")
+        frame = frame.join(rows, on=["name", "input_size"], how="left", maintain_order="left")
         families = (
             add_models(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
         )
-        frame = frame.join(families, on="name", how="left").drop_nulls(["imagenet", *_shared(frame)])
+        frame = frame.join(families, on="name", how="left", maintain_order="left")
+        frame = frame.drop_nulls(["imagenet", *_shared(frame)])
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":
         raise UnknownName("ground", name, GROUNDS)
@@ -283,7 +286,7 @@ def networks(values: pl.DataFrame, estimator: str) -> Ground:
     names = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
     top1 = [
         accuracies(values, source).join(
-            names.filter(source=source).select("name", "model").unique(), on="name"
+            names.filter(source=source).select("name", "model").unique(), on="name", maintain_order="left"
         ).drop("name", "input_size").drop_nulls("imagenet").unique("model", keep="first")
         for source in ("testbed", "timm-2022")
     ]  # fmt: skip

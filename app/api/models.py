@@ -258,6 +258,8 @@ def profile(
 ) -> Profile:
     """Time the layers of an exported model as an engine runs them, and measure what the device can do.
 
+    The threads of a CPU share each layer here; in a run they share a batch, which takes less time.
+
     Args:
         name: the model.
         engine: `auto`, or an engine that `doctor` lists.
@@ -342,7 +344,7 @@ def name_classes(model: Model, names: File | Sequence[str]) -> None:
         model: the model.
         names: a name for each class in the order of the logits, or a text file of them, one a line.
 
-    Raises UsageError where the file cannot be read, or has another number of names.
+    Raises UsageError where the file cannot be read, has another number of names, or the folder cannot be written.
     """
     from ...export.class_names import read_class_names
     from ...export.models import name_classes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UsageError, some_of
+from ...errors import UsageError, plural, some_of
 from .. import api
 from ..console import (
     TableFormat,
@@ -159,7 +159,7 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     cell_counts = [f"{different} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm)"]
     if comparison.same:
         cell_counts.insert(0, f"{comparison.same} {'is' if comparison.same == 1 else 'are'} one and the same")
-    note(f"Both have {shared} cell{'' if shared == 1 else 's'}: {', '.join(cell_counts)}")
+    note(f"Both have {plural(shared, 'cell')}: {', '.join(cell_counts)}")
     for reason, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
         note(f"{count} of them {'is' if count == 1 else 'are'} not compared: {reason}")
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import plural
 from .. import api
 from .options import Database, ProbesOfStudy
 
@@ -46,7 +47,7 @@ def explore(
 
     def tell(address: str, sets: int) -> None:
         hint = "" if sets else " beside the database; name their folder with --images"
-        print(f"{address}\n{sets} image set{'' if sets == 1 else 's'} found{hint}; Ctrl-C ends it", flush=True)
+        print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
         if browser:
             webbrowser.open(address)
 

@@ -282,7 +282,8 @@ def export_own(
     class_names = None if classes is None else read_class_names(classes)
     named = name_sources(sources, name)
     check_name(category, "category")
-    check_calibration(named, lowering, out or models_folder())
+    if onnx is None:  # a finished file may be int8 itself
+        check_calibration(named, lowering, out or models_folder())
 
     def export_model(source: Path, name: str) -> Model:
         network: Path | Backbone | MultiLabel = source if task is None else MultiLabel(source)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import BandlensError, Undecided, UsageError, unwritable
+from ...errors import BandlensError, Undecided, UsageError, plural, unwritable
 from .. import api
 from ..console import (
     TableFormat,
@@ -283,7 +283,7 @@ def _print(gated: Gated, db: Path, table_format: Format) -> None:
     ran, rows, limits = gated.ran, gated.rows, gated.limits
     note = partial(print_note, table_format=table_format)
     note(
-        f"{ran.label}: ran {ran.ran:,} of {ran.cells:,} cells, {ran.predictions:,} predictions in "
+        f"{ran.label}: ran {ran.ran:,} of {plural(ran.cells, 'cell')}, {plural(ran.predictions, 'prediction')} in "
         f"{duration(ran.seconds)}, into {db}"
     )
     note(f"limits: flips {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UsageError
+from ...errors import UsageError, plural
 from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
 from ...records import MULTILABEL, PERCENTILES, Crop, enlarged_in_words
@@ -215,7 +215,7 @@ def show(
     """
     count, rows = api.images.draw_images(image_set, query, out, db, study=study)
     more = f", the first of {rows:,} rows" if count < rows else ""
-    print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
+    print(f"{out}: {plural(count, 'image')}{more}")
 
 
 app.command()(spectrum)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import plural
 from .. import api
 from .options import Database
 
@@ -43,6 +44,6 @@ def predictions(
     ):
         interval = f"{100 * imported.low:.2f} to {100 * imported.high:.2f}"
         print(
-            f"{db}: {imported.label}, {imported.images:,} predictions imported, "
+            f"{db}: {imported.label}, {plural(imported.images, 'prediction')} imported, "
             f"top-1 {100 * imported.top1:.3f} % ({interval})"
         )

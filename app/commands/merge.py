@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import quoted
+from ...errors import plural, quoted
 from .. import api
 from ..console import TableFormat, print_document, print_lines, progress
 from ..formats import Format
@@ -58,7 +58,8 @@ def merge(
     merged.raise_contradictions()
     if table_format == Format.table:
         print(
-            f"{out}: {len(merged.studies)} studies, {merged.predictions:,} predictions of {merged.cells:,} cells, "
+            f"{out}: {plural(len(merged.studies), 'study')}, {plural(merged.predictions, 'prediction')} of "
+            f"{plural(merged.cells, 'cell')}, "
             f"{merged.shared:,} of them in several databases; `bandlens analyze --db {quoted(out)}` computes its "
             "metrics"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import amount, some_of
+from ...errors import amount, plural, some_of
 from ...untrusted import one_line
 from .. import api
 from ..console import TableFormat, duration, print_document, print_note, print_rows
@@ -53,7 +53,7 @@ def plan(
         return
     failed = f" ({len(planned.failed):,} of them failed when last tried)" if planned.failed else ""
     note(
-        f"to run: {len(planned.missing):,} cells{failed}, {planned.predictions:,} predictions, "
+        f"to run: {plural(len(planned.missing), 'cell')}{failed}, {plural(planned.predictions, 'prediction')}, "
         f"about {duration(planned.seconds)} here ({planned.estimate})"
     )
     least = planned.cost.h100_seconds
@@ -66,8 +66,8 @@ def _print_details(planned: Plan, table_format: Format) -> None:
     note = partial(print_note, table_format=table_format)
     if stale := sum(row["stale"] for row in planned.rows):
         note(
-            f"stale: {stale:,} cells of the study's last version that this one lacks; they stay in the database, "
-            "and views show them until this version has run"
+            f"stale: {plural(stale, 'cell')} of the study's last version that this one lacks; they stay in the "
+            "database, and views show them until this version has run"
         )
     if len(planned.packed) > 1:
         for how, (models, sets) in planned.packed.items():
@@ -103,7 +103,7 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         note(f"warning: {one_line(doubt)}")
     if planned.failed:
         first = planned.failed[0]
-        note(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")
+        note(f"failed when last tried: {plural(len(planned.failed), 'cell')}, the first: {first.cell}: {first.error}")
 
 
 def _detectable_in_words(planned: Plan) -> Iterator[str]:

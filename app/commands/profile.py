@@ -50,6 +50,8 @@ def profile(
     `of_roofline` is the share of a layer's time that the device needs for its bytes and operations, by a bandwidth and
     a rate measured now; it exceeds 1 where data stay in caches.
 
+    On a CPU all threads share each layer here, and in a run they share a batch, which takes less time.
+
     Example: bandlens profile resnet50 --engine openvino --compare onnxruntime
     """
     if compare is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import plural
 from .. import api
 from ..console import TableFormat, print_document, progress
 from ..formats import Format
@@ -39,13 +40,13 @@ def rebuild(
         return
     complete = rebuilt.cells - len(rebuilt.missing)
     print(
-        f"{rebuilt.label}: {rebuilt.predictions:,} predictions from {shards}; "
-        f"{complete:,} of {rebuilt.cells:,} cells are complete"
+        f"{rebuilt.label}: {plural(rebuilt.predictions, 'prediction')} from {shards}; "
+        f"{complete:,} of {plural(rebuilt.cells, 'cell')} complete"
     )
     if rebuilt.missing:
         cell, stored = rebuilt.missing[0]
         lacking = sum(cell.image_set.count - stored for cell, stored in rebuilt.missing)
         print(
-            f"missing: {lacking:,} predictions of {len(rebuilt.missing):,} cells, the first: {cell}, from image "
-            f"{stored} on; `bandlens run` computes them"
+            f"missing: {plural(lacking, 'prediction')} of {plural(len(rebuilt.missing), 'cell')}, the first: {cell}, "
+            f"from image {stored} on; `bandlens run` computes them"
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import amount
+from ...errors import amount, plural
 from .. import api
 from ..console import progress
 from .completion import complete_study
@@ -65,6 +65,6 @@ def report(
         photograph=photograph,
         progress=progress,
     )
-    print(f"{out}: {written.sections} sections, {written.charts} charts, {amount(written.bytes)}")
+    print(f"{out}: {plural(written.sections, 'section')}, {plural(written.charts, 'chart')}, {amount(written.bytes)}")
     if figures:
-        print(f"{folder}: {len(written.figures)} files")
+        print(f"{folder}: {plural(len(written.figures), 'file')}")

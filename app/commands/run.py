@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UnknownName, UsageError, quoted
+from ...errors import UnknownName, UsageError, plural, quoted
 from .. import api
 from ..console import TableFormat, duration, print_document, progress
 from ..formats import Format
@@ -101,8 +101,9 @@ def run(
             folder = quoted(sharded.folder)
             into, command = str(sharded.folder), f"rebuild {quoted(study)} --shards {folder} --db {quoted(db)}"
         print(
-            f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
-            f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"
+            f"{summary.label}: ran {summary.ran:,} of {plural(summary.cells, 'cell')}, "
+            f"{plural(summary.predictions, 'prediction')} in {duration(summary.seconds)} ({rate:,.0f} a second), "
+            f"into {into}"
             f"{'' if summary.failed else f'; next: bandlens {command}'}"
         )
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import UsageError, amount
+from ...errors import UsageError, amount, plural
 from .. import api
 from ..console import TableFormat, print_rows
 from ..formats import Format
@@ -61,7 +61,7 @@ def rename(
     Example: bandlens studies rename mine first_try
     """
     versions = api.results.rename_study(name, to, db)
-    print(f"{name} is now {to}: {versions} version{'' if versions == 1 else 's'}")
+    print(f"{name} is now {to}: {plural(versions, 'version')}")
 
 
 @app.command()
@@ -98,8 +98,9 @@ def delete(
 def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
     """The versions with their cells and predictions, and the cells that stay."""
     return (
-        f"{', '.join(deletion.labels)}: {deletion.cells} cells with {deletion.predictions:,} predictions",
-        f"{deletion.kept} cells stay, which something else uses",
+        f"{', '.join(deletion.labels)}: {plural(deletion.cells, 'cell')} with "
+        f"{plural(deletion.predictions, 'prediction')}",
+        f"{plural(deletion.kept, 'cell')} {'stays' if deletion.kept == 1 else 'stay'}, which something else uses",
     )
 
 

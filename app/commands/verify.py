@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import StoreError
+from ...errors import StoreError, plural
 from .. import api
 from ..console import TableFormat, print_document, print_rows, progress
 from ..formats import Format
@@ -54,4 +54,4 @@ def verify(
             place = "" if part.same_session else ", on another machine or version"
             print(f"{part.cell}, images {part.first} to {part.first + part.images - 1}: {verdict}{place}")
     if verified.problems:
-        raise StoreError(f"{db}: {len(verified.problems)} problems, the first: {verified.problems[0]}")
+        raise StoreError(f"{db}: {plural(len(verified.problems), 'problem')}, the first: {verified.problems[0]}")

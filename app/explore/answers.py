@@ -23,6 +23,8 @@ from ...analysis.database.conditions import frequency_settings, read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
+from ...analysis.measures.base import State
+from ...analysis.measures.octaves import SHARES
 from ...analysis.measures.outcomes import read_slices
 from ...analysis.published.relate import EVERYWHERE, accuracy_pairs, training_points
 from ...errors import UsageError
@@ -322,14 +324,19 @@ class Answers:
         return {"classes": rows.drop("further").to_dicts(), "attributes": attributes}
 
     def octaves(self, study: str, image_set: str, index: int) -> dict[str, list[float]]:
-        """Model -> the shares of an image that it owes to the seven octaves; of models that ran all of their masks."""
+        """Model -> the shares of an image that it owes to the seven octaves, of models that ran all of their masks.
+
+        Models at chance are left out, as the report leaves them out: nobody can tell what they owe to an octave.
+        """
         query = (
-            "SELECT checkpoint, list(share ORDER BY octave) AS shares FROM octave_share_of(?) "
-            "WHERE image_set = ? AND image_index = ? GROUP BY checkpoint ORDER BY checkpoint"
+            "SELECT checkpoint, list(share ORDER BY octave) AS shares FROM octave_share_of($1) "
+            "ANTI JOIN (FROM metric_of($1) WHERE list_contains($4, metric) AND state = $5) AS guess "
+            "USING (checkpoint, image_set) WHERE image_set = $2 AND image_index = $3 "
+            "GROUP BY checkpoint ORDER BY checkpoint"
         )
         with self._database() as opened:
             label = study_label(opened.store, study)
-            return dict(opened.store.frame(query, [label, image_set, index]).rows())
+            return dict(opened.store.frame(query, [label, image_set, index, SHARES, State.AT_CHANCE]).rows())
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
@@ -412,8 +419,8 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
         "image_index", clean_cell="cell", clean="predicted", clean_rank="label_rank", clean_confidence="confidence"
     )
     answers = (
-        predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
-        .join(reference, on=["clean_cell", "image_index"], how="left")
+        predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell", maintain_order="left")
+        .join(reference, on=["clean_cell", "image_index"], how="left", maintain_order="left")
         .sort("image_index", "checkpoint")
     )
     by_image: dict[int, list[dict[str, Any]]] = {}

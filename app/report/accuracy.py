@@ -37,6 +37,7 @@ GROUPS_CAPTION = (
     "Percent, the mean over the benchmarks of a group, with 95 % intervals over photographs. Hollow: to be read with "
     "its note (hover, or the table), such as that a benchmark is not whole. ×: a benchmark is missing, and so the mean."
 )
+TOP5 = "Top-5 has no number among five classes or fewer: the five highest logits hold every label."
 COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 
 
@@ -79,12 +80,12 @@ def key(rows: pl.DataFrame) -> dict[str, Any]:
 def accuracy_section(results: ReportData) -> Section:
     """Accuracy without perturbation, where there are labels."""
     clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
-    table = clean.filter(~pl.col("image_set").is_in(_conflicting(results))).select(
-        "image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n"
-    )
+    clean = clean.filter(~pl.col("image_set").is_in(_conflicting(results)))
+    table = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
     figures, tables = list(_groups(results)), [shown] if len(table) else []
-    text = results.choice if figures else []
+    few = clean.filter(pl.col("chance") >= 1 / 5)
+    text = [*(results.choice if figures else []), *([TOP5] if len(few) else [])]
     return Section("accuracy", "Accuracy without perturbation", text, figures, tables=tables)
 
 

@@ -64,7 +64,9 @@ def _training_figure(results: ReportData | None) -> Figure:
     if results is not None:
         drawn = results.seen(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
         clean = drawn.filter(metric="top1_imagenet").select("checkpoint", imagenet="value")
-        top1 = drawn.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_")).join(clean, on="checkpoint")
+        top1 = drawn.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_")).join(
+            clean, on="checkpoint", maintain_order="left"
+        )
         models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
     panels = {
         shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
@@ -183,7 +185,7 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int]) -> pl.DataFram
     they are not comparable, and so are numbers of agreement, which images without labels have.
     """
     labelled = results.image_sets.filter("labelled")["name"].to_list()
-    metrics = results.metrics.join(results.decided, on=("checkpoint", "image_set")).filter(
+    metrics = results.metrics.join(results.decided, on=("checkpoint", "image_set"), maintain_order="left").filter(
         pl.col("image_set").is_in(labelled),
         pl.col("classes") == pl.col("metric").replace_strict(classes, default=None, return_dtype=pl.Int64),
     )

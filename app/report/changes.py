@@ -8,13 +8,14 @@ from pathlib import Path
 import polars as pl
 
 from ...analysis.charts.curves import differences
-from ...analysis.charts.style import plural, words
+from ...analysis.charts.style import words
 from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.studies import earlier_label
+from ...errors import plural
 from .data import ReportData
 from .sections import Figure, Section
 

@@ -103,12 +103,13 @@ class ReportData:
     @property
     def decided(self) -> pl.DataFrame:
         """The classes that each model decides between on each image set: checkpoint, image_set, classes."""
-        cells = self.cells.select("checkpoint", "image_set", "decision_space").unique()
+        cells = self.cells.select("checkpoint", "image_set", "decision_space").unique(maintain_order=True)
         models = self.checkpoints.select("classes", checkpoint="id", name="name")
         sets = self.image_sets.select(image_set="id", images="name")
         space, integer = pl.col("decision_space"), pl.Int64
         classes = space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer)
-        rows = cells.join(models, on="checkpoint").join(sets, on="image_set")
+        rows = cells.join(models, on="checkpoint", maintain_order="left")
+        rows = rows.join(sets, on="image_set", maintain_order="left")
         return rows.select(checkpoint="name", image_set="images", classes=classes)
 
     @property
@@ -219,4 +220,5 @@ def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
     """Checkpoint, category and accuracy: the mean over what each has without perturbation, or else over everything."""
     clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
     means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
-    return checkpoints.select("category", checkpoint="name").join(means, on="checkpoint", how="left")
+    models = checkpoints.select("category", checkpoint="name")
+    return models.join(means, on="checkpoint", how="left", maintain_order="left")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...analysis.charts.style import plural
 from ...analysis.comparison.verdict import Verdict
+from ...errors import plural
 from .accuracy import AGREEMENT, filter_figures
 from .data import ReportData
 from .sections import Section

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
-from ...errors import StoreError, UsageError, unwritable
+from ...errors import StoreError, UsageError, plural, unwritable
 from ...export.files import replacing
 from ..console import print_lines, print_rows
 from ..formats import paper_text
@@ -65,7 +65,7 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
     else:
         print_rows(rows, whole=whole)
     more = len(frame) > MOST_ROWS
-    print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else f"{len(frame):,} rows")
+    print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else plural(len(frame), "row"))
 
 
 # Writing an answer, batch by batch as it comes

@@ -32,11 +32,6 @@ KEYWORDS = (
     "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
     "count(*)", "avg(", "sum(", "min(", "max(", "median(", "corr(", "round(", "QUALIFY", "OVER", "PARTITION BY", "DESC",
 )  # fmt: skip
-STUDY_MACROS = (
-    *("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "condition_metric_of("),
-    *("human_metric_of(", "study_detail_of(", "version_of("),
-)
-"""Macros that take a study, as they are completed."""
 
 OBJECTS = """
 SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
@@ -46,6 +41,11 @@ COLUMNS = """
 SELECT table_name AS name, column_name AS "column", data_type AS type, comment FROM duckdb_columns()
 WHERE NOT internal ORDER BY name, column_index
 """
+STUDY_MACROS = """
+SELECT function_name || '(' AS name FROM duckdb_functions()
+WHERE NOT internal AND function_type = 'table_macro' AND ends_with(function_name, '_of')
+"""
+"""Macros that take a study, as they are completed."""
 
 
 def open_shell(process: QueryProcess) -> None:
@@ -94,7 +94,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
 def completer(store: Store) -> Completer:
     """Make a completer of SQL's words and the names of views, tables, columns and macros."""
     columns = store.frame(COLUMNS)
-    words = {*KEYWORDS, *columns["name"], *columns["column"], *STUDY_MACROS}
+    words = {*KEYWORDS, *columns["name"], *columns["column"], *store.frame(STUDY_MACROS)["name"]}
     return WordCompleter(sorted(words), ignore_case=True)
 
 

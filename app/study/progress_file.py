@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from glob import escape
 from pathlib import Path
 
 from ...advance import Advance, Progress
@@ -88,8 +88,10 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
 
 def read_progress(database: Path) -> list[RunProgress]:
     """Read what the processes that write to a database last said of their progress; it is not opened."""
+    # A host, as it stands in these names, and a number have no dot: r.2 is another database than r.
+    of_database = re.compile(rf"\.{re.escape(database.name)}\.[\w-]+\.\d+\.{ENDING}").fullmatch
     states = []
-    for file in sorted(database.parent.glob(f".{escape(database.name)}.*.{ENDING}")):
+    for file in sorted(file for file in database.parent.glob(f".*.{ENDING}") if of_database(file.name)):
         with suppress(OSError, ValueError, KeyError, TypeError):  # it is gone by now, or somebody else's
             table = parse_json(read_text(file, LARGEST))
             states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))

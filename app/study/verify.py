@@ -14,7 +14,7 @@ from ...analysis.database.consistency import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...engine.tasks import Task
-from ...errors import BandlensError
+from ...errors import BandlensError, UsageError
 from ...export.models import read_verified
 from ...probes.images.image_set import check_image_set
 from ...records import Cell, Finished, SessionInfo
@@ -60,7 +60,12 @@ def verify_database(database: Path) -> Verified:
 def verify_study(
     work: Work, database: Path, cells: int, images: int, seed: int, progress: Progress = silent
 ) -> Verified:
-    """Check the database, the study's files, and `cells` random cells by computing `images` of each again."""
+    """Check the database, the study's files, and `cells` random cells by computing `images` of each again.
+
+    Raises UsageError for fewer than 0 cells or 1 image.
+    """
+    if cells < 0 or images < 1:
+        raise UsageError(f"{cells} cells, {images} images of each: give 0 cells or more, and 1 image or more")
     with open_store(database, read_only=True) as store:
         checks = [*check_database(store), _check_files(work, progress)]
         recomputed = list(_recompute(work, store, _draw_ranges(work, store, cells, images, seed), progress))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError
+from ...errors import ImageSetError, UnknownName, UsageError, plural
 from ...protocol import CLASSES, SPACE_CLASSES
 from ...records import MOST_LABELS, MULTILABEL, label_set_in_words
 from ...untrusted import read_text
@@ -177,7 +177,7 @@ def labels_of_csv(
     missing = [path for path, labels in listed.items() if not labels]
     if missing:
         raise ImageSetError(
-            f"{file}: {len(missing)} images are not listed, the first '{missing[0]}'; add a row for each"
+            f"{file}: it lacks {plural(len(missing), 'image')}, the first '{missing[0]}'; add a row for each"
         )
     label_sets = [list(filter(None, labels)) for labels in listed.values()]
     if not named:

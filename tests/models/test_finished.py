@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
+from small import Command
 from torch import nn
 
 from bandlens.app.export import Lowering, lower
@@ -289,6 +291,22 @@ def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_pa
         assert np.isfinite(session.infer(np.zeros((2, 3, 64, 64), np.float32))).all()
     with pytest.raises(UsageError, match=f"small came as an {precision} file; a .* one is made of fp32 alone"):
         make_onnx_file(model, {"int8": "fp16", "fp16": "int8"}[precision])
+
+
+def test_the_command_takes_an_int8_file_as_int8(command: Command, tmp_path: Path) -> None:
+    """No images are asked for; an fp32 file gets the line that says how its int8 file is made."""
+    written(Small(), tmp_path / "small.onnx", dynamic="b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        LOWERED["QDQ"][1](tmp_path / "small.onnx", tmp_path / "int8.onnx")
+    options = ("--normalization", "none", "--precision", "int8", "--out", tmp_path / "models")
+    answer = command("export-own", "--onnx", tmp_path / "int8.onnx", *options)
+    assert (answer.code, load_model(tmp_path / "models", "int8").precision) == (0, "int8"), answer.err
+    assert command("export", "int8", *options[2:]).code == 0
+    answer = command("export-own", "--onnx", tmp_path / "small.onnx", *options)
+    assert answer.code == 1
+    line = r"small has no int8 file in .*; run: bandlens export small --precision int8 .* --calibration IMAGE_SET$"
+    assert re.search(line, answer.err.strip())
 
 
 class Jittery(nn.Module):

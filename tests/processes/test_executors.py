@@ -269,9 +269,7 @@ def test_the_database_is_rebuilt_from_shards(
     database = tmp_path / "new.duckdb"
     answer = command("rebuild", study, "--shards", shards, "--db", database)
     assert (answer.code, answer.err) == (0, "")
-    assert (
-        answer.out == f"study@1: {CELLS * COUNT:,} predictions from {shards}; {CELLS} of {CELLS} cells are complete\n"
-    )
+    assert answer.out == f"study@1: {CELLS * COUNT:,} predictions from {shards}; {CELLS} of {CELLS} cells complete\n"
     assert_same(database, direct)
     again = json.loads(command("rebuild", study, "--shards", shards, "--db", database, "--format", "json").out)
     assert (again["predictions"], again["missing"]) == (0, [])
@@ -396,7 +394,7 @@ def test_a_task_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     assert len([line for line in answer.err.splitlines() if line.startswith("bandlens: ")]) == 2
     assert (workplace / "deaths").read_text() == "xxx"
     assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
-    assert "failed when last tried: 1 cells, the first: one, images.set, deadly level=2" in command(
+    assert "failed when last tried: 1 cell, the first: one, images.set, deadly level=2" in command(
         "plan", study, "--db", database
     ).out  # fmt: skip
 

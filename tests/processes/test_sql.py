@@ -108,7 +108,7 @@ def test_of_several_statements_each_one_answers(command: Command, database: Path
     assert command("sql", SEVERAL, "--db", database, "--format", "csv").out == shown
     assert command("sql", SEVERAL, "--db", database, "--out", tmp_path / "all.csv").code == 0
     assert (tmp_path / "all.csv").read_text() == shown
-    tables = command("sql", SEVERAL, "--db", database).out.split("1 rows\n")
+    tables = command("sql", SEVERAL, "--db", database).out.split("1 row\n")
     assert [table.split()[0] for table in tables[:3]] == ["one", "2", "three"]
 
 

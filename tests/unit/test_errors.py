@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import amount, unwritable
+from bandlens.errors import amount, plural, unwritable
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(0, "row", "0 rows"), (1, "study", "1 study"), (2, "study", "2 studies"), (1000, "cell", "1,000 cells")],
+)
+def test_a_count_has_its_noun_in_the_singular_or_plural(count: int, noun: str, text: str) -> None:
+    assert plural(count, noun) == text
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ WITHOUT_A_MODULE = {
     "probes/test_golden.py": "numbers of all built-in probes",
     "test_generated_pages.py": "docs/generate.py",
     "test_imports.py": "imports of the whole package",
+    "test_joins.py": "joins of the whole package",
     "test_measure_names.py": "who names a measure",
     "test_mirror.py": "the folders of the tests",
     "test_names.py": "names and parameters of the whole package",

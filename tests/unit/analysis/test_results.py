@@ -246,6 +246,21 @@ def test_bars_of_octave_shares_end_at_the_accuracies_of_the_database(tmp_path: P
         results.plot_octave_shares()
 
 
+def test_models_at_chance_have_no_bar_of_octave_shares(tmp_path: Path) -> None:
+    make_octaves(tmp_path / "octaves.duckdb")
+    query = "UPDATE measure_value SET state = 'at_chance', note = 'a guess' FROM checkpoint "
+    query += "WHERE id = measure_value.checkpoint AND name "
+    with open_store(tmp_path / "octaves.duckdb") as store:
+        store.execute(f"{query} = 'coarse'")
+    with bandlens.open(tmp_path / "octaves.duckdb") as results:
+        assert {row["model"] for row in drawn(results.plot_octave_shares())} == {"fine", "middle"}
+    with open_store(tmp_path / "octaves.duckdb") as store:
+        store.execute(f"{query} <> ''")
+    line = r"octaves@1 on photographs: no octave share means anything: a guess; check that the labels"
+    with bandlens.open(tmp_path / "octaves.duckdb") as results, pytest.raises(UsageError, match=line):
+        results.plot_octave_shares()
+
+
 def test_it_only_reads(database: Path) -> None:
     with bandlens.open(database) as results, pytest.raises(bandlens.StoreError):
         results.sql("DELETE FROM prediction")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small import make_images, make_model, make_pictures, pack_folders
 
-from bandlens.app.export import Backbone, Lowering, _calibration, lower
+from bandlens.app.export import Backbone, Lowering, _calibration, check_calibration, lower
 from bandlens.errors import UsageError
+from bandlens.export.models import save_model
 
 
 def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Path) -> None:
@@ -35,3 +37,20 @@ def test_a_calibration_set_that_was_packed_anew_is_read_anew(tmp_path: Path) -> 
         shutil.rmtree(tmp_path / "images.set")
         digests.append(calibration.digest)
     assert digests[0] != digests[1]
+
+
+def test_a_finished_file_that_is_int8_needs_no_images(tmp_path: Path) -> None:
+    model, int8 = make_model(tmp_path, "one"), Lowering(["int8"])
+    with pytest.raises(UsageError, match="int8 needs images for one; give a packed image set: --calibration SET"):
+        check_calibration(["one"], int8, tmp_path)
+    save_model(replace(model, precision="int8"), model.path.read_bytes(), {})
+    check_calibration(["one"], int8, tmp_path)
+    [row] = lower(replace(model, precision="int8"), int8)
+    assert (row["precision"], row["file"]) == ("int8", str(model.path))
+    with pytest.raises(UsageError, match="int8 needs images for two"):
+        check_calibration(["one", "two"], int8, tmp_path)
+
+
+def test_precisions_that_are_one_text_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"the text 'fp16,int8', and no list of names; write \['fp16', 'int8'\]"):
+        Lowering("fp16,int8")

@@ -397,6 +397,17 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
             check_labels(images, models)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1], None])
+def test_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path, labels: list[int] | None) -> None:
+    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
+    images = make_images(tmp_path / "images.set", make_pictures(3), labels=labels)
+    accepted = Scheme(np.array([0, 2, 2]), np.array([1, 1, CLASSES], np.int32))
+    images = replace(images, schemes={"real": accepted})
+    check_labels(images, models[:1])
+    with pytest.raises(UsageError, match=r"0/2\.png is labelled 12, but small has 12 classes; pack the images with"):
+        check_labels(images, models)
+
+
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
     """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
     cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from small import make_model
 
 from bandlens.errors import UsageError
+from bandlens.export import models
 from bandlens.export.models import (
     categorize_model,
     check_name,
@@ -50,3 +53,18 @@ def test_a_category_and_names_of_classes_are_kept_side_by_side(tmp_path: Path) -
     with pytest.raises(UsageError, match="'a/b' cannot name a category"):
         categorize_model(stored, "a/b")
     assert load_model(tmp_path, "my net (v2)") == stored
+
+
+def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path, "one", classes=2)
+
+    def refuse(path: Path, _content: bytes) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(models, "write_bytes", refuse)
+    line = r"^cannot write .*one\.json: Read-only file system; make its folder writable$"
+    with pytest.raises(UsageError, match=line):
+        name_classes(model, ["ant", "bee"])
+    with pytest.raises(UsageError, match=line):
+        categorize_model(model, "mine")
+    assert load_model(tmp_path, "one") == model

@@ -111,7 +111,7 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
         "and relies more on low frequencies in 1 of 4 cases, at most by +0.100 [+0.080, +0.120]"
     )
     assert in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
-        "v2 differs from v1 in the accuracy of 1 of 1 cells, at most by -0.300 [-0.310, -0.290]"
+        "v2 differs from v1 in the accuracy of 1 of 1 cell, at most by -0.300 [-0.310, -0.290]"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command
 
 import bandlens
+from bandlens.analysis.database.catalogue import schema
 from bandlens.analysis.database.consistency import check_database
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import (
@@ -225,17 +227,7 @@ def test_a_study_is_renamed_with_all_its_versions(filled: Store) -> None:
 
 # The same in SQL
 
-MACROS = (
-    "accuracy_of",
-    "label_accuracy_of",
-    "curve_of",
-    "flip_of",
-    "metric_of",
-    "condition_metric_of",
-    "human_metric_of",
-    "study_detail_of",
-    "version_of",
-)
+MACROS = re.findall(r"^CREATE MACRO (\w+_of)\(which\) AS TABLE", schema(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("macro", MACROS)

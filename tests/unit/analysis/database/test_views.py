@@ -140,6 +140,18 @@ def test_top5_counts_ranks_below_five(store: Store) -> None:
     assert store.frame("SELECT top1, top5, measure FROM accuracy").rows() == [(1 / 6, 3 / 6, "accuracy")]
 
 
+@pytest.mark.parametrize(
+    ("classes", "space", "top5"), [(5, "all", None), (6, "all", 1.0), (1000, "sixteen", 1.0), (2, "all", None)]
+)
+def test_top5_among_five_classes_or_fewer_has_no_number(
+    store: Store, classes: int, space: str, top5: float | None
+) -> None:
+    images = image_set(3, labels=[0, 1, 1], decision_space=space)
+    store_study(store, "s", images, [part(cell(images, by=model(classes=classes)), [0, 1, 0], [0, 0, 1])])
+    for view in ("accuracy", "curve"):
+        assert store.frame(f"SELECT top1, top5 FROM {view}").rows() == [(2 / 3, top5)]
+
+
 # Agreement
 
 

@@ -228,6 +228,27 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     }
 
 
+def test_accuracies_beside_people_count_dependent_images_as_fewer(store: Store) -> None:
+    """The interval of a model is that of the view accuracy, and people who answer alike have the same."""
+    paths = np.array([f"0_con_dnn_c100_bear_0_n0_{place}.png" for place in range(60)])
+    right, clusters = np.arange(60) % 20 < 12, np.arange(60) // 4
+    bears = [CLASSES.index("bear")] * 60
+    about: dict[str, Any] = {"labels": bears, "benchmark": "contrast", "decision_space": "sixteen"}
+    images = image_set(60, name="a", paths=paths.tolist(), clusters=clusters, **about)
+    # Another model saw the same files in reverse, where their clusters have other numbers.
+    reverse = image_set(60, name="b", paths=paths[::-1].tolist(), clusters=clusters, **about)
+    store_study(store, "study", [images, reverse], [answered(images, "a", right), answered(reverse, "b", right[::-1])])
+    trials = judged_by({"subject-01": right[None]}, ("c100",))
+    store.write_source("humans", store.frame("FROM published_value"), trials)
+    rows = store.frame("SELECT subject, n, top1, low, high FROM condition_accuracy ORDER BY ALL").rows()
+    assert [subject for subject, *_ in rows] == ["a", "b", "subject-01"]
+    [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
+    for _, *numbers in rows:
+        assert numbers == pytest.approx(expected)
+    independent = store.frame("SELECT wilson_low(0.6, 60, independent_quantile(60))").item()
+    assert expected[2] < independent - 0.05
+
+
 def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(
     store: Store, shared: Path
 ) -> None:
@@ -270,6 +291,29 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
             {name: getattr(expected, name) for name in ("n", "kappa", "low", "high", "most")}
         )
         assert (row["humans"], row["condition"]) == (0, "")
+
+
+def test_clusters_of_two_sets_of_one_benchmark_are_kept_apart(store: Store) -> None:
+    """Models may have seen the same files in sets of their own, in which clusters have other numbers."""
+    random = np.random.default_rng(0)
+    right, person = random.random((2, 60)) < 0.7
+    clusters = np.arange(60) // 4
+    paths = [f"0_con_dnn_c100_bear_0_n0_{place}.png" for place in range(60)]
+    bears = [CLASSES.index("bear")] * 60
+    about: dict[str, Any] = {"labels": bears, "benchmark": "contrast", "decision_space": "sixteen"}
+    images = image_set(60, name="a", paths=paths, clusters=clusters, **about)
+    reverse = image_set(60, name="b", paths=paths[::-1], clusters=clusters, **about)
+    store_study(store, "study", [images, reverse], [answered(images, "a", right), answered(reverse, "b", right[::-1])])
+    trials = judged_by({"subject-01": person[None]}, ("c100",))
+    store.write_source("humans", store.frame("FROM published_value"), trials)
+    rows = consistencies(store, "contrast", resamples=500).filter(humans=1)
+    possible = [error_consistency(person, right, numbers, 500) for numbers in (clusters, clusters[::-1])]
+    for low, high in rows.select("low", "high").rows():
+        assert any((low, high) == pytest.approx((interval.low, interval.high)) for interval in possible)
+    means = {row["subject"]: (row["low"], row["high"]) for row in mean_consistencies(store, "contrast")}
+    store.execute("DELETE FROM study_cell WHERE cell = (SELECT max(cell) FROM study_cell)")
+    [alone] = [row for row in mean_consistencies(store, "contrast") if row["subject"] == "a"]
+    assert means["a"] == means["b"] == pytest.approx((alone["low"], alone["high"]))
 
 
 def test_a_perfect_observer_has_no_kappa(store: Store) -> None:

@@ -253,6 +253,18 @@ def test_verdicts_are_kept_until_a_later_gate_takes_their_place(command: Command
     assert ask(db, "SELECT count(*) FROM release_verdict") == [(3,)]
 
 
+def test_verdicts_against_a_release_that_is_renamed_have_its_new_name(command: Command, db: Path) -> None:
+    """The same name in another database is another study."""
+    for name in ("near", "same"):
+        assert command("gate", name, "--against", "old", "--db", db).code in (0, 1, 3)
+    with open_store(db) as store:
+        store.execute("UPDATE release_verdict SET against = 'old@1 of b.duckdb' WHERE study = "
+                      "(SELECT id FROM study WHERE name = 'same')")  # fmt: skip
+    assert command("studies", "rename", "old", "first", "--db", db).code == 0
+    rows = ask(db, "SELECT DISTINCT study, against FROM release_gate ORDER BY ALL")
+    assert rows == [("near", "first@1"), ("same", "old@1 of b.duckdb")]
+
+
 def test_a_database_that_cannot_be_written_is_judged_all_the_same(command: Command, db: Path) -> None:
     with open_store(db, read_only=True):
         answer = command("gate", "same", "--against", "old", "--db", db)

@@ -47,14 +47,12 @@ def test_delete_does_nothing_unasked(command: Command, database: Path) -> None:
     answer = command("studies", "delete", "mine@2", "--db", database)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
-        "bandlens: mine@2: 1 cells with 2 predictions would go, and 1 cells stay, which something else uses; "
+        "bandlens: mine@2: 1 cell with 2 predictions would go, and 1 cell stays, which something else uses; "
         "give --yes to delete them\n"
     )
     assert "mine@2" in command("studies", "list", "--db", database).out
     answer = command("studies", "delete", "mine@2", "--db", database, "--yes")
-    assert answer.out.startswith(
-        "deleted mine@2: 1 cells with 2 predictions; 1 cells stay, which something else uses\n"
-    )
+    assert answer.out.startswith("deleted mine@2: 1 cell with 2 predictions; 1 cell stays, which something else uses\n")
     assert "mine@2" not in command("studies", "list", "--db", database).out
     assert "mine@1" in command("studies", "list", "--db", database).out
 

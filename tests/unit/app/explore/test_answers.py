@@ -467,6 +467,18 @@ def test_an_opened_image_has_the_seven_shares_of_the_view(tmp_path: Path) -> Non
         assert len(shares[name]) == 7
 
 
+def test_an_opened_image_has_no_shares_of_models_at_chance(tmp_path: Path) -> None:
+    """The report draws none of them either."""
+    make_octaves(tmp_path / "octaves.duckdb")
+    query = "UPDATE measure_value SET state = 'at_chance' WHERE checkpoint = (SELECT id FROM checkpoint WHERE name = ?)"
+    with open_store(tmp_path / "octaves.duckdb") as store:
+        store.execute(query, ["coarse"])
+    answers = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
+    shares = answers.octaves("octaves", "photographs", 7)
+    answers.close()
+    assert sorted(shares) == ["fine", "middle"]
+
+
 def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:
     assert answers.octaves("small", "images", 0) == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from bandlens.analysis.database.catalogue import schema
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.process import QueryProcess
 from bandlens.app.sql.shell import completer, shell
@@ -37,14 +39,14 @@ def test_a_query_of_several_lines_is_answered(database: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "answer" in out
     assert "42" in out
-    assert "1 rows" in out
+    assert "1 row\n" in out
 
 
 def test_each_statement_of_a_line_is_answered(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed("SELECT 5 AS five; SELECT 6 AS six;\r.quit\r", database)
     out = capsys.readouterr().out
     assert out.index("five") < out.index("six")
-    assert out.count("1 rows") == 2
+    assert out.count("1 row\n") == 2
 
 
 def test_an_error_is_one_line_and_ends_nothing(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +78,7 @@ def test_rows_are_shown_as_lines_where_they_are_asked_for(database: Path, capsys
     typed("help\r.line\rSELECT 7 AS seven, 'x' AS more;\r.line\rSELECT 8 AS eight;\rquit\r", database)
     out = capsys.readouterr().out
     assert "A query ends with a semicolon" in out
-    assert "seven  7\nmore   x\n1 rows\n" in out
+    assert "seven  7\nmore   x\n1 row\n" in out
     assert "eight\n" in out
 
 
@@ -94,3 +96,14 @@ def test_names_are_completed(database: Path) -> None:
     with open_store(database, read_only=True) as store:
         completions = completer(store).get_completions(Document("SELECT noise_", 13), CompleteEvent())
     assert [completion.text for completion in completions] == ["noise_sd"]
+
+
+def test_every_macro_of_a_study_is_completed(database: Path) -> None:
+    """Each takes the word of a study, and version_of gives the versions that it asks for."""
+    macros = set(re.findall(r"^CREATE MACRO (\w+_of)\(which\) AS TABLE", schema(), re.MULTILINE))
+    with open_store(database, read_only=True) as store:
+        views = store.frame("SELECT view_name FROM duckdb_views() WHERE NOT internal")["view_name"]
+        completions = completer(store).get_completions(Document("", 0), CompleteEvent(completion_requested=True))
+    words = {completion.text.removesuffix("(") for completion in completions if completion.text.endswith("_of(")}
+    assert words == macros
+    assert macros == {f"{view}_of" for view in views if f"{view}_of" in macros} | {"version_of"}

@@ -392,7 +392,7 @@ def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command
     again = command("run", file, "--db", place.database)
     assert (again.code, again.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
     summary = command("plan", file, "--db", place.database, "--summary").out
-    assert summary.startswith("to run: 1 cells (1 of them failed when last tried), 20 predictions, about ")
+    assert summary.startswith("to run: 1 cell (1 of them failed when last tried), 20 predictions, about ")
 
 
 @pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")

@@ -140,3 +140,9 @@ def test_a_database_that_is_not_there_has_no_progress(command: Command, tmp_path
         2,
         True,
     )
+
+
+def test_a_database_whose_name_another_begins_with_has_its_own_progress(tmp_path: Path) -> None:
+    write_state(tmp_path / "r.2", os.getpid())
+    assert read_progress(tmp_path / "r") == []
+    assert len(read_progress(tmp_path / "r.2")) == 1

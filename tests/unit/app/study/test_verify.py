@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from small import Command, make_model, study_in
 
+import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.errors import UsageError
 
 COUNT = 40
 PROBES = (
@@ -124,3 +126,9 @@ def test_images_and_models_that_changed_are_found(command: Command, folder: Path
     damaged[-1] ^= 1
     model.write_bytes(damaged)
     assert any("one.onnx has sha256" in problem for problem in json.loads(command(*words).out)["problems"])
+
+
+@pytest.mark.parametrize(("cells", "images"), [(1, 0), (-1, 8)])
+def test_numbers_that_choose_nothing_are_refused(original: Path, cells: int, images: int) -> None:
+    with pytest.raises(UsageError, match=f"{cells} cells, {images} images of each: give 0 cells or more, and 1 image"):
+        bandlens.verify(original / "study.toml", original / "results.duckdb", cells=cells, images=images)

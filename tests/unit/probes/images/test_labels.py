@@ -67,7 +67,7 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,class\na/x.jpg,1\nb/y.jpg,2\n", r"1 images are not listed, the first 'b/z, 2\.jpg'"),
+        ("path,class\na/x.jpg,1\nb/y.jpg,2\n", r"it lacks 1 image, the first 'b/z, 2\.jpg'"),
         (
             "path,class\na/x.jpg,1\na/x.jpg,1\n",
             r"row 3: 'a/x\.jpg' is listed twice; keep one of the rows, or .* multilabel",
@@ -120,7 +120,7 @@ def test_images_with_several_labels_are_of_the_class_of_their_set(
     [
         ("a/x.jpg,1\na/x.jpg,1\n", r"row 3: 'a/x\.jpg' is listed twice; keep one of the rows$"),
         ("a/x.jpg,15\n", "row 2: class '15' must be an integer from 0 to 14, or all must be names"),
-        ("a/x.jpg,1\na/x.jpg,2\n", r"2 images are not listed, the first 'b/y\.jpg'"),
+        ("a/x.jpg,1\na/x.jpg,2\n", r"it lacks 2 images, the first 'b/y\.jpg'"),
     ],
 )
 def test_rows_of_several_labels_that_cannot_be_read_are_named(text: str, message: str, tmp_path: Path) -> None:

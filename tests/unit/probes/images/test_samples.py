@@ -169,7 +169,9 @@ def test_a_range_that_cannot_be_read_is_refused(text: str) -> None:
         read_range(text)
 
 
-@pytest.mark.parametrize("levels", [(5.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+@pytest.mark.parametrize(
+    "levels", [(5.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-1.7e308, 1.7e308)]
+)
 def test_a_range_upside_down_is_refused(levels: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="is upside down or endless; write black first, then white"):
         Crop(range=levels)
