@@ -100,7 +100,7 @@ class Tuning:
         if not readiness(engine).ready:
             return f"{engine} is not ready"
         if self.way != WAY:
-            return "engines run batches in another way now"
+            return "it is of engines that ran batches in another way"
         if self.device != (device := _device(ENGINES[engine].arrays, threads)):
             return f"it is of {self.device}, and this is {device}"
         if self.libraries[engine] != readiness(engine).line:

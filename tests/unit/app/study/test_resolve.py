@@ -22,7 +22,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.engine.backends.base import BATCH
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
-from bandlens.engine.tuning import FILE, usual_batch
+from bandlens.engine.tuning import FILE, WAY, usual_batch
 from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model
 from bandlens.export.onnx.files import save_onnx_file
@@ -158,8 +158,9 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
             {"libraries": {"onnxruntime": "onnxruntime 1.0", "openvino": "openvino 1.0"}},
             f"it is of openvino 1.0, and this is {readiness('openvino').line}",
         ),
+        ({"way": WAY - 1}, "it is of engines that ran batches in another way"),
     ],
-    ids=["device", "libraries"],
+    ids=["device", "libraries", "way"],
 )
 @pytest.mark.usefixtures("models", "no_gpu")
 def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
@@ -171,6 +172,16 @@ def test_a_tuning_of_something_else_is_not_taken_and_said(tmp_path: Path, change
     )
     assert lines[1].startswith("batch: the tuning of 2026-11-28 is not taken: it is of ")
     assert lines[1].endswith("; `bandlens export --tune` measures anew")
+
+
+@pytest.mark.usefixtures("models", "no_gpu")
+def test_a_tuning_that_keeps_no_way_is_of_another(tmp_path: Path) -> None:
+    """Such a file was measured before there was one."""
+    file = tune_by_hand(tmp_path / "models")
+    table = json.loads(file.read_text())
+    del table["fp32"]["way"]
+    file.write_text(json.dumps(table))
+    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
 
 
 @pytest.mark.usefixtures("models", "no_gpu")
