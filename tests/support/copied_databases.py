@@ -1,9 +1,4 @@
-"""Results databases in this process alone, and quickly.
-
-New ones are copies of one that was made at the start: running the schema takes a third of a second. They are opened
-without the process that tries them first, and their definitions are compared where somebody else has written the file:
-tests/processes and tests/hostile have both.
-"""
+"""Results databases of tests, made and opened quickly: what is left out here is tested without these fixtures."""
 
 from __future__ import annotations
 
@@ -24,27 +19,41 @@ if TYPE_CHECKING:
 MAKERS = (opening, merge, vacuum)
 """Modules that make empty databases."""
 write_empty, check_definitions = opening.write_empty, opening.check_definitions
+_copies = set[tuple[int, ...]]()
+"""Numbers that tell each copy from other files as long as nobody writes it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def copied_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New databases of this process are copies of its first: running the schema takes half a second."""
     whole = tmp_path_factory.mktemp("database") / "results.duckdb"
-    write_empty(whole, whole)
-    copies = set[tuple[int, ...]]()
-    """Numbers that tell each copy from other files as long as nobody writes it."""
 
     def copy(draft: Path, _: Path) -> None:
+        if not whole.exists():
+            write_empty(whole, whole)
         shutil.copyfile(whole, draft)
-        copies.add(opening._stamp(draft)[:4])
-
-    def check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-        stamp = opening._stamp(path)
-        if stamp[:4] not in copies and stamp != opening._known.get(path):
-            check_definitions(connection, path)
+        _copies.add(opening._stamp(draft)[:4])
 
     with pytest.MonkeyPatch.context() as patch:
         for module in MAKERS:
             patch.setattr(module, "write_empty", copy)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trusted_databases() -> Iterator[None]:
+    """Databases are opened without the process that tries them first.
+
+    Their definitions are compared where somebody else has written the file. tests/processes and tests/hostile do
+    without this.
+    """
+
+    def check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        stamp = opening._stamp(path)
+        if stamp[:4] not in _copies and stamp != opening._known.get(path):
+            check_definitions(connection, path)
+
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "check_definitions", check)
         patch.setattr(opening, "try_opening", lambda path, _: check_magic(path))
         yield
