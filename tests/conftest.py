@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -85,18 +86,30 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@cache
+def _click_commands() -> Callable[[], object]:
+    """The command line as typer makes it of its functions, which takes longer than most commands: once a process."""
+    from typer.main import get_command
+
+    from bandlens.app.cli import app
+
+    return get_command(app)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """`command("sql", "SELECT 1")` runs the command line in this process."""
     from small import Answer
 
-    from bandlens.app.cli import main
+    from bandlens.app import cli
+
+    monkeypatch.setattr(cli, "app", _click_commands())
 
     def run(*words: str | Path) -> Answer:
         monkeypatch.setattr(sys, "argv", ["bandlens", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            main()
+            cli.main()
         printed = capsys.readouterr()
         return Answer(int(end.value.code or 0), printed.out, printed.err)
 

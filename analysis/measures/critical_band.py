@@ -35,7 +35,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import least_squares
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
@@ -219,6 +218,8 @@ def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.fl
 @lru_cache(maxsize=4096)  # many models have the same seven integers, and a fit takes 10 ms
 def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] | None:
     """(A, mu, sigma) from the published start and bounds, or None where no optimum is found."""
+    from scipy.optimize import least_squares  # a fifth of a second, which every run would take to say what it lacks
+
     octaves, values = np.array(FREQUENCIES, dtype=np.float64), np.array(thresholds)
     bounds = ([0, -np.inf, -np.inf], [4, np.inf, np.inf])
     fit = least_squares(lambda parameters: gaussian(octaves, *parameters) - values, (1.0, 0.0, 1.0), bounds=bounds)

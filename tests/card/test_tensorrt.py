@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
+from waiting import LIMIT_SECONDS
 
 from bandlens.engine.backends import references
 from bandlens.engine.backends import tensorrt as tensorrt_session
@@ -460,7 +461,7 @@ def test_eight_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(number), model.sha256], env=environment, stdout=-1, stderr=-1, text=True)
         for number in range(8)
     ]
-    ends = [builder.communicate(timeout=120) for builder in builders]
+    ends = [builder.communicate(timeout=LIMIT_SECONDS) for builder in builders]
     assert {out.strip() for out, _ in ends} == {plan_description(tmp_path)["sha256"]}
     assert len(list(tmp_path.glob("built.*"))) == 1
     assert [err.startswith("building a TensorRT plan: one has no fp32 plan") for _, err in ends].count(True) == 1

@@ -12,6 +12,7 @@ import pytest
 from fuzzing import is_one_line
 from PIL import Image
 from small import Answer, Command, ask, bandlens, make_study
+from waiting import LIMIT_SECONDS
 
 from bandlens import user_function
 
@@ -149,6 +150,6 @@ def test_output_that_was_closed_before_stays_closed(workplace: Path) -> None:
     (workplace / "mine.py").write_text("def mine(images):\n    print('said')\n    return images\n")
     study = make_study(workplace, probes="mine.file = 'mine.py'")
     command = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(workplace / "results.duckdb")]
-    subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *command], timeout=120, check=True)
+    subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *command], timeout=LIMIT_SECONDS, check=True)
     stored = ask(workplace / "results.duckdb", "SELECT probe, n FROM accuracy ORDER BY ALL")
     assert stored == [("clean", 20), ("mine", 20)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from copied_databases import copied_databases, trusted_databases  # noqa: F401 - fixtures
 from networks import (  # noqa: F401 - fixtures
     gpu_checks,
     home,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pages import FENCE, ROOT, commands, compare, environment, printed_by
 from PIL import Image
+from waiting import LIMIT_SECONDS
 
 __all__ = ["environment"]  # a fixture
 
@@ -29,7 +30,7 @@ def looked_at(command: str, folder: Path, environment: dict[str, str]) -> str:
         with browser.open(address) as page:
             page_text = page.read().decode()
         explorer.send_signal(signal.SIGINT)
-        assert explorer.wait(60) in (0, 130)
+        assert explorer.wait(LIMIT_SECONDS) in (0, 130)
     assert sets.startswith("1 image set found")
     return str(page_text)
 

@@ -367,9 +367,11 @@ def nodes() -> Iterator[Nodes]:
     folder = tempfile.mkdtemp(prefix="ray")
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick, "temp_dir": folder}
+    # Nobody reads what these would send: the logs of workers, and requests for more machines.
+    head |= {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
     # Ray notes its newest cluster there, and does not make the folder.
     (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray_nodes = Nodes(cluster)
     try:
         for _ in range(2):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from small import ask, make_study
+from waiting import LIMIT_SECONDS
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
@@ -15,7 +16,7 @@ def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, wo
     study, database = make_study(workplace), workplace / "results.duckdb"
     command = [sys.executable, "-P", "-m", "bandlens", "run", study, "--db", database]
     result = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=120
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("study@1: ran ") == (closed in ("2>&-", "<&-"))
@@ -24,5 +25,5 @@ def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, wo
 
 def test_an_error_that_nobody_can_read_has_its_exit_status(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "bandlens", "sql", "FROM accuracy", "--db", tmp_path / "none.duckdb"]
-    result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, timeout=120)
+    result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, timeout=LIMIT_SECONDS)
     assert (result.returncode, result.stdout) == (2, b"")

@@ -20,6 +20,7 @@ from disks import (
 )
 from faults import Bench, bench
 from made_up_results import python
+from waiting import LIMIT_SECONDS
 
 WRITE = """
 import os, sys
@@ -64,7 +65,7 @@ def root(tmp_path: Path) -> Path:
 
 def write(root: Path, library: Path, **variables: object) -> subprocess.CompletedProcess[str]:
     environment = preloaded(library, root, **variables)
-    return subprocess.run(python(WRITE, root), env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(python(WRITE, root), env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
 
 
 def test_what_was_synced_survives_a_loss_of_power_and_all_else_may_be_lost(library: Path, root: Path) -> None:
@@ -117,6 +118,6 @@ def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(
 
 def test_a_merged_database_has_its_name_after_a_loss_of_power(library: Path, root: Path) -> None:
     log = root.with_name("log")
-    subprocess.run(python(MERGE, root), env=preloaded(library, root, LOG=log), check=True, timeout=60)
+    subprocess.run(python(MERGE, root), env=preloaded(library, root, LOG=log), check=True, timeout=LIMIT_SECONDS)
     survivors = lose_power(read_log(log), Random(0), survival=0)
     assert survivors["/out.duckdb"] == (root / "out.duckdb").read_bytes()

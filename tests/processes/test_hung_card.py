@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 from small import PROBES, ask, make_images, make_model, make_pictures, make_study, rows_of
+from waiting import LIMIT_SECONDS
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
@@ -59,7 +60,7 @@ print(number)
 
 def python(source: str, *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-c", source, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
 
 
 def test_a_card_that_hangs_ends_the_run_in_a_line_and_the_next_run_goes_on(tmp_path: Path) -> None:

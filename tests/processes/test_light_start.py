@@ -68,6 +68,10 @@ def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
     assert loaded_by("import bandlens.app.study.run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
 
 
+def test_a_run_that_says_which_metrics_it_lacks_loads_nothing_that_fits_curves() -> None:
+    assert loaded_by("import bandlens.analysis.measures.own", ("scipy.optimize", "scipy.stats")) == set()
+
+
 def test_asking_loads_no_engine() -> None:
     engines = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
     assert loaded_by("import bandlens.engine.device.devices", engines) == set()

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import duckdb
+from waiting import LIMIT_SECONDS
 
 ENDLESS = "(WITH RECURSIVE r AS (SELECT 0::HUGEINT AS x UNION ALL SELECT x + 1 FROM r) SELECT max(x) FROM r)"
 HUGE = (
@@ -280,7 +281,7 @@ def _log(path: Path, *statements: str) -> None:
         "    connection.execute(statement)\n"
         "os._exit(0)"
     )
-    subprocess.run([sys.executable, "-c", code, path, *statements], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, path, *statements], check=True, timeout=LIMIT_SECONDS)
 
 
 @trick("a log of noise")

@@ -71,7 +71,7 @@ class Got:
 
 def ask(served: Served, path: str, method: str = "GET", hosts: Sequence[str] | None = None, **headers: str) -> Got:
     """Send a request with these headers; `hosts` are those of its Host headers, by default the one of the page."""
-    with closing(http.client.HTTPConnection(served.host.strip("[]"), served.port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(served.host.strip("[]"), served.port, timeout=LIMIT_SECONDS)) as connection:
         connection.putrequest(method, path, skip_host=True)
         for host in [served.authority] if hosts is None else hosts:
             connection.putheader("Host", host)
@@ -83,7 +83,7 @@ def ask(served: Served, path: str, method: str = "GET", hosts: Sequence[str] | N
 
 
 def post(served: Served, path: str, body: bytes) -> Got:
-    with closing(http.client.HTTPConnection(served.host, served.port, timeout=60)) as connection:
+    with closing(http.client.HTTPConnection(served.host, served.port, timeout=LIMIT_SECONDS)) as connection:
         connection.request("POST", path, body, {"Cookie": cookie(served)})
         answer = connection.getresponse()
         return Got(answer.status, dict(answer.getheaders()), answer.read())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.device.devices import processor_name, readiness
@@ -225,4 +226,4 @@ def run_here(*words: str | Path) -> str:
 def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-P", "-m", "bandlens", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, **options)
