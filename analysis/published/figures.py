@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     advice = "give the study's benchmark.csv"
     try:
         wide = read_csv(path, advice, infer_schema=False)
-        header = read_csv(path, advice, has_header=False, n_rows=1, infer_schema=False).row(0)
+        header = read_csv(path, advice, has_header=False, n_rows=1, infer_schema=False).rows()
     except FileNotFoundError:
         raise UsageError(f"no file {path}; {advice}") from None
     needed = [column for columns in _FIGURES.values() for column in columns]
@@ -88,7 +89,7 @@ def read_benchmark(path: Path) -> pl.DataFrame:
         raise StoreError(f"{path} has neither models nor metrics of the study; give its benchmark.csv")
     if absent:
         raise StoreError(f"{path} lacks the columns {some_of(absent)}; give the study's complete benchmark.csv")
-    for kind, names in (("column", header), ("model", wide["model"].to_list())):
+    for kind, names in (("column", chain(*header)), ("model", wide["model"].to_list())):
         repeated = [str(name) for name, times in Counter(names).items() if times > 1]
         if repeated:
             raise StoreError(f"{path} has the {kind} {some_of(repeated)} more than once; keep one of each")

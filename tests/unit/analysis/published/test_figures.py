@@ -111,6 +111,12 @@ def test_a_small_file_is_read(small: Path) -> None:
     assert figures["Robustness"].to_list()[:2] == pytest.approx([4.0, 5.0])
 
 
+def test_a_file_of_an_open_quotation_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "benchmark.csv").write_text('"\n')
+    with pytest.raises(StoreError, match="neither models nor metrics"):
+        read_benchmark(tmp_path / "benchmark.csv")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
