@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -141,15 +141,18 @@ class Lowering:
             if self.refit or not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
-        from ..engine.tuning import usual_batch
+        from ..engine.backends.base import BATCH
+        from ..engine.tuning import tuned_rate
         from ..export.plans.plans import ensure_trt_plan, target_of
 
         trt, gpu = load(TENSORRT), usable(gpus())
 
         def build(onnx_file: OnnxFile) -> Path:
-            batch = self.batch or usual_batch("tensorrt", onnx_file.precision, onnx_file.models)
+            rate = None if self.batch else tuned_rate("tensorrt", onnx_file.precision, onnx_file.models)
+            batch = rate.batch if rate else self.batch or BATCH["cupy"]
             target = target_of(trt, gpu.name, gpu.capability, batch, refit=self.refit, l2_bytes=gpu.l2_bytes)
-            return ensure_trt_plan(trt, onnx_file, target).path
+            normalized = rate is not None and rate.normalized
+            return ensure_trt_plan(trt, onnx_file, replace(target, normalized=normalized)).path
 
         return build
 

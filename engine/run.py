@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import BandlensError, DeviceError, UsageError
+from ..export.normalization import HalfNormalization
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
@@ -28,6 +29,7 @@ from ..timeouts import Watchdog
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits
+from .device.halves import empty_halves, normalize
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
 from .device.streams import COMMITTED, Lanes, blas_threads, device_errors, finish, new_stream, point, until_done
@@ -36,6 +38,9 @@ from .prefetch import COUNT, Buffers, prefetch
 HANG_SECONDS = 1800.0
 """Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
 HUNG = "the GPU has not ended any work for {seconds:.0f} s; " + COMMITTED + ", once `nvidia-smi` shows it well"
+
+Inputs = dict[HalfNormalization | None, Array]
+"""A batch as sessions take it, by their normalization; the images themselves are that of None."""
 
 
 def run(
@@ -98,6 +103,7 @@ def _run_works(
         check_attackable(images)
     xp, numbers = resources.xp, {resources.sessions[work.cell.variant].lane for work in works}
     with device_errors(xp, images.size, resources.batch), new_stream(xp), until_done(xp), Lanes(xp, numbers) as lanes:
+        _add_halves(resources.halves, xp, resources.sessions.values(), resources.arrays[0].shape)
         for work in works:
             work.lanes = lanes.count
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
@@ -174,6 +180,29 @@ class RunResources:
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     ahead: AbstractContextManager[Any]
     """The stream in which a thread perturbs ahead of the sessions."""
+    halves: dict[HalfNormalization, list[Array]]
+    """The normalized batches, one beside each buffer: filled after it, and overwritten no sooner than it."""
+
+    def inputs(self, images: Array, sessions: Iterable[Session]) -> Inputs:
+        """The images of a buffer as sessions take them, by their normalization: each is made once for all of them."""
+        inputs: Inputs = {None: images}
+        for normalization in _normalizations(sessions):
+            # A CUDA graph belongs to the address of its input, so a buffer has the same array beside it every time.
+            number = [array.data.ptr for array in self.arrays].index(images.data.ptr)
+            inputs[normalization] = normalize(self.xp, images, normalization, self.halves[normalization][number])
+        return inputs
+
+
+def _normalizations(sessions: Iterable[Session]) -> set[HalfNormalization]:
+    return {session.normalization for session in sessions if session.normalization is not None}
+
+
+def _add_halves(
+    halves: dict[HalfNormalization, list[Array]], xp: ModuleType, sessions: Iterable[Session], shape: tuple[int, ...]
+) -> None:
+    """Make the arrays of normalizations that have none yet, for images of that shape."""
+    for normalization in _normalizations(sessions) - halves.keys():
+        halves[normalization] = [empty_halves(xp, shape) for _ in range(COUNT)]
 
 
 def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
@@ -186,6 +215,8 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
         several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
         accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
         finish(xp)  # a run has streams of its own, which would not wait for the labels
+        shape, halves = (batch, *image_set.shape[1:]), dict[HalfNormalization, list[Array]]()
+        _add_halves(halves, xp, sessions.values(), shape)  # before the pixels, which lie where there is room beside
         return RunResources(
             xp=xp,
             image_set=image_set,
@@ -195,8 +226,9 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
             decision=decision,
             labels=labels,
             accepted=accepted,
-            arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
+            arrays=[xp.empty(shape, dtype=xp.float32) for _ in range(COUNT)],
             ahead=new_stream(xp),
+            halves=halves,
         )
 
 
@@ -259,7 +291,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
     # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
     with blas_threads(group.resources.xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
-        for first, condition, pixels, images in batches:
+        for first, condition, pixels, inputs in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
@@ -268,14 +300,15 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
             for work in works[condition]:
                 if not work.error:
                     with lanes.lane(sessions[work.cell.variant].lane):
-                        count = _infer(group, work, first, pixels, images)
+                        count = _infer(group, work, first, pixels, inputs)
                     progress(count)
-            buffers.give(images, lanes.points())
+            buffers.give(inputs[None], lanes.points())
 
 
-def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
+def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Inputs]]:
     """Every batch, as it is and under every condition; the last one is padded with its last image."""
     xp, batch, count = group.resources.xp, group.resources.batch, group.resources.image_set.info.count
+    sessions = [group.resources.sessions[work.cell.variant] for work in group.works]
     for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.lacking(first)
         if not conditions:
@@ -285,10 +318,10 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         images_of_batch = Batch(group.resources.take(index), keys, index, group.seed)
         perturbed = group.perturb(xp, images_of_batch, conditions, buffer)
         for condition, images in named_items(xp, "perturb", perturbed):
-            yield first, condition, images_of_batch.pixels, images
+            yield first, condition, images_of_batch.pixels, group.resources.inputs(images, sessions)
 
 
-def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
+def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, inputs: Inputs) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     resources = group.resources
     begin = max(work.first + work.pending - first, 0)  # the number of this batch's rows that the cell has already
@@ -302,9 +335,9 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     try:
         with named_range(resources.xp, "model"):
             if condition.facts.attack:
-                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
+                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, inputs[None][begin:end])
             else:
-                logits = session.infer(images)[begin:end]
+                logits = session.infer(inputs[session.normalization])[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:

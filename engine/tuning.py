@@ -24,9 +24,10 @@ from ..export.files import write_bytes
 from ..probes.arrays import to_numpy
 from ..records import Model, Variant
 from ..untrusted import as_record, parse_json, read_text
-from .backends.base import BATCH, ENGINES, arrays_of, engine_of, lanes_of, open_session, variant_of
+from .backends.base import BATCH, ENGINES, arrays_of, engine_of, lanes_of, open_session, takes_normalized, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
+from .device.halves import normalize
 from .device.requirements import usable
 from .device.streams import Lanes, device_errors, gpu_errors
 
@@ -44,6 +45,11 @@ REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
 CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
+GAIN = 1.01
+"""The gain from which images are normalized once for all networks.
+
+A card is reckoned to gain 2 % or to lose 0.3 %, so that little is lost where a smaller gain is a chance of measuring.
+"""
 WAY = 1
 """The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
@@ -59,11 +65,15 @@ class Rate:
     images_per_second: float
     lanes: int = 1
     """The number of networks that run at a time."""
+    normalized: bool = False
+    """Whether several networks were faster where images are normalized once for all; the rate itself is without."""
 
     @property
     def batches(self) -> str:
-        """Its batch and number of networks, in words."""
-        return f"{self.batch} of {self.lanes} networks at a time" if self.lanes > 1 else str(self.batch)
+        """Its batch and number of networks, and whether images are normalized once, in words."""
+        networks = f" of {self.lanes} networks at a time" if self.lanes > 1 else ""
+        normalized = " (images normalized once for all networks)" if self.normalized else ""
+        return f"{self.batch}{networks}{normalized}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,7 @@ def _device(arrays: str, threads: int) -> str:
 
 
 def read_tuning(models: Path, precision: str) -> Tuning | None:
-    """The tuning of a precision in a folder of models, with the rates of no more lanes than the engines have here.
+    """The tuning of a precision in a folder of models, without what engines do not have here: lanes, normalized images.
 
     None where there is none, or a damaged one, which is logged.
     """
@@ -132,6 +142,9 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
             return None
         rates = [as_record(Rate, rate) for rate in table["rates"]]
         rates = [rate for rate in rates if rate.lanes <= lanes_of(rate.engine)]
+        rates = [
+            replace(rate, normalized=rate.normalized and takes_normalized(rate.engine, precision)) for rate in rates
+        ]
         tuning = as_record(Tuning, table | {"rates": rates})
         for rate in rates:
             arrays = ENGINES[rate.engine].arrays
@@ -146,22 +159,26 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
     return tuning
 
 
-def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> int:
-    """The batch of an engine where nothing names one: the tuned one, else that of its kind of device.
+def tuned_rate(engine: str, precision: str, models: Path, threads: int = 0) -> Rate | None:
+    """The best rate of an engine by a tuning that holds; None where there is none.
 
     `threads` are those of a CPU, with which it was tuned or will run.
     """
     tuning = read_tuning(models, precision)
     rate = None if tuning is None else tuning.best_of(engine)
-    if tuning is None or rate is None or tuning.change(engine, threads):
-        return BATCH[engine_of(engine).arrays]
-    return rate.batch
+    return None if tuning is None or rate is None or tuning.change(engine, threads) else rate
+
+
+def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> int:
+    """The batch of an engine where nothing names one: that of `tuned_rate`, else that of its kind of device."""
+    rate = tuned_rate(engine, precision, models, threads)
+    return BATCH[engine_of(engine).arrays] if rate is None else rate.batch
 
 
 def tune(model: Model, precision: str, threads: int) -> Tuning:
     """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
 
-    Each rate is logged. TensorRT plans of other batches than the best, which were built for it, are removed.
+    Each rate is logged. TensorRT plans that were built for it are removed, unless they are of the best batch and way.
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
@@ -186,9 +203,13 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         rates=rates,
         way=WAY,
     )
-    kept = tuning.best_of("tensorrt")
+    kept, swept, normalized = tuning.best_of("tensorrt"), {*file.parent.glob(pattern)}, False
+    if kept is not None and takes_normalized(kept.engine, precision):
+        normalized = _gains_normalized(variant_of(model, kept.engine, precision), kept, threads)
+        tuning = replace(tuning, rates=[replace(rate, normalized=normalized and rate == kept) for rate in rates])
     for path in {*file.parent.glob(pattern)} - plans:
-        if kept is None or path.name.rsplit(".", 3)[1] != f"b{kept.batch}":
+        needed = path in swept or normalized
+        if kept is None or path.name.rsplit(".", 3)[1] != f"b{kept.batch}" or not needed:
             path.unlink()
     _add(file, {precision: asdict(tuning)})
     return tuning
@@ -212,6 +233,23 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
     return rates
 
 
+def _gains_normalized(variant: Variant, rate: Rate, threads: int) -> bool:
+    """Whether networks at that rate's batch gain GAIN where images are normalized once for all of them.
+
+    The images are normalized before the loop, and the batch is used again: a run does so for each further network, and
+    a network alone has the same work in another place. Both ways are measured now, so that the card is as warm.
+    """
+    speeds = list[float]()
+    for normalized in (False, True):
+        try:
+            speeds.append(measure_rate(variant, rate.batch, threads, SECONDS, REPEATS, rate.lanes, normalized))
+        except BandlensError as error:
+            _log.warning("%s with images normalized once is left out: %s", variant, error)
+            return False
+    _log.info("%s at batch %s: %.4g images/s, %.4g normalized once", variant, rate.batches, *speeds)
+    return speeds[1] >= GAIN * speeds[0]
+
+
 def _add(file: Path, tables: Mapping[str, Any]) -> None:
     """Add tables to the file, in place of what is damaged."""
     stored: Any = {}
@@ -225,21 +263,32 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
 
 
 def measure_rate(
-    variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1, lanes: int = 1
+    variant: Variant,
+    batch: int,
+    threads: int,
+    seconds: float = 0.0,
+    repeats: int = 1,
+    lanes: int = 1,
+    normalized: bool = False,
 ) -> float:
     """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
 
     Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. With several lanes it is the rate of as many sessions together. Raises EngineError, and DeviceError where a
-    batch does not fit.
+    memory. With several lanes it is the rate of as many sessions together. With `normalized`, sessions that are able to
+    take images that were normalized before the measurement. Raises EngineError, and DeviceError where a batch does not
+    fit.
     """
     size = variant.model.image_size
     with gpu_errors(), ExitStack() as stack:
         # Sessions come first: an engine that cannot be used here says so better than its arrays would.
-        sessions = [stack.enter_context(open_session(variant, batch, threads, lane)) for lane in range(lanes)]
+        sessions = [
+            stack.enter_context(open_session(variant, batch, threads, lane, normalized)) for lane in range(lanes)
+        ]
         xp = arrays_of(variant.engine)
         with device_errors(xp, size, batch), Lanes(xp, range(lanes)) as streams:
             images = xp.zeros((batch, 3, size, size), dtype=xp.float32)
+            if (normalization := sessions[0].normalization) is not None:
+                images = normalize(xp, images, normalization)
             streams.follow()
 
             def work(count: int) -> None:

@@ -42,6 +42,8 @@ class Workbench:
     """A function that gives a variant with the path of its file on this machine."""
     lanes: int = 1
     """The number of networks that run at a time, where their engine is able to."""
+    normalized: bool = False
+    """Whether images are normalized once for all networks, where engine and network are able to."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
@@ -61,7 +63,7 @@ class Workbench:
             if variant not in self.sessions and variant not in self.refused:
                 # Neighbours run under a condition one after the other, so they get different lanes.
                 lane = len(self.sessions) % min(self.lanes, ENGINES[variant.engine].lanes)
-                self._try(partial(open_session, lane=lane), variant)
+                self._try(partial(open_session, lane=lane, normalized=self.normalized), variant)
             opened()
 
     def require_opened(self, variants: Iterable[Variant]) -> None:

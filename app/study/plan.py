@@ -191,21 +191,23 @@ def _estimate(
     perturbed, attacked = by_attack(missing)
     parts = []
     if perturbed:
-        parts.append(_estimate_perturbed(work.study, perturbed, lacking, rates))
+        parts.append(_estimate_perturbed(work, perturbed, lacking, rates))
     if attacked:
         parts.append(_estimate_attacked(work.study, attacked, lacking))
     return sum(seconds for seconds, _ in parts), "; ".join(basis for _, basis in parts)
 
 
 def _estimate_perturbed(
-    study: Study, cells: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
+    work: Work, cells: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
+    study = work.study
     variants = list(dict.fromkeys(cell.variant for cell in cells))
     known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
         measured, rate = _measure_first(
-            variants, lambda variant: measure_rate(variant, study.batch, study.thread_count)
+            variants,
+            lambda variant: measure_rate(variant, study.batch, study.thread_count, normalized=work.normalized),
         )
         known = {measured: rate}
         basis = f"one batch of {measured.model.name}, measured now"

@@ -13,7 +13,7 @@ from ...analysis.database.open import open_store
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.run import check_attackable, check_labels, check_tasks
-from ...engine.tuning import read_tuning
+from ...engine.tuning import Rate, read_tuning
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names, training_keys_of
@@ -46,6 +46,8 @@ class Work:
     """Lines on the engine and the batch where the study names none."""
     lanes: int = 1
     """The number of networks that run at a time."""
+    normalized: bool = False
+    """Whether images are normalized once for all networks."""
 
 
 def resolve(study: Study, database: Path | None = None) -> Work:
@@ -59,10 +61,10 @@ def resolve(study: Study, database: Path | None = None) -> Work:
         raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
 
 
-def settle_engine(study: Study, database: Path | None) -> tuple[Study, int, list[str]]:
+def settle_engine(study: Study, database: Path | None) -> tuple[Study, Rate | None, list[str]]:
     """The study with an engine's name in place of `auto`, and with the tuned batch where it names none.
 
-    The others are the number of networks that run at a time, by the tuning of the batch, and lines on all of this.
+    The others are the tuned rate whose batch is taken, None for another batch, and lines on all of this.
 
     The engine is part of a cell. So the tuned one is not taken where the database has predictions by the usual one, and
     is kept where it has some by the tuned one, even if the tuning is void by now.
@@ -88,10 +90,11 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, int, list
         choices = [f"engine: {engine} ({why})"]
     study = replace(study, engine=engine)
     if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:
-        return study, 1, choices
+        return study, None, choices
     if change := tuning.change(engine, study.thread_count):
-        return study, 1, [*choices, f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
-    return replace(study, batch=rate.batch), rate.lanes, [*choices, f"batch: {rate.batches} by {tuning}"]
+        choices += [f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
+        return study, None, choices
+    return replace(study, batch=rate.batch), rate, [*choices, f"batch: {rate.batches} by {tuning}"]
 
 
 def _stored_engines(study: Study, database: Path) -> set[str]:
@@ -109,7 +112,7 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
         return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
 
-def _resolve(study: Study, lanes: int, choices: list[str]) -> Work:
+def _resolve(study: Study, rate: Rate | None, choices: list[str]) -> Work:
     grid = make_grid(study.probes, study.folder)
     # The paths of models go to processes that have another current folder.
     folder = (study.folder / study.models).absolute() if study.models else None
@@ -146,7 +149,8 @@ def _resolve(study: Study, lanes: int, choices: list[str]) -> Work:
         if takes_images(variant.model, images.info)
     ]
     study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
-    return Work(study, grid, models, image_sets, cells, choices, lanes)
+    work = Work(study, grid, models, image_sets, cells, choices)
+    return work if rate is None else replace(work, lanes=rate.lanes, normalized=rate.normalized)
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:

@@ -73,7 +73,8 @@ def fill_card(bench: Bench) -> Iterator[tuple[str, float]]:
     """Ask for a batch of which one copy takes twice the free memory: the line must name one that fits."""
     bench.require_card()
     batch = 2 * free_memory(bench.xp) // (3 * bench.sizes.side**2 * np.dtype(np.float32).itemsize)
-    session: Any = SimpleNamespace(info=SimpleNamespace(batch=batch))  # the run's own arrays are what has no room
+    # The run's own arrays are what has no room.
+    session: Any = SimpleNamespace(info=SimpleNamespace(batch=batch), normalization=None)
     try:
         make_resources(bench.xp, bench.images, {variant_named(bench, "network", bench.sizes.precision): session})
     except DeviceError as error:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError, UnknownName
+from ...export.normalization import HalfNormalization
 from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
-from ...export.plans.build import LANES, gpu_settings
+from ...export.plans.build import LANES, NORMALIZATION, gpu_settings
 from ...probes.arrays import Array, array_module
 from ...records import Condition, Model, SessionInfo, Variant
 
@@ -65,9 +66,15 @@ class Session(Protocol):
         """The number of its lane, from 0: sessions of several lanes are at work at the same time."""
         ...
 
+    @property
+    def normalization(self) -> HalfNormalization | None:
+        """The normalization that the caller may make for it, once for all sessions that have the same."""
+        ...
+
     def infer(self, images: Array) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
+        A session with a normalization also takes the halves that `engine.device.halves.normalize` makes of these.
         Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
         On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
         """
@@ -156,12 +163,12 @@ def content_of(variant: Variant) -> bytes:
     return read_onnx_file(onnx_file_of(variant))
 
 
-def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> None:
-    """EngineError unless `images` are contiguous float32 of that shape: a session reads them where they lie."""
-    if images.shape != shape or images.dtype != "float32" or not images.flags.c_contiguous:
+def check_images(variant: Variant, images: Array, shape: tuple[int, ...], dtype: str = "float32") -> None:
+    """EngineError unless `images` are contiguous and of that shape: a session reads them where they lie."""
+    if images.shape != shape or images.dtype != dtype or not images.flags.c_contiguous:
         raise EngineError(
             f"{variant}: got {images.dtype} images of shape {images.shape}; "
-            f"this session takes contiguous float32 of shape {shape}"
+            f"this session takes contiguous {dtype} of shape {shape}"
         )
 
 
@@ -192,18 +199,26 @@ def arrays_of(engine: str) -> ModuleType:
     return array_module(engine_of(engine).arrays)
 
 
-def open_session(variant: Variant, batch: int, threads: int, lane: int = 0) -> Session:
+def open_session(variant: Variant, batch: int, threads: int, lane: int = 0, normalized: bool = False) -> Session:
     """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
 
-    `threads` are those of a CPU; a GPU does without them. `lane` is less than the engine's number of lanes.
+    `threads` are those of a CPU; a GPU does without them. `lane` is less than the engine's number of lanes. With
+    `normalized` it has a normalization, where engine, precision and file allow for one.
     """
-    place = {"lane": lane} if lane else {}  # most engines have one lane
-    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **place))
+    options = {"lane": lane} if lane else {}  # most engines have one lane
+    if normalized and takes_normalized(variant.engine, variant.precision):
+        options["normalized"] = True
+    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **options))
 
 
 def lanes_of(engine: str) -> int:
     """The most networks that the engine runs at a time, here."""
     return ENGINES[engine].lanes if LANES in gpu_settings() else 1
+
+
+def takes_normalized(engine: str, precision: str) -> bool:
+    """Whether networks of the engine may take images that are normalized once for all of them, here."""
+    return ENGINES[engine].module == "tensorrt" and precision in ("fp16", "bf16") and NORMALIZATION in gpu_settings()
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:

@@ -119,6 +119,7 @@ class OnnxRuntimeSession:
     """See `engine.backends.base.Session`."""
 
     lane = 0
+    normalization = None
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""

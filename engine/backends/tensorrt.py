@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import cache, partial
 from statistics import median
 from types import ModuleType
@@ -21,7 +22,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DeviceError, EngineError, some_of
+from ...errors import DeviceError, EngineError
 from ...export.onnx.files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity
@@ -33,6 +34,7 @@ from ...export.plans.plans import (
     TrtPlan,
     ensure_trt_plan,
     find_trt_plan,
+    onnx_for_plan,
     onnx_for_tensorrt,
     record_parity,
     target_of,
@@ -42,6 +44,7 @@ from ...probes.arrays import Array, to_numpy
 from ...records import SessionInfo, Variant
 from ..device.devices import gpus
 from ..device.graphs import Replays
+from ..device.halves import normalize, shape_of_halves
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, require_precision, usable
 from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
@@ -76,8 +79,9 @@ def open_session(
     batch: int,
     threads: int,  # noqa: ARG001 - a GPU has its own
     lane: int = 0,
+    normalized: bool = False,
 ) -> TensorRTSession:
-    """A session on the first GPU, in one of its lanes.
+    """A session on the first GPU, in one of its lanes; with `normalized`, of a plan that takes normalized images.
 
     It runs a TensorRT plan built for this very ONNX file; or else a refittable one that takes its weights, if it then
     computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
@@ -85,10 +89,10 @@ def open_session(
     device, onnx_file = device_of(variant.engine), plan_file_of(variant)
     place = device.lane(lane)
     require_precision(device.gpu, variant)
-    target = device.target(batch)
+    target = replace(device.target(batch), normalized=normalized)
     trt_plan = find_trt_plan(onnx_file, target)
     if trt_plan is None and variant.precision in CLOSE:
-        shared = find_trt_plan(onnx_file, device.target(batch, refit=True))
+        shared = find_trt_plan(onnx_file, replace(target, refit=True))
         if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, place)) is not None:
             return session
     trt_plan = trt_plan or ensure_trt_plan(device.trt, onnx_file, target)
@@ -123,7 +127,8 @@ def _refitted(
 ) -> TensorRTSession | None:
     """A session of the shared plan with these weights; None, and a warning, where it does not compute the same."""
     try:
-        session = TensorRTSession(variant, trt_plan, batch, lane, weights=onnx_for_tensorrt(onnx_file))
+        _, weights = onnx_for_plan(onnx_file, trt_plan.normalization is not None)
+        session = TensorRTSession(variant, trt_plan, batch, lane, weights)
         parity = _measure_parity(session, onnx_file)
     except DeviceError:
         raise
@@ -145,7 +150,8 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     """The layers of the variant's plan, by TensorRT's profiler, with what its inspector says of each.
 
     A session replays them as a CUDA graph instead. Operations are those of the nodes of the ONNX file that a layer
-    names; a node that several layers name counts in each.
+    names; a node that several layers name counts in each. The plan is the one that normalizes its images itself, since
+    its layers show what that costs.
     """
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
@@ -246,6 +252,7 @@ class TensorRTSession:
         self._lane, self.lane, self._device = lane, lane.number, device
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
+        self.normalization = trt_plan.normalization
         self._engine = _load(variant, trt_plan, device)
         _check_ends(
             device.trt, self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)}
@@ -284,8 +291,7 @@ class TensorRTSession:
 
     def infer(self, images: Array) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
-        check_images(self.variant, images, self._shape)
-        lane = self._lane
+        images, lane = self._taken(images), self._lane
         with in_turn(self._device.xp, lane.stream):
             if self._grown != lane.grown:
                 self._grown = lane.grown
@@ -293,6 +299,16 @@ class TensorRTSession:
                 self._replays.forget()
             self._replays(images)
         return self._logits
+
+    def _taken(self, images: Array) -> Array:
+        """A batch as the plan takes it: images, or their halves, which are made here unless the caller made them."""
+        if self.normalization is not None and images.dtype == "uint16":
+            check_images(self.variant, images, shape_of_halves(self._shape), "uint16")
+            return images
+        check_images(self.variant, images, self._shape)
+        if self.normalization is None:
+            return images
+        return normalize(self._device.xp, images, self.normalization)
 
     def _execute(self, images: Array) -> None:
         self._context.set_tensor_address("images", images.data.ptr)
@@ -333,6 +349,7 @@ class TensorRTSession:
             def report_layer_time(self, layer_name: str, ms: SupportsFloat) -> None:
                 times.setdefault(layer_name, []).append(float(ms))
 
+        images = self._taken(images)
         self.infer(images)  # the context has its memory from then on
         self._context.profiler = Profiler()
         for _ in range(2 * RUNS):
@@ -389,18 +406,27 @@ def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICuda
 
 
 def _check_ends(
-    trt: TensorRT, engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]
+    trt: TensorRT, engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, shapes: dict[str, tuple[int, ...]]
 ) -> None:
-    """EngineError unless the engine takes and gives float32 of these names and shapes, as CuPy's arrays lie."""
+    """EngineError unless the engine takes and gives these shapes, in float32 as CuPy's arrays lie, or its halves."""
+    floats = (trt.DataType.FLOAT, trt.TensorFormat.LINEAR)
+    halves = {"fp16": (trt.DataType.HALF, trt.TensorFormat.HWC8), "bf16": (trt.DataType.BF16, trt.TensorFormat.HWC8)}
+    kind = floats if trt_plan.normalization is None else halves[trt_plan.normalization.precision]
+    expected = {name: (shape, *(kind if name == "images" else floats)) for name, shape in shapes.items()}
     names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
-    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-    kinds = {(engine.get_tensor_dtype(name), engine.get_tensor_format(name)) for name in names}
-    if shapes != expected or kinds != {(trt.DataType.FLOAT, trt.TensorFormat.LINEAR)}:
-        odd = "" if shapes != expected else f" of {some_of(sorted(f'{dtype} {layout}' for dtype, layout in kinds))}"
+    ends = {
+        name: (tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name), engine.get_tensor_format(name))
+        for name in names
+    }
+    if ends != expected:
         raise EngineError(
-            f"{trt_plan.path} takes and gives {shapes}{odd} instead of {expected} of linear float32; delete it, and "
-            "the next run builds it anew"
+            f"{trt_plan.path} takes and gives {_words_of(ends)} instead of {_words_of(expected)}; delete it, and the "
+            "next run builds it anew"
         )
+
+
+def _words_of(ends: Mapping[str, tuple[tuple[int, ...], object, object]]) -> str:
+    return ", ".join(f"{name} {shape} {dtype} {layout}" for name, (shape, dtype, layout) in ends.items())
 
 
 def _no_room(variant: Variant, batch: int, needed: int, lane: Lane) -> str:

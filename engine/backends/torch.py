@@ -279,6 +279,7 @@ class TorchSession:
     """
 
     lane = 0
+    normalization = None
 
     def __init__(self, variant: Variant, info: SessionInfo, device: str, threads: int, load: Load) -> None:
         self.variant, self.info = variant, info

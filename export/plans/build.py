@@ -1,7 +1,8 @@
 """Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
 
 The TensorRT module is always passed in, see `types`. Such a plan takes `images`, (batch, 3, S, S) float32 in [0, 1],
-and gives `logits`, (batch, classes) float32.
+and gives `logits`, (batch, classes) float32. A file whose `images` are halves that have been normalized takes them with
+the channels last, and eight of them, of which the last five are zero.
 """
 
 from __future__ import annotations
@@ -38,15 +39,18 @@ LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
 LANES = "lanes"
 """The word for two networks at a time, which is no setting of a plan either."""
+NORMALIZATION = "normalization"
+"""The word for one normalization for all networks."""
 WITHOUT = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: words of SETTINGS, LAYOUT and LANES that are left out, with commas between them."""
+"""Environment variable: words of SETTINGS and of the three above that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
     """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
-    words, left_out = (*SETTINGS, LAYOUT, LANES), set(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    words = (*SETTINGS, LAYOUT, LANES, NORMALIZATION)
+    left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     if unknown := left_out.difference(words):
         raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
     return [word for word in words if word not in left_out]
@@ -116,7 +120,9 @@ def build_trt_plan(
         parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
         parse_onnx(trt, parser, network, content, batch)
         for end in (network.get_input(0), network.get_output(0)):
-            end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
+            # Floats lie as CuPy's arrays do, and halves as convolutions take them.
+            layout = trt.TensorFormat.LINEAR if end.dtype == trt.DataType.FLOAT else trt.TensorFormat.HWC8
+            end.allowed_formats = 1 << int(layout)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes

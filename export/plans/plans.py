@@ -24,6 +24,7 @@ from ...records import digest_of
 from ...untrusted import parse_json, read_text
 from ..files import write_bytes
 from ..models import LARGEST, read_verified
+from ..normalization import HalfNormalization
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
 from .build import SETTINGS, build_trt_plan, gpu_settings
@@ -50,6 +51,8 @@ class Target:
     """The words of `build.SETTINGS` that it is built with."""
     l2_bytes: int = 0
     """The L2 cache of the GPU; 0 where it is not known. An instance of MIG has a part of its card's."""
+    normalized: bool = False
+    """Whether images come normalized, where the file begins with a normalization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class TrtPlan:
     content: bytes = field(repr=False)
     compared: bool
     """Whether its logits have been compared with those of ONNX Runtime."""
+    normalization: HalfNormalization | None
+    """The normalization of the images that it takes; None where it normalizes them itself."""
 
 
 def target_of(
@@ -105,12 +110,14 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
     started = time.monotonic()
-    content = _build(trt, onnx_file, target, path)
+    normalization, graph = onnx_for_plan(onnx_file, target.normalized)
+    content = _build(trt, onnx_file, graph, target, path)
     sha256 = hashlib.sha256(content).hexdigest()
     made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
     write_bytes(path, content)
-    write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
-    return TrtPlan(path, sha256, content, compared=False)
+    about = identity | made | {"normalization": normalization}
+    write_bytes(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+    return TrtPlan(path, sha256, content, compared=False, normalization=normalization)
 
 
 def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
@@ -121,9 +128,9 @@ def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
         write_bytes(file, json.dumps(about, indent=1).encode())
 
 
-def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
+def _build(trt: TensorRT, onnx_file: OnnxFile, content: bytes, target: Target, path: Path) -> bytes:
     """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
-    content, lines = onnx_for_tensorrt(onnx_file), list[str]()
+    lines = list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
     try:
         return build_trt_plan(
@@ -156,6 +163,16 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
     return content
 
 
+def onnx_for_plan(onnx_file: OnnxFile, normalized: bool) -> tuple[HalfNormalization | None, bytes]:
+    """The content that a plan is built of; the normalization of its images, and the part behind it, if asked for."""
+    content = onnx_for_tensorrt(onnx_file)
+    if not normalized:
+        return None, content
+    from ..onnx.fp16 import split_normalization
+
+    return split_normalization(content)
+
+
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
     """The fields that the key of a TensorRT plan is a digest of."""
     if not target.refit:
@@ -186,12 +203,24 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
         return _why_none(onnx_file, path.parent, identity)
     try:
         about = parse_json(read_text(description, LARGEST))
-        sha256 = str(about["sha256"])
-        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in about)
+        sha256, normalization = str(about["sha256"]), _read_normalization(about["normalization"])
+        content = read_verified(path, sha256, "it is damaged")
+        return TrtPlan(path, sha256, content, "parity" in about, normalization)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{description} is damaged ({error})"
     except ExportError as error:
         return str(error)
+
+
+def _read_normalization(numbers: Any) -> HalfNormalization | None:
+    """The normalization in a plan's description; ValueError, or TypeError, where it is damaged."""
+    if numbers is None:
+        return None
+    mean, std, precision = numbers
+    if precision not in ("fp16", "bf16"):
+        raise ValueError(f"{precision} are no halves")
+    (a, b, c), (d, e, f) = (map(float, channels) for channels in (mean, std))
+    return HalfNormalization((a, b, c), (d, e, f), precision)
 
 
 DIFFERENCES = {
@@ -199,6 +228,7 @@ DIFFERENCES = {
     "gpu": "for {}",
     "batch": "at batch {}",
     "settings": "with the settings {}",
+    "normalized": "with normalized images: {}",
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }

@@ -24,6 +24,11 @@ inline thread_local Position blockIdx, blockDim, threadIdx;  // two threads may 
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return (std::uint64_t{a} * b) >> 32; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline unsigned __float_as_uint(float number) {
+    unsigned bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
 using std::isfinite;
 
 // Contexts begin a lane on a stack of its own; from then on jumps are enough, which ask nothing of the system.

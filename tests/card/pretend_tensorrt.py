@@ -20,10 +20,12 @@ import onnxruntime
 from deferred_card import KNOWN, CudaError, DeferredCard
 from numpy.typing import NDArray
 from onnx import TensorProto
+from small import taking_floats
 
-from bandlens.export.onnx.fp16 import emulate_in_fp32
+from bandlens.export.onnx.fp16 import HALVES, emulate_in_fp32
 
 MARK = b"PLAN"
+FLOAT = TensorProto.FLOAT
 MEMORY = 4 * 3 * 128 * 128
 """Bytes of activations an image of 128 pixels: they are the image itself."""
 SECONDS = 1e-6
@@ -49,11 +51,15 @@ class Engine:
     def __init__(self, content: bytes, batch: int) -> None:
         self.load(content)
         self.batch = batch
-        self.device_memory_size_v2 = 4 * int(np.prod(self.get_tensor_shape("images")))
+        channels, *sides = self.get_tensor_shape("images")[1:]
+        self.device_memory_size_v2 = batch * int(np.prod(sides)) * (4 * channels if self.kind == FLOAT else 2 * 8)
 
     def load(self, content: bytes) -> None:
-        if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in onnx.load_from_string(content).graph.initializer):
-            content = emulate_in_fp32(content)  # the CPU has no such arithmetic
+        graph = onnx.load_from_string(content).graph
+        self.kind = graph.input[0].type.tensor_type.elem_type
+        if any(tensor.data_type in HALVES for tensor in graph.initializer):
+            # The CPU has no arithmetic in bfloat16, and leaves out casts to float16.
+            content = emulate_in_fp32(taking_floats(content))
         self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def get_tensor_name(self, k: int) -> str:
@@ -63,11 +69,28 @@ class Engine:
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
 
-    def get_tensor_dtype(self, _: str) -> str:
-        return "float"
+    def get_tensor_dtype(self, name: str) -> str:
+        return KINDS[self.kind] if name == "images" else "float"
 
-    def get_tensor_format(self, _: str) -> str:
-        return "linear"
+    def get_tensor_format(self, name: str) -> str:
+        return "linear" if self.get_tensor_dtype(name) == "float" else "hwc8"
+
+    def images_at(self, address: int) -> NDArray[Any]:
+        """The images at an address, as they lie there."""
+        count, channels, *sides = self.get_tensor_shape("images")
+        if self.kind == FLOAT:
+            return array_at(address, (count, channels, *sides))
+        return array_at(address, (count, *sides, 8), ctypes.c_uint16)
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of images as they lie: all eight channels of halves count, so that none may be left as it was."""
+        if self.kind != FLOAT:
+            halves = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+            bits = halves.astype(np.uint32) << 16
+            floats = bits.view(np.float32) if self.kind == TensorProto.BFLOAT16 else halves.view(np.float16)
+            images = np.float32(floats[:, :3]) + np.float32(floats[:, 3:]).sum(1, keepdims=True)
+        logits: NDArray[np.float32] = self.session.run(None, {"images": images})[0]
+        return logits
 
     def create_engine_inspector(self) -> Inspector:
         return Inspector(self)
@@ -110,6 +133,7 @@ class Inspector:
 
 
 LAYER = "c"
+KINDS = {FLOAT: "float", TensorProto.FLOAT16: "half", TensorProto.BFLOAT16: "bfloat"}
 
 
 class Context:
@@ -135,15 +159,15 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         if self.broken or self.memory is None or self.memory[1] < self.engine.device_memory_size_v2:
             return False
-        shapes = {name: self.engine.get_tensor_shape(name) for name in ("images", "logits")}
-        images, logits = (array_at(self.addresses[name], shape) for name, shape in shapes.items())
-        activations = array_at(self.memory[0], shapes["images"])
+        images = self.engine.images_at(self.addresses["images"])
+        activations = self.engine.images_at(self.memory[0])
+        logits = array_at(self.addresses["logits"], self.engine.get_tensor_shape("logits"))
         context = ref(self)
 
         def ends() -> None:
             if (owner := context()) is None:
                 raise CudaError("a context was destroyed while it ran")
-            logits[...] = owner.engine.session.run(None, {"images": activations})[0]
+            logits[...] = owner.engine.run(activations)
 
         if self.profiler is not None:
             self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
@@ -152,10 +176,10 @@ class Context:
         return True
 
 
-def array_at(address: int, shape: Sequence[int]) -> NDArray[np.float32]:
+def array_at(address: int, shape: Sequence[int], kind: Any = ctypes.c_float) -> NDArray[Any]:
     """The array that lies at an address, whoever owns it."""
-    floats = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
-    return np.ctypeslib.as_array(floats, tuple(shape))
+    numbers = ctypes.cast(address, ctypes.POINTER(kind))
+    return np.ctypeslib.as_array(numbers, tuple(shape))
 
 
 class Runtime:
@@ -222,8 +246,8 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
         Runtime=partial(Runtime, card),
         Refitter=Refitter,
         OnnxParserRefitter=OnnxParserRefitter,
-        DataType=SimpleNamespace(FLOAT="float"),
-        TensorFormat=SimpleNamespace(LINEAR="linear"),
+        DataType=SimpleNamespace(FLOAT="float", HALF="half", BF16="bfloat"),
+        TensorFormat=SimpleNamespace(LINEAR="linear", HWC8="hwc8"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
     )
     return module

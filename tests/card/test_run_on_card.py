@@ -12,7 +12,7 @@ import inspect
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, reduce
@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
-from bandlens.engine.backends.base import attack_variant, content_of, open_session, variant_of
+from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
 from bandlens.engine.cell_progress import Outcome, Progress
 from bandlens.engine.decision import Decision
 from bandlens.engine.device.pixels import working_bytes
@@ -44,9 +44,11 @@ from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
 from bandlens.engine.workbench import Workbench
 from bandlens.errors import DeviceError
+from bandlens.export.normalization import NORMALIZATIONS, Normalization
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid
@@ -62,6 +64,8 @@ ROOM = {"resident": 1 << 34, "streamed": 0}
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
 BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
 """A noise so strong that many pixels are drawn again."""
+IMAGENET = NORMALIZATIONS["imagenet"]
+HALF: Normalization = ((0.5, 0.5, 0.5), (0.25, 0.5, 0.75))
 PGD = {"eps": "8/255", "step": "4/255", "steps": 2}
 Row = tuple[int, int, int, float]
 
@@ -76,6 +80,9 @@ class Kind:
     precision: str = "fp32"
     bench: str = "filters"
     lanes: int = 1
+    networks: int = 2
+    normalized: bool = False
+    """Whether images are normalized once for all networks."""
 
 
 KINDS = {
@@ -86,8 +93,10 @@ KINDS = {
     "critical band": Kind(8, "tensorrt", bench="critical band"),
     "attacks": Kind(6, "onnxruntime-cuda", bench="attacks"),
     "lanes": Kind(20, "tensorrt", lanes=2),
+    "normalized": Kind(20, "tensorrt", "fp16", "normalized", lanes=2, normalized=True),
+    "normalized in two ways, or not": Kind(8, "tensorrt", "fp16", "normalized", lanes=2, networks=4, normalized=True),
 }
-SHOWING = ("onnxruntime-cuda", "tensorrt", "torch-cuda", "lanes")
+SHOWING = ("onnxruntime-cuda", "tensorrt", "torch-cuda", "lanes", "normalized")
 """The kinds that any missing wait shows with."""
 
 
@@ -108,8 +117,8 @@ class Bench:
         cells = [Cell(variant, self.images.info, what, 3) for variant in variants for what in self.grid.attacks]
         return [Task((cell,), 0, COUNT) for cell in cells]
 
-    def workbench(self, lanes: int = 1) -> Workbench:
-        return Workbench(self.grid, BATCH, 1, lambda _: self.images, lanes=lanes)
+    def workbench(self, lanes: int = 1, normalized: bool = False) -> Workbench:
+        return Workbench(self.grid, BATCH, 1, lambda _: self.images, lanes=lanes, normalized=normalized)
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +126,17 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
     folder = tmp_path_factory.mktemp("bench")
     launcher = kernel_launcher(compile_kernels(folder))
 
-    def make(size: int, probes: dict[str, Any], classes: int = CLASSES) -> Bench:
+    def make(
+        size: int,
+        probes: dict[str, Any],
+        classes: int = CLASSES,
+        normalizations: Sequence[Normalization | None] = (None, None),
+    ) -> Bench:
         here = tmp_path_factory.mktemp("bench")
-        models = [make_model(here, f"m{k}", size=size, classes=classes, seed=k) for k in range(2)]
+        models = [
+            make_model(here, f"m{k}", size=size, classes=classes, seed=k, normalization=normalization)
+            for k, normalization in enumerate(normalizations)
+        ]
         pictures = make_pictures(COUNT, size)
         in_range = pictures.transpose(0, 3, 1, 2) / np.float32(255)
         # With these labels the first network is right, and attacks have something to win.
@@ -140,6 +157,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
             "critical band": make(128, BANDS),
             "attacks": make(16, {"lowpass": {"cutoff": 0.3}, "pgd_linf": PGD, "pgd_any": PGD}),
             "sixteen": in_sixteen(make(16, FILTERS, 1000)),
+            "normalized": make(16, FILTERS, normalizations=[IMAGENET, IMAGENET, HALF, None]),
         }
 
 
@@ -149,9 +167,14 @@ def cpu_rows(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
     for model in benches["filters"].models:
         int8 = to_int8(model.path.read_bytes(), [photograph_crops(model.image_size)])
         save_onnx_file(model, "int8", symmetric_activations(int8), {})  # the CPU takes this file too
+    for model in benches["normalized"].models:
+        make_onnx_file(model, "fp16")
 
     def rows_on_cpu(kind: Kind) -> dict[str, list[Row]]:
         bench = benches[kind.bench]
+        if kind.normalized:  # networks that normalize images themselves, one after the other
+            with card(bench, ROOM["resident"], 0), bench.workbench() as place:
+                return rows(place.compute(bench.task(kind.engine, kind.precision, kind.networks)))
         with bench.workbench() as place:
             tasks = [bench.task("onnxruntime", kind.precision, 2), *bench.attacks("onnxruntime")]
             return rows(outcome for task in tasks for outcome in place.compute(task))
@@ -194,9 +217,9 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
 
     At last two sessions, one larger than the other, are asked for more than is read, and closed.
     """
-    single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
+    single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, kind.networks))
     with card(bench, room, seed) as xp:
-        with bench.workbench(kind.lanes) as place:
+        with bench.workbench(kind.lanes, kind.normalized) as place:
             interrupt(place, single)
             rows_by_cell = rows(place.compute(both))
             interrupt(place, both)
@@ -204,11 +227,11 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
                 interrupt(place, attack)
                 rows_by_cell |= rows(place.compute(attack))
         images = bench.images.pixels[:BATCH] / np.float32(255)
-        logits = onnx_logits(content_of(both.variants[0]), images)
-        with open_session(both.variants[0], BATCH, 1) as small:
+        logits = onnx_logits(read_for_cpu(plan_file_of(both.variants[0])), images)
+        with open_session(both.variants[0], BATCH, 1, normalized=kind.normalized) as small:
             with new_stream(xp):  # nobody waits for its work
                 small.infer(xp.zeros(images.shape, xp.float32))
-            with open_session(both.variants[1], 2 * BATCH, 1, kind.lanes - 1) as large:
+            with open_session(both.variants[1], 2 * BATCH, 1, kind.lanes - 1, kind.normalized) as large:
                 batches = [xp.asarray(images) for _ in range(8)]  # they may take the memory of arrays that are gone
                 copies = [small.infer(batch).copy() for batch in batches]
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
@@ -247,7 +270,10 @@ def test_no_order_that_a_card_may_take_changes_a_row(
 ) -> None:
     kind = KINDS[name]
     for seed in range(kind.orders):
-        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), cpu_rows[name])
+        card_rows = on_card(kind, benches[kind.bench], ROOM[room], seed)
+        assert_rows(card_rows, cpu_rows[name])
+        if kind.normalized:
+            assert card_rows == cpu_rows[name], "to the last bit of the confidence"
 
 
 def test_ranges_name_what_each_thread_does(benches: dict[str, Bench]) -> None:
@@ -354,7 +380,7 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
                     xp.card.ask(illegal)
 
             def compute(progress: Progress = progress, yielded: list[list[Outcome]] = yielded) -> None:
-                with bench.workbench(kind.lanes) as place:
+                with bench.workbench(kind.lanes, kind.normalized) as place:
                     for task in tasks:
                         yielded += place.compute(task, range_seconds=0, progress=progress)
 
@@ -389,7 +415,7 @@ ALLOCATIONS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)
 def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
     benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str
 ) -> None:
-    kind, bench, new = KINDS[name], benches["filters"], CardArray.new
+    kind, bench, new = KINDS[name], benches[KINDS[name].bench], CardArray.new
     messages = list[str]()
     for number in ALLOCATIONS:
         asked = count()
@@ -402,8 +428,8 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
         with card(bench, ROOM["resident"], 0), pytest.MonkeyPatch.context() as patch:
             patch.setattr(CardArray, "new", allocate)
             try:
-                with bench.workbench(kind.lanes) as place:
-                    assert_rows(rows(place.compute(bench.task(kind.engine, "fp32", 2))), cpu_rows[name])
+                with bench.workbench(kind.lanes, kind.normalized) as place:
+                    assert_rows(rows(place.compute(bench.task(kind.engine, kind.precision, 2))), cpu_rows[name])
             except DeviceError as error:
                 messages.append(str(error))
             else:
@@ -487,7 +513,7 @@ def test_without_any_single_wait_some_order_changes_a_row(
     for seed in range(MOST):
         for name, room in product(SHOWING, ROOM.values()):
             try:
-                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), cpu_rows[name])
+                assert_rows(on_card(KINDS[name], benches[KINDS[name].bench], room, seed), cpu_rows[name])
             except (AssertionError, CudaError, DeviceError, Empty):
                 return
     pytest.fail("no order shows it")

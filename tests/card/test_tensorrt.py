@@ -6,9 +6,11 @@ import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.halves import empty_halves, normalize
 from bandlens.engine.run import make_resources, run
 from bandlens.errors import DeviceError, EngineError, ExportError, UsageError
+from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.files import OnnxFile
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file, read_for_cpu
@@ -418,7 +422,9 @@ def test_a_plan_of_another_layout_is_named(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setattr(pretend_tensorrt.Engine, name, lambda *_: value)
-    with pytest.raises(EngineError, match=rf"takes and gives .* of .*{value}.* of linear float32; delete it, and"):
+    with pytest.raises(
+        EngineError, match=rf"gives images .*{value}.* instead of images .* float linear.*; delete it, a"
+    ):
         open_session(variant(make_model(tmp_path)), BATCH, 1)
 
 
@@ -486,7 +492,7 @@ def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
     assert caplog.messages[-1].endswith("there is one with the settings level timing tiling l2 streams")
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
     with pytest.raises(
-        UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc, lanes$"
+        UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc, lanes, normalization$"
     ):
         open_session(variant(model), BATCH, 1)
 
@@ -533,6 +539,147 @@ def test_a_gpu_without_bf16_is_named(card: PretendCupy, tmp_path: Path, monkeypa
         EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
     ):
         open_session(variant_of(make_model(tmp_path), "tensorrt", "bf16"), BATCH, 1)
+
+
+# Images that are normalized once for all networks
+
+
+def normalized_model(folder: Path, name: str = "one", seed: int = 0) -> Model:
+    model = make_model(folder, name, seed=seed, normalization=NORMALIZATIONS["imagenet"])
+    make_onnx_file(model, "fp16")
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_normalized_images_give_the_logits_of_images(card: PretendCupy, tmp_path: Path, precision: str) -> None:
+    """To the last bit: by the caller's halves, first and replayed, and by images that the session normalizes."""
+    here, contents = variant_of(normalized_model(tmp_path), "tensorrt", precision), batches(3)
+    with open_session(here, BATCH, 1) as session:
+        assert session.normalization is None
+        expected = [to_numpy(session.infer(card.asarray(content)).copy()) for content in contents]
+    with open_session(here, BATCH, 1, normalized=True) as session:
+        assert isinstance(session, tensorrt_session.TensorRTSession)
+        assert session.normalization is not None
+        assert session.normalization.precision == precision
+        halves = empty_halves(card, contents[0].shape)
+        before = Graph.launched
+        for content, logits in zip(contents * 2, expected * 2, strict=True):
+            normalize(card, card.asarray(content), session.normalization, halves)
+            np.testing.assert_array_equal(to_numpy(session.infer(halves)), logits)
+        assert Graph.launched - before == 5, "all but the first run are replays"
+        for content, logits in zip(contents, expected, strict=True):
+            np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
+        np.testing.assert_array_equal(session.infer_all(np.concatenate(contents)), np.concatenate(expected))
+        assert session.profile(card.asarray(contents[0])).keys() == {"c + r"}
+        for wrong in (halves[:3], card.zeros((BATCH, 3, 128, 128), np.uint16), card.zeros((BATCH, 128, 128, 8), "f4")):
+            with pytest.raises(EngineError, match="this session takes contiguous"):
+                session.infer(wrong)
+    with open_session(here, BATCH, 1) as session, pytest.raises(EngineError, match="got uint16 images"):
+        session.infer(halves)
+
+
+def test_a_plan_of_normalized_images_lies_beside_the_usual_one_and_is_compared(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    with caplog.at_level(logging.WARNING, "bandlens"):
+        for normalized in (False, True, False, True):
+            open_session(here, BATCH, 1, normalized=normalized).__exit__(None, None, None)
+    assert len(caplog.messages) == 2
+    assert caplog.messages[1].endswith("at batch 8; there is one with normalized images: False")
+    plans_on_disk = [json.loads(file.read_text()) for file in (tmp_path / "plans").glob("*.json")]
+    mean, std = (np.float32(channels).tolist() for channels in NORMALIZATIONS["imagenet"])
+    assert {plan["normalized"]: plan["normalization"] for plan in plans_on_disk} == {
+        False: None,
+        True: [mean, std, "fp16"],
+    }
+    assert [plan["parity"]["relative_difference"] < 1e-3 for plan in plans_on_disk] == [True, True]
+    assert plans.trt_plan_batches(plan_file_of(here)) == {BATCH}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_without_halves_or_normalization_takes_images(
+    card: PretendCupy, tmp_path: Path, precision: str
+) -> None:
+    model = make_model(tmp_path) if precision == "fp16" else normalized_model(tmp_path)
+    if precision == "fp16":
+        make_onnx_file(model, "fp16")
+    with open_session(variant_of(model, "tensorrt", precision), BATCH, 1, normalized=True) as session:
+        assert session.normalization is None
+        assert session.infer(card.asarray(batches(1)[0])).shape == (BATCH, CLASSES)
+
+
+def test_a_word_leaves_normalized_images_out(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "normalization")
+    with open_session(here, BATCH, 1, normalized=True) as session:
+        assert session.normalization is None
+    assert plan_description(tmp_path)["normalized"] is False
+
+
+def swapped(description: dict[str, Any]) -> dict[str, Any]:
+    return description | {"normalization": None}
+
+
+def in_bfloat(description: dict[str, Any]) -> dict[str, Any]:
+    return description | {"normalization": [*description["normalization"][:2], "bf16"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            swapped,
+            r"images \(8, 3, 128, 128\) half hwc8, .* instead of images \(8, 3, 128, 128\) float linear, .*delete",
+        ),
+        (
+            in_bfloat,
+            r"images \(8, 3, 128, 128\) half hwc8, .* instead of images .* bfloat hwc8, .*; delete it, and the",
+        ),
+    ],
+)
+def test_a_plan_of_the_other_form_is_refused(
+    card: PretendCupy, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    open_session(here, BATCH, 1, normalized=True).__exit__(None, None, None)
+    [file] = (tmp_path / "plans").glob("*.json")
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(EngineError, match=message):
+        open_session(here, BATCH, 1, normalized=True)
+
+
+@pytest.mark.parametrize("damaged", ["imagenet", [[0, 0, 0], [1, 1]], [[0, 0, 0], [1, 1, "x"], "fp16"], [[0] * 3] * 3])
+def test_a_plan_whose_normalization_cannot_be_read_is_built_anew(
+    card: PretendCupy, tmp_path: Path, damaged: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    open_session(here, BATCH, 1, normalized=True).__exit__(None, None, None)
+    [file] = (tmp_path / "plans").glob("*.json")
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps(description | {"normalization": damaged}))
+    with open_session(here, BATCH, 1, normalized=True) as session:
+        assert session.normalization is not None
+    assert re.search(r"building a TensorRT plan: .*\.json is damaged", caplog.messages[-1])
+    assert json.loads(file.read_text())["normalization"] == description["normalization"]
+
+
+def test_a_shared_plan_of_normalized_images_takes_the_weights_of_each_model(card: PretendCupy, tmp_path: Path) -> None:
+    models, [content] = [normalized_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
+    expected = []
+    for model in models:
+        with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
+            expected.append(to_numpy(session.infer(card.asarray(content)).copy()))
+    device = tensorrt_session.device_of("tensorrt")
+    target = replace(device.target(BATCH, refit=True), normalized=True)
+    plans.ensure_trt_plan(device.trt, plan_file_of(variant_of(models[0], "tensorrt", "fp16")), target)
+    for model, logits in zip(models, expected, strict=True):
+        with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1, normalized=True) as session:
+            assert json.loads(session.info.versions)["refitted"] is True
+            assert session.normalization is not None
+            np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
 
 
 # Refitting

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.onnx.fp16 import to_bf16, to_fp16
+from bandlens.export.onnx.fp16 import split_normalization, to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.build import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
@@ -95,6 +95,31 @@ def test_plans_take_and_give_arrays_as_they_lie_and_have_one_stream(
     for end in (networks[0].get_input(0), networks[0].get_output(0)):
         assert end.allowed_formats == 1 << int(rtx.TensorFormat.LINEAR)
     assert configs[0].max_aux_streams == 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_plans_of_normalized_images_take_halves_with_eight_channels(
+    rtx: ModuleType, graphs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The parser takes the file behind its normalization, and the builder the format, of which the plan tells."""
+    build, ends = rtx.Builder.build_serialized_network, []
+
+    def remember(builder: Any, network: Any, config: Any) -> Any:
+        images, logits = network.get_input(0), network.get_output(0)
+        ends.extend((end.name, tuple(end.shape), end.dtype, end.allowed_formats) for end in (images, logits))
+        return build(builder, network, config)
+
+    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
+    normalization, behind = split_normalization(graphs[precision])
+    assert normalization is not None
+    lines: list[str] = []
+    assert len(build_trt_plan(rtx, behind, BATCH, lines=lines)) > 2 * 25.5e6
+    kind = {"fp16": rtx.DataType.HALF, "bf16": rtx.DataType.BF16}[precision]
+    assert ends == [
+        ("images", (BATCH, 3, 224, 224), kind, 1 << int(rtx.TensorFormat.HWC8)),
+        ("logits", (BATCH, 1000), rtx.DataType.FLOAT, 1 << int(rtx.TensorFormat.LINEAR)),
+    ]
+    assert not [line for line in lines if line.startswith("ERROR")]
 
 
 def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType) -> None:

@@ -24,6 +24,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, WAY
 from bandlens.export.models import save_model
+from bandlens.export.normalization import Normalization
+from bandlens.export.onnx.graph import rename_tensor
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
@@ -59,10 +61,11 @@ def make_model(
     seed: int = 0,
     category: str = "own",
     darkest: float = 0.0,
+    normalization: Normalization | None = None,
 ) -> Model:
-    """A convolution and a linear layer with random weights.
+    """A convolution and a linear layer with random weights, behind a normalization if there is one.
 
-    The logits of an image whose mean is below `darkest` are not finite.
+    Without one, the logits of an image whose mean is below `darkest` are not finite.
     """
     rng = np.random.default_rng(seed)
     weights = {
@@ -88,6 +91,16 @@ def make_model(
         helper.make_node("Mul", ["root", "zero"], ["nothing"]),
         helper.make_node("Add", ["g", "nothing"], ["logits"]),
     ]
+    if normalization:
+        centre, spread = (np.reshape(channels, (1, 3, 1, 1)) for channels in normalization)
+        weights |= {"centre": centre, "spread": spread}
+        nodes = [
+            helper.make_node("Sub", ["images", "centre"], ["centred"]),
+            helper.make_node("Div", ["centred", "spread"], ["normalized"]),
+            helper.make_node("Conv", ["normalized", "kernel", "bias"], ["c"], strides=[4, 4], pads=[2, 2, 2, 2]),
+            *nodes[1:4],
+            helper.make_node("Gemm", ["f", "matrix", "offset"], ["logits"]),
+        ]
     graph = helper.make_graph(
         nodes,
         "small",
@@ -112,6 +125,18 @@ def make_model(
     )
     save_model(model, content, {})
     return model
+
+
+def taking_floats(content: bytes) -> bytes:
+    """The ONNX file behind a cast of its input, so that it takes float32."""
+    model = onnx.load_from_string(content)
+    [images] = model.graph.input
+    kind = images.type.tensor_type.elem_type
+    if kind != TensorProto.FLOAT:
+        rename_tensor(model.graph, images.name, "halves")
+        model.graph.node.insert(0, helper.make_node("Cast", [images.name], ["halves"], to=kind))
+        images.type.tensor_type.elem_type = TensorProto.FLOAT
+    return model.SerializeToString()
 
 
 def tune_by_hand(

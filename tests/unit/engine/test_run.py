@@ -349,7 +349,8 @@ class Fails:
 
     def __init__(self, session: Session) -> None:
         self.session, self.calls = session, 0
-        self.variant, self.info, self.lane = session.variant, session.info, session.lane
+        self.variant, self.info = session.variant, session.info
+        self.lane, self.normalization = session.lane, session.normalization
 
     def infer(self, images: Any) -> Any:
         self.calls += 1

@@ -60,7 +60,8 @@ def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
         "gpu": "H100",
         "batch": batch,
     }
-    identity |= {"refit": False, "settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changed
+    identity |= {"refit": False, "settings": "tiling", "trt_plan_version": 2}
+    identity |= {"normalized": False, "built_from": model.sha256} | changed
     file = model.path.parent / "plans" / f"{identity['name']}.fp32.b{batch}.0123abcd.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(identity))
@@ -242,15 +243,18 @@ def test_a_damaged_tuning_is_not_taken_and_named(
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("lanes", [0, -1, "2", 1.5, True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*(("lanes", lanes) for lanes in (0, -1, "2", 1.5, True)), ("normalized", 1), ("normalized", "no")],
+)
 @pytest.mark.usefixtures("models", "no_gpu")
-def test_a_tuning_of_no_number_of_networks_is_damaged(
-    tmp_path: Path, lanes: Any, caplog: pytest.LogCaptureFixture
+def test_a_tuning_of_no_number_of_networks_or_no_yes_or_no_is_damaged(
+    tmp_path: Path, key: str, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "bandlens")
     file = tune_by_hand(tmp_path / "models")
     table = json.loads(file.read_text())
-    table["fp32"]["rates"][0]["lanes"] = lanes
+    table["fp32"]["rates"][0][key] = value
     file.write_text(json.dumps(table))
     assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
     assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
