@@ -1,9 +1,9 @@
 // Where array code would go over its arrays many times: one pass each, in CUDA.
 //
-// Every kernel computes what the array code of the Python module, or the part of an ONNX file, named above it does, and the
-// tests compare the two.
-// There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
-// one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments and launches.
+// Every kernel computes what the array code of the Python module named above it does, or the part of an ONNX file, and
+// the tests compare the two. There is no shared memory and no synchronisation, and of a warp's operations only the
+// exchange of values, in blocks of one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source.
+// probes/kernels.py lists the arguments and launches.
 
 struct Words {
     unsigned a, b, c, d;
