@@ -32,6 +32,7 @@ from bandlens.engine.backends.base import layer_values, open_session, plan_file_
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.halves import empty_halves, normalize
+from bandlens.engine.prefetch import COUNT
 from bandlens.engine.run import make_resources, run
 from bandlens.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.export.normalization import NORMALIZATIONS
@@ -664,6 +665,20 @@ def test_a_plan_whose_normalization_cannot_be_read_is_built_anew(
         assert session.normalization is not None
     assert re.search(r"building a TensorRT plan: .*\.json is damaged", caplog.messages[-1])
     assert json.loads(file.read_text())["normalization"] == description["normalization"]
+
+
+def test_images_lie_on_the_card_where_there_is_room_beside_normalized_batches(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room is measured once the batches are there, which the work of a run does not count."""
+    images, steps, empty = images_of(tmp_path), list[object](), card.empty
+    memory = card.cuda.runtime.memGetInfo
+    with open_session(variant_of(normalized_model(tmp_path), "tensorrt", "fp16"), BATCH, 1, normalized=True) as session:
+        monkeypatch.setattr(card, "empty", lambda shape, dtype: (steps.append(shape), empty(shape, dtype))[1])
+        card.cuda.runtime.memGetInfo = lambda: (steps.append("room"), memory())[1]
+        make_resources(card, images, {session.variant: session})
+    assert steps.index("room") == COUNT
+    assert steps[:COUNT] == [(BATCH, 128, 128, 8)] * COUNT
 
 
 def test_a_shared_plan_of_normalized_images_takes_the_weights_of_each_model(card: PretendCupy, tmp_path: Path) -> None:

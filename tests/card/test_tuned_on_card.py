@@ -15,6 +15,7 @@ from small import make_images, make_model, make_pictures
 
 from bandlens.app.export import Lowering
 from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import make_workbench
@@ -150,6 +151,10 @@ def test_images_are_normalized_once_where_that_is_faster_and_no_word_forbids_it(
     with Worker(replace(job, normalized=work.normalized)) as worker:
         worker.open()
     assert normalized_plans(folder) == {"m0.fp16.b4": {faster}, "m1.fp16.b4": {faster}}
+    gate_study(study, tmp_path / "results.duckdb", "fp32", "fp16")
+    assert normalized_plans(folder) == {
+        f"m{k}.{precision}.b4": {faster and precision == "fp16"} for k in range(2) for precision in ("fp16", "fp32")
+    }
     named = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], batch=4, **keys)
     assert not resolve(named).normalized
     monkeypatch.setenv(WITHOUT, "normalization")
