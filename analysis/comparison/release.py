@@ -215,6 +215,8 @@ class Released:
     """Cells that are one and the same row of one database, and have no rows."""
     lacking: str
     """Cells that only one of the two has, in words; empty where there are none."""
+    differs_in: str
+    """What differs between cells that are judged, such as weights or images, in words; empty where nothing does."""
 
 
 ROWS = (
@@ -261,12 +263,10 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         )
     if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
         raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of {name_limit('slices')}")
-    counts = [
-        (len(cells_a.join(cells_b, on=MATCH, how="anti")), a),
-        (len(cells_b.join(cells_a, on=MATCH, how="anti")), b),
-    ]
-    lacking = ", ".join(f"{count:,} of {run.name} alone" for count, run in counts if count)
-    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, same, lacking)
+    sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
+    lacking = "; ".join(filter(None, (_alone(*side) for side in sides)))
+    differs_in = ", ".join(rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
+    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, same, lacking, differs_in)
 
 
 def check_names(limits: Limits) -> None:
@@ -290,12 +290,36 @@ def _chosen(run: Run, limits: Limits) -> pl.DataFrame:
 
 def _lacking(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
     """The checkpoints, image sets and probes of B that A lacks, and those that it has instead, in words."""
-    words = []
-    for column in MATCH[:3]:
-        names_a, names_b = (cells[column].unique(maintain_order=True).to_list() for cells in (cells_a, cells_b))
-        if absent := [value for value in names_b if value not in names_a]:
-            words.append(f"{column.replace('_', ' ')} {some_of(absent)} (it has {some_of(names_a) or 'none'})")
+    words = [
+        f"{_column(column)} {some_of(absent)} (it has {some_of(cells_a[column].unique(maintain_order=True)) or 'none'})"
+        for column, absent in _absent(cells_b, cells_a).items()
+    ]
     return f"{name} lacks {' and '.join(words) or 'these conditions'}"
+
+
+def _alone(name: str, cells: pl.DataFrame, other_cells: pl.DataFrame) -> str:
+    """The number of cells of a run that another lacks, and of which checkpoints, image sets and probes they are."""
+    alone = cells.join(other_cells, on=MATCH, how="anti", maintain_order="left")
+    if alone.is_empty():
+        return ""
+    absent = _absent(alone, other_cells)
+    partly = alone.filter(
+        ~pl.any_horizontal(pl.lit(False), *(pl.col(key).is_in(values) for key, values in absent.items()))
+    )
+    words = [f"{_column(key)} {some_of(values)}" for key, values in absent.items()]
+    if probes := partly["probe"].unique(maintain_order=True).to_list():
+        words.append(f"some settings of {some_of(probes)}")
+    return f"{len(alone):,} of {name} alone ({', '.join(words)})"
+
+
+def _absent(cells: pl.DataFrame, other_cells: pl.DataFrame) -> dict[str, list[str]]:
+    """Checkpoint, image set and probe -> the values that cells have and others do not, where there are some."""
+    absent = {key: cells.join(other_cells, on=key, how="anti", maintain_order="left")[key] for key in MATCH[:3]}
+    return {key: values.unique(maintain_order=True).to_list() for key, values in absent.items() if len(values)}
+
+
+def _column(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _read_pair(

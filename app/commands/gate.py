@@ -189,17 +189,34 @@ def _report_release(released: Released, junit: Path | None, table_format: Format
     if table_format.is_for_programs:
         document = {"compared": released.label, **counts, "margin": released.limits.margin}
         document |= {"negative_flips": released.limits.negative_flips, "same_cells": released.same}
-        document |= {"lacking": released.lacking, "worst": released.worst and dict(released.worst)}
+        document |= {"differs_in": released.differs_in, "lacking": released.lacking}
+        document |= {"worst": released.worst and dict(released.worst)}
         print_document(document | {"checkpoints": _summaries(released.rows, "loss"), "rows": rows}, table_format)
     else:
         _print_release(released, headline, rows, table_format)
     if counts["fail"]:
         raise BandlensError(f"{headline}; a row that fails is worse beyond chance, by margin or limit")
     if counts["undecided"]:
-        # A slice needs more images of its own, so that what all rows together need is a multiple of what they have.
-        times = max((row["needed"] / row["n"] for row in rows if row["needed"]), default=None)
-        images = "more images" if times is None else f"about {ceil(10 * times) / 10:,.1f} times as many images"
-        raise Undecided(f"{headline}; {images} would decide all: run a larger set, or widen --margin")
+        raise Undecided(f"{headline}; {_images_in_words(rows)}: run a larger set, or widen --margin")
+
+
+def _images_in_words(rows: Rows) -> str:
+    """How many images would decide the undecided rows, as far as that can be said."""
+    undecided = [row for row in rows if row["verdict"] == "undecided"]
+    # A slice needs more images of its own, so that what all rows together need is a multiple of what they have.
+    times = [row["needed"] / row["n"] for row in undecided if row["needed"]]
+    unknown, words = len(undecided) - len(times), []
+    if times:
+        words.append(
+            f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide "
+            f"{f'{len(times):,} of them' if unknown else 'all'}"
+        )
+    if unknown:
+        words.append(
+            f"{unknown:,} cannot say how many images would decide, since they lose just the margin, or have one image "
+            "or cluster"
+        )
+    return "; ".join(words)
 
 
 def _print_release(released: Released, headline: str, rows: Rows, table_format: Format) -> None:
@@ -210,6 +227,8 @@ def _print_release(released: Released, headline: str, rows: Rows, table_format: 
         note(f"{released.same:,} cells are one and the same in both")
     if released.lacking:
         note(f"cells that only one of the two has, which are not judged: {released.lacking}")
+    if released.differs_in:
+        note(f"the two differ in: {released.differs_in}")
     order = {"fail": 0, "undecided": 1}
     open_rows = sorted((row for row in rows if row["verdict"] in order), key=lambda row: order[row["verdict"]])
     tables = {headline: _summaries(released.rows, "loss")}
@@ -220,6 +239,17 @@ def _print_release(released: Released, headline: str, rows: Rows, table_format: 
     if open_rows:
         shown = [{name: row[name] for name in SHOWN_OF_RELEASE} for row in open_rows[:MOST_ROWS]]
         tables["Rows that do not pass"] = shown
+    if table_format != Format.table:  # notes go elsewhere, and a pull request shows the tables alone
+        tables["Limits, and what is not judged"] = [
+            {
+                "margin": limits.margin,
+                "negative_flips": limits.negative_flips,
+                "differs_in": released.differs_in,
+                "same_cells": released.same,
+                "lacking": released.lacking,
+                "rows_not_listed": max(0, len(open_rows) - MOST_ROWS),
+            }
+        ]
     print_tables(tables, table_format, titles=TITLES)
     if len(open_rows) > MOST_ROWS:
         note(f"{len(open_rows) - MOST_ROWS:,} more do not pass; --format json lists all")

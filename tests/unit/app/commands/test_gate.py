@@ -156,8 +156,39 @@ def test_another_database_is_the_release_before(command: Command, db: Path, tmp_
         store_study(store, "same", images, [part(cell(images, by=model("released")), rank, rank)])
     answer = command("gate", "same", "--against", before, "--db", db)
     assert answer.code == 1
-    assert "cells that only one of the two has, which are not judged: 2 of same alone" in answer.out
+    assert "which are not judged: 2 of same alone (probe highpass, lowpass)\n" in answer.out
+    assert "the two differ in: weights or export\n" in answer.out
     assert "0 pass, 1 fail" in answer.err
+
+
+def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(command: Command, tmp_path: Path) -> None:
+    """Two databases call their studies alike, the sets are other ones, and each lacks something of the other."""
+    rank, cutoffs = np.zeros(N, int), {"old": (0.3, 0.7), "new": (0.3, 0.5)}
+    for side in cutoffs:
+        images, others = image_set(N, labels=rank, benchmark=side), image_set(N, name="other", labels=rank)
+        cells = [cell(images, condition("lowpass", cutoff=cutoff)) for cutoff in cutoffs[side]]
+        cells += [cell(others, condition("highpass", cutoff=0.3))] if side == "new" else []
+        with open_store(tmp_path / f"{side}.duckdb") as store:
+            store_study(store, "mine", [images, others], [part(of, rank, rank) for of in cells])
+    answer = command(
+        "gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "markdown"
+    )
+    assert answer.code == 0
+    limits = answer.out.split("## Limits, and what is not judged")[1]
+    assert "|     0.01 |" in limits
+    assert "images or labels" in limits
+    assert "1 of mine@1 of old.duckdb alone (some settings of lowpass); 2 of mine@1 of new.duckdb alone (" in limits
+    assert "(image set other, probe highpass, some settings of lowpass)" in limits
+
+
+def test_equal_answers_are_told_from_a_margin_of_nothing_by_no_number_of_images(command: Command, db: Path) -> None:
+    answer = command("gate", "same", "--against", "old", "--margin", 0, "--db", db)
+    assert answer.code == 3
+    assert "3 undecided; 3 cannot say how many images would decide, since they lose just the margin" in answer.err
+    assert "would decide all" not in answer.err
+    mixed = command("gate", "near", "--against", "old", "--margin", 0, "--db", db)
+    assert mixed.code == 3
+    assert "times as many images would decide all: run a larger set" in mixed.err
 
 
 def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Command, db: Path, tmp_path: Path) -> None:
