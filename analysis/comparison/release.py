@@ -216,7 +216,7 @@ class Released:
     lacking: str
     """Cells that only one of the two has, in words; empty where there are none."""
     differs_in: str
-    """What differs between cells that are judged, such as weights or images, in words; empty where nothing does."""
+    """Things that differ between the judged cells, such as weights or images, in words; empty where nothing does."""
 
 
 ROWS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -65,12 +65,17 @@ class Paper:
     @property
     def where(self) -> str | None:
         """How to get the files, or what there is instead of them, in one line; None where it needs none."""
-        of_repository = f"of github.com/{self.repository}" + f" at {self.commit}" * (self.commit != AS_PUBLISHED)
-        return f"{', '.join(self.files)} ({self.get or of_repository})" if self.files else self.get or None
+        return self._how_to_get(self.files) or None
 
     def advice(self, folder: Path | None) -> str:
-        """The advice where its numbers cannot be recomputed, with the folder that was searched."""
-        return f"put into {folder or 'DIR'}/{self.name} {self.where}" if self.files else self.get
+        """The advice where its numbers cannot be recomputed, with the folder that was searched and what it lacks."""
+        own = Path("DIR") if folder is None else folder
+        lacking = [file for file in self.files if folder is None or not (folder / self.name / file).is_file()]
+        return f"put into {own / self.name} " * bool(lacking) + self._how_to_get(lacking)
+
+    def _how_to_get(self, files: Sequence[str]) -> str:
+        of_repository = f"of github.com/{self.repository}" + f" at {self.commit}" * (self.commit != AS_PUBLISHED)
+        return f"{', '.join(files)} ({self.get or of_repository})" if files else self.get
 
 
 @cache
@@ -174,7 +179,10 @@ def timm_differences(paper: Paper, folder: Path) -> pl.DataFrame:
     tables = {file: read_csv(folder / file, infer_schema=False) for file in paper.files}
     frames = []
     for file, table in tables.items():
-        if "top1_diff" not in table.columns:
+        is_base = file == "results-imagenet.csv" or file.endswith("-clean.csv")
+        differences = () if is_base else ("top1_diff", "top5_diff")
+        SourceTable(folder / file, table).check_columns(("model", "img_size", "top1", "top5", *differences))
+        if is_base:
             continue
         base = tables.get(file.replace(".csv", "-clean.csv"), tables["results-imagenet.csv"])
         both = table.join(base, on=["model", "img_size"], maintain_order="left", suffix="_base")

@@ -60,7 +60,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @needs_published
 def test_more_than_500_printed_numbers_are_recomputed(files: Path) -> None:
     frames = {paper.name: recompute(paper, files / paper.name) for paper in find_papers(None)}
-    drawn = {"critical-band-fits", "cue-decisions", "open-clip-lines", "testbed-robustness"}
+    drawn = {"critical-band-fits", "cue-decisions", "vlm-shape-biases", "open-clip-lines", "testbed-robustness"}
     # The annotations of imagenet-x do not lie beside the checkout, and what is drawn is in no file.
     assert {name for name, rows in frames.items() if rows is None} == {"imagenet-x", *drawn}
     counts = {name: (len(rows), rows["equal"].sum()) for name, rows in frames.items() if rows is not None}
@@ -164,6 +164,28 @@ def test_other_files_are_refused_in_one_line(name: str, contents: Mapping[str, s
         recompute(papers()[name], tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@needs_published
+def test_a_file_of_timm_without_differences_is_refused_and_not_passed_over(files: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in papers()["timm"].files:
+        (damaged / file).symlink_to(files / "timm" / file)
+    (damaged / "results-sketch.csv").unlink()
+    (damaged / "results-sketch.csv").write_text("model,img_size,top1,top5\na,224,1,2\n")
+    with pytest.raises(StoreError, match=r"damaged/results-sketch\.csv.*no column top1_diff"):
+        recompute(papers()["timm"], damaged)
+
+
+def test_the_files_that_lack_are_named_and_no_others(command: Command, tmp_path: Path) -> None:
+    present, *lacking = papers()["imagenet-x"].files
+    (tmp_path / "imagenet-x").mkdir()
+    (tmp_path / "imagenet-x" / present).touch()
+    answer = command("papers", "imagenet-x", "--files", tmp_path)
+    assert answer.code == 2
+    assert f"put into {tmp_path}/imagenet-x {', '.join(lacking)} (predictions as" in answer.err
+    assert present not in answer.err
 
 
 def test_every_paper_has_a_reader_a_commit_a_licence_and_a_command() -> None:
