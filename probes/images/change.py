@@ -47,6 +47,8 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         classes, names = _labels(images, source, photographs.paths, labels)
         if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
             how.say(f"{path}: new classes: {some_of(new_classes)}")
+        if known := (total := len(photographs.paths)) - len(rows):
+            how.say(f"{path} has {known:,} of the {total:,} paths of {source} already, and keeps its images")
         how.say(f"{path}: {files.need_space(path, kept + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
         with nowhere() if images.streamed else rows_of(pixels) as keep:

@@ -102,6 +102,20 @@ def test_what_was_there_is_not_decoded_again(photos: Path) -> None:
     assert grown.keys[:3].tolist() == first.keys.tolist()
 
 
+def test_pictures_of_paths_that_a_set_has_are_counted(photos: Path) -> None:
+    """Another picture under a path that the set has is no new image, and is not left out in silence."""
+    out, lines = photos.with_name("grown.set"), list[str]()
+    pack(some(photos, *NAMES[:3]), out, crop=CROP)
+    add_images(out, photos, how=How(say=lines.append))
+    assert f"{out} has 3 of the 5 paths of {photos} already, and keeps its images" in lines
+    lines.clear()
+    extra = photos.with_name("extra")
+    (extra / "eel").mkdir(parents=True)
+    shutil.copy(photos / NAMES[0], extra / "eel" / "0.png")
+    add_images(out, extra, how=How(say=lines.append))
+    assert not any("already" in line for line in lines)
+
+
 def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> None:
     out = photos.with_name("shrunk.set")
     labelled = {"labels": Path("folders"), "contents": Contents(clusters="folder"), "crop": CROP}
