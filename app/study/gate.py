@@ -21,7 +21,7 @@ from ...analysis.database.studies import earlier_label, study_label
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, plural, quoted
 from ..console import log
 from .file import Study, stored_limits
 from .progress_file import keep_progress
@@ -115,12 +115,13 @@ def gate_study_release(
         apart = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if apart else store_b
         run_a, run_b = Run(store_a, label_a), Run(store_b, label_b or study_label(store_b, name))
-        limits = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
+        limits = replace(study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label), **thresholds)
+        _refuse_unfinished(run_b, limits, against)
         names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
         if len(names_a) == len(names_b) == 1 and names_a != names_b:
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
-            released = gate_release(run_a, run_b, replace(limits, **thresholds), advance)
+            released = gate_release(run_a, run_b, limits, advance)
         before = f"{run_a.label} of {relative_path(store_a.path, database)}" if apart else run_a.label
     _keep_verdicts(database, run_b.label, before, released)
     return released
@@ -134,6 +135,23 @@ def _keep_verdicts(database: Path, label: str, before: str, released: Released) 
             store.write_release(label, before, rows)
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
+
+
+def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
+    """UsageError where a release that was run lacks cells: whatever is not judged would pass."""
+    query = (
+        "SELECT count(*), count(*) FILTER (NOT complete) FROM study_version "
+        "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
+        "JOIN condition ON condition.id = cell.condition "
+        "WHERE label = $1 AND (len($2::VARCHAR[]) = 0 OR probe IN $2::VARCHAR[])"
+    )
+    ((count, lacking),) = run.store.frame(query, [run.label, [*limits.conditions]]).rows()
+    if lacking:
+        raise UsageError(
+            f"{run.label} lacks {lacking:,} of its {plural(count, 'cell')} in {run.store.path}, which would pass "
+            f"unjudged; run them, or name the study's file, whose gate does: bandlens gate STUDY.toml --against "
+            f"{quoted(against)}"
+        )
 
 
 def _checkpoints(run: Run) -> list[str]:

@@ -191,6 +191,21 @@ def test_equal_answers_are_told_from_a_margin_of_nothing_by_no_number_of_images(
     assert "times as many images would decide all: run a larger set" in mixed.err
 
 
+def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:
+    images = image_set(N, labels=np.zeros(N, int))
+    cells = [cell(images, setting, by=model("broken")) for setting in SETTINGS]
+    rank = (np.arange(N) < 600).astype(int)
+    with open_store(db) as store:
+        store_study(store, "broken", images, [part(cells[0], rank, rank)])
+        store.begin_study("broken", "", cells, [images])
+    answer = command("gate", "broken", "--against", "old", "--db", db)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"broken@2 lacks 2 of its 3 cells in {db}, which would pass unjudged; run them, or name" in answer.err
+    with open_store(db) as store:
+        store.execute("UPDATE study SET toml = '[gate]\nconditions = [\"clean\"]' WHERE name = 'broken'")
+    assert command("gate", "broken", "--against", "old", "--db", db).code == 0, "what is not judged may lack"
+
+
 def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Command, db: Path, tmp_path: Path) -> None:
     """Each has a row of its own in the view, and neither is called as the release that it is compared with."""
     images, rank = image_set(N, labels=np.zeros(N, int)), (np.arange(N) < 600).astype(int)
