@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..analysis.database.store import Store
 from ..export.weights.registry import checkpoints
+from ..protocol import CUE_CONFLICT, STIMULI
 from ..untrusted import printable
 from ..version import __version__
 from .formats import escape_latex
@@ -33,7 +34,8 @@ TERMS: Mapping[str, str] = {
     **dict.fromkeys(("imagenet", "imagenet-real", "imagenet-c", "imagenet-cbar"), IMAGENET),
     "imagenet-v2": "from Flickr, each under terms of its own",
     **dict.fromkeys(("imagenet-a", "imagenet-r", "imagenet-sketch"), WEB),
-    "cue-conflict": "CC BY 4.0",
+    **dict.fromkeys(STIMULI, "CC BY 4.0 where the study that made them states a licence"),
+    CUE_CONFLICT: "CC BY 4.0",
 }
 """Benchmark -> the terms of its images, where they are known."""
 

@@ -12,8 +12,9 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.citation import PUBLISHED, SOFTWARE, software_entry
+from bandlens.app.citation import PUBLISHED, SOFTWARE, TERMS, software_entry
 from bandlens.export.weights.registry import checkpoint
+from bandlens.protocol import BENCHMARKS
 
 ENTRY = re.compile(r"^@(\w+)\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
 KNOWN = "tv_resnet50"
@@ -71,6 +72,10 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
     )
     assert "licence: from Flickr, each under terms of its own" in cited[cited_images]["note"]
     assert images.info.digest in cited[cited_images]["note"]
+
+
+def test_the_images_of_every_benchmark_have_terms() -> None:
+    assert BENCHMARKS.keys() == TERMS.keys()
 
 
 def test_studies_of_other_models_share_no_key_of_theirs(command: Command, tmp_path: Path) -> None:
