@@ -57,7 +57,7 @@ def _print_papers(paper: str | None, files: Path | None, table_format: Format) -
     if paper is not None or table_format == Format.csv:
         print_rows(figures.to_dicts(), table_format)
     else:
-        columns = ("paper", "figures", "equal", "licence", "commit", "recomputed_by")
+        columns = ("paper", "figures", "equal", "licence", "commit", "recomputed_by", "repository")
         print_rows([{name: row[name] for name in columns} for row in rows], table_format)
     note = partial(print_note, table_format=table_format)
     note(f"{figures['equal'].sum():,} of {len(figures):,} numbers are equal to the printed ones")

@@ -200,6 +200,7 @@ def test_every_paper_has_a_reader_a_commit_a_licence_and_a_command() -> None:
 def test_the_command_counts_prints_and_says_what_is_not_here(command: Command, tmp_path: Path) -> None:
     shown = command("papers").out
     assert "33 of 34 numbers are equal to the printed ones" in shown
+    assert "jun-fang/PCT" in shown, "a commit says nothing without its repository"
     assert "negative-flips: 1 differs: the printed rates that it follows from are rounded" in shown
     assert "not here: imagenet-x, " in shown
     assert "put into DIR/imagenet-x predictions.parquet" in shown
