@@ -355,10 +355,21 @@ def _read_pair(
         side.predictions.forget()
     slices: dict[str, list[tuple[str, Whole]]] = {"": [("", np.arange(len(clusters)))]}
     for kind in limits.slices:
-        named = [(name, np.flatnonzero(np.isin(images_a, images))) for name, images in SLICES[kind](outcomes_a)]
-        slices[kind] = [(name, images) for name, images in named if len(images)]
+        slices[kind] = _slices(kind, (outcomes_b, images_b), (outcomes_a, images_a))
     conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b")
     return ReleasePair(conditions, (right_before, right_now), values, clusters), slices
+
+
+def _slices(kind: str, *sides: tuple[Outcomes, Whole]) -> list[tuple[str, Whole]]:
+    """Name each slice of a kind, with its images among the common ones, by the first of the sides that knows some.
+
+    A side is outcomes and the common images among theirs: a set may have got attributes since an earlier release ran.
+    """
+    for outcomes, common in sides:
+        named = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
+        if known := [(name, images) for name, images in named if len(images)]:
+            return known
+    return []
 
 
 def _right(cell: CellOutcomes, key: tuple[str, str]) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ from bandlens.analysis.comparison.release import (
     worst_loss,
 )
 from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired
 from bandlens.errors import UnknownName, UsageError
@@ -267,6 +269,17 @@ def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store
         "site=b": (600, 0, "pass"),
         "weather=fog": (500, 0.8, "fail"),
     }
+
+
+def test_attributes_that_a_set_got_after_the_release_before_name_slices(store: Store, tmp_path: Path) -> None:
+    images, rank = image_set(2000, labels=[0] * 2000), np.zeros(2000, int)
+    named = replace(images, attributes={("weather", "fog"): np.arange(500)})
+    store_study(store, "v1", images, [part(cell(images), rank, rank)])
+    with open_store(tmp_path / "later.duckdb") as later:
+        store_study(later, "v2", named, [part(cell(named), rank, rank)])
+        for before, now in ((Run(store, "v1@1"), Run(later, "v2@1")), (Run(later, "v2@1"), Run(store, "v1@1"))):
+            rows = gate_release(before, now, Limits(slices=["attribute"])).rows
+            assert rows.select("slice", "n").rows() == [("", 2000), ("weather=fog", 500)]
 
 
 def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:
