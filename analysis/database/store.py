@@ -39,6 +39,9 @@ from .reading import check_reading
 if TYPE_CHECKING:
     import polars as pl
 
+    Rows = pl.DataFrame | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    """Rows to store: a frame, sequences or arrays by column, or a mapping for each row."""
+
 
 class Images(Protocol):
     """An image set as the database keeps it."""
@@ -177,15 +180,18 @@ class Store:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _load(self, statement: str, table: pa.Table) -> None:
-        """Run a statement that reads the table as `loaded`."""
-        with explained(self.path), self._loaded(table):
+    def _load(self, statement: str, rows: Rows) -> None:
+        """Run a statement that reads the rows as the table `loaded`."""
+        with explained(self.path), self._loaded(rows):
             self._connection.execute(statement)
 
     @contextmanager
-    def _loaded(self, table: pa.Table, name: str = "loaded") -> Iterator[None]:
-        """The table is there as `loaded`, or by another name."""
-        self._connection.register(name, table)
+    def _loaded(self, rows: Rows, name: str = "loaded") -> Iterator[None]:
+        """The rows are there as the table `loaded`, or by another name."""
+        import polars as pl
+
+        # Arrow's own constructors import pandas wherever it is installed, which takes longer than to store a range.
+        self._connection.register(name, pl.DataFrame(rows, infer_schema_length=None).to_arrow())
         try:
             yield
         finally:
@@ -259,7 +265,7 @@ class Store:
             )
             self._load(
                 "INSERT INTO study_cell SELECT currval('id'), cell.id FROM loaded JOIN cell USING (key)",
-                pa.table({"key": [cell.key for cell in cells]}),
+                {"key": [cell.key for cell in cells]},
             )
             self._keep_names(cells)
             return f"{name}@{version}"
@@ -275,7 +281,7 @@ class Store:
         self._add_cells(cells)
         for space in {cell.decision_space for cell in cells} & set(names):
             rows = [{"decision_space": space, "class": number, "name": name} for number, name in names[space].items()]
-            self._load("INSERT OR REPLACE INTO class_name FROM loaded", pa.Table.from_pylist(rows))
+            self._load("INSERT OR REPLACE INTO class_name FROM loaded", rows)
 
     def _keep_names(self, cells: Sequence[Cell]) -> None:
         """Keep what the study that was just added calls its checkpoints and image sets."""
@@ -283,18 +289,14 @@ class Store:
         self._load(
             "INSERT INTO study_checkpoint SELECT currval('id'), checkpoint.id, loaded.name, loaded.category "
             "FROM loaded JOIN checkpoint USING (model_sha256)",
-            pa.Table.from_pylist([{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models]),
+            [{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models],
         )
         image_sets = {cell.image_set.digest: cell.image_set for cell in cells}.values()
-        columns = {
-            **{name: [getattr(info, name) for info in image_sets] for name in ("digest", "name", "benchmark")},
-            "corruption": pa.array([info.corruption for info in image_sets], pa.string()),
-            "severity": pa.array([info.severity for info in image_sets], pa.int32()),
-        }
+        names = ("digest", "name", "benchmark", "corruption", "severity")
         self._load(
             "INSERT INTO study_image_set SELECT currval('id'), image_set.id, loaded.name, loaded.benchmark, "
             "loaded.corruption, loaded.severity FROM loaded JOIN image_set USING (digest)",
-            pa.table(columns),
+            {name: [getattr(info, name) for info in image_sets] for name in names},
         )
 
     def _add_images(self, images: Images) -> None:
@@ -315,26 +317,20 @@ class Store:
         self.execute(f"INSERT INTO image_set ({', '.join(row)}) VALUES ({places})", [*row.values()])
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
-        self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
+        self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", columns)
         identity = self.frame("SELECT currval('id')").item()
         self._name_classes(identity, images)
         self._keep_attributes(identity, images)
         for scheme, (rows, classes) in (first_scheme | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
-            self._load(
-                "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)
-            )
+            self._load("INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", truth)
 
     def _name_classes(self, image_set: int, images: Images) -> None:
         """Keep the names of a set's classes (image_set.id); a model whose names are known may have added some."""
         if images.class_names:
             count = len(images.class_names)
-            columns = {
-                "image_set": pa.array([image_set] * count, pa.int32()),
-                "class": pa.array(range(count), pa.uint16()),
-                "name": list(images.class_names),
-            }
-            self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", pa.table(columns))
+            columns = {"image_set": [image_set] * count, "class": range(count), "name": list(images.class_names)}
+            self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", columns)
 
     def _keep_attributes(self, image_set: int, images: Images) -> None:
         """Replace the attributes of a set (image_set.id); a copy of the set that has none leaves them as they are."""
@@ -343,12 +339,12 @@ class Store:
         self.execute("DELETE FROM image_attribute WHERE image_set = ?", [image_set])
         counts = [len(rows) for rows in images.attributes.values()]
         columns = {
-            "image_set": pa.array([image_set] * sum(counts), pa.int32()),
+            "image_set": [image_set] * sum(counts),
             "image_index": np.concatenate([*images.attributes.values()]).astype(np.uint32),
             "name": np.repeat([name for name, _ in images.attributes], counts).tolist(),
             "value": np.repeat([value for _, value in images.attributes], counts).tolist(),
         }
-        self._load("INSERT INTO image_attribute BY NAME FROM loaded", pa.table(columns))
+        self._load("INSERT INTO image_attribute BY NAME FROM loaded", columns)
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
@@ -395,7 +391,7 @@ class Store:
             "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
             "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
             "WHERE key NOT IN (SELECT key FROM cell)",
-            pa.Table.from_pylist(rows),
+            rows,
         )
 
     def _renew_facts(self, conditions: Iterable[Condition]) -> None:
@@ -405,7 +401,7 @@ class Store:
         self._load(
             f"UPDATE condition SET {', '.join(f'{name} = loaded.{name}' for name in names)} FROM loaded "
             f"WHERE condition.digest = loaded.digest AND ({new}) IS DISTINCT FROM ({old})",
-            pa.Table.from_pylist([{"digest": c.digest} | asdict(c.facts) for c in conditions]),
+            [{"digest": c.digest} | asdict(c.facts) for c in conditions],
         )
 
     def _insert_new(self, table: str, unique: str, rows: list[dict[str, Any]]) -> None:
@@ -413,7 +409,7 @@ class Store:
         self._load(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM loaded "
             f"WHERE {unique} NOT IN (SELECT {unique} FROM {table})",
-            pa.Table.from_pylist(rows),
+            rows,
         )
 
     # Predictions
@@ -429,6 +425,8 @@ class Store:
 
     def commit_all(self, ranges: Sequence[tuple[Sequence[Outcome], Mapping[Variant, SessionInfo]]]) -> None:
         """`commit` of several ranges in one transaction, which takes little longer than that of one."""
+        import polars as pl
+
         finished = [[outcome for outcome in outcomes if isinstance(outcome, Finished)] for outcomes, _ in ranges]
         failed = [outcome for outcomes, _ in ranges for outcome in outcomes if isinstance(outcome, Failed)]
         parts = list(itertools.chain(*finished))
@@ -443,7 +441,7 @@ class Store:
                 session_ids = self._session_ids(cards)
                 self._add_parts(finished, ids, [session_ids[session] for session in ran])
                 rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
-                self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
+                self._load("INSERT INTO prediction FROM loaded", pl.concat(rows))
                 self._mark_complete(ids.values())
             for failure in failed:
                 self._fail(failure)
@@ -460,8 +458,8 @@ class Store:
             pairs: the keys of an old cell and of a new one without predictions, and how many of the images to take.
         """
         keys, donors, counts = zip(*pairs, strict=True)
-        taken = pa.table({"donor": donors, "key": keys, "taken": pa.array(counts, pa.int64())})
-        moved = pa.table({"old_index": places, "new_index": np.arange(len(places))})
+        taken = {"donor": donors, "key": keys, "taken": counts}
+        moved = {"old_index": places, "new_index": np.arange(len(places))}
         with self.transaction(), self._loaded(moved, "moved"):
             columns = "cell.id, new_index, predicted, label_rank, confidence, best_rank"
             self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", taken)
@@ -476,7 +474,7 @@ class Store:
             self._mark_complete(self._ids_of(keys).values())
 
     def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
-        with explained(self.path), self._loaded(pa.table({"key": keys})):
+        with explained(self.path), self._loaded({"key": keys}):
             return dict(self._connection.sql("SELECT key, id FROM cell SEMI JOIN loaded USING (key)").fetchall())
 
     def _session_ids(self, cards: Mapping[tuple[Any, ...], str | None]) -> dict[tuple[Any, ...], int]:
@@ -486,11 +484,11 @@ class Store:
         if not new:
             return ids
         columns = {name: list(column) for name, column in zip(SESSION, zip(*new, strict=True), strict=True)}
-        table = pa.table(columns | {"card": pa.array([cards[session] for session in new], pa.string())})
-        names = ", ".join(table.column_names)
-        self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", table)
+        columns["card"] = [cards[session] for session in new]
+        names = ", ".join(columns)
+        self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", columns)
         same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
-        with explained(self.path), self._loaded(table):
+        with explained(self.path), self._loaded(columns):
             rows = self._connection.sql(
                 f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
                 f"ON {same} AND session.versions = loaded.versions::JSON"
@@ -507,11 +505,11 @@ class Store:
             "count": [len(part.predictions.predicted) for part in finished],
             "session": sessions,
             "seconds": [part.seconds for part in finished],
-            "right1": pa.array(itertools.chain.from_iterable(_below(1, parts) for parts in ranges), pa.int32()),
-            "right5": pa.array(itertools.chain.from_iterable(_below(5, parts) for parts in ranges), pa.int32()),
+            "right1": [*itertools.chain.from_iterable(_below(1, parts) for parts in ranges)],
+            "right5": [*itertools.chain.from_iterable(_below(5, parts) for parts in ranges)],
         }
         names = ", ".join(columns)
-        self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", pa.table(columns))
+        self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", columns)
 
     def _mark_complete(self, cells: Iterable[int]) -> None:
         """Mark those of the cells all of whose images are stored."""
@@ -519,7 +517,7 @@ class Store:
             "UPDATE cell SET complete = true, error = NULL FROM image_set, "
             "(SELECT cell AS id, sum(count) AS done FROM part SEMI JOIN loaded USING (cell) GROUP BY cell) AS stored "
             "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count",
-            pa.table({"cell": pa.array(cells, pa.int32())}),
+            {"cell": [*cells]},
         )
 
     def _fail(self, failure: Failed) -> None:
@@ -553,7 +551,7 @@ class Store:
         import polars as pl
 
         of_study = pl.lit(study, pl.Int32).alias("study")
-        described = measures.with_columns(of_study).to_arrow()
+        described = measures.with_columns(of_study)
         with self.transaction():
             for table, column in (("measure_value", "metric"), ("own_answer", "metric"), ("own_measure", "name")):
                 self._load(
@@ -564,13 +562,13 @@ class Store:
             self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
             self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
             for part in answers:
-                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(of_study).to_arrow())
+                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(of_study))
 
     def _replace(self, table: str, frame: pl.DataFrame, where: str = "true", parameters: Sequence[Any] = ()) -> None:
         """Replace the rows of a table that a condition names."""
         with self.transaction():
             self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
-            self._load(f"INSERT INTO {table} BY NAME FROM loaded", frame.to_arrow())
+            self._load(f"INSERT INTO {table} BY NAME FROM loaded", frame)
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""
@@ -585,14 +583,14 @@ class Store:
 
         Columns: those of precision_gate without `decided`.
         """
-        pairs, names = frame.to_arrow(), ", ".join(frame.columns)
+        names = ", ".join(frame.columns)
         with self.transaction():
             self._load(
                 "DELETE FROM precision_gate AS old USING loaded "
                 "WHERE old.reference = loaded.reference AND old.candidate = loaded.candidate",
-                pairs,
+                frame,
             )
-            self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", pairs)
+            self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", frame)
 
     def write_release(self, label: str, against: str, frame: pl.DataFrame) -> None:
         """Replace the verdicts on a version of a study against a release before it.
@@ -613,17 +611,17 @@ class Store:
         """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""
         with self.transaction():
             self.execute("DELETE FROM published_value WHERE source = ?", [source])
-            self._load("INSERT INTO published_value BY NAME FROM loaded", values.to_arrow())
+            self._load("INSERT INTO published_value BY NAME FROM loaded", values)
             if trials is not None:
                 self.execute("DELETE FROM human_trial")
-                self._load("INSERT INTO human_trial BY NAME FROM loaded", trials.to_arrow())
+                self._load("INSERT INTO human_trial BY NAME FROM loaded", trials)
 
 
-def _value_table(frame: pl.DataFrame) -> pa.Table:
+def _value_table(frame: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
-    return frame.select(*keys, *VALUE_COLUMNS).to_arrow()
+    return frame.select(*keys, *VALUE_COLUMNS)
 
 
 def _is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> bool:
@@ -708,8 +706,9 @@ def _sums(chosen: NDArray[np.bool_], ends: NDArray[np.intp]) -> NDArray[np.intp]
     return np.diff(np.concatenate([[0], np.cumsum(chosen)])[ends])
 
 
-def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:
+def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pl.DataFrame:
     """The rows of the parts, which all have labels or all have none."""
+    import polars as pl
 
     def joined(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part.predictions, name) for part in finished])
@@ -722,6 +721,5 @@ def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> p
     columns: dict[str, Any] = {"cell": cells, "image_index": index.astype(np.uint32)}
     for name in PREDICTION_COLUMNS:
         absent = getattr(finished[0].predictions, name) is None
-        columns[name] = pa.nulls(len(cells), pa.uint16()) if absent else joined(name)
-    columns["confidence"] = pa.array(columns["confidence"], from_pandas=True)  # NaN is NULL
-    return pa.table(columns)
+        columns[name] = pl.repeat(None, len(cells), dtype=pl.UInt16, eager=True) if absent else joined(name)
+    return pl.DataFrame(columns).with_columns(pl.col("confidence").fill_nan(None))
