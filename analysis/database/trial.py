@@ -111,7 +111,7 @@ def check_magic(path: Path) -> None:
         raise StoreError(f"{path} is not a DuckDB database; name another file")
 
 
-def end_with_parent(parent: int) -> None:
+def be_killed_with_parent(parent: int) -> None:
     """Have Linux kill this process when the one that waits for it is killed: it would keep the file locked."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -121,7 +121,7 @@ def end_with_parent(parent: int) -> None:
 
 def main() -> None:
     path, mode = Path(sys.argv[1]), sys.argv[2]
-    end_with_parent(int(sys.argv[3]))
+    be_killed_with_parent(int(sys.argv[3]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 1))
     limit_memory(ADDRESS_SPACE)
