@@ -162,6 +162,8 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
     for name, lists in schemes.items():
         if lists.type != pa.list_(pa.int32()) or lists.null_count or pc.list_flatten(lists).null_count:
             raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
+        if (pc.min(pc.list_flatten(lists)).as_py() or 0) < 0:
+            raise ImageSetError(f"{file}: some classes of the column {name} are negative; pack the images again")
     return Index(
         paths,
         label,

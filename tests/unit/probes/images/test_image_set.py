@@ -331,6 +331,9 @@ def test_a_foreign_column_is_no_label_scheme(packed: ImageSet) -> None:
         pq.write_table(table.append_column("mine", column), file)
         with pytest.raises(ImageSetError, match="the column mine is no label scheme"):
             open_image_set(packed.folder)
+    pq.write_table(table.append_column("mine", pa.array([[1], [-2], [], [3, 4]], pa.list_(pa.int32()))), file)
+    with pytest.raises(ImageSetError, match="some classes of the column mine are negative"):
+        open_image_set(packed.folder)
     pq.write_table(table.append_column("mine", pa.array([[1], [2], [], [3, 4]], pa.list_(pa.int32()))), file)
     with pytest.raises(ImageSetError, match=r"index\.parquet: does not fit set\.json"):
         open_image_set(packed.folder)
