@@ -72,6 +72,7 @@ FIGURES: Mapping[str, Figure] = {
     "rates.fp16.256.trtexec": Figure("fp16 sessions over trtexec", "ratio"),
     "rates.fp16.256.two": Figure("two fp16 sessions at a time over one", "ratio", "1.02 to 1.05"),
     "rates.int8.256.two": Figure("two int8 sessions at a time over one", "ratio"),
+    "rates.fp16.256.normalized": Figure("fp16 sessions of normalized images over usual", "ratio", "0.997 to 1.021"),
     "rates.grid": Figure("the grid in fp16: 48 networks, 52 conditions, 50,000 images", "min", "53"),
     "plans.refit": Figure("whether a plan that is refitted to another bias is accepted", "", "1"),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from _common import bare_seconds
 
-from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.base import open_session, takes_normalized, variant_of
 from bandlens.engine.device.streams import finish, new_stream
 from bandlens.engine.tuning import measure_rate
 from bandlens.errors import BandlensError
@@ -135,6 +135,9 @@ def measure_rates(bench: Bench) -> Iterator[tuple[str, float]]:
                 if (best := trtexec_rate(trt_plan.path, batch)) is not None:
                     yield f"{precision}.{batch}.trtexec", rate / best
             yield f"{precision}.{batch}.two", measure_rate(session.variant, batch, 0, 0.5, 3, lanes=2) / rate
+            if takes_normalized("tensorrt", precision):
+                normalized = measure_rate(session.variant, batch, 0, 0.5, 3, normalized=True)
+                yield f"{precision}.{batch}.normalized", normalized / rate
             if (precision, batch) == (sizes.precision, sizes.batch):
                 yield "grid", GRID / rate / 60
 
