@@ -15,11 +15,10 @@ SEED := $(SEED)
 
 setup: $(VENV)/.ready
 
-# Python compiles what is imported. To compile all 23,000 modules takes a third of the time of the installation.
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"bandlens needs Python 3.11 or newer, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
+	$(BIN)/pip install --quiet --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
 	@touch $@
 
 demo: setup

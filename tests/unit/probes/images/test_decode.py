@@ -85,7 +85,7 @@ def test_any_shape_is_torchvisions(
     if interpolation == "bilinear":
         fast = cropped(jpeg, replace(crop, fast=True))
         difference = np.abs(fast.astype(np.int16) - expected)
-        # Of noise, one value in 40 million differs by 2: each of the two libraries rounds between width and height.
+        # One value of noise in 40 million differs by 2: each of the two libraries rounds between width and height.
         assert difference.max() <= 2
         assert (difference == 2).sum() <= 1
 
