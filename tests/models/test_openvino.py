@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree
@@ -41,7 +42,9 @@ if find_spec("openvino") is None or find_spec("nncf") is None:
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 
 Images = NDArray[np.float32]
-PRECISIONS = ("fp32", "bf16", "int8")
+HAS_BF16 = "BF16" in import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16")
+PRECISIONS = ("fp32", *["bf16"] * HAS_BF16, "int8")
 BATCH = 20
 
 
@@ -91,7 +94,7 @@ def test_fp32_is_fp32(logits_by_precision: Mapping[str, Images]) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "flips", "nearest", "farthest"),
-    [("bf16", 8, 0.01, 0.1), ("int8", 24, 0.05, 0.3)],
+    [pytest.param("bf16", 8, 0.01, 0.1, marks=needs_bf16), ("int8", 24, 0.05, 0.3)],
     ids=["bf16", "int8"],
 )
 def test_a_lower_precision_changes_few_predictions(
@@ -120,7 +123,7 @@ def images(count: int, seed: int = 5) -> Images:
     return np.ascontiguousarray(make_pictures(count, seed=seed).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: str) -> None:
     """All of these batches are cut into parts of four."""
     shown, variant = images(16), variant_of(model, "openvino", precision)
@@ -133,7 +136,7 @@ def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: 
         np.testing.assert_array_equal(logits_of_cut, logits_by_cut[0])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
     for threads in (1, 2):
         with open_session(variant_of(model, "openvino", precision), 4, threads) as session:
@@ -150,7 +153,7 @@ def test_a_graph_without_int8_does_not_run_as_int8(model: Model) -> None:
 
 def test_a_precision_that_openvino_does_not_keep_to_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     bf16 = openvino_session.PRECISIONS["bf16"]
-    monkeypatch.setitem(openvino_session.PRECISIONS, "bf16", replace(bf16, hint="f32"))
+    monkeypatch.setitem(openvino_session.PRECISIONS, "bf16", replace(bf16, hint="f32", capability="FP32"))
     with pytest.raises(
         EngineError, match=r"one \(openvino bf16\): OpenVINO runs .* otherwise \(2 in f32, the rest in f32"
     ):
