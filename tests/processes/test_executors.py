@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -28,6 +29,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Committer, Sharded
 from bandlens.engine.distributed.cluster import RayOptions, connected
+from bandlens.engine.distributed.executors import Watch
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.engine.distributed.ray import RayWorker, run_on
 from bandlens.engine.distributed.shards import open_folder
@@ -410,7 +412,8 @@ def once(name):
         marker.touch()
     return first
 if once("stopped"):
-    time.sleep(3)
+    while not Path(__file__).with_name("heard").exists():
+        time.sleep(0.05)
     os.kill(os.getppid(), signal.SIGSTOP)  # the worker
 def hangs(images, level):
     if once("hung"):
@@ -419,14 +422,21 @@ def hangs(images, level):
 """
 """Stops its worker as it opens the study, and hangs in its first batch.
 
-First the worker gives a sign of life: one that never gave any may be waiting for a machine, and is left for long.
+First the driver hears a sign of life: a worker that never gave any may be waiting for a machine, and is left for long.
 """
 
 
 @ONE_WORKER
 def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
-    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...]
+    command: Command, workplace: Path, cluster: None, worker: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hears = Watch.hears
+
+    def hears_and_tells(watch: Watch, *signs: Any) -> None:
+        hears(watch, *signs)
+        (workplace / "heard").touch()
+
+    monkeypatch.setattr(Watch, "hears", hears_and_tells)
     (workplace / "hangs.py").write_text(HANGS)
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
     options = (*worker, "--task-timeout", "8", "--format", "json")
