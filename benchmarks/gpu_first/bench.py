@@ -54,7 +54,7 @@ class Sizes:
     """Precisions of TensorRT's plans."""
 
 
-PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
+PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32", "fp16"))
 
 
 class LeftOut(Exception):
