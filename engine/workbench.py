@@ -137,10 +137,12 @@ class Workbench:
 
     def _try(self, open_variant: Callable[[Variant, int, int], Session], variant: Variant) -> None:
         """Open a session, or note the error of a variant that is refused."""
-        here = self.here(variant)
+        local_variant = self.here(variant)
         try:
             with gpu_errors():
-                self.sessions[variant] = self._opened.enter_context(open_variant(here, self.batch, self.threads))
+                self.sessions[variant] = self._opened.enter_context(
+                    open_variant(local_variant, self.batch, self.threads)
+                )
         except DeviceError:
             raise
         except BandlensError as error:

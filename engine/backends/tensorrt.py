@@ -291,7 +291,7 @@ class TensorRTSession:
 
     def infer(self, images: Array) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
-        images, lane = self._taken(images), self._lane
+        images, lane = self._input_of(images), self._lane
         with in_turn(self._device.xp, lane.stream):
             if self._grown != lane.grown:
                 self._grown = lane.grown
@@ -300,7 +300,7 @@ class TensorRTSession:
             self._replays(images)
         return self._logits
 
-    def _taken(self, images: Array) -> Array:
+    def _input_of(self, images: Array) -> Array:
         """A batch as the plan takes it: images, or their halves, which are made here unless the caller made them."""
         if self.normalization is not None and images.dtype == "uint16":
             check_images(self.variant, images, shape_of_halves(self._shape), "uint16")
@@ -349,7 +349,7 @@ class TensorRTSession:
             def report_layer_time(self, layer_name: str, ms: SupportsFloat) -> None:
                 times.setdefault(layer_name, []).append(float(ms))
 
-        images = self._taken(images)
+        images = self._input_of(images)
         self.infer(images)  # the context has its memory from then on
         self._context.profiler = Profiler()
         for _ in range(2 * RUNS):

@@ -161,7 +161,7 @@ def _source(ray: Any, files: Mapping[str, KeptFiles]) -> tuple[str, Any]:
     """The driver's files, handed out by a process beside it: its name, and its handle, which keeps it alive."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     name = f"bandlens-files-{secrets.token_hex(8)}"
-    options = {"name": name, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    options = {"name": name, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": driver_node}
     return name, ray.remote(DriverFiles).options(**options).remote(files)

@@ -129,8 +129,8 @@ class Worker:
         Raises DeviceError when the device is lost or out of memory, ShardError where the shard cannot be written, and
         what image sets and probes raise when they are opened.
         """
-        here = {*self._grid.conditions, *self._grid.attacks}
-        if missing := {cell.condition for cell in task.cells} - here:
+        conditions = {*self._grid.conditions, *self._grid.attacks}
+        if missing := {cell.condition for cell in task.cells} - conditions:
             raise EngineError(f"{min(map(str, missing))} is another probe here; are all versions of bandlens the same?")
         outcomes = [outcome for outcomes in self._bench.compute(task, progress=self._step) for outcome in outcomes]
         failed = tuple((outcome.cell.key, outcome.error) for outcome in outcomes if isinstance(outcome, Failed))
@@ -148,11 +148,11 @@ class Worker:
 
 
 def _grid(job: Job, files: NodeFiles) -> Grid:
-    here = {
+    local_probes = {
         name: {**job.probes[name], "file": str(files.probe(source, job.sources[name]))}
         for name, source in probe_sources(job.probes, job.folder).items()
     }
-    return make_grid({**job.probes, **here}, job.folder)
+    return make_grid({**job.probes, **local_probes}, job.folder)
 
 
 _columns = attrgetter(*PREDICTION_COLUMNS)

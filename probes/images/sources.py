@@ -67,8 +67,8 @@ def _open_folder(folder: Path) -> ImageSource:
 
 def _files_below(folder: Path) -> Iterator[str]:
     followed: Counter[Path] = Counter()
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        at = Path(here)
+    for directory, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        at = Path(directory)
         folders[:] = [name for name in folders if not _leads_back(at / name)]
         for target in [(at / name).resolve() for name in folders if (at / name).is_symlink()]:
             followed[target] += 1

@@ -81,8 +81,8 @@ def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
     model, images = bench.models[0], bench.images.info
     clean = Cell(variant_of(model, "tensorrt", "fp32"), images, grid.clean[0], 0)
     attacked = Cell(attack_variant(model, "tensorrt"), images, grid.attacks[0], 0)
-    with workbench(bench.images, grid) as here:
-        list(here.compute(Task((clean,), 0, COUNT)))
+    with workbench(bench.images, grid) as place:
+        list(place.compute(Task((clean,), 0, COUNT)))
         assert card.free < room
-        list(here.compute(Task((attacked,), 0, COUNT)))
+        list(place.compute(Task((attacked,), 0, COUNT)))
     assert free_bytes == [room]

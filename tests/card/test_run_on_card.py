@@ -132,19 +132,19 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
         classes: int = CLASSES,
         normalizations: Sequence[Normalization | None] = (None, None),
     ) -> Bench:
-        here = tmp_path_factory.mktemp("bench")
+        folder = tmp_path_factory.mktemp("bench")
         models = [
-            make_model(here, f"m{k}", size=size, classes=classes, seed=k, normalization=normalization)
+            make_model(folder, f"m{k}", size=size, classes=classes, seed=k, normalization=normalization)
             for k, normalization in enumerate(normalizations)
         ]
         pictures = make_pictures(COUNT, size)
         in_range = pictures.transpose(0, 3, 1, 2) / np.float32(255)
         # With these labels the first network is right, and attacks have something to win.
         labels = onnx_logits(models[0].path.read_bytes(), in_range).argmax(1).tolist()
-        images = make_images(here / "images.set", pictures, labels=labels)
+        images = make_images(folder / "images.set", pictures, labels=labels)
         pairs = np.array([(k, c) for k, label in enumerate(labels) for c in {label, k % 2}], np.int32)
         images = replace(images, schemes={"real": Scheme(*pairs.T)})
-        return Bench(models, images, make_grid(probes, here), launcher)
+        return Bench(models, images, make_grid(probes, folder), launcher)
 
     def in_sixteen(bench: Bench) -> Bench:
         ids = np.array(decision_space("sixteen").ids, np.int32)

@@ -202,9 +202,9 @@ def rows(outcomes: Iterator[Any]) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("room", [1 << 34, 0], ids=["resident", "streamed"])
 def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path, room: int) -> None:
     models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], images_of(tmp_path)
-    here = [variant_of(model, "onnxruntime", "fp32") for model in models]
-    grid, cells = cells_of(here, images, tmp_path)
-    sessions = {cpu_variant: open_session(cpu_variant, BATCH, 1) for cpu_variant in here}
+    cpu_variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
+    grid, cells = cells_of(cpu_variants, images, tmp_path)
+    sessions = {cpu_variant: open_session(cpu_variant, BATCH, 1) for cpu_variant in cpu_variants}
     cpu_rows = rows(run([(cell, 0) for cell in cells], grid, make_resources(np, images, sessions)))
     on_card = [variant(model) for model in models]
     grid, cells = cells_of(on_card, images, tmp_path)
@@ -554,11 +554,11 @@ def normalized_model(folder: Path, name: str = "one", seed: int = 0) -> Model:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_normalized_images_give_the_logits_of_images(card: PretendCupy, tmp_path: Path, precision: str) -> None:
     """To the last bit: by the caller's halves, first and replayed, and by images that the session normalizes."""
-    here, contents = variant_of(normalized_model(tmp_path), "tensorrt", precision), batches(3)
-    with open_session(here, BATCH, 1) as session:
+    half_variant, contents = variant_of(normalized_model(tmp_path), "tensorrt", precision), batches(3)
+    with open_session(half_variant, BATCH, 1) as session:
         assert session.normalization is None
         expected = [to_numpy(session.infer(card.asarray(content)).copy()) for content in contents]
-    with open_session(here, BATCH, 1, normalized=True) as session:
+    with open_session(half_variant, BATCH, 1, normalized=True) as session:
         assert isinstance(session, tensorrt_session.TensorRTSession)
         assert session.normalization is not None
         assert session.normalization.precision == precision
@@ -575,17 +575,17 @@ def test_normalized_images_give_the_logits_of_images(card: PretendCupy, tmp_path
         for wrong in (halves[:3], card.zeros((BATCH, 3, 128, 128), np.uint16), card.zeros((BATCH, 128, 128, 8), "f4")):
             with pytest.raises(EngineError, match="this session takes contiguous"):
                 session.infer(wrong)
-    with open_session(here, BATCH, 1) as session, pytest.raises(EngineError, match="got uint16 images"):
+    with open_session(half_variant, BATCH, 1) as session, pytest.raises(EngineError, match="got uint16 images"):
         session.infer(halves)
 
 
 def test_a_plan_of_normalized_images_lies_beside_the_usual_one_and_is_compared(
     card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
     with caplog.at_level(logging.WARNING, "bandlens"):
         for normalized in (False, True, False, True):
-            open_session(here, BATCH, 1, normalized=normalized).__exit__(None, None, None)
+            open_session(half_variant, BATCH, 1, normalized=normalized).__exit__(None, None, None)
     assert len(caplog.messages) == 2
     assert caplog.messages[1].endswith("at batch 8; there is one with normalized images: False")
     plans_on_disk = [json.loads(file.read_text()) for file in (tmp_path / "plans").glob("*.json")]
@@ -595,7 +595,7 @@ def test_a_plan_of_normalized_images_lies_beside_the_usual_one_and_is_compared(
         True: [mean, std, "fp16"],
     }
     assert [plan["parity"]["relative_difference"] < 1e-3 for plan in plans_on_disk] == [True, True]
-    assert plans.trt_plan_batches(plan_file_of(here)) == {BATCH}
+    assert plans.trt_plan_batches(plan_file_of(half_variant)) == {BATCH}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -613,9 +613,9 @@ def test_a_network_without_halves_or_normalization_takes_images(
 def test_a_word_leaves_normalized_images_out(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "normalization")
-    with open_session(here, BATCH, 1, normalized=True) as session:
+    with open_session(half_variant, BATCH, 1, normalized=True) as session:
         assert session.normalization is None
     assert plan_description(tmp_path)["normalized"] is False
 
@@ -644,24 +644,24 @@ def in_bfloat(description: dict[str, Any]) -> dict[str, Any]:
 def test_a_plan_of_the_other_form_is_refused(
     card: PretendCupy, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
 ) -> None:
-    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    open_session(here, BATCH, 1, normalized=True).__exit__(None, None, None)
+    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    open_session(half_variant, BATCH, 1, normalized=True).__exit__(None, None, None)
     [file] = (tmp_path / "plans").glob("*.json")
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
     with pytest.raises(EngineError, match=message):
-        open_session(here, BATCH, 1, normalized=True)
+        open_session(half_variant, BATCH, 1, normalized=True)
 
 
 @pytest.mark.parametrize("damaged", ["imagenet", [[0, 0, 0], [1, 1]], [[0, 0, 0], [1, 1, "x"], "fp16"], [[0] * 3] * 3])
 def test_a_plan_whose_normalization_cannot_be_read_is_built_anew(
     card: PretendCupy, tmp_path: Path, damaged: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    open_session(here, BATCH, 1, normalized=True).__exit__(None, None, None)
+    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
+    open_session(half_variant, BATCH, 1, normalized=True).__exit__(None, None, None)
     [file] = (tmp_path / "plans").glob("*.json")
     description = json.loads(file.read_text())
     file.write_text(json.dumps(description | {"normalization": damaged}))
-    with open_session(here, BATCH, 1, normalized=True) as session:
+    with open_session(half_variant, BATCH, 1, normalized=True) as session:
         assert session.normalization is not None
     assert re.search(r"building a TensorRT plan: .*\.json is damaged", caplog.messages[-1])
     assert json.loads(file.read_text())["normalization"] == description["normalization"]

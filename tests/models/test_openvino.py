@@ -44,7 +44,8 @@ if find_spec("openvino") is None or find_spec("nncf") is None:
 Images = NDArray[np.float32]
 HAS_BF16 = "BF16" in import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16")
-PRECISIONS = ("fp32", *["bf16"] * HAS_BF16, "int8")
+PRECISIONS = ("fp32", "bf16", "int8") if HAS_BF16 else ("fp32", "int8")
+EVERY_PRECISION = pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 BATCH = 20
 
 
@@ -123,7 +124,7 @@ def images(count: int, seed: int = 5) -> Images:
     return np.ascontiguousarray(make_pictures(count, seed=seed).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
+@EVERY_PRECISION
 def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: str) -> None:
     """All of these batches are cut into parts of four."""
     shown, variant = images(16), variant_of(model, "openvino", precision)
@@ -136,7 +137,7 @@ def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: 
         np.testing.assert_array_equal(logits_of_cut, logits_by_cut[0])
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
+@EVERY_PRECISION
 def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
     for threads in (1, 2):
         with open_session(variant_of(model, "openvino", precision), 4, threads) as session:

@@ -494,10 +494,10 @@ def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
         def ready(self) -> int:
             import ray
 
-            here = ray.get_runtime_context().get_actor_id()
+            actor = ray.get_runtime_context().get_actor_id()
             with suppress(FileExistsError), (tmp_path / "first").open("x") as first:
-                first.write(here)
-            if (tmp_path / "first").read_text() in (here, ""):
+                first.write(actor)
+            if (tmp_path / "first").read_text() in (actor, ""):
                 raise EngineError("no room for it")
             return super().ready()
 

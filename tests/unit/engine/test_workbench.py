@@ -214,8 +214,8 @@ def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: 
 def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tmp_path: Path) -> None:
     """The labels of the bench are the first model's clean predictions, so that nothing else is different."""
     images = make_images(tmp_path / "images.set", bench.images.pixels.transpose(0, 2, 3, 1))
-    here = replace(bench, images=images)
-    labelled, unlabelled = bench.cells(bench.models[:1]), here.cells(bench.models[:1])
+    unlabelled_bench = replace(bench, images=images)
+    labelled, unlabelled = bench.cells(bench.models[:1]), unlabelled_bench.cells(bench.models[:1])
     before, after = attack(labelled, bench.images), attack(unlabelled, images)
     for cell, bare_cell in zip(labelled, unlabelled, strict=True):
         expected = [(predicted, -1, confidence) for predicted, _, confidence in before.columns[cell.key]]
@@ -300,19 +300,19 @@ def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Ben
     ]
     tasks = list(whole_tasks([*bench.cells(), *perturbed], grid))
     assert [task.attack for task in tasks] == [False, *[True] * 6], "attacks come last"
-    with workbench(bench.images, grid) as here:
+    with workbench(bench.images, grid) as place:
         for task in (*tasks, tasks[0]):  # the first task comes once more, as when it is tried again
-            list(here.compute(task.limited_to(task.cells), range_seconds=0))
-            assert list(here.sessions) == task.variants
-        assert here.sessions
-    assert not here.sessions
+            list(place.compute(task.limited_to(task.cells), range_seconds=0))
+            assert list(place.sessions) == task.variants
+        assert place.sessions
+    assert not place.sessions
 
 
 def test_a_network_that_is_open_is_used_again(bench: Bench) -> None:
     first, second, *_ = bench.cells()
-    with workbench(bench.images, make_grid(PROBES, Path())) as here:
+    with workbench(bench.images, make_grid(PROBES, Path())) as place:
         sessions = []
         for cell in (first, second):
-            list(here.compute(Task((cell,), 0, 4)))
-            sessions.append(here.sessions[cell.variant])
+            list(place.compute(Task((cell,), 0, 4)))
+            sessions.append(place.sessions[cell.variant])
     assert sessions[0] is sessions[1]

@@ -138,13 +138,13 @@ def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float,
 def test_more_steps_go_on_from_fewer() -> None:
     network, (images, labels, start) = Curved(), batch()
     for steps in range(1, 5):
-        here = pgd(network, images, labels, start, Budget(0.05, 0.02, steps)).images
+        adversaries = pgd(network, images, labels, start, Budget(0.05, 0.02, steps)).images
         onward = pgd(network, images, labels, start, Budget(0.05, 0.02, steps + 1)).images
         gradient = torch.autograd.grad(
-            nn.functional.cross_entropy(network(here.requires_grad_()), labels, reduction="sum"), here
+            nn.functional.cross_entropy(network(adversaries.requires_grad_()), labels, reduction="sum"), adversaries
         )[0]
         low, high = (images - 0.05).clamp(min=0), (images + 0.05).clamp(max=1)
-        assert torch.allclose(onward, (here + 0.02 * gradient.sign()).clamp(low, high), atol=1e-6)
+        assert torch.allclose(onward, (adversaries + 0.02 * gradient.sign()).clamp(low, high), atol=1e-6)
 
 
 def test_the_first_iterate_that_fools_is_taken() -> None:
