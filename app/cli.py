@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,9 +18,51 @@ from ..untrusted import one_line
 from ..version import __version__
 from . import console
 
+COMMANDS = {
+    "Get ready": "doctor demo checkpoints export export-own images benchmarks probes measures",
+    "Run": "init study plan power profile gate run progress import analyze sensitivity",
+    "Look": "report explore cite",
+    "Ask": "sql compare correlate consistency published papers",
+    "Maintain": "studies merge verify rebuild vacuum",
+}
+"""The commands by the job that they do, in the order of help."""
+PLACES = {"export-own": "export", "import": "imports", "vacuum": "studies"}
+"""The files in commands/ of those commands that are not called after theirs."""
+
+
+class LoadedCommands(Mapping[str, Any]):
+    """Commands by their names. Each is loaded when it is looked up: loading all takes longer than most commands."""
+
+    def __init__(self) -> None:
+        self._names = " ".join(COMMANDS.values()).split()
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._loaded:
+            module = import_module(f".commands.{PLACES.get(name, name)}", __package__)
+            group = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
+            if command := getattr(module, name.replace("-", "_"), None):
+                group.command(name)(command)
+            else:
+                group.add_typer(module.app, name=name)
+            self._loaded[name] = typer.main.get_group(group).commands[name]
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
 
 class Grouped(TyperGroup):
-    """Lists commands under headings."""
+    """Loads commands as they are asked for, and lists them under headings."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LoadedCommands()  # type: ignore[assignment]  # nothing is added
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
         width = max(map(len, self.commands))
@@ -62,24 +105,6 @@ def root(
     ] = None,
 ) -> None:
     console.listen(quiet, verbose, log_file)
-
-
-COMMANDS = {
-    "Get ready": "doctor demo checkpoints export export-own images benchmarks probes measures",
-    "Run": "init study plan power profile gate run progress import analyze sensitivity",
-    "Look": "report explore cite",
-    "Ask": "sql compare correlate consistency published papers",
-    "Maintain": "studies merge verify rebuild vacuum",
-}
-"""The commands by the job that they do, in the order of help."""
-PLACES = {"export-own": "export", "import": "imports", "vacuum": "studies"}
-"""The files in commands/ of those commands that are not called after theirs."""
-for name in " ".join(COMMANDS.values()).split():
-    module = import_module(f".commands.{PLACES.get(name, name)}", __package__)
-    if command := getattr(module, name.replace("-", "_"), None):
-        app.command(name)(command)
-    else:
-        app.add_typer(module.app, name=name)
 
 
 def _tell(message: str) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import ndtr, ndtri
+import scipy
 
 from ...errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
@@ -172,7 +172,7 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
     numbers = rows.select(pl.col("p_pass", "p_fail", "loss", "margin", "variance", "effect").fill_null(np.nan))
     p_pass, p_fail, loss, margin, variance, effect = numbers.to_numpy().T
     p_pass, p_fail = holm(p_pass), holm(p_fail)
-    quantile = float(ndtri(1 - LEVEL / max(1, len(rows))))
+    quantile = float(scipy.special.ndtri(1 - LEVEL / max(1, len(rows))))
     to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
     to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
     flips = images_for_share(loss, margin, quantile)
@@ -192,7 +192,7 @@ def worst_loss(rows: pl.DataFrame, largest: Floats) -> dict[str, Any] | None:
     tested = rows.filter(pl.col("error").is_not_null())
     if tested.is_empty():
         return None
-    alpha = min(ALPHA, 2 * float(ndtr(-np.quantile(largest, 1 - ALPHA))))
+    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(largest, 1 - ALPHA))))
     half = student(tested["freedom"].to_numpy(), alpha) * tested["error"].to_numpy()
     centre = tested["centre"].to_numpy()
     row = int(np.argmax(centre - half))

@@ -25,7 +25,7 @@ import duckdb
 
 from ...errors import StoreError, some_of
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 Entry = tuple[str, str]
 """The kind of a thing that a file defines, and its name; with its schema where that is not main."""
 Definition = tuple[str, str, str]

@@ -15,9 +15,11 @@ EVERY = "every"
 def explain_columns(store: Store) -> None:
     """Write the meaning of every column of every table and view into a database; KeyError for one without a meaning."""
     meanings = read_meanings()
+    comments = []
     for table, column in store.frame(COLUMNS).rows():
         meaning = (meanings.get((table, column)) or meanings[EVERY, column]).replace("'", "''")
-        store.execute(f"COMMENT ON COLUMN {table}.{column} IS '{meaning}'")
+        comments.append(f"COMMENT ON COLUMN {table}.{column} IS '{meaning}'")
+    store.execute("; ".join(comments))
 
 
 def read_meanings() -> dict[tuple[str, str], str]:

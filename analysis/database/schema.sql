@@ -434,13 +434,13 @@ CREATE MACRO wilson_low(share, n, quantile) AS
     greatest(0, least(share, (share + quantile ** 2 / n / 2
                               - sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
                              / (1 + quantile ** 2 / n)));
-COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s interval of a share of n independent images, with the quantile of independent_quantile or clustered_quantile; share is not NULL';
+COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s interval of a share of n independent images, with the quantile of quantile_of; share is not NULL';
 
 CREATE MACRO wilson_high(share, n, quantile) AS
     least(1, greatest(share, (share + quantile ** 2 / n / 2
                               + sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
                              / (1 + quantile ** 2 / n)));
-COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s interval of a share of n independent images, with the quantile of independent_quantile or clustered_quantile; share is not NULL';
+COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s interval of a share of n independent images, with the quantile of quantile_of; share is not NULL';
 
 CREATE MACRO student(freedom) AS
     (((((((((((0.051011287 / freedom + -0.340711781) / freedom + 1.024283675) / freedom + -1.726135368) /
@@ -449,16 +449,18 @@ CREATE MACRO student(freedom) AS
     1.959963984;
 COMMENT ON MACRO student IS 'The 97.5 % quantile of Student''s distribution with 1 or more degrees of freedom, to 2e-9: a polynomial in 1 / freedom';
 
-CREATE MACRO independent_quantile(images) AS
-    CASE WHEN images < 30 THEN student(greatest(1, images - 1)) ELSE 1.959963984540054 END;
-COMMENT ON MACRO independent_quantile IS 'The quantile for the 95 % interval of a share of independent images: the normal one, Student''s for fewer than 30';
+CREATE MACRO quantile_of(freedom) AS coalesce(student(freedom), 1.959963984540054);
+COMMENT ON MACRO quantile_of IS 'The quantile for the 95 % interval of a share with so many degrees of freedom: Student''s, or the normal one where they are NULL';
 
-CREATE MACRO clustered_quantile(n, right1, share) AS
-    CASE WHEN count(*) = sum(n) THEN independent_quantile(count(*))
-         ELSE student(greatest(1, least(count(*) - 1, CASE WHEN sum((right1 - n * share) ** 4) > 1e-9 THEN
-             2 * sum((right1 - n * share) ** 2) ** 2 / sum((right1 - n * share) ** 4) END)))
+CREATE MACRO independent_freedom(images) AS CASE WHEN images < 30 THEN greatest(1, images - 1) END;
+COMMENT ON MACRO independent_freedom IS 'Degrees of freedom of a share of independent images: NULL, which is the normal distribution, for 30 and more';
+
+CREATE MACRO clustered_freedom(n, right1, share) AS
+    CASE WHEN count(*) = sum(n) THEN independent_freedom(count(*))
+         ELSE greatest(1, least(count(*) - 1, CASE WHEN sum((right1 - n * share) ** 4) > 1e-9 THEN
+             2 * sum((right1 - n * share) ** 2) ** 2 / sum((right1 - n * share) ** 4) END))
     END;
-COMMENT ON MACRO clustered_quantile IS 'Of clusters with n images, right1 of them right, and a share over all of them: the quantile for the 95 % interval of the share. Student''s with Satterthwaite''s degrees of freedom: clusters - 1, or fewer where few clusters make up the variance';
+COMMENT ON MACRO clustered_freedom IS 'Of clusters with n images, right1 of them right, and a share over all of them: the degrees of freedom of the share. Satterthwaite''s: clusters - 1, or fewer where few clusters make up the variance';
 
 CREATE MACRO cluster_likeness(n, right1, share) AS
     CASE WHEN sum((right1 - n * share) ** 2) > 1e-9 THEN
@@ -485,7 +487,7 @@ COMMENT ON MACRO right5_of IS 'Of predictions: how many have their label among t
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5,
-           sum(count)::DOUBLE AS effective, independent_quantile(sum(count)) AS quantile, false AS itself
+           sum(count)::DOUBLE AS effective, independent_freedom(sum(count))::DOUBLE AS freedom, false AS itself
     FROM part JOIN cell_detail AS detail ON detail.cell = part.cell
     WHERE detail.labelled AND NOT detail.clustered
     GROUP BY part.cell, detail.scheme
@@ -510,7 +512,7 @@ WITH plain AS (
     SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1,
            CASE WHEN count(right5) = count(*) THEN sum(right5) END AS right5,
            independent_images(n, right1, share)::DOUBLE AS effective,
-           clustered_quantile(n, right1, share) AS quantile, itself
+           clustered_freedom(n, right1, share)::DOUBLE AS freedom, itself
     FROM summed
     GROUP BY cell, scheme, itself
 ), counted AS (
@@ -518,7 +520,8 @@ WITH plain AS (
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, effective, quantile, itself FROM counted
+    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, effective, quantile_of(freedom) AS quantile, itself
+    FROM counted
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
@@ -628,13 +631,14 @@ WITH judged AS (
     WINDOW whole AS (PARTITION BY images, condition, human, subject)
 ), counted AS (
     SELECT images, condition, human, subject, sum(n)::BIGINT AS n, any_value(share) AS top1,
-           independent_images(n, right1, share)::DOUBLE AS effective, clustered_quantile(n, right1, share) AS quantile
+           independent_images(n, right1, share)::DOUBLE AS effective,
+           clustered_freedom(n, right1, share)::DOUBLE AS freedom
     FROM summed
     GROUP BY images, condition, human, subject
 )
 SELECT images, condition, human, subject, n, top1, wilson_low(top1, effective, quantile) AS low,
        wilson_high(top1, effective, quantile) AS high
-FROM counted
+FROM (SELECT *, quantile_of(freedom) AS quantile FROM counted)
 UNION ALL BY NAME
 SELECT study AS images FROM no_study(which);
 COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
@@ -690,13 +694,14 @@ WITH by_cluster AS (
 ), counted AS (
     SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
            CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective,
-           CASE WHEN clustered THEN clustered_quantile(n, right1, share) ELSE independent_quantile(sum(n)) END AS quantile
+           CASE WHEN clustered THEN clustered_freedom(n, right1, share) ELSE independent_freedom(sum(n)) END::DOUBLE
+               AS freedom
     FROM summed
     GROUP BY cell, scheme, clustered
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
        wilson_high(top1, effective, quantile) AS high
-FROM counted
+FROM (SELECT *, quantile_of(freedom) AS quantile FROM counted)
 UNION ALL
 -- By the label that predictions are ranked by, whose sums are kept.
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;

@@ -47,9 +47,8 @@ def main() -> None:
                 try:
                     if "statements" in question:
                         statements = store.statements(question["statements"])
-                        _send_all(out, pa.table({"statement": statements}).to_reader())
-                    else:
-                        _answer(store, out, **question)
+                        question = {"sql": "SELECT unnest($1) AS statement", "parameters": [statements]}
+                    _answer(store, out, **question)
                 except BandlensError as error:
                     _send_error(out, error)
     except BandlensError as error:
@@ -58,7 +57,7 @@ def main() -> None:
         _send_error(out, StoreError(f"{database}: the query needs too much memory; ask for less"))
 
 
-def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int, native: bool) -> None:
+def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int = 1, native: bool = False) -> None:
     with store.reader(sql, parameters, rows, NATIVE if native else PLAIN) as reader:
         _send_all(out, reader)
 

@@ -41,8 +41,8 @@ from functools import partial
 from itertools import product
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, log_ndtr
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
@@ -542,7 +542,7 @@ def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats
     q = (reference / 2 - floor) / (reference - floor) is the share of the curve's height that lies below the half.
     """
     log_odds_at_half = np.log((reference / 2 - floor) / (reference / 2))
-    accuracy: Floats = floor + (reference - floor) * expit(log_odds_at_half - slope * (x + sensitivity))
+    accuracy: Floats = floor + (reference - floor) * scipy.special.expit(log_odds_at_half - slope * (x + sensitivity))
     return accuracy
 
 
@@ -596,7 +596,10 @@ def _channel_starts(
     for start in starts:
         amplitude, mu, sigma = start
         model = gaussian((frequency - mu) / sigma, amplitude, 0.0, 1.0)
-        log_above, log_below = log_ndtr((model - high) / SCATTER), log_ndtr((low - model) / SCATTER)
+        log_above, log_below = (
+            scipy.special.log_ndtr((model - high) / SCATTER),
+            scipy.special.log_ndtr((low - model) / SCATTER),
+        )
         known = -(((sensitivity - model) / SCATTER) ** 2) / 2
         yield start, np.where(above, log_above, np.where(below, log_below, known)).sum(axis=0)
 
@@ -628,7 +631,7 @@ def _residuals(
     z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
     # The normal distribution takes longer than everything else, and few thresholds are censored.
     log_side = np.zeros_like(z)
-    log_side[censored] = log_ndtr(z[censored])
+    log_side[censored] = scipy.special.log_ndtr(z[censored])
     return distance, model, z, censored, log_side
 
 

@@ -31,8 +31,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtr
 
 from .arrays import Floats
 
@@ -112,9 +112,8 @@ def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
     """Two-sided p (a, b) of the coefficients r of x (a, n) with y (b, n), under independence."""
     if method != "kendall":
         return _t_test(r, x.shape[-1] - 2)
-    from scipy.stats import kendalltau  # scipy.stats alone takes 60 MB
 
-    p = [[kendalltau(row_x, row_y).pvalue for row_y in y] for row_x in x]
+    p = [[scipy.stats.kendalltau(row_x, row_y).pvalue for row_y in y] for row_x in x]
     return np.where(np.isnan(r), np.nan, np.array(p, dtype=np.float64).reshape(r.shape))
 
 
@@ -130,7 +129,7 @@ def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[
     if method != "kendall":
         return coefficient, _t_test(coefficient, n - 3)
     m = n - 1
-    return coefficient, 2 * ndtr(-np.abs(coefficient) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
+    return coefficient, 2 * scipy.special.ndtr(-np.abs(coefficient) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
 
 
 def _t_test(r: Floats, freedom: int) -> Floats:
@@ -138,7 +137,7 @@ def _t_test(r: Floats, freedom: int) -> Floats:
         return np.full_like(r, np.nan)
     with np.errstate(divide="ignore"):  # r = 1 gives t = inf and p = 0
         t = np.abs(r) * np.sqrt(freedom / ((1 - r) * (1 + r)))
-    return np.asarray(2 * stdtr(freedom, -t))
+    return np.asarray(2 * scipy.special.stdtr(freedom, -t))
 
 
 # Adjusted p values. NaN is a test that was not made, and does not count.

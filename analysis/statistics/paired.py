@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.special import chdtrc, stdtr
+import scipy
 
 from .arrays import ALPHA, Floats, Mask, Whole
 from .wilson import NO_SPREAD, UNSEEN, student, widening
@@ -83,11 +83,11 @@ class PairedDifference:
 
     def p_above(self, limit: float) -> Floats:
         """One-sided p that the difference is `limit` or less: alpha where the interval of 1 - 2 alpha begins there."""
-        return np.asarray(stdtr(self.freedom, (limit - self.centre) / self.error))
+        return np.asarray(scipy.special.stdtr(self.freedom, (limit - self.centre) / self.error))
 
     def p_below(self, limit: float) -> Floats:
         """One-sided p that the difference is `limit` or more."""
-        return np.asarray(stdtr(self.freedom, (self.centre - limit) / self.error))
+        return np.asarray(scipy.special.stdtr(self.freedom, (self.centre - limit) / self.error))
 
 
 def paired_difference(
@@ -127,7 +127,7 @@ def mcnemar_p(sums: Whole) -> float:
     steps = np.abs(sums[sums != 0])
     reach = abs(int(sums.sum()))
     if len(steps) >= EXACT_BELOW:
-        return float(chdtrc(1, max(reach - 1, 0) ** 2 / (steps**2).sum()))
+        return float(scipy.special.chdtrc(1, max(reach - 1, 0) ** 2 / (steps**2).sum()))
     total = int(steps.sum())
     chance = np.zeros(2 * total + 1)  # the chance of each sum, from -total to total
     chance[total] = 1

@@ -22,8 +22,8 @@ from math import atanh, ceil, sqrt, tanh
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from .arrays import ALPHA, Z
 
@@ -35,7 +35,7 @@ DISCORDANCE = 0.1
 
 def detection_quantile(tests: int = 1) -> float:
     """How many standard errors a difference has to be, to be found as one of so many tests: k above."""
-    return float(ndtri(1 - ALPHA / (2 * tests)) + ndtri(POWER))
+    return float(scipy.special.ndtri(1 - ALPHA / (2 * tests)) + scipy.special.ndtri(POWER))
 
 
 def detected_widths(tests: int = 1) -> float:

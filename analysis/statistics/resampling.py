@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import scipy
 
 from .arrays import ALPHA, Floats, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
@@ -154,8 +154,8 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[
         for resampled in drawn:
             defined = (~np.isnan(resampled)).sum(axis=0)
             below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
-            z0 = ndtri(below)
-            low, high = (ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
+            z0 = scipy.special.ndtri(below)
+            low, high = (scipy.special.ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
             intervals.append(_between(resampled, low, high))
     return intervals
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from .arrays import ALPHA, Floats, Index, Mask, Whole, Z
 from .wilson import UNSEEN, clustered_interval, contributing, student, widening
@@ -239,8 +239,8 @@ def _exact(share: Share) -> tuple[float, float]:
     """
     low, high, effective = (float(number[0]) for number in wilson_intervals([share]))
     n, right = effective, effective * share.value
-    below = float(betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
-    above = float(betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0
+    below = float(scipy.special.betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
+    above = float(scipy.special.betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0
     return min(below, low), max(above, high)
 
 

@@ -18,7 +18,7 @@ Student's.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
+import scipy
 
 from .arrays import ALPHA, Floats, Whole, Z
 
@@ -48,8 +48,8 @@ def independent_freedom(images: int) -> float:
 def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
     """The quantile of Student's distribution that alpha / 2 of it exceeds, with at least 1 degree of freedom."""
     # The normal quantile is one rounding error away from Student's.
-    quantile = stdtrit(np.maximum(1, freedom), 1 - alpha / 2)
-    return np.asarray(np.where(np.isinf(freedom), ndtri(1 - alpha / 2), quantile), dtype=np.float64)
+    quantile = scipy.special.stdtrit(np.maximum(1, freedom), 1 - alpha / 2)
+    return np.asarray(np.where(np.isinf(freedom), scipy.special.ndtri(1 - alpha / 2), quantile), dtype=np.float64)
 
 
 def contributing(deviations: Floats) -> Floats:
@@ -130,7 +130,7 @@ def counted_share(
 
 def p_above(share: Floats, effective: Floats, freedom: Floats, limit: float) -> Floats:
     """One-sided p that a share is `limit`, above 0 and below 1, or less: 0.025 where its 95 % interval begins there."""
-    return np.asarray(stdtr(freedom, (limit - share) / np.sqrt(limit * (1 - limit) / effective)))
+    return np.asarray(scipy.special.stdtr(freedom, (limit - share) / np.sqrt(limit * (1 - limit) / effective)))
 
 
 def clustered_interval(

@@ -46,7 +46,7 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
                 f"{process.database}: {len(reader.schema):,} columns are too many for a table; write them to a file "
                 "with --out"
             )
-        tables = [reader.schema.empty_table()]
+        tables = [_no_rows(reader)]
         for batch in reader:
             tables.append(pa.Table.from_batches([batch]))
             if sum(table.nbytes for table in tables) > MOST_BYTES:
@@ -131,7 +131,7 @@ def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: AnswerFil
 
 
 def _csv(reader: pa.RecordBatchReader, sink: AnswerFile, separator: str = ",") -> None:
-    sink.write(_frame(reader.schema.empty_table()).write_csv(separator=separator).encode())
+    sink.write(_frame(_no_rows(reader)).write_csv(separator=separator).encode())
     for batch in reader:
         sink.write(_frame(batch).write_csv(include_header=False, separator=separator).encode())
 
@@ -157,6 +157,11 @@ def _batches(
         for batch in reader:
             batch.validate(full=True)  # DuckDB's whole numbers of 128 bits go beyond Arrow's decimals
             writer.write_batch(batch)
+
+
+def _no_rows(reader: pa.RecordBatchReader) -> pa.Table:
+    # Arrow's own empty table imports pandas wherever it is installed, which takes longer than a query.
+    return pa.Table.from_batches([], schema=reader.schema)
 
 
 def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:

@@ -22,7 +22,6 @@ from ...engine.tasks import passes as passes_of
 from ...engine.tuning import measure_rate
 from ...errors import BandlensError, DeviceError, ExportError
 from ...export.models import FINISHED, verify_model
-from ...export.onnx.operations import count_operations
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from ...protocol import classes_decided
@@ -289,6 +288,8 @@ def cost_of(work: Work, images: Mapping[str, int], cells: Sequence[Cell]) -> Cos
 
 def _operations(passes: Mapping[Model, int]) -> float | None:
     """Operations of so many forward passes of each model; models of one known architecture are counted once."""
+    from ...export.onnx.operations import count_operations  # ONNX, which a run would load to say what a study lacks
+
     known: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:

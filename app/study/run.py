@@ -99,7 +99,6 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
-    # SciPy, which takes longer to import than a run with nothing to do.
     from ...analysis.measures.own import start_measures
     from .plan import metrics_of
 

@@ -131,7 +131,6 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
     `name` is that of the index of an earlier set, which may have any count.
     """
     import pyarrow as pa
-    from pyarrow import compute as pc
     from pyarrow import parquet
 
     file = folder / name
@@ -160,9 +159,10 @@ def read_index(folder: Path, count: int | None, name: str = INDEX) -> Index:
     if label is not None and label.min() < 0:
         raise ImageSetError(f"{file}: some labels are negative; pack the images again")
     for name, lists in schemes.items():
-        if lists.type != pa.list_(pa.int32()) or lists.null_count or pc.list_flatten(lists).null_count:
+        classes = lists.combine_chunks().flatten() if lists.type == pa.list_(pa.int32()) else None
+        if classes is None or lists.null_count or classes.null_count:
             raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
-        if (pc.min(pc.list_flatten(lists)).as_py() or 0) < 0:
+        if np.from_dlpack(classes).min(initial=0) < 0:
             raise ImageSetError(f"{file}: some classes of the column {name} are negative; pack the images again")
     return Index(
         paths,

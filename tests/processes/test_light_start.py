@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from imports_of_folders import PACKAGE
 from made_up_results import python
-from small import make_images, make_pictures
+from small import make_images, make_pictures, make_study
 
 HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
 
 
-def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[str]:
-    """The libraries among these that a new process has loaded once it has run the code."""
-    report = f"\nimport sys; print('LOADED', *({set(libraries)!r} & sys.modules.keys()))"
-    result = subprocess.run(python(code + report, *arguments), capture_output=True, text=True, check=True)
-    return set(result.stdout.splitlines()[-1].split()[1:])
+def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object, typed: str = "") -> set[str]:
+    """The libraries among these that a new process has loaded once it has run the code, with `typed` as its input."""
+    report = f"\nimport sys; print('LOADED', *({set(libraries)!r} & sys.modules.keys()), file=sys.stderr)"
+    command = python(code + report, *arguments)
+    result = subprocess.run(command, capture_output=True, check=True, input=typed.encode())
+    return set(result.stderr.decode().splitlines()[-1].split()[1:])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
@@ -68,8 +69,24 @@ def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
     assert loaded_by("import bandlens.app.study.run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
 
 
-def test_a_run_that_says_which_metrics_it_lacks_loads_nothing_that_fits_curves() -> None:
-    assert loaded_by("import bandlens.analysis.measures.own", ("scipy.optimize", "scipy.stats")) == set()
+COMMAND = """
+import sys
+sys.argv[0] = "bandlens"
+from bandlens.app.cli import main
+try: main()
+except SystemExit as end: assert not end.code
+"""
+
+
+def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplace: Path) -> None:
+    """Libraries may be loaded by others: Arrow's constructors load pandas wherever it is installed."""
+    study, database = make_study(workplace, probes="lowpass = {cutoff = 0.3}"), workplace / "results.duckdb"
+    unneeded = ("torch", "onnx", "pandas", "scipy.special", "scipy.stats", "PIL", "altair")
+    assert loaded_by(COMMAND, unneeded, "run", study, "--db", database) == set()
+    assert loaded_by(COMMAND, unneeded, "sql", "SELECT 1", "--db", database) == set()
+    serving = "from bandlens.analysis.database.serve import main; main()"
+    questions = '{"statements": "SELECT 1"}\n{"sql": "SELECT 1", "parameters": []}\n'
+    assert loaded_by(serving, (*unneeded, "polars"), database, workplace, typed=questions) == set()
 
 
 def test_asking_loads_no_engine() -> None:
@@ -83,11 +100,6 @@ def test_light_modules_stay_light() -> None:
         "import bandlens.app.commands.checkpoints, bandlens.app.commands.export"
     )
     assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()
-
-
-def test_the_process_that_answers_queries_loads_no_library_of_frames() -> None:
-    code = "import bandlens.analysis.database.serve"
-    assert loaded_by(code, ("polars", "scipy", "torch", "PIL", "pyarrow", "duckdb")) == {"pyarrow", "duckdb"}
 
 
 def test_names_need_no_heavy_library() -> None:

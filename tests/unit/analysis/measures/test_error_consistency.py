@@ -245,7 +245,7 @@ def test_accuracies_beside_people_count_dependent_images_as_fewer(store: Store) 
     [expected, _] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
     for _, *numbers in rows:
         assert numbers == pytest.approx(expected)
-    independent = store.frame("SELECT wilson_low(0.6, 60, independent_quantile(60))").item()
+    independent = store.frame("SELECT wilson_low(0.6, 60, quantile_of(independent_freedom(60)))").item()
     assert expected[2] < independent - 0.05
 
 

@@ -39,8 +39,8 @@ def test_few_independent_images_have_the_quantile_of_student(store: Store) -> No
     counts = [1, 2, 10, 29, 30, 50_000]
     expected = [t.ppf(0.975, 1), t.ppf(0.975, 1), t.ppf(0.975, 9), t.ppf(0.975, 28), Z, Z]
     assert [float(student(np.asarray(independent_freedom(n)))) for n in counts] == pytest.approx(expected, abs=1e-9)
-    quantiles = store.frame("SELECT independent_quantile(n) AS q FROM (SELECT unnest(?) AS n)", [counts])["q"]
-    assert quantiles.to_list() == pytest.approx(expected, abs=5e-9)
+    query = "SELECT quantile_of(independent_freedom(n)) AS q FROM (SELECT unnest(?) AS n)"
+    assert store.frame(query, [counts])["q"].to_list() == pytest.approx(expected, abs=5e-9)
 
 
 def test_sql_has_the_quantile_of_student_s_distribution(store: Store) -> None:
@@ -72,7 +72,7 @@ def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
             "WITH one AS (SELECT unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
             "summed AS (SELECT *, sum(right1) OVER () / sum(n) OVER () AS share FROM one), "
             "counted AS (SELECT any_value(share) AS share, independent_images(n, right1, share)::DOUBLE AS effective, "
-            "clustered_quantile(n, right1, share) AS z FROM summed) "
+            "quantile_of(clustered_freedom(n, right1, share)) AS z FROM summed) "
             "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted",
             [sizes.tolist(), right.tolist()],
         ).row(0)
