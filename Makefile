@@ -18,7 +18,9 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"bandlens needs Python 3.11 or newer, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
+	@# pip would compile on one core. Some modules are of another Python.
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: setup
