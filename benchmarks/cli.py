@@ -1,4 +1,4 @@
-"""Whole processes: `bandlens --help`, and a run that finds nothing to do, in turn with `python -c pass`.
+"""Whole processes: `bandlens --help`, a run that finds nothing to do, and a query, in turn with `python -c pass`.
 
 The database of the run holds every cell of the study: 52 conditions of one checkpoint, and of 48. What such a run
 reads of a model is its description, so the models are only that.
@@ -70,6 +70,7 @@ def main() -> None:
                 "bandlens --help": process(BANDLENS, "--help", says="checkpoints"),
                 "nothing to run, 1 checkpoint": process(BANDLENS, *words_of_1, says="nothing to run"),
                 "nothing to run, 48 checkpoints": process(BANDLENS, *words_of_48, says="nothing to run"),
+                "sql SELECT 1": process(BANDLENS, "sql", "SELECT 1", *words_of_1[-2:], says="1 row"),
             },
             options.repeats,
         )

@@ -78,6 +78,11 @@ except SystemExit as end: assert not end.code
 """
 
 
+def test_a_command_is_loaded_without_the_others() -> None:
+    commands = tuple(f"bandlens.app.commands.{name}" for name in ("images", "published", "run", "sql"))
+    assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.commands.run"}
+
+
 def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplace: Path) -> None:
     """Libraries may be loaded by others: Arrow's constructors load pandas wherever it is installed."""
     study, database = make_study(workplace, probes="lowpass = {cutoff = 0.3}"), workplace / "results.duckdb"
