@@ -16,6 +16,7 @@ from unicodedata import category
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from waiting import LIMIT_SECONDS
 
 from bandlens.errors import BandlensError
 
@@ -87,8 +88,8 @@ def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
 
 def attempt(name, call):
-    "Print how the call ended, after how long, and how many MB it took more than any before."
-    before, started = resident(), time.monotonic()
+    "Print how the call ended, after how much processor time, and how many MB it took more than any before."
+    before, started = resident(), time.process_time()
     try:
         call()
         end = "done"
@@ -96,7 +97,7 @@ def attempt(name, call):
         end = str(error)
     except BaseException as error:
         end = f"TRACEBACK {type(error).__name__}: {error}"
-    print(json.dumps([name, end, time.monotonic() - started, resident() - before]), flush=True)
+    print(json.dumps([name, end, time.process_time() - started, resident() - before]), flush=True)
 
 def limit(megabytes):
     "What is mapped now, libraries and all, and so much more."
@@ -106,25 +107,25 @@ def limit(megabytes):
 
 
 Attempt = dict[str, Any]
-"""`end`, `seconds` and `megabytes` of one call in a limited program."""
+"""`end`, `seconds` of processor time, and `megabytes` of one call in a limited program."""
 
 
-def limited(code: str, *arguments: str | Path, seconds: float = 120) -> dict[str, Attempt]:
+def limited(code: str, *arguments: str | Path) -> dict[str, Attempt]:
     """Run a program that calls `limit` and then `attempt`; what each attempt came to, by name.
 
     The test fails where the program does not end by itself in time.
     """
     command = [sys.executable, "-P", "-c", LIMITED + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: {"end": end, "seconds": took, "megabytes": more} for name, end, took, more in rows}
 
 
-def assert_refused(attempt: Attempt, megabytes: int = 200, seconds: float = 20) -> None:
+def assert_refused(attempt: Attempt, megabytes: int = 200) -> None:
     """It ended with one of our errors, soon, and with little memory."""
     assert attempt["end"] != "done", attempt
     assert not attempt["end"].startswith("TRACEBACK"), attempt
     assert is_one_line(attempt["end"]), attempt
-    assert attempt["seconds"] < seconds, attempt
+    assert attempt["seconds"] < 20, attempt
     assert attempt["megabytes"] < megabytes, attempt
