@@ -338,7 +338,7 @@ MANY = {
     "members": (lambda: in_members(100_000), "100,001 tensors, and at most 50,000 are read"),
     "tensors in safetensors": (lambda: save({f"fc.{k}": torch.zeros(1) for k in range(60_000)}), "60,000 tensors"),
 }
-"""What makes a file of very many values, and what is said to be in it."""
+"""Calls that make files of very many values, each with what is said to be in its file."""
 
 
 @pytest.mark.parametrize("kind", MANY)
