@@ -99,6 +99,7 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
+    # A run with nothing to do says nothing of gaps, and starts without these modules.
     from ...analysis.measures.own import start_measures
     from .plan import metrics_of
 
