@@ -409,7 +409,8 @@ def once(name):
     parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
     first = (b"ray::" in parent or b"worker_process" in parent) and not marker.exists()
     if first:
-        marker.touch()
+        marker.with_suffix(".part").write_text(str(os.getppid()))
+        marker.with_suffix(".part").rename(marker)
     return first
 if once("stopped"):
     while not Path(__file__).with_name("heard").exists():
@@ -420,30 +421,61 @@ def hangs(images, level):
         time.sleep(3600)
     return images * level
 """
-"""Stops its worker as it opens the study, and hangs in its first batch.
+"""Stops its worker as it opens the study, and hangs in its first batch; leaves the worker's process in a file.
 
 First the driver hears a sign of life: a worker that never gave any may be waiting for a machine, and is left for long.
 """
+
+PATIENCE = 600
+"""Seconds that a task may go without progress, of a clock that leaps."""
+
+
+def state_left_in(path: Path) -> str:
+    """The state of the process that is named in a file, such as T for stopped; empty where either is not there."""
+    try:
+        return Path(f"/proc/{path.read_text()}/stat").read_text().rpartition(") ")[2][0]
+    except FileNotFoundError:
+        return ""
 
 
 @ONE_WORKER
 def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
     command: Command, workplace: Path, cluster: None, worker: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hears = Watch.hears
+    has_begun, hears, fault = Watch.__post_init__, Watch.hears, Watch.fault
+    stopped, hung = workplace / "stopped", workplace / "hung"
+    leaps, replaced = 0, False
+
+    def begins(watch: Watch) -> None:
+        watch.clock = lambda: time.monotonic() + 2 * PATIENCE * leaps
+        has_begun(watch)
 
     def hears_and_tells(watch: Watch, *signs: Any) -> None:
+        """A run's patience passes before each sign of life of a worker whose task hangs."""
+        nonlocal leaps
+        leaps += state_left_in(hung) not in ("", "Z")
         hears(watch, *signs)
         (workplace / "heard").touch()
 
+    def fault_of_stopped(watch: Watch, worker: Any) -> str | None:
+        """A run's patience passes at each look at a worker that is stopped, until it is to be replaced."""
+        nonlocal leaps, replaced
+        is_stopped = not replaced and state_left_in(stopped) == "T"
+        leaps += is_stopped
+        answer = fault(watch, worker)
+        replaced |= is_stopped and answer is not None
+        return answer
+
+    monkeypatch.setattr(Watch, "__post_init__", begins)
     monkeypatch.setattr(Watch, "hears", hears_and_tells)
+    monkeypatch.setattr(Watch, "fault", fault_of_stopped)
     (workplace / "hangs.py").write_text(HANGS)
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
-    options = (*worker, "--task-timeout", "8", "--format", "json")
+    options = (*worker, "--task-timeout", str(PATIENCE), "--format", "json")
     answer = command("run", study, "--db", workplace / "results.duckdb", *options)
     assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
-    assert (workplace / "stopped").exists()
-    assert (workplace / "hung").exists()
+    assert stopped.exists()
+    assert hung.exists()
     assert command("run", study, "--db", workplace / "direct.duckdb").code == 0
     assert_frame_equal(rows_of(workplace / "results.duckdb"), rows_of(workplace / "direct.duckdb"))
 
