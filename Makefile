@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-FOLDERS := processes models card hostile pages support
+FOLDERS := processes models pages hostile card support
 PROGRAMS := faults soak archives disks interrupts dependent_probes
-JOBS ?= $(FOLDERS) $(PROGRAMS)
+# Programs have one thread each: as the last jobs, they would leave a core idle.
+JOBS ?= $(PROGRAMS) $(FOLDERS)
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 

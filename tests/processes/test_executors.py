@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -28,7 +29,7 @@ from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Committer, Sharded
-from bandlens.engine.distributed.cluster import RayOptions, connected
+from bandlens.engine.distributed.cluster import RayOptions, connected, import_ray
 from bandlens.engine.distributed.executors import Watch
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.engine.distributed.ray import RayWorker, run_on
@@ -364,6 +365,11 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
     assert (
         len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--format", "json").out)["failed"]) == 3
     )
+
+
+def test_a_worker_of_ray_has_the_priority_of_its_run(cluster: None) -> None:
+    ray = import_ray()
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
 
 
 DEADLY = """
