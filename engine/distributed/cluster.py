@@ -124,7 +124,8 @@ def _check_answers(address: str) -> None:
 def place_of(address: str) -> tuple[str, int] | None:
     """Host and port of an address; None for a word that Ray looks up, such as `auto`."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    return (host.strip("[]"), int(port)) if port.isdecimal() else None
+    # Nine digits are too many for a port, and Python converts no more than 4,300 of them.
+    return (host.strip("[]"), int(port[:9])) if port.isdecimal() else None
 
 
 def import_ray() -> Any:

@@ -24,3 +24,7 @@ def test_one_gpu_and_a_half_is_refused() -> None:
 )
 def test_an_address_has_a_place_where_it_names_a_port(address: str, place: tuple[str, int] | None) -> None:
     assert place_of(address) == place
+
+
+def test_a_port_of_any_number_of_digits_is_a_number() -> None:
+    assert place_of(f"host:{'9' * 5000}") == ("host", 999_999_999)
