@@ -158,8 +158,11 @@ class Schedule:
         self.queue.failed(attempt, lost if result.is_lost else result.error)
 
     def _came_late(self, result: CallResult, attempt: Attempt) -> None:
-        """Take the results that a replaced worker had before it was killed; stored rows are not stored again."""
-        if result.error is None:
+        """Take the results that a replaced worker had before it was killed; stored rows are not stored again.
+
+        Where a cell failed, killing the worker may be the cause: Ray ends the process of a probe first.
+        """
+        if result.error is None and not result.value.failed:
             with suppress(BandlensError):
                 self.queue.sink.accept(attempt.task, result.value)
 

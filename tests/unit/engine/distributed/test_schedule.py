@@ -87,9 +87,36 @@ class SlowSink:
         self.lines.append(text)
 
 
-def run(seconds: Sequence[float], storing: float) -> tuple[MadeUpWorkers, SlowSink, list[Task]]:
+class KilledWorkers(MadeUpWorkers):
+    """Workers that fall silent in their first tasks; once they are killed, these say that their probes failed."""
+
+    def ended(self, calls: Sequence[Call], watch: Watch) -> Sequence[Call]:
+        if self.killed:
+            return super().ended(calls, watch)
+        self.clock.now += 1
+        return [call for call in calls if self.ends[call] <= self.clock.now and self._is_open(call)]
+
+    def result(self, call: Call) -> CallResult:
+        return CallResult(Computed(None, (("key", "its process was killed"),) if call == self._first else ()))
+
+    def kill(self, worker: int) -> None:
+        super().kill(worker)
+        self.ends[self._first] = self.clock.now
+
+    @property
+    def _first(self) -> Call:
+        """The call of the first task; None before there is one."""
+        return next((call for call in self.ends if not self._is_open(call)), None)
+
+    def _is_open(self, call: Call) -> bool:
+        return isinstance(call, tuple) and call[0] == "open"
+
+
+def run(
+    seconds: Sequence[float], storing: float, kind: type[MadeUpWorkers] = MadeUpWorkers
+) -> tuple[MadeUpWorkers, SlowSink, list[Task]]:
     clock = Clock()
-    workers, sink = MadeUpWorkers(clock, seconds), SlowSink(clock, storing)
+    workers, sink = kind(clock, seconds), SlowSink(clock, storing)
     tasks = [Task((), first, first + 1) for first in range(len(seconds))]
     made_up: Any = workers
     schedule = Schedule(made_up, Queue(iter(tasks), sink), None)
@@ -103,6 +130,13 @@ def test_a_worker_is_not_silent_while_results_are_stored() -> None:
     workers, sink, tasks = run([10.0, 500.0], 2 * SILENCE)
     assert workers.killed == []
     assert sorted(sink.accepted, key=lambda task: task.first) == tasks
+
+
+def test_what_fails_since_its_worker_was_killed_is_computed_again() -> None:
+    """A worker outlives the process of its probe for a moment, and says that the probe failed."""
+    workers, sink, tasks = run([10.0], 0.0, KilledWorkers)
+    assert workers.killed == [0]
+    assert sink.accepted == tasks, "once, and not the failure"
 
 
 def test_a_worker_that_hangs_is_silent_all_the_same() -> None:
