@@ -133,7 +133,7 @@ def import_ray() -> Any:
     # Ray's own messages are not for the terminal of a run, which has errors and progress of its own.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Clusters that this process starts: by default a worker would get a thirtieth of a core beside another program.
+    # Clusters that this process starts use it: by default a worker gets about a thirtieth of a busy core.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray

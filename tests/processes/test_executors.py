@@ -440,7 +440,7 @@ def state_left_in(path: Path) -> str:
     """The state of the process that is named in a file, such as T for stopped; empty where either is not there."""
     try:
         return Path(f"/proc/{path.read_text()}/stat").read_text().rpartition(") ")[2][0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # a process may end while its state is read
         return ""
 
 
@@ -448,13 +448,13 @@ def state_left_in(path: Path) -> str:
 def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
     command: Command, workplace: Path, cluster: None, worker: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    has_begun, hears, fault = Watch.__post_init__, Watch.hears, Watch.fault
+    initialize, hears, fault = Watch.__post_init__, Watch.hears, Watch.fault
     stopped, hung = workplace / "stopped", workplace / "hung"
     leaps, replaced = 0, False
 
-    def begins(watch: Watch) -> None:
+    def initialize_with_clock(watch: Watch) -> None:
         watch.clock = lambda: time.monotonic() + 2 * PATIENCE * leaps
-        has_begun(watch)
+        initialize(watch)
 
     def hears_and_tells(watch: Watch, *signs: Any) -> None:
         """A run's patience passes before each sign of life of a worker whose task hangs."""
@@ -472,7 +472,7 @@ def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced
         replaced |= is_stopped and answer is not None
         return answer
 
-    monkeypatch.setattr(Watch, "__post_init__", begins)
+    monkeypatch.setattr(Watch, "__post_init__", initialize_with_clock)
     monkeypatch.setattr(Watch, "hears", hears_and_tells)
     monkeypatch.setattr(Watch, "fault", fault_of_stopped)
     (workplace / "hangs.py").write_text(HANGS)

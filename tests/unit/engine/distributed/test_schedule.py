@@ -87,29 +87,25 @@ class SlowSink:
         self.lines.append(text)
 
 
+FIRST = ("compute", 0, 1)
+"""The call of the first task."""
+
+
 class KilledWorkers(MadeUpWorkers):
-    """Workers that fall silent in their first tasks; once they are killed, these say that their probes failed."""
+    """One worker, which falls silent in its first task; once it is killed, it says that its probe failed."""
 
     def ended(self, calls: Sequence[Call], watch: Watch) -> Sequence[Call]:
         if self.killed:
             return super().ended(calls, watch)
         self.clock.now += 1
-        return [call for call in calls if self.ends[call] <= self.clock.now and self._is_open(call)]
+        return [call for call in calls if call != FIRST]
 
     def result(self, call: Call) -> CallResult:
-        return CallResult(Computed(None, (("key", "its process was killed"),) if call == self._first else ()))
+        return CallResult(Computed(None, (("key", "its process was killed"),) if call == FIRST else ()))
 
     def kill(self, worker: int) -> None:
         super().kill(worker)
-        self.ends[self._first] = self.clock.now
-
-    @property
-    def _first(self) -> Call:
-        """The call of the first task; None before there is one."""
-        return next((call for call in self.ends if not self._is_open(call)), None)
-
-    def _is_open(self, call: Call) -> bool:
-        return isinstance(call, tuple) and call[0] == "open"
+        self.ends[FIRST] = self.clock.now
 
 
 def run(
