@@ -215,8 +215,9 @@ def receive_answer(
     """A result and None, or None and what was refused; `error` where it has ended or takes more `seconds`."""
     try:
         result, refusal = process.receive(seconds)
-    except TimeoutError:
-        raise error(f"{failing}: it takes more than {seconds:g} s") from None
-    except (OSError, EOFError, pickle.UnpicklingError):
-        raise error(f"{failing}: its process {describe_end(process.process)}") from None
+    except (OSError, EOFError, pickle.UnpicklingError) as failure:
+        late = isinstance(failure, TimeoutError)
+        fate = f"it takes more than {seconds:g} s" if late else f"its process {describe_end(process.process)}"
+        process.end()  # whoever keeps the error keeps a reference to the process, which may compute for ever
+        raise error(f"{failing}: {fate}") from None
     return result, refusal

@@ -108,7 +108,7 @@ AT_LOAD = {
     "crash": ("ctypes.string_at(0)", "its process was ended by SIGSEGV"),
     "sys.exit": ("sys.exit(0)", "SystemExit: 0"),
     "generator": ("raise GeneratorExit", "GeneratorExit:"),
-    "loop": ("while True: pass", "it takes more than 3 s"),
+    "loop": ("while True: pass", "it takes more than 1 s"),
 }
 """Name -> what a file does as it is loaded, and what the command says of it."""
 
@@ -118,8 +118,8 @@ AT_LOAD = {
 def test_what_a_file_does_when_it_is_loaded_is_one_line(
     workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], body: str, message: str
 ) -> None:
-    if "3 s" in message:
-        monkeypatch.setattr(user_function, "LOAD_SECONDS", 3)
+    if "1 s" in message:
+        monkeypatch.setattr(user_function, "LOAD_SECONDS", 1)
     (workplace / "mine.py").write_text(
         f"import ctypes, os, signal, sys, time\n{body}\ndef mine(images):\n    return images\n"
     )

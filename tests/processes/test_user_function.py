@@ -210,12 +210,14 @@ def test_whatever_ends_it_is_one_line(start: Start, crash: str, fate: str) -> No
 
 def test_a_file_that_never_loads_is_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_function, "LOAD_SECONDS", 1)
+    before = children()
     endless = start("endless", "while True: pass\ndef endless(): ...\n")
     with pytest.raises(UsageError) as caught:
         endless.describe()
     assert str(caught.value) == f"measure endless: {endless.source.file} does not load: it takes more than 1 s"
     with pytest.raises(StoreError, match="does not load: it takes more than 1 s"):
         endless.call(operator.call)
+    assert children() == before, "an error that is kept keeps no process at work"
 
 
 def test_its_end_is_told_though_a_process_that_it_forked_lives_on(start: Start, tmp_path: Path) -> None:
