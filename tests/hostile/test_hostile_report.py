@@ -45,9 +45,10 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.scripts = "", list[str]()
-        self._inside = ""
+        self.scripts = list[str]()
+        self._pieces, self._inside = list[str](), ""
         self.feed(html)
+        self.text = "".join(self._pieces)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -62,7 +63,7 @@ class Page(HTMLParser):
         if self._inside == "script":
             self.scripts[-1] += data
         else:
-            self.text += data
+            self._pieces.append(data)
 
     @property
     def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
