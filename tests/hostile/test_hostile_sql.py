@@ -26,6 +26,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.process import QueryProcess
+from bandlens.analysis.database.store import Store
 from bandlens.app.sql.query import MOST_ROWS, print_answers, write_answers
 from bandlens.app.sql.shell import shell
 
@@ -176,11 +177,18 @@ words = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    """A store that answers one query after another, and at the end still does."""
+    with open_store(folder / "results.duckdb", read_only=True) as store:
+        yield store
+        assert store.frame("SELECT count(*) AS n FROM study").rows() == [(1,)]
+
+
 @fuzz(150)
 @given(query=st.lists(words, max_size=10).map(" ".join) | st.text(max_size=40))
-def test_any_words_are_answered_or_one_line(query: str, folder: Path) -> None:
-    with open_store(folder / "results.duckdb", read_only=True) as store:
-        refusal(lambda: store.frame(query))
+def test_any_words_are_answered_or_one_line(query: str, folder: Path, store: Store) -> None:
+    refusal(lambda: store.frame(query))
     assert [path.name for path in folder.iterdir()] == ["results.duckdb"]
 
 
@@ -279,7 +287,7 @@ def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> 
 
 
 def test_a_query_larger_than_memory_is_answered_with_the_help_of_the_disk(database: Path, command: Command) -> None:
-    count = 80_000_000
+    count = 40_000_000  # to sort these takes 1.7 GB, and DuckDB may have 1
     places = f"SELECT row_number() OVER (ORDER BY hash(x)) AS place FROM range({count}) t(x)"
     query = f"SELECT sum(place) AS s FROM ({places})"
     answer = command("sql", query, "--db", database, "--timeout", "0", "--format", "csv")
@@ -291,6 +299,7 @@ def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
 import os, sys
 from pathlib import Path
 from bandlens.analysis.database.process import QueryProcess
+from bandlens.analysis.database.store import Store
 process = QueryProcess(Path(sys.argv[1]), 0)
 with process.answer("SELECT 1") as reader:
     reader.read_all()
