@@ -66,7 +66,7 @@ class DeferredCard:
 
     def step(self) -> None:
         """Do one thing that some stream may do now."""
-        able = [stream for stream in self.streams if stream.able()]
+        able = [stream for stream in self.streams if stream.queue and stream.able()]
         [chosen] = self.random.choices(able, [stream.haste for stream in able])
         chosen.queue.popleft()()
 
@@ -220,11 +220,11 @@ class Memory:
             self.bytes = self._taken(-(-max(size, 1) // ROUND) * ROUND) if card.waits else np.empty(size, np.uint8)
 
     def _taken(self, size: int) -> NDArray[np.uint8]:
-        fitting = [place for place, free in enumerate(self.stream.freed) if len(free) >= size]
-        if not fitting:
+        sizes = [len(free) for free in self.stream.freed]
+        least = min((free for free in sizes if free >= size), default=None)
+        if least is None:
             return np.full(size, POISON, np.uint8)
-        least = min(len(self.stream.freed[place]) for place in fitting)
-        equal = [place for place in fitting if len(self.stream.freed[place]) == least]
+        equal = [place for place, free in enumerate(sizes) if free == least]
         free = self.stream.freed.pop(self.stream.card.random.choice(equal))
         if len(free) > size:
             self.stream.freed.append(free[size:])

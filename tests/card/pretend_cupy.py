@@ -103,21 +103,29 @@ def signature_of(function: Any, method: bool = False) -> inspect.Signature:
         return inspect.signature(eval(f"lambda {untyped}: None"))
 
 
+@cache
+def check_call(function: Any, count: int, *names: str) -> None:
+    """TypeError unless the function takes so many arguments, and others by these names."""
+    signature_of(function).bind(*range(count), **dict.fromkeys(names))
+
+
 # Arrays
 
 
 ZEROS = np.zeros(1 << 28, np.uint8)
 """Zeros that stand for memory of the card until the work on it is done. No page of them is ever written."""
 ZEROS.flags.writeable = False
+ZEROS_ADDRESS = ZEROS.ctypes.data  # asking for an address takes longer than to compute with a small array
 
 
 class CardArray(NDArrayOperatorsMixin):
     """An array of CuPy as far as bandlens uses it."""
 
-    def __init__(self, card: DeferredCard, memory: Memory, here: NDArray[Any]) -> None:
+    def __init__(self, card: DeferredCard, memory: Memory, here: NDArray[Any], offset: int = 0) -> None:
         self.card, self.memory = card, memory
         self.here = here
         """Its place, whatever lies there before the card has come to it."""
+        self.place = Place(here, offset)
 
     @classmethod
     def new(cls, card: DeferredCard, like: NDArray[Any]) -> CardArray:
@@ -148,7 +156,7 @@ class CardArray(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> CardArray:
         assert method == "__call__"
         [out] = options.pop("out", (None,))
-        signature_of(getattr(real(), ufunc.__name__)).bind(*inputs, **options, out=out)
+        check_call(getattr(real(), ufunc.__name__), len(inputs), *options, "out")
         return compute(self.card, ufunc, *inputs, **options, out=out)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -158,7 +166,7 @@ class CardArray(NDArrayOperatorsMixin):
         cupy_method = getattr(real().ndarray, name)
 
         def method(*arguments: Any, **options: Any) -> CardArray:
-            signature_of(cupy_method).bind(self, *arguments, **options)
+            check_call(cupy_method, 1 + len(arguments), *options)
             work = lambda array, *more, **others: getattr(array, name)(*more, **others)  # noqa: E731
             return compute(self.card, work, self, *arguments, **options)
 
@@ -210,7 +218,7 @@ def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
     if isinstance(value, CardArray):
-        place = Place(value.here, value.here.ctypes.data - value.memory.bytes.ctypes.data)
+        place = value.place
         return lambda take: take(place)
     if isinstance(value, (tuple, list)):
         kind, parts = type(value), [given(part) for part in value]
@@ -226,10 +234,11 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     arguments_with = given(arguments)
     with np.errstate(all="ignore"):
         tried = np.asanyarray(function(*arguments_with(Place.zeros), **options))
-    offset = tried.ctypes.data - ZEROS.ctypes.data
+    offset = -1 if tried.flags.owndata else tried.ctypes.data - ZEROS_ADDRESS
     if out is None and 0 <= offset < len(ZEROS):
         memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
-        return CardArray(card, memory, np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides))
+        here = np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides)
+        return CardArray(card, memory, here, offset)
     fresh, array = out is None, CardArray.new(card, tried) if out is None else out
     assert (array.shape, np.can_cast(tried.dtype, array.dtype, "same_kind")) == (tried.shape, True)
     here = array.here
@@ -310,7 +319,7 @@ class PretendCupy(ModuleType):
             return ours
 
         def function(*arguments: Any, **options: Any) -> CardArray:
-            signature_of(theirs).bind(*arguments, **options)
+            check_call(theirs, len(arguments), *options)
             return compute(self.card, ours, *arguments, **options)
 
         return function
