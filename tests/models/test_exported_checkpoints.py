@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from bandlens.app.commands import checkpoints
 from bandlens.app.commands.export import export, export_own
+from bandlens.app.console import listen
 from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.driver import Gpu
 from bandlens.errors import BandlensError
@@ -34,6 +36,8 @@ app.add_typer(checkpoints.app)
 app.command()(export)
 app.command()(export_own)
 
+FP16 = ("--image-size", 64, "--precision", "fp16", "--format", "json")
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -45,12 +49,26 @@ def failure(result: Result) -> BandlensError:
     return result.exception
 
 
-def test_export_goes_on_after_a_failure(resnet50: nn.Module, home: Path) -> None:
+@pytest.fixture(scope="module")
+def fp16(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Result]]:
+    """The home of a checkpoint of the 48 exported to fp16 beside a damaged one, and what the command answered."""
+    home = tmp_path_factory.mktemp("fp16")
     weights = home / "weights"
-    weights.mkdir(parents=True)
+    weights.mkdir()
     save_file(resnet50.state_dict(), weights / "tv_resnet50.safetensors")
     (weights / "resnet50_frozen_random.pth").write_bytes(b"damaged")
-    result = run("export", "resnet50_frozen_random", "tv_resnet50", "--image-size", 64, "--format", "json")
+    listen()  # the fixture that does it for each test comes after this one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BANDLENS_HOME", str(home))
+        result = run("export", "resnet50_frozen_random", "tv_resnet50", *FP16)
+        (weights / "tv_resnet50.safetensors").unlink()  # nothing is left to export from
+        yield home, result
+    for path in (home / "models").rglob("*.onnx"):
+        path.unlink()
+
+
+def test_export_goes_on_after_a_failure(fp16: tuple[Path, Result]) -> None:
+    home, result = fp16
     error = failure(result)
     assert (error.exit_code, str(error).split(";")[0]) == (1, "1 not exported: resnet50_frozen_random")
     assert "bandlens: resnet50_frozen_random: " in result.stderr
@@ -59,8 +77,6 @@ def test_export_goes_on_after_a_failure(resnet50: nn.Module, home: Path) -> None
     assert [path.name for path in (home / "models").glob("*.onnx")] == ["tv_resnet50.onnx"]
     model = load_model(None, "tv_resnet50")
     assert (model.category, model.architecture, model.source) == ("baseline", "resnet50", "timm:timm/resnet50.tv_in1k")
-    (weights / "tv_resnet50.safetensors").unlink()
-    (home / "models" / "tv_resnet50.onnx").unlink()
 
 
 def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
@@ -87,17 +103,10 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     assert "has images of 128 pixels, and the model takes 64; pack it with --size 64" in message
 
 
-def test_one_of_the_48_is_exported_once(resnet50: nn.Module, home: Path) -> None:
-    weights = home / "weights" / "tv_resnet50.safetensors"
-    weights.parent.mkdir(parents=True)
-    save_file(resnet50.state_dict(), weights)
-    fp16 = ("export", "tv_resnet50", "--image-size", 64, "--precision", "fp16", "--format", "json")
-    (row,) = json.loads(run(*fp16).stdout)
+def test_one_of_the_48_is_exported_once(fp16: tuple[Path, Result]) -> None:
+    (row,) = json.loads(fp16[1].stdout)
     assert row["precision"] == "fp16"
-    weights.unlink()  # nothing is left to export from
-    assert json.loads(run(*fp16).stdout) == [row]
-    for path in (home / "models").rglob("*.onnx"):
-        path.unlink()
+    assert json.loads(run("export", "tv_resnet50", *FP16).stdout) == [row]
 
 
 def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
