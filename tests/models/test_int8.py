@@ -70,6 +70,11 @@ def lite0_content(lite0: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
+def lite0_int8(lite0_content: bytes) -> bytes:
+    return to_int8(lite0_content, [photograph_crops(224)])
+
+
+@pytest.fixture(scope="module")
 def crops(shared: Path) -> Images:
     """(200, 3, 224, 224): the middle of each shared photograph."""
     folder = shared / "data" / "sample-images"
@@ -224,10 +229,10 @@ def terms_of_sums(content: bytes) -> list[list[str]]:
     return [sorted(map(maker, node.input)) for node in graph.node if node.op_type == "Add"]
 
 
-def test_sums_take_one_branch_as_its_convolution_gives_it(resnet18_int8: bytes, lite0_content: bytes) -> None:
+def test_sums_take_one_branch_as_its_convolution_gives_it(resnet18_int8: bytes, lite0_int8: bytes) -> None:
     """NVIDIA: only the residual input of a sum is to be quantized, so that the sum is fused into the convolution."""
     assert terms_of_sums(resnet18_int8) == [["Conv", "DequantizeLinear"]] * 8  # ResNet-18 has 8 residual blocks
-    assert terms_of_sums(to_int8(lite0_content, [photograph_crops(224)[:2]])) == [["Conv", "DequantizeLinear"]] * 9
+    assert terms_of_sums(lite0_int8) == [["Conv", "DequantizeLinear"]] * 9
     graph = onnx_file_of(resnet18_int8)
     assert set(constants(graph)) <= {name for node in graph.node for name in node.input}
 
@@ -270,12 +275,11 @@ def test_int8_is_quiet_and_tells_nobody(resnet18_content: bytes, resnet18_int8: 
     assert (tmp_path / "int8.onnx").read_bytes() == resnet18_int8
 
 
-def test_symmetric_activations_keep_their_range(lite0_content: bytes) -> None:
+def test_symmetric_activations_keep_their_range(lite0_int8: bytes) -> None:
     """EfficientNet-Lite0 has all that occurs: uint8, int8, and a scale per channel before depthwise convolutions."""
-    before = to_int8(lite0_content, [photograph_crops(224)[:2]])
-    after = symmetric_activations(before)
-    assert after == symmetric_activations(before) == symmetric_activations(after)
-    old, new = onnx_file_of(before), onnx_file_of(after)
+    after = symmetric_activations(lite0_int8)
+    assert after == symmetric_activations(lite0_int8) == symmetric_activations(after)
+    old, new = onnx_file_of(lite0_int8), onnx_file_of(after)
     was, now = constants(old), constants(new)
     seen = Counter[str]()
     for node, same in zip(old.node, new.node, strict=True):
@@ -323,10 +327,9 @@ def test_lite0_on_photographs_at_fp16(lite0_content: bytes, lite0_logits: Images
     assert parity.relative_difference < 0.01
 
 
-def test_lite0_on_photographs_at_int8(lite0_content: bytes, lite0_logits: Images, crops: Images) -> None:
+def test_lite0_on_photographs_at_int8(lite0_int8: bytes, lite0_logits: Images, crops: Images) -> None:
     """Measured, calibrated on 18 other photographs: 10 of 200 differ, symmetric or not; logits by 28 % and 11 %."""
-    int8 = to_int8(lite0_content, [photograph_crops(224)])
-    for content in (int8, symmetric_activations(int8)):
+    for content in (lite0_int8, symmetric_activations(lite0_int8)):
         parity = measure_parity(lite0_logits, onnx_logits(content, crops))
         assert parity.top1_disagreements <= 24
         assert parity.relative_difference < 0.5
