@@ -299,7 +299,6 @@ def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
 import os, sys
 from pathlib import Path
 from bandlens.analysis.database.process import QueryProcess
-from bandlens.analysis.database.store import Store
 process = QueryProcess(Path(sys.argv[1]), 0)
 with process.answer("SELECT 1") as reader:
     reader.read_all()
