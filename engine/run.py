@@ -337,7 +337,7 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, inputs:
             if condition.facts.attack:
                 logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, inputs[None][begin:end])
             else:
-                logits = session.infer(inputs[session.normalization])[begin:end]
+                logits = session.infer(inputs[session.normalization], slice(begin, end))[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:

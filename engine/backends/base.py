@@ -52,6 +52,10 @@ BATCH = {"numpy": 32, "cupy": 256}
 """The batch of a study that names none, by the array module: a GPU takes a larger one to be busy."""
 
 
+ALL = slice(None)
+"""All rows of a batch."""
+
+
 class Session(Protocol):
     """One variant of a model, loaded at one fixed batch shape. A context manager."""
 
@@ -71,9 +75,10 @@ class Session(Protocol):
         """The normalization that the caller may make for it, once for all sessions that have the same."""
         ...
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
+        Those outside of the `rows` may be anything: an engine that runs a batch by parts leaves out parts without any.
         A session with a normalization also takes the halves that `engine.device.halves.normalize` makes of these.
         Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
         On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
@@ -192,6 +197,12 @@ def part_of(content: bytes, batch: int, threads: int) -> int:
 def parts_of(array: Array, size: int) -> list[Array]:
     """The array in views of so many rows."""
     return [array[first : first + size] for first in range(0, len(array), size)]
+
+
+def parts_with(rows: slice, batch: int, size: int) -> slice:
+    """The parts of a batch, of `size` images each, that hold these rows."""
+    first, last, _ = rows.indices(batch)
+    return slice(first // size, -(-last // size))
 
 
 def arrays_of(engine: str) -> ModuleType:

@@ -29,7 +29,7 @@ from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
 from ..device.streams import COMMITTED, first_error, in_turn
-from .base import arrays_of, check_images, content_of, part_of, parts_of
+from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
 
@@ -165,27 +165,27 @@ class OnnxRuntimeSession:
         address = array.ctypes.data if self._shared.xp is np else array.data.ptr
         bind(name, self._provider.device, 0, np.float32, array.shape, address)
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         for binding, part in zip(self._bindings, parts_of(images, self._part), strict=True):
             self._bind(binding.bind_input, "images", part)
         try:
             with self._shared.in_turn():
-                self._run()
+                self._run(self._bindings[parts_with(rows, self.info.batch, self._part)])
         except Exception as error:
             raise self._failure(error) from error
         return self._logits
 
-    def _run(self) -> None:
-        """Run all parts, in threads where there are several."""
+    def _run(self, bindings: Sequence[Any]) -> None:
+        """Run parts, in threads where there are several."""
         if self._lanes == 1:
-            for binding in self._bindings:
+            for binding in bindings:
                 self._session.run_with_iobinding(binding, self._run_options)
             return
         runs = [
             threads_of(self._lanes).submit(self._session.run_with_iobinding, binding, self._run_options)
-            for binding in self._bindings
+            for binding in bindings
         ]
         try:
             for run in runs:

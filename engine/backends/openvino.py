@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ...errors import EngineError
 from ...records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
-from .base import check_images, content_of, part_of, parts_of
+from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layers import RUNS, Layer, count_product, with_all_outputs
 
@@ -108,7 +108,7 @@ class OpenVinoSession:
             versions=json.dumps({"openvino": ov.__version__, "numpy": np.__version__}),
         )
 
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.float32], rows: slice = ALL) -> NDArray[np.float32]:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         if OpenVinoSession._resident is not self:
@@ -118,7 +118,7 @@ class OpenVinoSession:
                 request.set_input_tensor(_openvino().Tensor(part, shared_memory=True))
             # After an error or Ctrl-C too all are waited for, since they read the images and write the logits.
             with ExitStack() as waits:
-                for request in self._requests:
+                for request in self._requests[parts_with(rows, self.info.batch, self._part)]:
                     request.start_async()
                     waits.callback(request.wait)
         except Exception as error:

@@ -48,7 +48,7 @@ from ..device.halves import normalize, shape_of_halves
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, require_precision, usable
 from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_turn, smaller_batch
-from .base import arrays_of, check_images, plan_file_of
+from .base import ALL, arrays_of, check_images, plan_file_of
 from .layers import RUNS, Layer
 from .references import kept_logits
 
@@ -289,7 +289,7 @@ class TensorRTSession:
             ),
         )
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - a plan is of one batch
         """Logits of one batch; the array is overwritten by the next call."""
         images, lane = self._input_of(images), self._lane
         with in_turn(self._device.xp, lane.stream):

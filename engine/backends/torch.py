@@ -42,7 +42,7 @@ from ..device.streams import (
     point,
     seconds_between,
 )
-from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
+from .base import ALL, ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .layers import RUNS, Layer, count_product
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 from .references import kept_logits
@@ -296,7 +296,7 @@ class TorchSession:
     def _prepare(self) -> None:
         """Take the memory that the session needs, before it is used; on the CPU there is nothing to take."""
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:
         """See `engine.backends.base.Session`."""
         raise NotImplementedError
 
@@ -369,7 +369,7 @@ class CpuSession(TorchSession):
         info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
         super().__init__(variant, info, "cpu", threads, load)
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():
             return self.network(self.place(images)).numpy()
@@ -386,7 +386,7 @@ class CardSession(TorchSession):
         versions |= {"cupy": self._card.xp.__version__, "driver": gpu.driver}
         super().__init__(variant, SessionInfo(gpu.name, batch, 0, json.dumps(versions)), CARD, threads, load)
 
-    def infer(self, images: Array) -> Array:
+    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():

@@ -137,6 +137,15 @@ def test_how_many_threads_share_a_batch_changes_no_bit(model: Model, precision: 
         np.testing.assert_array_equal(logits_of_cut, logits_by_cut[0])
 
 
+def test_parts_without_a_row_that_is_needed_are_left_out(model: Model) -> None:
+    shown = images(16)
+    with open_session(variant_of(model, "openvino", "fp32"), 16, 2) as session:
+        mirrored = session.infer(shown[::-1].copy()).copy()
+        expected = session.infer(shown).copy()
+        expected[4:12] = mirrored[4:12]
+        np.testing.assert_array_equal(session.infer(shown[::-1].copy(), slice(7, 9)), expected)
+
+
 @EVERY_PRECISION
 def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
     for threads in (1, 2):

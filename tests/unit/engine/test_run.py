@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
-from bandlens.engine.backends.base import Session, arrays_of, lanes_of, open_session, variant_of
+from bandlens.engine.backends.base import ALL, Session, arrays_of, lanes_of, open_session, variant_of
 from bandlens.engine.run import check_labels, make_resources, run
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
@@ -351,12 +351,14 @@ class Fails:
         self.session, self.calls = session, 0
         self.variant, self.info = session.variant, session.info
         self.lane, self.normalization = session.lane, session.normalization
+        self.rows: list[slice] = []
 
-    def infer(self, images: Any) -> Any:
+    def infer(self, images: Any, rows: slice = ALL) -> Any:
         self.calls += 1
+        self.rows.append(rows)
         if self.calls == 2:
             raise EngineError("out of memory")
-        return self.session.infer(images)
+        return self.session.infer(images, rows)
 
 
 def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
@@ -371,6 +373,16 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
                 keep(outcome, cell_outcome)
     assert outcome.failed == {cells[0].key: "out of memory"}
     assert all(len(outcome.columns[cell.key]) == COUNT for cell in cells[1:])
+
+
+def test_a_session_is_told_the_images_that_its_cell_needs(bench: Bench) -> None:
+    first, second = bench.cells(conditions=bench.grid.conditions[:1])
+    with open_sessions(bench.variants, 16) as sessions:
+        session = sessions[second.variant] = Fails(sessions[second.variant])
+        session.calls = 2
+        resources = make_resources(arrays_of(bench.engine), bench.images, sessions)
+        list(run([(first, 3), (second, 7)], bench.grid, resources))
+    assert session.rows == [slice(4, 16), slice(0, COUNT - 16 - 3)]
 
 
 def running() -> list[str]:

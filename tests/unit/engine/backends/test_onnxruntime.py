@@ -83,6 +83,17 @@ def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: 
         np.testing.assert_array_equal(session.infer(images), expected)
 
 
+def test_parts_without_a_row_that_is_needed_are_left_out(tmp_path: Path) -> None:
+    failing = random_images(16, SIZE) / 2
+    failing[9, 0, 0, 0] = 1  # in the third of four parts
+    with open_session(variant_of(model_that_fails(tmp_path), "onnxruntime", "fp32"), 16, 2) as session:
+        for rows in (slice(0, 8), slice(12, 16), slice(0, 0)):
+            session.infer(failing, rows)
+        for rows in (slice(0, 9), slice(11, 12), slice(5, None)):
+            with pytest.raises(EngineError, match="out of data bounds"):
+                session.infer(failing, rows)
+
+
 def test_a_file_that_scales_integers_by_the_batch_depends_on_no_number_of_threads(tmp_path: Path) -> None:
     plain = make_model(tmp_path, size=64)
     quantize_dynamic(plain.path, tmp_path / "dynamic.onnx", op_types_to_quantize=["Conv"])
