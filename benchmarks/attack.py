@@ -14,25 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torchvision
 from _common import MODEL, SIZE, arguments, folder, in_turn, machine, photographs, ratio, ratios, resnet50, table, timed
-from torch import Tensor
-from torch.nn import functional
 
 from bandlens.engine.backends.base import variant_of
-from bandlens.engine.backends.torch import open_session
 from bandlens.export.models import load_model
 from bandlens.export.normalization import NORMALIZATIONS
-from bandlens.export.onnx.from_torch import Normalized
 from bandlens.probes.attacks import PGD_LINF, uniform_start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bandlens.export.onnx.from_torch import Normalized
 
 BARE, ATTACK, COARSE, TORCHVISION = "bare loop", "attack", "gradients in bf16", "torchvision"
 
 
 def bare_loop(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, steps: int) -> None:
+    import torch  # here and below, after the options have been read: it takes seconds
+    from torch.nn import functional
+
     for _ in range(steps):
         images = images.detach().requires_grad_()
         loss = functional.cross_entropy(network(images), labels, reduction="sum")
@@ -46,6 +49,11 @@ ENGINES = {"cpu": "torch", "cuda": "torch-cuda"}
 
 def native(device: str) -> Normalized:
     """The ResNet-50 as torchvision makes it."""
+    import torch
+    import torchvision
+
+    from bandlens.export.onnx.from_torch import Normalized
+
     network = torchvision.models.resnet50(weights=None)
     made = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
     return made.to(device, memory_format=torch.channels_last)
@@ -61,6 +69,10 @@ def main() -> None:
         threads=(2, "threads of torch"),
         device=("cpu", "cpu or cuda"),
     )
+    import torch
+
+    from bandlens.engine.backends.torch import open_session
+
     batch, steps = (2, 2) if options.quick else (options.batch, options.steps)
     with ExitStack() as stack:
         kept = stack.enter_context(folder(options.keep))

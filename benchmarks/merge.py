@@ -24,19 +24,19 @@ def main() -> None:
     options = arguments(
         __doc__, repeats=1, quick=1, images=(50_000, "images of the set"), checkpoints=(40, "in both databases")
     )
-    count = 500 if options.quick else options.images
-    half, shared = options.checkpoints // 2, max(1, options.checkpoints // 20)
+    count, checkpoints = (500, 10) if options.quick else (options.images, options.checkpoints)
+    half, shared = checkpoints // 2, max(1, checkpoints // 20)
     machine("duckdb", "numpy", "pyarrow")
     with folder(options.keep) as scratch:
         paths = [scratch / "a.duckdb", scratch / "b.duckdb"]
         out = scratch / "merged.duckdb"
         try:
             fill(paths[0], "a", count, range(half), 2_500)
-            fill(paths[1], "b", count, range(half - shared, options.checkpoints), 2_500)
+            fill(paths[1], "b", count, range(half - shared, checkpoints), 2_500)
             sizes = [path.stat().st_size for path in paths]
             printed, usage = run_program(sys.executable, "-P", "-c", MERGE, out, *paths)
             predictions, both = map(int, printed.split())
-            if (predictions, both) != (options.checkpoints * CONDITIONS * count, shared * CONDITIONS):
+            if (predictions, both) != (checkpoints * CONDITIONS * count, shared * CONDITIONS):
                 raise SystemExit(f"the merged database has {predictions:,} predictions, {both} cells of both")
             sizes.append(out.stat().st_size)
         finally:

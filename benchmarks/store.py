@@ -183,17 +183,18 @@ def main() -> None:
     options = arguments(
         __doc__, repeats=9, quick=1, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
     )
-    image_set = images(5_000 if options.quick else 50_000)
+    count, checkpoints = (5_000, 6) if options.quick else (50_000, options.checkpoints)
+    image_set = images(count)
     machine("duckdb", "numpy", "pyarrow", "polars")
     with folder(options.keep) as scratch:
         path = scratch / "synthetic.duckdb"
         path.unlink(missing_ok=True)
         try:
-            appended = append(path, image_set, options.checkpoints, min(options.range, len(image_set.labels)))
+            appended = append(path, image_set, checkpoints, min(options.range, len(image_set.labels)))
             size = path.stat().st_size
             opened = in_turn({"": timed(lambda: opening(path))}, options.repeats)[""]
-            first, view, plain = query(path, options.checkpoints * CONDITIONS, options.repeats)
-            planned = planning(path, image_set, options.checkpoints, options.repeats)
+            first, view, plain = query(path, checkpoints * CONDITIONS, options.repeats)
+            planned = planning(path, image_set, checkpoints, options.repeats)
         finally:
             path.unlink(missing_ok=True)
     report(appended, size, opened, first, view, plain)

@@ -27,23 +27,11 @@ from typing import Any
 
 import _common as common
 import numpy as np
-import torch
-from _common import BATCH, MODEL, SIZE, ratio, ratios, run_program
-from critical_band import grey, one_published
-from numpy.typing import NDArray
-from packing import write_photographs
-from PIL import Image
-from spectral import mask, one_with_torch
-from torch.utils.data import ConcatDataset, DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.models import resnet50
-from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
-from torchvision.transforms.functional import to_tensor
+from _common import BATCH, MODEL, ratio, ratios, run_program
 
 import bandlens
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import EngineError
-from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Condition
@@ -56,27 +44,6 @@ SOME_PROBES = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "
 """The probes of a quick benchmark."""
 GOALS = {FULL: ">= 2.5"}
 """Goals of the ratios by precision."""
-
-
-class Stimulus:
-    """The published stimulus of a decoded photograph, (3, 224, 224) float32 in [0, 1]."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        filters = condition.probe in ("lowpass", "highpass")
-        self.mask = torch.from_numpy(mask(condition)) if filters else None
-        self.random = np.random.RandomState(0)
-
-    def __call__(self, photograph: Image.Image) -> torch.Tensor:
-        if self.condition.probe != "critical_band":
-            image: torch.Tensor = to_tensor(photograph)
-            return image if self.mask is None else one_with_torch(image, self.mask)
-        image = grey(np.asarray(photograph).transpose(2, 0, 1))
-        noise_sd = float(self.condition["noise_sd"])
-        if noise_sd == 0:
-            return torch.from_numpy(image.astype(np.float32)).expand(3, -1, -1)
-        mixed = one_published(image, noise_sd, int(self.condition["frequency"]), self.random)
-        return torch.from_numpy(mixed.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -134,7 +101,12 @@ class Bench:
 
     def run_published(self, checkpoints: int) -> None:
         """Run the published procedure in a process of its own."""
-        worker = multiprocessing.get_context("spawn").Process(target=classify, args=(self, checkpoints))
+        from _published_study import classify
+
+        study = (self.folder, self.conditions, checkpoints, self.workers)
+        worker = multiprocessing.get_context("spawn").Process(
+            target=classify, args=(*study, self.predictions(checkpoints))
+        )
         worker.start()
         worker.join()
         if worker.exitcode:
@@ -166,27 +138,6 @@ class Bench:
         return ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("pass", "undecided", "fail"))
 
 
-def classify(bench: Bench, checkpoints: int) -> None:
-    """Write what the published procedure predicts."""
-    normalize = Normalize(*NORMALIZATIONS["imagenet"])
-    stimuli = [
-        ImageFolder(
-            bench.folder / "photographs", Compose([Resize(256), CenterCrop(SIZE), Stimulus(condition), normalize])
-        )
-        for condition in bench.conditions
-    ]
-    predicted: list[NDArray[np.int64]] = []
-    for k in range(checkpoints):
-        network = resnet50(weights=None)
-        network.load_state_dict(torch.load(bench.folder / "models" / f"{MODEL}.pth", weights_only=True))
-        network.eval()
-        with torch.inference_mode():
-            network.fc.bias += k / 1000
-            loader: DataLoader[Any] = DataLoader(ConcatDataset(stimuli), BATCH, num_workers=bench.workers)
-            predicted += [network(images).argmax(1).numpy() for images, _ in loader]
-    np.save(bench.predictions(checkpoints), np.concatenate(predicted).reshape(checkpoints, len(stimuli), -1))
-
-
 def make_models(folder: Path, checkpoints: int) -> list[str]:
     """Make the models with the files of each precision; gives the faster precisions that this processor runs."""
     calibration = Calibration("crops of photographs", "", common.photographs(BATCH) / np.float32(255))
@@ -213,6 +164,8 @@ def main() -> None:
         checkpoints=(4, "checkpoints, beside one alone"),
         workers=(2, "loader processes of the published procedure"),
     )
+    from packing import write_photographs  # torch, which it needs, takes seconds, and --help none of them
+
     images, checkpoints = (4, 1) if options.quick else (options.images, options.checkpoints)
     common.machine("torch", "torchvision", "pyrtools", "onnxruntime", "openvino")
     with common.folder(options.keep) as scratch:
