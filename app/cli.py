@@ -131,7 +131,7 @@ def _words_of_machine(error: OSError | MemoryError) -> str:
 
 def main() -> None:
     """Run the command line. Errors are one line on stderr, and the exit status is theirs: see `errors`."""
-    gc.set_threshold(50_000, 20, 100)  # collecting after each 700 objects takes a tenth of the time of an export
+    gc.set_threshold(50_000)  # collecting after each 700 objects takes a tenth of the time of an export
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # an encoding without a letter is no reason to end
             stream.reconfigure(errors="backslashreplace")
