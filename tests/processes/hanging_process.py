@@ -14,7 +14,7 @@ from bandlens.engine.distributed.worker_process import main
 infer, calls = OnnxRuntimeSession.infer, list[int]()
 
 
-def hangs(session: Any, images: Any) -> Any:
+def hangs(session: Any, images: Any, rows: slice) -> Any:
     calls.append(1)
     if len(calls) == 3:
         try:
@@ -23,7 +23,7 @@ def hangs(session: Any, images: Any) -> Any:
             pass
         else:
             threading.Event().wait()  # as a driver that does not come back
-    return infer(session, images)
+    return infer(session, images, rows)
 
 
 if __name__ == "__main__":

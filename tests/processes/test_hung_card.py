@@ -29,11 +29,11 @@ from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 
 infer, calls = OnnxRuntimeSession.infer, []
 
-def hangs(session, images):
+def hangs(session, images, rows):
     calls.append(1)
     if len(calls) == 5:
         threading.Event().wait()  # as a driver that does not come back
-    return infer(session, images)
+    return infer(session, images, rows)
 
 OnnxRuntimeSession.infer = hangs
 run.HANG_SECONDS, run.runs_on_gpu = 1.0, lambda cell: True

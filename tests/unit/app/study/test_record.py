@@ -63,9 +63,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     infer = OnnxRuntimeSession.infer
 
-    def counted(session: OnnxRuntimeSession, images: np.ndarray) -> np.ndarray:
+    def counted(session: OnnxRuntimeSession, images: np.ndarray, rows: slice) -> np.ndarray:
         counts.append(len(images))
-        return infer(session, images)
+        return infer(session, images, rows)
 
     monkeypatch.setattr(OnnxRuntimeSession, "infer", counted)
     return counts
