@@ -78,7 +78,7 @@ class Session(Protocol):
     def infer(self, images: Array, rows: slice = ALL) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
-        Those outside of the `rows` may be anything: an engine that runs a batch by parts leaves out parts without any.
+        Logits outside of `rows` may be anything: an engine that runs a batch by parts runs only those with such a row.
         A session with a normalization also takes the halves that `engine.device.halves.normalize` makes of these.
         Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
         On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
@@ -200,7 +200,7 @@ def parts_of(array: Array, size: int) -> list[Array]:
 
 
 def parts_with(rows: slice, batch: int, size: int) -> slice:
-    """The parts of a batch, of `size` images each, that hold these rows."""
+    """The range of the parts, of `size` images each, that hold these rows of a batch."""
     first, last, _ = rows.indices(batch)
     return slice(first // size, -(-last // size))
 

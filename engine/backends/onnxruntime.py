@@ -178,7 +178,7 @@ class OnnxRuntimeSession:
         return self._logits
 
     def _run(self, bindings: Sequence[Any]) -> None:
-        """Run parts, in threads where there are several."""
+        """Run the parts of these bindings, in threads where the session has several."""
         if self._lanes == 1:
             for binding in bindings:
                 self._session.run_with_iobinding(binding, self._run_options)
