@@ -7,7 +7,7 @@ import logging
 import sys
 import textwrap
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
@@ -206,7 +206,10 @@ class _Stderr(logging.Handler):
     """A handler that prints on stderr as it is at the moment of printing, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(self.format(record), kept="\n\t"), file=sys.stderr)
+        bars = sys.modules.get("tqdm")  # where it was never imported, no bar is drawn
+        # A bar is erased, and drawn again below the line.
+        with bars.tqdm.external_write_mode(file=sys.stderr) if bars else nullcontext():
+            print(printable(self.format(record), kept="\n\t"), file=sys.stderr)
 
 
 _stderr = _Stderr()
@@ -262,7 +265,8 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
     ) as bar:
 
         def advance(amount: float = 1, /) -> None:
-            bar.update(amount)
+            # Fractions may add up to a little more than the total, which tqdm warns of.
+            bar.update(amount if total is None else min(amount, total - bar.n))
 
         yield advance
 

@@ -105,6 +105,7 @@ def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout
     if _width(_measured(table)) <= width:
         return TableLayout([("", [table])])
     columns = _measured(join_intervals(table))
+    order = [column.name for column in columns]
     rows = len(columns[0].cells)
     empty = [column for column in columns if set(column.cells) == {"-"}]
     same = [column for column in columns if rows > 1 and column not in empty and len(set(column.cells)) == 1]
@@ -129,7 +130,7 @@ def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout
             columns.remove(column)
             left_out.append(column.name)
     blocks = [_shrink(block, width, longest) for block in _fold(columns, keys, width, longest)]
-    left_out.sort(key=[*table].index)
+    left_out.sort(key=order.index)
     return TableLayout(list(_parts(headings, blocks, {key.name for key in keys})), repeated, left_out)
 
 

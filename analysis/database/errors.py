@@ -56,6 +56,11 @@ def explanation(path: Path, message: str) -> BandlensError:
         )
     if "Out of Memory Error" in line:
         return StoreError(f"{path}: the query needs too much memory; ask for less")
+    if "Permission denied" in line or "Read-only file system" in line:
+        return StoreError(
+            f"Permission denied for {path} or a file beside it; change the permissions of the file and of its folder, "
+            "or copy it to a folder of your own and name the copy"
+        )
     if unknown := re.search(r"unknown study '.*", line):  # the macro version_of raises it
         return UsageError(unknown[0])
     if reason := next((reason for words, reason in NO_ROOM.items() if words in line), None):

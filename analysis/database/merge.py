@@ -165,7 +165,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
     where a database cannot be opened or disagrees with itself, or the disk is full.
     """
-    _check_names(paths, out, prefer)
+    preferred = _check_names(paths, out, prefer)
     remove_partial_files(out.parent, out.name)
     for path in paths:
         with open_store(path, read_only=True):  # in a process of its own first, and with its definitions compared
@@ -175,7 +175,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
             draft = Path(folder) / out.name
             write_empty(draft, out)
             with copying(out, folder) as connection:
-                merged = _Merger(connection, paths, out).fill(draft, prefer, progress)
+                merged = _Merger(connection, paths, out).fill(draft, preferred, progress)
             if merged.written:
                 put_beside(draft, out)
     except FileExistsError:
@@ -185,7 +185,8 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     return merged
 
 
-def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> None:
+def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> int | None:
+    """Gives the place of the database that is preferred; UsageError for names that do not go together."""
     if len(paths) < 2:
         raise UsageError("a merge needs two databases or more; name another one")
     if out.exists() or out.is_symlink():
@@ -199,8 +200,12 @@ def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> None:
             if known := files.get((stat.st_dev, stat.st_ino)):
                 raise UsageError(f"{known} and {path} are one file; name each database once")
             files[stat.st_dev, stat.st_ino] = path
-    if prefer is not None and prefer not in paths:
-        raise UsageError(f"--prefer {prefer} is none of the databases; name one of {', '.join(map(str, paths))}")
+    if prefer is None:
+        return None
+    for place, path in enumerate(paths):
+        if prefer == path or (prefer.exists() and path.exists() and prefer.samefile(path)):
+            return place
+    raise UsageError(f"--prefer {prefer} is none of the databases; name one of {', '.join(map(str, paths))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ class _Merger:
     paths: Sequence[Path]
     out: Path
 
-    def fill(self, draft: Path, prefer: Path | None, progress: Progress) -> Merged:
+    def fill(self, draft: Path, prefer: int | None, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
         self._attach(draft)
         for table in IDENTITIES:
@@ -333,17 +338,16 @@ class _Merger:
             ran=tuple(sessions for ((sessions,),) in ran),
         )
 
-    def _decide(self, pairs: Sequence[int], prefer: Path | None) -> bool:
+    def _decide(self, pairs: Sequence[int], prefer: int | None) -> bool:
         """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
         self._make("contradicted", f"SELECT DISTINCT new FROM side WHERE list_contains({list(pairs)}::BIGINT[], pair)")
         if prefer is not None:
-            origin = self.paths.index(prefer)
             self._run(
                 "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
-                f"WHERE chosen.new = holding.new AND holding.origin = {origin} AND holding.n > 0 "
+                f"WHERE chosen.new = holding.new AND holding.origin = {prefer} AND holding.n > 0 "
                 "AND chosen.new IN (FROM contradicted)"
             )
-            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {origin})")
+            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {prefer})")
         return not self._run("FROM contradicted LIMIT 1")
 
     # The rows, once each cell has its database

@@ -130,7 +130,7 @@ class Store:
             try:
                 relation = self._query(sql, parameters)
                 is_plain = all(_is_made_of(kind, types) for kind in relation.types)
-                if not is_plain or len({*relation.columns}) < len(relation.columns):
+                if not is_plain or len({name.lower() for name in relation.columns}) < len(relation.columns):
                     relation = relation.project(", ".join(_with_text(relation, types)))
                 yield relation.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
@@ -233,7 +233,8 @@ class Store:
             "SELECT session.onnx_sha256, session.engine, session.precision, sum(count) / sum(seconds) FROM part "
             "JOIN session ON session.id = part.session JOIN cell ON cell.id = part.cell "
             "JOIN condition ON condition.id = cell.condition WHERE seconds > 0 AND NOT attack "
-            "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)"
+            "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id "
+            "ORDER BY sum(count), session.id"
         )
         rates = {tuple(row[:3]): row[3] for row in rows.rows()}
         keys = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
@@ -634,12 +635,16 @@ def _is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> b
 
 
 def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iterator[str]:
-    """The columns by their places, since names may be there twice; those that are not made of `types` as text."""
-    names: dict[str, None] = {}
+    """The columns by their places, since names may be there twice; those that are not made of `types` as text.
+
+    To DuckDB names are the same that differ in case alone.
+    """
+    taken: set[str] = set()
     for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
-        quoted = [*names][-1].replace('"', '""')
+        free = next(free for free in itertools.chain([name], numbered) if free.lower() not in taken)
+        taken.add(free.lower())
+        quoted = free.replace('"', '""')
         yield f'#{place}{"" if _is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
 
 

@@ -242,14 +242,24 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ImageValues:
-    """A number of every image whose mean is an estimate."""
+    """A number of every image whose mean is an estimate.
+
+    Raises ValueError for numbers beyond [-1, 1]: intervals are those of a mean in [0, 1].
+    """
 
     values: Floats | Mask
-    """(n,): by how much an image counts as right, say; any unit."""
+    """(n,) in [-1, 1] with a mean in [0, 1]: by how much an image counts as right, say."""
     counted: Mask | None = None
     """(n,): the images that the mean is over; None for all."""
     uncounted: str = "no image counts"
     """Why there is no mean where no image counts."""
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != bool and (beyond := np.abs(self.values) > 1).any():
+            raise ValueError(
+                f"a measure gives an image the value {self.values[beyond][0]:g}: values lie in [-1, 1] with a mean in "
+                "[0, 1]; divide them by the largest that there can be, or give estimates with an interval instead"
+            )
 
     def share(self, clusters: Whole) -> Share | None:
         """The mean with its error over (n,) clusters; None where no image counts."""

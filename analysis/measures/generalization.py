@@ -24,6 +24,7 @@ Intervals (95 %, `statistics.shares`) are over photographs: images with the same
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -306,11 +307,13 @@ def _measure(
         return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(cells)}
+    doubled = [chosen[place] for place, count in Counter(map(_place, cells)).items() if count > 1]
     shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in chosen.values()]
-    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), accuracy)))
+    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), doubled, accuracy)))
 
 
-def _doubts(chosen: Sequence[Row], candidates: int, accuracy: Accuracy) -> Iterator[str]:
+def _doubts(chosen: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -> Iterator[str]:
+    """Give the notes on the chosen cells; the `doubled` of them stand for several sets each."""
     benchmark = BENCHMARKS[accuracy.benchmark]
     smallest, spaces = min(cell["count"] for cell in chosen), {cell["decision_space"] for cell in chosen}
     if accuracy.last:
@@ -319,8 +322,8 @@ def _doubts(chosen: Sequence[Row], candidates: int, accuracy: Accuracy) -> Itera
         yield f"{smallest:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
     for space in sorted(spaces - {benchmark.decision_space}):
         yield f"decided among {space} classes instead of {benchmark.decision_space}"
-    if candidates > len(chosen):
-        yield f"the largest of several sets, {chosen[0]['name']}"
+    if doubled:
+        yield f"the largest of several sets, {some_of([cell['name'] for cell in doubled])}"
 
 
 def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:

@@ -327,8 +327,10 @@ def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[st
                 f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
-    of_study = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
-    for row in table.to_dicts():
+    # Fewer than three models, or values that are all alike, have no coefficient.
+    known = [[] if frame is None else frame.drop_nulls("overall").to_dicts() for frame in (table, study)]
+    of_study = {(row["bias"], row["benchmark"]): row for row in known[1]}
+    for row in known[0]:
         counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
         if (
             counterpart

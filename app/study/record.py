@@ -45,10 +45,11 @@ class Summary:
     def raise_failures(self) -> Summary:
         """This summary, where no cell failed; or BandlensError, which names the first."""
         if self.failed:
-            first = self.failed[0]
+            first, count = self.failed[0], len(self.failed)
+            stored = "the others are stored, and " if count < self.cells else ""
             raise BandlensError(
-                f"{len(self.failed)} of {self.cells} cells failed, the first: {first.cell}: {first.error}; "
-                f"the others are stored, and the next run tries the failed ones again"
+                f"{count} of {self.cells} cells failed, the first: {first.cell}: {first.error}; "
+                f"{stored}the next run tries the failed ones again"
             )
         return self
 

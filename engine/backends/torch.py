@@ -272,6 +272,8 @@ def placed(images: NDArray[Any], device: str) -> Tensor:
 class TorchSession:
     """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed.
 
+    Sessions that are open together are closed in the reverse order, so that each puts back what it found.
+
     fp16 runs the fp16 file in the types that stand in it; on the CPU, where torch's float16 is ten times slower and
     more, each operator in float32 with its result rounded. bf16 runs the fp32 file with its convolutions and products
     in bfloat16, and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in

@@ -88,7 +88,9 @@ def read(path: Path, trust: bool = False) -> Any:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
-        raise CheckpointError(f"cannot read weights from {path}: {first_line(error)}; fetch the file again") from error
+        # The parser of pickles looks an instruction up by its byte, and has no more words than that for a text file.
+        reason = "it is no file of weights, or damaged" if isinstance(error, KeyError) else first_line(error)
+        raise CheckpointError(f"cannot read weights from {path}: {reason}; fetch the file again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from small import Answer, Command, make_images, make_model, make_pictures, make_
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.api.results import analyze
-from bandlens.app.console import _drawn, _drawn_by_rich, listen, progress
+from bandlens.app.console import _drawn, _drawn_by_rich, listen, log, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -224,6 +224,31 @@ def test_counts_of_progress_are_whole(total: int | None, count: str, capsys: pyt
             advance()
             advance()
     assert count in capsys.readouterr().err
+
+
+def test_fractions_that_add_up_to_more_than_the_total_end_at_the_total(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        with progress("analyzing", 3, "checkpoints", delay=0) as advance:
+            for _ in range(3):
+                advance(1.0000001)
+    assert "3/3 [" in capsys.readouterr().err
+
+
+def test_a_line_beside_a_bar_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        listen()
+        with progress("exporting", 2, "checkpoints", delay=0) as advance:
+            advance()
+            log.error("bandlens: nan: its weights do not fit")
+            advance()
+    screen = capsys.readouterr().err
+    before, line, _ = screen.partition("bandlens: nan: its weights do not fit\n")
+    assert line
+    *_, drawn, erased, nothing = before.split("\r")
+    assert drawn.startswith("exporting:")
+    assert (erased.strip(), len(erased), nothing) == ("", len(drawn), "")
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,10 @@ def test_columns_that_say_nothing_new_go_first() -> None:
     layout = lay_out(table, 55)
     assert (layout.repeated, layout.left_out) == ({"study": "mine"}, ["none"])
     assert blocks_of(layout) == [{"text": ["x" * 40, "y" * 40], "value": ["1", "2"]}]
+
+
+def test_an_interval_of_dashes_alone_is_left_out_by_its_joined_name() -> None:
+    names = ("checkpoint", "metric", "value", "low", "high", "state")
+    rows = [("efficientnet_lite0", f"psychometric_bandwidth_{k}", "-", "-", "-", "undetermined") for k in range(3)]
+    layout = lay_out(dict(zip(names, (list(cells) for cells in zip(*rows, strict=True)), strict=True)), 40)
+    assert layout.left_out == ["value [low, high]"]

@@ -264,6 +264,15 @@ def test_the_user_may_say_which_is_right(pair: list[Path], tmp_path: Path) -> No
         assert complete == [("highpass",), ("lowpass",)][: 2 - number], "what has images left to run says so"
 
 
+def test_the_preferred_database_may_be_spelled_in_another_way(
+    pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out.duckdb"
+    merge(pair, out, prefer=Path(pair[1].name)).raise_contradictions()
+    assert predictions(out) == predictions(pair[1])
+
+
 def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_path: Path) -> None:
     third = tmp_path / "third.duckdb"
     with open_store(third) as store:

@@ -466,6 +466,7 @@ def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
     ("query", "names"),
     [
         ("SELECT 1 AS a, 2 AS a", ["a", "a_1"]),
+        ("SELECT 1 AS a, 2 AS A", ["a", "A_1"]),
         ("SELECT 1 AS a, 2 AS a, 3 AS a_1, interval 1 day AS a", ["a", "a_1", "a_1_1", "a_2"]),
         ('SELECT * FROM (SELECT 4 AS "the ""n") AS a, (SELECT 5 AS "the ""n") AS b', ['the "n', 'the "n_1']),
     ],

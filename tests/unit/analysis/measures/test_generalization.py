@@ -330,3 +330,13 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
     assert rows["ID"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + whole_share) / 3)
     assert rows["ID_as_published"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + batch_share) / 3)
     assert "imagenet-real_last_batch: its last 336 images alone, as published" in rows["ID_as_published"]["note"]
+
+
+def test_the_set_that_stands_for_several_is_named_and_no_other(store: Store) -> None:
+    most = images("imagenet-c", 45, corruption="brightness", severity=1)
+    most = replace(most, info=replace(most.info, name="most"))
+    parts = only(*(name for name, images in sets().items() if images.info.benchmark == "imagenet-c"))
+    used = [sets()[name] for name in sets() if sets()[name].info.benchmark == "imagenet-c"]
+    again = part(cell(most, by=model(classes=1000)), [0] * 45, [0] * 45)
+    note = analyzed(store, [*parts, again], [*used, most])["top1_imagenet-c"]["note"]
+    assert note.endswith("the largest of several sets, most")

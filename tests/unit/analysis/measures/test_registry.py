@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,14 @@ def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoin
     assert {name: set(metrics) for name, metrics in planned.items()} == {
         str(name): set(rows["metric"]) for (name,), rows in estimates.group_by("image_set")
     }
+
+
+def test_every_measure_of_the_folder_is_in_the_registry() -> None:
+    """A measure that is not could be computed by nobody, and its own test would pass all the same."""
+    folder = registry.__name__.rpartition(".")[0]
+    modules = [import_module(f"{folder}.{file.stem}") for file in Path(str(registry.__file__)).parent.glob("[a-z]*.py")]
+    found = [value for module in modules for value in vars(module).values()]
+    found += [part for value in found if isinstance(value, tuple | list) for part in value]
+    names = {value.name for value in found if isinstance(value, Measure)}
+    assert "accuracy" in names
+    assert names - set(registry.MEASURES) == set(), "give the measure a row in analysis/measures/registry.py"

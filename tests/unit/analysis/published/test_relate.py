@@ -268,6 +268,14 @@ def test_signs_between_architectures_and_between_recipes_differ(values: pl.DataF
     assert not any("imagenet-r" in line and "ResNet-50s" in line for line in lines)  # -0.01 is no sign
 
 
+def test_two_models_have_no_coefficient_and_no_sentence(values: pl.DataFrame, networks: pl.DataFrame) -> None:
+    names = networks["model"].unique(maintain_order=True).head(2).to_list()
+    table = relations(ground(pl.concat([values, networks.filter(pl.col("model").is_in(names))]), "critical-band"))
+    assert table["overall"].is_null().all()
+    assert sentences(table, relations(ground(values, "study"))) == []
+    assert sentences(table, table) == []
+
+
 def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:
     """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
     integer = networks.filter(pl.col("condition").is_in([INTEGER, ""]))

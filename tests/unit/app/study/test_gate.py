@@ -12,6 +12,9 @@ from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.errors import BandlensError
 from bandlens.export.onnx.files import save_onnx_file
 
 LOGGED = """
@@ -135,6 +138,14 @@ def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command,
         "bandlens: 6 of 12 cells failed, the first: broken, images.set, clean: logits are not finite"
     )
     assert ask(db, "SELECT checkpoint, verdict, count(*) FROM gate GROUP BY ALL") == [("one", "pass", 3)]
+
+
+def test_where_every_cell_fails_no_others_are_said_to_be_stored(place: Path) -> None:
+    make_model(place / "models", "broken", seed=4, darkest=2.0)
+    study = Study.read(gated_study(place, "broken"))
+    summary = run_study(resolve(study), place / "r.duckdb")
+    with pytest.raises(BandlensError, match=r"3 of 3 cells failed, .* the precision; the next run tries"):
+        summary.raise_failures()
 
 
 # Releases

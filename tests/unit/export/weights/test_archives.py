@@ -162,6 +162,11 @@ REFUSED = {
 }
 
 
+def test_a_text_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"it is no file of weights, or damaged; fetch the file again$"):
+        read_bytes("Ärger\n".encode(), tmp_path)
+
+
 @pytest.mark.parametrize("way", REFUSED)
 def test_every_other_archive_is_refused(way: str, tmp_path: Path) -> None:
     content, why = REFUSED[way]
