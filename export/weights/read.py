@@ -376,6 +376,11 @@ def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
     if counts:
         names = some_of(weights.alternatives)
         hint = f", or take others of the file with --weights: {names}" if weights.alternatives else ""
+        if len(counts) == 1 and (infinite := problems["not finite"]):
+            raise CheckpointError(
+                f"{file} holds values that are not finite, in {some_of(infinite)}; take weights from before its "
+                f"training diverged{hint}"
+            )
         raise CheckpointError(
             f"{file} does not fit the architecture: {'; '.join(counts)}; check architecture and key rule{hint}"
         )

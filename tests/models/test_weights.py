@@ -391,6 +391,14 @@ def test_complex_weights_of_a_real_network_are_refused() -> None:
         load_strictly(network, Weights(state), "mine.pth")
 
 
+def test_weights_that_fit_and_have_diverged_are_not_said_to_be_of_another_architecture() -> None:
+    network = nn.Linear(2, 2)
+    state = {"weight": torch.zeros(2, 2), "bias": torch.full((2,), torch.nan)}
+    message = "mine.pth holds values that are not finite, in bias; take weights from before its training diverged"
+    with pytest.raises(CheckpointError, match=f"^{message}$"):
+        load_strictly(network, Weights(state), "mine.pth")
+
+
 def test_two_keys_for_one_name_are_refused() -> None:
     with pytest.raises(CheckpointError, match=re.escape("two keys become 'a'")):
         apply_rule(key_rule("module"), {"a": torch.zeros(1), "module.a": torch.zeros(1)}, "x.pth")
