@@ -165,7 +165,8 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
     where a database cannot be opened or disagrees with itself, or the disk is full.
     """
-    preferred = _check_names(paths, out, prefer)
+    _check_names(paths, out)
+    preference = None if prefer is None else _place_of(prefer, paths)
     remove_partial_files(out.parent, out.name)
     for path in paths:
         with open_store(path, read_only=True):  # in a process of its own first, and with its definitions compared
@@ -175,7 +176,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
             draft = Path(folder) / out.name
             write_empty(draft, out)
             with copying(out, folder) as connection:
-                merged = _Merger(connection, paths, out).fill(draft, preferred, progress)
+                merged = _Merger(connection, paths, out).fill(draft, preference, progress)
             if merged.written:
                 put_beside(draft, out)
     except FileExistsError:
@@ -185,8 +186,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     return merged
 
 
-def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> int | None:
-    """Gives the place of the database that is preferred; UsageError for names that do not go together."""
+def _check_names(paths: Sequence[Path], out: Path) -> None:
     if len(paths) < 2:
         raise UsageError("a merge needs two databases or more; name another one")
     if out.exists() or out.is_symlink():
@@ -200,8 +200,10 @@ def _check_names(paths: Sequence[Path], out: Path, prefer: Path | None) -> int |
             if known := files.get((stat.st_dev, stat.st_ino)):
                 raise UsageError(f"{known} and {path} are one file; name each database once")
             files[stat.st_dev, stat.st_ino] = path
-    if prefer is None:
-        return None
+
+
+def _place_of(prefer: Path, paths: Sequence[Path]) -> int:
+    """The place of the preferred database among all, however its path is spelled; UsageError if it is none of them."""
     for place, path in enumerate(paths):
         if prefer == path or (prefer.exists() and path.exists() and prefer.samefile(path)):
             return place
@@ -220,7 +222,7 @@ class _Merger:
     paths: Sequence[Path]
     out: Path
 
-    def fill(self, draft: Path, prefer: int | None, progress: Progress) -> Merged:
+    def fill(self, draft: Path, preference: int | None, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
         self._attach(draft)
         for table in IDENTITIES:
@@ -231,7 +233,7 @@ class _Merger:
             self._make(table, query)
         pairs = self._contradicted_pairs()
         contradictions = [self._describe(pair) for pair in pairs[:MOST_DESCRIBED]]
-        written = self._decide(pairs, prefer)
+        written = self._decide(pairs, preference)
         studies = self._run("SELECT name || '@' || version FROM new_study ORDER BY new")
         ((cells, shared),) = self._run(
             "SELECT count(*), count(*) FILTER (n > 1) FROM (SELECT count(*) AS n FROM cell_id GROUP BY new)"
@@ -338,16 +340,16 @@ class _Merger:
             ran=tuple(sessions for ((sessions,),) in ran),
         )
 
-    def _decide(self, pairs: Sequence[int], prefer: int | None) -> bool:
+    def _decide(self, pairs: Sequence[int], preference: int | None) -> bool:
         """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
         self._make("contradicted", f"SELECT DISTINCT new FROM side WHERE list_contains({list(pairs)}::BIGINT[], pair)")
-        if prefer is not None:
+        if preference is not None:
             self._run(
                 "UPDATE chosen SET origin = holding.origin, id = holding.id, n = holding.n FROM holding "
-                f"WHERE chosen.new = holding.new AND holding.origin = {prefer} AND holding.n > 0 "
+                f"WHERE chosen.new = holding.new AND holding.origin = {preference} AND holding.n > 0 "
                 "AND chosen.new IN (FROM contradicted)"
             )
-            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {prefer})")
+            self._run(f"DELETE FROM contradicted WHERE new IN (SELECT new FROM chosen WHERE origin = {preference})")
         return not self._run("FROM contradicted LIMIT 1")
 
     # The rows, once each cell has its database

@@ -328,9 +328,9 @@ def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[st
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
     # Fewer than three models, or values that are all alike, have no coefficient.
-    known = [[] if frame is None else frame.drop_nulls("overall").to_dicts() for frame in (table, study)]
-    of_study = {(row["bias"], row["benchmark"]): row for row in known[1]}
-    for row in known[0]:
+    related = [] if study is None else study.drop_nulls("overall").to_dicts()
+    of_study = {(row["bias"], row["benchmark"]): row for row in related}
+    for row in table.drop_nulls("overall").to_dicts():
         counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
         if (
             counterpart
