@@ -86,18 +86,20 @@ if TYPE_CHECKING:
     from .app.export import lower as lower
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
+    from .core.errors import BandlensError as BandlensError
+    from .core.errors import CheckpointError as CheckpointError
+    from .core.errors import DeviceError as DeviceError
+    from .core.errors import EngineError as EngineError
+    from .core.errors import ExportError as ExportError
+    from .core.errors import ImageSetError as ImageSetError
+    from .core.errors import ProbeError as ProbeError
+    from .core.errors import ShardError as ShardError
+    from .core.errors import StoreError as StoreError
+    from .core.errors import UnknownName as UnknownName
+    from .core.errors import UsageError as UsageError
+    from .core.records import Crop as Crop
+    from .core.version import __version__ as __version__
     from .engine.distributed.cluster import RayOptions as RayOptions
-    from .errors import BandlensError as BandlensError
-    from .errors import CheckpointError as CheckpointError
-    from .errors import DeviceError as DeviceError
-    from .errors import EngineError as EngineError
-    from .errors import ExportError as ExportError
-    from .errors import ImageSetError as ImageSetError
-    from .errors import ProbeError as ProbeError
-    from .errors import ShardError as ShardError
-    from .errors import StoreError as StoreError
-    from .errors import UnknownName as UnknownName
-    from .errors import UsageError as UsageError
     from .export.models import categorize_model as categorize_model
     from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
@@ -105,8 +107,6 @@ if TYPE_CHECKING:
     from .probes.images.options import Contents as Contents
     from .probes.images.options import Draw as Draw
     from .probes.images.options import How as How
-    from .records import Crop as Crop
-    from .version import __version__ as __version__
 
 # ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
 # the environment; the others have a package for it, and do without where they do not find it.

@@ -31,7 +31,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .channels import Channel
-from .errors import BandlensError, UsageError
+from .core.errors import BandlensError, UsageError
 from .user_source import UserSource, source_digest
 
 LOAD_SECONDS = 600.0

@@ -30,8 +30,8 @@ from types import CodeType
 from typing import Any
 
 from .channels import Channel, end_with_parent
-from .errors import BandlensError, UsageError
-from .untrusted import one_line
+from .core.errors import BandlensError, UsageError
+from .core.untrusted import one_line
 from .user_function import Description, OtherValue
 from .user_source import UserSource, source_digest, source_names
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import UsageError
+from .core.errors import UsageError
 
 TABLE_KEYS = ("file", "function", "uses")
 """Keys in the table of a user's probe or measure that say where its function is, and are no parameters of it."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .charts import metrics as metric_charts

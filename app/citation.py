@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..analysis.database.store import Store
+from ..core.protocol import CUE_CONFLICT, STIMULI
+from ..core.untrusted import printable
+from ..core.version import __version__
 from ..export.weights.registry import checkpoints
-from ..protocol import CUE_CONFLICT, STIMULI
-from ..untrusted import printable
-from ..version import __version__
 from .formats import escape_latex
 
 SOFTWARE = {

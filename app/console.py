@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import unwritable
-from ..untrusted import printable
+from ..core.errors import unwritable
+from ..core.untrusted import printable
 from .formats import Format, Rows, csv_text, json_text, paper_text
 from .tables import Table, TableLayout, cell_text, columns_of, lay_out
 
 if TYPE_CHECKING:
-    from ..advance import Advance
+    from ..core.progress import Advance
 
 log = logging.getLogger("bandlens")
 """The log of what a command says beside its results: notes, warnings and errors, each a line."""

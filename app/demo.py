@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..core.errors import UsageError
+from ..core.records import Model
 from ..export.models import load_model, model_names
 from ..probes.images.image_set import ImageSet, open_image_set
 from ..probes.images.options import Contents
 from ..probes.images.pack import pack_arrays
-from ..records import Model
 
 if TYPE_CHECKING:
     from ..export.onnx.parity import Parity

@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import BandlensError, UsageError, some_of
+from ..core.errors import BandlensError, UsageError, some_of
+from ..core.records import Model
 from ..export.models import load_model, model_names
 from ..probes.images.image_set import ImageSet
-from ..records import Model
 from .pictures.conditions import find_sets
 from .study.file import Study
 from .study.resolve import resolve, takes_images

@@ -10,11 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..advance import Progress, silent
-from ..errors import EngineError, UnknownName, UsageError
-from ..processors import processors
-from ..protocol import SIZE
-from ..records import MULTILABEL, Model
+from ..core.errors import EngineError, UnknownName, UsageError
+from ..core.progress import Progress, silent
+from ..core.protocol import SIZE
+from ..core.records import MULTILABEL, Model
+from ..core.threads import processors
 
 if TYPE_CHECKING:
     import numpy as np

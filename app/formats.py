@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from ..untrusted import printable
+from ..core.untrusted import printable
 from .tables import NUMBER, cell_text, join_intervals
 
 Rows = Sequence[Mapping[str, Any]]

@@ -22,13 +22,23 @@ from numpy.typing import NDArray
 from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
-from ..errors import StoreError, UsageError
+from ..core.errors import StoreError, UsageError
+from ..core.protocol import CLASSES, SIZE
+from ..core.records import (
+    UNKNOWN_RANK,
+    Cell,
+    Finished,
+    ImageSetInfo,
+    Model,
+    Predictions,
+    SessionInfo,
+    Variant,
+    digest_of,
+)
 from ..export.files import sha256_of
 from ..probes.clean import CLEAN
 from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set
-from ..protocol import CLASSES, SIZE
-from ..records import UNKNOWN_RANK, Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 from .study.file import is_study_name
 
 ENGINE = "imported"

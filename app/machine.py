@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineError, UnknownName, amount
-from ..processors import processors
-from ..version import __version__
+from ..core.errors import EngineError, UnknownName, amount
+from ..core.threads import processors
+from ..core.version import __version__
 
 if TYPE_CHECKING:
     from ..engine.device.devices import Readiness

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ..advance import Progress, silent
 from ..analysis.statistics.spectra import mean_interval
+from ..core.errors import UsageError
+from ..core.progress import Progress, silent
+from ..core.records import Model
+from ..core.threads import processors
 from ..engine.backends.base import open_attacker, variant_of
 from ..engine.run import check_attackable, check_labels, check_tasks
 from ..engine.tuning import usual_batch
-from ..errors import UsageError
 from ..probes.images.image_set import ImageSet
 from ..probes.spectrum import check_size, energy_shares, octave_columns
-from ..processors import processors
-from ..records import Model
 from .study.resolve import check_fits
 
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..advance import Progress, silent
 from ..analysis.database.open import open_store
 from ..analysis.statistics.arrays import ALPHA, Floats, Whole
 from ..analysis.statistics.readout import Readouts, read_labels, standardized_products, use_beyond_information
 from ..analysis.statistics.shares import share_interval, share_of
 from ..analysis.statistics.spectra import MeanPower, exponent_weights, mean_power, weighted
-from ..errors import UsageError
+from ..core.errors import UsageError
+from ..core.progress import Progress, silent
+from ..core.protocol import OCTAVES
 from ..export.heads.linear import make_folds
 from ..probes.images.image_set import ImageSet
 from ..probes.images.labels import spread
 from ..probes.spectrum import DIRECTIONS, Powers, check_size, octave_columns, read_powers, read_products, ring_cycles
-from ..protocol import OCTAVES
 
 MOST_IMAGES = 2000
 """Images that labels are read out of at most, drawn from all classes evenly: their products take 32 MB an octave."""

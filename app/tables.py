@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..untrusted import printable
+from ..core.untrusted import printable
 
 SHORTEST = 24
 """Characters to which text is shortened."""

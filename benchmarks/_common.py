@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from bandlens.core.records import Condition, Model
     from bandlens.engine.backends.base import Session
     from bandlens.probes.family import Perturb
-    from bandlens.records import Condition, Model
 
 SIZE = 224
 BATCH = 32

@@ -19,8 +19,8 @@ from torchvision.models import resnet50
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
 from torchvision.transforms.functional import to_tensor
 
+from bandlens.core.records import Condition
 from bandlens.export.normalization import NORMALIZATIONS
-from bandlens.records import Condition
 
 
 class Stimulus:

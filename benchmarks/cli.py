@@ -15,8 +15,8 @@ from _common import BANDLENS, arguments, folder, image_set, in_turn, machine, pr
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
+from bandlens.core.records import Finished, Model, Predictions, SessionInfo, digest_of
 from bandlens.export.models import save_model
-from bandlens.records import Finished, Model, Predictions, SessionInfo, digest_of
 
 IMAGES, CLASSES = 64, 1000
 

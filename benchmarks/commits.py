@@ -21,8 +21,8 @@ from store import SESSION, all_cells, images, predictions
 from bandlens.analysis.database.open import open_store
 from bandlens.app.imported import LabelledFiles
 from bandlens.app.study.shards import Committer
+from bandlens.core.records import Cell, Finished
 from bandlens.engine.distributed.shards import Folder, Shard, open_folder, write_shard
-from bandlens.records import Cell, Finished
 
 CHECKPOINTS, RANGE = 48, 752
 WAYS = {"one by one": (False, 0.0), "together": (False, 5.0), "later": (True, 5.0)}

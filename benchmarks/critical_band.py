@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from bandlens.core.records import Condition
 from bandlens.probes.critical_band import CONTRAST, CRITICAL_BAND, LAST_LEVEL, MEAN, NOISE_SDS, perturb
-from bandlens.records import Condition
 
 NOISY = [sd for sd in NOISE_SDS if sd > 0]
 MARGIN = 0.1

@@ -17,11 +17,11 @@ import numpy as np
 import onnxruntime
 from _common import BATCH, MODEL, Variant
 
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Model
 from bandlens.engine.backends.base import ENGINES, Session, open_session, variant_of
-from bandlens.errors import EngineError
 from bandlens.export.models import load_model
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-from bandlens.records import Model
 
 COMPARED = ("onnxruntime", "openvino")
 BASE = "onnxruntime fp32, layers shared"

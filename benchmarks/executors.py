@@ -30,9 +30,9 @@ from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_whole
 from bandlens.app.study.shards import Committer, Sharded, run_in_shards
+from bandlens.core.records import Finished
 from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.engine.distributed.shards import open_folder, write_shard
-from bandlens.records import Finished
 
 BATCH = 8
 STUDY = """

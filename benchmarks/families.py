@@ -19,9 +19,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 from threadpoolctl import threadpool_limits
 
+from bandlens.core.records import Condition
 from bandlens.probes.fourier import FOURIER_BASIS, NORM
 from bandlens.probes.gaussian import BACKGROUND, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
-from bandlens.records import Condition
 
 Images = NDArray[np.float32]
 LOW, HIGH = GAUSSIAN_LOWPASS.conditions({}), GAUSSIAN_HIGHPASS.conditions({})

@@ -28,12 +28,12 @@ import numpy as np
 from _common import SIZE
 
 from bandlens.analysis.database.open import open_store
+from bandlens.core.records import Cell, Model, Variant
+from bandlens.core.threads import processors
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import make_resources, run
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
-from bandlens.processors import processors
-from bandlens.records import Cell, Model, Variant
 
 GRID = 48 * 52 * 50_000
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-cu13", "cupy-cuda13x", "duckdb")

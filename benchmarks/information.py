@@ -18,10 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from bandlens.analysis.statistics.arrays import ALPHA
 from bandlens.app.spectrum import measure_spectra
+from bandlens.core.protocol import OCTAVES, octave_edges
+from bandlens.core.records import Crop
 from bandlens.probes.images.pack import pack_arrays
 from bandlens.probes.power_law import unit_noise
-from bandlens.protocol import OCTAVES, octave_edges
-from bandlens.records import Crop
 
 SEED, SIZE = 0, 32
 AMPLIFIED = 3

@@ -24,9 +24,9 @@ from store import opening
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
+from bandlens.core.records import Condition, Crop, Finished, Predictions, SessionInfo
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Condition, Crop, Finished, Predictions, SessionInfo
 
 SIZE, CLASSES = 128, 1000
 STRONGEST = 0.16

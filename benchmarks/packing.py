@@ -24,10 +24,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
+from bandlens.core.records import Crop
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 QUALITY = 97
 """Quality of JPEG at which photographs take about 110 kB, as ImageNet's do."""

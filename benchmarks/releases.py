@@ -22,7 +22,7 @@ import bandlens
 from bandlens.analysis.comparison.release import ReleasePair, decide
 from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
-from bandlens.records import Finished, Predictions
+from bandlens.core.records import Finished, Predictions
 
 ANEW = 0.3
 """The share of images that a release answers anew."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from _common import parse_flags, table
 from store import all_cells
 
+from bandlens.core.records import ImageSetInfo
 from bandlens.engine.tasks import Task, passes, tasks_of
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import ImageSetInfo
 
 
 @dataclass(frozen=True)

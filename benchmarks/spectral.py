@@ -19,9 +19,9 @@ from _common import BATCH, SIZE, Perturbations, arguments, in_turn, machine, pri
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bandlens.core.records import Condition
 from bandlens.probes.family import Batch
 from bandlens.probes.spectral import HIGHPASS, LOWPASS, perturb, radius
-from bandlens.records import Condition
 
 Images = NDArray[np.float32]
 CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from bandlens.analysis.database.open import open_store
 from bandlens.app.imported import LabelledFiles
 from bandlens.app.study.detectable import detectable_differences
+from bandlens.core.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 
 CLASSES = 1000
 CONDITIONS = 52

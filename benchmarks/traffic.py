@@ -24,10 +24,10 @@ import numpy as np
 from _common import SIZE
 from numpy.typing import NDArray
 
+from bandlens.core.records import Condition
 from bandlens.probes import kernels
 from bandlens.probes.family import Batch, Perturb
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Condition
 
 BATCH = 256
 BANDWIDTH = 0.8 * 3.35e12

@@ -30,11 +30,11 @@ import numpy as np
 from _common import BATCH, MODEL, ratio, ratios, run_program
 
 import bandlens
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Condition
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.errors import EngineError
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Condition
 
 Times = dict[tuple[int, str], list[float]]
 """Seconds of each repetition, by number of checkpoints and variant."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.records import Cell, Failed, Finished, Predictions
 from ..probes.arrays import Array, to_numpy
-from ..records import Cell, Failed, Finished, Predictions
 from .device.streams import Point, seconds_between
 
 RANGE_SECONDS = 60.0

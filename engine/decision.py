@@ -9,11 +9,11 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.protocol import SPACE_CLASSES
+from ..core.records import UNKNOWN_RANK
 from ..probes.arrays import Array
 from ..probes.images.decision_spaces import NAMES, decision_space
 from ..probes.kernels import launch
-from ..protocol import SPACE_CLASSES
-from ..records import UNKNOWN_RANK
 
 ALL = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""

@@ -17,15 +17,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import BandlensError, DeviceError, UsageError
+from ..core.errors import BandlensError, DeviceError, UsageError
+from ..core.protocol import CLASSES
+from ..core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
+from ..core.timeouts import Watchdog
 from ..export.normalization import HalfNormalization
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet, Scheme
-from ..protocol import CLASSES
-from ..records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
-from ..timeouts import Watchdog
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+from ..core.records import Cell, Variant, digest_of
 from ..probes.attacks import gradients_of
 from ..probes.grid import Grid
-from ..records import Cell, Variant, digest_of
 from .backends.base import ENGINES
 
 GRADIENT = 3

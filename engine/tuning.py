@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BandlensError, EngineError, ExportError
+from ..core.errors import BandlensError, EngineError, ExportError
+from ..core.records import Model, Variant
+from ..core.untrusted import as_record, parse_json, read_text
 from ..export.files import write_bytes
 from ..probes.arrays import to_numpy
-from ..records import Model, Variant
-from ..untrusted import as_record, parse_json, read_text
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, lanes_of, open_session, takes_normalized, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness

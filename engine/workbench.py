@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import BandlensError, DeviceError, EngineError
+from ..core.errors import BandlensError, DeviceError, EngineError
+from ..core.records import Failed, SessionInfo, Variant
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
-from ..records import Failed, SessionInfo, Variant
 from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
 from .device.card_state import card_state

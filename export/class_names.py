@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..untrusted import parse_json, read_text
+from ..core.errors import UsageError
+from ..core.untrusted import parse_json, read_text
 
 KEYS = (
     *("class_names", "classes", "CLASSES", "label_names", "labels", "names"),

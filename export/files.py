@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..partial_files import behind_links, partial_prefix, remove_partial_files, take_name
+from ..core.files import behind_links, partial_prefix, remove_partial_files, take_name
 
 
 def home() -> Path:

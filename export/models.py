@@ -18,9 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, UnknownName, UsageError, some_of, unwritable
-from ..records import Crop, Head, Model, label_set_in_words
-from ..untrusted import as_record, parse_json, read_text, without_secrets
+from ..core.errors import ExportError, UnknownName, UsageError, some_of, unwritable
+from ..core.records import Crop, Head, Model, label_set_in_words
+from ..core.untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=()-]{0,199}(?<! )")

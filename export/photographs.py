@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ExportError
+from ..core.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np

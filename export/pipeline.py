@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ..errors import ExportError, UsageError
-from ..protocol import SIZE
-from ..records import MULTILABEL, Crop, Model, digest_of
-from ..untrusted import first_line
+from ..core.errors import ExportError, UsageError
+from ..core.protocol import SIZE
+from ..core.records import MULTILABEL, Crop, Model, digest_of
+from ..core.untrusted import first_line
 from .class_names import find_class_names
 from .files import models_folder, sha256_of, weights_folder
 from .heads.prompts import PromptHead

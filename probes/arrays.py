@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError, EngineError, UnknownName
-from ..untrusted import first_line, words_of
+from ..core.errors import DeviceError, EngineError, UnknownName
+from ..core.untrusted import first_line, words_of
 
 Array = Any
 """An array of the module in use: native in, native out."""

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError
-from ..protocol import EPS, STEP, STEPS
-from ..records import Condition
+from ..core.errors import ProbeError
+from ..core.protocol import EPS, STEP, STEPS
+from ..core.records import Condition
 from .arrays import Array, to_numpy
 from .family import Axis, Batch, Buffer, Family, Parameter, Value, even_size, integer_in
 from .noise import WORD, random_words, uniform

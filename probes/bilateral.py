@@ -18,8 +18,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError
-from ..records import Condition
+from ..core.errors import ProbeError
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .family import Axis, Batch, Buffer, Family, Parameter, integer_in, number_in
 from .kernels import launch

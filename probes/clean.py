@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array
 from .family import Batch, Buffer, Family
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from types import ModuleType
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, number_in

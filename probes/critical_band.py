@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ProbeError
-from ..protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from ..records import FREQUENCY_TITLES, Condition
+from ..core.errors import ProbeError
+from ..core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
+from ..core.records import FREQUENCY_TITLES, Condition
 from .arrays import Array, chunks, constants
 from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
 from .kernels import launch

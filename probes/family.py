@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError, UnknownName, UsageError
-from ..records import Condition, Facts, digest_of, in_words
-from ..records import Value as Value  # under its own name, which says that families import it from here
+from ..core.errors import ProbeError, UnknownName, UsageError
+from ..core.records import Condition, Facts, digest_of, in_words
+from ..core.records import Value as Value  # under its own name, which says that families import it from here
 from .arrays import Array
 
 MOST_CONDITIONS = 100_000

@@ -30,8 +30,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError
-from ..records import Condition
+from ..core.errors import ProbeError
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array, chunks, constants
 from .family import Axis, Batch, Buffer, Family, Parameter, number_in
 from .grey import grey

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnknownName, UsageError
-from ..records import Condition, Value, in_words
+from ..core.errors import UnknownName, UsageError
+from ..core.records import Condition, Value, in_words
 from ..user_source import TABLE_KEYS
 from .attacks import ATTACKS
 from .bilateral import BILATERAL

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import EngineError
+from ..core.errors import EngineError
 from .arrays import cuda_function
 
 SOURCE = Path(__file__).with_name("kernels.cu")

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError
-from ..protocol import NO_OCTAVE, OCTAVES, octave_edges
-from ..records import Condition
+from ..core.errors import ProbeError
+from ..core.protocol import NO_OCTAVE, OCTAVES, octave_edges
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ..errors import ProbeError
-from ..records import Condition
+from ..core.errors import ProbeError
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, integer_in

@@ -30,7 +30,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .family import Batch, Buffer, Family, Parameter, even_size, number_in
 from .grey import grey

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in

@@ -20,8 +20,8 @@ from types import ModuleType
 
 import numpy as np
 
-from ..protocol import CUTOFFS
-from ..records import FREQUENCY_TITLES, Condition
+from ..core.protocol import CUTOFFS
+from ..core.records import FREQUENCY_TITLES, Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in

@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..advance import Progress, silent
-from ..errors import UsageError
-from ..protocol import OCTAVES, octave_edges
-from ..threads import in_parallel
+from ..core.errors import UsageError
+from ..core.progress import Progress, silent
+from ..core.protocol import OCTAVES, octave_edges
+from ..core.threads import in_parallel
 from .images.image_set import ImageSet
 from .octaves import SMALLEST, rings
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from ..records import Condition
+from ..core.records import Condition
 from .arrays import Array, chunks
 from .family import Batch, Buffer, Family, Parameter, number_in
 from .grey import at_contrast, grey

@@ -39,8 +39,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ProbeError, UsageError
-from ..records import Condition, digest_of
+from ..core.errors import ProbeError, UsageError
+from ..core.records import Condition, digest_of
 from ..user_function import UserFunction, settings_of
 from ..user_source import parse_source, source_names
 from .arrays import Array, to_numpy

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 
 PROGRAM = """
 import sys, vl_convert

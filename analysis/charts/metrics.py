@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from ...protocol import FREQUENCIES, SIZE
+from ...core.protocol import FREQUENCIES, SIZE
 from ..measures.base import MEANINGLESS, State
 from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from ..measures.psychometric import NUMBERS, THRESHOLDS

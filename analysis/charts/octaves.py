@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ...protocol import OCTAVES, octave_edges
+from ...core.protocol import OCTAVES, octave_edges
 from ..measures.octaves import SHARES
 from .style import INK, inline, layered, tile_font, where
 

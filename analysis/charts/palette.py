@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from ...protocol import CATEGORIES
+from ...core.protocol import CATEGORIES
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
 from ..database.open import relative_path
 from ..database.store import Store
 from ..measures.outcomes import read_decisions

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 
-from ...records import Cell
+from ...core.records import Cell
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster

@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 import scipy
 
-from ...errors import UnknownName, UsageError, some_of
+from ...core.errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader
 from ..measures.registry import CONDITION_MEASURES

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import quoted
-from ...protocol import CUES
+from ...core.errors import quoted
+from ...core.protocol import CUES
 from ..database.store import Store
 from ..measures.base import REMEDIES, State
 from ..measures.compute import has_values

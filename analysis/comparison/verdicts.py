@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ...records import Cell
+from ...core.records import Cell
 from ..database.store import Store
 
 VERDICTS = ("pass", "fail", "undecided")

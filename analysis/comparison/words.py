@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import plural
+from ...core.errors import plural
 from ..measures.base import State
 from ..measures.registry import GRID_MEASURES, MEASURES, title_of
 from .cells import DIFFERS, Run

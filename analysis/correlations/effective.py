@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import coefficients
 

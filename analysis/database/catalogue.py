@@ -23,7 +23,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import StoreError, some_of
+from ...core.errors import StoreError, some_of
 
 SCHEMA_VERSION = 12
 Entry = tuple[str, str]

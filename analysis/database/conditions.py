@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ...records import FREQUENCY_TITLES, frequency_in_words
+from ...core.records import FREQUENCY_TITLES, frequency_in_words
 from .store import Store
 
 FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")

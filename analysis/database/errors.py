@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import BandlensError, StoreError, UsageError, amount, quoted
+from ...core.errors import BandlensError, StoreError, UsageError, amount, quoted
 
 NO_ROOM = {
     "No space left": "the disk is full",

@@ -21,9 +21,9 @@ from typing import Any
 
 import duckdb
 
-from ...advance import Progress, silent
-from ...errors import StoreError, UsageError, quoted, some_of
-from ...partial_files import partial_prefix, put_beside, remove_partial_files
+from ...core.errors import StoreError, UsageError, quoted, some_of
+from ...core.files import partial_prefix, put_beside, remove_partial_files
+from ...core.progress import Progress, silent
 from .open import attach, copying, open_store, write_empty
 from .store import SESSION
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 
-from ...errors import StoreError, UsageError, quoted
-from ...partial_files import partial_prefix, remove_partial_files
-from ...version import __version__
+from ...core.errors import StoreError, UsageError, quoted
+from ...core.files import partial_prefix, remove_partial_files
+from ...core.version import __version__
 from .catalogue import SCHEMA_VERSION, check_definitions, differences, schema
 from .columns import explain_columns
 from .errors import explained

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from ... import errors
-from ...errors import BandlensError, StoreError, UsageError
-from ...partial_files import partial_prefix, remove_partial_files
+from ...core import errors
+from ...core.errors import BandlensError, StoreError, UsageError
+from ...core.files import partial_prefix, remove_partial_files
 from .trial import limited_environment
 
 START_SECONDS = 60.0

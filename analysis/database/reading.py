@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from ...errors import StoreError
+from ...core.errors import StoreError
 from .catalogue import schema_macros
 
 READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})

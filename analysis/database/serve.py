@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from ...channels import end_with_parent
-from ...errors import BandlensError, StoreError
+from ...core.errors import BandlensError, StoreError
 from .open import open_store
 from .store import NATIVE, PLAIN, Store
 from .trial import limit_memory

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...errors import StoreError, UsageError
-from ...partial_files import behind_links, partial_prefix, remove_partial_files, take_name
+from ...core.errors import StoreError, UsageError
+from ...core.files import behind_links, partial_prefix, remove_partial_files, take_name
 from .store import Store
 
 SHARE = 0.05

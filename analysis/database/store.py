@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...errors import StoreError, UsageError
-from ...protocol import CUES
-from ...records import (
+from ...core.errors import StoreError, UsageError
+from ...core.protocol import CUES
+from ...core.records import (
     PREDICTION_COLUMNS,
     UNKNOWN_RANK,
     Cell,
@@ -31,7 +31,7 @@ from ...records import (
     Variant,
     digest_of,
 )
-from ...version import __version__
+from ...core.version import __version__
 from .catalogue import Entry, differences
 from .errors import explained, explanation
 from .reading import check_reading

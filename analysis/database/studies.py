@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ...errors import UnknownName, UsageError, quoted
+from ...core.errors import UnknownName, UsageError, quoted
 from .open import names_database
 from .store import Store
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import StoreError
-from ...untrusted import regular
+from ...core.errors import StoreError
+from ...core.untrusted import regular
 from .catalogue import check_definitions
 from .errors import explained
 

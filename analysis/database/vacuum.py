@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...errors import StoreError
-from ...partial_files import behind_links, partial_prefix, take_name
+from ...core.errors import StoreError
+from ...core.files import behind_links, partial_prefix, take_name
 from .open import attach, copying, open_store, write_empty
 
 TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' AND NOT internal"

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ...protocol import CLASSES, CUES
-from ...records import Condition
+from ...core.protocol import CLASSES, CUES
+from ...core.records import Condition
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.shares import (
     Share,

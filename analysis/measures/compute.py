@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...records import digest_of
+from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.shares import Share, mean_intervals, share_of
 from .base import Estimate, Measure, Options, State, all_less_clean, nothing

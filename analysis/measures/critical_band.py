@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...errors import UsageError
-from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
+from ...core.errors import UsageError
+from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from .base import MEANINGLESS, Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
 from .outcomes import CellOutcomes, Outcomes
 

@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 
-from ...protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
+from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..statistics.arrays import Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import difference_interval, share_of

@@ -17,9 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...advance import Progress, silent
-from ...errors import UnknownName
-from ...threads import in_parallel
+from ...core.errors import UnknownName
+from ...core.progress import Progress, silent
+from ...core.threads import in_parallel
 from ..database.store import Store
 from ..statistics.arrays import Mask, Whole
 from ..statistics.consistency import Consistency, consistency_with_others, error_consistencies

@@ -35,9 +35,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import some_of
-from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
-from ...records import Condition, ImageSetInfo
+from ...core.errors import some_of
+from ...core.protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
+from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, difference_interval, mean_of, share_of
 from .accuracy import real_right

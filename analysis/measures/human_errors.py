@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
 from ..database.store import Store
 from ..statistics.arrays import Floats
 from ..statistics.consistency import kappa_intervals, kappa_of

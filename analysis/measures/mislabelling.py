@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...errors import some_of
-from ...protocol import CLASSES
+from ...core.errors import some_of
+from ...core.protocol import CLASSES
 from ..database.store import Store
 
 ADVICE = "name the classes of both, with `export-own --classes FILE` and folders or a CSV file of names"

@@ -26,7 +26,7 @@ from math import factorial
 
 import numpy as np
 
-from ...protocol import NO_OCTAVE, OCTAVES, octave_edges
+from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import Share, mean_interval, mean_intervals, share_of

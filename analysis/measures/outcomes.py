@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import UsageError
-from ...protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
-from ...records import MULTILABEL, UNKNOWN_RANK, Condition
+from ...core.errors import UsageError
+from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
+from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import BandlensError, StoreError, UsageError
-from ...records import digest_of
+from ...core.errors import BandlensError, StoreError, UsageError
+from ...core.records import digest_of
 from ...user_function import UserFunction, settings_of
 from ...user_source import TABLE_KEYS, parse_source
 from ..database.store import Store

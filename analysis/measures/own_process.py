@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS
 

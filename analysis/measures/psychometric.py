@@ -44,8 +44,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from ...errors import UsageError
-from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
+from ...core.errors import UsageError
+from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...records import UNKNOWN_RANK
+from ...core.records import UNKNOWN_RANK
 from .accuracy import listed_by_real
 from .base import ImageValues, Measure, Scope, has_labels
 from .outcomes import CellOutcomes

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from ...protocol import CLASSES
-from ...records import MULTILABEL, Cell, Condition, ImageSetInfo, Model
+from ...core.protocol import CLASSES
+from ...core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model
 from . import (
     accuracy,
     calibration,

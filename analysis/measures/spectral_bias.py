@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...protocol import BIAS_CUTOFFS
+from ...core.protocol import BIAS_CUTOFFS
 from ..statistics.arrays import Floats, Mask
 from ..statistics.chance import within_chance
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval

@@ -16,8 +16,8 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import EngineError
-from ...processors import processors
+from ...core.errors import EngineError
+from ...core.threads import processors
 from ...user_function import ChannelProcess, receive_answer
 from ...user_process import open_channel
 from ..statistics.shares import Share

@@ -15,8 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import UsageError, quoted
-from ...protocol import AS_PUBLISHED, BENCHMARKS, VALIDATION
+from ...core.errors import UsageError, quoted
+from ...core.protocol import AS_PUBLISHED, BENCHMARKS, VALIDATION
 from ..database.store import Store
 from ..measures import cues
 from ..measures.critical_band import RAW

@@ -20,8 +20,8 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import StoreError, UsageError, quoted, some_of
-from ...protocol import ACCURACIES, AS_PUBLISHED, GROUPS
+from ...core.errors import StoreError, UsageError, quoted, some_of
+from ...core.protocol import ACCURACIES, AS_PUBLISHED, GROUPS
 from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlations
 from ..database.store import Store

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...protocol import CUE_CONFLICT, SHAPE_CUES
+from ...core.protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
 from .tables import SourceTable, read_parquet
 

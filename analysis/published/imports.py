@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from ...errors import StoreError
-from ...protocol import FREQUENCIES, NOISE_SDS, SHAPE_CUES
-from ...untrusted import first_line
+from ...core.errors import StoreError
+from ...core.protocol import FREQUENCIES, NOISE_SDS, SHAPE_CUES
+from ...core.untrusted import first_line
 from ..measures.critical_band import fit_band, integer_thresholds
 from ..measures.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency

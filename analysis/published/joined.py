@@ -15,8 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import UnknownName
-from ...protocol import CATEGORIES
+from ...core.errors import UnknownName
+from ...core.protocol import CATEGORIES
 from ..database.store import Store
 from .names import models
 

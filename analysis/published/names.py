@@ -14,8 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ...errors import UnknownName
-from ...protocol import SIZE
+from ...core.errors import UnknownName
+from ...core.protocol import SIZE
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 FAMILIES = Path(__file__).with_name("families.csv")

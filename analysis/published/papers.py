@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import StoreError, UnknownName
-from ...protocol import CUE_CONFLICT, IMAGENET_CBAR
-from ...untrusted import first_line
+from ...core.errors import StoreError, UnknownName
+from ...core.protocol import CUE_CONFLICT, IMAGENET_CBAR
+from ...core.untrusted import first_line
 from ..measures.critical_band import OF_PEOPLE, UNITS, fit_band
 from ..statistics.consistency import error_consistency
 from .figures import correlation_table, shipped_figures

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import UnknownName, UsageError
-from ...protocol import SHAPE_CUES, SIZE
+from ...core.errors import UnknownName, UsageError
+from ...core.protocol import SHAPE_CUES, SIZE
 from ..correlations.effective import Expectation, effective, fit_line, fit_testbed
 from ..correlations.families import by_family
 from ..correlations.models import values_of

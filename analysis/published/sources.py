@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import StoreError, UnknownName, UsageError
+from ...core.errors import StoreError, UnknownName, UsageError
 from ..database.store import Store
 from .tables import SourceTable, first_true, read_csv
 

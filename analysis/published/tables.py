@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ...errors import StoreError
-from ...untrusted import first_line
+from ...core.errors import StoreError
+from ...core.untrusted import first_line
 
 ANOTHER_RELEASE = "this is another release than the one described"
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .arrays import Floats, Mask, Whole
 from .images import count_right, draws_are_kept, intervals
 from .power import detected_widths

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import UsageError, quoted
+from ...core.errors import UsageError, quoted
 
 if TYPE_CHECKING:
     from ...analysis.database.store import Store

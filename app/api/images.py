@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...advance import Progress, silent
+from ...core.progress import Progress, silent
+from ...core.protocol import BENCHMARKS, SIZE
+from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
-from ...protocol import BENCHMARKS, SIZE
-from ...records import PUBLISHED_CROP, Crop
 from .files import RESULTS, File, existing, path_of, reading
 from .results import open as open_results
 

@@ -9,24 +9,24 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...advance import Progress, silent
-from ...errors import UsageError
+from ...core.errors import UsageError
+from ...core.progress import Progress, silent
+from ...core.protocol import SIZE
+from ...core.records import MULTILABEL
+from ...core.threads import processors
 from ...export.weights.registry import OWN_WEIGHTS, Reading
-from ...processors import processors
-from ...protocol import SIZE
-from ...records import MULTILABEL
 from ..export import Backbone, MultiLabel
 from .files import File, path_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ...core.records import Model, Variant
     from ...engine.backends.layers import Layer, LayerDifference
     from ...engine.device.roofline import Roofline
     from ...export.normalization import Channels
     from ...export.weights.fetch import FileState
     from ...export.weights.registry import Checkpoint
-    from ...records import Model, Variant
     from ..sensitivity import Sensitivity
 
 

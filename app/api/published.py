@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import UsageError, quoted
+from ...core.errors import UsageError, quoted
 from .files import RESULTS, File, reading
 
 if TYPE_CHECKING:

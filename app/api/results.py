@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...advance import Progress, silent
-from ...errors import UnknownName, UsageError, some_of
+from ...core.errors import UnknownName, UsageError, some_of
+from ...core.progress import Progress, silent
 from .files import RESULTS, File, existing, path_of, reading
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...advance import Progress, silent
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
+from ...core.progress import Progress, silent
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .. import api
 from ..console import TableFormat, condition_in_words, log, print_rows, progress
 from ..formats import Format

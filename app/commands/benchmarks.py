@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ...core.protocol import BENCHMARKS, SIZE
 from ...probes.images.options import How
-from ...protocol import BENCHMARKS, SIZE
 from .. import api
 from ..console import TableFormat, log, print_rows, progress
 from ..formats import Format

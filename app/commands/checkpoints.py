@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ...errors import BandlensError, CheckpointError
+from ...core.errors import BandlensError, CheckpointError
 from ...export.weights.registry import select
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows

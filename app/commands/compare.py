@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UsageError, plural, some_of
+from ...core.errors import UsageError, plural, some_of
 from .. import api
 from ..console import (
     TableFormat,

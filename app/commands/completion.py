@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from ...errors import BandlensError
-from ...protocol import BENCHMARKS
+from ...core.errors import BandlensError
+from ...core.protocol import BENCHMARKS
 from .. import api
 
 

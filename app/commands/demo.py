@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import amount, quoted, unwritable
+from ...core.errors import amount, quoted, unwritable
 from .. import api
 from ..console import duration, print_rows, progress
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import plural
+from ...core.errors import plural
 from .. import api
 from .options import Database, ProbesOfStudy
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import ExportError, UnknownName, UsageError
+from ...core.errors import ExportError, UnknownName, UsageError
+from ...core.protocol import SIZE
+from ...core.records import MULTILABEL
 from ...export.class_names import read_class_names
 from ...export.files import models_folder
 from ...export.models import categorize_model, check_name
 from ...export.normalization import NORMALIZATIONS, Channels
 from ...export.weights.registry import OWN, Reading
-from ...protocol import SIZE
-from ...records import MULTILABEL
 from .. import api
 from ..console import TableFormat, log, print_rows, progress
 from ..export import (
@@ -38,7 +38,7 @@ from ..formats import Format
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
-    from ...records import Model
+    from ...core.records import Model
 
 LOWER = "Precisions and plans"
 HEAD = "A head for features"

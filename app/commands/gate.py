@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import BandlensError, Undecided, UsageError, plural, unwritable
+from ...core.errors import BandlensError, Undecided, UsageError, plural, unwritable
 from .. import api
 from ..console import (
     TableFormat,

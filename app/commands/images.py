@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UsageError, plural
+from ...core.errors import UsageError, plural
+from ...core.protocol import SIZE, SPACE_CLASSES
+from ...core.records import MULTILABEL, PERCENTILES, Crop, enlarged_in_words
+from ...core.untrusted import printable
 from ...probes.images.options import Contents, Draw, How
-from ...protocol import SIZE, SPACE_CLASSES
-from ...records import MULTILABEL, PERCENTILES, Crop, enlarged_in_words
-from ...untrusted import printable
 from .. import api
 from ..console import TableFormat, log, print_lines, print_rows, progress
 from ..formats import Format

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import some_of
+from ...core.errors import some_of
 from .. import api
 from ..console import log
 

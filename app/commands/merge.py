@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import plural, quoted
+from ...core.errors import plural, quoted
 from .. import api
 from ..console import TableFormat, print_document, print_lines, progress
 from ..formats import Format

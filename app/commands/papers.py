@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .. import api
 from ..console import TableFormat, print_document, print_note, print_rows
 from ..formats import Format

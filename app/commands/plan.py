@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import amount, plural, some_of
-from ...untrusted import one_line
+from ...core.errors import amount, plural, some_of
+from ...core.untrusted import one_line
 from .. import api
 from ..console import TableFormat, duration, print_document, print_note, print_rows
 from ..formats import Format

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import BandlensError
+from ...core.errors import BandlensError
 from .. import api
 from ..console import TableFormat, duration, print_rows
 from ..formats import Format

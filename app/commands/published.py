@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ...errors import UsageError
-from ...protocol import SUBSET_TITLES
+from ...core.errors import UsageError
+from ...core.protocol import SUBSET_TITLES
 from .. import api
 from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format

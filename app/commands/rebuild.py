@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import plural
+from ...core.errors import plural
 from .. import api
 from ..console import TableFormat, print_document, progress
 from ..formats import Format

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import amount, plural
+from ...core.errors import amount, plural
 from .. import api
 from ..console import progress
 from .completion import complete_study

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UnknownName, UsageError, plural, quoted
+from ...core.errors import UnknownName, UsageError, plural, quoted
 from .. import api
 from ..console import TableFormat, duration, print_document, progress
 from ..formats import Format

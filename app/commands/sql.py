@@ -11,8 +11,8 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from ...errors import UsageError
-from ...untrusted import read_text
+from ...core.errors import UsageError
+from ...core.untrusted import read_text
 from .. import api
 from .options import Database
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import UsageError, amount, plural
+from ...core.errors import UsageError, amount, plural
 from .. import api
 from ..console import TableFormat, print_rows
 from ..formats import Format

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import StoreError, plural
+from ...core.errors import StoreError, plural
 from .. import api
 from ..console import TableFormat, print_document, print_rows, progress
 from ..formats import Format

@@ -27,7 +27,7 @@ from ...analysis.measures.base import State
 from ...analysis.measures.octaves import SHARES
 from ...analysis.measures.outcomes import read_slices
 from ...analysis.published.relate import EVERYWHERE, accuracy_pairs, training_points
-from ...errors import UsageError
+from ...core.errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions, as_recorded, clean, png
 

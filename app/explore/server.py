@@ -32,7 +32,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...analysis.charts.libraries import begin_libraries
-from ...errors import BandlensError, UsageError
+from ...core.errors import BandlensError, UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions
 from ..pictures.sheet import grid_of

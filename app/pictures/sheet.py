@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ...errors import ImageSetError, UsageError, unwritable
+from ...core.errors import ImageSetError, UsageError, unwritable
+from ...core.records import Condition, Crop
 from ...export.files import replacing
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.broken import BrokenImageError
 from ...probes.images.decode import decode, pillow_warnings, planar
 from ...probes.images.files import image_keys
-from ...records import Condition, Crop
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11

@@ -11,10 +11,10 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from ...analysis.database.store import Store
-from ...errors import UsageError
+from ...core.errors import UsageError
+from ...core.records import Condition
+from ...core.untrusted import printable
 from ...probes.images.image_set import ImageSet
-from ...records import Condition
-from ...untrusted import printable
 from .conditions import Conditions, as_recorded, clean
 from .sheet import write_png
 

@@ -13,7 +13,7 @@ from ...analysis.charts.metrics import add_estimators, number_panels
 from ...analysis.charts.palette import colors, series_of
 from ...analysis.charts.style import words
 from ...analysis.measures.registry import GRID_MEASURES
-from ...protocol import CUES, GROUPS
+from ...core.protocol import CUES, GROUPS
 from .data import ReportData
 from .sections import METRIC_COLUMNS, Figure, Section, Table
 

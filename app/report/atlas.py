@@ -33,7 +33,7 @@ from ...analysis.published.relate import (
     with_effective,
 )
 from ...analysis.published.sources import shipped_values
-from ...protocol import SPACE_CLASSES
+from ...core.protocol import SPACE_CLASSES
 from .data import ReportData
 from .sections import Figure, Section, Table
 

@@ -11,7 +11,7 @@ from altair.utils.schemapi import debug_mode
 
 from ...analysis.charts.libraries import begin_libraries
 from ...analysis.comparison.verdict import Verdict
-from ...errors import UsageError, unwritable
+from ...core.errors import UsageError, unwritable
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
 from .atlas import atlas_section

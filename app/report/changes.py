@@ -15,7 +15,7 @@ from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.studies import earlier_label
-from ...errors import plural
+from ...core.errors import plural
 from .data import ReportData
 from .sections import Figure, Section
 

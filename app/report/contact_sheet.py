@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import BandlensError
+from ...core.errors import BandlensError
+from ...core.records import Condition
 from ...export.photographs import photograph_folder
 from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
-from ...records import Condition
 from ..pictures.conditions import find_sets
 from ..pictures.sheet import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData

@@ -13,7 +13,7 @@ from ...analysis.correlations.models import StudyTable
 from ...analysis.correlations.table import correlate_study
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.statistics.arrays import ALPHA
-from ...protocol import SUBSET_TITLES
+from ...core.protocol import SUBSET_TITLES
 from .data import ReportData
 from .sections import Figure, Section
 

@@ -19,8 +19,8 @@ from ...analysis.measures.error_consistency import judged_images
 from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
-from ...protocol import CLASSES, SPACE_CLASSES
-from ...records import enlarged_in_words
+from ...core.protocol import CLASSES, SPACE_CLASSES
+from ...core.records import enlarged_in_words
 from .choice import choose
 
 _TABLES = {

@@ -13,9 +13,9 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.style import CONFIG, vega_lite_version, words
-from ...errors import UnknownName, UsageError, unwritable
+from ...core.errors import UnknownName, UsageError, unwritable
+from ...core.untrusted import regular
 from ...export.files import write_bytes
-from ...untrusted import regular
 from .accuracy import slug
 from .page import heading, spec_of
 from .sections import Figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...analysis.comparison.verdict import Verdict
-from ...errors import plural
+from ...core.errors import plural
 from .accuracy import AGREEMENT, filter_figures
 from .data import ReportData
 from .sections import Section

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
-from ...errors import StoreError, UsageError, plural, unwritable
+from ...core.errors import StoreError, UsageError, plural, unwritable
 from ...export.files import replacing
 from ..console import print_lines, print_rows
 from ..formats import paper_text

@@ -12,7 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from ...analysis.database.open import open_store
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import Store
-from ...errors import BandlensError
+from ...core.errors import BandlensError
 from ...export.files import home
 from .. import signals
 from ..console import print_rows

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ...errors import UsageError, some_of
+from ...core.errors import UsageError, some_of
+from ...core.protocol import CLASSES, SPACE_CLASSES
+from ...core.records import MULTILABEL, Model
 from ...export.models import class_names_of
 from ...export.weights.registry import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
 from ...probes.images.image_set import ImageSet, open_image_set
-from ...protocol import CLASSES, SPACE_CLASSES
-from ...records import MULTILABEL, Model
 
 ALL = decision_space("all")
 

@@ -25,8 +25,8 @@ from ...analysis.statistics.power import (
     smallest_correlation,
     smallest_tested_difference,
 )
+from ...core.protocol import GROUPS
 from ...probes.images.image_set import ImageSet
-from ...protocol import GROUPS
 from .resolve import Work
 
 MOST_SETS, MOST_PAIRS, MOST_CONDITIONS = 3, 2, 6

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...analysis.comparison.verdicts import Limits
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
+from ...core.threads import processors
+from ...core.untrusted import read_text, without_secrets
 from ...probes.grid import PUBLISHED
-from ...processors import processors
-from ...untrusted import read_text, without_secrets
 
 AUTO = "auto"
 

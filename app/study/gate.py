@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from ...advance import Progress, silent
 from ...analysis.comparison.cells import MATCH, Run, two_of
 from ...analysis.comparison.gate import gate_cells
 from ...analysis.comparison.release import Released, check_names, gate_release
@@ -18,10 +17,11 @@ from ...analysis.comparison.verdicts import Limits
 from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.store import Store
 from ...analysis.database.studies import earlier_label, study_label
+from ...core.errors import StoreError, UsageError, plural, quoted
+from ...core.progress import Progress, silent
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
-from ...errors import StoreError, UsageError, plural, quoted
 from ..console import log
 from .file import Study, stored_limits
 from .progress_file import keep_progress

@@ -14,18 +14,18 @@ import numpy as np
 from ...analysis.database.open import open_store
 from ...analysis.measures.own import OwnMeasure, start_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
+from ...core.errors import BandlensError, DeviceError, ExportError
+from ...core.protocol import classes_decided
+from ...core.records import Cell, Failed, Model, Variant, enlarged_in_words
 from ...engine.backends.base import open_attacker
 from ...engine.device.devices import gpus
 from ...engine.device.streams import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tasks import passes as passes_of
 from ...engine.tuning import measure_rate
-from ...errors import BandlensError, DeviceError, ExportError
 from ...export.models import FINISHED, verify_model
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
-from ...protocol import classes_decided
-from ...records import Cell, Failed, Model, Variant, enlarged_in_words
 from . import GATE_IMAGES
 from .detectable import Detectable, detectable_differences
 from .file import Study

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...advance import Advance, Progress
-from ...partial_files import lost_its_maker, partial_prefix
-from ...untrusted import as_record, parse_json, read_text
+from ...core.files import lost_its_maker, partial_prefix
+from ...core.progress import Advance, Progress
+from ...core.untrusted import as_record, parse_json, read_text
 
 ENDING = "progress"
 LARGEST = 4096

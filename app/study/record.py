@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import BandlensError
+from ...core.errors import BandlensError
+from ...core.protocol import CLASSES, SPACE_CLASSES
+from ...core.records import Cell, Failed
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets
-from ...protocol import CLASSES, SPACE_CLASSES
-from ...records import Cell, Failed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

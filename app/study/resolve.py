@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ...analysis.database.open import open_store
+from ...core.errors import ProbeError, UnknownName, UsageError, some_of
+from ...core.records import Cell, ImageSetInfo, Model, Variant
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.run import check_attackable, check_labels, check_tasks
 from ...engine.tuning import Rate, read_tuning
-from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names, training_keys_of
 from ...export.onnx.files import load_onnx_file
@@ -23,7 +24,6 @@ from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
-from ...records import Cell, ImageSetInfo, Model, Variant
 from ..console import log
 from .class_names import match_labels
 from .file import AUTO, Study

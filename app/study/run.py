@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...advance import Progress, silent
 from ...analysis.comparison.verdicts import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
+from ...core.errors import BandlensError, EngineError, quoted, some_of
+from ...core.progress import Progress, silent
+from ...core.records import Failed, Finished, SessionInfo, Variant
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.device.card_state import throttling
 from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import Workbench
-from ...errors import BandlensError, EngineError, quoted, some_of
-from ...records import Failed, Finished, SessionInfo, Variant
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
 from .progress_file import keep_progress

@@ -12,9 +12,11 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from ...advance import Advance, Progress, silent
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
+from ...core.errors import ShardError
+from ...core.progress import Advance, Progress, silent
+from ...core.records import Cell, Failed, Finished, Predictions
 from ...engine.distributed.cluster import RayOptions, connected
 from ...engine.distributed.devices import environments_of, run_on_devices
 from ...engine.distributed.executors import TRIES, run_here
@@ -23,8 +25,6 @@ from ...engine.distributed.ray import run_on
 from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
 from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, tasks_of
-from ...errors import ShardError
-from ...records import Cell, Failed, Finished, Predictions
 from ..console import log
 from .record import Committed, Summary, images_left, missing_cells, record_study, stored_images
 from .resolve import Work

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ...advance import Progress, silent
 from ...analysis.database.consistency import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
+from ...core.errors import BandlensError, UsageError
+from ...core.progress import Progress, silent
+from ...core.records import Cell, Finished, SessionInfo
 from ...engine.tasks import Task
-from ...errors import BandlensError, UsageError
 from ...export.models import read_verified
 from ...probes.images.image_set import check_image_set
-from ...records import Cell, Finished, SessionInfo
 from .resolve import Work
 from .run import make_workbench
 

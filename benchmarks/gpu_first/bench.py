@@ -15,6 +15,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from bandlens.core.protocol import CLASSES
+from bandlens.core.records import ImageSetInfo
 from bandlens.engine.device.devices import Readiness, gpus, readiness
 from bandlens.engine.device.requirements import usable
 from bandlens.engine.device.streams import finish, point, seconds_between
@@ -22,8 +24,6 @@ from bandlens.probes.arrays import array_module
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.protocol import CLASSES
-from bandlens.records import ImageSetInfo
 
 
 @dataclass(frozen=True, slots=True)

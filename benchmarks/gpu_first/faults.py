@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from bandlens.core.errors import DeviceError
 from bandlens.engine.device.pixels import free_memory
 from bandlens.engine.run import make_resources, run
-from bandlens.errors import DeviceError
 
 from .bench import Bench, LeftOut
 from .networks import cells_of, open_networks, variant_named

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from bandlens.core.protocol import CLASSES
+from bandlens.core.records import Condition
 from bandlens.engine.decision import reduce_logits
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.family import Batch
 from bandlens.probes.noise import random_words, unit_normal_fields
 from bandlens.probes.octaves import OCTAVE_MASK
-from bandlens.protocol import CLASSES
-from bandlens.records import Condition
 
 from .bench import Bench
 

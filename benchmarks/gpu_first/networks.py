@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandlens.core.protocol import CLASSES
+from bandlens.core.records import Cell, Condition, Model, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.protocol import CLASSES
-from bandlens.records import Cell, Condition, Model, Variant
 
 from .bench import Bench, LeftOut
 

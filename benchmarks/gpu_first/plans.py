@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from _common import bare_seconds
 
+from bandlens.core.errors import BandlensError
+from bandlens.core.records import Crop
 from bandlens.engine.backends.base import open_session, takes_normalized, variant_of
 from bandlens.engine.device.streams import finish, new_stream
 from bandlens.engine.tuning import measure_rate
-from bandlens.errors import BandlensError
-from bandlens.records import Crop
 
 from .bench import Bench
 from .networks import exported_models, open_files

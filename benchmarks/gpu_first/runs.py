@@ -13,12 +13,12 @@ import numpy as np
 from _common import bare_seconds
 from numpy.typing import NDArray
 
+from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session
 from bandlens.engine.cell_progress import CellProgress, flush
 from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.streams import finish, point
 from bandlens.engine.run import make_resources, run
-from bandlens.records import Condition, Finished, Variant
 
 from .bench import Bench
 from .networks import cells_of, open_files, open_networks, resnet50

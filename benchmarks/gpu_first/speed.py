@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bandlens.core.protocol import CLASSES
+from bandlens.core.records import Condition
 from bandlens.engine.decision import reduce_logits
 from bandlens.engine.device.streams import finish, new_stream, point, wait_for
-from bandlens.protocol import CLASSES
-from bandlens.records import Condition
 
 from .bench import Bench, device_seconds, seconds_of
 from .kernels import GROUPS

@@ -20,10 +20,10 @@ from threading import Timer
 from typing import Any, NamedTuple
 
 import bandlens
+from bandlens.core.errors import BandlensError
+from bandlens.core.untrusted import first_line
 from bandlens.engine.device.card_state import card_state
 from bandlens.engine.device.devices import GPU_ENGINES
-from bandlens.errors import BandlensError
-from bandlens.untrusted import first_line
 
 from .bench import Bench, LeftOut, make_bench
 from .faults import fill_card, lose_card, sanitize

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError, UnknownName
+from ...core.errors import EngineError, UnknownName
+from ...core.records import Condition, Model, SessionInfo, Variant
 from ...export.normalization import HalfNormalization
 from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
 from ...export.plans.build import LANES, NORMALIZATION, gpu_settings
 from ...probes.arrays import Array, array_module
-from ...records import Condition, Model, SessionInfo, Variant
 
 if TYPE_CHECKING:
     from .layers import Layer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 
 RUNS = 10
 """Batches whose median a profile gives, after as many that warm up."""

@@ -20,11 +20,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DeviceError, EngineError
+from ...core.errors import DeviceError, EngineError
+from ...core.records import SessionInfo, Variant
 from ...export.models import BATCH
 from ...export.plans.build import LAYOUT, gpu_settings
 from ...probes.arrays import Array
-from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable

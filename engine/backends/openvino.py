@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError
-from ...records import SessionInfo, Variant
+from ...core.errors import EngineError
+from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.records import digest_of
 from ...export.files import write_bytes
 from ...export.onnx.files import OnnxFile
 from ...export.onnx.parity import onnx_logits
-from ...records import digest_of
 from ..device.devices import processor_name
 from ..device.requirements import ONNXRUNTIME, load
 

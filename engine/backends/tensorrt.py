@@ -22,7 +22,8 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DeviceError, EngineError
+from ...core.errors import DeviceError, EngineError
+from ...core.records import SessionInfo, Variant
 from ...export.onnx.files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity
@@ -41,7 +42,6 @@ from ...export.plans.plans import (
 )
 from ...export.plans.types import TensorRT
 from ...probes.arrays import Array, to_numpy
-from ...records import SessionInfo, Variant
 from ..device.devices import gpus
 from ..device.graphs import Replays
 from ..device.halves import normalize, shape_of_halves

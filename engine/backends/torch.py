@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import BandlensError, DeviceError, EngineError
+from ...core.errors import BandlensError, DeviceError, EngineError
+from ...core.records import Condition, SessionInfo, Variant
+from ...core.untrusted import first_line
 from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
 from ...probes.arrays import Array
 from ...probes.attacks import band_of, gradients_of
-from ...records import Condition, SessionInfo, Variant
-from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
 from ..device.driver import Gpu
 from ..device.graphs import Replays

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ctypes import byref
 from dataclasses import dataclass
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 
 CUDA_VERSION = 13000
 """The version that the GPU packages are built for, 13.0, as the driver counts."""

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from functools import cache
 
+from ...core.untrusted import first_line
 from ...probes.arrays import Array
-from ...untrusted import first_line
 
 GRAPHS = 16
 """CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""

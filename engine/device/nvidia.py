@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from .driver import NEEDED_DRIVER, Gpu, ask_driver
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ...untrusted import words_of
+from ...core.untrusted import words_of
 
 OF_GPU = re.compile(r"CU[A-Z_]+ failure [^;]*|Failed to allocate memory.*")
 """The words about CUDA and its libraries, or about the GPU's memory, amid C++."""

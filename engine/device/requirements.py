@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BandlensError, EngineError
+from ...core.errors import BandlensError, EngineError
+from ...core.records import Variant
+from ...core.untrusted import first_line
 from ...export.plans.build import last_error, reading_log
 from ...probes.arrays import array_module, to_numpy
 from ...probes.kernels import KERNELS
 from ...probes.noise import random_words
-from ...records import Variant
-from ...untrusted import first_line
 from .driver import OLDEST_CAPABILITY, Gpu
 from .nvidia import Gpus, NoGpu, Problem
 from .onnxruntime_errors import is_of_gpu, reason

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...errors import BandlensError, DeviceError
-from ...untrusted import words_of
+from ...core.errors import BandlensError, DeviceError
+from ...core.untrusted import words_of
 from .pixels import free_memory, working_bytes
 
 Point = Any

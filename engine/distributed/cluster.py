@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import EngineError, UsageError
-from ...timeouts import TimedCalls
+from ...core.errors import EngineError, UsageError
+from ...core.timeouts import TimedCalls
 from ..backends.base import engine_of
 from .executors import line_of
 from .loopback import QUIET, disconnect, own_cluster

@@ -9,7 +9,7 @@ from itertools import count
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, cast
 
-from ...errors import EngineError, UsageError, some_of
+from ...core.errors import EngineError, UsageError, some_of
 from ...user_function import ChannelProcess, describe_end
 from ..backends.base import engine_of
 from ..device.devices import gpus

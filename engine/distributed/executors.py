@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ...errors import BandlensError, DeviceError, ShardError
+from ...core.errors import BandlensError, DeviceError, ShardError
 from ..tasks import Task
 from .worker import Computed, Job, Worker
 

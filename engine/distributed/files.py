@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
-from ...errors import BandlensError, EngineError, UsageError, advice_on
+from ...core.errors import BandlensError, EngineError, UsageError, advice_on
+from ...core.files import put_in_place
+from ...core.records import Variant
 from ...export.files import home, sha256_of
-from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import ImageSet, check_image_set, open_image_set
 from ...probes.images.options import Draw
-from ...records import Variant
 from ...user_source import UserSource, source_digest, source_files
 from ..backends.base import onnx_file_of
 

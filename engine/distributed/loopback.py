@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import EngineError
-from ...timeouts import TimedCalls
+from ...core.errors import EngineError
+from ...core.timeouts import TimedCalls
 from .guard import guarded
 
 QUIET = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..tasks import Task
 from .cluster import ANSWER_SECONDS, Cluster, lost
 from .executors import Queue, Sink, Watch

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
-from ...errors import BandlensError, DeviceError, EngineError
+from ...core.errors import BandlensError, DeviceError, EngineError
 from ..tasks import Task
 from .executors import Attempt, Queue, Watch, line_of, reported
 from .worker import Computed

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ShardError
-from ...partial_files import partial_prefix, put_in_place, remove_partial_files
-from ...records import PREDICTION_COLUMNS, Finished, Predictions, SessionInfo, Variant, digest_of
-from ...untrusted import as_record, words_of
+from ...core.errors import ShardError
+from ...core.files import partial_prefix, put_in_place, remove_partial_files
+from ...core.records import PREDICTION_COLUMNS, Finished, Predictions, SessionInfo, Variant, digest_of
+from ...core.untrusted import as_record, words_of
 
 FORMAT = 2
 ANOTHER = "name another folder with --shards"

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...errors import EngineError
+from ...core.errors import EngineError
+from ...core.records import PREDICTION_COLUMNS, Cell, Failed, Finished, Variant
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...records import PREDICTION_COLUMNS, Cell, Failed, Finished, Variant
 from ...user_source import UserSource, parse_source, source_digest
 from ..cell_progress import joined
 from ..tasks import Task, by_attack

@@ -11,7 +11,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from ...errors import DeviceError, EngineError, ShardError
+from ...core.errors import DeviceError, EngineError, ShardError
 from ...user_process import open_channel
 from ..tasks import Task
 from .executors import line_of

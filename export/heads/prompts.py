@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
-from ...records import Crop, Head
-from ...untrusted import first_line, regular
+from ...core.errors import UsageError
+from ...core.records import Crop, Head
+from ...core.untrusted import first_line, regular
 from ..files import sha256_of
 from ..models import MOST_CLASSES, check_distinct
 from .linear import LinearHead

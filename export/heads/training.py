@@ -16,10 +16,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ...advance import Progress, silent
-from ...errors import ExportError, UnknownName, UsageError, advice_on
-from ...processors import processors
-from ...records import Crop, Head
+from ...core.errors import ExportError, UnknownName, UsageError, advice_on
+from ...core.progress import Progress, silent
+from ...core.records import Crop, Head
+from ...core.threads import processors
 from ..models import check_distinct
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head

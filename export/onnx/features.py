@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ...errors import ExportError, UnknownName, UsageError
+from ...core.errors import ExportError, UnknownName, UsageError
 from ..models import BATCH
 from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import GIVE_HEAD

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ExportError, UnknownName
-from ...records import Model
-from ...untrusted import parse_json, read_text
+from ...core.errors import ExportError, UnknownName
+from ...core.records import Model
+from ...core.untrusted import parse_json, read_text
 from ..models import LARGEST, PRECISIONS, read_onnx, write_described
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ...errors import ExportError, UsageError
-from ...untrusted import first_line
+from ...core.errors import ExportError, UsageError
+from ...core.untrusted import first_line
 from ..models import BATCH, GREY
 from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import ExportError
+from ...core.errors import ExportError
 from ..normalization import Channels, HalfNormalization
 from .graph import rename_tensor, to_bytes
 

@@ -16,8 +16,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ...errors import ExportError, UsageError
-from ...untrusted import first_line
+from ...core.errors import ExportError, UsageError
+from ...core.untrusted import first_line
 from ..models import BATCH
 from ..normalization import Channels
 from .features import pool_features

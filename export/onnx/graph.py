@@ -7,8 +7,8 @@ import hashlib
 import onnx
 from onnx import helper
 
-from ...errors import ExportError
-from ...untrusted import first_line
+from ...core.errors import ExportError
+from ...core.untrusted import first_line
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"}
 """Operators whose weights TensorRT can replace in a plan."""

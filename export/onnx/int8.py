@@ -19,8 +19,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ...errors import ExportError, UsageError
-from ...untrusted import first_line
+from ...core.errors import ExportError, UsageError
+from ...core.untrusted import first_line
 from . import label_sets
 from .graph import to_bytes
 

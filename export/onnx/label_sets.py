@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ...errors import ExportError
-from ...records import MOST_LABELS
+from ...core.errors import ExportError
+from ...core.records import MOST_LABELS
 from ..models import BATCH
 from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import check_logits

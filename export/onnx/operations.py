@@ -6,7 +6,7 @@ import math
 
 import onnx
 
-from ...errors import ExportError
+from ...core.errors import ExportError
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Operators that do nearly all of a network's arithmetic."""

@@ -10,9 +10,9 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ExportError, UsageError, some_of
-from ...processors import processors
-from ...untrusted import first_line
+from ...core.errors import ExportError, UsageError, some_of
+from ...core.threads import processors
+from ...core.untrusted import first_line
 from ..models import MOST_CLASSES
 
 if TYPE_CHECKING:

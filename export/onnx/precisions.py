@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ...errors import ExportError, UsageError
-from ...records import Model
+from ...core.errors import ExportError, UsageError
+from ...core.records import Model
 from ..models import verify_model
 from ..photographs import photograph_crops
 from .files import OnnxFile, check_precision, read_onnx_file, save_onnx_file

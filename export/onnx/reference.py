@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import ExportError
-from ...untrusted import first_line
+from ...core.errors import ExportError
+from ...core.untrusted import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

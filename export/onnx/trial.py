@@ -16,7 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ...channels import Channel
-from ...errors import ExportError
+from ...core.errors import ExportError
 from ...user_function import describe_end
 from ...user_process import open_channel
 from .parity import join_outputs, run_in_batches, split_batches

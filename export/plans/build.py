@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import EngineError, ExportError, UsageError, some_of
+from ...core.errors import EngineError, ExportError, UsageError, some_of
 from ..files import write_bytes
 from .types import TensorRT
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...errors import ExportError, UsageError, advice_on
-from ...records import digest_of
-from ...untrusted import parse_json, read_text
+from ...core.errors import ExportError, UsageError, advice_on
+from ...core.records import digest_of
+from ...core.untrusted import parse_json, read_text
 from ..files import write_bytes
 from ..models import LARGEST, read_verified
 from ..normalization import HalfNormalization

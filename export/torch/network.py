@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from .operators import OPERATORS, Operator
 
 HOST = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
 
 
 def build(architecture: str, classes: int | None = None) -> nn.Module:

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from ...errors import CheckpointError, ExportError, UsageError, some_of
-from ...protocol import SIZE
-from ...records import INTERPOLATIONS, Crop
-from ...untrusted import first_line
+from ...core.errors import CheckpointError, ExportError, UsageError, some_of
+from ...core.protocol import SIZE
+from ...core.records import INTERPOLATIONS, Crop
+from ...core.untrusted import first_line
 from ..normalization import NORMALIZATIONS, Normalization
 from ..onnx.parity import GIVE_HEAD
 from ..photographs import photograph_folder

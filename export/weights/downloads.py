@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from ...errors import CheckpointError
-from ...untrusted import without_secrets
+from ...core.errors import CheckpointError
+from ...core.untrusted import without_secrets
 from ..files import sha256_of
 from .registry import Origin
 

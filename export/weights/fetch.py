@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...errors import CheckpointError, advice_on
-from ...untrusted import first_line, one_line, parse_json, read_text, without_secrets
+from ...core.errors import CheckpointError, advice_on
+from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets
 from ..files import html_title, sha256_of, weights_folder, write_bytes
 from .downloads import download, drive_answer, published_digits
 from .registry import Checkpoint, Origin, Part

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, UntypedStorage
 
-from ...errors import CheckpointError
+from ...core.errors import CheckpointError
 from .archives import Span, fill_from_member, read_member
 
 INERT_CALLS = ("argparse", "cox", "datetime", "dill", "numpy", "pathlib")

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import CheckpointError, ExportError, UnknownName, UsageError, some_of
-from ...protocol import CLASSES
-from ...records import INTERPOLATIONS, Crop
-from ...untrusted import first_line
+from ...core.errors import CheckpointError, ExportError, UnknownName, UsageError, some_of
+from ...core.protocol import CLASSES
+from ...core.records import INTERPOLATIONS, Crop
+from ...core.untrusted import first_line
 from ..normalization import Normalization
 from ..onnx.parity import GIVE_HEAD
 from .registry import Origin, checkpoints

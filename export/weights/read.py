@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError, some_of
-from ...untrusted import first_line
+from ...core.errors import CheckpointError, some_of
+from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
 from ..files import html_title
 from ..onnx.finished import is_onnx

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ...errors import UnknownName, UsageError
+from ...core.errors import UnknownName, UsageError
 
 OWN = "own"
 """The category of a user's models, and the key rule for their files."""

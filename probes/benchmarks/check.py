@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ImageSetError, UnknownName, UsageError, some_of
-from ...protocol import SEVERITIES, Benchmark
-from ...records import Crop
+from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
+from ...core.protocol import SEVERITIES, Benchmark
+from ...core.records import Crop
 from ..images.decision_spaces import decision_space
 from .layouts import Layout, classes_of
 

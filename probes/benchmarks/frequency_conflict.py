@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ...errors import ImageSetError, UsageError
-from ...protocol import FREQUENCY_CUES
-from ...records import ImageSetInfo
+from ...core.errors import ImageSetError, UsageError
+from ...core.protocol import FREQUENCY_CUES
+from ...core.records import ImageSetInfo
 from ..images.files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.options import USUAL, How

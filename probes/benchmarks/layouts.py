@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ...errors import UnknownName
-from ...protocol import BENCHMARKS, STIMULI, Benchmark
+from ...core.errors import UnknownName
+from ...core.protocol import BENCHMARKS, STIMULI, Benchmark
 from ..images.decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ImageSetError, UsageError, some_of
-from ...protocol import SEVERITIES, VALIDATION, Benchmark
-from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
+from ...core.errors import ImageSetError, UsageError, some_of
+from ...core.protocol import SEVERITIES, VALIDATION, Benchmark
+from ...core.records import PUBLISHED_CROP, Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.files import Lists, need_space, writing
 from ..images.image_set import ImageSet, open_image_set

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ...errors import ImageSetError, UsageError
-from ...protocol import CLASSES, VALIDATION
-from ...untrusted import read_text
+from ...core.errors import ImageSetError, UsageError
+from ...core.protocol import CLASSES, VALIDATION
+from ...core.untrusted import read_text
 from ..images.decision_spaces import imagenet_classes, wnids_of
 from .layouts import NUMBERED, Layout
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ImageSetError
-from ...partial_files import partial_prefix, put_in_place, remove_partial_files
-from ...untrusted import regular
+from ...core.errors import ImageSetError
+from ...core.files import partial_prefix, put_in_place, remove_partial_files
+from ...core.untrusted import regular
 from .files import ATTRIBUTES, damaged, writing
 from .labels import csv_rows
 

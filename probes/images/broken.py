@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import ImageSetError
+from ...core.errors import ImageSetError
 
 
 class BrokenImageError(ImageSetError):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError, some_of
-from ...records import Crop
+from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
+from ...core.records import Crop
 from . import files
 from .attributes import select_images, write_attributes
 from .decision_spaces import decision_space

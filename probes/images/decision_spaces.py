@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...errors import UnknownName
-from ...protocol import SPACE_CLASSES
-from ...records import MULTILABEL
+from ...core.errors import UnknownName
+from ...core.protocol import SPACE_CLASSES
+from ...core.records import MULTILABEL
 
 NAMES = ("all", *SPACE_CLASSES, MULTILABEL)
 """Names of the decision spaces; an image set that says nothing has `all`."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...records import Crop, Range
-from ...untrusted import words_of
+from ...core.records import Crop, Range
+from ...core.untrusted import words_of
 from .broken import BrokenImageError
 from .samples import TIFF, deep_samples, dicom_samples, is_dicom, read_dicom, scale, tiff_samples
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ImageSetError, UsageError, advice_on, amount
-from ...partial_files import exchange_folders, put_in_place
-from ...untrusted import parse_json, read_text, regular, words_of
+from ...core.errors import ImageSetError, UsageError, advice_on, amount
+from ...core.files import exchange_folders, put_in_place
+from ...core.untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

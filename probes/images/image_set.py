@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...advance import Progress, silent
-from ...errors import ImageSetError
-from ...records import Crop, ImageSetInfo, digest_of
-from ...threads import in_parallel
-from ...untrusted import as_record
+from ...core.errors import ImageSetError
+from ...core.progress import Progress, silent
+from ...core.records import Crop, ImageSetInfo, digest_of
+from ...core.threads import in_parallel
+from ...core.untrusted import as_record
 from . import files
 from .attributes import Slices, read_attributes, select_images
 from .labels import spread

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError, plural
-from ...protocol import CLASSES, SPACE_CLASSES
-from ...records import MOST_LABELS, MULTILABEL, label_set_in_words
-from ...untrusted import read_text
+from ...core.errors import ImageSetError, UnknownName, UsageError, plural
+from ...core.protocol import CLASSES, SPACE_CLASSES
+from ...core.records import MOST_LABELS, MULTILABEL, label_set_in_words
+from ...core.untrusted import read_text
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...advance import Progress, silent
+from ...core.progress import Progress, silent
 
 Say = Callable[[str], object]
 

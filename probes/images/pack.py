@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ImageSetError, UsageError
-from ...protocol import SPACE_CLASSES
-from ...records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
+from ...core.errors import ImageSetError, UsageError
+from ...core.protocol import SPACE_CLASSES
+from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, planar, sides_of

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageSetError
-from ...threads import in_parallel
-from ...untrusted import words_of
+from ...core.errors import ImageSetError
+from ...core.threads import in_parallel
+from ...core.untrusted import words_of
 from . import files
 
 if TYPE_CHECKING:

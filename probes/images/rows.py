@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...advance import Advance
-from ...errors import ImageSetError
-from ...threads import in_parallel
+from ...core.errors import ImageSetError
+from ...core.progress import Advance
+from ...core.threads import in_parallel
 from .broken import BrokenImageError
 from .decode import pillow_warnings
 from .files import write_row, writing

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...records import Range
-from ...untrusted import words_of
+from ...core.records import Range
+from ...core.untrusted import words_of
 from .broken import BrokenImageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ...errors import ImageSetError, UsageError
+from ...core.errors import ImageSetError, UsageError
 from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27

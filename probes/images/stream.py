@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageSetError
-from ...records import Crop
-from ...threads import in_parallel
+from ...core.errors import ImageSetError
+from ...core.records import Crop
+from ...core.threads import in_parallel
 from .broken import BrokenImageError
 from .decode import cropped
 from .sources import read_file

@@ -12,13 +12,13 @@ from pretend_cupy import compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import make_images, make_model, make_pictures
 
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Cell, Condition, Model
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.tasks import Task
 from bandlens.engine.workbench import Workbench
-from bandlens.errors import EngineError
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.records import Cell, Condition, Model
 
 COUNT = 21
 

@@ -18,11 +18,11 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
+from bandlens.core.errors import EngineError, UsageError
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.distributed import devices
 from bandlens.engine.distributed.devices import environments_of
-from bandlens.errors import EngineError, UsageError
 
 COUNT, BATCH = 48, 2
 CARDS = tuple(Gpu(name, 1 << 34, "9.0", "580") for name in ("H100", "H100", "L4"))

@@ -28,9 +28,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pretend_cupy import OPTIONS, PretendCupy, compile_kernels, kernel_launcher, miss
 from stimuli import SAMPLES, perturb, photographs
 
+from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.engine.device.halves import normalize
-from bandlens.errors import EngineError
 from bandlens.export.normalization import NORMALIZATIONS, HalfNormalization
 from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy

@@ -25,16 +25,16 @@ from pretend_gpu import pretend_gpu
 from pretend_onnxruntime import NO_CPU
 from small import make_model, make_pictures
 
+from bandlens.core.errors import DeviceError, EngineError
+from bandlens.core.records import Model
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends.base import ENGINES, Session, arrays_of, open_session, variant_of
 from bandlens.engine.backends.onnxruntime import PROVIDERS, OnnxRuntimeSession, Provider, Shared, shared_by
 from bandlens.engine.device.streams import new_stream
-from bandlens.errors import DeviceError, EngineError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.probes.arrays import to_numpy
-from bandlens.records import Model
 
 Images = NDArray[np.float32]
 

@@ -17,15 +17,15 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
+from bandlens.core.errors import DeviceError
+from bandlens.core.records import Variant
 from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import Session, plan_file_of, variant_of
 from bandlens.engine.tuning import measure_rate
-from bandlens.errors import DeviceError
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
-from bandlens.records import Variant
 
 BATCH = 8
 

@@ -34,6 +34,8 @@ from pretend_torch import torch_on
 from small import CLASSES, make_images, make_model, make_pictures
 from threadpoolctl import threadpool_limits
 
+from bandlens.core.errors import DeviceError
+from bandlens.core.records import Cell, Failed, Finished, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
@@ -43,7 +45,6 @@ from bandlens.engine.device.pixels import working_bytes
 from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
 from bandlens.engine.workbench import Workbench
-from bandlens.errors import DeviceError
 from bandlens.export.normalization import NORMALIZATIONS, Normalization
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
@@ -54,7 +55,6 @@ from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, Scheme
-from bandlens.records import Cell, Failed, Finished, Model
 
 COUNT, BATCH = 6, 2
 MOST = 100

@@ -26,6 +26,8 @@ from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
 from waiting import LIMIT_SECONDS
 
+from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
+from bandlens.core.records import Cell, Failed, Model, Variant
 from bandlens.engine.backends import references
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
@@ -34,7 +36,6 @@ from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.halves import empty_halves, normalize
 from bandlens.engine.prefetch import COUNT
 from bandlens.engine.run import make_resources, run
-from bandlens.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.files import OnnxFile
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
@@ -45,7 +46,6 @@ from bandlens.probes import kernels
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import make_grid
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.records import Cell, Failed, Model, Variant
 
 BATCH = 8
 

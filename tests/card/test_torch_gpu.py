@@ -15,17 +15,17 @@ from pretend_cupy import PretendCupy
 from pretend_gpu import pretend_gpu
 from small import make_model, make_pictures
 
+from bandlens.core.errors import DeviceError, EngineError
+from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.driver import Gpu
-from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx.files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.torch import network
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.arrays import to_numpy
-from bandlens.records import Model, Variant
 
 BATCH = 8
 

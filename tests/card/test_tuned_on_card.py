@@ -19,6 +19,7 @@ from bandlens.app.study.gate import gate_study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import make_workbench
+from bandlens.core.records import Variant
 from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
@@ -30,7 +31,6 @@ from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans.build import WITHOUT
 from bandlens.probes.grid import make_grid
-from bandlens.records import Variant
 
 BATCHES = (2, 4, 8)
 RATES = {("tensorrt", 4, 1): 50.0, ("tensorrt", 8, 1): 49.0, ("onnxruntime-cuda", 2, 1): 60.0}

@@ -14,7 +14,7 @@ from made_up_results import cell, image_set, part, store_study
 from small import bandlens, make_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 
 SECRET = "a secret of this user's"
 

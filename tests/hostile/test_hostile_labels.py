@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from bandlens.analysis.published.figures import read_benchmark, shipped_figures
+from bandlens.core.protocol import VALIDATION as IMAGES
 from bandlens.probes.benchmarks.truth import read_real, read_truth
 from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.labels import labels_of_csv
-from bandlens.protocol import VALIDATION as IMAGES
 
 PATHS = ["a/x.jpg", "b/y.jpg"]
 CSV = "path,class\na/x.jpg,1\nb/y.jpg,65535\n"

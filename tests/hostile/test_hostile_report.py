@@ -20,8 +20,8 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.app.report.page import safe_json
+from bandlens.core.records import Failed, Model, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Failed, Model, digest_of
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",

@@ -19,11 +19,11 @@ from made_up_results import cell, image_set, model, part, store_study
 from small import ask, make_model
 
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
+from bandlens.core.records import Failed
 from bandlens.export.models import load_model
 from bandlens.export.weights.fetch import LOCK, fetch
 from bandlens.export.weights.registry import Checkpoint, Origin, Part
-from bandlens.records import Failed
 
 SECRET = "hunter22hunter22"
 
@@ -94,7 +94,7 @@ def test_a_hub_that_answers_with_the_token_it_was_given(server: str, tmp_path: P
     )
     assert ran.returncode == 1
     line = ran.stderr.splitlines()[-1]
-    assert line.startswith("bandlens.errors.CheckpointError: cannot fetch timm:")
+    assert line.startswith("bandlens.core.errors.CheckpointError: cannot fetch timm:")
     assert SECRET not in line
 
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import make_images, make_pictures
 
+from bandlens.core.records import Crop
 from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 FILES = ("set.json", "index.parquet", "pixels.npy")
 COUNT, SIZE = 4, 32

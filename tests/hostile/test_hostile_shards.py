@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from made_up_results import SESSION, cell, condition, image_set, part, store_study
 
 from bandlens.analysis.database.open import open_store
+from bandlens.core.records import digest_of
 from bandlens.engine.distributed.shards import open_folder, read_about, read_shard, shard_keys, write_shard
-from bandlens.records import digest_of
 
 KEY = "k" * 64
 

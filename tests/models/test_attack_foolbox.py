@@ -18,13 +18,13 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from bandlens.core.records import Crop
 from bandlens.engine.backends.pgd import Attacked, Budget, fooled, pgd, pgd_any
 from bandlens.engine.backends.torch import in_bfloat16
 from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import EPS, STEP, uniform_start
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 SIZE, COUNT, BATCH = 128, 60, 20
 EPSES = {"small": EPS / 2, "published": EPS, "large": 4 * EPS}

@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 from bandlens.app.commands import checkpoints
 from bandlens.app.commands.export import export, export_own
 from bandlens.app.console import listen
+from bandlens.core.errors import BandlensError
+from bandlens.core.records import Model
 from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.driver import Gpu
-from bandlens.errors import BandlensError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-from bandlens.records import Model
 
 app = typer.Typer()
 app.add_typer(checkpoints.app)

@@ -24,8 +24,8 @@ from small import Command
 from torch import nn
 
 from bandlens.app.export import Lowering, lower
+from bandlens.core.errors import CheckpointError, ExportError, UsageError
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.errors import CheckpointError, ExportError, UsageError
 from bandlens.export.models import GREY, ONE_LOGIT, class_names_of, describe_model, load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.finished import is_onnx

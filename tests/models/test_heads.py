@@ -21,9 +21,10 @@ from torch.nn import functional
 
 import bandlens
 from bandlens.app.export import Lowering, lower
+from bandlens.core.errors import BandlensError, ExportError, UsageError
+from bandlens.core.records import Condition, Crop, Head
 from bandlens.engine.backends.base import open_attacker, open_session, variant_of
 from bandlens.engine.device.devices import readiness
-from bandlens.errors import BandlensError, ExportError, UsageError
 from bandlens.export.models import class_names_of, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
@@ -31,7 +32,6 @@ from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
-from bandlens.records import Condition, Crop, Head
 
 timm = pytest.importorskip("timm")
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bandlens.app.demo import MODEL
-from bandlens.errors import ExportError, UsageError
+from bandlens.core.errors import ExportError, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.fp16 import emulate_in_fp32, to_bf16, to_fp16

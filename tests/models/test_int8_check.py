@@ -17,10 +17,10 @@ from onnx import helper, numpy_helper
 from required import miss
 from small import CLASSES, make_model, make_pictures
 
+from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
-from bandlens.records import Model
 
 Images = NDArray[np.float32]
 

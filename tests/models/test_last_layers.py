@@ -14,7 +14,7 @@ import torchvision.models as tv
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
-from bandlens.errors import ExportError
+from bandlens.core.errors import ExportError
 from bandlens.export.onnx.features import cut_graph, refuse_features
 from bandlens.export.onnx.from_torch import to_onnx
 

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bandlens.errors import EngineError
+from bandlens.core.errors import EngineError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.parity import onnx_logits

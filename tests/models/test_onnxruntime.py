@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small import make_model
 
+from bandlens.core.errors import EngineError
 from bandlens.engine.backends import onnxruntime as onnxruntime_providers
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.backends.onnxruntime import EXACT, NO_WAIT, PROVIDERS, shared_by
@@ -14,7 +15,6 @@ from bandlens.engine.device import devices
 from bandlens.engine.device.devices import gpus, readiness
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.errors import EngineError
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
 

@@ -28,15 +28,15 @@ from bandlens.app.demo import MODEL
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Model
+from bandlens.core.threads import processors
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.errors import EngineError
 from bandlens.export.models import load_model, save_model
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 from bandlens.probes.images.pack import pack
-from bandlens.processors import processors
-from bandlens.records import Model
 
 if find_spec("openvino") is None or find_spec("nncf") is None:
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
@@ -207,7 +207,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.errors import EngineError
+from bandlens.core.errors import EngineError
 from bandlens.export.models import load_model
 for precision in ("fp32", "int8"):
     try:

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from onnx import TensorProto, helper, numpy_helper
 
-from bandlens.errors import ExportError
+from bandlens.core.errors import ExportError
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.operations import count_operations
 

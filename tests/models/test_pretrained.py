@@ -16,7 +16,7 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.core.errors import CheckpointError, ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits

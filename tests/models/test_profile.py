@@ -16,12 +16,12 @@ from small import bandlens, make_model, tune_by_hand
 
 from bandlens.app.api.models import compare_layers as compare_engines
 from bandlens.app.api.models import profile
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Model
 from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
 from bandlens.engine.backends.layers import compare_layers
-from bandlens.errors import EngineError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.operations import count_operations
-from bandlens.records import Model
 
 ENGINES = ("onnxruntime", "openvino", "torch")
 BATCH = 4

@@ -15,13 +15,13 @@ from small import Command, make_images, make_model, make_pictures, pack_folders,
 
 from bandlens.app import sensitivity as sensitivity_module
 from bandlens.app.api.models import sensitivity
+from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.records import Crop, Model, Variant
+from bandlens.core.threads import processors
 from bandlens.engine.backends.base import Attacker, open_attacker, variant_of
-from bandlens.errors import EngineError, UsageError
 from bandlens.export.models import name_classes, save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.pack import pack
-from bandlens.processors import processors
-from bandlens.records import Crop, Model, Variant
 
 SIZE = 64
 NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]

@@ -23,11 +23,11 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small import CLASSES, make_model, make_pictures
 
+from bandlens.core.errors import BandlensError, EngineError, ExportError, UnknownName
+from bandlens.core.records import Model
 from bandlens.engine.backends.base import ENGINES, arrays_of, open_session, variant_of
-from bandlens.errors import BandlensError, EngineError, ExportError, UnknownName
 from bandlens.export.models import save_model
 from bandlens.probes.arrays import Array, to_numpy
-from bandlens.records import Model
 
 Images = NDArray[np.float32]
 

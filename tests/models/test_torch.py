@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from small import make_model, make_pictures
 
+from bandlens.core.errors import DeviceError, EngineError
+from bandlens.core.records import Model, Variant
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.backends.torch import CLOSE, CpuSession, checked_network, exact, in_bfloat16, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.errors import DeviceError, EngineError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.files import load_onnx_file
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
@@ -31,7 +32,6 @@ from bandlens.export.photographs import photograph_crops
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.export.torch.operators import OPERATORS
 from bandlens.probes.attacks import PGD_ANY, PGD_LINF, uniform_start
-from bandlens.records import Model, Variant
 
 
 @pytest.fixture(scope="module")

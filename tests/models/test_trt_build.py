@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bandlens.errors import ExportError, UsageError
+from bandlens.core.errors import ExportError, UsageError
 from bandlens.export.onnx.fp16 import split_normalization, to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops

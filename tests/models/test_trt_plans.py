@@ -15,8 +15,9 @@ from small import make_model
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from bandlens.core.errors import ExportError, UsageError
+from bandlens.core.records import Model
 from bandlens.engine.device.devices import gpus
-from bandlens.errors import ExportError, UsageError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.files import OnnxFile, load_onnx_file
 from bandlens.export.onnx.fp16 import to_fp16
@@ -25,7 +26,6 @@ from bandlens.export.onnx.graph import structure_of
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, target_of
-from bandlens.records import Model
 
 Randomize = Callable[[nn.Module], nn.Module]
 GPU = "NVIDIA H100 80GB HBM3"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Variant
+from bandlens.core.threads import processors
 from bandlens.engine import tuning
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.device.devices import gpus, processor_name, readiness
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.errors import EngineError
-from bandlens.processors import processors
-from bandlens.records import Variant
 
 pytestmark = pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
 BATCHES = (2, 4, 16)

@@ -18,7 +18,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bandlens.errors import CheckpointError
+from bandlens.core.errors import CheckpointError
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.weights.read import Weights, apply_rule, load_strictly, read, read_weights
 from bandlens.export.weights.registry import KeyRule, checkpoints, key_rule

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run with
 
 from campaigns import run_campaign
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
+from bandlens.core.records import Condition, digest_of
 from bandlens.probes.family import Batch
 from bandlens.probes.user import ProbeCall, perturb_batch
-from bandlens.records import Condition, digest_of
 
 IMAGES, SIZE = 512, 8
 PIXELS = np.random.default_rng(0).integers(64, 192, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)

@@ -38,8 +38,8 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded, rebuild_study
+from bandlens.core.errors import BandlensError
 from bandlens.engine.distributed.cluster import RayOptions, import_ray
-from bandlens.errors import BandlensError
 
 COUNT = 64
 SLOW = """

@@ -17,9 +17,9 @@ from ray_clusters import ray_cluster
 from small import Command, make_study
 from waiting import LIMIT_SECONDS, wait_until
 
+from bandlens.core.errors import EngineError
 from bandlens.engine.distributed import cluster
 from bandlens.engine.distributed.cluster import RayOptions, asks_for_token, connected
-from bandlens.errors import EngineError
 
 PROBE = """
 import time

@@ -21,7 +21,7 @@ from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.vacuum import vacuum
-from bandlens.errors import BandlensError, StoreError
+from bandlens.core.errors import BandlensError, StoreError
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ WRITE = """
 import os, sys
 from pathlib import Path
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import BandlensError, StoreError
+from bandlens.core.errors import BandlensError, StoreError
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -210,7 +210,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import BandlensError, StoreError
+from bandlens.core.errors import BandlensError, StoreError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     with open_store(Path(sys.argv[1])) as store:
@@ -248,7 +248,7 @@ import resource, sys
 from pathlib import Path
 from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.vacuum import vacuum
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 database, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

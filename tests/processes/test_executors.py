@@ -29,6 +29,7 @@ from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Committer, Sharded
+from bandlens.core.errors import EngineError
 from bandlens.engine.distributed.cluster import RayOptions, connected, import_ray
 from bandlens.engine.distributed.executors import Watch
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
@@ -36,7 +37,6 @@ from bandlens.engine.distributed.ray import RayWorker, run_on
 from bandlens.engine.distributed.shards import open_folder
 from bandlens.engine.distributed.worker import Computed, Job, Worker, job_of, probe_sources
 from bandlens.engine.tasks import Task, tasks_of
-from bandlens.errors import EngineError
 
 COUNT = 48
 BLUR = """

@@ -43,7 +43,7 @@ from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 study = Study.read(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -13,11 +13,11 @@ from made_up_results import python
 from small import make_images, make_model, make_pictures
 from waiting import LIMIT_SECONDS
 
+from bandlens.core.records import Variant
 from bandlens.engine.distributed import files
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.export.files import sha256_of
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.records import Variant
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ run_study(resolve(Study.read(sys.argv[1])), Path(sys.argv[2]), range_seconds=0)
 """
 PATIENT = """
 import time
-from bandlens.timeouts import Watchdog
+from bandlens.core.timeouts import Watchdog
 
 watchdog = Watchdog(0.5, "it hangs")
 

@@ -34,7 +34,7 @@ def test_help_loads_no_heavy_library(words: list[str]) -> None:
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = "import bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError)"
+    code = "import bandlens, bandlens.core.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError)"
     assert loaded_by(f"{code}; dir(bandlens)", HEAVY) == set()
 
 

@@ -70,5 +70,6 @@ def test_downloads_say_that_their_file_system_has_no_locks(library: Path, tmp_pa
     environment |= {"BANDLENS_HOME": str(tmp_path)}
     answer = subprocess.run(python(code), env=environment, cwd=tmp_path, capture_output=True, text=True)
     last = answer.stderr.splitlines()[-1]
-    assert last.startswith(("bandlens.errors.CheckpointError: ", "bandlens.errors.EngineError: ")), answer.stderr
+    errors = ("bandlens.core.errors.CheckpointError: ", "bandlens.core.errors.EngineError: ")
+    assert last.startswith(errors), answer.stderr
     assert f"{os.strerror(errno.ENOLCK)}; its file system cannot lock files (flock)" in last

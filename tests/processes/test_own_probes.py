@@ -19,7 +19,7 @@ import pytest
 from own_probes import PIXELS, Write, run
 from small import bandlens
 
-from bandlens.errors import ProbeError, UsageError
+from bandlens.core.errors import ProbeError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid

@@ -13,18 +13,18 @@ from PIL import Image
 from small import make_images, make_pictures
 from waiting import wait_until
 
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
+from bandlens.core.records import Crop
 from bandlens.probes.images.change import add_images, remove_images
 from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 UNFINISHED = """
 import sys
 from pathlib import Path
 import numpy as np
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Crop
+from bandlens.core.records import Crop
 def items():
     for i in range(1000):
         yield str(i), np.zeros((8, 8, 3), np.uint8)

@@ -11,8 +11,8 @@ from made_up_results import python
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
+from bandlens.core.files import partial_prefix, remove_partial_files
 from bandlens.export.files import replacing
-from bandlens.partial_files import partial_prefix, remove_partial_files
 
 KILLED = """
 import os, signal, sys
@@ -76,7 +76,7 @@ def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) ->
     if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("this system makes no namespaces")
     code = (
-        "from pathlib import Path; from bandlens.partial_files import partial_prefix; "
+        "from pathlib import Path; from bandlens.core.files import partial_prefix; "
         "print(partial_prefix(Path('r.duckdb')))"
     )
     made_there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()

@@ -20,7 +20,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from made_up_parts import INFO, KEY, VARIANT, parts
 from bandlens.engine.distributed.shards import open_folder, write_shard
-from bandlens.errors import ShardError
+from bandlens.core.errors import ShardError
 try:
     write_shard(open_folder(sys.argv[1]), KEY, parts(cells=40, count=4000), {{VARIANT: INFO}})
 except ShardError as error:

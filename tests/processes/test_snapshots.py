@@ -14,7 +14,7 @@ from waiting import LIMIT_SECONDS, wait_until
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.snapshots import SHARE, snapshots, write_snapshot
 from bandlens.analysis.database.store import Store
-from bandlens.errors import StoreError, UsageError
+from bandlens.core.errors import StoreError, UsageError
 
 IMAGES = image_set(6, labels=[0, 1, 2, 3, 4, 5])
 

@@ -22,7 +22,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.process import QueryProcess
 from bandlens.app.sql.query import BINARY, WRITERS, write_answer
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 
 @pytest.fixture(scope="module")

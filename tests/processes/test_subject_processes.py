@@ -21,8 +21,8 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.subject_rows import SubjectProcesses, subject_rows
-from bandlens.errors import EngineError, UsageError
-from bandlens.protocol import FREQUENCIES, NOISE_SDS
+from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
 OPTIONS = Options(100)
 COUNT = 120

@@ -15,7 +15,7 @@ from waiting import LIMIT_SECONDS, wait_until
 from bandlens.analysis.database import trial
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.trial import try_opening
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 
 
 @pytest.fixture

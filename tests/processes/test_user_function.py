@@ -19,7 +19,7 @@ from made_up_results import python
 from waiting import LIMIT_SECONDS
 
 from bandlens import user_function
-from bandlens.errors import StoreError, UsageError
+from bandlens.core.errors import StoreError, UsageError
 from bandlens.user_function import OtherValue, UserFunction, settings_of
 from bandlens.user_source import UserSource
 
@@ -275,7 +275,7 @@ NO_ROOM = """
 import operator, resource, sys
 from pathlib import Path
 import numpy as np
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 from bandlens.user_function import UserFunction
 from bandlens.user_source import UserSource
 doubled = UserFunction("measure doubled", UserSource(Path(sys.argv[1])), "doubled", "confidence", StoreError)
@@ -298,7 +298,7 @@ def test_a_want_of_memory_is_the_error_of_its_call(start: Start) -> None:
 DRIVER = """
 import operator, sys
 from pathlib import Path
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 from bandlens.user_function import UserFunction
 from bandlens.user_source import UserSource
 UserFunction("measure at_work", UserSource(Path(sys.argv[1])), "at_work", "x", StoreError).call(operator.call)

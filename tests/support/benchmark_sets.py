@@ -11,6 +11,8 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from bandlens.core.protocol import BENCHMARKS, SEVERITIES, STIMULI, VALIDATION, Benchmark
+from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import pack_benchmark
@@ -18,8 +20,6 @@ from bandlens.probes.benchmarks.truth import Labels
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import USUAL, How
-from bandlens.protocol import BENCHMARKS, SEVERITIES, STIMULI, VALIDATION, Benchmark
-from bandlens.records import Crop
 
 WNIDS = list(imagenet_classes())
 PARTIAL = Subset(partial=True)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from waiting import LIMIT_SECONDS
 
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 
 TIMES = int(os.environ.get("BANDLENS_FUZZ", "1"))
 
@@ -79,7 +79,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 LIMITED = """
 import json, resource, sys, time
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 
 def mapped():
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Available
 from bandlens.analysis.measures.outcomes import CellOutcomes, Decisions, ImageTruth, Outcomes, StoredCondition, Subject
-from bandlens.protocol import SHAPE_CUES
-from bandlens.records import Condition
+from bandlens.core.protocol import SHAPE_CUES
+from bandlens.core.records import Condition
 
 CLEAN = condition()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bandlens.records import Cell, Condition, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant
+from bandlens.core.records import Cell, Condition, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant
 
 INFO = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 MODEL = Model("one", "own", "small", "w", "random", "none", Path("one.onnx"), "m", 224, 1000)

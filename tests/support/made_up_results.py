@@ -14,10 +14,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
-from bandlens.probes.clean import perturb
-from bandlens.probes.family import Family, Parameter
-from bandlens.probes.grid import KNOWN
-from bandlens.records import (
+from bandlens.core.records import (
     Cell,
     Condition,
     Finished,
@@ -28,6 +25,9 @@ from bandlens.records import (
     Variant,
     digest_of,
 )
+from bandlens.probes.clean import perturb
+from bandlens.probes.family import Family, Parameter
+from bandlens.probes.grid import KNOWN
 
 SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 

@@ -14,9 +14,9 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.core.protocol import CATEGORIES
+from bandlens.core.records import Condition, Model
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.protocol import CATEGORIES
-from bandlens.records import Condition, Model
 
 HOSTILE = '<script>alert(1)</script>"&'
 OWN_PROBE = [condition("blur", sigma=sigma) for sigma in (1, 2, 4)]

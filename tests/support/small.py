@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
+from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, WAY
 from bandlens.export.models import save_model
@@ -29,7 +30,6 @@ from bandlens.export.onnx.graph import rename_tensor
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
-from bandlens.records import Crop, Model
 
 CLASSES = 12
 PROBES = """

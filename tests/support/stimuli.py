@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandlens.core.records import Condition
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch, Family
 from bandlens.probes.grid import FAMILIES
-from bandlens.records import Condition
 
 Images = NDArray[np.float32]
 

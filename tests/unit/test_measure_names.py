@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.protocol import ACCURACIES, GROUPS
+from bandlens.core.protocol import ACCURACIES, GROUPS
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("analysis", "app", "engine", "export", "probes")

@@ -22,8 +22,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.critical_band import center
 from bandlens.analysis.measures.psychometric import THRESHOLDS
 from bandlens.analysis.statistics.coefficients import Method
-from bandlens.errors import StoreError, UsageError
-from bandlens.records import Condition, Finished
+from bandlens.core.errors import StoreError, UsageError
+from bandlens.core.records import Condition, Finished
 
 HOSTILE = ("a|b \\textbf{x}", "\u202egnp.exe")
 """Names that Markdown, LaTeX or a terminal would obey."""

@@ -19,10 +19,10 @@ from small import Command, ask, make_images, make_model, make_pictures, rows_of
 from torch import nn
 
 import bandlens
+from bandlens.core.protocol import BIAS_CUTOFFS
 from bandlens.export.models import load_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.protocol import BIAS_CUTOFFS
 
 USUAL: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "image_size": 64}
 FILTERS = {probe: {"cutoff": list(BIAS_CUTOFFS)} for probe in ("lowpass", "highpass")}

@@ -18,8 +18,8 @@ import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
 from bandlens.app.console import log
-from bandlens.partial_files import partial_prefix
-from bandlens.protocol import CUTOFFS
+from bandlens.core.files import partial_prefix
+from bandlens.core.protocol import CUTOFFS
 
 ROOT = Path(bandlens.__file__).parent
 

@@ -23,9 +23,9 @@ from bandlens.app.console import _drawn, _drawn_by_rich, listen, log, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.core.records import Finished, Model
 from bandlens.export.onnx.files import save_onnx_file
 from bandlens.probes.grid import make_grid
-from bandlens.records import Finished, Model
 
 MODELS = ["resnet50_trained_on_SIN_and_IN", *(f"efficientnet_lite0_{'x' * 9}_{letter}" for letter in "bcd")]
 """Names of 30 characters; the first one is that of a published model."""

@@ -10,7 +10,7 @@ import pytest
 from small import make_images, make_model, make_pictures, pack_folders
 
 from bandlens.app.export import Backbone, Lowering, _calibration, check_calibration, lower
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 from bandlens.export.models import save_model
 
 

@@ -20,7 +20,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.tables import read_parquet
 from bandlens.app.explore.answers import Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 
 X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"
 needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.images import app
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.octaves import OCTAVE_MASK
 

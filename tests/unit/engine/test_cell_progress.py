@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandlens.core.records import Cell, Condition, Failed, Finished, ImageSetInfo, Model, Variant
 from bandlens.engine import cell_progress
 from bandlens.engine.cell_progress import CellProgress, flush
 from bandlens.probes.arrays import to_numpy
-from bandlens.records import Cell, Condition, Failed, Finished, ImageSetInfo, Model, Variant
 
 
 def cells(count: int) -> list[Cell]:

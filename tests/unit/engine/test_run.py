@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
+from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, Model, Variant
 from bandlens.engine.backends.base import ALL, Session, arrays_of, lanes_of, open_session, variant_of
 from bandlens.engine.run import check_labels, make_resources, run
-from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, Scheme, open_image_set
-from bandlens.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, Model, Variant
 
 COUNT = 21
 ACCEPTED = [[k % 3, (k + 2) % CLASSES] if k % 5 else [] for k in range(COUNT)]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandlens.core.records import Cell, ImageSetInfo, Model, Variant
 from bandlens.engine.tasks import MOST_CONDITIONS, MOST_PASSES, TASKS_PER_WORKER, Task, passes, tasks_of
 from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Cell, ImageSetInfo, Model, Variant
 
 GRID = make_grid({**PUBLISHED, "pgd_linf": {"steps": 5}}, Path())
 SMALL = make_grid({"lowpass": {"cutoff": [0.1, 0.3]}, "critical_band": {"noise_sd": 0.1, "grey": False}}, Path())

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from onnx import helper
 from small import make_images, make_model, make_pictures
 
+from bandlens.core.errors import UsageError
+from bandlens.core.records import Cell, Condition, Failed, Finished, Model
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.device.devices import gpus
@@ -24,13 +26,11 @@ from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.run import check_attackable
 from bandlens.engine.tasks import Task, whole_tasks
 from bandlens.engine.workbench import Workbench
-from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.records import Cell, Condition, Failed, Finished, Model
 
 COUNT, SIZE = 21, 32
 make_network = partial(make_model, size=SIZE)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from small import make_model
 
-from bandlens.errors import ExportError, UsageError
+from bandlens.core.errors import ExportError, UsageError
 from bandlens.export.class_names import find_class_names, notes_of, read_class_names
 from bandlens.export.models import class_names_of, load_model, name_classes
 from bandlens.export.weights.read import read_weights

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small import make_model
 
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.records import Crop
 from bandlens.export import models
 from bandlens.export.models import (
     categorize_model,
@@ -19,7 +20,6 @@ from bandlens.export.models import (
     name_classes,
     save_model,
 )
-from bandlens.records import Crop
 
 
 @pytest.mark.parametrize("name", ["my net (v2)", "epoch=3-val_loss=0.12", "a", "7.b+c", "x" * 200])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bandlens.errors import ProbeError, UsageError
+from bandlens.core.errors import ProbeError, UsageError
 from bandlens.probes.attacks import PGD_ANY, PGD_LINF, band_of, gradients_of
 from bandlens.probes.family import Family
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
 from bandlens.probes.bilateral import BILATERAL
 
 

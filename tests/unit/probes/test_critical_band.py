@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
+from bandlens.core.records import Condition
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.critical_band import CRITICAL_BAND, FREQUENCIES, low_contrast_grey, noise_bands, pyramid
 from bandlens.probes.noise import unit_normal_fields, unit_normals_at
-from bandlens.records import Condition
 
 GRID = CRITICAL_BAND.conditions({})
 NOISY = [condition for condition in GRID if condition["noise_sd"] != 0]

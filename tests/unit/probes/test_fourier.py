@@ -11,11 +11,11 @@ from rai_toolbox.augmentations.fourier import generate_fourier_bases
 from scipy.stats import chi2_contingency, chisquare
 from stimuli import Images, perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
+from bandlens.core.records import Condition
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.fourier import FOURIER_BASIS, FOURIER_BIN, NORM, signs, wave, waves_of
-from bandlens.records import Condition
 
 
 def frequency(condition: Condition) -> tuple[int, int]:

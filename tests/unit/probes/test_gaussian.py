@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 from stimuli import perturb, photographs
 
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.records import Condition
 from bandlens.probes.gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
-from bandlens.records import Condition
 
 GRID = GAUSSIAN_LOWPASS.conditions({}) + GAUSSIAN_HIGHPASS.conditions({})
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.records import Condition
 from bandlens.probes.grid import KNOWN, PUBLISHED, make_grid, setting_in_words
-from bandlens.records import Condition
 
 HERE = Path()
 

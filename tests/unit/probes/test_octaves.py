@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError, UsageError
+from bandlens.core.errors import ProbeError, UsageError
+from bandlens.core.protocol import octave_edges
+from bandlens.core.records import Condition
 from bandlens.probes.family import Family
 from bandlens.probes.octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
-from bandlens.protocol import octave_edges
-from bandlens.records import Condition
 
 GRID = OCTAVE_MASK.conditions({})
 

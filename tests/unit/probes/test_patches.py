@@ -12,7 +12,7 @@ from scipy import stats
 from skimage.util import view_as_blocks
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.noise import PATCHES, random_words
 from bandlens.probes.patches import PATCH_SHUFFLE, orders

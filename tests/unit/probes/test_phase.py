@@ -11,7 +11,7 @@ from scipy import stats
 from skimage.color import rgb2gray
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Family
 from bandlens.probes.phase import PHASE_SCRAMBLE, PHASE_SHIFT, opposite_shifts, unpaired_shifts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.noise import POWER_LAW, unit_normal_fields
 from bandlens.probes.power_law import POWER_LAW_NOISE, unit_noise

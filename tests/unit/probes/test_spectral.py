@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stimuli import perturb, photographs
 
-from bandlens.errors import ProbeError
+from bandlens.core.errors import ProbeError
+from bandlens.core.records import Condition
 from bandlens.probes.spectral import CUTOFFS, HIGHPASS, LOWPASS, radius
-from bandlens.records import Condition
 
 GRID = LOWPASS.conditions({}) + HIGHPASS.conditions({})
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from small import make_images, make_pictures
 
 from bandlens.analysis.statistics.spectra import exponent_weights
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.protocol import octave_edges
 from bandlens.probes.power_law import unit_noise
 from bandlens.probes.spectrum import DIRECTIONS, read_powers, read_products, ring_cycles
-from bandlens.protocol import octave_edges
 
 
 def wave(size: int, down: int, across: int) -> NDArray[np.uint8]:

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from own_probes import PIXELS, Write, run
 
-from bandlens.errors import ProbeError, UsageError
+from bandlens.core.errors import ProbeError, UsageError
+from bandlens.core.records import Condition, Facts, digest_of
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
 from bandlens.probes.user import ProbeCall, perturb_batch
-from bandlens.records import Condition, Facts, digest_of
 
 FLIP = '''
 def mirror(images, strength, sideways="yes"):

@@ -12,7 +12,7 @@ from made_up_results import condition
 
 from bandlens.analysis.charts.curves import band_map, curves, probe_panels
 from bandlens.analysis.charts.style import CENTER
-from bandlens.records import Condition
+from bandlens.core.records import Condition
 
 
 def rows_of(*conditions: Condition, top1: Sequence[float | None] = (), cycles: Sequence[float] = ()) -> pl.DataFrame:

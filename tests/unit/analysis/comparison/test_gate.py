@@ -21,7 +21,7 @@ from bandlens.analysis.comparison.gate import flip_interval, gate_cells, images_
 from bandlens.analysis.comparison.verdicts import Limits, not_passed, verdict
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired_difference
-from bandlens.records import Cell, Finished
+from bandlens.core.records import Cell, Finished
 
 LIMITS = Limits()
 LOWPASS = condition("lowpass", cutoff=0.3)

@@ -29,7 +29,7 @@ from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
 
 LOWPASS = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3)]
 SETTINGS = [condition(), *LOWPASS]

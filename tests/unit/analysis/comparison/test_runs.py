@@ -23,9 +23,9 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.psychometric import fit_channels, fit_thresholds
 from bandlens.analysis.statistics.coefficients import holm
-from bandlens.errors import UsageError
-from bandlens.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
-from bandlens.records import Condition, Finished
+from bandlens.core.errors import UsageError
+from bandlens.core.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
+from bandlens.core.records import Condition, Finished
 
 N = 120
 CLEAN, LOW, HIGH = condition(), condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)

@@ -17,7 +17,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, Options, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.registry import GRID_MEASURES
-from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.core.protocol import BIAS_CUTOFFS
 
 SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}
 LOWEST = condition("lowpass", cutoff=0.1)

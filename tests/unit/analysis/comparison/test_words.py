@@ -16,7 +16,7 @@ from bandlens.analysis.comparison.words import in_words
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.core.protocol import BIAS_CUTOFFS
 
 METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "state_a", "state_b")
 

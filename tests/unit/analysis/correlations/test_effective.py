@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import linregress, norm, spearmanr
 
 from bandlens.analysis.correlations.effective import effective, fit_line, fit_testbed
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 
 def accuracies(n: int = 40) -> tuple[np.ndarray, np.ndarray]:

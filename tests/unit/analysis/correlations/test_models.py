@@ -19,7 +19,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures import registry
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.critical_band import fit_band
-from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.core.protocol import BIAS_CUTOFFS
 
 BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
 CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]

@@ -8,7 +8,7 @@ from scipy.stats import norm, spearmanr
 from bandlens.analysis.correlations.models import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate, correlations
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
-from bandlens.errors import StoreError, UnknownName
+from bandlens.core.errors import StoreError, UnknownName
 
 ALL = {"total": pl.lit(True)}
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from made_up_results import cell, condition, image_set, part, store_study
 from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 
-from bandlens.advance import silent
 from bandlens.analysis.database.consistency import check_database
 from bandlens.analysis.database.merge import GROUPS, IDENTITIES, LEFT_OUT, REFERENCES, merge
 from bandlens.analysis.database.open import open_store
@@ -24,7 +23,8 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.errors import StoreError, UsageError
+from bandlens.core.errors import StoreError, UsageError
+from bandlens.core.progress import silent
 
 TABLES = "SELECT table_name FROM duckdb_tables() WHERE NOT internal ORDER BY table_name"
 COUNT = 20

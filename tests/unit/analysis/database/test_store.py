@@ -20,10 +20,10 @@ from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.outcomes import read_decisions
-from bandlens.errors import BandlensError, StoreError, UsageError
+from bandlens.core.errors import BandlensError, StoreError, UsageError
+from bandlens.core.records import UNKNOWN_RANK, Facts, Failed
 from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import KNOWN, make_grid
-from bandlens.records import UNKNOWN_RANK, Facts, Failed
 
 as_made = pytest.mark.usefixtures("made_databases")
 """For tests to which it matters how a database is made and compared."""

@@ -24,8 +24,8 @@ from bandlens.analysis.database.studies import (
     study_versions,
 )
 from bandlens.analysis.measures.error_consistency import write_consistencies
-from bandlens.errors import UnknownName, UsageError
-from bandlens.records import Finished
+from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.records import Finished
 
 IMAGES = image_set(2)
 

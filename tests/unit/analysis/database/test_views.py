@@ -16,11 +16,11 @@ from scipy.stats import t
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.octaves import MASKS as MEASURED_MASKS
 from bandlens.analysis.measures.octaves import interactions
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.protocol import CUTOFFS
+from bandlens.core.records import Condition, Failed, Finished
 from bandlens.probes.octaves import MASKS, OCTAVE_MASK
 from bandlens.probes.spectral import radius
-from bandlens.protocol import CUTOFFS
-from bandlens.records import Condition, Failed, Finished
 
 LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
 

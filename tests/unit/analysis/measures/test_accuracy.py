@@ -12,8 +12,8 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.protocol import CUES, Cues
-from bandlens.records import Failed, Finished
+from bandlens.core.protocol import CUES, Cues
+from bandlens.core.records import Failed, Finished
 
 COUNT = 300
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))

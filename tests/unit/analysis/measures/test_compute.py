@@ -22,8 +22,8 @@ from bandlens.analysis.measures.critical_band import (
 )
 from bandlens.analysis.measures.outcomes import subjects
 from bandlens.analysis.measures.psychometric import LEVELS, accuracy_at, estimate_band
-from bandlens.errors import UsageError
-from bandlens.records import Condition, Failed, Finished
+from bandlens.core.errors import UsageError
+from bandlens.core.records import Condition, Failed, Finished
 
 COUNT, CLASSES, RESAMPLES = 80, 1000, 100
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -18,7 +18,7 @@ from bandlens.analysis.measures.critical_band import (
     people_estimates,
 )
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"

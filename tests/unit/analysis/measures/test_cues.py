@@ -20,8 +20,8 @@ from bandlens.analysis.measures.base import Estimate, Options, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.cues import cue_differences, cue_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.core.protocol import CUES, SHAPE_CUES
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.protocol import CUES, SHAPE_CUES
 
 NAMES = dict(enumerate(decision_space("sixteen").names))
 NUMBERS = {name: number for number, name in NAMES.items()}

@@ -15,7 +15,6 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from numpy.typing import ArrayLike, NDArray
 from small import Command
 
-from bandlens.advance import Advance
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.error_consistency import (
@@ -27,11 +26,12 @@ from bandlens.analysis.measures.error_consistency import (
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.progress import Advance
+from bandlens.core.protocol import BENCHMARKS, STIMULI
+from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.protocol import BENCHMARKS, STIMULI
-from bandlens.records import Finished
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 CLASSES = list(decision_space("sixteen").names)

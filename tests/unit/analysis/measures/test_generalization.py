@@ -22,7 +22,7 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.generalization import Measured, group_mean
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, read_benchmark, shipped_figures
 from bandlens.analysis.statistics.shares import Share
-from bandlens.protocol import (
+from bandlens.core.protocol import (
     ACCURACIES,
     BENCHMARKS,
     EPS,
@@ -34,7 +34,7 @@ from bandlens.protocol import (
     STEPS,
     STIMULI,
 )
-from bandlens.records import Finished
+from bandlens.core.records import Finished
 
 PUBLISHED_PGD = condition("pgd_linf", eps=EPS, step=STEP, steps=STEPS)
 Outcomes = Mapping[str, NDArray[np.bool_]]

@@ -20,9 +20,9 @@ from bandlens.analysis.measures.half_cut import (
 )
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import lacking
+from bandlens.core.records import Condition
 from bandlens.probes.grid import make_grid
 from bandlens.probes.spectral import radius
-from bandlens.records import Condition
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 CUTS = {"lowpass": (11, 22, 33, 44, 56), "highpass": (100, 89, 78, 67, 56)}

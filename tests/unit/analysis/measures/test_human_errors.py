@@ -14,7 +14,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.human_errors import consistency_under
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
 
 N, BLURS = 400, (1.0, 3.0, 5.0, 7.0)
 COPIED = {1.0: 0.2, 3.0: 0.7, 5.0: 0.2, 7.0: 0.1}

@@ -24,8 +24,8 @@ from bandlens.analysis.measures.octaves import (
 )
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import biases
+from bandlens.core.records import Condition
 from bandlens.probes.octaves import OCTAVE_MASK
-from bandlens.records import Condition
 
 CONDITIONS = OCTAVE_MASK.conditions({})
 

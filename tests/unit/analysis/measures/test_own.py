@@ -24,8 +24,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own
 from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
-from bandlens.errors import UsageError
-from bandlens.records import UNKNOWN_RANK
+from bandlens.core.errors import UsageError
+from bandlens.core.records import UNKNOWN_RANK
 
 COUNT = 60
 LOWPASS = condition("lowpass", cutoff=0.1)

@@ -27,7 +27,7 @@ from bandlens.analysis.measures.psychometric import (
     noise_of,
     paired_band_intervals,
 )
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
 

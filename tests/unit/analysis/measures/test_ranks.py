@@ -11,7 +11,7 @@ from made_up_outcomes import CLEAN, images_of, outcomes_of
 
 from bandlens.analysis.measures.outcomes import CellOutcomes
 from bandlens.analysis.measures.ranks import MEASURES
-from bandlens.records import UNKNOWN_RANK
+from bandlens.core.records import UNKNOWN_RANK
 
 COUNT, CLASSES = 50, 7
 

@@ -18,8 +18,8 @@ from bandlens.analysis.measures import registry
 from bandlens.analysis.measures.base import Measure, Options, Scope
 from bandlens.analysis.measures.compute import compute_measures, metrics_of
 from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
+from bandlens.core.records import Condition
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Condition
 
 GRID = make_grid(PUBLISHED, Path()).conditions
 LEVELS = {"noise_sd": [0.0, 0.02, 0.04, 0.08, 0.16]}

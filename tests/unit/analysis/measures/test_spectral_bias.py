@@ -21,8 +21,8 @@ from bandlens.analysis.measures.spectral_bias import (
     spectral_intervals,
 )
 from bandlens.analysis.published.figures import read_benchmark, shipped_figures
-from bandlens.protocol import BIAS_CUTOFFS
-from bandlens.records import Condition
+from bandlens.core.protocol import BIAS_CUTOFFS
+from bandlens.core.records import Condition
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")

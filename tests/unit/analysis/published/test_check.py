@@ -21,10 +21,10 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.published.check import FAULTS, FIGURES, check_published, published_figures
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, SOURCE, read_benchmark, shipped_figures
 from bandlens.analysis.published.sources import VALUES
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.protocol import EPS, STEP, STEPS
+from bandlens.core.records import Finished
 from bandlens.probes.spectral import CUTOFFS
-from bandlens.protocol import EPS, STEP, STEPS
-from bandlens.records import Finished
 
 COUNT = 400
 NAME = "tv_resnet50"

@@ -17,7 +17,7 @@ from bandlens.analysis.published.figures import (
     shipped_figures,
 )
 from bandlens.app.commands.published import app
-from bandlens.errors import StoreError, UsageError
+from bandlens.core.errors import StoreError, UsageError
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")

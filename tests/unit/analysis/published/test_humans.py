@@ -15,7 +15,7 @@ from bandlens.analysis.measures.critical_band import fit_band, gaussian
 from bandlens.analysis.published.humans import SIXTEEN, figures, read_trials
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
-from bandlens.errors import StoreError
+from bandlens.core.errors import StoreError
 from bandlens.probes.images.decision_spaces import decision_space
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"

@@ -15,8 +15,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.joined import WEIGHTS, join
 from bandlens.analysis.published.names import models
 from bandlens.analysis.published.sources import shipped_values
+from bandlens.core.records import Model
 from bandlens.export.weights.registry import checkpoints
-from bandlens.records import Model
 
 ROOT = Path(__file__).parents[4]
 TV_RESNET50 = "0676ba61"

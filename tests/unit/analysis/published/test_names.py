@@ -14,7 +14,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.names import agreement, aliases, family_of, models, training_of, values_of_model
 from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
 
 STUDY = {  # model -> (study's ImageNet-C over 15 x 5, RobustBench's)
     "resnet50.tv_in1k": (39.43, 39.48),

@@ -15,7 +15,7 @@ from small import Command
 
 from bandlens.analysis.published import imports
 from bandlens.analysis.published.papers import READERS, find_papers, papers, recompute
-from bandlens.errors import StoreError, UnknownName
+from bandlens.core.errors import StoreError, UnknownName
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(

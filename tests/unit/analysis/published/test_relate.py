@@ -30,7 +30,7 @@ from bandlens.analysis.published.relate import (
     with_effective_values,
 )
 from bandlens.analysis.published.sources import shipped_values, sources
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 ATLAS = Path(__file__).parents[5] / "shared" / "published" / "atlas"
 needs_atlas = pytest.mark.skipif(not ATLAS.is_dir(), reason="no figures at ../shared/published/atlas")

@@ -18,7 +18,7 @@ from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.relate import baseline_lines
 from bandlens.analysis.published.sources import VALUES, File, Source, read_source, shipped_values, sources
 from bandlens.analysis.published.sources import _column as column
-from bandlens.errors import StoreError, UsageError
+from bandlens.core.errors import StoreError, UsageError
 
 ROOT = Path(__file__).parents[4]
 PUBLISHED = ROOT.parent / "shared" / "published"

@@ -19,7 +19,7 @@ from bandlens.analysis.statistics.consistency import (
     kappa_range,
 )
 from bandlens.analysis.statistics.shares import mean_interval, share_of
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 
 def observers(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

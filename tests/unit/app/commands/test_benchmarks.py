@@ -13,7 +13,7 @@ from benchmark_sets import make_benchmark, make_benchmarks
 from typer.testing import CliRunner, Result
 
 from bandlens.app.commands import benchmarks, images
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
 
 DOCUMENT = (Path(__file__).parents[4] / "docs" / "guide" / "benchmarks.md").read_text(encoding="utf-8")
 LOOP = re.compile(r"^for name in (.*?); do\n  (.*)\ndone$", re.MULTILINE)

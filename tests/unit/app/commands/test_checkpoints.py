@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from bandlens.app.commands import checkpoints
 from bandlens.app.commands.export import channels, export, export_own
+from bandlens.core.errors import BandlensError, UsageError
 from bandlens.engine.device.devices import readiness
-from bandlens.errors import BandlensError, UsageError
 from bandlens.export.models import class_names_of, load_model
 
 app = typer.Typer()

@@ -13,7 +13,7 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.paired import paired
 from bandlens.app.commands.compare import compare
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 from bandlens.probes.grid import PUBLISHED, make_grid
 
 app = typer.Typer()

@@ -17,7 +17,7 @@ from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.commands.correlate import correlate
 from bandlens.app.commands.published import relate, table
 from bandlens.app.formats import Format
-from bandlens.errors import BandlensError, UsageError
+from bandlens.core.errors import BandlensError, UsageError
 
 app = typer.Typer()
 app.command()(correlate)

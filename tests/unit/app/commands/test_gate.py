@@ -18,7 +18,7 @@ from small import Command, ask
 import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
-from bandlens.errors import UnknownName
+from bandlens.core.errors import UnknownName
 
 SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass", cutoff=0.3)]
 N = 2000

@@ -13,7 +13,7 @@ from small import make_images, make_pictures
 from typer.testing import CliRunner, Result
 
 from bandlens.app.commands.images import app
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.images.change import add_images
 from bandlens.probes.images.image_set import open_image_set
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import bandlens
 from bandlens.app.commands.power import power
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 app = typer.Typer()
 app.command()(power)

@@ -29,7 +29,7 @@ from bandlens.analysis.published.sources import shipped_values
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions, find_sets
 from bandlens.app.pictures.sheet import grid_of
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import open_image_set
 
 NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bandlens.app.explore.server import listening, read_host
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bandlens.app.cli import app
 from bandlens.app.pictures.sheet import MOST_TILES, draw_sheet, grid_of, perturbed, read_photograph
-from bandlens.errors import ImageSetError
+from bandlens.core.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid

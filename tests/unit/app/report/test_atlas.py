@@ -21,7 +21,7 @@ from bandlens.analysis.published.sources import sources
 from bandlens.app.report.atlas import atlas_section
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.sections import Figure
-from bandlens.records import Model
+from bandlens.core.records import Model
 
 
 def figures(database: Path) -> dict[str, Figure]:

@@ -28,10 +28,10 @@ from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
 from bandlens.app.report.provenance import provenance
 from bandlens.app.report.verdict import page_title, verdict_section
-from bandlens.errors import StoreError, UnknownName, UsageError
+from bandlens.core.errors import StoreError, UnknownName, UsageError
+from bandlens.core.protocol import CUTOFFS
+from bandlens.core.version import __version__
 from bandlens.probes.images.image_set import open_image_set
-from bandlens.protocol import CUTOFFS
-from bandlens.version import __version__
 
 
 class Page(HTMLParser):

@@ -15,7 +15,7 @@ from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.changes import changes, changes_section
 from bandlens.app.report.data import read_data
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 N = 400
 CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3, 0.5))]

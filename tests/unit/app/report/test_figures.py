@@ -24,7 +24,7 @@ from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
 from bandlens.app.report.sections import Figure, Section
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
 
 MARGIN = 2
 """Pixels around a chart that stay empty."""

@@ -14,13 +14,13 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.protocol import CLASSES
+from bandlens.core.records import Crop
 from bandlens.export.models import name_classes
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack
-from bandlens.protocol import CLASSES
-from bandlens.records import Crop
 
 NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]
 CROP = Crop(128, 128)

@@ -21,7 +21,7 @@ from bandlens.app.study.detectable import Detectable
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
-from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.core.protocol import BIAS_CUTOFFS
 
 FILTERS = "lowpass = {cutoff = [0.1, 0.5]}"
 

@@ -18,7 +18,7 @@ from small import CLASSES, Command, make_images, make_model, make_pictures, make
 from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 
 def work_of(file: Path) -> Work:

@@ -14,7 +14,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.errors import BandlensError
+from bandlens.core.errors import BandlensError
 from bandlens.export.onnx.files import save_onnx_file
 
 LOGGED = """

@@ -24,16 +24,16 @@ from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
+from bandlens.core.errors import UsageError
+from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.onnx.from_torch import to_onnx
 from bandlens.export.onnx.operations import count_operations
 from bandlens.export.pipeline import import_onnx
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"

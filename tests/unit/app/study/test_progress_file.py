@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from small import Command, ask, make_study
 
-from bandlens.advance import silent
 from bandlens.app.study import progress_file
 from bandlens.app.study.file import Study
 from bandlens.app.study.progress_file import ENDING, RunProgress, keep_progress, read_progress
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.partial_files import HOST
+from bandlens.core.files import HOST
+from bandlens.core.progress import silent
 
 NOBODY = 2**22 + 1
 """A number that Linux gives to no process."""

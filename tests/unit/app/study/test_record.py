@@ -19,10 +19,10 @@ from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
+from bandlens.core.records import Crop
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 from bandlens.probes.images.change import add_images, remove_images
 from bandlens.probes.images.pack import pack
-from bandlens.records import Crop
 
 PROBES = """
 lowpass = {cutoff = 0.3}

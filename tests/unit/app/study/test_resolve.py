@@ -20,13 +20,13 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
+from bandlens.core.errors import ExportError, UnknownName, UsageError
+from bandlens.core.records import Head, Model
 from bandlens.engine.backends.base import BATCH
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
 from bandlens.engine.tuning import FILE, WAY, usual_batch
-from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model
 from bandlens.export.onnx.files import save_onnx_file
-from bandlens.records import Head, Model
 
 COUNT = 24
 PICTURES = make_pictures(COUNT)

@@ -22,11 +22,11 @@ from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import background_commits, run_study
 from bandlens.app.study.shards import Sharded
+from bandlens.core.errors import EngineError, StoreError
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
-from bandlens.errors import EngineError, StoreError
 from bandlens.export.models import load_model, save_model
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"

@@ -14,7 +14,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 
 COUNT = 40
 PROBES = (

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from small import make_model
 
+from bandlens.core.errors import EngineError
+from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.errors import EngineError
 from bandlens.export.models import save_model
-from bandlens.records import Model
 
 SIZE = 32
 

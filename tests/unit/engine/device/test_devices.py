@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bandlens.core.errors import EngineError
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import requirements
 from bandlens.engine.device.devices import (
@@ -41,7 +42,6 @@ from bandlens.engine.device.requirements import (
     try_provider,
     two_onnxruntimes,
 )
-from bandlens.errors import EngineError
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
 BROKEN = Problem("NVIDIA H100 80GB HBM3 cannot be used: driver 550 is too old; install driver 580 or newer")

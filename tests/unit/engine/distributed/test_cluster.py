@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bandlens.core.errors import UsageError
 from bandlens.engine.distributed.cluster import RayOptions, place_of
-from bandlens.errors import UsageError
 
 
 @pytest.mark.parametrize("share", [0.25, 1, 1.0, 2])

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from made_up_parts import INFO, KEY, MODEL, VARIANT, parts
 from pyarrow import fs
 
+from bandlens.core.errors import ShardError
+from bandlens.core.records import Cell, Finished, SessionInfo, Variant
 from bandlens.engine.distributed.shards import (
     Folder,
     Shard,
@@ -24,8 +26,6 @@ from bandlens.engine.distributed.shards import (
     shard_keys,
     write_shard,
 )
-from bandlens.errors import ShardError
-from bandlens.records import Cell, Finished, SessionInfo, Variant
 
 
 @pytest.fixture

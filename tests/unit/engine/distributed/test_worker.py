@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from small import make_images, make_model, make_pictures
 
+from bandlens.core.records import Cell
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.distributed import files
 from bandlens.engine.distributed.files import DriverFiles, kept_files
 from bandlens.engine.distributed.worker import Worker, job_of
 from bandlens.engine.tasks import Task
 from bandlens.probes.grid import make_grid
-from bandlens.records import Cell
 
 
 def test_each_piece_of_an_image_set_that_is_fetched_is_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

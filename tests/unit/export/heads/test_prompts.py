@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from torch.nn import functional
 
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
 from bandlens.export.heads.prompts import prompts_of_array, read_prompts
 
 EMBEDDINGS = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from small import make_model, make_pictures
 
-from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.core.errors import ExportError, UnknownName, UsageError
+from bandlens.core.records import Crop
+from bandlens.core.threads import processors
 from bandlens.export.heads.training import AHEAD, TrainedHead, TrainingImages, compute_features
 from bandlens.export.models import verify_model
 from bandlens.export.pipeline import HeadRequest, headed_name
-from bandlens.processors import processors
-from bandlens.records import Crop
 
 COUNT, SIZE = 70, 64
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from small import make_model, make_pictures
 
-from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import LinearHead
 from bandlens.export.models import verify_model
 from bandlens.export.onnx.features import (

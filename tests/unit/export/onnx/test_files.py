@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from small import make_model
 
-from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.core.errors import ExportError, UnknownName, UsageError
+from bandlens.core.records import Model
 from bandlens.export.models import load_model, save_model, verify_model
 from bandlens.export.onnx.files import OnnxFile, describe_onnx_file, load_onnx_file, read_onnx_file, save_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-from bandlens.records import Model
 
 
 @pytest.fixture

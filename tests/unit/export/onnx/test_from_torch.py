@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bandlens.errors import ExportError
+from bandlens.core.errors import ExportError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, count_classes, to_onnx
 from bandlens.export.onnx.parity import onnx_logits

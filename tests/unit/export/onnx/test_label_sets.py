@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch.nn import functional
 
-from bandlens.errors import ExportError
+from bandlens.core.errors import ExportError
 from bandlens.export.onnx.label_sets import append_label_sets, check_label_outputs
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.torch.network import OnnxNetwork

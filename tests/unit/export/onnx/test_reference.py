@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 from small import make_model
 
-from bandlens.errors import ExportError
+from bandlens.core.errors import ExportError
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.reference import reference_logits
 from bandlens.export.torch.network import OnnxNetwork

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from bandlens.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName, UsageError
 from bandlens.export.weights.architectures import build
 
 NETWORKS = """

@@ -13,7 +13,7 @@ import pytest
 import torch
 from odd_archives import WEIGHTS, Archive, Entry, assert_equal, entries_of, saved, written
 
-from bandlens.errors import CheckpointError
+from bandlens.core.errors import CheckpointError
 from bandlens.export.weights.archives import locate_members, read_directory, read_member
 from bandlens.export.weights.read import read
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from torchvision.models import ResNet50_Weights
 
-from bandlens.errors import CheckpointError, ExportError, UsageError
+from bandlens.core.errors import CheckpointError, ExportError, UsageError
 from bandlens.export.weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
 
 

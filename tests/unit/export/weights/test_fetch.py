@@ -12,7 +12,7 @@ import requests
 import torch
 from gdown.exceptions import FileURLRetrievalError
 
-from bandlens.errors import CheckpointError
+from bandlens.core.errors import CheckpointError
 from bandlens.export.weights import downloads
 from bandlens.export.weights.downloads import drive_answer, published_digits
 from bandlens.export.weights.fetch import LOCK, fetch, local_files, verify

@@ -18,7 +18,7 @@ import pytest
 import torch
 from odd_archives import Archive, assert_equal, entries_of, saved, written
 
-from bandlens.errors import CheckpointError
+from bandlens.core.errors import CheckpointError
 from bandlens.export.weights.pickles import DTYPES, INERT_CALLS, LARGEST_TUPLE, LEGACY
 from bandlens.export.weights.read import read
 

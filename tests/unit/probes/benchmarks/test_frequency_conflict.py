@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from small import make_images, make_pictures
 
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.benchmarks.frequency_conflict import draw_partners, pack_frequency_conflict
 from bandlens.probes.images.image_set import ImageSet, check_image_set
 from bandlens.probes.images.options import How

@@ -18,7 +18,9 @@ from benchmark_sets import WNIDS, Miniature, make_benchmark, number_of, write_re
 from PIL import Image
 from scipy.io import savemat
 
-from bandlens.errors import BandlensError, ImageSetError, UnknownName, UsageError
+from bandlens.core.errors import BandlensError, ImageSetError, UnknownName, UsageError
+from bandlens.core.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
+from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_benchmark
 from bandlens.probes.benchmarks.pack import pack_benchmark
@@ -27,8 +29,6 @@ from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check_image_set
 from bandlens.probes.images.options import Contents, How
 from bandlens.probes.images.pack import pack
-from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
-from bandlens.records import Crop
 
 SMALL = 16
 PARTIAL = Subset(partial=True)

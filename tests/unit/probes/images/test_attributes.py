@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.probes.images.attributes import (
     attributes_of_csv,
     make_slices,

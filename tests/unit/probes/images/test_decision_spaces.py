@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from bandlens.errors import UnknownName
+from bandlens.core.errors import UnknownName
+from bandlens.core.protocol import SPACE_CLASSES
+from bandlens.core.records import MULTILABEL
 from bandlens.probes.images.decision_spaces import NAMES, decision_space, imagenet_classes, names_of, wnids_of
-from bandlens.protocol import SPACE_CLASSES
-from bandlens.records import MULTILABEL
 
 
 def test_the_thousand_classes_have_torchvisions_names() -> None:

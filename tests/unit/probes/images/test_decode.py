@@ -18,11 +18,11 @@ from PIL import Image
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from bandlens.errors import UsageError
+from bandlens.core.errors import UsageError
+from bandlens.core.records import INTERPOLATIONS, Crop
 from bandlens.probes.images.broken import BrokenImageError
 from bandlens.probes.images.decode import cropped, decode, pillow_warnings, planar
 from bandlens.probes.images.pack import pack
-from bandlens.records import INTERPOLATIONS, Crop
 
 SAMPLES = Path(__file__).parents[5] / "shared" / "data" / "sample-images"
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from bandlens.errors import ImageSetError, UnknownName, UsageError
+from bandlens.core.errors import ImageSetError, UnknownName, UsageError
+from bandlens.core.records import Crop
 from bandlens.probes.images import files as image_files
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
-from bandlens.records import Crop
 
 
 def picture(seed: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from bandlens.errors import ImageSetError, UnknownName, UsageError
+from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.labels import CLUSTERINGS, labels_of_csv, labels_of_folders, labels_of_names, spread
 

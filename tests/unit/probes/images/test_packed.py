@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small import make_images, make_pictures
 
-from bandlens.errors import ImageSetError
+from bandlens.core.errors import ImageSetError
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 
 COUNT, SIZE = 6, 32

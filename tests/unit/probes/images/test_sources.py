@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bandlens.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError, UsageError
+from bandlens.core.records import Crop
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.sources import open_source
-from bandlens.records import Crop
 
 Mode = Literal["w", "w:gz", "w:xz"]
 pack_small = partial(pack, crop=Crop(8, 8))

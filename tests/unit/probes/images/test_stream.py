@@ -17,14 +17,14 @@ from benchmark_sets import Miniature, make_benchmark
 from PIL import Image
 from small import make_model
 
+from bandlens.core.errors import ImageSetError, UsageError
+from bandlens.core.records import Cell, Crop, Model, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import make_resources, run
-from bandlens.errors import ImageSetError, UsageError
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.records import Cell, Crop, Model, Variant
 
 SMALL = 32
 STREAM = How(stream=True)

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from bandlens.errors import EngineError
-from bandlens.timeouts import TimedCalls, has_stuck_call
+from bandlens.core.errors import EngineError
+from bandlens.core.timeouts import TimedCalls, has_stuck_call
 
 MESSAGE = "no answer for {seconds:.0f} s"
 
@@ -35,7 +35,7 @@ def test_an_answer_that_comes_as_the_time_is_over_is_taken(monkeypatch: pytest.M
                 raise TimeoutError
             return value
 
-    monkeypatch.setattr("bandlens.timeouts.Future", Late)
+    monkeypatch.setattr("bandlens.core.timeouts.Future", Late)
     assert TimedCalls(60, MESSAGE)(lambda: 3) == 3
 
 

@@ -1,13 +1,15 @@
-"""How many processors a container lets this process use."""
+"""Processors are counted as a container allows them; threads take items a few ahead, and give results in order."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from bandlens.processors import processors
+from bandlens.core.threads import in_parallel, processors
 
 MANY = 64
 
@@ -16,7 +18,7 @@ MANY = 64
 def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine of many processors, in a container that says nothing of them."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(MANY)), raising=False)
-    monkeypatch.setattr("bandlens.processors.CGROUP", tmp_path)
+    monkeypatch.setattr("bandlens.core.threads.CGROUP", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,18 @@ def test_a_quota_of_time_counts_as_well_as_the_processors(tmp_path: Path, files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert processors() == count
+
+
+def test_results_come_in_order_of_items_that_are_taken_a_few_ahead() -> None:
+    taken = list[int]()
+
+    def items() -> Iterator[int]:
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    results = in_parallel(lambda item: item**2, items(), 2)
+    assert list(islice(results, 20)) == [item**2 for item in range(20)]
+    assert len(taken) < 40
+    results.close()
+    assert list(in_parallel(str, range(100), 3)) == list(map(str, range(100)))

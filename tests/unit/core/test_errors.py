@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import amount, plural, unwritable
+from bandlens.core.errors import amount, plural, unwritable
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandlens.records import Cell, Condition, Crop, ImageSetInfo, Model, Variant
+from bandlens.core.records import Cell, Condition, Crop, ImageSetInfo, Model, Variant
 
 MODEL = Model("one", "own", "small", "w", "random", "none", Path("one.onnx"), "m", 224, 1000)
 IMAGES = ImageSetInfo("set", "set", "s", 1000, 224, "none", labelled=True)

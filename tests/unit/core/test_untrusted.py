@@ -13,9 +13,9 @@ from fuzzing import is_one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.errors import UnknownName, UsageError
-from bandlens.records import ImageSetInfo, Model
-from bandlens.untrusted import (
+from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.records import ImageSetInfo, Model
+from bandlens.core.untrusted import (
     as_record,
     first_line,
     one_line,

@@ -1,1 +1,0 @@
-../../partial_files.py

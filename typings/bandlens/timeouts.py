@@ -1,1 +1,0 @@
-../../timeouts.py
