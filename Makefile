@@ -22,6 +22,8 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --no-compile --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
 	@# pip would compile on one core. Some modules are of another Python.
 	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
+	@# mypy and editors look for a folder of the package's name.
+	@mkdir -p $(VENV)/sources && ln -sfn ../.. $(VENV)/sources/bandlens
 	@touch $@
 
 demo: setup

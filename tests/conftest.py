@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from small import Answer
 
 ROOT = Path(__file__).parent.parent
+# `python -m pytest` puts the current folder first, whose folders have the names of other packages.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by plain names
 
 

@@ -125,7 +125,7 @@ def mypy(stubs: Path, *files: Path) -> list[str]:
 
 
 def ours(*names: str) -> list[Path]:
-    return [ROOT / "typings" / "bandlens" / name for name in names]
+    return [ROOT / ".venv" / "sources" / "bandlens" / name for name in names]
 
 
 def module_check(folder: Path) -> Path:

@@ -1,1 +1,0 @@
-../../user_function.py

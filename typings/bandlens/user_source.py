@@ -1,1 +1,0 @@
-../../user_source.py
