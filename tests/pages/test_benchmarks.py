@@ -33,9 +33,7 @@ HEAVY = [
     "gpu_study",
     "many_models",
     "memory",
-    "reading",
     "run_rate",
-    "scaling",
     "versions",
     "whole_study",
 ]
