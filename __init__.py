@@ -38,18 +38,11 @@ if TYPE_CHECKING:
     from .app.api.models import profile as profile
     from .app.api.models import sensitivity as sensitivity
     from .app.api.models import verify_weights as verify_weights
-    from .app.api.published import check_published as check_published
-    from .app.api.published import compare_sources as compare_sources
-    from .app.api.published import effective_lines as effective_lines
     from .app.api.published import import_published as import_published
-    from .app.api.published import join_published as join_published
-    from .app.api.published import list_sources as list_sources
-    from .app.api.published import place_model as place_model
     from .app.api.published import published_table as published_table
     from .app.api.published import published_values as published_values
-    from .app.api.published import recompute_papers as recompute_papers
     from .app.api.published import relate_published as relate_published
-    from .app.api.published import values_of_model as values_of_model
+    from .app.api.published import show_published as show_published
     from .app.api.results import analyze as analyze
     from .app.api.results import cite as cite
     from .app.api.results import compare as compare
@@ -123,10 +116,7 @@ _LATER = {
         "compare_layers describe_checkpoint describe_model doctor fetch_weights list_checkpoints name_classes profile "
         "sensitivity verify_weights"
     ),
-    ".app.api.published": (
-        "check_published compare_sources effective_lines import_published join_published list_sources "
-        "place_model published_table published_values recompute_papers relate_published values_of_model"
-    ),
+    ".app.api.published": "import_published published_table published_values relate_published show_published",
     ".app.api.results": (
         "analyze cite compare consistency consistency_under correlate delete_study explore list_measures list_studies "
         "measure merge open open_query rename_study report stored_study vacuum"

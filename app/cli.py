@@ -23,7 +23,7 @@ COMMANDS = {
     "Get ready": "doctor demo checkpoints export export-own images benchmarks probes measures",
     "Run": "init study plan power profile gate run progress import analyze sensitivity",
     "Look": "report explore cite",
-    "Ask": "sql compare correlate consistency published papers",
+    "Ask": "sql compare correlate consistency published",
     "Maintain": "studies merge verify rebuild vacuum",
 }
 """The commands by the job that they do, in the order of help."""

@@ -604,10 +604,6 @@ class Store:
         rows = frame.select(pl.lit(ids.item(), pl.Int32).alias("study"), pl.lit(against).alias("against"), pl.all())
         self._replace("release_verdict", rows, "study = ? AND against = ?", [ids.item(), against])
 
-    def write_published(self, frame: pl.DataFrame) -> None:
-        """Replace the published figures: model, metric, value, source."""
-        self._replace("published", frame.select("model", "metric", "value", "source"))
-
     def write_source(self, source: str, values: pl.DataFrame, trials: pl.DataFrame | None = None) -> None:
         """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""
         with self.transaction():

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ...core.errors import UnknownName
+from ...core.errors import UnknownName, quoted
 from ...core.protocol import CATEGORIES
 from ..database.store import Store
 from .names import models
@@ -77,16 +77,17 @@ def joined(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
     return join(checkpoints, values)
 
 
-def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> tuple[str, str | None]:
-    """The published model that a checkpoint of a study is, and by what; the name itself where no checkpoint has it.
+def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> str:
+    """The published model that a checkpoint of a study is; the name itself where no checkpoint has it.
 
     Raises UnknownName where a checkpoint of that name is no published model.
     """
     rows = joined(store, study, values).filter(checkpoint=name)
     if rows.is_empty():
-        return name, None
-    models_of = rows.drop_nulls("model").select("model", "by").unique().rows()
-    if len(models_of) != 1:
+        return name
+    distinct = rows["model"].drop_nulls().unique().to_list()
+    if len(distinct) != 1:
         names = sorted({*models(values)["name"]})
-        raise UnknownName("published model", name, names, rows["note"][0] or "`bandlens published joined` says why")
-    return models_of[0]
+        advice = rows["note"][0] or f"`bandlens published show --db {quoted(store.path)}` says what each checkpoint is"
+        raise UnknownName("published model", name, names, advice)
+    return str(distinct[0])

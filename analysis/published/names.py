@@ -8,14 +8,12 @@ the study is the model's; another source's name that no alias resolves is `sourc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import polars as pl
 
 from ...core.errors import UnknownName
-from ...core.protocol import SIZE
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 FAMILIES = Path(__file__).with_name("families.csv")
@@ -25,15 +23,6 @@ TRAINED_BY = re.compile(
     r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
 )
 """A beginning of names, before the architecture, that says who trained the model and how."""
-DATA = re.compile(
-    r"(?:^|_)(in1k|in12k|in21k|in22k|jft|laion\w*?|ig1b|ig|yfcc100m|webli|dfn\w*?|openai|m38m|m30m|merged\w*)(?=_|$)"
-)
-"""The data sets that the tag of a timm name holds."""
-SPELT: Mapping[str, str] = {"jft": "JFT-300M", "yfcc100m": "YFCC100M", "ig1b": "IG-1B", "in1k": "ImageNet-1k"}
-MODELS = (
-    *("source", "name", "model", "same", "architecture", "family"),
-    *("training", "parameters", "input_size", "training_data"),
-)
 
 
 @cache
@@ -77,45 +66,23 @@ def training_of(model: str) -> str | None:
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """A row for each name of a source, with the columns MODELS.
-
-    parameters are in millions, input_size is the least side in pixels that the source has figures for; both are null
-    where the source does not say it. training is the way of training by training.csv, and training_data follows from
-    the tag of a timm name.
-    """
-    names = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
-        parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
-        input_size=pl.col("input_size").min(),
-    )
+    """A row for each name of a source: source, name, model, same, family, and the way of training by training.csv."""
+    names = values.select("source", "name" if "name" in values.columns else pl.col("model").alias("name")).unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
     default = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
     names = names.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
-    distinct = names["model"].unique().to_list()
-    facts = pl.DataFrame(
-        {
-            "model": distinct,
-            "architecture": [architecture_of(model) for model in distinct],
-            "family": [family_of(model) for model in distinct],
-            "training": [training_of(model) for model in distinct],
-            "training_data": [_data(model) for model in distinct],
-        },
-        schema_overrides=dict.fromkeys(("model", "architecture", "family", "training", "training_data"), pl.String),
-    )
-    return names.join(facts, on="model", maintain_order="left").select(MODELS).sort("source", "name")
-
-
-def _data(model: str) -> str | None:
-    tag = model.partition(".")[2]
-    data_sets = dict.fromkeys(SPELT.get(word, word) for word in DATA.findall(tag.replace("_", "__")))
-    return " + ".join(data_sets) or None
+    facts = [(model, family_of(model), training_of(model)) for model in names["model"].unique()]
+    table = pl.DataFrame(facts, dict.fromkeys(("model", "family", "training"), pl.String), orient="row")
+    return names.join(table, on="model", maintain_order="left").sort("source", "name")
 
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
-    """VALUES with the source's own name as `name`, and model, same, architecture, family and training of `models`."""
-    table = models(values).select("source", "name", "model", "same", "architecture", "family", "training")
-    return values.rename({"model": "name"}).join(table, on=["source", "name"], how="left", maintain_order="left")
+    """VALUES with the source's own name as `name`, and the other columns of `models`."""
+    return values.rename({"model": "name"}).join(
+        models(values), on=["source", "name"], how="left", maintain_order="left"
+    )
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -155,68 +122,3 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
         pl.when(comparable).then(apart).alias("range"),
         "note",
     ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
-
-
-COMPARISONS: tuple[tuple[str, str, str, str, str], ...] = (
-    ("imagenet", "", "testbed", "", "the same images"),
-    ("imagenet-v2", "", "testbed", "", "the testbed's format-val; its other V2 is cropped before"),
-    ("imagenet-a", "", "testbed", "", "the same images, among 200 classes"),
-    ("imagenet-r", "", "testbed", "", "the same images, among 200 classes"),
-    ("imagenet-sketch", "", "testbed", "", "the same images"),
-    ("imagenet-c", "15 x 5", "robustbench", "15 x 5", "RobustBench takes 5,000 of the 50,000 images"),
-    ("imagenet-c", "15 x 5", "testbed", "15 x 5", "the testbed crops the finished images of ImageNet-C again"),
-    ("pgd_linf", "eps 0.5/255, 40 steps", "testbed", "eps 0.5, 100 steps", "the testbed attacks for 100 steps, not 40"),
-    ("imagenet-real", "last batch", "timm", "", "the study kept its last batch: 326 images of seven classes"),
-)
-"""Rows of benchmark and condition of the study, another source and its condition, and why they agree or differ."""
-
-
-def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The study's figures beside those of others: (a row a comparison, a row a model of it).
-
-    The first has benchmark, against, n, mean, low and high of study minus other in points over n checkpoints, why; the
-    second also has models of which the architecture alone is the same, which the first leaves out.
-    """
-    rows = add_models(values.filter(metric="top1"))
-    of_study = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
-    pairs = []
-    for benchmark, condition, source, source_condition, why in COMPARISONS:
-        study_rows = of_study.filter(benchmark=benchmark, condition=condition).select(
-            "model", "study", study_same="same"
-        )
-        source_rows = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
-        # The study used one of timm's sizes: the smallest of SIZE pixels or more.
-        source_rows = (
-            source_rows.filter(pl.col("input_size").fill_null(SIZE) >= SIZE)
-            .sort("input_size")
-            .unique("model", keep="first")
-        )
-        both = study_rows.join(source_rows, on="model", maintain_order="left").with_columns(
-            same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
-        )
-        pairs.append(
-            both.select(
-                "model",
-                "same",
-                pl.col("benchmark"),
-                "study",
-                against=pl.lit(source),
-                other="value",
-                difference=pl.col("study") - pl.col("value"),
-                why=pl.lit(why),
-            )
-        )
-    each = pl.concat(pairs)
-    means = (
-        each.filter(same="checkpoint")
-        .group_by("benchmark", "against", "why", maintain_order=True)
-        .agg(
-            n=pl.len(),
-            mean=pl.col("difference").mean(),
-            low=pl.col("difference").min(),
-            high=pl.col("difference").max(),
-        )
-    )
-    return means.select("benchmark", "against", "n", "mean", "low", "high", "why"), each.sort(
-        "benchmark", "against", "model", maintain_order=True
-    )

@@ -26,7 +26,7 @@ from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import add_models, models, training_of, values_of_model
+from .names import add_models, models
 from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -355,40 +355,32 @@ def _way(coefficient: float) -> str:
     return "up" if coefficient > 0 else "down"
 
 
-def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
+def place(values: pl.DataFrame, figures: pl.DataFrame) -> pl.DataFrame:
     """The place of a model among all of timm's: a row for each benchmark, in percent and points.
 
-    `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
-    Columns: model, training, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by
-    the line of timm's models from ImageNet accuracy), effective (top1 - expected); expected_within and effective_within
-    are the same by the line of the model's own way of training, null where there is none. Raises UnknownName where no
-    source has the name, UsageError where it is several models, or has no accuracies.
+    `figures` are those of `values_of_model`; of several sources that have a benchmark, the first in SOURCE_ORDER
+    counts. Columns: model, training, source, benchmark, top1, rank (1 is the best), of (models, with this one),
+    expected (by the line of timm's models from ImageNet accuracy), effective (top1 - expected); expected_within and
+    effective_within are the same by the line of the model's own way of training, null where there is none. No row where
+    the figures are of several models, or have no accuracy on ImageNet.
     """
-    figures = values_of_model(values, name).filter(metric="top1")
-    if figures["model"].n_unique() > 1:
-        models_named = ", ".join(figures["model"].unique().sort())
-        raise UsageError(f"{name} is the name of {models_named}; give one of these")
+    distinct = figures["model"].n_unique() == 1
     figures = figures.filter(IS_PRIMARY, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
-    figures = _first_source(figures, ["benchmark"])
+    figures = _first_source(figures.filter(metric="top1"), ["benchmark"])
     accuracy = dict(figures.select("benchmark", "value").rows())
-    if "imagenet" not in accuracy:
-        raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
+    if not distinct or "imagenet" not in accuracy:
+        return pl.DataFrame()
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    training = training_of(figures["model"][0])
+    model, training, *_ = figures.select("model", "training").row(0)
     baselines = {"": baseline_lines(values, "timm"), "_within": training_lines(values).get(training or "", {})}
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
         ranked = everybody.filter(benchmark=benchmark, condition="")
         if benchmark not in accuracy or ranked.is_empty():
             continue
-        rivals = ranked.filter(pl.col("model") != figures["model"][0])["value"]
-        top1 = accuracy[benchmark]
-        row = {
-            "model": figures["model"][0],
-            "training": training,
-            "source": figures.filter(benchmark=benchmark)["source"][0],
-            "benchmark": benchmark,
-        }
+        rivals, top1 = ranked.filter(pl.col("model") != model)["value"], accuracy[benchmark]
+        source = figures.filter(benchmark=benchmark)["source"][0]
+        row = {"model": model, "training": training, "source": source, "benchmark": benchmark}
         row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
         for suffix, lines in baselines.items():
             expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
@@ -419,12 +411,3 @@ def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The least of a model's input sizes that is at least SIZE stands for the model."""
     small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
     return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
-
-
-def channel_share(frame: pl.DataFrame) -> float:
-    """R2 of the column shape_accuracy on bandwidth, center_frequency and peak_noise_sensitivity, by least squares."""
-    names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
-    *channel, shape = values_of(frame, [*names, "shape_accuracy"])
-    design = np.column_stack([np.ones(len(shape)), *channel])
-    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
-    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())

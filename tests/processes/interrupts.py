@@ -28,7 +28,7 @@ from bandlens.app.signals import MESSAGE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = (
-    *("--version", "--help", "probes list", "measures list", "published list", "doctor"),
+    *("--version", "--help", "probes list", "measures list", "published show", "doctor"),
     *("sql FROM|accuracy --db results.duckdb", "studies list --db results.duckdb", "verify --db results.duckdb"),
     *("analyze --db results.duckdb", "plan study.toml --db results.duckdb", "run study.toml --db results.duckdb"),
 )

@@ -15,6 +15,7 @@ TESTS = PACKAGE / "tests"
 WITHOUT_A_MODULE = {
     "analysis/database/test_label_schemes.py": "views of schema.sql",
     "analysis/database/test_views.py": "views of schema.sql",
+    "analysis/published/test_papers.py": "numbers that papers printed",
     "app/test_api.py": "the folder app/api",
     "app/study/test_names.py": "the names that belong to a study's version",
     "probes/test_golden.py": "numbers of all built-in probes",

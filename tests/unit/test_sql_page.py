@@ -62,8 +62,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         rows = ids.with_columns(metric=pl.lit("low_frequency_bias"), value=value)
         groups = ids.with_columns(metric=pl.lit("ID"), value=100 * value, image_set_id=pl.lit(None, pl.Int32))
         store_values(opened, pl.concat([rows, groups]))
-        figures = {"model": ["net0"], "metric": ["top1_acc/imagenet"], "value": [76.1], "source": ["made up"]}
-        opened.write_published(pl.DataFrame(figures))
     with open_store(path, read_only=True) as opened:
         yield opened
 

@@ -57,7 +57,6 @@ def test_the_commands_of_the_design_are_there() -> None:
         "sql",
         "demo",
         "vacuum",
-        "papers",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
     nested += "images frequency-conflict, "
@@ -65,7 +64,7 @@ def test_the_commands_of_the_design_are_there() -> None:
     nested += (
         "studies list, studies show, studies rename, studies delete, probes list, probes preview, import predictions, "
     )
-    nested += "published import, published table, published list, published show, "
+    nested += "published import, published table, published show, "
     nested += "published relate"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
 
@@ -98,7 +97,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         (["images", "check", "no.set"], 2, "no.set"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["published", "import", "no.csv"], 2, "no.csv"),
-        (["published", "table", "--db", "no.duckdb"], 2, "no.duckdb"),
+        (["published", "show", "--db", "no.duckdb"], 2, "no.duckdb"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -118,9 +117,9 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BANDLENS_DB", "mine.duckdb")
-    for words in (["analyze"], ["explore"], ["published", "joined"]):
+    for words in (["analyze"], ["explore"]):
         assert command(*words).err.startswith("bandlens: no results database at mine.duckdb"), words
-    assert command("published", "list").code == 0, "published figures need none"
+    assert command("published", "show").code == 0, "published figures need none"
     assert command("published", "import", "testbed").code == 0
     assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
 

@@ -53,19 +53,14 @@ COMMANDS = {
     "doctor": "doctor",
     "gate": f"gate {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
     "measures": "measures list",
-    "papers": "papers",
     "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
     "power": "power",
     "probes": "probes list",
-    "published list": "published list",
-    "published show": "published show tv_resnet50",
-    "published show agree": "published show agree",
-    "published show agree, models": "published show agree --by model",
+    "published show": "published show --db results.duckdb",
+    "published show, model": "published show tv_resnet50",
+    "published show, timm": "published show tf_efficientnet_lite0.in1k",
     "published relate": "published relate --models study",
-    "published joined": "published joined --db results.duckdb",
-    "published place": "published place tf_efficientnet_lite0.in1k",
     "published show fits": "published show fits",
-    "published show fits, training": "published show fits --by training",
     "published table": "published table",
     "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
     "studies": "studies list --db results.duckdb",
@@ -74,7 +69,7 @@ COMMANDS = {
 """Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
 PAIR = f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all"
 """The comparison of two models, which takes a fraction of the time of one of two studies."""
-PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "papers": ("papers",), "plan": ("rows",)}
+PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
     "correlate": {"partial_p", "low_images", "high_images"},

@@ -80,19 +80,18 @@ def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) 
     own_model = Model(**{slot: getattr(named[0], slot) for slot in Model.__slots__} | {"weights_sha256": weights})
     with open_store(db) as store:
         store_study(store, "s", images, [part(cell(images, by=by), [0, 0]) for by in (own_model, *named[1:])])
-    rows = {
-        row["checkpoint"]: row for row in json.loads(command("published", "joined", "--db", db, "--format", "json").out)
-    }
+    tables = json.loads(command("published", "show", "--db", db, "--format", "json").out)
+    rows = {row["checkpoint"]: row for row in tables["checkpoints"]}
     assert {name: (row["model"], row["by"]) for name, row in rows.items()} == {
         "mine": ("resnet50.tv_in1k", "weights"),
         "resnet50": (None, None),
         "other": (None, None),
     }
-    placed = command("published", "place", "mine", "--db", db)
-    assert "mine is resnet50.tv_in1k, by its weights" in placed.out
+    placed = command("published", "show", "mine", "--db", db)
+    assert "resnet50.tv_in1k (expected: by the line of all timm models" in placed.out
     assert "imagenet-r" in placed.out
     for name, why in {"resnet50": "the name of 2 models", "other": "unknown published model 'other'"}.items():
-        refused = command("published", "place", name, "--db", db)
+        refused = command("published", "show", name, "--db", db)
         assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
         assert why in refused.err
-    assert command("published", "place", "alexnet", "--db", db).code == 0
+    assert command("published", "show", "alexnet", "--db", db).code == 0

@@ -11,10 +11,10 @@ import pytest
 from small import Command
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.names import agreement, aliases, family_of, models, training_of, values_of_model
+from bandlens.analysis.published.names import add_models, aliases, family_of, models, training_of, values_of_model
 from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
-from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName
 
 STUDY = {  # model -> (study's ImageNet-C over 15 x 5, RobustBench's)
     "resnet50.tv_in1k": (39.43, 39.48),
@@ -127,89 +127,59 @@ def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Pa
     with open_store(tmp_path / "r.duckdb") as store:
         store.write_source("critical-band", doubtful, None)
     arguments = ("published", "show", "tf_efficientnet_lite0.in1k")
-    [row] = [
-        row
-        for row in json.loads(command(*arguments, "--db", str(tmp_path / "r.duckdb"), "--format", "json").out)
-        if row["source"] == "critical-band"
-    ]
+    database = ("--db", tmp_path / "r.duckdb")
+    figures = json.loads(command(*arguments, *database, "--format", "json").out)["figures"]
+    [row] = [row for row in figures if row["source"] == "critical-band"]
     assert (row["value"], row["low"], row["high"], row["note"]) == (1.2, 0.7, 1.6, "is narrow")
-    head = command(*arguments, "--db", str(tmp_path / "r.duckdb")).out.split("\n")[0].split()
-    assert head[-6:] == ["value", "low", "high", "unit", "range", "note"]
-    assert command(*arguments).out.split("\n")[0].split()[-3:] == ["value", "unit", "range"]
-
-
-def test_data_parameters_and_size_of_a_timm_model() -> None:
-    table = models(shipped_values(["timm"]))
-    row = table.row(by_predicate=pl.col("name") == "tf_efficientnet_lite0.in1k", named=True)
-    assert (row["family"], row["parameters"], row["input_size"], row["training_data"]) == (
-        "EfficientNet",
-        4.65,
-        224,
-        "ImageNet-1k",
+    head, short_head = (
+        command(*arguments, *words).out.partition("figures\n\n")[2].split("\n")[0].split() for words in (database, ())
     )
-    weak = table.row(by_predicate=pl.col("name") == "resnet50.fb_swsl_ig1b_ft_in1k", named=True)
-    assert weak["training_data"] == "IG-1B + ImageNet-1k"
+    assert head[-6:] == ["value", "low", "high", "unit", "range", "note"]
+    assert short_head[-3:] == ["value", "unit", "range"]
 
 
-def test_five_benchmarks_agree_within_four_tenths() -> None:
-    means, each = agreement(shipped_values())
-    five = means.filter(against="testbed").filter(~pl.col("benchmark").is_in(["imagenet-c", "pgd_linf"]))
-    assert len(five) == 5
-    assert five["n"].to_list() == [11] * 5
-    assert five["low"].min() > -0.4  # type: ignore[operator]
-    assert five["high"].max() < 0.4  # type: ignore[operator]
-    c = each.filter(benchmark="imagenet-c", against="robustbench", same="checkpoint")
-    assert c["difference"].abs().max() < 0.4  # type: ignore[operator]
-    pairs = {model: (study, reference) for model, study, reference in c.select("model", "study", "other").rows()}
+def beside_the_study(benchmark: str, condition: str, source: str, source_condition: str) -> pl.DataFrame:
+    """Accuracies of the study beside those that another source has of the same checkpoints."""
+    rows = add_models(shipped_values()).filter(benchmark=benchmark, metric="top1", same="checkpoint")
+    study = rows.filter(source="study", condition=condition).select("model", study="value")
+    other = rows.filter(source=source, condition=source_condition).select("model", other="value")
+    return study.join(other, on="model").with_columns(difference=pl.col("study") - pl.col("other"))
+
+
+@pytest.mark.parametrize("benchmark", ["imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"])
+def test_five_benchmarks_agree_within_four_tenths(benchmark: str) -> None:
+    rows = beside_the_study(benchmark, "", "testbed", "")
+    assert len(rows) == 11
+    assert rows["difference"].abs().max() < 0.4  # type: ignore[operator]
+
+
+def test_corruptions_agree_with_robustbench_and_less_with_the_testbed_which_crops_again() -> None:
+    rows = beside_the_study("imagenet-c", "15 x 5", "robustbench", "15 x 5")
+    assert rows["difference"].abs().max() < 0.4  # type: ignore[operator]
+    pairs = {model: (study, reference) for model, study, reference, _ in rows.rows()}
     assert {model: pytest.approx(pair, abs=0.006) for model, pair in STUDY.items()}.items() <= pairs.items()
+    testbed = beside_the_study("imagenet-c", "15 x 5", "testbed", "15 x 5")["difference"]
+    assert (round(testbed.min(), 1), round(testbed.max(), 1)) == (1.3, 2.9)  # type: ignore[arg-type]
 
 
-def test_what_differs_differs_as_described() -> None:
-    means, each = agreement(shipped_values())
-    ends = {
-        (row["benchmark"], row["against"]): (round(row["low"], 1), round(row["high"], 1)) for row in means.to_dicts()
-    }
-    assert ends["imagenet-c", "testbed"] == (1.3, 2.9)
-    pgd = {
-        model: (study, reference)
-        for model, study, reference in each.filter(benchmark="pgd_linf").select("model", "study", "other").rows()
-    }
-    assert pgd["resnet50.tv_in1k"] == pytest.approx((18.4, 11.4), abs=0.05)
-    assert pgd["resnet50_deepaugment_augmix"] == pytest.approx((40.4, 31.7), abs=0.05)
-    assert pgd["resnet50_trained_on_SIN"] == pytest.approx((12.3, 12.8), abs=0.05)
-    more = [
-        study - reference
-        for model, (study, reference) in pgd.items()
-        if model.split("_eps")[0] not in ("robust_resnet50_l2", "robust_resnet50_linf")
-    ]
-    assert sorted(round(difference) for difference in more)[1:] == [7, 7, 8, 9, 9, 9, 11, 12]
-    real = each.filter(pl.col("model").str.starts_with("resnet50"), benchmark="imagenet-real")["difference"]
-    assert (round(real.min(), 2), round(real.max(), 2)) == (0.75, 4.68)  # type: ignore[arg-type, call-overload]
-
-
-def test_what_shares_only_an_architecture_is_not_compared() -> None:
-    means, each = agreement(shipped_values())
-    many = each.filter(benchmark="imagenet-c", against="robustbench", model="resnet50_deepaugment_augmix")
-    assert many.select("same", "study", "other").row(0) == ("architecture", pytest.approx(58.5, abs=0.05), 52.9)
-    assert means.filter(benchmark="imagenet-c", against="robustbench")["n"].item() == 5
-    robust = each.filter(pl.col("model").str.starts_with("robust_"), benchmark="imagenet")
-    assert set(robust["same"]) == {"architecture"}
-    assert robust["difference"].max() > 6  # type: ignore[operator]
+def test_forty_steps_of_pgd_leave_more_than_a_hundred() -> None:
+    rows = beside_the_study("pgd_linf", "eps 0.5/255, 40 steps", "testbed", "eps 0.5, 100 steps")
+    differences = dict(rows.select("model", "difference").rows())
+    assert differences.pop("resnet50_trained_on_SIN") == pytest.approx(-0.5, abs=0.1)
+    assert all(6.5 < difference < 12.5 for difference in differences.values())
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "show", "tf_efficientnet_lite0.in1k", "--format", "json").out)
-    assert {row["value"] for row in rows if row["benchmark"] == "imagenet" and row["source"] == "timm"} == {74.846}
+    tables = json.loads(command("published", "show", "tf_efficientnet_lite0.in1k", "--format", "json").out)
+    imagenet = {row["value"] for row in tables["figures"] if (row["benchmark"], row["source"]) == ("imagenet", "timm")}
+    assert imagenet == {74.846}
+    assert tables["places"][0]["top1"] == 74.846
     assert (
         "resnet50 is the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k"
         in command("published", "show", "resnet50").out
     )
     unknown = command("published", "show", "resnet5")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
-    assert "5,000 of the 50,000" in command("published", "show", "agree").out
-    wrong = command("published", "show", "agree", "--by", "training")
-    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
-    assert len(json.loads(command("published", "show", "agree", "--by", "model", "--format", "json").out)) > 100
 
 
 def test_a_narrow_terminal_shows_the_metric_and_unit_of_each_figure(
@@ -222,13 +192,6 @@ def test_a_narrow_terminal_shows_the_metric_and_unit_of_each_figure(
     [left_out] = [line for line in out.splitlines() if line.startswith("left out for width")]
     assert "metric" not in left_out
     assert "unit" not in left_out
-
-
-@pytest.mark.parametrize("view", ["fits", "agree"])
-def test_tables_of_shipped_sources_refuse_a_database(command: Command, tmp_path: Path, view: str) -> None:
-    refused = command("published", "show", view, "--db", str(tmp_path / "r.duckdb"))
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "leave it out" in refused.err
 
 
 def test_corruptions_in_memory_are_easier_than_on_disk() -> None:
@@ -247,14 +210,18 @@ def test_corruptions_in_memory_are_easier_than_on_disk() -> None:
     assert all(3.9 <= means[f"{noise}_noise"] <= 4.7 for noise in ("gaussian", "shot", "impulse", "speckle"))
 
 
-@pytest.mark.parametrize(("name", "problem"), [("resnet50", "is the name of resnet50.a1_in1k, resnet50.tv_in1k")])
-def test_only_one_model_can_be_placed(name: str, problem: str) -> None:
-    with pytest.raises(UsageError, match=problem):
-        place(shipped_values(), name)
+def test_only_one_model_can_be_placed() -> None:
+    values = shipped_values()
+    assert place(values, values_of_model(values, "resnet50")).is_empty()
+
+
+def placed(name: str) -> pl.DataFrame:
+    values = shipped_values()
+    return place(values, values_of_model(values, name))
 
 
 def test_efficientnet_lite0_in_the_atlas() -> None:
-    rows = {row["benchmark"]: row for row in place(shipped_values(), "tf_efficientnet_lite0.in1k").to_dicts()}
+    rows = {row["benchmark"]: row for row in placed("tf_efficientnet_lite0.in1k").to_dicts()}
     imagenet = rows["imagenet"]
     assert (imagenet["top1"], imagenet["of"], imagenet["expected"]) == (74.846, 1266, None)
     worse = shipped_values(["timm"]).filter(benchmark="imagenet", metric="top1").filter(pl.col("input_size") >= 224)
@@ -267,7 +234,7 @@ def test_efficientnet_lite0_in_the_atlas() -> None:
 
 
 def test_a_model_of_the_study_alone_is_placed_by_its_own_figures() -> None:
-    rows = place(shipped_values(), "resnet50_dino").to_dicts()
+    rows = placed("resnet50_dino").to_dicts()
     assert {row["source"] for row in rows} == {"study"}
     assert [row["benchmark"] for row in rows] == [
         "imagenet",

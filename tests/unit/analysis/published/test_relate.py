@@ -14,11 +14,11 @@ from small import Command
 
 from bandlens.analysis.published import imports
 from bandlens.analysis.published.imports import INTEGER, read_import
+from bandlens.analysis.published.names import values_of_model
 from bandlens.analysis.published.relate import (
     POOLS,
     accuracies,
     baseline_lines,
-    channel_share,
     effective_values,
     ground,
     place,
@@ -189,13 +189,13 @@ def test_what_holds_across_all_models_need_not_hold_within_a_way_of_training(val
 
 
 def test_a_model_is_placed_by_the_line_of_its_own_way_and_by_all(values: pl.DataFrame) -> None:
-    rows = {row["benchmark"]: row for row in place(values, "ViT-L-14.openai").to_dicts()}
+    rows = {row["benchmark"]: row for row in place(values, values_of_model(values, "ViT-L-14.openai")).to_dicts()}
     assert {row["training"] for row in rows.values()} == {"zero-shot"}
     row, line = rows["imagenet-r"], training_lines(values)["zero-shot"]["imagenet-r"].lines[0]
     expected = 100 * norm.cdf(line.slope * norm.ppf(0.7554) + line.intercept)
     assert (row["expected_within"], row["effective_within"]) == pytest.approx((expected, 87.84 - expected))
     assert (row["effective"] > 50, abs(row["effective_within"]) < 1) == (True, True)
-    chosen = place(values, "resnet50_untrained").row(0, named=True)
+    chosen = place(values, values_of_model(values, "resnet50_untrained")).row(0, named=True)
     assert (chosen["training"], chosen["expected_within"]) == (None, None)
 
 
@@ -276,6 +276,14 @@ def test_two_models_have_no_coefficient_and_no_sentence(values: pl.DataFrame, ne
     assert sentences(table, table) == []
 
 
+def channel_share(frame: pl.DataFrame) -> float:
+    """R2 of shape_accuracy on the three numbers of the channel, by least squares."""
+    numbers = frame.select("bandwidth", "center_frequency", "peak_noise_sensitivity").to_numpy()
+    design, shape = np.column_stack([np.ones(len(frame)), numbers]), frame["shape_accuracy"].to_numpy()
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
+
+
 def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:
     """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
     integer = networks.filter(pl.col("condition").is_in([INTEGER, ""]))
@@ -339,10 +347,9 @@ def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path,
 
 
 def test_commands(command: Command) -> None:
-    rows = json.loads(command("published", "show", "fits", "--format", "json").out)
-    assert {row["baseline"] for row in rows} == {"testbed", "standard", "timm"}
-    rows = json.loads(command("published", "show", "fits", "--by", "training", "--format", "json").out)
-    assert {row["training"] for row in rows} == set(POOLS)
+    tables = json.loads(command("published", "show", "fits", "--format", "json").out)
+    assert {row["baseline"] for row in tables["baseline"]} == {"testbed", "standard", "timm"}
+    assert {row["training"] for row in tables["training"]} == set(POOLS)
     answer = command("published", "relate", "--models", "study")
     assert "48 models of 7 families" in answer.out
     assert len(json.loads(command("published", "relate", "--format", "json").out)) == 6

@@ -194,12 +194,12 @@ def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
 
 
 def test_list_says_what_is_here(command: Command) -> None:
-    rows = {row["source"]: row for row in json.loads(command("published", "list", "--format", "json").out)}
+    rows = {row["source"]: row for row in json.loads(command("published", "show", "--format", "json").out)["sources"]}
     assert list(rows) == list(sources())
     assert (rows["timm"]["licence"], rows["timm"]["commit"]) == ("Apache-2.0", "aa4b5850")
     assert rows["critical-band"]["models"] is None
     assert (rows["timm"]["here"], rows["critical-band"]["here"]) == ("shipped", None)
-    lines = command("published", "list").out.splitlines()
+    lines = command("published", "show").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1].startswith("not here: critical-band, humans, imagenet-x ")
 
@@ -230,7 +230,8 @@ def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tm
     assert not db.exists()
     result = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
     assert result.code == 0, result.err
-    rows = {row["source"]: row for row in json.loads(command("published", "list", "--db", db, "--format", "json").out)}
+    tables = json.loads(command("published", "show", "--db", db, "--format", "json").out)
+    rows = {row["source"]: row for row in tables["sources"]}
     # They include the effective robustness on V2, Sketch, A and R by two definitions, less the one row without A.
     assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 2 * (4 * 1556 - 1))
 
