@@ -126,7 +126,7 @@ _LATER = {
     ),
     ".app.console": "progress",
     ".app.export": "Backbone Lowering MultiLabel lower",
-    ".errors": (
+    ".core.errors": (
         "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
         "StoreError UnknownName UsageError"
     ),
@@ -138,8 +138,8 @@ _LATER = {
     ".probes.benchmarks.check": "Subset",
     ".probes.benchmarks.truth": "Labels",
     ".probes.images.options": "Contents Draw How",
-    ".records": "Crop",
-    ".version": "__version__",
+    ".core.records": "Crop",
+    ".core.version": "__version__",
 }
 """Names by their modules, which are imported on use: most load heavy libraries, or lead to some that do."""
 _MODULE_OF = {name: module for module, names in _LATER.items() for name in names.split()}
