@@ -53,8 +53,8 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
 
     Only what the critical band gives has an estimator.
     """
-    estimators = {name: measure.estimator or None for name, measure in MEASURES.items()}
-    numbers = {name: measure.number for name, measure in MEASURES.items() if measure.number}
+    estimators = {name: measure.shown.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.shown.quantity for name, measure in MEASURES.items() if measure.shown.quantity}
     metric = pl.col("metric")
     return metrics.with_columns(
         estimator=metric.replace_strict(estimators, default=None, return_dtype=pl.String),

@@ -55,7 +55,7 @@ BLOCK = 4_000_000
 FLIPS = "negative flips"
 """The name that their rows have in the column of measures."""
 JUDGED: Mapping[str, Measure[CellOutcomes]] = {
-    measure.name: measure for measure in CONDITION_MEASURES if measure.sense and measure.values
+    measure.name: measure for measure in CONDITION_MEASURES if measure.shown.sense and measure.values
 }
 """Name -> measure that a release can be judged by."""
 
@@ -148,7 +148,7 @@ class ReleasePair:
             counted = images[~np.isnan(before[:, images] + now[:, images]).any(axis=0)]
             if len(counted):
                 values = before[:, counted], now[:, counted]
-                d = JUDGED[measure].sense * (values[0] - values[1])
+                d = JUDGED[measure].shown.sense * (values[0] - values[1])
                 yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
 
     def _statistics(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
@@ -342,7 +342,7 @@ def _read_pair(
         np.stack([_right(cell, key)[images] for cell in of_run])
         for of_run, images in ((before, images_a), (now, images_b))
     )
-    names = limits.measures or [name for name, measure in JUDGED.items() if measure.primary]
+    names = limits.measures or [name for name, measure in JUDGED.items() if measure.shown.primary]
     values = dict[str, tuple[Floats, Floats]]()
     for name in names:
         if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available):

@@ -1,8 +1,8 @@
 """The verdict on a study, or on two runs: sentences made of estimates, their intervals and their states."""
 
-# `Measure.verdict` has the words that a measure's states have, and `Measure.change` those of a difference. A number
+# `Words.verdict` has the words that a measure's states have, and `Words.change` those of a difference. A number
 # without a sound state is not told; lines at the end say of which models it is not determined, and why, and
-# `Measure.remedies` what to do.
+# `Words.remedies` what to do.
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .cells import Run, compare_cells, two_of
 from .measures import compare_measures
 from .words import in_words
 
-TOLD = {measure.name: measure.verdict for measure in GRID_MEASURES if measure.verdict}
+TOLD = {measure.name: measure.shown.words.verdict for measure in GRID_MEASURES if measure.shown.words.verdict}
 """Measure -> what a model does in each state."""
 FEW = 5
 """Models that have a sentence each; of more, each measure has one with the range of all. The most names in a list."""
@@ -122,10 +122,10 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     template = TOLD[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
         return None
-    value, low, high = (_number(row[name], MEASURES[row["metric"]].unit) for name in ("value", "low", "high"))
+    value, low, high = (_number(row[name], MEASURES[row["metric"]].shown.unit) for name in ("value", "low", "high"))
     # Words on a cut at an end of the tested ones say on which side it lies; resamples may cross that end.
     interval = f" [{low}, {high}]" if low and (row["state"] == State.OK.value or low != high) else ""
-    percent = " %" if MEASURES[row["metric"]].unit == "share" else ""
+    percent = " %" if MEASURES[row["metric"]].shown.unit == "share" else ""
     accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
     text = template.format(accuracy=accuracy, value=f"{value}{percent}{interval}")
     return text.replace(" 1 cycles ", " 1 cycle ")
@@ -159,9 +159,9 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     for (metric, image_set, state, note), of_note in rows.group_by(
         "metric", "image_set", "state", "note", maintain_order=True
     ):
-        measure = MEASURES[str(metric)]
-        remedy = {**REMEDIES, **measure.remedies}.get(State(state))
-        if state == State.CENSORED_BELOW and measure.least is not None and (of_note["value"] <= measure.least).all():
+        words = MEASURES[str(metric)].shown.words
+        remedy = {**REMEDIES, **words.remedies}.get(State(state))
+        if state == State.CENSORED_BELOW and words.lowest is not None and (of_note["value"] <= words.lowest).all():
             remedy = "nothing lower can be tested"
         if remedy:
             models = tuple(of_note["checkpoint"].unique(maintain_order=True))

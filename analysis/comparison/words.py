@@ -17,10 +17,12 @@ from .cells import DIFFERS, Run
 
 CLEAN = "clean"
 CHANGES = {CLEAN: ("is", "accurate without perturbation")} | {
-    measure.name: measure.change for measure in GRID_MEASURES if measure.change
+    measure.name: measure.shown.words.change for measure in GRID_MEASURES if measure.shown.words.change
 }
 """Measure -> what a model does less or more where it is lower or higher; CLEAN is the clean accuracy."""
-NEEDS_ALIKE = {measure.name: measure.needs_alike for measure in GRID_MEASURES if measure.needs_alike}
+NEEDS_ALIKE = {
+    measure.name: measure.shown.words.needs_alike for measure in GRID_MEASURES if measure.shown.words.needs_alike
+}
 """Measure -> the one that has to be alike in both runs for a sentence about it."""
 
 
@@ -113,7 +115,7 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     A row with a `metric` whose unit is none of a share has one digit after the point, and its unit.
     """
     measure = MEASURES.get(row.get("metric", ""))
-    unit = "" if measure is None or measure.unit == "share" else measure.unit
+    unit = "" if measure is None or measure.shown.unit == "share" else measure.shown.unit
     digits = "+.1f" if unit else "+.3f"
     interval = "" if row["low"] is None else f" [{row['low']:{digits}}, {row['high']:{digits}}]"
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()

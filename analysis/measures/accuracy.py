@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..statistics.arrays import Mask, Whole
-from .base import Available, Estimate, ImageValues, Measure, Scope, State, has_labels
+from .base import Available, Estimate, ImageValues, Measure, Scope, Shown, State, as_it_is, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
@@ -30,6 +30,13 @@ def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Whole, Mask]:
 
 def _right_values(cell: CellOutcomes) -> ImageValues | None:
     return None if cell.right is None else ImageValues(cell.right)
+
+
+def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
+    if cell.right is None:
+        return None
+    judge = _agree_with_itself if cell.is_clean else as_it_is
+    return ImageValues(cell.right, judge=judge, comparable=False)
 
 
 def _real_values(cell: CellOutcomes) -> ImageValues | None:
@@ -46,9 +53,7 @@ def _confidence_values(cell: CellOutcomes) -> ImageValues | None:
     return None if confidence is None else ImageValues(confidence)
 
 
-def _judge_agreement(cell: CellOutcomes, estimate: Estimate) -> Estimate:
-    if not cell.is_clean:
-        return estimate
+def _agree_with_itself(estimate: Estimate) -> Estimate:
     note = "agrees with itself by definition"
     return replace(estimate, low=np.nan, high=np.nan, state=State.NO_INTERVAL, note=note)
 
@@ -65,34 +70,24 @@ def listed_by_real(available: Available) -> bool:
 MEASURES = (
     Measure(
         "accuracy",
-        "accuracy",
-        "share",
         Scope.CONDITION,
-        values=_right_values,
+        Shown("accuracy", sense=1, primary=True),
         applies=has_labels,
-        sense=1,
-        primary=True,
+        values=_right_values,
     ),
     Measure(
         "agreement",
-        "agreement",
-        "share",
         Scope.CONDITION,
-        values=_right_values,
-        judge=_judge_agreement,
+        Shown("agreement", sense=1, primary=True),
         applies=_unlabelled,
-        sense=1,
-        primary=True,
-        against_clean=False,
+        values=_agreement_values,
     ),
     Measure(
         "accuracy_real",
-        "accuracy by ReaL",
-        "share",
         Scope.CONDITION,
-        values=_real_values,
+        Shown("accuracy by ReaL", sense=1),
         applies=listed_by_real,
-        sense=1,
+        values=_real_values,
     ),
 )
-CONFIDENCE = Measure("confidence", "confidence", "share", Scope.CONDITION, values=_confidence_values)
+CONFIDENCE = Measure("confidence", Scope.CONDITION, Shown("confidence"), values=_confidence_values)

@@ -142,7 +142,7 @@ def less_clean(share: Share, clean: Share | None, intervals: Intervals = share_i
     return replace(estimate, difference=(share.value - clean.value, *ends))
 
 
-TOGETHER = 1 << 17
+CACHE_IMAGES = 1 << 17
 """Images of all shares whose intervals are made at once: their arrays stay in the processor's cache."""
 
 
@@ -151,7 +151,7 @@ def all_less_clean(
 ) -> list[Estimate]:
     """The estimates of shares as `less_clean` gives them, made together where all are of the same images."""
     references = [share for share in clean if share]
-    most = max(1, TOGETHER // len(shares[0].clusters)) if shares else 1
+    most = max(1, CACHE_IMAGES // len(shares[0].clusters)) if shares else 1
     if len(shares) > most:
         blocks = [slice(first, first + most) for first in range(0, len(shares), most)]
         return [estimate for block in blocks for estimate in all_less_clean(shares[block], clean[block], intervals)]
@@ -185,15 +185,6 @@ class Scope(StrEnum):
     """Many conditions of one model on one image set together."""
     BENCHMARKS = "benchmarks"
     """Many image sets of one model together."""
-
-
-FUNCTIONS: Mapping[Scope, Sequence[str]] = {
-    Scope.CONDITION: ("values", "estimates"),
-    Scope.MODELS: ("among",),
-    Scope.GRID: ("estimates",),
-    Scope.BENCHMARKS: ("estimates",),
-}
-"""The fields of `Measure` whose functions give the numbers of each scope: a measure has one of them at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +231,11 @@ class Options:
     without noise."""
 
 
+def as_it_is(estimate: Estimate) -> Estimate:
+    """The `judge` of values that say all."""
+    return estimate
+
+
 @dataclass(frozen=True, slots=True)
 class ImageValues:
     """A number of every image whose mean is an estimate.
@@ -253,6 +249,10 @@ class ImageValues:
     """(n,): the images that the mean is over; None for all."""
     uncounted: str = "no image counts"
     """Why there is no mean where no image counts."""
+    judge: Callable[[Estimate], Estimate] = as_it_is
+    """Adds to the estimate what the values do not tell: that it says little, say."""
+    comparable: bool = True
+    """Whether other conditions are compared with this mean where it is that of the clean images."""
 
     def __post_init__(self) -> None:
         if self.values.dtype != bool and (beyond := np.abs(self.values) > 1).any():
@@ -288,99 +288,88 @@ def lacks_nothing(_: Available) -> str | None:
     return None
 
 
-def as_it_is(_: Any, estimate: Estimate) -> Estimate:
-    """The `judge` of measures whose state follows from their values."""
-    return estimate
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of sentences about models: see `comparison.verdict` and `comparison.words`."""
+
+    verdict: Mapping[State, str] = field(default_factory=dict)
+    """State -> what a model does, in words with {accuracy} and {value}."""
+    change: tuple[str, str] | None = None
+    """Verb and object of a model whose number is lower or higher: ("relies", "on low frequencies")."""
+    needs_alike: str = ""
+    """The measure that has to be alike in two models for a sentence to compare them by this one."""
+    remedies: Mapping[State, str] = field(default_factory=dict)
+    """State -> what to do, so that the number is determined, in addition to REMEDIES."""
+    lowest: float | None = None
+    """The lowest value that can be tested; a number that is censored below it stays so."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigure:
+    """The figure that a published study has of a measure."""
+
+    columns: tuple[str, ...]
+    """Columns of its results that the figure is the mean of."""
+    classes: int = CLASSES
+    """The classes that it decided between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The appearance of a measure in charts, tables, sentences and correlations."""
+
+    title: str
+    unit: str = "share"
+    """share, octaves, cycles per image, percent …: a share is drawn from 0 to 1."""
+    sense: int = 0
+    """1 where a model with more of it is better, -1 where one with less is; 0 where neither is, so that no gate of a
+    release can ask for it."""
+    primary: bool = False
+    """Whether it is the main accuracy of its cells: tables of cells and curves have it, with a test."""
+    folded: bool = True
+    """Whether the report shows its curves over conditions only when a reader opens them."""
+    group: str = ""
+    """The name under which `plan` lists several measures together."""
+    quantity: str = ""
+    """The quantity, where a report draws it: several estimators of one quantity share a panel."""
+    panel: str = ""
+    """The title of this panel; by default the label."""
+    estimator: str = ""
+    words: Words = field(default_factory=Words)
+    published: PublishedFigure | None = None
+    stands_for: str = ""
+    """The measure whose place it takes in comparisons, correlations and charts, where an image set has both."""
+    cut_of: str = ""
+    """The filter whose curves cross half at this number, where charts mark it."""
+    ratio_to_clean: bool = False
+    """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
+
+    @property
+    def label(self) -> str:
+        """The title with the unit, for charts and tables; a share goes without."""
+        return with_unit(self.title, self.unit.replace(" per ", "/"))
 
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[Read]):
     """One number. Measures with the same function are computed together, as probes with the same `perturb` are."""
 
-    # Every scope reads these.
     name: str
     """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
-    title: str
-    unit: str
-    """share, octaves, cycles per image, percent …: a share is drawn from 0 to 1."""
     scope: Scope
+    shown: Shown
     applies: Callable[[Available], bool] = always
     """Whether an image set has the measure at all, or some of what it needs."""
     needs: Callable[[Available], str | None] = lacks_nothing
     """The conditions or labels that it lacks, in words; None where the decisions determine it."""
-
-    # CONDITION, GRID and BENCHMARKS read these.
     estimates: Callable[[Read, Options], Mapping[str, Estimate]] | None = None
     """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
     differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
     """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""
-
-    # CONDITION alone reads these.
     values: Callable[[Read], ImageValues | None] | None = None
-    """A number of every image, whose mean the estimate is: its interval, its difference from the clean images and that
-    of two runs follow. The function gives None where the cell has no such number."""
-    judge: Callable[[Read, Estimate], Estimate] = as_it_is
-    """Adds what `values` do not tell: that a number says little, say."""
-    against_clean: bool = True
-    """Whether the mean of `values` on the clean images is one to compare with."""
-    sense: int = 0
-    """1 where a model with more of it is better, -1 where one with less is; 0 where neither is, so that no gate of a
-    release can ask for it."""
-    primary: bool = False
-    """Whether it is the top-1 of its cells: tables of cells and curves have it, with a test."""
-
-    # MODELS alone reads these.
-    among: Callable[[Mask], Floats] | None = None
-    """(m, n) numbers whose means over images are those of m models, from which of the same n images each has right."""
-    undetermined: str = ""
-    """Why a mean of `among` has no value where it has none."""
-
-    # CONDITION, MODELS and BENCHMARKS have curves over conditions, which read this.
-    folded: bool = True
-    """Whether the report shows its curves only when a reader opens them."""
-
-    # GRID and BENCHMARKS read this.
-    group: str = ""
-    """The name under which `plan` lists several measures together."""
-
-    # GRID alone reads these.
+    """A number of every image of a condition, whose mean the estimate is: its interval, its difference from the clean
+    images and that of two runs follow. The function gives None where the cell has no such number."""
     is_bias: bool = False
     """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
-    change: tuple[str, str] | None = None
-    """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
-    verdict: Mapping[State, str] = field(default_factory=dict)
-    """State -> what a model does, in words with {accuracy} and {value}: see `comparison.verdict`."""
-    remedies: Mapping[State, str] = field(default_factory=dict)
-    """State -> what to do, so that the number is determined, in addition to REMEDIES."""
-    least: float | None = None
-    """The lowest value that can be tested; a number that is censored below it stays so."""
-    cut_of: str = ""
-    """The filter whose curves cross half at this number, where charts mark it."""
-    ratio_to_clean: bool = False
-    """Whether it is a ratio to the clean accuracy, so that the two are correlated by their making."""
-    stands_for: str = ""
-    """The measure whose place it takes in comparisons, correlations and charts, where an image set has both."""
-    needs_alike: str = ""
-    """The measure that has to be alike in two models for a sentence to compare them by this one."""
-    number: str = ""
-    """The quantity, where the report draws it: several estimators of one quantity share a panel."""
-    number_title: str = ""
-    """The title of its panel; by default the label."""
-    estimator: str = ""
     people: Callable[[], Mapping[str, Estimate]] | None = None
-    """Name -> estimate of people in published trials, of all measures with this function; None where there are none."""
-    published: tuple[str, ...] = ()
-    """Columns of the published study's results that its figure is the mean of."""
-    published_classes: int = CLASSES
-    """The classes that the published study decided between."""
-
-    def __post_init__(self) -> None:
-        functions = [name for name in ("values", "estimates", "among") if getattr(self, name)]
-        if not functions or not {*functions} <= {*FUNCTIONS[self.scope]}:
-            expected, received = " or ".join(FUNCTIONS[self.scope]), " and ".join(functions) or "none"
-            raise ValueError(f"measure {self.name}: a number of scope {self.scope} has {expected}, not {received}")
-
-    @property
-    def label(self) -> str:
-        """The title with the unit, for charts and tables; a share goes without."""
-        return with_unit(self.title, self.unit.replace(" per ", "/"))
+    """Name -> estimate of people in published trials, of all measures with this function."""

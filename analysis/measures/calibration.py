@@ -16,11 +16,12 @@ mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a calibrated 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ..statistics.arrays import Floats, Mask
-from .base import Available, Estimate, ImageValues, Measure, Scope, State
+from .base import Available, Estimate, ImageValues, Measure, Scope, Shown, State
 from .outcomes import CellOutcomes
 
 BINS = 15
@@ -42,25 +43,29 @@ def _applies(available: Available) -> bool:
     return available.labelled and not available.conflicting
 
 
-def _gap_values(cell: CellOutcomes) -> ImageValues | None:
+def _judged(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
+    """(n,) each: confidence, and whether it is right; None where these are not known."""
     confidence = cell.decisions.confidence
     if confidence is None or cell.right is None or cell.images.conflicting.any():
         return None
-    return ImageValues(calibration_gaps(confidence, cell.right)[0])
+    return confidence, cell.right
+
+
+def _gap_values(cell: CellOutcomes) -> ImageValues | None:
+    if (judged := _judged(cell)) is None:
+        return None
+    gaps, chance = calibration_gaps(*judged)
+    return ImageValues(gaps, judge=partial(_doubt_near_chance, chance))
 
 
 def _square_values(cell: CellOutcomes) -> ImageValues | None:
-    confidence = cell.decisions.confidence
-    if confidence is None or cell.right is None or cell.images.conflicting.any():
+    if (judged := _judged(cell)) is None:
         return None
-    return ImageValues(np.square(confidence - cell.right))
+    confidence, right = judged
+    return ImageValues(np.square(confidence - right))
 
 
-def _judge_gap(cell: CellOutcomes, estimate: Estimate) -> Estimate:
-    confidence = cell.decisions.confidence
-    if confidence is None or cell.right is None:
-        return estimate
-    chance = calibration_gaps(confidence, cell.right)[1]
+def _doubt_near_chance(chance: float, estimate: Estimate) -> Estimate:
     if estimate.value >= NEAR_CHANCE * chance:
         return estimate
     note = f"{chance:.2g} is expected of a network that is calibrated"
@@ -70,21 +75,16 @@ def _judge_gap(cell: CellOutcomes, estimate: Estimate) -> Estimate:
 MEASURES = (
     Measure(
         "expected_calibration_error",
-        "expected calibration error",
-        "probability",
         Scope.CONDITION,
-        values=_gap_values,
-        judge=_judge_gap,
+        Shown("expected calibration error", "probability", folded=False),
         applies=_applies,
-        folded=False,
+        values=_gap_values,
     ),
     Measure(
         "top1_brier_score",
-        "Brier score of the top-1",
-        "squared probability",
         Scope.CONDITION,
-        values=_square_values,
+        Shown("Brier score of the top-1", "squared probability", sense=-1),
         applies=_applies,
-        sense=-1,
+        values=_square_values,
     ),
 )

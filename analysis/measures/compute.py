@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import NamedTuple
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.records import digest_of
 from ..database.store import Store
-from ..statistics.shares import Share, mean_intervals, share_of
-from .base import Estimate, Measure, Options, State, all_less_clean, nothing
+from .base import Measure, Options
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -22,6 +21,8 @@ from .outcomes import (
     ConditionKey,
     ImageTruth,
     Outcomes,
+    PeerOutcomes,
+    Peers,
     PredictionReader,
     Subject,
     subjects,
@@ -43,7 +44,7 @@ class MeasureSelection:
 
     grid: Sequence[Measure[Outcomes]] = GRID_MEASURES
     condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES
-    models: Sequence[Measure[CellOutcomes]] = MODEL_MEASURES
+    models: Sequence[Measure[PeerOutcomes]] = MODEL_MEASURES
     benchmarks: Sequence[Measure[BenchmarkOutcomes]] = BENCHMARK_MEASURES
 
 
@@ -178,7 +179,7 @@ def _of_study(
 
     A thousand checkpoints have half a million rows, which take less memory as columns.
     """
-    answers = PeerAnswers(selection.models)
+    answers = PeerAnswers(selection.models, options)
     benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
     for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
         subjects_of_checkpoint = list(of_checkpoint)
@@ -248,7 +249,8 @@ class PeerAnswer(NamedTuple):
 class PeerAnswers:
     """The answers of all models under each condition of each image set, kept until all models are read."""
 
-    measures: Sequence[Measure[CellOutcomes]]
+    measures: Sequence[Measure[PeerOutcomes]]
+    options: Options
     _of_set: dict[int, dict[ConditionKey, list[PeerAnswer]]] = field(default_factory=dict)
     _images: dict[int, ImageTruth] = field(default_factory=dict)
 
@@ -271,51 +273,21 @@ class PeerAnswers:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
         for image_set, conditions in sorted(self._of_set.items()):
             images = self._images[image_set]
-            clean_shares: dict[str, Mapping[int, Share]] = {}
+            clean: Peers | None = None
             # Clean images come first, since every other condition is compared with them.
             for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
                 answers = sorted(conditions[key], key=lambda answer: answer.cell)
-                rows = list[Row]()
-                for measure in self.measures if len(answers) > 1 else ():
-                    shares = _peer_shares(measure, answers, images)
-                    clean = {} if key.is_clean else clean_shares.get(measure.name, {})
-                    estimates = _peer_estimates(measure, shares, clean)
-                    if key.is_clean:
-                        clean_shares[measure.name] = shares
-                    rows += [
-                        _keys(subject, SUBJECT_KEYS)
-                        | key._asdict()
-                        | row_of(measure.name, estimates[subject.checkpoint_id])
-                        for _, subject, _ in answers
-                    ]
+                count = int(images.judged.sum())
+                right = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
+                peers = Peers(images, [answer.subject.checkpoint_id for answer in answers], right, clean)
+                if key.is_clean:
+                    clean = peers
+                rows = [
+                    _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
+                    for answer in answers
+                    if len(answers) > 1
+                    for name, estimate in estimates_of(
+                        self.measures, PeerOutcomes(peers, answer.subject.checkpoint_id), self.options
+                    )
+                ]
                 yield pl.DataFrame(rows, SCHEMA)
-
-
-def _peer_estimates(
-    measure: Measure[CellOutcomes], shares: Mapping[int, Share], clean_shares: Mapping[int, Share]
-) -> dict[int, Estimate]:
-    """Checkpoint -> the estimate of its mean, compared with that of the clean images if there is one."""
-    # Kappas with other models are comparable only where these are the same models.
-    clean = clean_shares if clean_shares.keys() == shares.keys() else {}
-    known = [checkpoint for checkpoint, share in shares.items() if not np.isnan(share.value)]
-    references = [
-        reference if (reference := clean.get(checkpoint)) and not np.isnan(reference.value) else None
-        for checkpoint in known
-    ]
-    estimates = all_less_clean([shares[checkpoint] for checkpoint in known], references, mean_intervals)
-    undetermined = {
-        checkpoint: nothing(State.UNDETERMINED, measure.undetermined, share.images)
-        for checkpoint, share in shares.items()
-    }
-    return undetermined | dict(zip(known, estimates, strict=True))
-
-
-def _peer_shares(
-    measure: Measure[CellOutcomes], answers: Sequence[PeerAnswer], images: ImageTruth
-) -> Mapping[int, Share]:
-    """Checkpoint -> its mean beside the others."""
-    if measure.among is None:
-        return {}
-    clusters, bits = images.clusters[images.judged], np.stack([answer.bits for answer in answers])
-    numbers = measure.among(np.unpackbits(bits, axis=1, count=len(clusters)).astype(bool))
-    return {answer.subject.checkpoint_id: share_of(row, clusters) for answer, row in zip(answers, numbers, strict=True)}

@@ -38,7 +38,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from .base import MEANINGLESS, Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
+from .base import (
+    MEANINGLESS,
+    Available,
+    Estimate,
+    Measure,
+    Options,
+    PublishedFigure,
+    Scope,
+    Shown,
+    State,
+    nothing,
+    with_unit,
+)
 from .outcomes import CellOutcomes, Outcomes
 
 PROBE = "critical_band"
@@ -298,40 +310,27 @@ def _lacking_conditions(available: Available) -> str | None:
     return gaps and f"{PROBE} {gaps}"
 
 
-_in_band = partial(
-    Measure,
-    scope=Scope.GRID,
-    estimates=band_estimates,
-    applies=has_band,
-    needs=_lacking_conditions,
-    group="critical band",
-    estimator="published",
-)
-
-
-def _published(
-    suffix: str, words: str, people: Callable[[], Mapping[str, Estimate]] | None = None
+def _measures(
+    suffix: str, words: str, people: Callable[[], Mapping[str, Estimate]] | None
 ) -> Iterator[Measure[Outcomes]]:
-    for measure, number in PUBLISHED.items():
-        title, unit = f"{SHORT[number]}{words}", UNITS[number]
+    measure = partial(
+        Measure, scope=Scope.GRID, applies=has_band, needs=_lacking_conditions, estimates=band_estimates, people=people
+    )
+    shown = partial(Shown, group="critical band", estimator="published")
+    for name, number in PUBLISHED.items():
+        unit, title = UNITS[number], f"{SHORT[number]}{words}"
         if suffix:
-            yield _in_band(f"{measure}{suffix}", title, unit, people=people)
+            yield measure(f"{name}{suffix}", shown=shown(title, unit))
             continue
-        yield _in_band(
-            measure,
-            title,
-            unit,
-            is_bias=True,
-            number=number,
-            number_title=with_unit(TITLES[number], unit),
-            published=(f"metric/criticalband/{COLUMNS[number]}",),
-        )
+        published = PublishedFigure((f"metric/criticalband/{COLUMNS[number]}",))
+        panel = with_unit(TITLES[number], unit)
+        yield measure(name, shown=shown(title, unit, quantity=number, panel=panel, published=published), is_bias=True)
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
-        yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps", people=people)
+        yield measure(f"critical_threshold_{frequency}{suffix}", shown=shown(title, "steps"))
 
 
 MEASURES: Sequence[Measure[Outcomes]] = (
-    *_published("", ""),
-    *_published("_raw", ", accuracies not normalized", people_estimates),
+    *_measures("", "", None),
+    *_measures("_raw", ", accuracies not normalized", people_estimates),
 )

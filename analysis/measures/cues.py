@@ -34,9 +34,11 @@ from .base import (
     ImageValues,
     Measure,
     Options,
+    PublishedFigure,
     Scope,
+    Shown,
     State,
-    as_it_is,
+    Words,
     nothing,
     too_few_images,
 )
@@ -143,7 +145,9 @@ def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
 
 def _bias_values(cell: CellOutcomes) -> ImageValues | None:
     first, either = _named_cues(cell)
-    return ImageValues(first, either, NEITHER) if cell.images.conflicting.any() else None
+    if not cell.images.conflicting.any():
+        return None
+    return ImageValues(first, either, NEITHER, judge=partial(_judge_bias, cell))
 
 
 def _accuracy_values(cell: CellOutcomes) -> ImageValues | None:
@@ -155,43 +159,31 @@ def _conflicts(cues: Cues, available: Available) -> bool:
     return cues.second in available.schemes
 
 
-def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
+def _shown(cues: Cues, name: str) -> Shown:
+    is_bias = name == cues.bias
+    words = Words({State.OK: VERDICTS[name]}, CHANGES[name], cues.accuracy) if is_bias else Words(change=CHANGES[name])
+    published = PublishedFigure(("shape-bias",), SPACE_CLASSES["sixteen"]) if name == SHAPE_CUES.bias else None
+    return Shown(TITLES[name], group=cues.bias, folded=not is_bias, quantity=name, words=words, published=published)
+
+
+def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
     # Both measures have the same function, so that it is called once.
     estimates, differences = partial(cue_estimates, cues), partial(cue_differences, cues)
     for name in (cues.bias, cues.accuracy):
         yield Measure(
             name,
-            TITLES[name],
-            "share",
             Scope.GRID,
-            estimates=estimates,
+            _shown(cues, name),
             applies=partial(_conflicts, cues),
+            estimates=estimates,
             differences=differences,
             is_bias=name == cues.bias,
-            group=cues.bias,
-            change=CHANGES.get(name),
-            verdict={State.OK: VERDICTS[name]} if name in VERDICTS else {},
-            folded=name != cues.bias,
-            needs_alike=cues.accuracy if name == cues.bias else "",
-            number=name,
-            published=("shape-bias",) if name == SHAPE_CUES.bias else (),
-            published_classes=SPACE_CLASSES["sixteen"],
         )
 
 
-def _under_conditions(cues: Cues) -> Iterator[Measure[CellOutcomes]]:
-    for name, values in ((cues.bias, _bias_values), (cues.accuracy, _accuracy_values)):
-        yield Measure(
-            name,
-            TITLES[name],
-            "share",
-            Scope.CONDITION,
-            values=values,
-            judge=_judge_bias if name == cues.bias else as_it_is,
-            applies=partial(_conflicts, cues),
-            folded=name != cues.bias,
-        )
-
-
-MEASURES = tuple(measure for cues in CUES for measure in _of_cues(cues))
-CONDITION_MEASURES = tuple(measure for cues in CUES for measure in _under_conditions(cues))
+MEASURES = tuple(measure for cues in CUES for measure in _measures(cues))
+CONDITION_MEASURES = tuple(
+    Measure(name, Scope.CONDITION, _shown(cues, name), applies=partial(_conflicts, cues), values=values)
+    for cues in CUES
+    for name, values in ((cues.bias, _bias_values), (cues.accuracy, _accuracy_values))
+)

@@ -41,7 +41,7 @@ from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, difference_interval, mean_of, share_of
 from .accuracy import real_right
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, less_clean, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, estimate_of, less_clean, nothing
 from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
@@ -192,7 +192,7 @@ class BenchmarkOutcomes:
         """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
         cells = self.study.cells.get(self.checkpoint_id, dict.fromkeys(ACCURACIES, ()))
         measured = {
-            name: _measure(self.predictions, cells[name], accuracy, self.study.clusters)
+            name: _measure_benchmark(self.predictions, cells[name], accuracy, self.study.clusters)
             for name, accuracy in ACCURACIES.items()
         }
         benchmarks = {f"top1_{name}": measured[name] for name in self.study.names}
@@ -299,7 +299,7 @@ def _published_budget(parameters: str) -> bool:
     return all(isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
 
 
-def _measure(
+def _measure_benchmark(
     predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
 ) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
@@ -377,20 +377,24 @@ def _lacking_members(group: str, available: Available) -> str | None:
     return incomplete(group, {name: _lacking_sets(name, available) for name in ACCURACIES})
 
 
-_in_percent = partial(
-    Measure,
-    unit="percent",
-    scope=Scope.BENCHMARKS,
-    estimates=benchmark_estimates,
-    differences=benchmark_differences,
-)
+_measure = partial(Measure, scope=Scope.BENCHMARKS, estimates=benchmark_estimates, differences=benchmark_differences)
 MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
-        _in_percent(f"top1_{name}", f"top-1 {name}", applies=partial(_has, name), needs=partial(_lacking_sets, name))
+        _measure(
+            f"top1_{name}",
+            shown=Shown(f"top-1 {name}", "percent"),
+            applies=partial(_has, name),
+            needs=partial(_lacking_sets, name),
+        )
         for name in ACCURACIES
     ),
     *(
-        _in_percent(group, group, applies=partial(_has, group), needs=partial(_lacking_members, group))
+        _measure(
+            group,
+            shown=Shown(group, "percent"),
+            applies=partial(_has, group),
+            needs=partial(_lacking_members, group),
+        )
         for group in GROUPS
     ),
 )

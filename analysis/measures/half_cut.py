@@ -25,7 +25,7 @@ from ..statistics.arrays import Floats, Mask
 from ..statistics.chance import within_chance
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images
+from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, nothing, too_few_images
 from .outcomes import Outcomes
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
@@ -142,24 +142,20 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
 
 
 def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[State, str]) -> Measure[Outcomes]:
+    probe = PROBES[name]
+    remedies = {
+        State.CENSORED_BELOW: f"add a {probe} that cuts lower",
+        State.CENSORED_ABOVE: f"add a {probe} that cuts higher",
+    }
+    words = Words(verdict, change, remedies=remedies, lowest=1)
     return Measure(
         name,
-        title,
-        "cycles per image",
         Scope.GRID,
+        Shown(title, "cycles per image", quantity=name, words=words, cut_of=probe),
+        applies=partial(_applies, probe),
+        needs=partial(_lacks, probe),
         estimates=partial(half_cut_estimates, name),
-        applies=partial(_applies, PROBES[name]),
-        needs=partial(_lacks, PROBES[name]),
         differences=partial(half_cut_differences, name),
-        number=name,
-        least=1,
-        cut_of=PROBES[name],
-        change=change,
-        verdict=verdict,
-        remedies={
-            State.CENSORED_BELOW: f"add a {PROBES[name]} that cuts lower",
-            State.CENSORED_ABOVE: f"add a {PROBES[name]} that cuts higher",
-        },
     )
 
 

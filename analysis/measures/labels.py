@@ -16,7 +16,7 @@ import numpy as np
 
 from ..statistics.arrays import Mask
 from ..statistics.shares import Share, difference_interval, share_of
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, less_clean
+from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, Shown, less_clean
 from .outcomes import CellOutcomes
 
 NAME = "label_accuracy"
@@ -61,13 +61,11 @@ def _has_labels_apart(available: Available) -> bool:
 MEASURES = (
     Measure(
         NAME,
-        "accuracy over labels",
-        "share",
         Scope.CONDITION,
-        values=_values,
+        Shown("accuracy over labels", sense=1),
+        applies=_has_labels_apart,
         estimates=label_estimates,
         differences=label_differences,
-        applies=_has_labels_apart,
-        sense=1,
+        values=_values,
     ),
 )

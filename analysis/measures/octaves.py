@@ -30,7 +30,7 @@ from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.chance import within_chance
 from ..statistics.shares import Share, mean_interval, mean_intervals, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 
 PROBE = "octaves"
@@ -146,7 +146,6 @@ def _lacks(available: Available) -> str | None:
 
 _measure = partial(
     Measure,
-    unit="share",
     scope=Scope.GRID,
     applies=_applies,
     needs=_lacks,
@@ -157,15 +156,17 @@ MEASURES = (
     *(
         _measure(
             name,
-            f"accuracy owed to octave {octave}",
-            group="octave_share",
+            shown=Shown(
+                f"accuracy owed to octave {octave}",
+                group="octave_share",
+                words=Words({State.OK: f"owes {{value}} of all images to octave {octave}"}),
+            ),
             is_bias=True,
-            verdict={State.OK: f"owes {{value}} of all images to octave {octave}"},
         )
         for name, octave in zip(SHARES, OCTAVES, strict=True)
     ),
     *(
-        _measure(name, f"interaction of octaves {first} and {second}", group="octave_pair")
+        _measure(name, shown=Shown(f"interaction of octaves {first} and {second}", group="octave_pair"))
         for name, (first, second) in zip(PAIRS, combinations(OCTAVES, 2), strict=True)
     ),
 )

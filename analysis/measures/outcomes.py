@@ -242,6 +242,28 @@ class Outcomes:
         return {stored.condition: cell for stored, cell in self.cells.items() if stored.condition.probe == probe}
 
 
+@dataclass(frozen=True, eq=False)
+class Peers:
+    """The m models that answered under one condition of an image set."""
+
+    images: ImageTruth
+    checkpoints: Sequence[int]
+    """checkpoint.id of each model."""
+    right: Mask
+    """(m, judged images): whether each of the images on which errors are compared is right."""
+    clean: Peers | None
+    """The models that answered on the clean images; None of these themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOutcomes:
+    """One model beside the others under one condition."""
+
+    peers: Peers
+    checkpoint: int
+    """The model's checkpoint.id."""
+
+
 @dataclass
 class PredictionReader:
     """Reads decisions and labels of one database, each once. `forget` drops decisions that are used up."""

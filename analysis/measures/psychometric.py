@@ -49,7 +49,7 @@ from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
+from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, nothing, too_few_images, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -705,36 +705,33 @@ def _lacking_levels(octave: int, available: Available) -> str | None:
     return gap and f"{PROBE} {gap}"
 
 
-_psychometric = partial(
-    Measure,
-    scope=Scope.GRID,
-    estimates=psychometric_estimates,
-    differences=psychometric_differences,
-    estimator="psychometric",
-)
+_measure = partial(Measure, scope=Scope.GRID, estimates=psychometric_estimates, differences=psychometric_differences)
 MEASURES: Sequence[Measure[Outcomes]] = (
     *(
-        _psychometric(
+        _measure(
             name,
-            f"psych. {TITLES[number]}",
-            UNITS[number],
+            shown=Shown(
+                f"psych. {TITLES[number]}",
+                UNITS[number],
+                group="psychometric channel",
+                quantity=number,
+                panel=with_unit(TITLES[number], UNITS[number]),
+                estimator="psychometric",
+            ),
             applies=has_band,
             needs=_lacking_channel,
-            group="psychometric channel",
             is_bias=True,
-            number=number,
-            number_title=with_unit(TITLES[number], UNITS[number]),
         )
         for number, name in NUMBERS.items()
     ),
     *(
-        _psychometric(
+        _measure(
             name,
-            f"threshold of octave {octave}",
-            "noise_sd",
+            shown=Shown(
+                f"threshold of octave {octave}", "noise_sd", group="psychometric thresholds", estimator="psychometric"
+            ),
             applies=partial(_has_octave, octave),
             needs=partial(_lacking_levels, octave),
-            group="psychometric thresholds",
         )
         for name, octave in THRESHOLDS.items()
     ),

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.records import UNKNOWN_RANK
 from .accuracy import listed_by_real
-from .base import ImageValues, Measure, Scope, has_labels
+from .base import ImageValues, Measure, Scope, Shown, has_labels
 from .outcomes import CellOutcomes
 
 
@@ -30,20 +30,16 @@ def _real_values(cell: CellOutcomes) -> ImageValues | None:
 MEASURES = (
     Measure(
         "reciprocal_rank",
-        "mean reciprocal rank",
-        "share",
         Scope.CONDITION,
-        values=_values,
+        Shown("mean reciprocal rank", sense=1),
         applies=has_labels,
-        sense=1,
+        values=_values,
     ),
     Measure(
         "reciprocal_rank_real",
-        "mean reciprocal rank by ReaL",
-        "share",
         Scope.CONDITION,
-        values=_real_values,
+        Shown("mean reciprocal rank by ReaL", sense=1),
         applies=listed_by_real,
-        sense=1,
+        values=_real_values,
     ),
 )

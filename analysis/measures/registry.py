@@ -29,7 +29,7 @@ from . import (
     slices,
     spectral_bias,
 )
-from .base import Available, Estimate, Measure
+from .base import Available, Estimate, Measure, Shown
 from .outcomes import CellOutcomes, Outcomes
 
 GRID_MEASURES: Sequence[Measure[Outcomes]] = (
@@ -61,12 +61,17 @@ MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _AL
 """Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
 
 
+_SHOWN: Mapping[str, Shown] = {measure.name: measure.shown for measure in GRID_MEASURES}
+
+
 def biases() -> list[str]:
     """Names of the measures that are set against generalization."""
     return [measure.name for measure in GRID_MEASURES if measure.is_bias]
 
 
-STAND_INS: Mapping[str, str] = {measure.stands_for: measure.name for measure in GRID_MEASURES if measure.stands_for}
+STAND_INS: Mapping[str, str] = {
+    measure.shown.stands_for: measure.name for measure in GRID_MEASURES if measure.shown.stands_for
+}
 """Measure -> the one that takes its place in comparisons, correlations and charts, where an image set has both."""
 
 
@@ -79,17 +84,17 @@ def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
 
 def label_of(name: str) -> str:
     """The title of a number in charts and tables; `NAME (IMAGE SET)` is one of several image sets."""
-    return _described(name, lambda measure: measure.label)
+    return _described(name, lambda shown: shown.label)
 
 
 def title_of(name: str) -> str:
     """The label without its unit."""
-    return _described(name, lambda measure: measure.title)
+    return _described(name, lambda shown: shown.title)
 
 
-def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
+def _described(name: str, words: Callable[[Shown], str]) -> str:
     measure, bracket, image_set = name.partition(" (")
-    return words(MEASURES[measure]) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
+    return words(MEASURES[measure].shown) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
 
 
 def people_estimates() -> dict[str, Estimate]:
@@ -98,15 +103,14 @@ def people_estimates() -> dict[str, Estimate]:
     return {name: estimate for people in functions for name, estimate in people().items()}
 
 
-def numbers_drawn() -> dict[str, str]:
+def panel_titles() -> dict[str, str]:
     """The quantities that a report draws, and what their panels are called."""
-    drawn = [measure for measure in GRID_MEASURES if measure.number]
-    return {measure.number: measure.number_title or measure.label for measure in drawn}
+    return {shown.quantity: shown.panel or shown.label for shown in _SHOWN.values() if shown.quantity}
 
 
-def measure_named(number: str, estimator: str) -> str:
+def measure_named(quantity: str, estimator: str) -> str:
     """Name of the measure that estimates a quantity by an estimator."""
-    return next(measure.name for measure in GRID_MEASURES if (measure.number, measure.estimator) == (number, estimator))
+    return next(name for name, shown in _SHOWN.items() if (shown.quantity, shown.estimator) == (quantity, estimator))
 
 
 # Which measures a study has
@@ -164,7 +168,7 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
     """Measures of one group that lack the same are one entry; otherwise each that lacks something is one by itself."""
     lacks = lacking(measures, available)
     applicable = [measure for measure in measures if measure.name in lacks]
-    for group, grouped in groupby(applicable, lambda measure: measure.group or measure.name):
+    for group, grouped in groupby(applicable, lambda measure: measure.shown.group or measure.name):
         names = [measure.name for measure in grouped]
         reasons = {lacks[name] for name in names}
         if len(reasons) == 1:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..statistics.arrays import LEVEL
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, less_clean, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, less_clean, nothing
 from .outcomes import CellOutcomes
 
 ACCURACY, WORST, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
@@ -96,13 +96,11 @@ def _has_slices(available: Available) -> bool:
 MEASURES = tuple(
     Measure(
         name,
-        title,
-        "share",
         Scope.CONDITION,
+        Shown(title, folded=False),
+        applies=_has_slices,
         estimates=slice_estimates,
         differences=slice_differences,
-        applies=_has_slices,
-        folded=False,
     )
     for name, title in (
         (ACCURACY, "accuracy on a slice"),

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,7 +42,20 @@ from ..statistics.chance import within_chance
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of
 from ..statistics.wilson import contributing, share_of_sums
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images
+from .base import (
+    Available,
+    Ends,
+    Estimate,
+    Measure,
+    Options,
+    PublishedFigure,
+    Scope,
+    Shown,
+    State,
+    Words,
+    nothing,
+    too_few_images,
+)
 from .outcomes import CellOutcomes, Outcomes
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
@@ -82,8 +95,14 @@ def _lacking_means(available: Available) -> str | None:
     return f"it is made of {' and '.join(lacking)}" if lacking else None
 
 
-def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
-    """The biases for which the conditions are there, with an interval over images where they have a value."""
+def spectral_estimates(outcomes: Outcomes, options: Options, above_chance: bool = False) -> dict[str, Estimate]:
+    """The biases for which the conditions are there, with an interval over images where they have a value.
+
+    `above_chance` takes accuracies above that of a blind guess.
+    """
+    if above_chance:
+        estimates = _estimates(outcomes, options, outcomes.subject.floor)
+        return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
     estimates = _estimates(outcomes, options, 0.0)
     if outcomes.available.few_classes:
         note = f"a blind guess is right in 1 of {outcomes.subject.classes} images; {CORRECTED}{{}} is without it"
@@ -91,12 +110,6 @@ def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estima
             if estimate.state == State.OK:
                 estimates[name] = replace(estimate, state=State.DOUBTFUL, note=note.format(name))
     return estimates
-
-
-def corrected_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
-    """As `spectral_estimates`, of accuracies above chance."""
-    estimates = _estimates(outcomes, options, outcomes.subject.floor)
-    return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
 
 
 def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str, Estimate]:
@@ -184,18 +197,9 @@ def _right(outcomes: Outcomes, means: Sequence[str]) -> Mask:
     return np.array([cell.right for cell in cells if cell is not None])
 
 
-def spectral_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -> dict[str, Ends]:
     """Paired intervals of the biases that both have a value of."""
-    return _differences(a, b, (0.0, 0.0))
-
-
-def corrected_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
-    """As `spectral_differences`, of accuracies above chance."""
-    intervals = _differences(a, b, (a.subject.floor, b.subject.floor))
-    return {f"{CORRECTED}{name}": ends for name, ends in intervals.items()}
-
-
-def _differences(a: Outcomes, b: Outcomes, chances: tuple[float, float]) -> dict[str, Ends]:
+    chances = (a.subject.floor, b.subject.floor) if above_chance else (0.0, 0.0)
     means = [
         name
         for name in PROBES
@@ -206,9 +210,10 @@ def _differences(a: Outcomes, b: Outcomes, chances: tuple[float, float]) -> dict
     ]
     if not means:
         return {}
-    return paired_spectral_intervals(
+    intervals = paired_spectral_intervals(
         _right(a, means), _right(b, means), a.images.clusters, means=means, chances=chances
     )
+    return {f"{CORRECTED}{name}": ends for name, ends in intervals.items()} if above_chance else intervals
 
 
 def spectral_intervals(
@@ -330,40 +335,35 @@ def _quotients(right: NDArray[Any], means: Sequence[str], guessed: Floats | floa
     return quotients
 
 
-_spectral = partial(Measure, unit="share", scope=Scope.GRID, is_bias=True, ratio_to_clean=True)
 SIDES = dict(zip(PROBES, ("low", "high"), strict=True))
-CHANGES = {name: ("relies", f"on {side} frequencies") for name, side in SIDES.items()}
 TITLES = {name: f"{side}-frequency bias" for name, side in SIDES.items()} | {SHARE: "spectral bias"}
-NEEDS = {name: partial(_lacking_cutoffs, name) for name in PROBES} | {SHARE: _lacking_means}
 
 
-def _published(name: str) -> Measure[Outcomes]:
-    columns = [f"metric/bandpass/{SIDES[name][0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS if name in SIDES]
-    return _spectral(
-        name,
-        TITLES[name],
-        estimates=spectral_estimates,
-        applies=_applies,
-        needs=NEEDS[name],
-        differences=spectral_differences,
-        change=CHANGES.get(name),
-        number=name,
-        published=tuple(columns),
-    )
+def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
+    # The measures have the same function, so that it is called once.
+    estimates = partial(spectral_estimates, above_chance=above_chance)
+    differences = partial(spectral_differences, above_chance=above_chance)
+    for bias, title in TITLES.items():
+        name, side = f"{CORRECTED}{bias}" if above_chance else bias, SIDES.get(bias)
+        columns = [f"metric/bandpass/{side[0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS] if side else ()
+        shown = Shown(
+            f"{title} above chance" if above_chance else title,
+            quantity=name,
+            words=Words(change=("relies", f"on {side} frequencies") if side else None),
+            published=PublishedFigure(tuple(columns)) if columns and not above_chance else None,
+            stands_for=bias if above_chance else "",
+            ratio_to_clean=True,
+        )
+        yield Measure(
+            name,
+            Scope.GRID,
+            shown,
+            applies=_applies_to_few_classes if above_chance else _applies,
+            needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,
+            estimates=estimates,
+            differences=differences,
+            is_bias=True,
+        )
 
 
-def _corrected(name: str) -> Measure[Outcomes]:
-    return _spectral(
-        f"{CORRECTED}{name}",
-        f"{TITLES[name]} above chance",
-        estimates=corrected_estimates,
-        applies=_applies_to_few_classes,
-        needs=NEEDS[name],
-        differences=corrected_differences,
-        change=CHANGES.get(name),
-        number=f"{CORRECTED}{name}",
-        stands_for=name,
-    )
-
-
-MEASURES: Sequence[Measure[Outcomes]] = tuple(make(name) for make in (_published, _corrected) for name in TITLES)
+MEASURES = (*_measures(above_chance=False), *_measures(above_chance=True))

@@ -20,8 +20,7 @@ from ...core.errors import EngineError
 from ...core.threads import processors
 from ...user_function import ChannelProcess, receive_answer
 from ...user_process import open_channel
-from ..statistics.shares import Share
-from .base import NUMBERS, TOGETHER, Estimate, Measure, Options, State, all_less_clean, nothing
+from .base import CACHE_IMAGES, NUMBERS, Estimate, Measure, Options, State, all_less_clean, nothing
 from .outcomes import SUBJECT_KEYS, CellOutcomes, ConditionKey, Outcomes
 from .registry import CONDITION_MEASURES, GRID_MEASURES, lacking
 
@@ -147,23 +146,21 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
 
 def _mean_estimates(measure: Measure[CellOutcomes], outcomes: Outcomes) -> Iterator[Estimate | None]:
     """Yield the mean over images of a measure that has `values`, under each condition; None where there are none."""
-    cells, most = [*outcomes.cells.values()], max(1, TOGETHER // len(outcomes.images))
-    clean = _share(measure, outcomes.clean) if measure.against_clean and outcomes.clean else None
-    for first in range(0, len(cells), most):
-        means = [(cell, _share(measure, cell)) for cell in cells[first : first + most]]
-        shares = [(cell, mean) for cell, mean in means if isinstance(mean, Share)]
-        references = [clean if isinstance(clean, Share) and not cell.is_clean else None for cell, _ in shares]
-        estimates = iter(all_less_clean([share for _, share in shares], references))
-        for cell, mean in means:
-            yield measure.judge(cell, next(estimates)) if isinstance(mean, Share) else mean
-
-
-def _share(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Share | Estimate | None:
-    """The mean over images, or the estimate that says why there is none; None where the cell has no values."""
-    values = measure.values(cell) if measure.values else None
-    if values is None:
-        return None
-    return values.share(cell.images.clusters) or nothing(State.UNDETERMINED, values.uncounted, 0)
+    read = measure.values or (lambda _: None)
+    clusters, cells = outcomes.images.clusters, [*outcomes.cells.values()]
+    clean_values = read(outcomes.clean) if outcomes.clean else None
+    clean = clean_values.share(clusters) if clean_values and clean_values.comparable else None
+    most = max(1, CACHE_IMAGES // len(clusters))
+    for block in (cells[first : first + most] for first in range(0, len(cells), most)):
+        values = [read(cell) for cell in block]
+        shares = [of_cell and of_cell.share(clusters) for of_cell in values]
+        references = [None if cell.is_clean else clean for cell, share in zip(block, shares, strict=True) if share]
+        estimates = iter(all_less_clean([share for share in shares if share], references))
+        for of_cell, share in zip(values, shares, strict=True):
+            if of_cell is None:
+                yield None
+            else:
+                yield of_cell.judge(next(estimates)) if share else nothing(State.UNDETERMINED, of_cell.uncounted, 0)
 
 
 def main() -> None:

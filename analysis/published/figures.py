@@ -33,10 +33,10 @@ PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
     group: tuple(PUBLISHED_TOP1[name] for name in names) for group, names in GROUPS.items() if group != AS_PUBLISHED
 }
 BIASES: Mapping[str, tuple[str, ...]] = {
-    measure.name: measure.published
+    measure.name: measure.shown.published.columns
     for module in (cues, spectral_bias, critical_band)
     for measure in module.MEASURES
-    if measure.published
+    if measure.shown.published
 }
 """Figure -> the published columns that it is the mean of."""
 

@@ -128,8 +128,8 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     return [
         {
             "name": measure.name,
-            "title": measure.title,
-            "unit": measure.unit,
+            "title": measure.shown.title,
+            "unit": measure.shown.unit,
             "scope": measure.scope.value,
             "bias": measure.is_bias,
         }

@@ -133,9 +133,9 @@ def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> F
     seen = as_errors(results.seen(rows))
     cuts = results.metrics.filter(pl.col("image_set").is_in(rows["image_set"].unique().to_list()))
     marked = {
-        measure.cut_of: cuts.filter(metric=measure.name)
+        measure.shown.cut_of: cuts.filter(metric=measure.name)
         for measure in GRID_MEASURES
-        if measure.cut_of and measure.name in cuts["metric"]
+        if measure.shown.cut_of and measure.name in cuts["metric"]
     }
     panels = {
         panel: mark_half_cuts(chart, marked[probe], part) if probe in marked else chart

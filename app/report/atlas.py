@@ -126,7 +126,7 @@ def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
     A model of one's own without accuracy on ImageNet, measured or published, is a line across the panel.
     """
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
-    classes = {bias: MEASURES[bias].published_classes for bias in BIASES}
+    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].shown.published)}
     caption = "Points are the study's 48 models, {}. Hover for names."
     own = _own_metrics(results, classes)
     if figure := _figure("atlas-biases", "Your models among the study's", caption, own, study, results):

@@ -10,7 +10,7 @@ from ...analysis.charts.curves import band_map
 from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, number_panels, threshold_map
 from ...analysis.charts.palette import series_of
 from ...analysis.measures.psychometric import THRESHOLDS
-from ...analysis.measures.registry import MEASURES, label_of, numbers_drawn, without_replaced
+from ...analysis.measures.registry import MEASURES, label_of, panel_titles, without_replaced
 from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import METRIC_COLUMNS, Figure, Section
@@ -55,8 +55,8 @@ def numbers_section(results: ReportData) -> Section:
     names = results.metrics["image_set"].drop_nulls().unique().sort()  # generalization has none
     if names.is_empty():
         return Section("numbers", "Biases and channels", [_not_computed(results)])
-    figures, titles = [], numbers_drawn() | results.own_titles
-    drawn = [name for name, measure in MEASURES.items() if measure.number] + [*results.own_titles]
+    figures, titles = [], panel_titles() | results.own_titles
+    drawn = [name for name, measure in MEASURES.items() if measure.shown.quantity] + [*results.own_titles]
     for place, name in enumerate(names, 1):
         of_set = results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn))
         metrics = results.seen(add_estimators(without_replaced(of_set)))

@@ -14,7 +14,7 @@ from .accuracy import crowded, key, slug
 from .data import ReportData
 from .sections import Figure, Section, Table
 
-PRIMARY = [name for name, measure in MEASURES.items() if measure.primary]
+PRIMARY = [name for name, measure in MEASURES.items() if measure.shown.primary]
 """Measures that have the section of curves for themselves."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
@@ -63,7 +63,7 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, numb
     metric, domain = rows["metric"][0], (0.0, 1.0)
     title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
     # Shares are drawn from 0 to 1, and other numbers as far as they reach.
-    if measure is None or measure.unit != "share":
+    if measure is None or measure.shown.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
@@ -83,5 +83,5 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, numb
         2,
         rows.sort("checkpoint", "place").select(COLUMNS),
         **key(seen),
-        folded=measure is not None and measure.folded,
+        folded=measure is not None and measure.shown.folded,
     )

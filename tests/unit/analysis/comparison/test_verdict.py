@@ -142,8 +142,8 @@ def test_a_study_without_filters_says_what_to_do(tmp_path: Path, analyzed: bool)
 
 def test_every_state_that_determines_nothing_says_what_to_do() -> None:
     for measure in GRID_MEASURES:
-        if measure.verdict:
-            assert {*REMEDIES, *measure.remedies} == {*State} - {State.OK, State.DOUBTFUL}
+        if (words := measure.shown.words).verdict:
+            assert {*REMEDIES, *words.remedies} == {*State} - {State.OK, State.DOUBTFUL}
 
 
 def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Path) -> None:

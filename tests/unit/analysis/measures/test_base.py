@@ -1,27 +1,12 @@
-"""A measure without a number of its scope is refused where it is made, since no command would ever show it."""
+"""Estimates that are made together are those that each share has, and values of images lie where intervals are for."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bandlens.analysis.measures.base import ImageValues, Measure, Scope, all_less_clean, less_clean
+from bandlens.analysis.measures.base import ImageValues, all_less_clean, less_clean
 from bandlens.analysis.statistics.shares import share_of
-
-
-@pytest.mark.parametrize(
-    ("scope", "functions", "message"),
-    [
-        (Scope.CONDITION, {}, "measure m: a number of scope condition has values or estimates, not none"),
-        (Scope.GRID, {"values": lambda _: None}, "measure m: a number of scope grid has estimates, not values"),
-        (Scope.MODELS, {"estimates": lambda *_: {}}, "measure m: a number of scope models has among, not estimates"),
-    ],
-)
-def test_a_measure_has_a_function_of_its_scope(scope: Scope, functions: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Measure("m", "a number", "share", scope, **functions)
 
 
 @pytest.mark.parametrize("images_a_cluster", [1, 3])

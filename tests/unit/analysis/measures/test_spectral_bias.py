@@ -15,8 +15,7 @@ from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import lacking
 from bandlens.analysis.measures.spectral_bias import (
     MEASURES,
-    corrected_differences,
-    corrected_estimates,
+    spectral_differences,
     spectral_estimates,
     spectral_intervals,
 )
@@ -223,7 +222,7 @@ def shares(low: Mapping[float, float], high: Mapping[float, float], clean: float
 
 def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> None:
     outcomes = right_outcomes(shares(dict.fromkeys(BIAS_CUTOFFS, 0.6), GUESSED, 0.8), classes=7)
-    published, corrected = (f(outcomes, Options(100)) for f in (spectral_estimates, corrected_estimates))
+    published, corrected = (spectral_estimates(outcomes, Options(100), above) for above in (False, True))
     high = published["high_frequency_bias"]
     assert (high.value, high.state) == (pytest.approx(CHANCE / 0.8), State.AT_CHANCE)
     assert high.note == "accuracy under each highpass of the bias is not told from that of a blind guess, 0.143"
@@ -240,24 +239,29 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
 
 def test_every_bias_of_a_model_that_guesses_without_perturbation_is_at_chance() -> None:
     outcomes = right_outcomes(shares(GUESSED, GUESSED, 0.16), classes=7)
-    for estimates in (spectral_estimates(outcomes, Options(100)), corrected_estimates(outcomes, Options(100))):
+    for above_chance in (False, True):
+        estimates = spectral_estimates(outcomes, Options(100), above_chance)
         valued = [estimate for estimate in estimates.values() if not np.isnan(estimate.value)]
         assert {estimate.state for estimate in valued} == {State.AT_CHANCE}
         assert valued[0].note == "clean accuracy is not told from that of a blind guess, 0.143"
-    below = corrected_estimates(right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), Options(100))
+    below = spectral_estimates(
+        right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), Options(100), above_chance=True
+    )
     assert {estimate.state for name, estimate in below.items() if "spectral" not in name} == {State.AT_CHANCE}
 
 
 def test_one_filter_above_chance_determines_a_bias() -> None:
     outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.25}, 0.8), classes=7)
-    states = {name: estimate.state for name, estimate in corrected_estimates(outcomes, Options(100)).items()}
+    states = {
+        name: estimate.state for name, estimate in spectral_estimates(outcomes, Options(100), above_chance=True).items()
+    }
     assert states["corrected_high_frequency_bias"] == State.OK
     assert states["corrected_low_frequency_bias"] == State.AT_CHANCE
 
 
 def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> None:
     outcomes = right_outcomes(curve(), classes=1000)
-    published, corrected = (f(outcomes, Options(100)) for f in (spectral_estimates, corrected_estimates))
+    published, corrected = (spectral_estimates(outcomes, Options(100), above) for above in (False, True))
     for name, estimate in published.items():
         assert estimate.state == State.OK
         assert corrected[f"corrected_{name}"].value == pytest.approx(estimate.value, abs=0.002)
@@ -289,7 +293,7 @@ def test_corrected_differences_equal_a_bootstrap_written_out() -> None:
     runs = [guessing(rng, 200, (part,) * 5 + (0.3,) * 5) for part in (0.6, 0.4)]
     settings = [CLEAN, *(condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in BIAS_CUTOFFS)]
     a, b = (right_outcomes(dict(zip(settings, run, strict=True)), classes=7) for run in runs)
-    low, high = corrected_differences(a, b)["corrected_low_frequency_bias"]
+    low, high = spectral_differences(a, b, above_chance=True)["corrected_low_frequency_bias"]
     differences = []
     for _ in range(4000):
         drawn = rng.integers(0, 200, 200)
@@ -311,7 +315,9 @@ def test_a_corrected_bias_of_few_answers_has_an_interval_that_reaches_below_0() 
 def test_an_interval_without_an_end_is_none() -> None:
     """Where 5 of 20 images are right when clean, clean accuracy may be that of blind guesses."""
     right = dict.fromkeys(shares(GUESSED, GUESSED, 0.8), np.arange(20) < 5)
-    for name, estimate in corrected_estimates(right_outcomes(right, classes=12), Options(100)).items():
+    for name, estimate in spectral_estimates(
+        right_outcomes(right, classes=12), Options(100), above_chance=True
+    ).items():
         assert np.isnan(estimate.low) == np.isnan(estimate.high), name
         assert np.isfinite([estimate.low, estimate.high]).all() or estimate.state in (
             State.NO_INTERVAL,
