@@ -117,6 +117,14 @@ STIMULI: Mapping[str, int] = {
     **dict.fromkeys(("edge", "silhouette"), 10),
 }
 """The 17 sets that people saw, too (Geirhos et al. 2021, model-vs-human) -> images of each of the sixteen classes."""
+STIMULUS_PROBES: Mapping[str, tuple[str, int]] = {
+    "contrast": ("contrast", 100),
+    "low-pass": ("gaussian_lowpass", 1),
+    "high-pass": ("gaussian_highpass", 1),
+    "uniform-noise": ("uniform_noise", 1),
+    "phase-scrambling": ("phase_scramble", 1),
+}
+"""Stimulus set -> the probe that makes such stimuli, and how many times a setting of it the name of a condition has."""
 BENCHMARKS: Mapping[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (

@@ -24,6 +24,7 @@ from pathlib import Path
 import duckdb
 
 from ...core.errors import StoreError, some_of
+from ...core.protocol import STIMULI, STIMULUS_PROBES
 
 SCHEMA_VERSION = 12
 Entry = tuple[str, str]
@@ -59,7 +60,9 @@ DIGEST_FILE = Path(__file__).with_name("catalogue.json")
 
 def schema() -> str:
     """The SQL that makes an empty results database."""
-    return SCHEMA_FILE.read_text(encoding="utf-8")
+    sets, probes = ", ".join(map(repr, STIMULI)), ", ".join(str((name, *row)) for name, row in STIMULUS_PROBES.items())
+    text = SCHEMA_FILE.read_text(encoding="utf-8")
+    return text.replace("(STIMULUS_SETS)", f"({sets})").replace("(VALUES STIMULUS_PROBES)", f"(VALUES {probes})")
 
 
 @cache

@@ -1,5 +1,5 @@
 -- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_views(). What the
--- columns mean stands in columns.toml.
+-- columns mean stands in columns.toml. STIMULUS_SETS and STIMULUS_PROBES stand for what the protocol says of them.
 
 CREATE TABLE meta (schema_version INTEGER NOT NULL, bandlens VARCHAR NOT NULL, created TIMESTAMPTZ NOT NULL DEFAULT now());
 COMMENT ON TABLE meta IS 'One row: the version of this schema and of the bandlens that made the file';
@@ -557,9 +557,7 @@ COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell, with 95 % interval o
 CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
 COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
 
-CREATE MACRO people_saw(benchmark) AS benchmark IN (
-    'cue-conflict', 'colour', 'contrast', 'eidolonI', 'eidolonII', 'eidolonIII', 'high-pass', 'low-pass', 'rotation',
-    'uniform-noise', 'false-colour', 'phase-scrambling', 'power-equalisation', 'sketch', 'stylized', 'edge', 'silhouette');
+CREATE MACRO people_saw(benchmark) AS benchmark IN (STIMULUS_SETS);
 COMMENT ON MACRO people_saw IS 'Whether a benchmark is one of the 17 stimulus sets of model-vs-human, whose images people judged too';
 
 CREATE MACRO stimulus_of(path) AS
@@ -647,8 +645,7 @@ CREATE VIEW condition_accuracy AS FROM condition_accuracy_of('*');
 COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition';
 
 CREATE VIEW stimulus_probe AS
-FROM (VALUES ('contrast', 'contrast', 100), ('low-pass', 'gaussian_lowpass', 1), ('high-pass', 'gaussian_highpass', 1),
-             ('uniform-noise', 'uniform_noise', 1), ('phase-scrambling', 'phase_scramble', 1)) AS named(images, probe, scale);
+FROM (VALUES STIMULUS_PROBES) AS named(images, probe, scale);
 COMMENT ON VIEW stimulus_probe IS 'Which probe makes the stimuli of a set that people saw';
 
 CREATE MACRO human_probe_of(which) AS TABLE
@@ -774,7 +771,7 @@ CREATE MACRO octave_share_of(which) AS TABLE
 WITH masked AS (
     SELECT *, CASE probe WHEN 'clean' THEN '0123456' ELSE replace(parameters ->> 'keep', 'none', '') END AS kept
     FROM named_cell(which)
-    WHERE probe = 'clean' OR (probe = 'octaves' AND parameters ->> 'keep' <> '0123456')
+    WHERE probe = 'clean' OR parameters ->> 'keep' <> '0123456'
 ), answered AS (
     SELECT masked.* EXCLUDE cell, length(kept)::INTEGER AS count, prediction.image_index,
            CASE WHEN labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct

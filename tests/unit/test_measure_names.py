@@ -1,4 +1,4 @@
-"""A measure declares itself: no module outside of analysis/measures names one, or asks how its name begins."""
+"""Measures and probes declare themselves: no other module names a measure, and no view a probe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from bandlens.analysis.measures.registry import MEASURES
 from bandlens.core.protocol import ACCURACIES, GROUPS
+from bandlens.probes.clean import CLEAN
+from bandlens.probes.grid import KNOWN
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("analysis", "app", "engine", "export", "probes")
@@ -37,3 +39,8 @@ def texts(path: Path) -> Iterator[str]:
 def test_no_other_module_names_a_measure(path: Path) -> None:
     named = [text for text in texts(path) if text in MEASURES.keys() - WORDS or text.startswith(PREFIXES)]
     assert named == []
+
+
+def test_the_schema_names_no_probe_but_the_one_that_changes_nothing() -> None:
+    text = (ROOT / "analysis/database/schema.sql").read_text(encoding="utf-8")
+    assert [name for name in KNOWN if f"'{name}'" in text] == [CLEAN.name]

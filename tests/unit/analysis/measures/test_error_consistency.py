@@ -28,21 +28,14 @@ from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.progress import Advance
-from bandlens.core.protocol import BENCHMARKS, STIMULI
+from bandlens.core.protocol import STIMULUS_PROBES
 from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.images.decision_spaces import decision_space
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 CLASSES = list(decision_space("sixteen").names)
-EXPERIMENTS = {
-    "contrast": "contrast",
-    "low-pass": "gaussian_lowpass",
-    "high-pass": "gaussian_highpass",
-    "uniform-noise": "uniform_noise",
-    "phase-scrambling": "phase_scramble",
-}
-"""Stimulus set -> the probe that makes such stimuli, as docs/guide/probes.md has them."""
+EXPERIMENTS = {images: probe for images, (probe, _) in STIMULUS_PROBES.items()}
 
 
 def answered(
@@ -74,13 +67,6 @@ def people(store: Store, shared: Path) -> pl.DataFrame:
     store.write_source("humans", values, trials)
     assert trials is not None
     return trials
-
-
-def test_the_sets_that_people_saw_are_the_protocols(store: Store) -> None:
-    sets = pl.DataFrame({"name": [*BENCHMARKS, "gray16"]})
-    values = ", ".join(f"('{name}')" for name in sets["name"])
-    human_sets = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE people_saw(name)")
-    assert set(human_sets["name"]) == set(STIMULI)
 
 
 def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path, tmp_path: Path) -> None:
