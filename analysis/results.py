@@ -10,12 +10,10 @@ from typing import Any, Self
 import polars as pl
 
 from ..core.errors import UsageError
-from .charts import correlations as correlation_charts
 from .charts import curves as charts
-from .charts import metrics as metric_charts
-from .charts.octaves import octave_bars
-from .charts.palette import series_of
-from .charts.style import two_a_row
+from .charts.grammar import series_of, two_a_row
+from .charts.maps import correlation_map, threshold_map
+from .charts.numbers import add_estimators, channel_chart, number_chart, octave_bars
 from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
@@ -108,8 +106,8 @@ class Results:
         UsageError where `bandlens analyze` has computed none, or there are several studies or image sets to choose of.
         """
         rows = self.metrics(study).filter(pl.col("metric") == metric)
-        metrics = metric_charts.add_estimators(self._select_one(rows, metric, study, image_set))
-        return metric_charts.number_chart(metrics, metric, title_of(metric), series_of(metrics))
+        metrics = add_estimators(self._select_one(rows, metric, study, image_set))
+        return number_chart(metrics, metric, title_of(metric), series_of(metrics))
 
     def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
         """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.
@@ -129,9 +127,7 @@ class Results:
         """
         metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         models, frequencies = metrics.group_by("checkpoint", maintain_order=True), self._frequencies(metrics)
-        return two_a_row(
-            metric_charts.channel_chart(of_model, str(name), **frequencies) for (name,), of_model in models
-        )
+        return two_a_row(channel_chart(of_model, str(name), **frequencies) for (name,), of_model in models)
 
     def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of thresholds on one image set, models down and octaves of noise across.
@@ -140,7 +136,7 @@ class Results:
         """
         metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         title = "noise_sd that takes half of the accuracy"
-        return metric_charts.threshold_map(metrics, title, **self._frequencies(metrics))
+        return threshold_map(metrics, title, **self._frequencies(metrics))
 
     def plot_octave_shares(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of what each octave of frequencies adds to the accuracy on one image set.
@@ -188,7 +184,7 @@ class Results:
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
         """An Altair heat map of one subset of what `correlations` gives."""
-        return correlation_charts.correlation_map(correlations.filter(pl.col("subset") == subset), subset)
+        return correlation_map(correlations.filter(pl.col("subset") == subset), subset)
 
     def close(self) -> None:
         self._stack.close()

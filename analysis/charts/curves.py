@@ -1,32 +1,34 @@
-"""Charts of measured accuracies: rows of the views `curve` and `accuracy` in, Altair charts out."""
+"""Curves: a number of each model over conditions, over cycles per image, or over another number."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
 from ..measures.base import State
-from .palette import FEW, series_of
-from .style import (
+from .grammar import (
+    COLORED_MODELS,
     FAINT,
+    IMAGES,
     INK,
     PICKED,
-    below,
-    centers_axis,
+    colors,
     faded,
-    inline,
     layered,
+    plot,
     scales,
+    series_of,
     shade_enlarged,
-    shade_tiles,
-    tile_font,
+    tips,
     where,
     words,
 )
+from .maps import condition_map, direction_map
 
-HEIGHT = 220
+PEOPLE = "humans"
 
 
 def curves(
@@ -60,10 +62,12 @@ def curves(
     across = alt.X(f"{x}:Q", title=x_title) if numeric else alt.X(f"{x}:N", title=x_title, sort=None)
     if octaves:
         across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
+    place = (x, x_title.split(" (")[0], "~g") if numeric else x
     full = 1 if field == "model" else 0.4
-    base = alt.Chart(inline(rows)).encode(x=across, color=color, detail=alt.Detail("model:N"))
     is_picked = f"datum.model == {PICKED}"
     visible = f"{PICKED} == '' || {is_picked} || datum.category == {PICKED}" if field == "model" else is_picked
+    base = plot(rows).encode(x=across, color=color, detail=alt.Detail("model:N"))
+    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=measure),
         y2=alt.Y2("high:Q"),
@@ -78,29 +82,23 @@ def curves(
         opacity=alt.OpacityValue(0, condition=where(visible, 0.7)),
         tooltip=alt.TooltipValue(None),
     )
-    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
     line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.TooltipValue(None))
     points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
         y=y,
         shape=shape,
         opacity=faded(full),
-        tooltip=[
-            alt.Tooltip("model:N"),
-            alt.Tooltip("category:N"),
-            alt.Tooltip(f"{x}:{'Q' if numeric else 'N'}", title=x_title.split(" (")[0]),
-            *(alt.Tooltip(f"{name}:N") for name in setting),
-            alt.Tooltip("top1:Q", title=measure, format=".3f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
-            alt.Tooltip("n:Q", title="images"),
-        ],
+        tooltip=tips("model", "category", place, *setting, ("top1", measure, ".3f"), "low", "high", IMAGES),
     )
     layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
     if "chance" in curve.columns and curve["chance"].is_not_null().any():
-        layers.insert(0, _chance_lines(curve["chance"].drop_nulls().unique().sort(), measure))
+        # Models of different numbers of classes have several chances.
+        chances = plot(curve.select("chance").drop_nulls().unique().sort("chance"))
+        dotted = chances.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5)
+        level = alt.Y("chance:Q", title=measure)
+        layers.insert(0, dotted.encode(y=level, tooltip=tips(("chance", "chance", ".3g"))))
     if x == "cycles" and "own_cycles" in curve.columns and curve["own_cycles"].is_not_null().any():
         layers.insert(0, shade_enlarged(curve["own_cycles"].min(), rows[x].max(), across))
-    return layered(*layers, picks=True, title=title, width=320, height=HEIGHT)
+    return layered(*layers, picks=True, title=title, width=320, height=220)
 
 
 def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
@@ -126,13 +124,8 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     # The names are those of the curves, in their order: layers share one scale of colours.
     color, _ = scales(field, curve.sort("checkpoint")["checkpoint" if field == "model" else field])
     x, y = alt.X("value:Q"), alt.Y("half:Q", title=measure)
-    tooltip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("value:Q", title="half is left at (cycles per image)", format=".1f"),
-        alt.Tooltip("low:Q", title="95 % from", format=".1f"),
-        alt.Tooltip("high:Q", title="to", format=".1f"),
-    ]
-    base = alt.Chart(inline(rows)).encode(color=color, detail=alt.Detail("model:N"), opacity=faded(), tooltip=tooltip)
+    lines = tips("model", ("value", "half is left at (cycles per image)", ".1f"), "low", "high")
+    base = plot(rows).encode(color=color, detail=alt.Detail("model:N"), opacity=faded(), tooltip=lines)
     down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.Y2Datum(0), opacity=faded(0.5))
     bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
     rings = base.mark_point(size=110, strokeWidth=2.5, fill="white").encode(x=x, y=y)
@@ -141,20 +134,12 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     return marked
 
 
-def _chance_lines(chances: pl.Series, measure: str) -> Any:
-    """Dotted lines at the accuracies of blind guesses; models of different numbers of classes have several."""
-    chart = alt.Chart(inline(pl.DataFrame({"chance": chances})))
-    return chart.mark_rule(strokeDash=[1, 3], color=FAINT, strokeWidth=1.5).encode(
-        y=alt.Y("chance:Q", title=measure),
-        tooltip=[alt.Tooltip("chance:Q", title="chance", format=".3g")],
-    )
-
-
 def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (0, 1)) -> dict[str, Any]:
     """Title -> chart of one probe on one image set, as its family says that it is drawn.
 
-    A probe with two axes has a map for each model and series, the first FEW; any other has curves for each series, over
-    cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by side.
+    A probe with two axes has a map for each model and series, the first COLORED_MODELS; any other has curves for each
+    series, over cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by
+    side.
 
     `rows` are those of the view `curve`, with the facts of conditions (see `database.conditions`).
     """
@@ -163,7 +148,7 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
         lowest, highest = rows.select(lowest=pl.col("top1").min(), highest=pl.col("top1").max()).row(0)
         # A map has the colours of its own values: errors under waves may all be small.
         domain = domain if lowest is None or lowest == highest else (lowest, highest)
-        maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:FEW]
+        maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:COLORED_MODELS]
         titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
         return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}
     on_axis = rows.filter(pl.col("x").is_not_null())
@@ -187,98 +172,62 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def band_map(curve: pl.DataFrame, title: str) -> Any:
-    """Accuracy of one model under a probe that acts on bands of frequencies: their centres across, its series down.
+def subject_curves(rows: pl.DataFrame, title: str) -> Any:
+    """Accuracy by condition, a line a subject: subject, condition, top1, low, high, n; `humans` are black and thick."""
+    number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
+    order = rows.select("condition").unique().sort(number, "condition", nulls_last=True)["condition"].to_list()
+    models = rows.filter(pl.col("subject") != PEOPLE)["subject"].unique().sort().to_list()
+    hues = {PEOPLE: INK} if PEOPLE in rows["subject"] else {}
+    hues |= {name: color for name, (color, _) in colors(models).items()}
+    base = plot(rows).encode(
+        x=alt.X("condition:N", sort=order, title="condition", axis=alt.Axis(labelAngle=0)),
+        color=alt.Color("subject:N", scale=alt.Scale(domain=list(hues), range=list(hues.values())), title=None),
+        tooltip=tips("subject", "condition", ("top1", "accuracy", ".3f"), "low", "high", IMAGES),
+    )
+    y = alt.Y("top1:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
+    ends = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title="accuracy"), y2=alt.Y2("high:Q"))
+    lines = base.mark_line(point=True).encode(
+        y=y, strokeWidth=alt.StrokeWidthValue(1.5, condition=where(f"datum.subject == '{PEOPLE}'", 3))
+    )
+    return layered(ends, lines, title=title, width=320, height=190)
 
-    Rows without a place on the axis are the probe's own images without perturbation. Frequencies that
-    enlarged originals do not have are shaded where the rows have `own_cycles`.
+
+def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """The mean power of a wave by its cycles per image, and a map of the power of each set by octave and direction.
+
+    Args:
+        rings: image_set, cycles, power, power_low and power_high of each ring.
+        directions: image set -> rows with cycles, direction in degrees and power.
     """
-    noisy = curve.filter(pl.col("x").is_not_null() & pl.col("top1").is_not_null()).sort("place")
-    quiet = curve.filter(pl.col("x").is_null())["top1"].drop_nulls()
-    measure = str(curve["measure"][0])
-    series = noisy["series"].unique(maintain_order=True).reverse().to_list()
-    base = alt.Chart(inline(noisy.select("series", "setting", "cycles", "top1", "low", "high"))).encode(
-        x=alt.X("cycles:O", title=str(noisy["x_title"][0]) if len(noisy) else None, axis=centers_axis()),
-        y=alt.Y("series:O", title=None, sort=series),
-        tooltip=[
-            alt.Tooltip("cycles:Q", title="cycles per image", format=".4~g"),
-            alt.Tooltip("setting:N"),
-            alt.Tooltip("top1:Q", title=measure, format=".3f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
-        ],
+    hue, _ = scales("image_set", directions)
+    base = plot(rings).encode(
+        x=alt.X("cycles:Q", title="cycles per image", scale=alt.Scale(type="log", nice=False)), color=hue
     )
-    tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None),
+    band = base.mark_area(opacity=0.25).encode(
+        y=alt.Y("power_low:Q", title="mean power of a wave", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e")),
+        y2="power_high:Q",
     )
-    text = base.mark_text(fontSize=tile_font(11, noisy["cycles"].n_unique(), len("0.42"))).encode(
-        text=alt.Text("top1:Q", format=".2f"),
-        color=alt.ColorValue("white", condition=where("datum.top1 > 0.55", INK)),
-    )
-    heading = alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure)
-    shades = shade_tiles(base, curve["own_cycles"].min()) if "own_cycles" in curve.columns else []
-    return layered(tiles, *shades, text, title=heading, width=320, height=HEIGHT)
+    lines = layered(band, base.mark_line().encode(y=alt.Y("power:Q")), width=300, height=220)
+    maps = [direction_map(name, pl.DataFrame(list(rows))) for name, rows in directions.items()]
+    return alt.hconcat(lines, *maps).resolve_scale(color="independent")
 
 
-def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
-    """The measure of one model under a probe with two axes, a tile for each condition; colours run over `domain`.
+def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) -> Any:
+    """Accuracy on a benchmark over that on ImageNet, in percent: a line for each way of training, and own models.
 
-    A mirrored probe has each condition twice, at (x, y) and at (-x, -y).
+    lines has training, imagenet and accuracy, some points of each line; models has model, imagenet and accuracy.
     """
-    rows = curve.select("x", "y", "mirrored", "setting", "top1").drop_nulls()
-    opposite = rows.filter("mirrored").with_columns(-pl.col("x", "y"))
-    # Zero has no sign on an axis.
-    rows = pl.concat([rows, opposite]).with_columns(pl.col("x", "y") + 0.0).unique(["x", "y"], maintain_order=True)
-    x_title, y_title, measure = curve.select("x_title", "y_title", "measure").row(0)
-    return (
-        alt.Chart(inline(rows.drop("mirrored").sort("y", "x")))
-        .mark_rect()
-        .encode(
-            x=alt.X("x:O", title=x_title, axis=alt.Axis(labelOverlap=True)),
-            y=alt.Y("y:O", title=y_title, axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color(
-                "top1:Q",
-                title=measure,
-                scale=alt.Scale(scheme="viridis", domain=list(domain)),
-                legend=alt.Legend(orient="bottom", gradientLength=200),
-            ),
-            tooltip=[alt.Tooltip("setting:N"), alt.Tooltip("top1:Q", title=measure, format=".3f")],
-        )
-        .properties(title=title, width=320, height=320)
-    )
+    x = alt.X("imagenet:Q", title="imagenet, top-1 %", scale=alt.Scale(zero=False))
+    y = alt.Y("accuracy:Q", title=f"{words(benchmark)}, top-1 %", scale=alt.Scale(zero=False))
+    color, _ = scales("training", lines["training"])
+    layers = [plot(lines).mark_line().encode(x=x, y=y, color=color, tooltip=tips("training"))]
+    if len(models):
+        percent = [(name, name, ".1f") for name in ("imagenet", "accuracy")]
+        layers.append(diamonds(models, x, y, tips("model", *percent)))
+    return layered(*layers, title=benchmark, height=170, width=220)
 
 
-def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
-    """Change of top-1 in percentage points of one probe: a tile for each condition (down) and model (across).
-
-    `rows` has model, condition, before, after, difference, low and high (the ends of its 95 % interval), p_holm, and
-    differs, which stars a tile; colours run from -reach to reach.
-    """
-    is_small = rows["model"].n_unique() <= 2 * FEW
-    hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
-    legend = None if is_small else alt.Legend(orient="bottom", gradientLength=200)
-    base = alt.Chart(inline(rows)).encode(
-        x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
-        y=alt.Y("condition:N", sort=None, title=None),
-        tooltip=[
-            alt.Tooltip("model:N"),
-            alt.Tooltip("condition:N"),
-            alt.Tooltip("before:Q", format=".1f"),
-            alt.Tooltip("after:Q", format=".1f"),
-            alt.Tooltip("difference:Q", title="points", format="+.2f"),
-            alt.Tooltip("low:Q", format="+.2f"),
-            alt.Tooltip("high:Q", format="+.2f"),
-            alt.Tooltip("p_holm:Q", title="p after Holm", format=".2g"),
-        ],
-    )
-    tiles = base.mark_rect(stroke="white").encode(
-        color=alt.Color("difference:Q", title="points", scale=hue, legend=legend)
-    )
-    ink = alt.ColorValue(INK, condition=where(f"abs(datum.difference) > {0.72 * reach:g}", "white"))
-    text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
-    font = tile_font(10, rows["model"].n_unique(), len("+12.3*"))
-    strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
-    plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
-    marks = [mark.encode(text=alt.Text("text:N"), color=ink) for mark in (strong, plain)]
-    layers = [tiles, *marks] if is_small else [tiles]
-    return layered(*layers, title=title, width=320, height=16 * rows["condition"].n_unique())
+def diamonds(rows: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip], fill: str = INK) -> Any:
+    """One's own models among published ones; hollow diamonds are doubtful."""
+    marks = plot(rows).mark_point(color=INK, shape="diamond", size=110, fill=fill)
+    return marks.encode(x=x, y=y, tooltip=list(tooltip))

@@ -15,7 +15,7 @@ import sys, vl_convert
 script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 sys.stdout.buffer.write(script.encode())
 """
-ASKS_ALTAIR = "from bandlens.analysis.charts.style import vega_lite_version\nversion = vega_lite_version()"
+ASKS_ALTAIR = "from bandlens.analysis.charts.grammar import vega_lite_version\nversion = vega_lite_version()"
 
 
 @cache
@@ -33,7 +33,7 @@ def begin_libraries() -> Future[str]:
 def _make_libraries() -> str:
     version = ASKS_ALTAIR
     if "altair" in sys.modules:  # as where a report is written: to load it in the program, too, would take longer
-        from .style import vega_lite_version
+        from .grammar import vega_lite_version
 
         version = f"version = {vega_lite_version()!r}"
     # A signal or the end of this process ends the program, too, which is not worth a traceback.

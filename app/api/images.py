@@ -236,7 +236,7 @@ def spectrum(
 
     Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
     """
-    from ...analysis.charts.spectra import spectrum_chart
+    from ...analysis.charts.curves import spectrum_chart
     from ...probes.images.image_set import open_image_set
     from ..report.figures import check_ending, write_chart
     from ..spectrum import directions_by_set, measure_spectra

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.palette import colors, series_of
+from ...analysis.charts.grammar import colors, series_of
 from ...analysis.comparison.verdict import verdict
 from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate

@@ -9,9 +9,8 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.curves import as_errors, mark_half_cuts, probe_panels
-from ...analysis.charts.metrics import add_estimators, number_panels
-from ...analysis.charts.palette import colors, series_of
-from ...analysis.charts.style import words
+from ...analysis.charts.grammar import colors, series_of, words
+from ...analysis.charts.numbers import add_estimators, number_panels
 from ...analysis.measures.registry import GRID_MEASURES
 from ...core.protocol import CUES, GROUPS
 from .data import ReportData

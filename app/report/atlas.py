@@ -9,9 +9,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ...analysis.charts.correlations import accuracy_lines, scatter_points
-from ...analysis.charts.palette import colors
-from ...analysis.charts.style import INK, inline, layered
+from ...analysis.charts.curves import accuracy_lines, diamonds
+from ...analysis.charts.grammar import INK, colors, layered, plot, tips
+from ...analysis.charts.numbers import scatter_points
 from ...analysis.correlations.families import pearson
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.critical_band import RAW
@@ -211,18 +211,14 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int]) -> pl.DataFram
 def _marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
     """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
     rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
-    value = alt.Tooltip("value:Q", format=".3f")
-    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), value, alt.Tooltip("state:N")]
-    x = alt.X("value:Q", title=label_of(bias))
+    number, x = ("value", "value", ".3f"), alt.X("value:Q", title=label_of(bias))
     lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     if len(lines):
-        yield alt.Chart(inline(lines)).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips)
-    accuracy = alt.Tooltip("imagenet:Q", title="top-1 on ImageNet, %", format=".1f")
+        rules = plot(lines).mark_rule(color=INK, strokeDash=[4, 2])
+        yield rules.encode(x=x, tooltip=tips("model", "image_set", number, "state"))
+    accuracy = ("imagenet", "top-1 on ImageNet, %", ".1f")
     sound = pl.col("state") == State.OK
     for part, fill in ((placed.filter(sound), INK), (placed.filter(~sound), "white")):
         if len(part):
-            yield (
-                alt.Chart(inline(part))
-                .mark_point(color=INK, shape="diamond", size=110, fill=fill)
-                .encode(x=x, y=alt.Y("imagenet:Q"), tooltip=[*tips, accuracy, alt.Tooltip("imagenet_is:N")])
-            )
+            tooltip = tips("model", "image_set", number, "state", accuracy, "imagenet_is")
+            yield diamonds(part, x, alt.Y("imagenet:Q"), tooltip, fill)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.curves import band_map
-from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, number_panels, threshold_map
-from ...analysis.charts.palette import series_of
+from ...analysis.charts.grammar import series_of
+from ...analysis.charts.maps import band_map, threshold_map
+from ...analysis.charts.numbers import add_estimators, channel_chart, number_chart, number_panels
 from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, label_of, panel_titles, without_replaced
 from .accuracy import in_bands, key, perturbed_sets

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ...analysis.charts.curves import differences
-from ...analysis.charts.style import words
+from ...analysis.charts.grammar import words
+from ...analysis.charts.maps import difference_map
 from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
@@ -106,7 +106,7 @@ def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
     panels = {
-        probe: differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
+        probe: difference_map(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
         for (probe,), part in results.seen(rows).group_by("probe", maintain_order=True)
     }
     table, columns = rows.drop("image_set", "differs"), 2 if len(results.drawn) <= BESIDE else 1

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.consistency import PEOPLE, condition_curves, kappa_map
-from ...analysis.charts.style import MOST_ASLANT, words
+from ...analysis.charts.curves import PEOPLE, subject_curves
+from ...analysis.charts.grammar import SLANTED_COLUMNS, words
+from ...analysis.charts.maps import kappa_map
 from .data import ReportData
 from .sections import Figure, Section, Table
 
@@ -44,7 +45,7 @@ def _kappas(table: pl.DataFrame) -> Iterator[Figure]:
     }
     caption = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
     subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
-    columns = 2 if subjects <= MOST_ASLANT else 1
+    columns = 2 if subjects <= SLANTED_COLUMNS else 1
     yield Figure("error-consistency", "Error consistency", caption, panels, columns, means)
 
 
@@ -55,7 +56,7 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
         return
     rows = _with_people(many).sort("images", "subject")
     panels = {
-        str(images): condition_curves(part, str(images))
+        str(images): subject_curves(part, str(images))
         for (images,), part in results.seen(rows, "subject").group_by("images", maintain_order=True)
     }
     caption = f"{PEOPLE_CAPTION} Conditions are as the experiments name them."
@@ -71,7 +72,7 @@ def _probes(results: ReportData) -> Iterator[Figure]:
         if len(observers := people.filter(probe=probe)):
             subjects = _with_people(pl.concat([observers.with_columns(images=pl.lit(images)), models])).sort("subject")
             title = f"{words(str(probe))} on {images}"
-            panels[title] = condition_curves(results.seen(subjects, "subject"), title)
+            panels[title] = subject_curves(results.seen(subjects, "subject"), title)
             drawn.append(subjects.with_columns(probe=pl.lit(probe)))
     if panels:
         caption = f"{PEOPLE_CAPTION} The photographs need not be those that people saw."

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.correlations import correlation_map, rho_text, scatter
-from ...analysis.charts.palette import colors
+from ...analysis.charts.grammar import colors
+from ...analysis.charts.maps import correlation_map, rho_text
+from ...analysis.charts.numbers import scatter
 from ...analysis.correlations.models import StudyTable
 from ...analysis.correlations.table import correlate_study
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures

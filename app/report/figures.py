@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.style import CONFIG, vega_lite_version, words
+from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, unwritable
 from ...core.untrusted import regular
 from ...export.files import write_bytes

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts.octaves import octave_bars, pair_matrix
+from ...analysis.charts.maps import pair_map
+from ...analysis.charts.numbers import octave_bars
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.octaves import PAIRS, SHARES
 from .data import ReportData
@@ -21,7 +22,7 @@ SHARES_CAPTION = (
 )
 PAIRS_CAPTION = (
     "Interaction of two octaves: purple, above 0, where they need each other; orange, below 0, where either does what "
-    "the other does. Pale digits: the 95 % interval holds 0."
+    "the other does. Pale: the 95 % interval holds 0."
 )
 AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
 
@@ -47,7 +48,7 @@ def _figures(results: ReportData) -> Iterator[Figure]:
         pairs = seen.filter(pl.col("metric").is_in(PAIRS))
         reach = float(pairs.select(pl.col("value").abs().max().fill_null(0)).item())
         matrices = {
-            str(model): pair_matrix(of_model, str(model), sizes[name], reach)
+            str(model): pair_map(of_model, str(model), sizes[name], reach)
             for (model,), of_model in pairs.group_by("checkpoint", maintain_order=True)
         }
         title = f"Pairs of octaves on {name}"

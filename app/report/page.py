@@ -15,8 +15,8 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from ...analysis.charts.grammar import CONFIG
 from ...analysis.charts.libraries import begin_libraries
-from ...analysis.charts.style import CONFIG
 from ...core.version import __version__
 from ..citation import software_entry
 from .sections import Figure, Section

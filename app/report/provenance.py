@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 
-from ...analysis.charts.style import vega_lite_version
+from ...analysis.charts.grammar import vega_lite_version
 from ...analysis.comparison.verdicts import count_verdicts
 from .data import ReportData
 from .page import cell

@@ -17,7 +17,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from polars.testing import assert_frame_equal
 
 import bandlens
-from bandlens.analysis.charts.style import ENLARGED
+from bandlens.analysis.charts.grammar import ENLARGED
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.critical_band import center
 from bandlens.analysis.measures.psychometric import THRESHOLDS

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from made_up_results import condition
 
-from bandlens.analysis.charts.curves import band_map, curves, probe_panels
-from bandlens.analysis.charts.style import CENTER
+from bandlens.analysis.charts.curves import curves, probe_panels
+from bandlens.analysis.charts.grammar import CENTER
+from bandlens.analysis.charts.maps import band_map
 from bandlens.core.records import Condition
 
 

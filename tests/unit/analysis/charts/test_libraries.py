@@ -1,7 +1,7 @@
 """The script that pages hold: made once in each process, of the version that the charts are written for."""
 
+from bandlens.analysis.charts.grammar import vega_lite_version
 from bandlens.analysis.charts.libraries import begin_libraries
-from bandlens.analysis.charts.style import vega_lite_version
 
 
 def test_a_script_of_the_charts_version_is_made_once() -> None:

@@ -20,7 +20,7 @@ from small import ask
 
 import bandlens
 from bandlens.analysis.charts.curves import curves
-from bandlens.analysis.charts.palette import FEW
+from bandlens.analysis.charts.grammar import COLORED_MODELS
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
@@ -339,7 +339,7 @@ def test_the_order_and_the_symbols_are_those_of_the_report(explored: Path, study
 
 def test_many_models_have_the_symbols_of_their_categories(tmp_path: Path) -> None:
     images = image_set(2, labels=[0, 1])
-    models = [model(f"net{k}", category="large" if k % 2 else "small") for k in range(FEW + 1)]
+    models = [model(f"net{k}", category="large" if k % 2 else "small") for k in range(COLORED_MODELS + 1)]
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images, by=by), [0, 1], [0, 0]) for by in models])
     answers = Answers(tmp_path / "results.duckdb", {}, Conditions())

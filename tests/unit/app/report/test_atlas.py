@@ -11,7 +11,7 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, add_metrics, make_database
 
-from bandlens.analysis.charts.style import INK
+from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures

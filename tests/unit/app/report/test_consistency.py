@@ -54,7 +54,7 @@ def test_models_and_people(tmp_path: Path) -> None:
     spec = next(iter(kappas.panels.values())).to_dict()
     [tiles] = spec["datasets"].values()
     assert len(tiles) == 6  # one tile for every two of four subjects
-    assert [layer["encoding"].get("text", {}).get("field") for layer in spec["layer"]] == [None, "kappa"]
+    assert [layer["encoding"].get("text", {}).get("field") for layer in spec["layer"]] == [None, "text"]
     table = section.tables[0].frame
     assert len(table) == 6 * 3
     pair_rows = table.filter(first_subject="subject-01", second_subject="two")

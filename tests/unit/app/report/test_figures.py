@@ -17,8 +17,8 @@ from made_up_results import cell, condition, image_set, part, store_study
 from PIL import Image
 from reported import HOSTILE, make_database
 
-from bandlens.analysis.charts.metrics import channel_chart
-from bandlens.analysis.charts.style import vega_lite_version
+from bandlens.analysis.charts.grammar import vega_lite_version
+from bandlens.analysis.charts.numbers import channel_chart
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from bandlens.analysis.charts.style import scales
+from bandlens.analysis.charts.grammar import scales
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bandlens.analysis.charts.metrics import (
-    NONE,
+from bandlens.analysis.charts.maps import threshold_map
+from bandlens.analysis.charts.numbers import (
+    DOUBTFUL,
     SOUND,
-    WARN,
+    VALUELESS,
     add_estimators,
     channel_chart,
     number_chart,
-    threshold_map,
 )
 from bandlens.analysis.measures.base import State
 
@@ -22,8 +22,8 @@ PROSE = "the threshold lies below the tested noise; all thresholds are equal; no
 """A note that would mislead whatever reads notes."""
 MARKS = {
     State.OK: SOUND,
-    **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), WARN),
-    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), NONE),
+    **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), DOUBTFUL),
+    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), VALUELESS),
 }
 
 
@@ -86,7 +86,7 @@ def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> 
 @pytest.mark.parametrize(("state", "sign"), [("ok", ""), ("censored_below", "≤"), ("censored_above", "≥")])
 def test_thresholds_beyond_the_tested_noise_have_a_sign(state: str, sign: str) -> None:
     frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
-    assert {row["beyond"] for row in data(threshold_map(frame, "thresholds")) if "beyond" in row} == {sign}
+    assert {row["text"] for row in data(threshold_map(frame, "thresholds"))} == {f"{sign}0.05"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,272 @@
+"""The grammar of all charts: their style, colours and shapes, rows, layers, tooltips, tiles, and picking a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+import polars.selectors as cs
+
+from ...core.protocol import CATEGORIES
+
+INK, FAINT = "#1a1a1a", "#8c8c8c"
+PICKED = "picked"
+"""Name of the parameter that holds the model or category picked, or nothing."""
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "Helvetica Neue, Arial, Liberation Sans, sans-serif",
+    "view": {"stroke": "#d9d9d9", "continuousWidth": 260, "continuousHeight": 190},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "gridColor": "#ececec",
+        "domainColor": FAINT,
+        "tickColor": FAINT,
+        "labelLimit": 220,
+        "labelSeparation": 5,
+    },
+    "legend": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "labelLimit": 260,
+        "symbolOpacity": 1,
+    },
+    "title": {"color": INK, "anchor": "start", "fontSize": 12, "subtitleColor": "#4d4d4d", "subtitleFontSize": 11},
+}
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+"""Colours that colour-blind readers tell apart (Okabe & Ito 2008)."""
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+COLORED_MODELS = 7
+"""The most models that have a colour and a shape each; more have those of their categories."""
+SLANTED_COLUMNS = 12
+"""Names of columns that have room aslant below a map of 3.5 in."""
+CENTER = "centre of the noise (cycles per image)"
+INTERVAL = {"low": "95 % from", "high": "to"}
+"""Column of an end of an interval -> its title in tooltips."""
+IMAGES, CYCLES = ("n", "images", "d"), ("cycles", "cycles per image", ".4~g")
+"""Lines of tooltips."""
+ENLARGED = "More than a tenth of the images were enlarged: they have nothing of their own here."
+"""The tooltip of shades over frequencies that enlarged originals do not have."""
+
+
+def vega_lite_version() -> str:
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+# Colours and shapes
+
+
+def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
+    distinct = list(dict.fromkeys(names))
+    study = {name: place for place, name in enumerate(CATEGORIES)}
+    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in distinct)]
+    places = {name: study.get(name) for name in distinct}
+    for turn, name in enumerate(name for name in distinct if places[name] is None):
+        places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
+    return {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
+
+
+def series_of(frame: pl.DataFrame) -> str:
+    """The field that lines are coloured by: `model` where there are few in the column `checkpoint`, else `category`."""
+    return "model" if frame["checkpoint"].n_unique() <= COLORED_MODELS else "category"
+
+
+def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by a field of these names, with one legend; without, if there is but one name.
+
+    The legend writes categories in words; models keep their names.
+    """
+    looks = colors(names)
+    hue = alt.Scale(domain=list(looks), range=[color for color, _ in looks.values()])
+    form = alt.Scale(domain=list(looks), range=[shape for _, shape in looks.values()])
+    label = "replace(datum.label, /_/g, ' ')" if field == "category" else alt.Undefined
+    legend = alt.Legend(labelExpr=label) if len(looks) > 1 else None
+    return (
+        alt.Color(f"{field}:N", scale=hue, title=None, legend=legend),
+        alt.Shape(f"{field}:N", scale=form, title=None, legend=legend),
+    )
+
+
+# Rows, layers and tooltips
+
+
+def plot(rows: pl.DataFrame, **properties: Any) -> Any:
+    """A chart that holds the rows: six digits, and nothing that JSON cannot hold."""
+    finite = rows.with_columns(
+        pl.when(cs.float().is_finite()).then(cs.float().cast(pl.Float64).round_sig_figs(6)).name.keep()
+    )
+    # Each step of a chart copies lists of rows, and no tuples.
+    return alt.Chart(alt.InlineData(values=tuple(finite.to_dicts())), **properties)
+
+
+class Layers(alt.LayerChart):
+    """A chart of layers that are as they should be.
+
+    `alt.LayerChart` makes three deep copies of all layers as it is made, and again as it is written, to lift what they
+    have in common: half of the time of a report.
+    """
+
+    def __init__(self, data: Any = alt.Undefined, layer: Sequence[Any] = (), **properties: Any) -> None:
+        alt.TopLevelLayerSpec.__init__(self, data=data, layer=list(layer), **properties)
+
+
+def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
+    """One chart of the layers, with its title and size; `picks` gives it the parameter that fades what is not picked.
+
+    Rows that all layers draw are there once.
+    """
+    data, parameters = layers[0].data, {"params": [picked().param]} if picks else {}
+    if all(layer.data is data for layer in layers):
+        layers = tuple(layer.copy(deep=False) for layer in layers)
+        for layer in layers:
+            layer.data = alt.Undefined
+    else:
+        data = alt.Undefined
+    return Layers(data, layers, **parameters, **properties)
+
+
+def two_a_row(panels: Iterable[Any]) -> Any:
+    """The panels as one chart."""
+    return alt.concat(*panels, columns=2)
+
+
+def tips(*lines: str | tuple[str, str, str]) -> list[alt.Tooltip]:
+    """The lines of a tooltip: columns of text by their names, and (column, title, format) of numbers.
+
+    `low` and `high` are the ends of the 95 % interval of the number before them, and have its format.
+    """
+    tooltips, digits = [], ""
+    for line in lines:
+        field, title, digits = (line, INTERVAL.get(line, line), digits) if isinstance(line, str) else line
+        if isinstance(line, str) and line not in INTERVAL:
+            tooltips.append(alt.Tooltip(f"{field}:N", title=title))
+        else:
+            tooltips.append(alt.Tooltip(f"{field}:Q", title=title, format=digits))
+    return tooltips
+
+
+def where(test: str, value: float | str) -> dict[str, Any]:
+    """The condition of a channel that takes a value where an expression holds.
+
+    Channels are written as Altair's own classes: it takes 5 ms to find the class of each text, `alt.value` and
+    `alt.condition`, which would be a quarter of a report's time.
+    """
+    return {"test": test, "value": value}
+
+
+# Picking
+
+
+def picked() -> alt.Parameter:
+    """A chart with this parameter fades what `faded` is told to; the report sets it from buttons and lists."""
+    return alt.param(name=PICKED, value="")
+
+
+def faded(full: float = 1) -> Any:
+    """Opacity `full` while nothing is picked; then 1 for the model or category that is, and 0.08 for the others.
+
+    Rows have `model` and `category`.
+    """
+    nothing, matches = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
+    return alt.OpacityValue(0.08, condition=[where(nothing, full), where(matches, 1)])
+
+
+# Tiles
+
+
+Hue = tuple[alt.Scale, str]
+"""Colours of numbers, and a Vega expression of `datum` for those on which letters are white instead of black."""
+
+
+def dark_to_light(value: str, domain: Sequence[float], middle: float, **scale: Any) -> Hue:
+    """Hues of a column from dark to light over the domain; letters are black above the middle."""
+    return alt.Scale(scheme="viridis", domain=list(domain), **scale), f"!(datum.{value} > {middle:g})"
+
+
+def both_ways(value: str, reach: float) -> Hue:
+    """Hues of a column from orange at `-reach` over white to purple at `reach`."""
+    scale = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
+    return scale, f"abs(datum.{value}) > {0.72 * reach:.4g}"
+
+
+def legend_below() -> alt.Legend:
+    """The legend of a map whose tiles have no text."""
+    return alt.Legend(orient="bottom", gradientLength=200)
+
+
+def signed(number: float | None, digits: str = ".2f") -> str:
+    """The text of a number on a tile, with a true minus sign."""
+    return "–" if number is None else f"{number:{digits}}".replace("-", "−")
+
+
+def tile_map(
+    rows: pl.DataFrame,
+    x: alt.X,
+    y: alt.Y,
+    color: alt.Color,
+    hue: Hue,
+    tooltip: Sequence[alt.Tooltip],
+    own_cycles: Any = None,
+    gap: int = 1,
+    **properties: Any,
+) -> Any:
+    """A map with a tile for each row, `gap` pixels apart.
+
+    Columns say how a tile looks: `text` stands on it, `bold` is whether in bold type, `pale` whether the tile is pale.
+    Tiles whose `cycles` lie above `own_cycles`, the highest frequency of enlarged originals, are shaded.
+    """
+    scale, is_dark = hue
+    base = plot(rows).encode(x=x, y=y, tooltip=list(tooltip))
+    outline = {"stroke": "white", "strokeWidth": gap} if gap else {}
+    tiles = base.mark_rect(**outline).encode(color=color.scale(scale))
+    if "pale" in rows.columns:
+        tiles = tiles.encode(opacity=alt.OpacityValue(1, condition=where("datum.pale", 0.25)))
+        is_dark = f"!datum.pale && {is_dark}"
+    layers = [tiles]
+    if own_cycles is not None:
+        shade = base.transform_filter(f"datum.cycles > {own_cycles}").mark_rect(color=FAINT, opacity=0.4)
+        layers.append(shade.encode(tooltip=alt.TooltipValue(ENLARGED)))
+    if "text" in rows.columns:
+        letters = rows[x.shorthand[:-2]].n_unique() * (rows["text"].str.len_chars().max() or 1)
+        font = alt.ExprRef(f"min(11, width / {0.62 * letters:.3g})")  # what a narrow chart has room for
+        ink = alt.ColorValue(INK, condition=where(is_dark, "white"))
+        text = base.encode(text=alt.Text("text:N"), color=ink)
+        layers.append(text.transform_filter("!datum.bold").mark_text(fontSize=font))
+        if "bold" in rows.columns:
+            layers.append(text.transform_filter("datum.bold").mark_text(fontSize=font, fontWeight="bold"))
+    return layered(*layers, **properties) if len(layers) > 1 else tiles.properties(**properties)
+
+
+# Axes
+
+
+def centers_axis() -> alt.Axis:
+    """The axis of bands of noise, a tick for each centre: these are no round numbers at image sizes other than 224.
+
+    Its title is longer than some maps are wide, and reaches below the names of the rows.
+    """
+    return alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
+
+
+def names_axis(columns: int) -> alt.Axis:
+    """The axis of names below so many columns of a map: aslant, or upright where they are many."""
+    return alt.Axis(labelAngle=-40 if columns <= SLANTED_COLUMNS else -90)
+
+
+def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
+    """A shade from the highest frequency of enlarged originals to the last one, in cycles per image."""
+    rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
+    shade = plot(rows).mark_rect(color=FAINT, opacity=0.25)
+    return shade.encode(x=across, x2="last:Q", tooltip=alt.TooltipValue(ENLARGED))

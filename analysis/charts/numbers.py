@@ -1,0 +1,255 @@
+"""Numbers of models: points with their intervals, channels through thresholds, bars that add up, and scatter plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
+from ..measures.base import MEANINGLESS, State
+from ..measures.critical_band import FULL_WIDTH, center, gaussian
+from ..measures.octaves import SHARES
+from ..measures.psychometric import NUMBERS
+from ..measures.registry import MEASURES, label_of, measure_named, title_of
+from .grammar import (
+    CYCLES,
+    FAINT,
+    INK,
+    OKABE_ITO,
+    faded,
+    layered,
+    picked,
+    plot,
+    scales,
+    shade_enlarged,
+    tips,
+    where,
+    words,
+)
+from .maps import THRESHOLD_TITLE, octave_names, threshold_rows
+
+ESTIMATORS = {"psychometric": "circle", "published": "square"}
+"""Estimator -> the shape of its points."""
+SOUND = "sound"
+"""The mark of a number that is drawn as a filled point."""
+DOUBTFUL = "doubtful"
+"""The mark of a number that is drawn as a hollow point."""
+VALUELESS = "no value"
+"""The mark of a number that is drawn as a cross."""
+FLAT_IMAGE = "flat image"
+GREY = "#c9c9c9"
+OCTAVE_HUES = ("#3b0f70", "#75207f", "#b0357b", "#e34e65", "#f98860", "#fdb97d", "#fce7a5")
+"""Colours of the octaves, coarse (dark) to fine (light), told apart by lightness alone."""
+DARK_OCTAVES = 4
+"""Octaves whose colours take white letters."""
+LETTERS_WIDTH = 24
+"""Pixels that the number of a share takes in its bar."""
+NARROW_WIDTH = 340
+"""Pixels of a chart that have no room for four columns of its legend."""
+
+
+def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn.
+
+    Only what the critical band gives has an estimator.
+    """
+    estimators = {name: measure.shown.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.shown.quantity for name, measure in MEASURES.items() if measure.shown.quantity}
+    metric, state = pl.col("metric"), pl.col("state")
+    doubt = pl.when(state == State.OK).then(pl.lit(SOUND)).otherwise(pl.lit(DOUBTFUL))
+    return metrics.with_columns(
+        estimator=metric.replace_strict(estimators, default=None, return_dtype=pl.String),
+        number=metric.replace(numbers),
+        mark=pl.when(state.is_in(MEANINGLESS)).then(pl.lit(VALUELESS)).otherwise(doubt),
+    )
+
+
+def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str], field: str) -> dict[str, Any]:
+    """Number -> its chart, of those of `titles` that some model has a value of."""
+    valued = set(metrics.filter(pl.col("mark") != VALUELESS)["number"])
+    return {name: number_chart(metrics, name, title, field) for name, title in titles.items() if name in valued}
+
+
+def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
+    """One number of every model: filled points are sound, hollow ones doubtful, a cross at the left is no value.
+
+    `metrics` has the columns of `add_estimators`, for one image set; `field` is the column that points are coloured by.
+    """
+    rows = metrics.filter(pl.col("number") == number).select(
+        "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
+    )
+    estimators = rows["estimator"].drop_nulls().n_unique()
+    scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
+    form = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
+    point: dict[str, Any] = {"x": alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))}
+    if estimators:
+        point["shape"] = alt.Shape("estimator:N", scale=form, legend=None)
+    names = ["model", "estimator"] if estimators else ["model"]
+    common: dict[str, Any] = {
+        "y": alt.Y("model:N", title=None, scale=alt.Scale(domain=rows["model"].unique().sort().to_list())),
+        "color": scales(field, rows[field].sort())[0],
+        "opacity": faded(),
+        "tooltip": tips(*names, ("value", "value", ".4g"), "low", "high", "state", "note"),
+    }
+    if estimators > 1:
+        common["yOffset"] = alt.YOffset("estimator:N", scale=alt.Scale(domain=list(ESTIMATORS)))
+    interval = {"x": alt.X("low:Q", title=None, scale=scale), "x2": alt.X2("high:Q")}
+    cross = {"x": alt.XValue(4), "color": alt.ColorValue(FAINT)}  # type: ignore[no-untyped-call]
+    mark, point_mark = pl.col("mark"), alt.Chart.mark_point
+    intervals = rows.filter(mark != VALUELESS).drop_nulls(["low", "high"])
+    layers: list[tuple[pl.DataFrame, Callable[..., Any], dict[str, Any], dict[str, Any]]] = [
+        (intervals, alt.Chart.mark_rule, {"strokeWidth": 2}, interval),
+        (rows.filter(mark == SOUND), point_mark, {"size": 60, "filled": True}, point),
+        (rows.filter(mark == DOUBTFUL), point_mark, {"size": 60, "fill": "white"}, point),
+        (rows.filter(mark == VALUELESS), alt.Chart.mark_text, {"text": "×", "align": "left"}, cross),
+    ]
+    height = rows["model"].n_unique() * (34 if estimators > 1 else 22)
+    charts = [draw(plot(part), **style).encode(**common | places) for part, draw, style, places in layers if len(part)]
+    return layered(*charts, picks=True, title=title, width=260, height=max(44, height))
+
+
+def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
+    """Thresholds of one model with their intervals, and the fitted channel; up is more sensitive to noise.
+
+    A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
+    says why. `size` is that of the images, in pixels a side, and `own_cycles` the highest frequency of enlarged
+    originals.
+    """
+    values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
+    places = {State.CENSORED_BELOW.value: "below", State.CENSORED_ABOVE.value: "above"}
+    place = pl.col("state").replace_strict(places, default="met")
+    points = threshold_rows(metrics, size).select("cycles", "low", "high", "note", noise_sd="value", place=place)
+    x = alt.X(
+        "cycles:Q",
+        title="cycles per image",
+        scale=alt.Scale(type="log", base=2, domain=center([-0.43, 6.43], size).tolist()),
+        axis=alt.Axis(values=center(FREQUENCIES, size).tolist(), format=".4~g"),
+    )
+    domain = alt.Scale(type="log", domain=[0.24, 0.008], clamp=True)
+    y = alt.Y("noise_sd:Q", title=THRESHOLD_TITLE, scale=domain, axis=alt.Axis(values=[0.01, 0.02, 0.04, 0.08, 0.16]))
+    lines = tips(CYCLES, ("noise_sd", "noise_sd", ".3g"), "low", "high", "note")
+    form = alt.Scale(domain=["met", "below", "above"], range=["circle", "triangle-up", "triangle-down"])
+    dots = plot(points).mark_point(size=60, filled=True, color=INK, opacity=1)
+    layers = [dots.encode(x=x, y=y, shape=alt.Shape("place:N", scale=form, legend=None), tooltip=lines)]
+    bell, intervals = _bell(values, size), points.drop_nulls(["low", "high"])
+    if len(intervals):
+        ends = alt.Y("low:Q", title=THRESHOLD_TITLE, scale=domain)
+        layers.insert(0, plot(intervals).mark_rule(strokeWidth=2).encode(x=x, y=ends, y2=alt.Y2("high:Q")))
+    if len(bell):
+        layers.insert(0, plot(bell).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2).encode(x=x, y=y))
+    if own_cycles is not None:
+        layers.insert(0, shade_enlarged(own_cycles, float(center(6.43, size)), x))
+    fits = [fit for fit in (_fit_in_words(values, estimator) for estimator in ESTIMATORS) if fit]
+    return layered(*layers, title=alt.Title(title, subtitle=fits), width=320, height=220)
+
+
+def _bell(values: Mapping[str, Mapping[str, Any]], size: int) -> pl.DataFrame:
+    """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
+    width, middle, peak = (values.get(name, {}).get("value") for name in NUMBERS.values())
+    if width is None or middle is None or peak is None:
+        return pl.DataFrame()
+    f = np.linspace(-0.4, 6.4, 69)
+    bell = gaussian(f, math.log2(peak) + 4, math.log2(middle / center(0, size)), width / FULL_WIDTH)
+    return pl.DataFrame({"cycles": center(f, size), "noise_sd": NOISE_SDS[-1] * 2**-bell})
+
+
+def _fit_in_words(values: Mapping[str, Mapping[str, Any]], estimator: str) -> str:
+    """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
+    width, middle = (values.get(measure_named(number, estimator)) for number in ("bandwidth", "center_frequency"))
+    if width is None or middle is None:
+        return ""
+    if width["mark"] == VALUELESS:
+        return f"× {estimator}: no channel, {width['note']}"
+    mark = "○ " if width["mark"] == DOUBTFUL else ""
+    return f"{mark}{estimator}: {width['value']:.1f} octaves wide around {middle['value']:.0f} cycles per image"
+
+
+def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: int) -> Any:
+    """A bar for each model: the accuracy of its flat images, and what each octave adds to it or takes away.
+
+    Octaves that add follow each other to the right. Those that take away lead back as thin bars, and the line at their
+    end is the accuracy.
+
+    Args:
+        metrics: rows of the view `metric` on one image set.
+        clean: checkpoint, top1 and measure of the unperturbed images.
+        title: that of the chart.
+        size: pixels that the images have a side.
+    """
+    shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null())
+    shares = shares.join(clean, on="checkpoint", maintain_order="left")
+    models = shares.sort("checkpoint", "metric").group_by("checkpoint", maintain_order=True)
+    names = octave_names(size)
+    parts = [part for _, of_model in models for part in _bar_parts(of_model.to_dicts(), names)]
+    rows = pl.DataFrame(parts, infer_schema_length=None)
+    hues = {name: hue for name, hue in zip(names, OCTAVE_HUES, strict=True) if name in rows["part"]}
+    measure = str(clean["measure"][0])
+    legend_columns = alt.ExprRef(f"width < {NARROW_WIDTH} ? 3 : 4")
+    base = plot(rows).encode(
+        x=alt.X("start:Q", title=measure, scale=alt.Scale(zero=True)),
+        x2=alt.X2("end:Q"),
+        y=alt.Y("model:N", title=None),
+        color=alt.Color(
+            "part:N",
+            scale=alt.Scale(domain=[FLAT_IMAGE, *hues], range=[GREY, *hues.values()]),
+            legend=alt.Legend(title="octave: cycles per image", orient="bottom", columns=legend_columns),
+        ),
+        tooltip=tips("model", "part", ("value", "owed to it", ".4f"), "low", "high", ("top1", measure, ".4f")),
+    )
+    adding = base.transform_filter("datum.value >= 0").mark_bar(height=16)
+    taking = base.transform_filter("datum.value < 0").mark_bar(height=6, stroke="white", strokeWidth=1)
+    total_line = base.mark_tick(thickness=2, size=22, color=INK).encode(
+        x=alt.X("top1:Q", title=measure), x2=alt.Undefined, color=alt.ColorValue(INK)
+    )
+    letters = base.transform_filter("datum.value >= 0").transform_calculate(
+        middle="(datum.start + min(datum.end, datum.top1)) / 2"
+    )
+    is_dark = f"isValid(datum.octave) && datum.octave < {DARK_OCTAVES}"
+    has_room = f"scale('x', datum.end) - scale('x', datum.start) >= {LETTERS_WIDTH} ? 1 : 0"
+    text = letters.mark_text(fontSize=10, opacity=alt.ExprRef(has_room)).encode(
+        x=alt.X("middle:Q", title=measure),
+        x2=alt.Undefined,
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.ColorValue(INK, condition=where(is_dark, "white")),
+    )
+    height = max(44, 30 * rows["model"].n_unique())
+    return layered(adding, taking, total_line, text, title=title, width=440, height=height)
+
+
+def _bar_parts(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the parts of one model's bar, of its shares by octave: those that take away come last, and lead back."""
+    top1 = shares[0]["top1"]
+    end = top1 - sum(row["value"] for row in shares)
+    yield {"model": shares[0]["checkpoint"], "part": FLAT_IMAGE, "start": 0.0, "end": end, "value": end, "top1": top1}
+    for row in sorted(shares, key=lambda row: row["value"] < 0):
+        start, end, octave = end, end + row["value"], SHARES.index(row["metric"])
+        place = {"part": names[octave], "octave": octave, "start": start, "end": end}
+        yield {"model": row["checkpoint"]} | place | {name: row[name] for name in ("value", "low", "high", "top1")}
+
+
+def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
+    """One point a model, `figures` with model, category and the two columns; the group is in percent."""
+    points = scatter_points(figures, bias, group).add_params(picked())
+    return points.properties(title=title, height=170, width=220)
+
+
+def scatter_points(figures: pl.DataFrame, bias: str, group: str) -> Any:
+    """The points of `scatter`, for a chart of several layers."""
+    color, shape = scales("category", figures["category"])
+    return (
+        plot(figures.select("model", "category", bias, group))
+        .mark_point(size=45, filled=True)
+        .encode(
+            x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+            y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
+            color=color,
+            shape=shape,
+            opacity=faded(0.85),
+            tooltip=tips("model", "category", (bias, title_of(bias), ".3f"), (group, words(group), ".1f")),
+        )
+    )
