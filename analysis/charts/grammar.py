@@ -239,8 +239,9 @@ def tile_map(
         shade = base.transform_filter(f"datum.cycles > {own_cycles}").mark_rect(color=FAINT, opacity=0.4)
         layers.append(shade.encode(tooltip=alt.TooltipValue(ENLARGED)))
     if "text" in rows.columns:
+        # Letters are as large as a narrow chart has room for.
         letters = rows[x.shorthand[:-2]].n_unique() * (rows["text"].str.len_chars().max() or 1)
-        font = alt.ExprRef(f"min(11, width / {0.62 * letters:.3g})")  # what a narrow chart has room for
+        font = alt.ExprRef(f"min(11, width / {0.62 * letters:.3g})")
         ink = alt.ColorValue(INK, condition=where(is_dark, "white"))
         text = base.encode(text=alt.Text("text:N"), color=ink)
         layers.append(text.transform_filter("!datum.bold").mark_text(fontSize=font))
