@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError
+from ..database.conditions import ORDER
 from ..database.open import relative_path
 from ..database.store import Store
 from ..measures.outcomes import read_decisions
@@ -212,15 +213,14 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
 def read_cells(run: Run) -> pl.DataFrame:
     """The complete cells of a run under the comparison's names, with the columns that `pair_cells` takes."""
     cells = run.store.frame(
-        "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
+        "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "  # noqa: S608 - made of constants
         "detail.parameters::VARCHAR AS parameters, detail.cycles, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
         "cell.decision_space, cell.seed "
         "FROM study_detail_of(?) AS detail JOIN cell ON cell.id = detail.cell "
         "JOIN checkpoint ON checkpoint.id = checkpoint_id JOIN image_set ON image_set.id = image_set_id "
-        "JOIN condition ON condition.id = cell.condition "
-        "ORDER BY detail.checkpoint, detail.image_set, detail.probe, detail.cutoff, "
-        "detail.noise_sd, detail.frequency, detail.parameters",
+        "JOIN (SELECT id, digest FROM condition) AS condition ON condition.id = cell.condition "
+        f"ORDER BY detail.checkpoint, detail.image_set, {ORDER}",
         [run.label],
     )
     cells = run.renamed(cells)

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from ...core.records import Cell
+from ..database.conditions import ORDER
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster
@@ -116,7 +117,7 @@ def gate_cells(
     return store.frame(
         "FROM gate WHERE (reference_cell, candidate_cell) IN "
         "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
-        "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
+        f"ORDER BY checkpoint, image_set, {ORDER}",
         [complete_pairs["cell"].to_list(), complete_pairs["cell_b"].to_list()],
     )
 

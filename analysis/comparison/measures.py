@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from ..database.conditions import ORDER
 from ..measures.base import Ends, Measure, Read
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
@@ -28,11 +29,11 @@ SUBJECT = ("checkpoint", "image_set")
 METRIC_KEYS = (*SUBJECT, "metric")
 CONDITION_KEYS = (*MATCH, "metric")
 METRICS = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
-CONDITIONS = """
+CONDITIONS = f"""
 SELECT checkpoint, image_set, probe, parameters::VARCHAR AS parameters, cycles, metric, value, low, high, state, note
 FROM condition_metric_of(?)
-ORDER BY checkpoint, image_set, metric, probe, cutoff, noise_sd, frequency, parameters
-"""
+ORDER BY checkpoint, image_set, metric, {ORDER}
+"""  # noqa: S608 - made of constants
 PAIRED = dict.fromkeys(CONDITION_KEYS, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64}
 """Columns of paired intervals; probe and parameters are null for numbers of many conditions."""
 PairedRow = tuple[str | float | None, ...]

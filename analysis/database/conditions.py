@@ -10,6 +10,8 @@ import polars as pl
 from ...core.records import FREQUENCY_TITLES, frequency_in_words
 from .store import Store
 
+ORDER = "probe <> 'clean', probe, cutoff, noise_sd, frequency, parameters"
+"""The order of conditions in SQL, by columns that all views of conditions have: along the numbers that probes vary."""
 FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")
 
 

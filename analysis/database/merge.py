@@ -24,13 +24,14 @@ import duckdb
 from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import partial_prefix, put_beside, remove_partial_files
 from ...core.progress import Progress, silent
+from .conditions import ORDER
 from .open import attach, copying, open_store, write_empty
 from .store import SESSION
 
 IDENTITIES = {
     "checkpoint": ("model_sha256", "category, name"),
     "image_set": ("digest", "benchmark, corruption, severity, name"),
-    "condition": ("digest", "probe <> 'clean', probe, noise_sd, frequency, cutoff, x, y, setting"),
+    "condition": ("digest", ORDER),
     "session": (", ".join(SESSION), "engine, precision, device"),
     "study": ("name, version", "first_run"),
     # Cells in the order of their checkpoints, as runs add them: DuckDB passes over blocks of other cells.

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from ...core.errors import UsageError
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
+from ..database.conditions import ORDER
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
 
-CELLS = """
-SELECT checkpoint_id, image_set_id, detail.cell, condition.id AS condition_id, detail.probe,
-       detail.parameters::VARCHAR AS parameters, condition.digest, detail.clean_cell
-FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
-JOIN condition ON condition.id = cell.condition
-WHERE study_cell.study = ?
-ORDER BY detail.probe <> 'clean', detail.probe, detail.cutoff, detail.frequency NULLS FIRST, detail.noise_sd,
-         detail.parameters
-"""
+CELLS = f"""
+SELECT checkpoint_id, image_set_id, cell, condition_id, probe, parameters::VARCHAR AS parameters, digest, clean_cell
+FROM study_cell JOIN cell_detail USING (cell)
+JOIN (SELECT id AS cell, condition AS condition_id FROM cell) USING (cell)
+JOIN (SELECT id AS condition_id, digest FROM condition) USING (condition_id)
+WHERE study = ?
+ORDER BY {ORDER}
+"""  # noqa: S608 - made of constants
 """The complete cells of a study, in the order of conditions."""
 
 
