@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -105,8 +105,6 @@ class Lowering:
     """A packed image set, which int8 is calibrated on."""
     batch: int | None = None
     """The number of images that a TensorRT plan takes at once; by default the tuned one, or else 256."""
-    refit: bool = False
-    """Build one TensorRT plan for all models of equal structure."""
     tune: bool = False
     """Measure engines and batches on the first model, before plans are built; see `engine.tuning`."""
     tuned: set[str] = field(default_factory=set, init=False)
@@ -121,10 +119,6 @@ class Lowering:
             raise UsageError(f"precisions is the text '{self.precisions}', and no list of names; write {names}")
         for precision in self.precisions:
             check_precision(precision)
-        if self.refit and "int8" in self.precisions:
-            raise UsageError(
-                "--refit is for fp32 and fp16: an int8 file has scales of its own; leave out one of the two"
-            )
 
     @cached_property
     def build(self) -> Callable[[OnnxFile], Path] | None:
@@ -138,21 +132,17 @@ class Lowering:
 
         state = readiness("tensorrt")
         if not state.ready:
-            if self.refit or not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
+            if not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
-        from ..engine.backends.base import BATCH
-        from ..engine.tuning import tuned_rate
+        from ..engine.tuning import usual_batch
         from ..export.plans.plans import ensure_trt_plan, target_of
 
         trt, gpu = load(TENSORRT), usable(gpus())
 
         def build(onnx_file: OnnxFile) -> Path:
-            rate = None if self.batch else tuned_rate("tensorrt", onnx_file.precision, onnx_file.models)
-            batch = rate.batch if rate else self.batch or BATCH["cupy"]
-            target = target_of(trt, gpu.name, gpu.capability, batch, refit=self.refit, l2_bytes=gpu.l2_bytes)
-            normalized = rate is not None and rate.normalized
-            return ensure_trt_plan(trt, onnx_file, replace(target, normalized=normalized)).path
+            batch = self.batch or usual_batch("tensorrt", onnx_file.precision, onnx_file.models)
+            return ensure_trt_plan(trt, onnx_file, target_of(trt, gpu.name, gpu.capability, batch, gpu.l2_bytes)).path
 
         return build
 
@@ -170,7 +160,7 @@ class Lowering:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batches}, "
+            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}, "
             f"{best.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
-    "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
+    "tensorrt-cu13", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
 )  # fmt: skip
 OPEN = (
     "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/guide/cluster.md"

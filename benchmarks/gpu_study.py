@@ -77,13 +77,10 @@ def device(xp: ModuleType) -> dict[str, Any]:
     }
 
 
-def plans(models: Path) -> dict[str, list[float]]:
+def plans(models: Path) -> list[float]:
     """Seconds of the plans that were built, in order; the first filled the timing cache."""
-    seconds: dict[str, list[float]] = {}
-    for file in sorted((models / "plans").glob("*.json"), key=lambda file: file.stat().st_mtime):
-        about = json.loads(file.read_text(encoding="utf-8"))
-        seconds.setdefault("refit" if about["refit"] else "build", []).append(about["seconds"])
-    return seconds
+    files = sorted((models / "plans").glob("*.b*.json"), key=lambda file: file.stat().st_mtime)
+    return [json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files]
 
 
 def main() -> None:
@@ -152,8 +149,8 @@ def report(options: Any, results: dict[str, Any]) -> None:
             common.ratios(seconds["bare_seconds"], seconds["run_seconds"]),
             ">= 0.95",
         )
-    for kind, seconds in results["plan_seconds"].items():
-        print(f"plans ({kind}): first {seconds[0]:.1f} s, then {statistics.median(seconds[1:] or seconds):.1f} s")
+    if seconds := results["plan_seconds"]:
+        print(f"plans: first {seconds[0]:.1f} s, then {statistics.median(seconds[1:] or seconds):.1f} s")
     print(f"opening a session: {statistics.median(results['opening_seconds']):.2f} s")
     used = f", {card['memory_used_gib']:.1f} of {card['memory_gib']:.1f} GiB on the card" if card else ""
     print(f"memory: {results['resident_gib']:.1f} GiB resident{used}")

@@ -36,8 +36,6 @@ class CellProgress:
     pending: int = 0
     error: str | None = None
     ended: bool = False
-    lanes: int = 1
-    """The number of networks that share the device's time."""
 
 
 def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
@@ -58,7 +56,7 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
             bad = np.flatnonzero(np.isnan(held.confidence))
             if not len(bad):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.
-                seconds = sum(seconds_between(xp, start, end) for start, end in work.times) / work.lanes
+                seconds = sum(seconds_between(xp, start, end) for start, end in work.times)
                 outcomes.append(Finished(work.cell, work.first, held, seconds))
                 work.first, work.columns, work.times, work.pending = work.first + work.pending, [], [], 0
                 continue

@@ -31,12 +31,6 @@ class Decision:
     xp: ModuleType
     space: str
 
-    def prepare(self) -> None:
-        """Ask for the constants of the space; they belong to no stream once this work is done."""
-        if not decides_by_logits(self.space):
-            _operators(self.xp, self.space)
-            _ids(self.xp, self.space)
-
     def scores(self, logits: Array) -> Array:
         """(n, k) float32 of (n, 1000) float32 logits: the largest score decides, and their softmax is the confidence.
 

@@ -6,15 +6,15 @@ is given back with the point at which it has been read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from ..probes.arrays import Array
-from .device.streams import Point, new_stream, point, until_done, wait_for
+from .device.streams import Point, perturbing_stream, point, wait_for
 
 T = TypeVar("T")
 
@@ -29,37 +29,32 @@ class _Stopped(Exception):
 class Buffers:
     """A fixed number of arrays that go round: memory does not depend on how many batches there are."""
 
-    def __init__(
-        self, xp: ModuleType, arrays: Iterable[Array], stream: AbstractContextManager[Any] | None = None
-    ) -> None:
+    def __init__(self, xp: ModuleType, arrays: Iterable[Array]) -> None:
         self.xp = xp
-        self.stream = stream or new_stream(xp)
-        """The stream in which the arrays are filled."""
-        self._free: SimpleQueue[tuple[Array, Sequence[Point]]] = SimpleQueue()
+        self._free: SimpleQueue[tuple[Array, Point]] = SimpleQueue()
         self._stopped = False
         for array in arrays:
-            self._free.put((array, [point(xp)]))
+            self.give(array)
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
         array, read = self._free.get()
         if self._stopped:
             raise _Stopped
-        for reached in read:
-            wait_for(self.xp, reached)
+        wait_for(self.xp, read)
         return array
 
-    def give(self, array: Array, read: Sequence[Point] = ()) -> None:
-        """Hand a buffer back; work up to these points, or all that this thread has asked for, may still read it."""
-        # The points lie in the readers' streams, and `take` makes the perturbing stream wait for them: so nobody
+    def give(self, array: Array) -> None:
+        """Hand a buffer back; what this thread has asked for may still read it."""
+        # The point lies in the stream of the networks, and `take` makes the perturbing stream wait for it: so nobody
         # overwrites images that a session still reads, and neither thread waits for the GPU.
-        self._free.put((array, read or [point(self.xp)]))
+        self._free.put((array, point(self.xp)))
 
     def stop(self) -> None:
         """Stop the thread where it waits for a buffer, or asks for one from now on."""
         # First the flag: the thread may get a free buffer before the item that wakes it, and must go on with neither.
         self._stopped = True
-        self._free.put((None, ()))
+        self._free.put((None, None))
 
 
 @contextmanager
@@ -73,7 +68,7 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     def work() -> None:
         try:
-            with buffers.stream, until_done(xp):
+            with perturbing_stream(xp):
                 for item in produce(buffers.take):
                     ready.put(("item", item, point(xp)))
             ready.put(("end", None, None))
@@ -95,5 +90,4 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
         yield items()
     finally:
         buffers.stop()
-        # The thread ends when all work of its stream is done: after this nothing writes into the buffers.
         thread.join()

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from ..core.errors import BandlensError, DeviceError, UsageError
 from ..core.protocol import CLASSES
 from ..core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
 from ..core.timeouts import Watchdog
-from ..export.normalization import HalfNormalization
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
@@ -29,18 +27,14 @@ from ..probes.images.image_set import ImageSet, Scheme
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits
-from .device.halves import empty_halves, normalize
 from .device.pixels import Take, pixels_of
 from .device.ranges import named_items, named_range
-from .device.streams import COMMITTED, Lanes, blas_threads, device_errors, finish, new_stream, point, until_done
+from .device.streams import COMMITTED, blas_threads, device_errors, network_stream, perturbing_stream, point
 from .prefetch import COUNT, Buffers, prefetch
 
 HANG_SECONDS = 1800.0
 """Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
 HUNG = "the GPU has not ended any work for {seconds:.0f} s; " + COMMITTED + ", once `nvidia-smi` shows it well"
-
-Inputs = dict[HalfNormalization | None, Array]
-"""A batch as sessions take it, by their normalization; the images themselves are that of None."""
 
 
 def run(
@@ -101,17 +95,14 @@ def _run_works(
     images = resources.image_set.info
     if any(work.cell.condition.facts.attack for work in works):
         check_attackable(images)
-    xp, numbers = resources.xp, {resources.sessions[work.cell.variant].lane for work in works}
-    with device_errors(xp, images.size, resources.batch), new_stream(xp), until_done(xp), Lanes(xp, numbers) as lanes:
-        _add_halves(resources.halves, xp, resources.sessions.values(), resources.arrays[0].shape)
-        for work in works:
-            work.lanes = lanes.count
+    xp = resources.xp
+    with device_errors(xp, images.size, resources.batch), network_stream(xp):
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
             members = [work for work in works if work.cell.condition in chosen]
             for seed in dict.fromkeys(work.cell.seed for work in members):
                 of_seed = [work for work in members if work.cell.seed == seed]
-                group = _Group(perturb, seed, of_seed, resources, lanes, last)
+                group = _Group(perturb, seed, of_seed, resources, last)
                 yield from _run_group(group, range_seconds, progress)
 
 
@@ -178,31 +169,6 @@ class RunResources:
     """(n, k) classes that count as right, as `best_rank` takes them, where images have several."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
-    ahead: AbstractContextManager[Any]
-    """The stream in which a thread perturbs ahead of the sessions."""
-    halves: dict[HalfNormalization, list[Array]]
-    """The normalized batches, one beside each buffer: filled after it, and overwritten no sooner than it."""
-
-    def inputs(self, images: Array, sessions: Iterable[Session]) -> Inputs:
-        """The images of a buffer as sessions take them, by their normalization: each is made once for all of them."""
-        inputs: Inputs = {None: images}
-        for normalization in _normalizations(sessions):
-            # A CUDA graph belongs to the address of its input, so a buffer has the same array beside it every time.
-            number = [array.data.ptr for array in self.arrays].index(images.data.ptr)
-            inputs[normalization] = normalize(self.xp, images, normalization, self.halves[normalization][number])
-        return inputs
-
-
-def _normalizations(sessions: Iterable[Session]) -> set[HalfNormalization]:
-    return {session.normalization for session in sessions if session.normalization is not None}
-
-
-def _add_halves(
-    halves: dict[HalfNormalization, list[Array]], xp: ModuleType, sessions: Iterable[Session], shape: tuple[int, ...]
-) -> None:
-    """Make the arrays of normalizations that have none yet, for images of that shape."""
-    for normalization in _normalizations(sessions) - halves.keys():
-        halves[normalization] = [empty_halves(xp, shape) for _ in range(COUNT)]
 
 
 def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
@@ -210,26 +176,16 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
-        decision.prepare()
-        labels = decision.score_indices(image_set.labels)
-        several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
-        accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
-        finish(xp)  # a run has streams of its own, which would not wait for the labels
-        shape, halves = (batch, *image_set.shape[1:]), dict[HalfNormalization, list[Array]]()
-        _add_halves(halves, xp, sessions.values(), shape)  # before the pixels, which lie where there is room beside
-        return RunResources(
-            xp=xp,
-            image_set=image_set,
-            sessions=sessions,
-            batch=batch,
-            take=pixels_of(xp, image_set, batch),
-            decision=decision,
-            labels=labels,
-            accepted=accepted,
-            arrays=[xp.empty(shape, dtype=xp.float32) for _ in range(COUNT)],
-            ahead=new_stream(xp),
-            halves=halves,
-        )
+        # CuPy gives a block of memory that is freed to the next work of the stream in which it was allocated. So what
+        # a stream writes is allocated there, and no run that is interrupted has to wait for its end.
+        with perturbing_stream(xp):
+            arrays = [xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
+            take = pixels_of(xp, image_set, batch)
+        with network_stream(xp):
+            labels = decision.score_indices(image_set.labels)
+            several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
+            accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
+    return RunResources(xp, image_set, sessions, batch, take, decision, labels, accepted, arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +196,6 @@ class _Group:
     seed: int
     works: list[CellProgress]
     resources: RunResources
-    lanes: Lanes
     last: int
     """The image that ends the run."""
 
@@ -261,7 +216,6 @@ class _Group:
 
     def flush(self) -> list[Outcome]:
         with named_range(self.resources.xp, "flush"):
-            self.lanes.rejoin()
             return flush(self.resources.xp, self.works)
 
 
@@ -287,28 +241,24 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
-    lanes, sessions = group.lanes, group.resources.sessions
-    buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
+    xp = group.resources.xp
+    buffers = Buffers(xp, group.resources.arrays)
     # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
-    with blas_threads(group.resources.xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
-        for first, condition, pixels, inputs in batches:
+    with blas_threads(xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
+        for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
-            lanes.follow()
             for work in works[condition]:
                 if not work.error:
-                    with lanes.lane(sessions[work.cell.variant].lane):
-                        count = _infer(group, work, first, pixels, inputs)
-                    progress(count)
-            buffers.give(inputs[None], lanes.points())
+                    progress(_infer(group, work, first, pixels, images))
+            buffers.give(images)
 
 
-def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Inputs]]:
+def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
     """Every batch, as it is and under every condition; the last one is padded with its last image."""
     xp, batch, count = group.resources.xp, group.resources.batch, group.resources.image_set.info.count
-    sessions = [group.resources.sessions[work.cell.variant] for work in group.works]
     for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.lacking(first)
         if not conditions:
@@ -318,10 +268,10 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         images_of_batch = Batch(group.resources.take(index), keys, index, group.seed)
         perturbed = group.perturb(xp, images_of_batch, conditions, buffer)
         for condition, images in named_items(xp, "perturb", perturbed):
-            yield first, condition, images_of_batch.pixels, group.resources.inputs(images, sessions)
+            yield first, condition, images_of_batch.pixels, images
 
 
-def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, inputs: Inputs) -> int:
+def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     resources = group.resources
     begin = max(work.first + work.pending - first, 0)  # the number of this batch's rows that the cell has already
@@ -335,16 +285,16 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, inputs:
     try:
         with named_range(resources.xp, "model"):
             if condition.facts.attack:
-                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, inputs[None][begin:end])
+                logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
             else:
-                logits = session.infer(inputs[session.normalization], slice(begin, end))[begin:end]
+                logits = session.infer(images, slice(begin, end))[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:
         work.error = str(error)
         return 0
-    # The session's next batch overwrites the logits. They are reduced now, in its lane, which its next work is ordered
-    # after; the small columns stay on the card until the part is flushed.
+    # The session's next batch overwrites the logits. They are reduced now, in the stream of all networks; the small
+    # columns stay on the card until the part is flushed.
     with named_range(resources.xp, "reduce"):
         scores = resources.decision.scores(logits)
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)

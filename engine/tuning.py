@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from glob import escape
@@ -24,12 +24,11 @@ from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text
 from ..export.files import write_bytes
 from ..probes.arrays import to_numpy
-from .backends.base import BATCH, ENGINES, arrays_of, engine_of, lanes_of, open_session, takes_normalized, variant_of
+from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
-from .device.halves import normalize
 from .device.requirements import usable
-from .device.streams import Lanes, device_errors, gpu_errors
+from .device.streams import device_errors, gpu_errors, network_stream
 
 FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
@@ -45,12 +44,7 @@ REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
 CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
-GAIN = 1.01
-"""The gain from which images are normalized once for all networks.
-
-A card is reckoned to gain 2 % or to lose 0.3 %, so that little is lost where a smaller gain is a chance of measuring.
-"""
-WAY = 1
+WAY = 2
 """The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
 _log = logging.getLogger("bandlens")
@@ -63,17 +57,6 @@ class Rate:
     engine: str
     batch: int
     images_per_second: float
-    lanes: int = 1
-    """The number of networks that run at a time."""
-    normalized: bool = False
-    """Whether several networks were faster where images are normalized once for all; the rate itself is without."""
-
-    @property
-    def batches(self) -> str:
-        """Its batch and number of networks, and whether images are normalized once, in words."""
-        networks = f" of {self.lanes} networks at a time" if self.lanes > 1 else ""
-        normalized = " (images normalized once for all networks)" if self.normalized else ""
-        return f"{self.batch}{networks}{normalized}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +73,7 @@ class Tuning:
     card: Mapping[str, Any] | None
     """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
-    """In the order of SWEPT, lanes and batches; without those that an engine refused, or the device has no room for."""
+    """In the order of SWEPT and batches; without those that an engine refused, or the device has no room for."""
     way: int = 0
     """The WAY of the program that measured them; 0 where it kept none."""
 
@@ -129,10 +112,7 @@ def _device(arrays: str, threads: int) -> str:
 
 
 def read_tuning(models: Path, precision: str) -> Tuning | None:
-    """The tuning of a precision in a folder of models, without what engines do not have here: lanes, normalized images.
-
-    None where there is none, or a damaged one, which is logged.
-    """
+    """The tuning of a precision in a folder of models; None where there is none, or a damaged one, which is logged."""
     file = models / FILE
     if not file.is_file():
         return None
@@ -141,15 +121,11 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
         if table is None:
             return None
         rates = [as_record(Rate, rate) for rate in table["rates"]]
-        rates = [rate for rate in rates if rate.lanes <= lanes_of(rate.engine)]
-        rates = [
-            replace(rate, normalized=rate.normalized and takes_normalized(rate.engine, precision)) for rate in rates
-        ]
         tuning = as_record(Tuning, table | {"rates": rates})
         for rate in rates:
             arrays = ENGINES[rate.engine].arrays
             known = rate.batch in BATCHES[arrays] and rate.engine in tuning.libraries
-            if not (known and rate.images_per_second > 0 and rate.lanes > 0):
+            if not (known and rate.images_per_second > 0):
                 raise ValueError(f"{rate} is no measurement")
         if not rates:
             raise ValueError("it has no rates")
@@ -178,7 +154,7 @@ def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> 
 def tune(model: Model, precision: str, threads: int) -> Tuning:
     """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
 
-    Each rate is logged. TensorRT plans that were built for it are removed, unless they are of the best batch and way.
+    Each rate is logged. TensorRT plans that were built for it are removed, unless they are of the best batch.
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
@@ -203,13 +179,9 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         rates=rates,
         way=WAY,
     )
-    kept, swept, normalized = tuning.best_of("tensorrt"), {*file.parent.glob(pattern)}, False
-    if kept is not None and takes_normalized(kept.engine, precision):
-        normalized = _gains_normalized(variant_of(model, kept.engine, precision), kept, threads)
-        tuning = replace(tuning, rates=[replace(rate, normalized=normalized and rate == kept) for rate in rates])
+    best = tuning.best_of("tensorrt")
     for path in {*file.parent.glob(pattern)} - plans:
-        needed = path in swept or normalized
-        if kept is None or path.name.rsplit(".", 3)[1] != f"b{kept.batch}" or not needed:
+        if best is None or path.name.rsplit(".", 3)[1] != f"b{best.batch}":
             path.unlink()
     _add(file, {precision: asdict(tuning)})
     return tuning
@@ -218,36 +190,17 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
 def _sweep(variant: Variant, threads: int) -> list[Rate]:
     """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either."""
     rates = []
-    for lanes in range(1, lanes_of(variant.engine) + 1):
-        for batch in BATCHES[ENGINES[variant.engine].arrays]:
-            rate = Rate(variant.engine, batch, 0, lanes)
-            try:
-                speed = measure_rate(variant, batch, threads, SECONDS, REPEATS, lanes)
-            except BandlensError as error:
-                _log.warning("%s at batch %s is left out: %s", variant, rate.batches, error)
-                break
-            _log.info("%s at batch %s: %.4g images/s", variant, rate.batches, speed)
-            rates.append(replace(rate, images_per_second=round(speed, 2)))
+    for batch in BATCHES[ENGINES[variant.engine].arrays]:
+        try:
+            speed = measure_rate(variant, batch, threads, SECONDS, REPEATS)
+        except BandlensError as error:
+            _log.warning("%s at batch %s is left out: %s", variant, batch, error)
+            break
+        _log.info("%s at batch %s: %.4g images/s", variant, batch, speed)
+        rates.append(Rate(variant.engine, batch, round(speed, 2)))
     if (xp := arrays_of(variant.engine)) is not np:
         xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
     return rates
-
-
-def _gains_normalized(variant: Variant, rate: Rate, threads: int) -> bool:
-    """Whether networks at that rate's batch gain GAIN where images are normalized once for all of them.
-
-    The images are normalized before the loop, and the batch is used again: a run does so for each further network, and
-    a network alone has the same work in another place. Both ways are measured now, so that the card is as warm.
-    """
-    speeds = list[float]()
-    for normalized in (False, True):
-        try:
-            speeds.append(measure_rate(variant, rate.batch, threads, SECONDS, REPEATS, rate.lanes, normalized))
-        except BandlensError as error:
-            _log.warning("%s with images normalized once is left out: %s", variant, error)
-            return False
-    _log.info("%s at batch %s: %.4g images/s, %.4g normalized once", variant, rate.batches, *speeds)
-    return speeds[1] >= GAIN * speeds[0]
 
 
 def _add(file: Path, tables: Mapping[str, Any]) -> None:
@@ -262,40 +215,22 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
 
-def measure_rate(
-    variant: Variant,
-    batch: int,
-    threads: int,
-    seconds: float = 0.0,
-    repeats: int = 1,
-    lanes: int = 1,
-    normalized: bool = False,
-) -> float:
+def measure_rate(variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1) -> float:
     """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
 
     Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. With several lanes it is the rate of as many sessions together. With `normalized`, sessions that are able to
-    take images that were normalized before the measurement. Raises EngineError, and DeviceError where a batch does not
-    fit.
+    memory. Raises EngineError, and DeviceError where a batch does not fit.
     """
     size = variant.model.image_size
-    with gpu_errors(), ExitStack() as stack:
-        # Sessions come first: an engine that cannot be used here says so better than its arrays would.
-        sessions = [
-            stack.enter_context(open_session(variant, batch, threads, lane, normalized)) for lane in range(lanes)
-        ]
+    # The session comes first: an engine that cannot be used here says so better than its arrays would.
+    with gpu_errors(), open_session(variant, batch, threads) as session:
         xp = arrays_of(variant.engine)
-        with device_errors(xp, size, batch), Lanes(xp, range(lanes)) as streams:
+        with device_errors(xp, size, batch), network_stream(xp):
             images = xp.zeros((batch, 3, size, size), dtype=xp.float32)
-            if (normalization := sessions[0].normalization) is not None:
-                images = normalize(xp, images, normalization)
-            streams.follow()
 
             def work(count: int) -> None:
-                for session in sessions * count:
-                    with streams.lane(session.lane):
-                        logits = session.infer(images)
-                streams.rejoin()
+                for _ in range(count):
+                    logits = session.infer(images)
                 to_numpy(logits)
 
             # Libraries prepare themselves in the first batch. On a GPU the second is captured, and the third a replay.
@@ -307,7 +242,7 @@ def measure_rate(
                 work(count)
                 taken = time.perf_counter() - started
                 if taken >= seconds:
-                    rates.append(lanes * count * batch / taken)
+                    rates.append(count * batch / taken)
                 else:
                     count *= 2
             return max(rates)

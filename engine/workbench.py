@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -40,10 +39,6 @@ class Workbench:
     """A function that gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
     here: Callable[[Variant], Variant] = lambda variant: variant
     """A function that gives a variant with the path of its file on this machine."""
-    lanes: int = 1
-    """The number of networks that run at a time, where their engine is able to."""
-    normalized: bool = False
-    """Whether images are normalized once for all networks, where engine and network are able to."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
@@ -61,9 +56,7 @@ class Workbench:
         """
         for variant in variants:
             if variant not in self.sessions and variant not in self.refused:
-                # Neighbours run under a condition one after the other, so they get different lanes.
-                lane = len(self.sessions) % min(self.lanes, ENGINES[variant.engine].lanes)
-                self._try(partial(open_session, lane=lane, normalized=self.normalized), variant)
+                self._try(open_session, variant)
             opened()
 
     def require_opened(self, variants: Iterable[Variant]) -> None:

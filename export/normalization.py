@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 Channels = tuple[float, float, float]
 """A number for each of red, green and blue."""
 Normalization = tuple[Channels, Channels]
 """Mean and standard deviation per RGB channel, for images in [0, 1]."""
-
-
-class HalfNormalization(NamedTuple):
-    """The head of a network of halves: (images - mean) / std in float32, rounded once."""
-
-    mean: Channels
-    std: Channels
-    precision: str
-    """The kind of halves: fp16 or bf16."""
-
-
 NORMALIZATIONS: dict[str, Normalization] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),

@@ -1,9 +1,9 @@
 // Where array code would go over its arrays many times: one pass each, in CUDA.
 //
-// Every kernel computes what the array code of the Python module named above it does, or the part of an ONNX file, and
-// the tests compare the two. There is no shared memory and no synchronisation, and of a warp's operations only the
-// exchange of values, in blocks of one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source.
-// probes/kernels.py lists the arguments and launches.
+// Every kernel computes what the array code of the Python module named above it does, and the tests compare the two.
+// There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
+// one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments
+// and launches.
 
 struct Words {
     unsigned a, b, c, d;
@@ -214,44 +214,6 @@ extern "C" __global__ void clip_sum(
     float value = coarse[coarse_area == 1 ? blockIdx.y : place];
     if (fine) value += fine[place];
     out[place] = fminf(fmaxf(value, 0.0f), 1.0f);
-}
-
-// The bits of a number rounded to bfloat16: to nearest, ties to even. A carry goes on into the exponent.
-__device__ unsigned bfloat16_bits(float number) {
-    const unsigned bits = __float_as_uint(number);
-    return number != number ? 0x7FC0 : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-}
-
-// The same for float16, whose exponents are less by 112.
-__device__ unsigned float16_bits(float number) {
-    const unsigned bits = __float_as_uint(number), sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
-    if (number != number) return 0x7E00;
-    if (size >= 0x477FF000) return sign | 0x7C00;  // 65520, which is as near to infinity as to the largest float16
-    // Below 2^-14 all steps of float16 are 2^-24, and so are those of float32 behind 0.5: the sum rounds.
-    if (size < 0x38800000) return sign | (__float_as_uint(fabsf(number) + 0.5f) - 0x3F000000);
-    return sign | (size - 0x38000000 + 0xFFF + (size >> 13 & 1)) >> 13;
-}
-
-// A pixel in TensorRT's format HWC8, written at once.
-struct alignas(16) Halves {
-    unsigned short channels[8];
-};
-
-// The head of an ONNX file of halves: Sub, Div and Cast; the last five channels are zero. x counts an image's pixels, y
-// the images.
-extern "C" __global__ void normalize(
-    unsigned short* out, const float* __restrict__ images, float mean_red, float mean_green, float mean_blue,
-    float std_red, float std_green, float std_blue, unsigned bfloat, unsigned area) {
-    const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (pixel >= area) return;
-    const float* image = images + 3ll * area * blockIdx.y + pixel;
-    const float red = (image[0] - mean_red) / std_red, green = (image[area] - mean_green) / std_green,
-                blue = (image[2ll * area] - mean_blue) / std_blue;
-    Halves halves = {};
-    halves.channels[0] = bfloat ? bfloat16_bits(red) : float16_bits(red);
-    halves.channels[1] = bfloat ? bfloat16_bits(green) : float16_bits(green);
-    halves.channels[2] = bfloat ? bfloat16_bits(blue) : float16_bits(blue);
-    reinterpret_cast<Halves*>(out)[(long long)area * blockIdx.y + pixel] = halves;
 }
 
 // Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.

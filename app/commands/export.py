@@ -181,10 +181,6 @@ def export(
     calibration: CalibrationSet = None,
     batch: Batch = None,
     tune: Tune = False,
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="One TensorRT plan for all models of equal structure.", rich_help_panel=LOWER),
-    ] = False,
     out: Out = None,
     table_format: TableFormat = Format.table,
 ) -> None:
@@ -200,7 +196,7 @@ def export(
     bandlens export --timm vit_tiny_patch16_224,
     bandlens export --timm vit_small_patch14_dinov2 --head train.set
     """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit, tune)
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune)
     if head is None and (classes, method, pool, seed) != (None, "ridge", None, 0):
         raise UsageError("--method, --pool, --seed and --classes are about a head; give one with --head")
     if head is not None and (not timm or names or every or category):
@@ -260,7 +256,7 @@ def export_own(
     bandlens export-own runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
     bandlens export-own --onnx mine.onnx --normalization imagenet, bandlens export-own saved_by_transformers
     """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune=tune)
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune)
     if onnx is not None and (architecture, weights, trust, rule) != (None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
     # A shell writes the rest of `--onnx *.onnx` where files of weights stand.

@@ -69,7 +69,7 @@ def gate_study(
     # The candidate is what runs later, so that its TensorRT plans tell the batch that both take.
     study_of_both = replace(works[0].study, batch=works[1].study.batch)
     cells = list(dict.fromkeys(cell for work in works for cell in work.cells))
-    both = replace(works[0], study=study_of_both, cells=cells, lanes=works[1].lanes, normalized=works[1].normalized)
+    both = replace(works[0], study=study_of_both, cells=cells)
     with open_store(database) as store:
 
         def begin() -> str:

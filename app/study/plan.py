@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +204,9 @@ def _estimate_perturbed(
     known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
-        lanes = min(work.lanes, len(variants))
-        measure = partial(measure_rate, lanes=lanes, normalized=work.normalized)
-        measured, rate = _measure_first(variants, lambda variant: measure(variant, study.batch, study.thread_count))
+        measured, rate = _measure_first(
+            variants, lambda variant: measure_rate(variant, study.batch, study.thread_count)
+        )
         known = {measured: rate}
         basis = f"one batch of {measured.model.name}, measured now"
     usual = float(np.median(list(known.values())))

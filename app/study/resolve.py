@@ -15,7 +15,7 @@ from ...core.records import Cell, ImageSetInfo, Model, Variant
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.run import check_attackable, check_labels, check_tasks
-from ...engine.tuning import Rate, read_tuning
+from ...engine.tuning import read_tuning
 from ...export.files import models_folder
 from ...export.models import load_model, model_names, training_keys_of
 from ...export.onnx.files import load_onnx_file
@@ -44,10 +44,6 @@ class Work:
     cells: list[Cell]
     choices: list[str]
     """Lines on the engine and the batch where the study names none."""
-    lanes: int = 1
-    """The number of networks that run at a time."""
-    normalized: bool = False
-    """Whether images are normalized once for all networks."""
 
 
 def resolve(study: Study, database: Path | None = None) -> Work:
@@ -61,10 +57,8 @@ def resolve(study: Study, database: Path | None = None) -> Work:
         raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
 
 
-def settle_engine(study: Study, database: Path | None) -> tuple[Study, Rate | None, list[str]]:
-    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none.
-
-    The others are the tuned rate whose batch is taken, None for another batch, and lines on all of this.
+def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]]:
+    """The study with an engine's name in place of `auto`, and with the tuned batch where it names none; lines on both.
 
     The engine is part of a cell. So the tuned one is not taken where the database has predictions by the usual one, and
     is kept where it has some by the tuned one, even if the tuning is void by now.
@@ -90,11 +84,11 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, Rate | No
         choices = [f"engine: {engine} ({why})"]
     study = replace(study, engine=engine)
     if tuning is None or study.batch or (rate := tuning.best_of(engine)) is None:
-        return study, None, choices
+        return study, choices
     if change := tuning.change(engine, study.thread_count):
         choices += [f"batch: {tuning} is not taken: {change}; `bandlens export --tune` measures anew"]
-        return study, None, choices
-    return replace(study, batch=rate.batch), rate, [*choices, f"batch: {rate.batches} by {tuning}"]
+        return study, choices
+    return replace(study, batch=rate.batch), [*choices, f"batch: {rate.batch} by {tuning}"]
 
 
 def _stored_engines(study: Study, database: Path) -> set[str]:
@@ -112,7 +106,7 @@ def _stored_engines(study: Study, database: Path) -> set[str]:
         return set(store.frame(query, [precisions, [onnx_file.sha256 for onnx_file in onnx_files]])["engine"])
 
 
-def _resolve(study: Study, rate: Rate | None, choices: list[str]) -> Work:
+def _resolve(study: Study, choices: list[str]) -> Work:
     grid = make_grid(study.probes, study.folder)
     # The paths of models go to processes that have another current folder.
     folder = (study.folder / study.models).absolute() if study.models else None
@@ -149,8 +143,7 @@ def _resolve(study: Study, rate: Rate | None, choices: list[str]) -> Work:
         if takes_images(variant.model, images.info)
     ]
     study = replace(study, batch=study.batch or _usual_batch(study.engine, variants))
-    work = Work(study, grid, models, image_sets, cells, choices)
-    return work if rate is None else replace(work, lanes=rate.lanes, normalized=rate.normalized)
+    return Work(study, grid, models, image_sets, cells, choices)
 
 
 def _usual_batch(engine: str, variants: Sequence[Variant]) -> int:

@@ -72,8 +72,7 @@ def run_study(
 def make_workbench(work: Work) -> Workbench:
     """A workbench that computes tasks of the study in this process."""
     sets = {images.info.digest: images for images in work.image_sets}
-    study, lanes, normalized = work.study, work.lanes, work.normalized
-    return Workbench(work.grid, study.batch, study.thread_count, sets.__getitem__, lanes=lanes, normalized=normalized)
+    return Workbench(work.grid, work.study.batch, work.study.thread_count, sets.__getitem__)
 
 
 def _warn(lines: Sequence[str]) -> None:

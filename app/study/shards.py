@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -72,7 +72,6 @@ def run_in_shards(
         sets, complete = work.image_sets, [cell for cell in work.cells if cell.key not in cells]
         threads = study.threads or max(study.thread_count // (len(sharded.devices) or 1), 1)
         job = job_of(study.probes, study.folder, sets, study.batch, threads, folder.name, todo, complete)
-        job = replace(job, lanes=work.lanes, normalized=work.normalized)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
         if sharded.devices:

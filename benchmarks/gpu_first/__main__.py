@@ -9,10 +9,10 @@ Without --stage, every stage that has not ended well yet runs in a process of it
 `fault`        a run whose card is lost by an illegal access: one line.
 `memory`       a batch for which there is no room: one line, with a batch that fits.
 `export`       a ResNet-50 of random weights, in every precision of the plans.
-`plans`        plans built without and with timings, one plan opened 48 times, and a refit to another bias.
+`plans`        plans built without and with timings and one plan opened 48 times.
 `plan`         `bandlens plan` twice.
 `settings`     sessions of plans built without one of the builder's settings.
-`rates`        sessions at every batch, two at a time, beside launches of their CUDA graph, and beside trtexec.
+`rates`        sessions at every batch, beside launches of their CUDA graph, and beside trtexec.
 `share`        the share of the rate at which the card multiplies matrices.
 `torch`, `tensorrt`, `onnxruntime`
                runs of 1 and 48 networks beside the bare loop, with images on the card and in the host's memory.

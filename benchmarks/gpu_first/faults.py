@@ -74,7 +74,7 @@ def fill_card(bench: Bench) -> Iterator[tuple[str, float]]:
     bench.require_card()
     batch = 2 * free_memory(bench.xp) // (3 * bench.sizes.side**2 * np.dtype(np.float32).itemsize)
     # The run's own arrays are what has no room.
-    session: Any = SimpleNamespace(info=SimpleNamespace(batch=batch), normalization=None)
+    session: Any = SimpleNamespace(info=SimpleNamespace(batch=batch))
     try:
         make_resources(bench.xp, bench.images, {variant_named(bench, "network", bench.sizes.precision): session})
     except DeviceError as error:

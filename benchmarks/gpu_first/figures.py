@@ -70,10 +70,6 @@ FIGURES: Mapping[str, Figure] = {
     "rates.int8.256": Figure("TensorRT int8, sessions at batch 256", "images/s", "45,000 to 65,000"),
     "rates.fp16.256.graphs": Figure("fp16 sessions over back-to-back launches of their CUDA graph", "ratio"),
     "rates.fp16.256.trtexec": Figure("fp16 sessions over trtexec", "ratio"),
-    "rates.fp16.256.two": Figure("two fp16 sessions at a time over one", "ratio", "1.02 to 1.05"),
-    "rates.int8.256.two": Figure("two int8 sessions at a time over one", "ratio"),
-    "rates.fp16.256.normalized": Figure("fp16 sessions of normalized images over usual", "ratio", "0.997 to 1.021"),
     "rates.grid": Figure("the grid in fp16: 48 networks, 52 conditions, 50,000 images", "min", "53"),
-    "plans.refit": Figure("whether a plan that is refitted to another bias is accepted", "", "1"),
 }  # fmt: skip
 """Each figure, and what was predicted of it for an H100 before any GPU had been met."""

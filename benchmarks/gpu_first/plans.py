@@ -1,8 +1,7 @@
-"""TensorRT: plans built, opened, refitted and timed, and `bandlens plan` twice."""
+"""TensorRT: plans built, opened and timed, and `bandlens plan` twice."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from _common import bare_seconds
 
 from bandlens.core.errors import BandlensError
 from bandlens.core.records import Crop
-from bandlens.engine.backends.base import open_session, takes_normalized, variant_of
+from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.streams import finish, new_stream
 from bandlens.engine.tuning import measure_rate
 
@@ -29,14 +28,14 @@ GRID = 48 * 52 * 50_000
 
 
 def build_plans(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Build one plan without and with timings, open it for all networks, and refit it to another bias."""
+    """Build one plan without and with timings and open it for all networks."""
     bench.require("tensorrt")
-    from bandlens.engine.backends.tensorrt import device_of
+    from bandlens.engine.backends.tensorrt import shared_device
     from bandlens.export.onnx.files import load_onnx_file
     from bandlens.export.plans.plans import ensure_trt_plan
 
-    sizes, device = bench.sizes, device_of("tensorrt")
-    model, refit_model = exported_models(bench)
+    sizes, device = bench.sizes, shared_device()
+    model = exported_models(bench)[0]
     onnx_file, target = load_onnx_file(model, sizes.precision), device.target(sizes.batch)
     shutil.rmtree(bench.folder / "models/plans", ignore_errors=True)
     for name in ("first", "again"):
@@ -50,12 +49,6 @@ def build_plans(bench: Bench) -> Iterator[tuple[str, float]]:
         open_files(bench, stack, "tensorrt")
         finish(bench.xp)
         yield "open", time.perf_counter() - started
-    refittable = device.target(sizes.batch, refit=True)
-    ensure_trt_plan(device.trt, load_onnx_file(refit_model, sizes.precision), refittable)
-    started = time.perf_counter()
-    with open_session(variant_of(refit_model, "tensorrt", sizes.precision), sizes.batch, 0) as session:
-        yield "refit", int(json.loads(session.info.versions)["refitted"])
-    yield "refit_seconds", time.perf_counter() - started
 
 
 def plan_twice(bench: Bench) -> Iterator[tuple[str, float]]:
@@ -109,11 +102,11 @@ def leave_settings_out(bench: Bench) -> Iterator[tuple[str, float]]:
 def measure_rates(bench: Bench) -> Iterator[tuple[str, float]]:
     """Images a second of sessions at every batch and precision, beside what is as fast as can be."""
     bench.require("tensorrt")
-    from bandlens.engine.backends.tensorrt import TensorRTSession, device_of
+    from bandlens.engine.backends.tensorrt import TensorRTSession, shared_device
     from bandlens.export.onnx.files import load_onnx_file
     from bandlens.export.plans.plans import ensure_trt_plan
 
-    sizes, xp, device, model = bench.sizes, bench.xp, device_of("tensorrt"), exported_models(bench)[0]
+    sizes, xp, device, model = bench.sizes, bench.xp, shared_device(), exported_models(bench)[0]
     for batch in sizes.batches:
         for precision in sizes.precisions:
             if bench.late(120):
@@ -123,7 +116,7 @@ def measure_rates(bench: Bench) -> Iterator[tuple[str, float]]:
                 ready = [xp.zeros((batch, *bench.images.shape[1:]), dtype=np.float32) for _ in range(2)]
                 rate = batch / bare_seconds([session], xp, ready, sizes.rounds)
                 yield f"{precision}.{batch}", rate
-                launch, stream = session.capture(ready[0]), device.lane(session.lane).stream
+                launch, stream = session.capture(ready[0]), device.stream
                 launch()
                 stream.synchronize()
                 started = time.perf_counter()
@@ -134,10 +127,6 @@ def measure_rates(bench: Bench) -> Iterator[tuple[str, float]]:
                 trt_plan = ensure_trt_plan(device.trt, load_onnx_file(model, precision), device.target(batch))
                 if (best := trtexec_rate(trt_plan.path, batch)) is not None:
                     yield f"{precision}.{batch}.trtexec", rate / best
-            yield f"{precision}.{batch}.two", measure_rate(session.variant, batch, 0, 0.5, 3, lanes=2) / rate
-            if takes_normalized("tensorrt", precision):
-                normalized = measure_rate(session.variant, batch, 0, 0.5, 3, normalized=True)
-                yield f"{precision}.{batch}.normalized", normalized / rate
             if (precision, batch) == (sizes.precision, sizes.batch):
                 yield "grid", GRID / rate / 60
 

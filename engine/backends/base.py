@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import EngineError, UnknownName
 from ...core.records import Condition, Model, SessionInfo, Variant
-from ...export.normalization import HalfNormalization
 from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
-from ...export.plans.build import LANES, NORMALIZATION, gpu_settings
 from ...probes.arrays import Array, array_module
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ class Engine:
     """The array module whose batches its sessions take."""
     precisions: Mapping[str, str]
     """Each precision that it runs, and the precision of the ONNX file that it runs it from."""
-    lanes: int = 1
-    """The most networks that it runs at a time."""
 
 
 FLOATS = {"fp32": "fp32", "fp16": "fp16"}
@@ -41,8 +37,7 @@ ENGINES = {
     "onnxruntime": Engine("onnxruntime", "numpy", {"fp32": "fp32", "int8": "int8"}),
     "openvino": Engine("openvino", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
-    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}, lanes=2),
-    "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS, lanes=2),
+    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "bf16": "fp32", "int8": "int8"}),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
     "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
 }
@@ -65,23 +60,13 @@ class Session(Protocol):
     @property
     def info(self) -> SessionInfo: ...
 
-    @property
-    def lane(self) -> int:
-        """The number of its lane, from 0: sessions of several lanes are at work at the same time."""
-        ...
-
-    @property
-    def normalization(self) -> HalfNormalization | None:
-        """The normalization that the caller may make for it, once for all sessions that have the same."""
-        ...
-
     def infer(self, images: Array, rows: slice = ALL) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
         Logits outside of `rows` may be anything: an engine that runs a batch by parts runs only those with such a row.
-        A session with a normalization also takes the halves that `engine.device.halves.normalize` makes of these.
         Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
-        On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
+        On a GPU the work goes into the stream of all networks, ordered with the caller's current stream, and may go on
+        when this returns.
         """
         ...
 
@@ -210,26 +195,12 @@ def arrays_of(engine: str) -> ModuleType:
     return array_module(engine_of(engine).arrays)
 
 
-def open_session(variant: Variant, batch: int, threads: int, lane: int = 0, normalized: bool = False) -> Session:
+def open_session(variant: Variant, batch: int, threads: int) -> Session:
     """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
 
-    `threads` are those of a CPU; a GPU does without them. `lane` is less than the engine's number of lanes. With
-    `normalized` it has a normalization, where engine, precision and file allow for one.
+    `threads` are those of a CPU; a GPU does without them.
     """
-    options = {"lane": lane} if lane else {}  # most engines have one lane
-    if normalized and takes_normalized(variant.engine, variant.precision):
-        options["normalized"] = True
-    return cast(Session, _module_of(variant).open_session(variant, batch, threads, **options))
-
-
-def lanes_of(engine: str) -> int:
-    """The most networks that the engine runs at a time, here."""
-    return ENGINES[engine].lanes if LANES in gpu_settings() else 1
-
-
-def takes_normalized(engine: str, precision: str) -> bool:
-    """Whether networks of the engine may take images that are normalized once for all of them, here."""
-    return ENGINES[engine].module == "tensorrt" and precision in ("fp16", "bf16") and NORMALIZATION in gpu_settings()
+    return cast(Session, _module_of(variant).open_session(variant, batch, threads))
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from ...probes.arrays import Array
 from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
-from ..device.streams import COMMITTED, first_error, in_turn
+from ..device.streams import COMMITTED, first_error, in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
@@ -118,9 +118,6 @@ def _options(variant: Variant, batch: int, threads: int) -> Any:
 class OnnxRuntimeSession:
     """See `engine.backends.base.Session`."""
 
-    lane = 0
-    normalization = None
-
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant
@@ -171,7 +168,7 @@ class OnnxRuntimeSession:
         for binding, part in zip(self._bindings, parts_of(images, self._part), strict=True):
             self._bind(binding.bind_input, "images", part)
         try:
-            with self._shared.in_turn():
+            with nullcontext() if self._shared.stream is None else in_network_stream(self._shared.xp):
                 self._run(self._bindings[parts_with(rows, self.info.batch, self._part)])
         except Exception as error:
             raise self._failure(error) from error
@@ -268,11 +265,7 @@ class Shared:
     device: str
     versions: Mapping[str, str]
     stream: Any = None
-    """The stream in which all sessions work; None on the CPU."""
-
-    def in_turn(self) -> AbstractContextManager[None]:
-        """Work in the caller's turn, on a GPU."""
-        return nullcontext() if self.stream is None else in_turn(self.xp, self.stream)
+    """The stream of all networks; None on the CPU."""
 
 
 @cache
@@ -309,7 +302,7 @@ def _on_gpu(engine: str) -> Shared:
     as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
     ort.create_and_register_allocator_v2(PROVIDERS[engine].name, _arena(ort, "Cuda"), {}, as_requested)
     versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}
-    return Shared(ort, xp, gpu.name, versions, xp.cuda.Stream(non_blocking=True))
+    return Shared(ort, xp, gpu.name, versions, network_stream(xp))
 
 
 def _arena(ort: Any, device: str) -> Any:

@@ -84,8 +84,6 @@ def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) ->
 class OpenVinoSession:
     """See `engine.backends.base.Session`."""
 
-    lane = 0
-    normalization = None
     _resident: ClassVar[OpenVinoSession | None] = None
     """The session whose activations are in memory; 48 ResNet-50s would otherwise each keep theirs."""
 

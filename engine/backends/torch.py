@@ -38,7 +38,8 @@ from ..device.streams import (
     finish,
     first_error,
     gpu_errors,
-    in_turn,
+    in_network_stream,
+    network_stream,
     point,
     seconds_between,
 )
@@ -177,12 +178,12 @@ def _open_steps(variant: Variant, batch: int, threads: int, change: Callable[[St
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The stream and memory that all sessions on the GPU share: they run one after another."""
+    """The memory that all sessions on the GPU share: they run one after another, in the stream of all networks."""
 
     gpu: Gpu
     xp: ModuleType
     stream: Any
-    """A stream of CuPy, in which torch works too."""
+    """The stream of all networks, of CuPy; torch works in it too."""
     pool: Any
     """Torch's memory for intermediate results of the CUDA graphs of all sessions. They may share it since no two run at
     once, which the stream sees to, and none reads in it what another has left: each copies its logits out."""
@@ -199,7 +200,7 @@ class Card:
 def card() -> Card:
     """EngineError where there is no GPU to use."""
     gpu, xp = usable(gpus()), arrays_of("torch-cuda")
-    return Card(gpu, xp, xp.cuda.Stream(non_blocking=True), torch.cuda.graph_pool_handle())
+    return Card(gpu, xp, network_stream(xp), torch.cuda.graph_pool_handle())
 
 
 def checked_network(variant: Variant, device: str) -> Network:
@@ -279,9 +280,6 @@ class TorchSession:
     in bfloat16, and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in
     float32, and what bfloat16 makes of it is for a gate.
     """
-
-    lane = 0
-    normalization = None
 
     def __init__(self, variant: Variant, info: SessionInfo, device: str, threads: int, load: Load) -> None:
         self.variant, self.info = variant, info
@@ -392,7 +390,7 @@ class CardSession(TorchSession):
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():
-            with in_turn(self._card.xp, self._card.stream):
+            with in_network_stream(self._card.xp):
                 self._replays(images)
             return self._logits
 

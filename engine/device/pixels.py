@@ -49,12 +49,11 @@ def free_memory(xp: ModuleType) -> int:
 
 
 def resident(xp: ModuleType, images: ImageSet) -> Take:
-    """Copy all images to the card, where they lie from now on."""
+    """Copy all images to the card, in the current stream, in which they are taken as well."""
     pixels = xp.empty(images.shape, dtype=xp.uint8)
     for first in range(0, len(pixels), UPLOAD):
         rows = np.arange(first, min(first + UPLOAD, len(pixels)))
         pixels[rows[0] : rows[-1] + 1] = xp.asarray(images.take(rows))
-    xp.cuda.get_current_stream().synchronize()  # the images are taken in another stream
 
     def take(rows: NDArray[np.int64]) -> Array:
         first, last = int(rows[0]), int(rows[-1])

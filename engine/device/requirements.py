@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import StringIO
@@ -34,8 +33,8 @@ class Library:
     """A Python package that an engine needs."""
 
     title: str
-    modules: tuple[str, ...]
-    """The names that it goes by; the first one that is installed is taken."""
+    module: str
+    """The name that it is imported by."""
     extra: str
     """The extra of bandlens that brings it."""
     mend: str
@@ -44,24 +43,18 @@ class Library:
 
 ONNXRUNTIME = Library(
     "ONNX Runtime",
-    ("onnxruntime",),
+    "onnxruntime",
     "cpu",
     "run: pip uninstall onnxruntime onnxruntime-gpu, then pip install 'bandlens[cpu]'",
 )
 ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replace("[cpu]", "[gpu]"))
-OPENVINO = Library("OpenVINO", ("openvino",), "openvino", "run: pip install --force-reinstall openvino")
-TORCH = Library("torch", ("torch",), "cpu", "run: pip install --force-reinstall torch torchvision")
+OPENVINO = Library("OpenVINO", "openvino", "openvino", "run: pip install --force-reinstall openvino")
+TORCH = Library("torch", "torch", "cpu", "run: pip install --force-reinstall torch torchvision")
 TENSORRT = Library(
     "TensorRT",
-    ("tensorrt",),
+    "tensorrt",
     "gpu",
     "run: pip install --force-reinstall --no-cache-dir tensorrt-cu13, which needs NVIDIA's servers for its libraries",
-)
-TENSORRT_RTX = Library(
-    "TensorRT-RTX",
-    ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    "rtx",
-    "run: pip install --force-reinstall tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
 )
 
 
@@ -76,11 +69,10 @@ def usable(machine: Gpus) -> Gpu:
 
 def load(library: Library) -> Any:
     """The library's module; EngineError where it is not installed, or is installed and does not load."""
-    name = next((name for name in library.modules if find_spec(name)), None)
-    if name is None:
+    if find_spec(library.module) is None:
         raise EngineError(f"{library.title} is not installed; run: pip install 'bandlens[{library.extra}]'")
     try:
-        module = import_module(name)
+        module = import_module(library.module)
         module.__version__  # noqa: B018  # what an uninstallation leaves behind is a module without a version
     except Exception as error:
         raise _unusable(library, error) from error
@@ -148,7 +140,7 @@ def _missing_library(ort: Any, provider: str) -> str:
     return ""
 
 
-def try_builder(trt: Any, library: Library) -> None:
+def try_builder(trt: Any) -> None:
     """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
     messages: list[str] = []
     try:
@@ -156,7 +148,7 @@ def try_builder(trt: Any, library: Library) -> None:
             trt.Builder(log)
     except Exception as error:
         why = last_error(messages).partition(": ")[2]
-        raise _unusable(library, RuntimeError(why) if why else error) from error
+        raise _unusable(TENSORRT, RuntimeError(why) if why else error) from error
 
 
 def two_onnxruntimes() -> str:
@@ -245,14 +237,12 @@ def _openvino(_: Gpus) -> str:
     return f"openvino {openvino.__version__.split('-')[0]}, bf16 is {'' if native else 'not '}native"
 
 
-def _tensorrt(library: Library, machine: Gpus) -> str:
-    gpu, trt = usable(machine), load(library)
+def _tensorrt(machine: Gpus) -> str:
+    usable(machine)
+    trt = load(TENSORRT)
     cupy_version(machine)
-    if capabilities := getattr(trt, "ComputeCapability", None):  # TensorRT-RTX has it, and is made for fewer GPUs
-        names = [name for name in capabilities.__members__ if name.startswith("SM")]
-        check_architecture(gpu, f"{library.title} {trt.__version__}", names)
-    try_builder(trt, library)
-    return f"{library.title.lower()} {trt.__version__}"
+    try_builder(trt)
+    return f"tensorrt {trt.__version__}"
 
 
 def _torch(_: Gpus) -> str:
@@ -277,8 +267,7 @@ CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "onnxruntime-cuda": _onnxruntime_cuda,
-    "tensorrt": partial(_tensorrt, TENSORRT),
-    "tensorrt-rtx": partial(_tensorrt, TENSORRT_RTX),
+    "tensorrt": _tensorrt,
     "torch": _torch,
     "torch-cuda": _torch_cuda,
 }

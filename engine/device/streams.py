@@ -1,16 +1,16 @@
-"""Order and time between threads on a GPU: a stream for each thread, and points in it that others wait for.
+"""Order and time on a GPU: a stream for all networks, one that perturbs, and points in them that the other waits for.
 
 On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +30,18 @@ def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
     # points are the only order between threads.
     stream: AbstractContextManager[Any] = xp.cuda.Stream(non_blocking=True)
     return stream
+
+
+@cache
+def network_stream(xp: ModuleType) -> Any:
+    """The one stream of all networks in this process, of their CUDA graphs, and of what is made of their logits."""
+    return new_stream(xp)
+
+
+@cache
+def perturbing_stream(xp: ModuleType) -> Any:
+    """The one stream in which batches are perturbed ahead of the networks."""
+    return new_stream(xp)
 
 
 def point(xp: ModuleType) -> Point:
@@ -60,67 +72,21 @@ def blas_threads(xp: ModuleType, count: int) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def until_done(xp: ModuleType) -> Iterator[None]:
-    """Wait at the end of the block for the work that this thread has asked for, so that its arrays may be dropped.
+def in_network_stream(xp: ModuleType) -> Iterator[Any]:
+    """Put the work of the block into the stream of all networks, in the turn of this thread; gives the stream.
 
-    CuPy's pool gives a freed block to the next allocation in the stream where it was allocated, and asks no other
-    stream whether it still reads or writes the block.
+    A run is in that stream already, and nothing has to wait for anything. The work of any other caller is ordered after
+    what this thread has asked for, and before what it asks for next.
     """
-    try:
-        yield
-    finally:
-        with first_error(sys.exception()):
-            finish(xp)
-
-
-class Lanes:
-    """Streams beside the one of the thread, whose work goes on side by side; a single lane is the thread's own stream.
-
-    A context manager of the thread that asks for all of the work; its own stream goes on after the lanes at the end.
-    """
-
-    def __init__(self, xp: ModuleType, numbers: Collection[int]) -> None:
-        self._xp = xp
-        self._streams: dict[int, Any] = {number: new_stream(xp) for number in numbers} if len(numbers) > 1 else {}
-        self.count = max(len(self._streams), 1)
-
-    def lane(self, number: int) -> AbstractContextManager[Any]:
-        """A block whose work goes into that lane."""
-        stream: AbstractContextManager[Any] = self._streams.get(number, nullcontext())
-        return stream
-
-    def follow(self) -> None:
-        """Have the lanes go on after what the thread's own stream was asked for so far."""
-        if self._streams:
-            reached = point(self._xp)
-            for stream in self._streams.values():
-                stream.wait_event(reached)
-
-    def points(self) -> list[Point]:
-        """All work that the lanes were asked for so far; nothing where the only one is the thread's own stream."""
-        return [stream.record() for stream in self._streams.values()]
-
-    def rejoin(self) -> None:
-        """Have the thread's own stream go on after what the lanes were asked for so far."""
-        for reached in self.points():
-            wait_for(self._xp, reached)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with first_error(error):
-            self.rejoin()
-
-
-@contextmanager
-def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
-    """Order the stream's work after what this thread has asked for, and before what it asks for next."""
-    caller = xp.cuda.get_current_stream()
+    stream, caller = network_stream(xp), xp.cuda.get_current_stream()
+    if caller == stream:
+        yield stream
+        return
     stream.wait_event(caller.record())
     # No `finally`: after an error nobody reads what the stream has written, and its next work follows in any case. It
     # may still read the caller's arrays, to no effect. Where the GPU has failed, `record` would raise over the error.
-    yield
+    with stream:
+        yield stream
     caller.wait_event(stream.record())
 
 

@@ -41,10 +41,6 @@ class Job:
     """The variants that see perturbed images and miss predictions; attacked ones are not among them."""
     complete: tuple[Variant, ...] = ()
     """The variants that see perturbed images and miss none; no worker opens them."""
-    lanes: int = 1
-    """The number of networks that a worker runs at a time."""
-    normalized: bool = False
-    """Whether a worker normalizes images once for all networks."""
 
 
 def job_of(
@@ -113,7 +109,7 @@ class Worker:
         def images(digest: str) -> ImageSet:
             return files.images(job.image_sets[digest])
 
-        self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant, job.lanes, job.normalized)
+        self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
 
     def open(self) -> None:
         """Open all sessions, so that an engine that opens none of them fails before there are results."""

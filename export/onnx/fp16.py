@@ -10,7 +10,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...core.errors import ExportError
-from ..normalization import Channels, HalfNormalization
 from .graph import rename_tensor, to_bytes
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -92,41 +91,6 @@ def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     for node in head:
         graph.node.remove(node)
     return head
-
-
-def split_normalization(content: bytes) -> tuple[HalfNormalization | None, bytes]:
-    """The head of a file of `to_fp16` or `to_bf16`, and the file behind it, whose `images` are halves of that kind.
-
-    None, and the file as it is, where it begins with anything else than one subtraction, one division and the cast.
-    """
-    model = onnx.load_from_string(content)
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    head = _take_normalization(graph)
-    (images,) = graph.input
-    value = head[-1].output[0] if head else images.name
-    casts = [node for node in graph.node if value in node.input and node.op_type != "Shape"]
-    kinds = [attribute.i for node in casts for attribute in node.attribute if attribute.name == "to"]
-    if [node.op_type for node in (*head, *casts)] != ["Sub", "Div", "Cast"] or kinds[0] not in HALVES:
-        return None, content
-    mean, std = (_channels(constants.get(node.input[1])) for node in head)  # the second operand is the constant one
-    if mean is None or std is None:
-        return None, content
-    graph.node.remove(casts[0])
-    for name in (value, casts[0].output[0]):
-        rename_tensor(graph, name, images.name)
-    images.type.tensor_type.elem_type = kinds[0]
-    del graph.value_info[:]
-    return HalfNormalization(mean, std, HALVES[kinds[0]]), bytes(model.SerializeToString(deterministic=True))
-
-
-def _channels(constant: TensorProto | None) -> Channels | None:
-    """A number for each channel; None where the constant has others, as for each pixel."""
-    numbers = np.empty(0) if constant is None else numpy_helper.to_array(constant)
-    if numbers.dtype != np.float32 or numbers.shape not in ((1, 3, 1, 1), (3, 1, 1)):
-        return None
-    red, green, blue = map(float, numbers.ravel())
-    return red, green, blue
 
 
 def _check_range(initializer: TensorProto) -> None:

@@ -1,17 +1,12 @@
-"""Edit a graph and write it as an ONNX file, and tell whether two files differ in their weights alone."""
+"""Edit a graph, and write it as an ONNX file."""
 
 from __future__ import annotations
-
-import hashlib
 
 import onnx
 from onnx import helper
 
 from ...core.errors import ExportError
 from ...core.untrusted import first_line
-
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"}
-"""Operators whose weights TensorRT can replace in a plan."""
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
@@ -25,21 +20,6 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(f"the rewritten graph is not valid ONNX: {first_line(error)}; use fp32") from error
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def structure_of(content: bytes) -> str:
-    """sha256 (64 hex digits) of an ONNX file without the values of its weights.
-
-    Names, shapes, types and nodes stay, and so do all other constants: the normalization's, and those that shape it.
-    """
-    model = onnx.load_from_string(content)
-    weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input}
-    for initializer in model.graph.initializer:
-        if initializer.name in weights:
-            initializer.CopyFrom(
-                onnx.TensorProto(name=initializer.name, data_type=initializer.data_type, dims=initializer.dims)
-            )
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def extend_graph(

@@ -1,8 +1,7 @@
 """Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
 
 The TensorRT module is always passed in, see `types`. Such a plan takes `images`, (batch, 3, S, S) float32 in [0, 1],
-and gives `logits`, (batch, classes) float32. A file whose `images` are halves that have been normalized takes them with
-the channels last, and eight of them, of which the last five are zero.
+and gives `logits`, (batch, classes) float32.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ...core.errors import EngineError, ExportError, UsageError, some_of
+from ...core.errors import ExportError, UsageError, some_of
 from ..files import write_bytes
 from .types import TensorRT
 
@@ -37,19 +36,15 @@ Level 5 tries every kernel, 8 runs time each, and tiling 3 (FULL) keeps what adj
 """
 LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
-LANES = "lanes"
-"""The word for two networks at a time, which is no setting of a plan either."""
-NORMALIZATION = "normalization"
-"""The word for one normalization for all networks."""
 WITHOUT = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: words of SETTINGS and of the three above that are left out, with commas between them."""
+"""Environment variable: words of SETTINGS and LAYOUT that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
     """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
-    words = (*SETTINGS, LAYOUT, LANES, NORMALIZATION)
+    words = (*SETTINGS, LAYOUT)
     left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     if unknown := left_out.difference(words):
         raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
@@ -95,7 +90,6 @@ def build_trt_plan(
     content: bytes,
     batch: int,
     *,
-    refit: bool = False,
     settings: Collection[str] = tuple(SETTINGS),
     l2_bytes: int = 0,
     timing_cache: Path | None = None,
@@ -105,7 +99,6 @@ def build_trt_plan(
 
     Args:
         content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
-        refit: make the plan's weights replaceable, see `refit`.
         settings: words of SETTINGS.
         l2_bytes: the card's L2 cache, which tiles are to fit in; with 0, TensorRT's own limit stays.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
@@ -120,9 +113,7 @@ def build_trt_plan(
         parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
         parse_onnx(trt, parser, network, content, batch)
         for end in (network.get_input(0), network.get_output(0)):
-            # Floats lie as CuPy's arrays do, and halves as convolutions take them.
-            layout = trt.TensorFormat.LINEAR if end.dtype == trt.DataType.FLOAT else trt.TensorFormat.HWC8
-            end.allowed_formats = 1 << int(layout)
+            end.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)  # as CuPy's arrays lie
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
@@ -132,11 +123,6 @@ def build_trt_plan(
                 setattr(config, attribute, type(getattr(config, attribute))(value))
         if "l2" in settings and l2_bytes:
             config.l2_limit_for_tiling = l2_bytes
-        # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag.
-        if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
-            config.set_flag(user_allocation)
-        if refit:
-            config.set_flag(trt.BuilderFlag.REFIT)
         if timing_cache is not None:
             _read_timings(config, timing_cache, lines)
         trt_plan = builder.build_serialized_network(network, config)
@@ -166,20 +152,11 @@ def parse_onnx(
     images.shape = trt.Dims((batch, *rest))
 
 
-class Parser(Protocol):
-    """The errors that a parser and a refitter of TensorRT both keep."""
-
-    @property
-    def num_errors(self) -> int: ...
-
-    def get_error(self, index: int, /) -> Any: ...
-
-
-def _explain(parser: Parser) -> str:
+def _explain(parser: tensorrt.OnnxParser) -> str:
     """The first of the parser's errors, in one line."""
     if not parser.num_errors:
         return "TensorRT cannot read the ONNX file and does not say why; export it again"
-    error: tensorrt.ParserError = parser.get_error(0)
+    error = parser.get_error(0)
     why = " ".join(error.desc().split())
     if not error.node_operator():
         return f"TensorRT cannot read the ONNX file: {why}; export it again"
@@ -223,26 +200,3 @@ def _write_timings(config: tensorrt.IBuilderConfig, file: Path) -> None:
 def _bytes(memory: Any) -> bytes:
     """The bytes of TensorRT's memory, which its stubs do not declare as a buffer."""
     return bytes(memory)
-
-
-def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: int) -> None:
-    """Give an engine, built with REFIT from a file of equal structure, the weights of this ONNX file.
-
-    `stream` is the handle of the only CUDA stream in which the engine may be at work. The weights are copied in that
-    stream, so that whatever is queued there next finds them. Raises EngineError if the file's weights do not fit, or
-    leave weights of the engine unset.
-    """
-    lines: list[str] = []
-    with reading_log(trt, lines) as log:
-        refitter = trt.Refitter(engine, log)
-        parser = trt.OnnxParserRefitter(refitter, log)
-        if not parser.refit_from_bytes(content):
-            raise EngineError(f"the plan does not take these weights: {_explain(parser)}")
-        missing = refitter.get_missing_weights()
-        if missing:
-            raise EngineError(
-                f"{len(missing)} weights of the plan are not in the ONNX file ({some_of(missing)}); "
-                "build a plan without refit"
-            )
-        if not refitter.refit_cuda_engine_async(stream):
-            raise EngineError(f"TensorRT did not refit the plan: {last_error(lines)}; build a plan without refit")

@@ -1,7 +1,6 @@
 """TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that describes it, and TensorRT's .log.
 
-A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key. A refittable
-plan takes the weights of every ONNX file of equal structure, and its NAME is `refit`.
+A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...core.errors import ExportError, UsageError, advice_on
+from ...core.errors import ExportError, advice_on
 from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
 from ..files import write_bytes
 from ..models import LARGEST, read_verified
-from ..normalization import HalfNormalization
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
 from .build import SETTINGS, build_trt_plan, gpu_settings
 from .types import TensorRT
 
-TRT_PLAN_VERSION = 4
+TRT_PLAN_VERSION = 5
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")
@@ -45,14 +43,10 @@ class Target:
     gpu: str
     """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
-    refit: bool = False
-    """Whether the plan takes the weights of other ONNX files of equal structure."""
     settings: str = " ".join(SETTINGS)
     """The words of `build.SETTINGS` that it is built with."""
     l2_bytes: int = 0
     """The L2 cache of the GPU; 0 where it is not known. An instance of MIG has a part of its card's."""
-    normalized: bool = False
-    """Whether images come normalized, where the file begins with a normalization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +58,13 @@ class TrtPlan:
     content: bytes = field(repr=False)
     compared: bool
     """Whether its logits have been compared with those of ONNX Runtime."""
-    normalization: HalfNormalization | None
-    """The normalization of the images that it takes; None where it normalizes them itself."""
 
 
-def target_of(
-    trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False, l2_bytes: int = 0
-) -> Target:
+def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, l2_bytes: int = 0) -> Target:
     """The target of a TensorRT module, and of a GPU's name, compute capability and L2 cache."""
     library = trt.__name__.removesuffix("_bindings")
     settings = " ".join(word for word in gpu_settings() if word in SETTINGS)
-    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit, settings, l2_bytes)
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, settings, l2_bytes)
 
 
 def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
@@ -110,14 +100,12 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
     started = time.monotonic()
-    normalization, graph = onnx_for_plan(onnx_file, target.normalized)
-    content = _build(trt, onnx_file, graph, target, path)
+    content = _build(trt, onnx_file, target, path)
     sha256 = hashlib.sha256(content).hexdigest()
     made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
     write_bytes(path, content)
-    about = identity | made | {"normalization": normalization}
-    write_bytes(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
-    return TrtPlan(path, sha256, content, compared=False, normalization=normalization)
+    write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
+    return TrtPlan(path, sha256, content, compared=False)
 
 
 def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
@@ -128,16 +116,15 @@ def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
         write_bytes(file, json.dumps(about, indent=1).encode())
 
 
-def _build(trt: TensorRT, onnx_file: OnnxFile, content: bytes, target: Target, path: Path) -> bytes:
+def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
     """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
     lines = list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
     try:
         return build_trt_plan(
             trt,
-            content,
+            onnx_for_tensorrt(onnx_file),
             target.batch,
-            refit=target.refit,
             settings=target.settings.split(),
             l2_bytes=target.l2_bytes,
             timing_cache=timings,
@@ -163,29 +150,10 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
     return content
 
 
-def onnx_for_plan(onnx_file: OnnxFile, normalized: bool) -> tuple[HalfNormalization | None, bytes]:
-    """The content that a plan is built of; the normalization of its images, and the part behind it, if asked for."""
-    content = onnx_for_tensorrt(onnx_file)
-    if not normalized:
-        return None, content
-    from ..onnx.fp16 import split_normalization
-
-    return split_normalization(content)
-
-
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
     """The fields that the key of a TensorRT plan is a digest of."""
-    if not target.refit:
-        return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
-    if onnx_file.precision == "int8":
-        raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
-    from ..onnx.graph import structure_of
-
-    return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
-
-
-def _common(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
-    return {"precision": onnx_file.precision, **asdict(target), "trt_plan_version": TRT_PLAN_VERSION}
+    about = {"name": onnx_file.name, "precision": onnx_file.precision, **asdict(target)}
+    return about | {"trt_plan_version": TRT_PLAN_VERSION, "built_from": onnx_file.sha256}
 
 
 def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:
@@ -203,24 +171,12 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
         return _why_none(onnx_file, path.parent, identity)
     try:
         about = parse_json(read_text(description, LARGEST))
-        sha256, normalization = str(about["sha256"]), _read_normalization(about["normalization"])
-        content = read_verified(path, sha256, "it is damaged")
-        return TrtPlan(path, sha256, content, "parity" in about, normalization)
+        sha256 = str(about["sha256"])
+        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in about)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{description} is damaged ({error})"
     except ExportError as error:
         return str(error)
-
-
-def _read_normalization(numbers: Any) -> HalfNormalization | None:
-    """The normalization in a plan's description; ValueError, or TypeError, where it is damaged."""
-    if numbers is None:
-        return None
-    mean, std, precision = numbers
-    if precision not in ("fp16", "bf16"):
-        raise ValueError(f"{precision} are no halves")
-    (a, b, c), (d, e, f) = (map(float, channels) for channels in (mean, std))
-    return HalfNormalization((a, b, c), (d, e, f), precision)
 
 
 DIFFERENCES = {
@@ -228,7 +184,6 @@ DIFFERENCES = {
     "gpu": "for {}",
     "batch": "at batch {}",
     "settings": "with the settings {}",
-    "normalized": "with normalized images: {}",
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }
@@ -236,14 +191,9 @@ DIFFERENCES = {
 
 
 def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:
-    """The batch sizes of the TensorRT plans that the ONNX file has, or may share, on whichever GPU."""
-    kinds = [(onnx_file.name, onnx_file.sha256), ("refit", None)]
-    return {
-        plan["batch"]
-        for name, source in kinds
-        for plan in _descriptions(onnx_file.models / "plans", name, onnx_file.precision)
-        if source in (None, plan["built_from"])
-    }
+    """The batch sizes of the TensorRT plans that the ONNX file has, on whichever GPU."""
+    plans = _descriptions(onnx_file.models / "plans", onnx_file.name, onnx_file.precision)
+    return {plan["batch"] for plan in plans if plan["built_from"] == onnx_file.sha256}
 
 
 def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str, Any]]:
@@ -261,10 +211,8 @@ def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str,
 def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
     similar = []
     for plan in _descriptions(folder, identity["name"], identity["precision"]):
-        if plan.get("refit") != identity["refit"]:  # a model may be called `refit`
-            continue
         differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
         similar.append(" ".join(["one", *differences]))
-    kind = ("refittable " if identity["refit"] else "") + onnx_file.precision
     place = "of {library} for {gpu} at batch {batch}".format_map(identity)
-    return f"{onnx_file.name} has no {kind} plan {place}" + (f"; there is {', '.join(similar)}" if similar else "")
+    instead = f"; there is {', '.join(similar)}" if similar else ""
+    return f"{onnx_file.name} has no {onnx_file.precision} plan {place}{instead}"

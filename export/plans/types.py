@@ -1,6 +1,6 @@
 """The part of the TensorRT module that bandlens uses, for mypy: names here, arguments where TensorRT has stubs.
 
-The module is always passed in: `tensorrt` 10.16, or `tensorrt_rtx_bindings` 1.7, whose API is nearly the same.
+The module is always passed in: tests build plans with `tensorrt_rtx_bindings` 1.7, whose API is nearly the same.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ class TensorRT(Protocol):
     LayerInformationFormat: type[tensorrt.LayerInformationFormat]
     NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
     OnnxParser: type[tensorrt.OnnxParser]
-    OnnxParserRefitter: type[tensorrt.OnnxParserRefitter]
     ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
-    Refitter: type[tensorrt.Refitter]
     Runtime: type[tensorrt.Runtime]
     TensorFormat: type[tensorrt.TensorFormat]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pretend_torch
 import pytest
-from deferred_card import DeferredStream
 from pretend_cupy import PretendCupy
 from pretend_onnxruntime import pretend_onnxruntime
 from pretend_tensorrt import pretend_plan, pretend_tensorrt
@@ -18,7 +17,7 @@ from bandlens.engine import tuning, workbench
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends import torch as torch_session
-from bandlens.engine.device import graphs
+from bandlens.engine.device import graphs, streams
 from bandlens.engine.device.devices import EngineChoice, Readiness
 from bandlens.engine.device.driver import Gpu
 from bandlens.export.plans import plans
@@ -30,6 +29,8 @@ def pretend_gpu(
 ) -> PretendCupy:
     """The card as CuPy sees it, until the patches are undone. `launcher` starts kernels (see `kernel_launcher`)."""
     xp = PretendCupy(seed=seed)
+    streams.network_stream.cache_clear()
+    streams.perturbing_stream.cache_clear()
     if launcher:
         monkeypatch.setattr(kernels, "cuda_function", launcher)
     for module in (tensorrt_session, torch_session, tuning):
@@ -44,11 +45,13 @@ def pretend_gpu(
         monkeypatch.setattr(module, "readiness", lambda engine: Readiness(True, f"{engine} pretended"))
     for module in (resolve, tuning):
         monkeypatch.setattr(module, "choose_engine", lambda: EngineChoice("tensorrt", "it is pretended"))
-    here, stream = onnxruntime_session.shared_by("onnxruntime"), DeferredStream(xp.card)
-    on_card = onnxruntime_session.Shared(pretend_onnxruntime(), xp, "Pretended", here.versions, stream)
+    here = onnxruntime_session.shared_by("onnxruntime")
+    on_card = onnxruntime_session.Shared(
+        pretend_onnxruntime(), xp, "Pretended", here.versions, streams.network_stream(xp)
+    )
     places = {"onnxruntime": here, "onnxruntime-cuda": on_card}
     monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
     # A process asks for these once: those of another machine are not to be left.
-    for module, name in ((tensorrt_session, "device_of"), (torch_session, "card"), (graphs, "tell_plain")):
+    for module, name in ((tensorrt_session, "shared_device"), (torch_session, "card"), (graphs, "tell_plain")):
         monkeypatch.setattr(module, name, cache(getattr(module, name).__wrapped__))
     return xp

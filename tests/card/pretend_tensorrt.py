@@ -19,13 +19,10 @@ import onnx
 import onnxruntime
 from deferred_card import KNOWN, CudaError, DeferredCard
 from numpy.typing import NDArray
-from onnx import TensorProto
-from small import taking_floats
 
 from bandlens.export.onnx.fp16 import HALVES, emulate_in_fp32
 
 MARK = b"PLAN"
-FLOAT = TensorProto.FLOAT
 MEMORY = 4 * 3 * 128 * 128
 """Bytes of activations an image of 128 pixels: they are the image itself."""
 SECONDS = 1e-6
@@ -35,7 +32,7 @@ SECONDS = 1e-6
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
     """This stands in place of `export.plans.build.build_trt_plan`."""
     options["lines"].append("INFO: pretended")
-    return b"%s %d %d " % (MARK, batch, bool(options.get("refit"))) + content
+    return b"%s %d " % (MARK, batch) + content
 
 
 class Logger:
@@ -49,18 +46,12 @@ class Engine:
     num_io_tensors = 2
 
     def __init__(self, content: bytes, batch: int) -> None:
-        self.load(content)
-        self.batch = batch
-        channels, *sides = self.get_tensor_shape("images")[1:]
-        self.device_memory_size_v2 = batch * int(np.prod(sides)) * (4 * channels if self.kind == FLOAT else 2 * 8)
-
-    def load(self, content: bytes) -> None:
-        graph = onnx.load_from_string(content).graph
-        self.kind = graph.input[0].type.tensor_type.elem_type
-        if any(tensor.data_type in HALVES for tensor in graph.initializer):
+        if any(tensor.data_type in HALVES for tensor in onnx.load_from_string(content).graph.initializer):
             # The CPU has no arithmetic in bfloat16, and leaves out casts to float16.
-            content = emulate_in_fp32(taking_floats(content))
+            content = emulate_in_fp32(content)
         self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.batch = batch
+        self.device_memory_size_v2 = 4 * int(np.prod(self.get_tensor_shape("images")))
 
     def get_tensor_name(self, k: int) -> str:
         return ("images", "logits")[k]
@@ -70,27 +61,10 @@ class Engine:
         return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
 
     def get_tensor_dtype(self, name: str) -> str:
-        return KINDS[self.kind] if name == "images" else "float"
+        return "float"
 
     def get_tensor_format(self, name: str) -> str:
-        return "linear" if self.get_tensor_dtype(name) == "float" else "hwc8"
-
-    def images_at(self, address: int) -> NDArray[Any]:
-        """The images at an address, as they lie there."""
-        count, channels, *sides = self.get_tensor_shape("images")
-        if self.kind == FLOAT:
-            return array_at(address, (count, channels, *sides))
-        return array_at(address, (count, *sides, 8), ctypes.c_uint16)
-
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of images as they lie: all eight channels of halves count, so that none may be left as it was."""
-        if self.kind != FLOAT:
-            halves = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-            bits = halves.astype(np.uint32) << 16
-            floats = bits.view(np.float32) if self.kind == TensorProto.BFLOAT16 else halves.view(np.float16)
-            images = np.float32(floats[:, :3]) + np.float32(floats[:, 3:]).sum(1, keepdims=True)
-        logits: NDArray[np.float32] = self.session.run(None, {"images": images})[0]
-        return logits
+        return "linear"
 
     def create_engine_inspector(self) -> Inspector:
         return Inspector(self)
@@ -133,7 +107,6 @@ class Inspector:
 
 
 LAYER = "c"
-KINDS = {FLOAT: "float", TensorProto.FLOAT16: "half", TensorProto.BFLOAT16: "bfloat"}
 
 
 class Context:
@@ -159,15 +132,15 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         if self.broken or self.memory is None or self.memory[1] < self.engine.device_memory_size_v2:
             return False
-        images = self.engine.images_at(self.addresses["images"])
-        activations = self.engine.images_at(self.memory[0])
+        shape = self.engine.get_tensor_shape("images")
+        images, activations = array_at(self.addresses["images"], shape), array_at(self.memory[0], shape)
         logits = array_at(self.addresses["logits"], self.engine.get_tensor_shape("logits"))
         context = ref(self)
 
         def ends() -> None:
             if (owner := context()) is None:
                 raise CudaError("a context was destroyed while it ran")
-            logits[...] = owner.engine.run(activations)
+            logits[...] = owner.engine.session.run(None, {"images": activations})[0]
 
         if self.profiler is not None:
             self.profiler.report_layer_time(f"{LAYER} + r", 2.0)
@@ -176,9 +149,9 @@ class Context:
         return True
 
 
-def array_at(address: int, shape: Sequence[int], kind: Any = ctypes.c_float) -> NDArray[Any]:
+def array_at(address: int, shape: Sequence[int]) -> NDArray[np.float32]:
     """The array that lies at an address, whoever owns it."""
-    numbers = ctypes.cast(address, ctypes.POINTER(kind))
+    numbers = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
     return np.ctypeslib.as_array(numbers, tuple(shape))
 
 
@@ -190,7 +163,7 @@ class Runtime:
         if self.card.lost:
             self.log.log(Severity(), "Error Code 1: Cuda Runtime (an illegal memory access was encountered)")
             return None
-        mark, batch, _, content = plan.split(b" ", 3) if plan.count(b" ") > 2 else (b"", b"0", b"", b"")
+        mark, batch, content = plan.split(b" ", 2) if plan.count(b" ") > 1 else (b"", b"0", b"")
         if mark != MARK:
             self.log.log(Severity(), "the plan is of another TensorRT")
             return None
@@ -204,37 +177,6 @@ class Severity(int):
         return super().__new__(cls, Logger.ERROR)
 
 
-class Refitter:
-    content: bytes | None = None
-    """New weights: an ONNX file."""
-
-    def __init__(self, engine: Engine, log: Logger) -> None:
-        self.engine = engine
-
-    def get_missing_weights(self) -> list[str]:
-        return []
-
-    def refit_cuda_engine_async(self, stream: int) -> bool:
-        engine, content = self.engine, self.content
-        if content is not None:
-            KNOWN[stream].put(lambda: engine.load(content))
-        return stream in KNOWN
-
-
-class OnnxParserRefitter:
-    forgets = False
-    """True where the plan keeps its weights and forgets those that it was given."""
-    num_errors = 0
-
-    def __init__(self, refitter: Refitter, log: Logger) -> None:
-        self.refitter = refitter
-
-    def refit_from_bytes(self, content: bytes) -> bool:
-        if not self.forgets:
-            self.refitter.content = content
-        return True
-
-
 def pretend_tensorrt(card: DeferredCard) -> ModuleType:
     """The module, on that card."""
     module = ModuleType("tensorrt")
@@ -244,10 +186,8 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
         IProfiler=Profiler,
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         Runtime=partial(Runtime, card),
-        Refitter=Refitter,
-        OnnxParserRefitter=OnnxParserRefitter,
-        DataType=SimpleNamespace(FLOAT="float", HALF="half", BF16="bfloat"),
-        TensorFormat=SimpleNamespace(LINEAR="linear", HWC8="hwc8"),
+        DataType=SimpleNamespace(FLOAT="float"),
+        TensorFormat=SimpleNamespace(LINEAR="linear"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
     )
     return module

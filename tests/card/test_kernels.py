@@ -20,18 +20,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from pretend_cupy import OPTIONS, PretendCupy, compile_kernels, kernel_launcher, miss
 from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
-from bandlens.engine.device.halves import normalize
-from bandlens.export.normalization import NORMALIZATIONS, HalfNormalization
 from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
 from bandlens.probes.bilateral import BILATERAL
@@ -287,68 +283,6 @@ def test_luma_equals_array_code(device: ModuleType, size: int) -> None:
     pixels[0], pixels[1] = 0, 255
     made = critical_band.luma_in_kernel(device, device.asarray(pixels))
     np.testing.assert_array_equal(to_numpy(made), critical_band.luma_in_arrays(np, pixels))
-
-
-def head(images: np.ndarray, normalization: HalfNormalization) -> np.ndarray:
-    """The halves, as float32, that ONNX Runtime computes by the head of a file."""
-    kind = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[normalization.precision]
-    nodes = [
-        helper.make_node("Sub", ["images", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], ["normalized"]),
-        helper.make_node("Cast", ["normalized"], ["halves"], to=kind),
-        helper.make_node("Cast", ["halves"], ["floats"], to=TensorProto.FLOAT),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "head",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, images.shape)],
-        [helper.make_tensor_value_info("floats", TensorProto.FLOAT, images.shape)],
-        [
-            numpy_helper.from_array(np.array(channels, np.float32).reshape(1, 3, 1, 1), name)
-            for name, channels in (("mean", normalization.mean), ("std", normalization.std))
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    # An optimized graph would leave out the casts.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    floats: np.ndarray = session.run(None, {"images": images})[0]
-    return floats
-
-
-def floats_of(bits: np.ndarray, precision: str) -> np.ndarray:
-    """Halves by their bits, as float32."""
-    return np.float32(bits.view(np.float16)) if precision == "fp16" else (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("size", [9, 130])
-def test_normalized_halves_equal_those_of_a_file(device: ModuleType, precision: str, size: int) -> None:
-    images = np.random.default_rng(size).uniform(-0.2, 1.2, (3, 3, size, size)).astype(np.float32)
-    images[0, :, 0, 0], images[1, 2, 3, :3] = NORMALIZATIONS["imagenet"][0], (np.nan, np.inf, -np.inf)
-    normalization = HalfNormalization(*NORMALIZATIONS["imagenet"], precision)
-    out = device.full((3, size, size, 8), LAST >> 16, device.uint16)
-    assert normalize(device, device.asarray(images), normalization, out) is out
-    halves = floats_of(to_numpy(out), precision).transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(halves[:, :3], head(images, normalization))
-    assert not halves[:, 3:].any()
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_numbers_are_rounded_to_halves_as_by_a_file(device: ModuleType, precision: str) -> None:
-    """All halves, the middle between each and the next, and what lies just beside it."""
-    halves = floats_of(np.arange(1 << 16, dtype=np.uint16), precision)
-    with np.errstate(all="ignore"):
-        middles = ((np.float64(halves[:-1]) + halves[1:]) / 2).astype(np.float32)
-        numbers = np.concatenate([halves, middles, *(np.nextafter(middles, np.float32(end)) for end in (-1e38, 1e38))])
-    numbers[np.abs(numbers) < np.finfo(np.float32).tiny] = 0  # CUDA code by CuPy takes these for zero
-    images = np.resize(numbers, (len(numbers) // 768 + 1, 3, 16, 16))
-    normalization = HalfNormalization(*NORMALIZATIONS["none"], precision)
-    made = to_numpy(normalize(device, device.asarray(images), normalization))
-    np.testing.assert_array_equal(
-        floats_of(made[..., :3].copy(), precision), head(images, normalization).transpose(0, 2, 3, 1)
-    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

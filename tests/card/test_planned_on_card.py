@@ -15,13 +15,11 @@ from small import ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
-from bandlens.app.study.plan import plan_study
-from bandlens.app.study.resolve import resolve
 from bandlens.core.errors import DeviceError
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import Session, plan_file_of, variant_of
+from bandlens.engine.backends.base import plan_file_of, variant_of
 from bandlens.engine.tuning import measure_rate
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans import plans
@@ -71,26 +69,6 @@ def test_the_batch_that_is_timed_is_a_replay(
     assert asked[-3:] == ["clock", "replayed", "clock"]
 
 
-@pytest.mark.parametrize(("models", "sessions"), [(1, [0]), (2, [0, 1])])
-def test_as_many_networks_are_timed_together_as_will_run(
-    card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: int, sessions: list[int]
-) -> None:
-    for number in range(models):
-        make_model(tmp_path / "models", f"m{number}", seed=number)
-    opened, opening = list[int](), tuning.open_session
-
-    def open_session(variant: Variant, batch: int, threads: int, lane: int, normalized: bool) -> Session:
-        opened.append(lane)
-        return opening(variant, batch, threads, lane, normalized)
-
-    monkeypatch.setattr(tuning, "open_session", open_session)
-    work = resolve(
-        replace(study, models=str(tmp_path / "models"), engine="tensorrt", probes={"lowpass": {"cutoff": 0.3}})
-    )
-    assert plan_study(replace(work, lanes=2), tmp_path / "results.duckdb").seconds > 0
-    assert opened == sessions
-
-
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -99,7 +77,7 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     model = make_model(tmp_path / "models")
     make_onnx_file(model, "fp16")
     half = plan_file_of(variant_of(model, "tensorrt", precision))
-    device = tensorrt_session.device_of("tensorrt")
+    device = tensorrt_session.shared_device()
     plans.ensure_trt_plan(device.trt, half, device.target(BATCH))
     keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": precision, "batch": 0}
     keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}

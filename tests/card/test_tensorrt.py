@@ -6,21 +6,17 @@ import importlib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pretend_cupy
 import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
-from onnx import numpy_helper
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
@@ -33,13 +29,9 @@ from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.halves import empty_halves, normalize
-from bandlens.engine.prefetch import COUNT
 from bandlens.engine.run import make_resources, run
-from bandlens.export.normalization import NORMALIZATIONS
-from bandlens.export.onnx.files import OnnxFile
-from bandlens.export.onnx.parity import measure_parity, onnx_logits
-from bandlens.export.onnx.precisions import Calibration, make_onnx_file, read_for_cpu
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
@@ -127,26 +119,11 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
             for content in contents * 2:
                 logits = session.infer(card.asarray(content))
                 np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
-                assert tensorrt_session.device_of("tensorrt").lanes[0].stream.captured is None
+                assert tensorrt_session.shared_device().stream.captured is None
     assert Graph.launched == before
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(warnings) == 2, "once for each model, which the reason names"
     assert "TensorRT failed" in warnings[0]
-
-
-def test_a_context_that_cannot_be_captured_is_asked_plainly(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, [content] = make_model(tmp_path), batches(1)
-    caplog.set_level(logging.WARNING, "bandlens")
-    monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda *_: False, raising=False)
-    before = Graph.launched
-    with open_session(variant(model), BATCH, 1) as session:
-        for _ in range(3):
-            logits = session.infer(card.asarray(content))
-            np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
-    assert Graph.launched == before
-    assert f"{NOT_CAPTURED}its context cannot be captured" in caplog.messages
 
 
 def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card: PretendCupy, tmp_path: Path) -> None:
@@ -169,8 +146,8 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     for _ in range(3):
         first.infer(images)
     second = open_session(variant(models[1]), 2 * BATCH, 1)
-    device = tensorrt_session.device_of("tensorrt")
-    assert device.lanes[0].size == 2 * BATCH * pretend_tensorrt.MEMORY
+    device = tensorrt_session.shared_device()
+    assert device.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
         logits = to_numpy(first.infer(images))
         np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
@@ -313,35 +290,6 @@ def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_
         open_session(variant(model), 64, 1)
 
 
-def test_a_second_lane_has_memory_of_its_own_where_there_is_one(card: PretendCupy, tmp_path: Path) -> None:
-    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
-    images, device = card.asarray(content), tensorrt_session.device_of("tensorrt")
-    with open_session(variant(models[0]), BATCH, 1) as first, open_session(variant(models[1]), BATCH, 1) as second:
-        assert [lane.size for lane in device.lanes] == [BATCH * pretend_tensorrt.MEMORY]
-        with open_session(variant(models[2]), BATCH, 1, 1) as beside:
-            assert [lane.size for lane in device.lanes] == 2 * [BATCH * pretend_tensorrt.MEMORY]
-            assert [session.lane for session in (first, second, beside)] == [0, 0, 1]
-            for session, model in zip((first, second, beside) * 2, models * 2, strict=True):
-                logits = to_numpy(session.infer(images))
-                np.testing.assert_allclose(logits, reference(model, content), rtol=1e-5, atol=1e-5)
-        assert [lane.size for lane in device.lanes] == [BATCH * pretend_tensorrt.MEMORY, 0]
-
-
-def test_no_room_for_a_second_lane_names_a_batch_that_fits_in_both(card: PretendCupy, tmp_path: Path) -> None:
-    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
-    card.free = 20 * pretend_tensorrt.MEMORY
-    with (
-        open_session(variant(models[0]), 16, 1),
-        pytest.raises(
-            DeviceError,
-            match=r"a batch of 16 takes .* beside .* of a second network.*; batch = 8 would fit, or .*=lanes for one",
-        ),
-    ):
-        open_session(variant(models[1]), 16, 1, 1)
-    with open_session(variant(models[0]), 8, 1), open_session(variant(models[1]), 8, 1, 1):
-        pass
-
-
 def test_another_input_than_its_own_is_refused(card: PretendCupy, tmp_path: Path) -> None:
     with (
         open_session(variant(make_model(tmp_path)), BATCH, 1) as session,
@@ -415,7 +363,7 @@ def test_a_plan_that_computes_something_else_is_refused(
         with pytest.raises(EngineError, match=r"one\.fp32\.b8\..* does not compute what ONNX Runtime does: logits"):
             open_session(variant(model), BATCH, 1)
         assert "parity" not in plan_description(tmp_path)
-    assert not tensorrt_session.device_of("tensorrt").lanes[0].sessions
+    assert not tensorrt_session.shared_device().sessions
 
 
 @pytest.mark.parametrize(("name", "value"), [("get_tensor_dtype", "half"), ("get_tensor_format", "hwc8")])
@@ -492,9 +440,7 @@ def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
     assert settings == [("level", "timing", "tiling", "l2", "streams"), ("level", "timing", "l2", "streams")]
     assert caplog.messages[-1].endswith("there is one with the settings level timing tiling l2 streams")
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
-    with pytest.raises(
-        UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc, lanes, normalization$"
-    ):
+    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc$"):
         open_session(variant(model), BATCH, 1)
 
 
@@ -542,237 +488,7 @@ def test_a_gpu_without_bf16_is_named(card: PretendCupy, tmp_path: Path, monkeypa
         open_session(variant_of(make_model(tmp_path), "tensorrt", "bf16"), BATCH, 1)
 
 
-# Images that are normalized once for all networks
-
-
-def normalized_model(folder: Path, name: str = "one", seed: int = 0) -> Model:
-    model = make_model(folder, name, seed=seed, normalization=NORMALIZATIONS["imagenet"])
-    make_onnx_file(model, "fp16")
-    return model
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_normalized_images_give_the_logits_of_images(card: PretendCupy, tmp_path: Path, precision: str) -> None:
-    """To the last bit: by the caller's halves, first and replayed, and by images that the session normalizes."""
-    half_variant, contents = variant_of(normalized_model(tmp_path), "tensorrt", precision), batches(3)
-    with open_session(half_variant, BATCH, 1) as session:
-        assert session.normalization is None
-        expected = [to_numpy(session.infer(card.asarray(content)).copy()) for content in contents]
-    with open_session(half_variant, BATCH, 1, normalized=True) as session:
-        assert isinstance(session, tensorrt_session.TensorRTSession)
-        assert session.normalization is not None
-        assert session.normalization.precision == precision
-        halves = empty_halves(card, contents[0].shape)
-        before = Graph.launched
-        for content, logits in zip(contents * 2, expected * 2, strict=True):
-            normalize(card, card.asarray(content), session.normalization, halves)
-            np.testing.assert_array_equal(to_numpy(session.infer(halves)), logits)
-        assert Graph.launched - before == 5, "all but the first run are replays"
-        for content, logits in zip(contents, expected, strict=True):
-            np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
-        np.testing.assert_array_equal(session.infer_all(np.concatenate(contents)), np.concatenate(expected))
-        assert session.profile(card.asarray(contents[0])).keys() == {"c + r"}
-        for wrong in (halves[:3], card.zeros((BATCH, 3, 128, 128), np.uint16), card.zeros((BATCH, 128, 128, 8), "f4")):
-            with pytest.raises(EngineError, match="this session takes contiguous"):
-                session.infer(wrong)
-    with open_session(half_variant, BATCH, 1) as session, pytest.raises(EngineError, match="got uint16 images"):
-        session.infer(halves)
-
-
-def test_a_plan_of_normalized_images_lies_beside_the_usual_one_and_is_compared(
-    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    with caplog.at_level(logging.WARNING, "bandlens"):
-        for normalized in (False, True, False, True):
-            open_session(half_variant, BATCH, 1, normalized=normalized).__exit__(None, None, None)
-    assert len(caplog.messages) == 2
-    assert caplog.messages[1].endswith("at batch 8; there is one with normalized images: False")
-    plans_on_disk = [json.loads(file.read_text()) for file in (tmp_path / "plans").glob("*.json")]
-    mean, std = (np.float32(channels).tolist() for channels in NORMALIZATIONS["imagenet"])
-    assert {plan["normalized"]: plan["normalization"] for plan in plans_on_disk} == {
-        False: None,
-        True: [mean, std, "fp16"],
-    }
-    assert [plan["parity"]["relative_difference"] < 1e-3 for plan in plans_on_disk] == [True, True]
-    assert plans.trt_plan_batches(plan_file_of(half_variant)) == {BATCH}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_network_without_halves_or_normalization_takes_images(
-    card: PretendCupy, tmp_path: Path, precision: str
-) -> None:
-    model = make_model(tmp_path) if precision == "fp16" else normalized_model(tmp_path)
-    if precision == "fp16":
-        make_onnx_file(model, "fp16")
-    with open_session(variant_of(model, "tensorrt", precision), BATCH, 1, normalized=True) as session:
-        assert session.normalization is None
-        assert session.infer(card.asarray(batches(1)[0])).shape == (BATCH, CLASSES)
-
-
-def test_a_word_leaves_normalized_images_out(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "normalization")
-    with open_session(half_variant, BATCH, 1, normalized=True) as session:
-        assert session.normalization is None
-    assert plan_description(tmp_path)["normalized"] is False
-
-
-def swapped(description: dict[str, Any]) -> dict[str, Any]:
-    return description | {"normalization": None}
-
-
-def in_bfloat(description: dict[str, Any]) -> dict[str, Any]:
-    return description | {"normalization": [*description["normalization"][:2], "bf16"]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            swapped,
-            r"images \(8, 3, 128, 128\) half hwc8, .* instead of images \(8, 3, 128, 128\) float linear, .*delete",
-        ),
-        (
-            in_bfloat,
-            r"images \(8, 3, 128, 128\) half hwc8, .* instead of images .* bfloat hwc8, .*; delete it, and the",
-        ),
-    ],
-)
-def test_a_plan_of_the_other_form_is_refused(
-    card: PretendCupy, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
-) -> None:
-    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    open_session(half_variant, BATCH, 1, normalized=True).__exit__(None, None, None)
-    [file] = (tmp_path / "plans").glob("*.json")
-    file.write_text(json.dumps(change(json.loads(file.read_text()))))
-    with pytest.raises(EngineError, match=message):
-        open_session(half_variant, BATCH, 1, normalized=True)
-
-
-@pytest.mark.parametrize("damaged", ["imagenet", [[0, 0, 0], [1, 1]], [[0, 0, 0], [1, 1, "x"], "fp16"], [[0] * 3] * 3])
-def test_a_plan_whose_normalization_cannot_be_read_is_built_anew(
-    card: PretendCupy, tmp_path: Path, damaged: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    half_variant = variant_of(normalized_model(tmp_path), "tensorrt", "fp16")
-    open_session(half_variant, BATCH, 1, normalized=True).__exit__(None, None, None)
-    [file] = (tmp_path / "plans").glob("*.json")
-    description = json.loads(file.read_text())
-    file.write_text(json.dumps(description | {"normalization": damaged}))
-    with open_session(half_variant, BATCH, 1, normalized=True) as session:
-        assert session.normalization is not None
-    assert re.search(r"building a TensorRT plan: .*\.json is damaged", caplog.messages[-1])
-    assert json.loads(file.read_text())["normalization"] == description["normalization"]
-
-
-def test_images_lie_on_the_card_where_there_is_room_beside_normalized_batches(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The room is measured once the batches are there, which the work of a run does not count."""
-    images, steps, empty = images_of(tmp_path), list[object](), card.empty
-    memory = card.cuda.runtime.memGetInfo
-    with open_session(variant_of(normalized_model(tmp_path), "tensorrt", "fp16"), BATCH, 1, normalized=True) as session:
-        monkeypatch.setattr(card, "empty", lambda shape, dtype: (steps.append(shape), empty(shape, dtype))[1])
-        card.cuda.runtime.memGetInfo = lambda: (steps.append("room"), memory())[1]
-        make_resources(card, images, {session.variant: session})
-    assert steps.index("room") == COUNT
-    assert steps[:COUNT] == [(BATCH, 128, 128, 8)] * COUNT
-
-
-def test_a_shared_plan_of_normalized_images_takes_the_weights_of_each_model(card: PretendCupy, tmp_path: Path) -> None:
-    models, [content] = [normalized_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
-    expected = []
-    for model in models:
-        with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
-            expected.append(to_numpy(session.infer(card.asarray(content)).copy()))
-    device = tensorrt_session.device_of("tensorrt")
-    target = replace(device.target(BATCH, refit=True), normalized=True)
-    plans.ensure_trt_plan(device.trt, plan_file_of(variant_of(models[0], "tensorrt", "fp16")), target)
-    for model, logits in zip(models, expected, strict=True):
-        with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1, normalized=True) as session:
-            assert json.loads(session.info.versions)["refitted"] is True
-            assert session.normalization is not None
-            np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
-
-
-# Refitting
-
-
-def make_shared_plan(model: Model) -> None:
-    device = tensorrt_session.device_of("tensorrt")
-    plans.ensure_trt_plan(
-        device.trt, OnnxFile("fp32", model.path, model.sha256, model.path.parent), device.target(BATCH, refit=True)
-    )
-
-
-@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
-def test_a_shared_plan_takes_the_weights_of_each_model(
-    launcher: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    seed: int | None,
-) -> None:
-    """The refit holds whenever the card comes to it."""
-    card = pretend_gpu(monkeypatch, launcher, seed)
-    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
-    make_shared_plan(models[0])
-    caplog.clear()
-    for model in models:
-        with open_session(variant(model), BATCH, 1) as session:
-            logits = session.infer(card.asarray(content))
-            np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
-            assert json.loads(session.info.versions)["refitted"] is True
-    assert not caplog.messages
-    assert len(list((tmp_path / "plans").glob("*.plan"))) == 1
-
-
-def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
-    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
-    make_shared_plan(models[0])
-    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "forgets", True)
-    with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
-        logits = session.infer(card.asarray(content))
-        np.testing.assert_allclose(to_numpy(logits), reference(models[1], content), rtol=1e-5, atol=1e-5)
-        assert json.loads(session.info.versions)["refitted"] is False
-    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
-
-
-def without_bias(content: bytes) -> bytes:
-    """The file with a classifier that has lost its bias."""
-    model = onnx.load_from_string(content)
-    [bias] = (tensor for tensor in model.graph.initializer if tensor.name == "offset")
-    values = numpy_helper.to_array(bias)
-    bias.CopyFrom(numpy_helper.from_array(values * 0, bias.name))
-    return model.SerializeToString()
-
-
-def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
-    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT 11.3's notes have it that the bias of a product may be lost: a hundredth of the largest logit here."""
-    model = make_model(tmp_path)
-    half = make_onnx_file(model, "fp16")[0]
-    images = photograph_crops(128)
-    right, wrong = (onnx_logits(content, images) for content in (read_for_cpu(half), without_bias(read_for_cpu(half))))
-    assert tensorrt_session.CLOSE["fp16"] < measure_parity(right, wrong).relative_difference < 0.02
-    device = tensorrt_session.device_of("tensorrt")
-    plans.ensure_trt_plan(device.trt, half, device.target(BATCH, refit=True))
-    load = pretend_tensorrt.Engine.load
-
-    def refits(parser: Any, content: bytes) -> bool:
-        load(parser.refitter.engine, without_bias(content))
-        return True
-
-    caplog.set_level(logging.WARNING, "bandlens")
-    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "refit_from_bytes", refits)
-    with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
-        assert json.loads(session.info.versions)["refitted"] is False
-    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
+# Layers
 
 
 def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: PretendCupy, tmp_path: Path) -> None:

@@ -145,15 +145,15 @@ def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tensorrt: Path, tmp_
 
 
 MISTAKES = (
-    ("a name of the module", PLAN, "trt.Refitter(", "trt.Refiter("),
+    ("a name of the module", PLAN, "trt.OnnxParser(", "trt.OnnxParse("),
     ("a method", PLAN, "create_builder_config()", "create_builder_confg()"),
     ("a flag", PLAN, "BuilderFlag.TF32", "BuilderFlag.TF23"),
     ("too few arguments", PLAN, "OnnxParser(network, log)", "OnnxParser(network)"),
-    ("too many arguments", PLAN, "refit_cuda_engine_async(stream)", "refit_cuda_engine_async(stream, 0)"),
+    ("too many arguments", SESSION, "execute_async_v3(self._device.stream.ptr)", "execute_async_v3(0, 0)"),
     ("exchanged arguments", PLAN, "serialized_network(network, config)", "serialized_network(config, network)"),
     ("a method of the session", SESSION, "execute_async_v3(", "execute_async_v4("),
     ("a property of the session", SESSION, ".num_io_tensors", ".num_io_tensor"),
-    ("a declared name", TYPES, "    Refitter:", "    Refiter:"),
+    ("a declared name", TYPES, "    Runtime:", "    Runtme:"),
 )
 
 

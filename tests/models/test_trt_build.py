@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bandlens.core.errors import ExportError, UsageError
-from bandlens.export.onnx.fp16 import split_normalization, to_bf16, to_fp16
+from bandlens.export.onnx.fp16 import to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.build import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
@@ -97,31 +97,6 @@ def test_plans_take_and_give_arrays_as_they_lie_and_have_one_stream(
     assert configs[0].max_aux_streams == 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_plans_of_normalized_images_take_halves_with_eight_channels(
-    rtx: ModuleType, graphs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    """The parser takes the file behind its normalization, and the builder the format, of which the plan tells."""
-    build, ends = rtx.Builder.build_serialized_network, []
-
-    def remember(builder: Any, network: Any, config: Any) -> Any:
-        images, logits = network.get_input(0), network.get_output(0)
-        ends.extend((end.name, tuple(end.shape), end.dtype, end.allowed_formats) for end in (images, logits))
-        return build(builder, network, config)
-
-    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
-    normalization, behind = split_normalization(graphs[precision])
-    assert normalization is not None
-    lines: list[str] = []
-    assert len(build_trt_plan(rtx, behind, BATCH, lines=lines)) > 2 * 25.5e6
-    kind = {"fp16": rtx.DataType.HALF, "bf16": rtx.DataType.BF16}[precision]
-    assert ends == [
-        ("images", (BATCH, 3, 224, 224), kind, 1 << int(rtx.TensorFormat.HWC8)),
-        ("logits", (BATCH, 1000), rtx.DataType.FLOAT, 1 << int(rtx.TensorFormat.LINEAR)),
-    ]
-    assert not [line for line in lines if line.startswith("ERROR")]
-
-
 def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType) -> None:
     """TensorRT warns of a second logger, and sends that one nothing."""
     before, first, second, between = [], [], [], []
@@ -194,19 +169,6 @@ def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Pa
         assert cache.stat().st_size > 0
         assert any(line.startswith("INFO: ") for line in lines)
         assert not any(line.startswith("VERBOSE") for line in lines)
-
-
-def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the flag, TensorRT-RTX's documentation has it, no stream can be captured."""
-    set_flag, seen = rtx.IBuilderConfig.set_flag, []
-
-    def remember(config: Any, flag: Any) -> None:
-        seen.append(flag)
-        set_flag(config, flag)
-
-    monkeypatch.setattr(rtx.IBuilderConfig, "set_flag", remember)
-    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
-    assert seen == [rtx.BuilderFlag.REQUIRE_USER_ALLOCATION]
 
 
 @pytest.mark.parametrize("left_out", [(), ("tiling",), tuple(SETTINGS)])

@@ -88,5 +88,4 @@ def test_planted_octaves_are_found_and_shuffled_labels_are_not(tmp_path: Path) -
 
 def test_every_program_is_tested() -> None:
     programs = {path.stem for path in PROGRAMS.glob("*.py") if not path.stem.startswith("_")}
-    own_tests = {"coverage", "information", "power", "traffic"}
-    assert programs == {*QUICK, *HEAVY} | own_tests, "traffic has a test file of its own"
+    assert programs == {*QUICK, *HEAVY, "coverage", "information", "power"}

@@ -26,7 +26,6 @@ from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, WAY
 from bandlens.export.models import save_model
 from bandlens.export.normalization import Normalization
-from bandlens.export.onnx.graph import rename_tensor
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
@@ -125,18 +124,6 @@ def make_model(
     )
     save_model(model, content, {})
     return model
-
-
-def taking_floats(content: bytes) -> bytes:
-    """The ONNX file behind a cast of its input, so that it takes float32."""
-    model = onnx.load_from_string(content)
-    [images] = model.graph.input
-    kind = images.type.tensor_type.elem_type
-    if kind != TensorProto.FLOAT:
-        rename_tensor(model.graph, images.name, "halves")
-        model.graph.node.insert(0, helper.make_node("Cast", [images.name], ["halves"], to=kind))
-        images.type.tensor_type.elem_type = TensorProto.FLOAT
-    return model.SerializeToString()
 
 
 def tune_by_hand(

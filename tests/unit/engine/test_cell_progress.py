@@ -37,7 +37,6 @@ def test_each_cell_gets_its_own_rows_and_three_arrays_are_copied(
         work.columns = [columns(rng, size, labelled) for size in sizes]
         work.times, work.pending = [(0.0, 0.5)] * len(sizes), sum(sizes)
     works[2].error = "it failed"
-    works[3].lanes = 2
     works[4].columns[0][2][1] = np.nan
     expected = [np.concatenate([piece[0] for piece in works[k].columns]) for k in (0, 3)]
     outcomes = flush(np, works)
@@ -45,7 +44,7 @@ def test_each_cell_gets_its_own_rows_and_three_arrays_are_copied(
     first, failed, second, not_finite = outcomes
     assert isinstance(first, Finished)
     assert isinstance(second, Finished)
-    for part, rows, start, seconds in ((first, expected[0], 0, 1.0), (second, expected[1], 30, 0.5)):
+    for part, rows, start, seconds in ((first, expected[0], 0, 1.0), (second, expected[1], 30, 1.0)):
         np.testing.assert_array_equal(part.predictions.predicted, rows)
         assert (part.predictions.label_rank is not None) == labelled
         assert (part.first, part.seconds) == (start, seconds)

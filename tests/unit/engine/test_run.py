@@ -19,7 +19,7 @@ from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, Model, Variant
-from bandlens.engine.backends.base import ALL, Session, arrays_of, lanes_of, open_session, variant_of
+from bandlens.engine.backends.base import ALL, Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import check_labels, make_resources, run
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -82,7 +82,6 @@ class Bench:
         range_seconds: float = 60,
         done: Mapping[str, int] | None = None,
         images: ImageSet | None = None,
-        lanes: int = 1,
     ) -> Outcome:
         outcome = Outcome()
         cells = list(cells)
@@ -92,7 +91,7 @@ class Bench:
             outcome.progress += amount
 
         xp = arrays_of(self.engine)
-        with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch, lanes) as sessions:
+        with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
             resources = make_resources(xp, images or self.images, sessions)
             for outcomes in run(todo, self.grid, resources, range_seconds, advance):
                 outcome.transactions.append([cell_outcome.cell.key for cell_outcome in outcomes])
@@ -116,11 +115,10 @@ def keep(outcome: Outcome, cell_outcome: Finished | Failed) -> None:
 
 
 class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as a function
-    def __init__(self, variants: Iterable[Variant], batch: int, lanes: int = 1) -> None:
+    def __init__(self, variants: Iterable[Variant], batch: int) -> None:
         super().__init__()
         self.opened: dict[Variant, Session] = {
-            variant: self.enter_context(open_session(variant, batch, 1, k % lanes))
-            for k, variant in enumerate(variants)
+            variant: self.enter_context(open_session(variant, batch, 1)) for variant in variants
         }
 
     def __enter__(self) -> Any:
@@ -190,7 +188,7 @@ def test_predictions_are_those_of_each_image_by_itself(
 @settings(max_examples=25)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
-    """The batch size, the ranges, the places where cells go on, the other cells and the lanes change nothing."""
+    """The batch size, the ranges, the places where cells go on, and the other cells change nothing."""
     cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=8), label="cells")
     starts = st.one_of(st.just(0), st.integers(0, COUNT))
     done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
@@ -199,7 +197,6 @@ def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, 
         batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
         range_seconds=data.draw(st.sampled_from([0.0, 0.01, 60.0]), label="range"),
         done=done,
-        lanes=data.draw(st.integers(1, lanes_of(bench.engine)), label="lanes"),
     )
     assert not outcome.failed
     assert outcome.columns.keys() == {key for key, start in done.items() if start < COUNT}
@@ -350,7 +347,6 @@ class Fails:
     def __init__(self, session: Session) -> None:
         self.session, self.calls = session, 0
         self.variant, self.info = session.variant, session.info
-        self.lane, self.normalization = session.lane, session.normalization
         self.rows: list[slice] = []
 
     def infer(self, images: Any, rows: slice = ALL) -> Any:

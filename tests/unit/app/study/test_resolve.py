@@ -60,8 +60,7 @@ def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
         "gpu": "H100",
         "batch": batch,
     }
-    identity |= {"refit": False, "settings": "tiling", "trt_plan_version": 2}
-    identity |= {"normalized": False, "built_from": model.sha256} | changed
+    identity |= {"settings": "tiling", "trt_plan_version": 2, "built_from": model.sha256} | changed
     file = model.path.parent / "plans" / f"{identity['name']}.fp32.b{batch}.0123abcd.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(identity))
@@ -92,12 +91,6 @@ def test_the_batch_is_that_of_the_plans_that_most_models_have(models: list[Model
     assert batch_of(tmp_path, engine="tensorrt") == 128, "the larger of two"
     assert batch_of(tmp_path, engine="tensorrt", batch=8) == 8
     assert batch_of(tmp_path, engine="torch-cuda") == 256, "it has no plans"
-
-
-def test_a_refittable_plan_counts_for_every_model(models: list[Model], tmp_path: Path) -> None:
-    describe_plan(models[0], 64)
-    describe_plan(models[0], 96, name="refit", refit=True, built_from="structure")
-    assert batch_of(tmp_path, engine="tensorrt") == 96
 
 
 @pytest.mark.parametrize("changed", [{"built_from": "0" * 64}, {"precision": "fp16"}], ids=str)
@@ -241,34 +234,6 @@ def test_a_damaged_tuning_is_not_taken_and_named(
     caplog.clear()
     assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
     assert not caplog.messages
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [*(("lanes", lanes) for lanes in (0, -1, "2", 1.5, True)), ("normalized", 1), ("normalized", "no")],
-)
-@pytest.mark.usefixtures("models", "no_gpu")
-def test_a_tuning_of_no_number_of_networks_or_no_yes_or_no_is_damaged(
-    tmp_path: Path, key: str, value: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING, "bandlens")
-    file = tune_by_hand(tmp_path / "models")
-    table = json.loads(file.read_text())
-    table["fp32"]["rates"][0][key] = value
-    file.write_text(json.dumps(table))
-    assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
-    assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
-
-
-@pytest.mark.usefixtures("models", "no_gpu")
-def test_a_rate_of_more_networks_than_an_engine_runs_at_a_time_is_not_taken(tmp_path: Path) -> None:
-    rates = {("onnxruntime", 16): 50.0, ("onnxruntime", 64): 20.0, ("openvino", 16): 40.0}
-    file = tune_by_hand(tmp_path / "models", rates)
-    table = json.loads(file.read_text())
-    table["fp32"]["rates"][0]["lanes"] = 2
-    file.write_text(json.dumps(table))
-    assert tuned(tmp_path)[:2] == ("openvino", 16)
-    assert tuned(tmp_path, engine="onnxruntime")[:2] == ("onnxruntime", 64)
 
 
 @pytest.mark.usefixtures("models", "no_gpu")

@@ -156,11 +156,11 @@ def package(folder: Path, content: str | None, name: str, monkeypatch: pytest.Mo
     if content is not None:
         (folder / name / "__init__.py").write_text(content)
     monkeypatch.syspath_prepend(folder)
-    return Library("Some Library", ("bandlens_missing_library", name), "gpu", "reinstall it")
+    return Library("Some Library", name, "gpu", "reinstall it")
 
 
 def test_a_library_that_is_not_installed() -> None:
-    library = Library("Some Library", ("bandlens_missing_library",), "gpu", "reinstall it")
+    library = Library("Some Library", "bandlens_missing_library", "gpu", "reinstall it")
     with pytest.raises(EngineError, match=r"^Some Library is not installed; run: pip install 'bandlens\[gpu\]'$"):
         load(library)
 
@@ -200,7 +200,7 @@ def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
     module = ModuleType("tensorrt")
     vars(module).update(ILogger=Logger, Builder=builder)
     with pytest.raises(EngineError, match=r"cannot be used \(createInferBuilder: Error Code 6 \(CUDA init") as caught:
-        try_builder(module, TENSORRT)
+        try_builder(module)
     assert TENSORRT.mend in str(caught.value)
 
 
