@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .app.api.results import stored_study as stored_study
     from .app.api.results import vacuum as vacuum
     from .app.api.studies import gate as gate
-    from .app.api.studies import gate_release as gate_release
+    from .app.api.studies import gate_precision as gate_precision
     from .app.api.studies import import_predictions as import_predictions
     from .app.api.studies import plan as plan
     from .app.api.studies import power as power
@@ -122,7 +122,7 @@ _LATER = {
         "measure merge open open_query rename_study report stored_study vacuum"
     ),
     ".app.api.studies": (
-        "gate gate_release import_predictions plan power rebuild run run_progress study_text verify write_study"
+        "gate gate_precision import_predictions plan power rebuild run run_progress study_text verify write_study"
     ),
     ".app.console": "progress",
     ".app.export": "Backbone Lowering MultiLabel lower",

@@ -4,7 +4,7 @@ A release answers 30 % of the images anew under each of 52 conditions, and has a
 before, or, in one condition of every second release, 5 points less. Images are as hard under one condition as under the
 others, so that the rows of a table are correlated. Accuracy without perturbation is equal.
 
-Then the time of `bandlens.gate_release` on stored predictions of two releases, and its verdicts.
+Then the time of `bandlens.gate` on stored predictions of two releases, and its verdicts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from store import CONDITIONS, SESSION, all_cells, images
 
 import bandlens
+from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.comparison.release import ReleasePair, decide
-from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
 from bandlens.core.records import Finished, Predictions
 
@@ -93,7 +93,7 @@ def main() -> None:
             "seconds for a table with 1,000 classes": {"slices": ["class"]},
         }
         for what, thresholds in variants.items():
-            gate = timed(lambda thresholds=thresholds: bandlens.gate_release("v2", "v1", db, **thresholds))
+            gate = timed(lambda thresholds=thresholds: bandlens.gate("v2", "v1", db, **thresholds))
             ratio(what, [gate() for _ in range(options.repeats)], "5 s" if not thresholds else "none")
 
 

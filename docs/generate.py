@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from bandlens.analysis.comparison import verdicts
+from bandlens.analysis.comparison import gates
 from bandlens.analysis.database.open import open_store
 from bandlens.app import cli
 from bandlens.app.cli import app
@@ -159,7 +159,7 @@ How are the intervals, tests and coefficients made that `bandlens compare`, `cor
 def study() -> str:
     """Every key of a study file."""
     keys = _described_fields(study_file, "Study")
-    limits = _described_fields(verdicts, "Limits")
+    limits = _described_fields(gates, "Limits")
     return STUDY.format(keys=_rows(keys, study_file.KEYS), limits=_rows(limits, list(limits)))
 
 

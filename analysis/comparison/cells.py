@@ -45,6 +45,11 @@ DIFFERS_IN = pl.concat_str(
     ignore_nulls=True,
 ).replace("", None)
 """The reasons for which two matched cells differ, in words; null where there is none."""
+PRINTS = """
+SELECT cell, sum(hash(image_index, predicted, label_rank, confidence, best_rank)::HUGEINT)::VARCHAR AS print
+FROM prediction WHERE cell IN (SELECT unnest($1::INTEGER[])) GROUP BY cell
+"""
+"""A number of each cell that is the same in two databases where all of its predictions are."""
 DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""
 CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
@@ -115,7 +120,7 @@ class Compared:
     cells: pl.DataFrame
     """The columns of CELLS, for each cell that both runs have and that is not one and the same."""
     same: int
-    """Cells that are one and the same row of one database."""
+    """Cells that are one and the same, by `match_cells`."""
     only_a: pl.DataFrame
     """The columns of MATCH and cycles, for cells that only A has."""
     only_b: pl.DataFrame
@@ -134,9 +139,9 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = read_cells(a), read_cells(b)
-    matched, same = match_cells(a, b, cells_a, cells_b)
+    matched = match_cells(a, b, cells_a, cells_b)
     rows = [pl.DataFrame(schema=CELLS)]
-    for _, group in matched.group_by("checkpoint", "image_set", maintain_order=True):
+    for _, group in matched.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
         rows.append(_compare_group(a, b, group))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
@@ -149,18 +154,32 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     ).with_columns(pl.when(pl.col("detectable") <= 1).then("detectable"))
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
-        same,
+        int(matched["same"].sum()),
         cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         replaced_conditions(cells_a, cells_b),
     )
 
 
-def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The cells that belong together, columns of B with the ending _b; and how many more are one and the same row."""
+def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
+    """The cells that belong together, columns of B with the ending _b; `same` where they are one and the same.
+
+    These have the same key and the same predictions: they are a row of one database, or stand in both.
+    """
     matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
-    same = (pl.col("cell") == pl.col("cell_b")) & (a.store.path.resolve() == b.store.path.resolve())
-    return matched.filter(~same), len(matched.filter(same))
+    if a.store.path.resolve() == b.store.path.resolve():
+        return matched.with_columns(same=pl.col("cell") == pl.col("cell_b"))
+    equal, same = matched.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
+    # Without labels, what is right depends on the clean predictions, too.
+    for column in ("cell", "clean_cell"):
+        prints_a, prints_b = (
+            dict(run.store.frame(PRINTS, [equal[name].drop_nulls().unique().to_list()]).rows())
+            for run, name in ((a, column), (b, f"{column}_b"))
+        )
+        print_a = pl.col(column).replace_strict(prints_a, default=None, return_dtype=pl.String)
+        print_b = pl.col(f"{column}_b").replace_strict(prints_b, default=None, return_dtype=pl.String)
+        same &= print_a.eq_missing(print_b)
+    return matched.with_columns(same=same)
 
 
 def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
@@ -213,9 +232,11 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
 def read_cells(run: Run) -> pl.DataFrame:
     """The complete cells of a run under the comparison's names, with the columns that `pair_cells` takes."""
     cells = run.store.frame(
-        "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "  # noqa: S608 - made of constants
+        "SELECT cell.id AS cell, cell.key, "  # noqa: S608 - made of constants
+        "detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
         "detail.parameters::VARCHAR AS parameters, detail.cycles, detail.labelled, detail.itself, detail.clean_cell, "
-        "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
+        "model_sha256 AS model, image_set.digest, image_set.count::BIGINT AS n, condition.digest AS condition, "
+        "cell.engine, cell.precision, "
         "cell.decision_space, cell.seed "
         "FROM study_detail_of(?) AS detail JOIN cell ON cell.id = detail.cell "
         "JOIN checkpoint ON checkpoint.id = checkpoint_id JOIN image_set ON image_set.id = image_set_id "

@@ -13,7 +13,7 @@ A row has two tests, with the margin M of the loss, or the limit L of negative f
 
 Holm's correction takes in all rows, at 0.025 for each side: the chance is at most 5 % that a table has any row that
 fails without a loss, or passes with a loss of M. A loss that is surely below M passes. For an undecided row `needed`
-images would decide at the level 0.025 / rows.
+images would decide at the level 0.025 / rows. Cells that are one and the same pass without a test.
 
 The worst loss is the one whose interval begins highest. To hold for whichever row is chosen, its interval reaches as
 many standard errors to both sides as 95 % of the largest |T| of all rows are below (multiplier bootstrap, Chernozhukov,
@@ -42,15 +42,15 @@ from ..statistics.coefficients import holm
 from ..statistics.paired import paired_difference, sums_by_cluster
 from ..statistics.wilson import p_above, student, wilson
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
-from .gate import flip_share, images_for_difference, images_for_share, two_digits
+from .gates import ROWS, SAME, Gated, Limits, in_words, name_limit
 from .measures import Side, by_condition
-from .verdicts import Limits, in_words, name_limit
+from .precision import flip_share, images_for_difference, images_for_share, two_digits
 
 LEVEL = ALPHA / 2
 """The chance of a wrong pass anywhere in a table, and that of a wrong failure."""
 DRAWS = 2000
 """Draws of the largest statistic."""
-BLOCK = 4_000_000
+BLOCK_NUMBERS = 4_000_000
 """Numbers in the largest array of draws."""
 FLIPS = "negative flips"
 """The name that their rows have in the column of measures."""
@@ -129,17 +129,17 @@ class ReleasePair:
         return where.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())
 
     def largest(self, slices: Iterable[tuple[str, Whole]], seed: int) -> Floats:
-        """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has the same g in all of them."""
+        """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has one weight in all of them."""
         distinct, cluster = np.unique(self.clusters, return_inverse=True)
         largest = np.zeros(DRAWS)
-        statistics = [matrix for _, images in slices for matrix in self._statistics(images, cluster)]
-        random, size = np.random.default_rng(seed), max(1, BLOCK // len(distinct))
+        contributions = [matrix for _, images in slices for matrix in self._contributions(images, cluster)]
+        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(distinct))
         for first in range(0, DRAWS, size):
             block = largest[first : first + size]
-            g = random.standard_normal((len(block), len(distinct)), np.float32)
-            for places, per_cluster in statistics:
-                drawn = (g if len(places) == len(distinct) else g[:, places]) @ per_cluster
-                np.maximum(block, np.abs(drawn).max(axis=1, initial=0), out=block)
+            weights = random.standard_normal((len(block), len(distinct)), np.float32)
+            for places, per_cluster in contributions:
+                statistics = (weights if len(places) == len(distinct) else weights[:, places]) @ per_cluster
+                np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
         return largest
 
     def _losses(self, images: Whole) -> Iterator[tuple[str, Floats, tuple[Floats, Floats], Whole]]:
@@ -151,8 +151,8 @@ class ReleasePair:
                 d = JUDGED[measure].shown.sense * (values[0] - values[1])
                 yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
 
-    def _statistics(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
-        """Clusters, ascending, and what each of them adds to T for g = 1, (clusters, conditions)."""
+    def _contributions(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
+        """Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
         for _, d, _, counted in self._losses(images):
             sums, sizes, places = sums_by_cluster(d, cluster[counted])
             compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
@@ -200,39 +200,15 @@ def worst_loss(rows: pl.DataFrame, largest: Floats) -> dict[str, Any] | None:
     return tested.select(ROWS).row(row, named=True) | ends
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
-    """A table of verdicts on a release."""
-
-    label: str
-    """Which run is judged against which."""
-    rows: pl.DataFrame
-    """A row for each cell that differs, slice and measure: the columns of ROWS."""
-    worst: Mapping[str, Any] | None
-    """The row of the worst loss, whose interval allows for its having been chosen; None where none has an interval."""
-    limits: Limits
-    same: int
-    """Cells that are one and the same row of one database, and have no rows."""
-    lacking: str
-    """Cells that only one of the two has, in words; empty where there are none."""
-    differs_in: str
-    """Things that differ between the judged cells, such as weights or images, in words; empty where nothing does."""
-
-
-ROWS = (
-    *(*MATCH, "cycles", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
-    *("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "differs_in", "cell"),
-)
-"""Columns of the rows of a release; `cell` is cell.id of this release."""
 SCHEMA = (
     dict.fromkeys([*ROWS, "variance", "effect", "centre", "error", "freedom"], pl.Float64)
-    | dict.fromkeys([*MATCH, "slice", "measure", "verdict", "differs_in"], pl.String)
-    | {"n": pl.Int64, "cell": pl.Int32}
+    | dict.fromkeys([*MATCH, "slice", "measure", "verdict", "differs_in", "note"], pl.String)
+    | {"n": pl.Int64, "needed": pl.Int64, "cell": pl.Int32}
 )
 """Columns of a table without rows, and of what its verdicts are made of."""
 
 
-def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Released:
+def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Gated:
     """Judge the cells of `b` against the matching ones of `a`, the release before. `advance` gets numbers of cells.
 
     Raises UsageError where the two are one and the same, have no cell in common, or a limit names what they lack.
@@ -240,23 +216,27 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     check_names(limits)
     label = f"{b.name_beside(a)} against {a.name_beside(b)}"
     if (a.store.path.resolve(), a.label, a.value) == (b.store.path.resolve(), b.label, b.value):
-        raise UsageError(f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION")
-    cells_a, cells_b = (_chosen(run, limits) for run in (a, b))
-    judged, same = match_cells(a, b, cells_a, cells_b)
-    if judged.is_empty() and not same:
-        raise UsageError(f"{label}: no cell in common, since {_lacking(cells_a, cells_b, a.name)}")
+        raise UsageError(
+            f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION, or judge a "
+            "precision: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
+        )
+    cells_a, cells_b = (_select_cells(run, limits) for run in (a, b))
+    matched = match_cells(a, b, cells_a, cells_b)
+    if matched.is_empty():
+        raise UsageError(f"{label}: no cell in common, since {_absence_in_words(cells_a, cells_b, a.name)}")
     side_a = Side.from_run(a, PredictionReader(a.store))
     side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
-    frames, largest, kinds = [], np.zeros(DRAWS), set[str]()
+    judged = matched.filter(~pl.col("same"))
+    frames, largest, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
     for (checkpoint, image_set), group in judged.group_by("checkpoint", "image_set", maintain_order=True):
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
-        kinds |= {kind for kind, of_kind in slices_by_kind.items() if of_kind}
+        kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
         slices = [*chain.from_iterable(slices_by_kind.values())]
         frames.append(pair.rows(slices, limits))
         # Checkpoints on the same images share the draws of these.
         np.maximum(largest, pair.largest(slices, int(group["digest"][0][:8], 16)), out=largest)
         advance(len(group))
-    rows = decide(pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=SCHEMA))
+    rows = decide(pl.concat(frames, how="diagonal"))
     if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
         raise UsageError(
             f"{label}: no image has a number of {', '.join(absent)}; leave it out of {name_limit('measures')}"
@@ -264,9 +244,27 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
         raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of {name_limit('slices')}")
     sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
-    lacking = "; ".join(filter(None, (_alone(*side) for side in sides)))
-    differs_in = ", ".join(rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
-    return Released(label, rows.select(ROWS), worst_loss(rows, largest), limits, same, lacking, differs_in)
+    lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
+    flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
+    rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
+    table = pl.concat([rows.select(ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal")
+    return Gated(label, table, rule, worst=worst_loss(rows, largest), lacking=lacking)
+
+
+def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
+    """Rows of cells that are one and the same, which pass: they lose nothing, whatever a measure makes of them."""
+    nothing = dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), pl.lit(0.0))
+    words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": SAME}
+    rows = cells.select(
+        *MATCH,
+        CYCLES,
+        "n",
+        margin=pl.lit(limits.margin, pl.Float64),
+        cell="cell_b",
+        **nothing,
+        **{name: pl.lit(text) for name, text in words.items()},
+    )
+    return pl.concat([pl.DataFrame(schema={name: SCHEMA[name] for name in ROWS}), rows], how="diagonal_relaxed")
 
 
 def check_names(limits: Limits) -> None:
@@ -281,14 +279,14 @@ def _check_known(key: str, names: Iterable[str], known: Collection[str]) -> None
             raise UnknownName(f"name in {name_limit(key)}", name, known)
 
 
-def _chosen(run: Run, limits: Limits) -> pl.DataFrame:
+def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
     """The cells of a run that the limits name; UnknownName for a condition that it does not have."""
     cells = read_cells(run).filter(~pl.col("itself"))
     _check_known("conditions", limits.conditions, cells["probe"].unique(maintain_order=True).to_list())
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
 
-def _lacking(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
+def _absence_in_words(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
     """The checkpoints, image sets and probes of B that A lacks, and those that it has instead, in words."""
     words = [
         f"{_column(column)} {some_of(absent)} (it has {some_of(cells_a[column].unique(maintain_order=True)) or 'none'})"
@@ -297,7 +295,7 @@ def _lacking(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
     return f"{name} lacks {' and '.join(words) or 'these conditions'}"
 
 
-def _alone(name: str, cells: pl.DataFrame, other_cells: pl.DataFrame) -> str:
+def _rest_in_words(name: str, cells: pl.DataFrame, other_cells: pl.DataFrame) -> str:
     """The number of cells of a run that another lacks, and of which checkpoints, image sets and probes they are."""
     alone = cells.join(other_cells, on=MATCH, how="anti", maintain_order="left")
     if alone.is_empty():

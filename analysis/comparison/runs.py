@@ -23,7 +23,7 @@ class Comparison:
     a: str
     b: str
     same: int
-    """Cells that are one and the same row of one database."""
+    """Cells that are one and the same in both."""
     cells: pl.DataFrame
     """The other ones that both runs have."""
     curves: pl.DataFrame

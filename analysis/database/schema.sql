@@ -242,7 +242,7 @@ CREATE TABLE precision_gate (
     max_difference DOUBLE NOT NULL,
     decided TIMESTAMPTZ NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate` on two cells that differ in precision or engine only';
+COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate precision` on two cells that differ in precision or engine only';
 
 CREATE TABLE release_verdict (
     study INTEGER NOT NULL,
@@ -266,7 +266,7 @@ CREATE TABLE release_verdict (
     differs_in VARCHAR,
     decided TIMESTAMPTZ NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE release_verdict IS 'The last verdicts of `bandlens gate --against` on a version of a study';
+COMMENT ON TABLE release_verdict IS 'The last verdicts of `bandlens gate` on a version of a study';
 
 CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
 COMMENT ON TABLE published IS 'Figures of a published study, as imported';

@@ -14,10 +14,9 @@ from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
 
 if TYPE_CHECKING:
-    from ...analysis.comparison.release import Released
+    from ...analysis.comparison.gates import Gated
     from ..imported import Imported
     from ..study.file import Study
-    from ..study.gate import Gated
     from ..study.plan import Plan
     from ..study.progress_file import RunProgress
     from ..study.record import Summary
@@ -212,8 +211,51 @@ def run_progress(db: File = RESULTS) -> list[RunProgress]:
 
 def gate(
     study: Study | File,
-    reference: str = "fp32",
+    against: str = "",
+    db: File = RESULTS,
+    *,
+    margin: float | None = None,
+    flips: float | None = None,
+    slices: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Gated:
+    """Find out whether a release answers no worse than the one before it.
+
+    Each condition passes, fails or is undecided. Predictions that lack are run first; verdicts are kept in the view
+    `release_gate`. The limits are those of the study's table [gate], unless others are named.
+
+    Args:
+        study: a study, as file; or one that was run, as name or name@version.
+        against: the release before it: name or name@version in the database, or another database.
+        db: the results database of the study.
+        margin: the loss that a release has to stay below; by default the study's, or 0.01.
+        flips: the largest share of negative flips; by default the study's, or any.
+        slices: judge by `class`, or `attribute`, too.
+        progress: shows how far it is.
+
+    Raises UsageError where there is nothing to compare, or a limit makes no sense.
+    """
+    from ...analysis.comparison.gates import name_limit
+    from ..study.file import Study, check_limit
+    from ..study.gate import gate_study_release
+
+    if not against:
+        raise UsageError(
+            "a gate judges a release by the one before it: --against NAME, or another database; or a precision by "
+            "another: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
+        )
+    thresholds = {"margin": margin, "negative_flips": flips, "slices": list(slices) or None}
+    limits = {key: value for key, value in thresholds.items() if value is not None}
+    for key, value in limits.items():
+        check_limit(name_limit(key), value, key)
+    is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
+    return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), limits, progress)
+
+
+def gate_precision(
+    study: Study | File,
     candidate: str | None = None,
+    reference: str = "fp32",
     db: File = RESULTS,
     *,
     checkpoints: Sequence[str] = (),
@@ -222,16 +264,21 @@ def gate(
 ) -> Gated:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
 
+    The limits are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Verdicts are kept in the view
+    `gate`. At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images.
+    What passes on them may be run on all.
+
     Args:
         study: what to run.
-        reference: what is trusted: a precision of the study's engine, or ENGINE:PRECISION.
-        candidate: what is in question, likewise; by default the study's precision.
-        db: the results database, which keeps the rows in the view `gate`.
+        candidate: what is in question: a precision of the study's engine, or ENGINE:PRECISION; by default the study's
+            precision.
+        reference: what is trusted, likewise.
+        db: the results database.
         checkpoints: some of the study's, instead of all.
         images: so many of each set, drawn from all classes evenly; 0 takes all.
         progress: shows how far it is.
     """
-    from ..study.gate import gate_study
+    from ..study.gate import gate_study_precision
 
     read = read_study(study)
     read = replace(
@@ -239,38 +286,7 @@ def gate(
         checkpoints=list(checkpoints) or read.checkpoints,
         limit=min(filter(None, (read.limit, images)), default=0),
     )
-    return gate_study(read, Path(db), reference, candidate or read.precision, progress=progress)
-
-
-def gate_release(
-    study: Study | File,
-    against: str,
-    db: File = RESULTS,
-    *,
-    progress: Progress = silent,
-    **thresholds: Any,
-) -> Released:
-    """Find out whether a model answers no worse than the release before it: pass, fail or undecided, row by row.
-
-    Args:
-        study: what to run where predictions lack; or a study of the database, name or name@version.
-        against: the release before it: name or name@version in the database, or another database.
-        db: the results database of the study, which keeps the rows in the view `release_gate`.
-        progress: shows how far it is.
-        thresholds: in place of those of the study's table [gate]: margin, negative_flips, measures, conditions, slices.
-
-    Raises UsageError where there is nothing to compare, or a threshold makes no sense.
-    """
-    from ...analysis.comparison.verdicts import LIMITS_OF_RELEASES, name_limit
-    from ..study.file import Study, check_limit
-    from ..study.gate import gate_study_release
-
-    for key, value in thresholds.items():
-        if key not in LIMITS_OF_RELEASES:
-            raise UnknownName("threshold of a release", key, LIMITS_OF_RELEASES)
-        check_limit(name_limit(key), value, key)
-    is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
-    return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), thresholds, progress)
+    return gate_study_precision(read, Path(db), reference, candidate or read.precision, progress=progress)
 
 
 def rebuild(

@@ -80,7 +80,7 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         note(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
     if planned.gate_predictions:
         note(
-            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs "
+            f"`bandlens gate precision` takes {GATE_IMAGES:,} images of each set at most, and runs "
             f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
             "(--images 0) it takes longer than the study itself"
         )

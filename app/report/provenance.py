@@ -7,7 +7,7 @@ import json
 import polars as pl
 
 from ...analysis.charts.grammar import vega_lite_version
-from ...analysis.comparison.verdicts import count_verdicts
+from ...analysis.comparison.gates import count_verdicts
 from .data import ReportData
 from .page import cell
 from .sections import Section, Table

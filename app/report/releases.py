@@ -1,10 +1,10 @@
-"""The section of releases: the verdicts of `bandlens gate --against` on the study."""
+"""The section of releases: the verdicts of `bandlens gate` on the study."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from ...analysis.comparison.verdicts import VERDICTS, count_verdicts
+from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from .data import ReportData
 from .sections import Section, Table
 

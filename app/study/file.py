@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from ...analysis.comparison.verdicts import Limits
+from ...analysis.comparison.gates import Limits
 from ...core.errors import UnknownName, UsageError
 from ...core.threads import processors
 from ...core.untrusted import read_text, without_secrets

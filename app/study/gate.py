@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from ...analysis.comparison.cells import MATCH, Run, two_of
-from ...analysis.comparison.gate import gate_cells
-from ...analysis.comparison.release import Released, check_names, gate_release
-from ...analysis.comparison.verdicts import Limits
+from ...analysis.comparison.gates import Gated, Limits
+from ...analysis.comparison.precision import gate_precision
+from ...analysis.comparison.release import check_names, gate_release
 from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.store import Store
 from ...analysis.database.studies import earlier_label, study_label
@@ -25,21 +23,12 @@ from ...engine.tasks import by_attack
 from ..console import log
 from .file import Study, stored_limits
 from .progress_file import keep_progress
-from .record import Summary, class_names, reuse_predictions, stored_images
+from .record import class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
 from .run import run_study, run_whole
 
 
-@dataclass(frozen=True, slots=True)
-class Gated:
-    ran: Summary
-    rows: pl.DataFrame
-    """Rows of the view `gate`, one for each checkpoint, image set and condition that both precisions have."""
-    limits: Limits
-    """The limits of the study's table [gate], which the verdicts are by."""
-
-
-def gate_study(
+def gate_study_precision(
     study: Study,
     database: Path,
     reference: str,
@@ -57,9 +46,12 @@ def gate_study(
     works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
     # A finished file of another precision runs at its own, whichever is asked for.
-    pairs = [pair for pair in zip(works[0].cells, works[1].cells, strict=True) if pair[0] != pair[1]]
-    if not pairs:
-        raise UsageError(f"{names[0]} would be compared with itself; name another: --candidate ENGINE:PRECISION")
+    pairs = list(zip(works[0].cells, works[1].cells, strict=True))
+    if all(cell == counterpart for cell, counterpart in pairs):
+        raise UsageError(
+            f"{names[0]} would be compared with itself; name another: --candidate ENGINE:PRECISION, or judge a "
+            "release: bandlens gate STUDY --against NAME"
+        )
     arrays = [engine_of(work.study.engine).arrays for work in works]
     if arrays[0] != arrays[1]:
         raise UsageError(
@@ -82,7 +74,7 @@ def gate_study(
         )
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            return Gated(ran, gate_cells(store, pairs, study.gate, advance), study.gate)
+            return replace(gate_precision(store, ran.label, pairs, study.gate, advance), ran=ran.numbers)
 
 
 def _resolved(study: Study, option: str, text: str) -> Work:
@@ -95,46 +87,45 @@ def _resolved(study: Study, option: str, text: str) -> Work:
 
 
 def gate_study_release(
-    study: Study | str, against: str, database: Path, thresholds: Mapping[str, Any], progress: Progress = silent
-) -> Released:
-    """Judge a release as `api.studies.gate_release` describes it; what lacks of a `Study` is run first.
+    study: Study | str, against: str, database: Path, limits: Mapping[str, Any], progress: Progress = silent
+) -> Gated:
+    """Judge a release as `api.studies.gate` describes it; what lacks of a `Study` is run first.
 
-    Two runs of a single checkpoint each are compared whatever their checkpoints are called. Raises UsageError where
-    there is nothing to compare, BandlensError where a cell failed, StoreError for a database that cannot be read.
+    `limits` stand in place of the study's. Two runs of a single checkpoint each are compared whatever their checkpoints
+    are called. Raises UsageError where there is nothing to compare, BandlensError where a cell failed, StoreError for a
+    database that cannot be read.
     """
     name, other_database = study if isinstance(study, str) else study.name, names_database(against)
     with open_store(Path(against) if other_database else database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
         label_a = earlier_label(store, against, name.partition("@")[0])
-    label_b = None
+    ran = None
     if isinstance(study, Study):
-        check_names(replace(study.gate, **thresholds))  # before what may run for hours
-        label_b = run_study(resolve(study, database), database, progress=progress).raise_failures().label
+        check_names(replace(study.gate, **limits))  # before what may run for hours
+        ran = run_study(resolve(study, database), database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
         apart = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if apart else store_b
-        run_a, run_b = Run(store_a, label_a), Run(store_b, label_b or study_label(store_b, name))
-        limits = replace(study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label), **thresholds)
-        _refuse_unfinished(run_b, limits, against)
+        run_a, run_b = Run(store_a, label_a), Run(store_b, ran.label if ran else study_label(store_b, name))
+        stored = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
+        _refuse_unfinished(run_b, replace(stored, **limits), against)
         names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
         if len(names_a) == len(names_b) == 1 and names_a != names_b:
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
-            released = gate_release(run_a, run_b, limits, advance)
+            gated = gate_release(run_a, run_b, replace(stored, **limits), advance)
         before = f"{run_a.label} of {relative_path(store_a.path, database)}" if apart else run_a.label
-    _keep_verdicts(database, run_b.label, before, released)
-    return released
-
-
-def _keep_verdicts(database: Path, label: str, before: str, released: Released) -> None:
-    """Store the verdicts; where the database cannot be written, a line says so and the answer stands all the same."""
-    rows = released.rows.drop(*MATCH, "cycles")
     try:
         with open_store(database) as store:
-            store.write_release(label, before, rows)
+            store.write_release(run_b.label, before, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
+    return replace(gated, ran=ran.numbers) if ran else gated
+
+
+NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")
+"""Columns of a row that its cell has, or that stand in no verdict on a release."""
 
 
 def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...analysis.comparison.verdicts import not_passed
+from ...analysis.comparison.gates import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, EngineError, quoted, some_of
@@ -88,8 +88,8 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     variant = work.cells[0].variant
     message = (
         f"{variant.engine} {variant.precision} has not passed the precision gate for {missing} of {total} pairs of "
-        f"checkpoint and condition; see: bandlens gate STUDY.toml --candidate {variant.engine}:{variant.precision} "
-        f"--db {quoted(store.path)}"
+        "checkpoint and condition; see: bandlens gate precision STUDY.toml --candidate "
+        f"{variant.engine}:{variant.precision} --db {quoted(store.path)}"
     )
     if required:
         raise BandlensError(message)

@@ -30,7 +30,8 @@ PROCESSOR_SECONDS = 10
 MEGABYTES = 1000
 ARGUMENTS = {
     "plan": "study.toml",
-    "gate": "study.toml --candidate openvino:fp32",
+    "gate precision": "study.toml --candidate openvino:fp32",
+    "gate release": "study.toml --against s",
     "run": "study.toml",
     "analyze": "",
     "report": "",

@@ -184,7 +184,7 @@ COMMANDS = [
     ["correlate"],
     ["plan", "study.toml"],
     ["run", "study.toml"],
-    ["gate", "study.toml", "--candidate", "openvino:fp32"],
+    ["gate", "precision", "study.toml", "--candidate", "openvino:fp32"],
     ["merge", "sound.duckdb", "--out", "merged.duckdb"],
 ]
 

@@ -52,10 +52,10 @@ def int8(made: Path) -> None:
 @pytest.mark.usefixtures("int8")
 def test_a_precision_that_answers_the_same_passes_and_may_be_run(command: Command, place: Path) -> None:
     study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
-    answer = command("gate", study, *REFERENCE, "--db", db)
+    answer = command("gate", "precision", study, *REFERENCE, "--db", db)
     assert (answer.code, answer.err) == (0, "")
-    assert "openvino:int8 against onnxruntime:fp32: ran 6 of 6 cells, 240 predictions" in answer.out
-    assert answer.out.endswith("3 of 3 gates pass\n")
+    assert "ran 6 of 6 cells, 240 predictions" in answer.out
+    assert "openvino:int8 against onnxruntime:fp32: 3 pass, 0 fail, 0 undecided" in answer.out
     rows = ask(db, "SELECT checkpoint, image_set, probe, cutoff, n, verdict FROM gate ORDER BY cutoff NULLS FIRST")
     assert rows == [
         ("one", "images.set", probe, cutoff, COUNT, "pass")
@@ -70,19 +70,17 @@ def test_a_precision_that_answers_the_same_passes_and_may_be_run(command: Comman
 @pytest.mark.usefixtures("int8")
 def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(command: Command, place: Path) -> None:
     study, db = gated_study(place, "one", "two", precision="int8"), place / "r.duckdb"
-    answer = command("gate", study, *REFERENCE, "--db", db)
+    answer = command("gate", "precision", study, *REFERENCE, "--db", db)
     assert answer.code == 1
     (line,) = answer.err.splitlines()
-    assert line.startswith("bandlens: openvino:int8 against onnxruntime:fp32: 3 of 6 gates fail, up to ")
-    assert line.endswith("run the study at a precision that passes")
-    assert "3 of 6 gates pass; these do not:" in answer.out
-    shown = answer.out.split("these do not:")[1]
+    assert line.startswith("bandlens: openvino:int8 against onnxruntime:fp32: 3 pass, 3 fail, 0 undecided; a row that")
+    shown = answer.out.split("Rows that do not pass")[1]
     assert "two" in shown
     assert "one" not in shown
 
     warning = (
         "openvino int8 has not passed the precision gate for 3 of 6 pairs of checkpoint and condition; see: "
-        f"bandlens gate STUDY.toml --candidate openvino:int8 --db {db}\n"
+        f"bandlens gate precision STUDY.toml --candidate openvino:int8 --db {db}\n"
     )
     refused = command("run", study, "--db", db, "--require-gate")
     assert (refused.code, refused.out, refused.err) == (1, "", f"bandlens: {warning}")
@@ -95,7 +93,7 @@ def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(comman
 @pytest.mark.usefixtures("int8")
 def test_json_holds_every_row(command: Command, place: Path) -> None:
     study = gated_study(place, "one", "two", precision="int8")
-    answer = command("gate", study, *REFERENCE, "--db", place / "r.duckdb", "--format", "json")
+    answer = command("gate", "precision", study, *REFERENCE, "--db", place / "r.duckdb", "--format", "json")
     assert answer.code == 1
     summary = json.loads(answer.out)
     assert (summary["cells"], summary["ran"], summary["predictions"], summary["failed"]) == (12, 12, 12 * COUNT, [])
@@ -104,13 +102,13 @@ def test_json_holds_every_row(command: Command, place: Path) -> None:
     assert (first["checkpoint"], first["pass"], first["fail"], first["undecided"]) == ("one", 3, 0, 0)
     assert (second["checkpoint"], second["pass"], second["fail"], second["undecided"]) == ("two", 0, 3, 0)
     assert second["worst_flips"] == max(row["flips"] for row in summary["rows"])
-    assert {"reference", "candidate", "p", "needed", "max_flips", "decided"} <= summary["rows"][0].keys()
+    assert {"measure", "loss", "flips", "flips_low", "needed", "max_flips"} <= summary["rows"][0].keys()
 
 
 @pytest.mark.usefixtures("int8")
 def test_a_gate_on_a_part_of_the_images_counts_for_all_of_them(command: Command, place: Path) -> None:
     study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
-    assert command("gate", study, *REFERENCE, "--images", 30, "--db", db).code == 0
+    assert command("gate", "precision", study, *REFERENCE, "--images", 30, "--db", db).code == 0
     assert ask(db, "SELECT DISTINCT image_set, n FROM gate") == [("images.set", 30)]
     assert command("run", study, "--db", db, "--require-gate").code == 0
     assert ask(db, "SELECT DISTINCT n FROM accuracy") == [(COUNT,)]
@@ -120,7 +118,7 @@ def test_a_gate_on_a_part_of_the_images_counts_for_all_of_them(command: Command,
 def test_the_report_shows_the_gates_of_what_the_study_ran(command: Command, place: Path) -> None:
     db, page = place / "r.duckdb", place / "r.html"
     study, trusted = gated_study(place, "one", precision="int8"), gated_study(place, "one", name="other")
-    for words in (("gate", study, *REFERENCE), ("run", study), ("run", trusted)):
+    for words in (("gate", "precision", study, *REFERENCE), ("run", study), ("run", trusted)):
         assert command(*words, "--db", db).code == 0
     assert command("report", "--db", db, "--study", "study", "--out", page).code == 0
     assert "Precision gates" in page.read_text()

@@ -16,16 +16,16 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.cells import Run, two_of
+from bandlens.analysis.comparison.gates import SAME, Gated, Limits
 from bandlens.analysis.comparison.release import (
     FLIPS,
-    Released,
+    SCHEMA,
     ReleasePair,
     decide,
     gate_release,
     relative_flips,
     worst_loss,
 )
-from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired
@@ -176,10 +176,7 @@ def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
     rng, holds, plain = np.random.default_rng(2), 0, 0
     for _ in range(100):
         pair = simulated(rng, [0.0] * 10, 200)
-        rows = pair.rows(whole(pair), Limits()).with_columns(
-            pl.lit(None).alias(name)
-            for name in ("checkpoint", "image_set", "parameters", "cycles", "differs_in", "cell")
-        )
+        rows = pl.concat([pl.DataFrame(schema=SCHEMA), pair.rows(whole(pair), Limits())], how="diagonal")
         worst = worst_loss(decide(rows), pair.largest(whole(pair), 1))
         assert worst is not None
         holds += worst["loss_low"] <= 0 <= worst["loss_high"]
@@ -225,7 +222,7 @@ def runs(store: Store) -> tuple[Run, Run]:
     return two_of(Run(store, "v1@1"), Run(store, "v2@1"), "checkpoint", "v1", "v2")
 
 
-Gate = Callable[..., Released]
+Gate = Callable[..., Gated]
 
 
 def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> None:
@@ -274,9 +271,9 @@ def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store
 def test_attributes_that_a_set_got_after_the_release_before_name_slices(store: Store, tmp_path: Path) -> None:
     images, rank = image_set(2000, labels=[0] * 2000), np.zeros(2000, int)
     named = replace(images, attributes={("weather", "fog"): np.arange(500)})
-    store_study(store, "v1", images, [part(cell(images), rank, rank)])
+    store_study(store, "v1", images, [part(cell(images, by=model("m")), rank, rank)])
     with open_store(tmp_path / "later.duckdb") as later:
-        store_study(later, "v2", named, [part(cell(named), rank, rank)])
+        store_study(later, "v2", named, [part(cell(named, by=model("m", content="new")), rank, rank)])
         for before, now in ((Run(store, "v1@1"), Run(later, "v2@1")), (Run(later, "v2@1"), Run(store, "v1@1"))):
             rows = gate_release(before, now, Limits(slices=["attribute"])).rows
             assert rows.select("slice", "n").rows() == [("", 2000), ("weather=fog", 500)]
@@ -310,14 +307,38 @@ def test_images_without_labels_are_judged_by_agreement_and_clean_ones_have_no_ro
     assert (row["measure"], row["probe"], row["loss"], row["verdict"]) == ("agreement", "lowpass", 0.2, "fail")
 
 
-def test_cells_that_are_one_and_the_same_have_no_rows(store: Store) -> None:
+def test_cells_that_are_one_and_the_same_pass_in_one_database_and_across_two(store: Store, tmp_path: Path) -> None:
     images = image_set(100, labels=[0] * 100)
     shared = part(cell(images, by=model("a")), [0] * 100, [0] * 100)
     for name, by in (("v1", "old"), ("v2", "new")):
         changed = part(cell(images, by=model("b", content=by)), [0] * 100, [0] * 100)
         store_study(store, name, images, [shared, changed])
-    table = gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
-    assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b"])
+    with open_store(tmp_path / "other.duckdb") as other:
+        store_study(other, "v2", images, [shared, changed])
+        for run in (Run(store, "v2@1"), Run(other, "v2@1")):
+            table = gate_release(Run(store, "v1@1"), run, Limits())
+            assert (table.same, table.rows["checkpoint"].to_list()) == (1, ["b", "a"])
+            row = table.rows.row(1, named=True)
+            assert (row["verdict"], row["note"], row["loss"], row["n"]) == ("pass", SAME, 0, 100)
+            assert row["p_pass"] is None
+            assert table.rows["note"][0] is None
+
+
+def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Path) -> None:
+    """Another machine may answer otherwise, and without labels its clean answers decide, too."""
+    images = image_set(100, labels=[0] * 100)
+    store_study(store, "v1", images, [part(cell(images, by=model("a")), [0] * 100, [0] * 100)])
+    with open_store(tmp_path / "other.duckdb") as other:
+        wrong = [1] + [0] * 99
+        store_study(other, "v2", images, [part(cell(images, by=model("a")), wrong, wrong)])
+        rows = gate_release(Run(store, "v1@1"), Run(other, "v2@1"), Limits()).rows
+        assert rows.select("loss", "note").rows() == [(0.01, None)]
+    unlabelled = image_set(50)
+    answers = [part(cell(unlabelled, setting, by=model("a")), [0] * 50) for setting in SETTINGS[:2]]
+    store_study(store, "u", unlabelled, answers)
+    with open_store(tmp_path / "unlabelled.duckdb") as other:
+        store_study(other, "u", unlabelled, [part(answers[0].cell, [1] * 50), answers[1]])
+        assert gate_release(Run(store, "u@1"), Run(other, "u@1"), Limits()).same == 0
 
 
 @pytest.mark.parametrize(

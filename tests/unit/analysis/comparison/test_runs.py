@@ -196,8 +196,8 @@ def test_labels_in_one_run_only_cannot_be_compared(store: Store, store_b: Store)
 
 def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, store_b: Store) -> None:
     images = image_set(N)
-    for database in (store, store_b):
-        store_study(database, "s", images, [outcome(images, LOW, 0)])
+    for seed, database in enumerate((store, store_b)):
+        store_study(database, "s", images, [outcome(images, LOW, seed)])
     [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert (row["note"], row["difference"]) == ("no clean prediction to agree with", None)
 
@@ -205,9 +205,8 @@ def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, s
 def test_curves_sum_up_their_cells(store: Store, store_b: Store, images: Images) -> None:
     low = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5, 0.9)]
     store_study(store, "s", images, [outcome(images, setting, k) for k, setting in enumerate(low)])
-    store_study(
-        store_b, "s", images, [outcome(images, setting, k, 0.9 if k == 1 else 0.3) for k, setting in enumerate(low)]
-    )
+    worse = [outcome(images, changed(setting), k, 0.9 if k == 1 else 0.3) for k, setting in enumerate(low)]
+    store_study(store_b, "s", images, worse)
     [row] = curves(compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells).rows(named=True)
     assert (row["probe"], row["conditions"], row["different"]) == ("lowpass", 3, 1)
     assert row["at"] == '{"cutoff": 0.5}'

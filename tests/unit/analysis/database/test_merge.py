@@ -20,7 +20,7 @@ from bandlens.analysis.database.merge import GROUPS, IDENTITIES, LEFT_OUT, REFER
 from bandlens.analysis.database.open import open_store
 from bandlens.app.imported import import_predictions
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import StoreError, UsageError
@@ -73,7 +73,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run_study(resolve(Study.read(study)), paths["both"])
     with pytest.raises(KeyboardInterrupt):
         run_study(resolve(Study.read(filtered)), paths["broken_off"], 0, progress=stopped_after(95))
-    gate_study(Study.read(gated), paths["gated"], "fp32", "onnxruntime:fp32")
+    gate_study_precision(Study.read(gated), paths["gated"], "fp32", "onnxruntime:fp32")
     (folder / "labels.csv").write_text("file_name,label\na.png,3\nb.png,4\n")
     (folder / "made.csv").write_text("file_name,predicted_class\na.png,3\nb.png,5\n")
     import_predictions(folder / "made.csv", ["elsewhere"], folder / "labels.csv", paths["gated"])

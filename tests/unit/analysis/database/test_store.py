@@ -407,7 +407,8 @@ def test_a_study_of_an_earlier_database_is_refused_by_every_command(path: Path, 
     )
     for words in (
         ("sql", "FROM study"), ("plan", study), ("run", study), ("analyze",), ("report", "--out", out),
-        ("compare", "s@1", "s"), ("gate", study, "--candidate", "openvino:fp32"), ("verify",), ("correlate",),
+        ("compare", "s@1", "s"), ("gate", "precision", study, "--candidate", "openvino:fp32"), ("verify",),
+        ("correlate",),
     ):  # fmt: skip
         answer = command(*words, "--db", path)
         assert (answer.code, answer.out) == (1, ""), words

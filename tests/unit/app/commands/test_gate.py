@@ -15,10 +15,8 @@ from imports_of_folders import PACKAGE
 from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command, ask
 
-import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
-from bandlens.core.errors import UnknownName
 
 SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass", cutoff=0.3)]
 N = 2000
@@ -83,7 +81,7 @@ def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_wo
     assert needed > N
     assert line == (
         f"bandlens: near against old: 0 pass, 0 fail, 3 undecided; about {np.ceil(10 * needed / N) / 10:.1f} times as "
-        "many images would decide all: run a larger set, or widen --margin"
+        "many images would decide all: take more images, or widen the limits"
     )
 
 
@@ -120,7 +118,8 @@ def test_the_study_says_margin_and_conditions_and_options_take_their_place(comma
 
 def test_json_holds_every_row_and_the_worst_of_them(command: Command, db: Path) -> None:
     document = json.loads(command("gate", "near", "--against", "old", "--db", db, "--format", "json").out)
-    assert (document["compared"], document["margin"], document["negative_flips"]) == ("near against old", 0.01, None)
+    assert (document["compared"], document["rows"][0]["margin"]) == ("near against old", 0.01)
+    assert document["rule"] == "margin 1.00%; chance of any wrong verdict in the table at most 5 %"
     assert document["pass"] + document["fail"] + document["undecided"] == len(document["rows"]) == 3
     row = document["rows"][0]
     assert (row["before"], row["now"], row["loss"], row["flips"]) == (0.7, 0.696, pytest.approx(0.004), 0.019)
@@ -201,7 +200,7 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
     )
     assert answer.code == 0
     limits = answer.out.split("## Limits, and what is not judged")[1]
-    assert "|     0.01 |" in limits
+    assert "margin 1.00%" in limits
     assert "images or labels" in limits
     assert "1 of mine@1 of old.duckdb alone (some settings of lowpass); 2 of mine@1 of new.duckdb alone (" in limits
     assert "(image set other, probe highpass, some settings of lowpass)" in limits
@@ -210,11 +209,11 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
 def test_equal_answers_are_told_from_a_margin_of_nothing_by_no_number_of_images(command: Command, db: Path) -> None:
     answer = command("gate", "same", "--against", "old", "--margin", 0, "--db", db)
     assert answer.code == 3
-    assert "3 undecided; 3 cannot say how many images would decide, since they lose just the margin" in answer.err
+    assert "3 undecided; 3 cannot say how many images would decide, since they are at the limit" in answer.err
     assert "would decide all" not in answer.err
     mixed = command("gate", "near", "--against", "old", "--margin", 0, "--db", db)
     assert mixed.code == 3
-    assert "times as many images would decide all: run a larger set" in mixed.err
+    assert "times as many images would decide all: take more images" in mixed.err
 
 
 def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:
@@ -252,7 +251,6 @@ def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Com
         (["--margin", "nan"], 2, "gate.margin (--margin) must be a share of 0 or more and below 1, not nan"),
         (["--flips", "0"], 2, "gate.negative_flips (--flips) must be a share above 0 and below 1, not 0.0"),
         (["--slices", "clas"], 2, "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
-        (["--images", "10"], 2, "--images compares two precisions; leave it out, or --against"),
         (
             ["--junit", "/nowhere/gate.xml"],
             2,
@@ -271,16 +269,26 @@ def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], cod
     assert len(answer.err.splitlines()) == 1
 
 
-def test_a_threshold_of_precisions_is_none_of_a_release_in_python(db: Path) -> None:
-    with pytest.raises(UnknownName, match="unknown threshold of a release 'flips'"):
-        bandlens.gate_release("same", "old", db, flips=0.03)
+@pytest.mark.parametrize("words", [("study.toml",), ("study.toml", "--margin", 0.02), ("release", "study")])
+def test_without_a_release_before_it_names_both_gates(command: Command, words: tuple[object, ...]) -> None:
+    answer = command("gate", *words)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert "--against NAME, or another database; or a precision by another: bandlens gate precision" in answer.err
 
 
-def test_options_of_a_release_need_one(command: Command) -> None:
-    answer = command("gate", "study.toml", "--margin", 0.02)
-    assert (answer.code, answer.err) == (
-        2, "bandlens: --margin judges a release; name the one before it with --against\n",
-    )  # fmt: skip
+def test_cells_of_two_databases_that_are_one_and_the_same_pass_as_cases(
+    command: Command, db: Path, tmp_path: Path
+) -> None:
+    copied, junit = Path(shutil.copy(db, tmp_path / "before.duckdb")), tmp_path / "gate.xml"
+    answer = command("gate", "same", "--against", copied, "--db", db, "--junit", junit)
+    assert (answer.code, answer.err) == (0, "")
+    assert "3 pass, 0 fail, 0 undecided" in answer.out
+    assert "3 cells are one and the same in both" in answer.out
+    (suite,) = ElementTree.parse(junit).getroot()
+    assert [(case.get("name"), len(case)) for case in suite] == [
+        (f"{condition}, predictions", 0)
+        for condition in ("clean", "highpass above 78 cycles/image", "lowpass below 33 cycles/image")
+    ]
 
 
 @pytest.mark.usefixtures("made_databases")

@@ -10,8 +10,8 @@ import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 
 from bandlens.analysis.comparison.cells import Run, compare_cells
-from bandlens.analysis.comparison.gate import gate_cells
-from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.comparison.gates import Limits
+from bandlens.analysis.comparison.precision import gate_cells
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.changes import changes, changes_section
 from bandlens.app.report.data import read_data

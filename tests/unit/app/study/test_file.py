@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
-from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.comparison.gates import Limits
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.core.errors import UsageError

@@ -11,7 +11,7 @@ from gated import COUNT, ENGINES, LOWPASS, REFERENCE, gated_study
 from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import BandlensError
@@ -61,13 +61,14 @@ def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(comma
 
 
 def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Command, place: Path) -> None:
-    answer = command("gate", gated_study(place, "one", probes=LOWPASS), *REFERENCE, "--db", place / "r.duckdb")
-    assert answer.code == 1
+    study = gated_study(place, "one", probes=LOWPASS)
+    answer = command("gate", "precision", study, *REFERENCE, "--db", place / "r.duckdb")
+    assert answer.code == 3
     assert answer.err == (
-        "bandlens: openvino:fp32 against onnxruntime:fp32: 3 of 3 gates are undecided; about 930 images would "
-        "decide: give --images, or sets that have as many\n"
+        "bandlens: openvino:fp32 against onnxruntime:fp32: 0 pass, 0 fail, 3 undecided; about 23.3 times as many "
+        "images would decide all: take more images, or widen the limits\n"
     )
-    assert "0 of 3 gates pass; these do not:" in answer.out
+    assert "Rows that do not pass" in answer.out
 
 
 def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(command: Command, place: Path) -> None:
@@ -77,10 +78,10 @@ def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(com
     tiny = gated_study(
         place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
     )
-    compared = ("gate", tiny, *REFERENCE, "--candidate", "torch:fp32")
+    compared = ("gate", "precision", tiny, *REFERENCE, "--candidate", "torch:fp32")
     options = ((), ("--images", 0), ("--images", 20))
     for number, words in enumerate(options):
-        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (1 if words == options[2] else 0)
+        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (3 if words == options[2] else 0)
     counts = [ask(place / f"{number}.duckdb", "SELECT DISTINCT n FROM gate") for number in range(3)]
     assert counts == [[(1000,)], [(1001,)], [(20,)]]
 
@@ -88,7 +89,7 @@ def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(com
     assert planned["gate_predictions"] == 1000 * len(planned["missing"])
 
     gated_study(place, "tiny", images=["tiny.set"], engine="torch", probes="contrast = {contrast = 0.5}\n", limit=10)
-    assert command(*compared, "--db", place / "limited.duckdb").code == 1
+    assert command(*compared, "--db", place / "limited.duckdb").code == 3
     assert ask(place / "limited.duckdb", "SELECT DISTINCT n FROM gate") == [(10,)]
     assert json.loads(command("plan", tiny, "--format", "json").out)["gate_predictions"] == 0
 
@@ -99,14 +100,14 @@ def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(com
 def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     (place / "dim.py").write_text(LOGGED)
     study = Study.read(gated_study(place, "one", "two", probes="dim = {file = 'dim.py', level = [0, 0.001]}\n"))
-    gated = gate_study(study, place / "r.duckdb", *ENGINES)
-    assert gated.ran.predictions == COUNT * 3 * 2 * 2
+    gated = gate_study_precision(study, place / "r.duckdb", *ENGINES)
+    assert gated.ran["predictions"] == COUNT * 3 * 2 * 2
     assert COUNT * 2 <= perturbed(place) < COUNT * 4, "the probe is tried on a few more, and not once for each engine"
 
 
 def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> None:
     study, db = gated_study(place, "one", "two", engine="torch", precision="bf16"), place / "r.duckdb"
-    words = ("gate", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
+    words = ("gate", "precision", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
     assert command(*words, "--checkpoint", "two").code == 0
     assert ask(db, "SELECT DISTINCT checkpoint, candidate FROM gate") == [("two", "torch:fp32")]
     planned = command("plan", study, "--db", db).out
@@ -122,16 +123,16 @@ def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
     before = ask(db, parts)
     study = Study.read(gated_study(place, "one"))
-    assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 3
+    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").ran["ran"] == 3
     assert set(before) < set(ask(db, parts))
-    assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 0
+    assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").ran["ran"] == 0
     assert ask(db, "SELECT DISTINCT study, engine FROM accuracy") == [("trusted", "onnxruntime")]
 
 
 def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command, place: Path) -> None:
     make_model(place / "models", "broken", seed=4, darkest=2.0)
     db = place / "r.duckdb"
-    answer = command("gate", gated_study(place, "one", "broken"), *REFERENCE, "--db", db)
+    answer = command("gate", "precision", gated_study(place, "one", "broken"), *REFERENCE, "--db", db)
     assert answer.code == 1
     (line,) = answer.err.splitlines()
     assert line.startswith(
@@ -209,7 +210,8 @@ def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Co
 def test_what_cannot_be_compared_is_told_in_one_line(
     command: Command, place: Path, words: list[str], code: int, message: str
 ) -> None:
-    answer = command("gate", gated_study(place, "one", precision="int8"), *words, "--db", place / "r.duckdb")
+    study = gated_study(place, "one", precision="int8")
+    answer = command("gate", "precision", study, *words, "--db", place / "r.duckdb")
     assert (answer.code, answer.out) == (code, "")
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
@@ -233,7 +235,7 @@ def test_what_cannot_be_compared_is_told_in_one_line(
 )
 def test_limits_that_make_no_sense_are_named(command: Command, place: Path, table: str, message: str) -> None:
     file = gated_study(place, "one", probes=f"{LOWPASS}[gate]\n{table}\n")
-    answer = command("gate", file, "--db", place / "r.duckdb")
+    answer = command("gate", "precision", file, "--db", place / "r.duckdb")
     assert answer.code == 2
     assert message.format(file=file) in answer.err
     assert str(file) in answer.err
@@ -242,6 +244,6 @@ def test_limits_that_make_no_sense_are_named(command: Command, place: Path, tabl
 def test_the_gate_must_be_a_table_and_the_study_needs_images(command: Command, place: Path) -> None:
     file = place / "wrong.toml"
     file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\ngate = 0.1\n')
-    assert f"{file}: gate must be a table, not 0.1" in command("gate", file).err
+    assert f"{file}: gate must be a table, not 0.1" in command("gate", "precision", file).err
     file.write_text('checkpoints = ["one"]\n')
-    assert f"{file}: images is missing; it is a list of names" in command("gate", file).err
+    assert f"{file}: images is missing; it is a list of names" in command("gate", "precision", file).err

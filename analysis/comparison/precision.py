@@ -6,7 +6,7 @@ difference, a gate
 
 - passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
-- is undecided otherwise. So many independent images would decide (`needed`):
+- is undecided otherwise; cells that are one and the same pass. So many independent images would decide (`needed`):
 
     flips f:         n = z^2 L (1 - L) / (f - L)^2
     difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |,   c: share that one of the two has right
@@ -26,7 +26,7 @@ from ..statistics.arrays import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster
 from ..statistics.wilson import counted_share, independent_freedom, student, wilson
 from .cells import pair_cells
-from .verdicts import Limits, verdict
+from .gates import ROWS, SAME, Gated, Limits, verdict
 
 
 def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
@@ -82,6 +82,35 @@ def images_for_difference(distance: Floats, variance: Floats, quantile: float = 
         return np.asarray((spread + np.sqrt(spread**2 + 8 * margin * quantile**2)) / (2 * margin))
 
 
+def gate_precision(
+    store: Store,
+    label: str,
+    pairs: Sequence[tuple[Cell, Cell]],
+    limits: Limits,
+    advance: Callable[[float], None] = lambda _: None,
+) -> Gated:
+    """Judge cells, (reference, candidate) each, and keep what was found in the view `gate`.
+
+    `label` says which precision is judged against which. `advance` is called once a checkpoint and image set.
+    """
+    rows = gate_cells(store, pairs, limits, advance).with_columns(
+        slice=pl.lit(""),
+        measure=pl.lit("flips"),
+        before="reference_top1",
+        now="candidate_top1",
+        loss=0 - pl.col("difference"),
+        loss_low=0 - pl.col("high"),
+        loss_high=0 - pl.col("low"),
+        margin="max_difference",
+        note=pl.when(pl.col("reference_cell") == pl.col("candidate_cell")).then(pl.lit(SAME)),
+        cell="candidate_cell",
+        **{name: pl.lit(None, pl.Float64) for name in ("relative_flips", "p_pass", "p_fail")},
+        differs_in=pl.lit(None, pl.String),
+    )
+    rule = f"flips up to {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points; each row for itself"
+    return Gated(label, rows.select(ROWS), rule, size="flips")
+
+
 def gate_cells(
     store: Store,
     pairs: Sequence[tuple[Cell, Cell]],
@@ -134,7 +163,8 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     needed = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
     many = two_digits(np.maximum(needed * n / effective, n + 1))
     names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
-    return rows.with_columns(verdict=verdict(limits)).select(
+    same = pl.col("cell") == pl.col("cell_b")
+    return rows.with_columns(verdict=pl.when(same).then(pl.lit("pass")).otherwise(verdict(limits))).select(
         "checkpoint",
         "category",
         "image_set",

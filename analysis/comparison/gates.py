@@ -1,9 +1,14 @@
-"""Whether a faster precision passes its gate: the limits of what may differ, and the verdicts that are stored."""
+"""Gates: what may differ between two releases, or two precisions, and the table of verdicts on what does.
+
+A gate judges each condition of one run by the same condition of another. The rows, their verdicts and what is written
+of them are the same for releases (`release`) and precisions (`precision`); the statistics are not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +18,15 @@ from ..database.store import Store
 VERDICTS = ("pass", "fail", "undecided")
 TRUSTED = "fp32"
 """The precision that needs no gate, and against which the others pass theirs."""
+SAME = "one and the same"
+"""The note of a cell that both have, with the same predictions: it passes without a test."""
+ROWS = (
+    *("checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure"),
+    *("n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
+    *("flips", "flips_low", "flips_high", "max_flips", "relative_flips", "p_pass", "p_fail", "verdict", "needed"),
+    *("differs_in", "note", "cell"),
+)
+"""Columns of the rows of a gate; `cell` is cell.id of what is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +50,6 @@ class Limits:
     """Kinds of slices of the images that are judged beside all of them: `class`, `attribute`; none by default."""
 
 
-LIMITS_OF_RELEASES = ("margin", "negative_flips", "measures", "conditions", "slices")
-"""The limits that gates of releases heed."""
 OPTIONS = {"margin": "--margin", "negative_flips": "--flips", "slices": "--slices"}
 """Limit -> the option of `bandlens gate` that takes its place."""
 
@@ -45,6 +57,42 @@ OPTIONS = {"margin": "--margin", "negative_flips": "--flips", "slices": "--slice
 def name_limit(key: str) -> str:
     """A limit as users know it: its key in a study's table [gate], and its option."""
     return f"gate.{key}" + (f" ({OPTIONS[key]})" if key in OPTIONS else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """A table of verdicts on a release, or on a precision."""
+
+    label: str
+    """Which run is judged against which."""
+    rows: pl.DataFrame
+    """A row for each cell, slice and measure: the columns of ROWS."""
+    rule: str
+    """The limits, in words."""
+    size: str = "loss"
+    """The column by which a row is worst: `loss` of a release, `flips` of a precision."""
+    worst: Mapping[str, Any] | None = None
+    """The row of the worst loss of a release, whose interval allows for its having been chosen; None where no row has
+    an interval."""
+    lacking: str = ""
+    """Cells that only one of the two has, in words; empty where there are none."""
+    ran: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers of the run of what lacked; empty where nothing was to be run."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each verdict."""
+        return {name: len(self.rows.filter(verdict=name)) for name in VERDICTS}
+
+    @property
+    def same(self) -> int:
+        """Cells that are one and the same in both."""
+        return len(self.rows.filter(note=SAME))
+
+    @property
+    def differs_in(self) -> str:
+        """Things that differ between the judged cells, such as weights or images; empty where nothing does."""
+        return ", ".join(self.rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gate import flip_interval, gate_cells, images_needed
-from bandlens.analysis.comparison.verdicts import Limits, not_passed, verdict
+from bandlens.analysis.comparison.gates import Limits, not_passed, verdict
+from bandlens.analysis.comparison.precision import flip_interval, gate_cells, images_needed
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired_difference
 from bandlens.core.records import Cell, Finished
