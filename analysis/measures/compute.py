@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from .outcomes import (
 )
 from .own import OwnMeasure, answer_table
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, people_estimates
-from .subject_rows import SCHEMA, Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows
+from .subject_rows import SCHEMA, Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows, wait_for
 
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
@@ -63,7 +64,7 @@ def compute_measures(
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
     listed = subjects(store, study)
-    with open_processes(len(listed), options) as processes:
+    with open_processes(len(listed)) as processes:
         values = _values(store, listed, MeasureSelection(), options, advance, processes)
     store.write_values(values, {subject.study_id for subject in listed})
     store.write_human_values(_people_values())
@@ -156,56 +157,31 @@ def _values(
     advance: Callable[[float], None],
     processes: SubjectProcesses | None = None,
 ) -> pl.DataFrame:
+    # A thousand checkpoints have half a million rows, which take less memory as columns.
+    parts = list[pl.DataFrame | Future[pl.DataFrame]]()
     predictions = PredictionReader(store)
-    parts = [
-        part
-        for _, of_study in groupby(listed, lambda subject: subject.study_id)
-        for part in _of_study(predictions, list(of_study), selection, options, advance, processes)
-    ]
-    if processes:
-        processes.finish()
-    return pl.concat(chain.from_iterable(parts)).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
-
-
-def _of_study(
-    predictions: PredictionReader,
-    listed: Sequence[Subject],
-    selection: MeasureSelection,
-    options: Options,
-    advance: Callable[[float], None],
-    processes: SubjectProcesses | None,
-) -> Iterator[list[pl.DataFrame]]:
-    """Yield lists of frames in their order; processes fill some of these later.
-
-    A thousand checkpoints have half a million rows, which take less memory as columns.
-    """
-    answers = PeerAnswers(selection.models, options)
-    benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
-    for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
-        subjects_of_checkpoint = list(of_checkpoint)
-        for subject in subjects_of_checkpoint:
-            outcomes, part = predictions.outcomes(subject), list[pl.DataFrame]()
-
-            def receive(rows: pl.DataFrame, part: list[pl.DataFrame] = part) -> None:
-                part.append(rows)
+    for study_id, subjects_of_study in groupby(listed, lambda subject: subject.study_id):
+        answers, count = PeerAnswers(selection.models, options), 0
+        benchmarks = _Benchmarks(predictions, study_id, selection.benchmarks) if selection.benchmarks else None
+        for checkpoint_id, subjects_of_checkpoint in groupby(subjects_of_study, lambda subject: subject.checkpoint_id):
+            for subject in subjects_of_checkpoint:
+                outcomes = predictions.outcomes(subject)
+                if processes:
+                    parts.append(processes.compute(outcomes, options))
+                else:
+                    parts.append(subject_rows(outcomes, options, selection.grid, selection.condition))
+                answers.add(outcomes)
+                count += 1
                 advance(1 - COMPARING)
-
-            if processes:
-                processes.compute(outcomes, receive)
-            else:
-                receive(subject_rows(outcomes, options, selection.grid, selection.condition))
-            answers.add(outcomes)
-            yield part
-        if benchmarks:
-            keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
-            yield [pl.DataFrame([keys | row for row in benchmarks.rows(checkpoint_id, options)], SCHEMA)]
-        predictions.forget()
-    count = answers.count()
-    for rows in answers.frames():
-        advance(COMPARING * len(listed) / count)
-        yield [rows]
-    if not count:
-        advance(COMPARING * len(listed))
+            if benchmarks:
+                keys = _keys(subject, SUBJECT_KEYS[:4])
+                rows = [keys | row for row in benchmarks.rows(checkpoint_id, options)]
+                parts.append(pl.DataFrame(rows, SCHEMA))
+            predictions.forget()
+        parts += answers.frames()
+        advance(COMPARING * count)
+    frames = [part if isinstance(part, pl.DataFrame) else wait_for(part) for part in parts]
+    return pl.concat(frames).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
 
 
 class _Benchmarks:
@@ -264,10 +240,6 @@ class PeerAnswers:
             if cell.right is not None:
                 answers = conditions.setdefault(stored.key, [])
                 answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
-
-    def count(self) -> int:
-        """Count the conditions of all image sets."""
-        return sum(len(conditions) for conditions in self._of_set.values())
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""

@@ -1,31 +1,33 @@
 """The rows of a subject, one checkpoint on one image set: of all measures that read no other subject.
 
 A few subjects are computed in this process, and many in processes beside it (`SubjectProcesses`), whose rows are the
-same. Such a process is this module, run as a program: its first message has the options, each later one the outcomes of
-a subject, and each answer is rows and None, or None and what was raised.
+same.
 """
 
 from __future__ import annotations
 
-import math
+import ctypes
+import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from ...core.errors import EngineError
 from ...core.threads import processors
-from ...user_function import ChannelProcess, receive_answer
-from ...user_process import open_channel
 from .base import CACHE_IMAGES, NUMBERS, Estimate, Measure, Options, State, all_less_clean, nothing
 from .outcomes import SUBJECT_KEYS, CellOutcomes, ConditionKey, Outcomes
 from .registry import CONDITION_MEASURES, GRID_MEASURES, lacking
 
 Row = dict[str, Any]
-Receive = Callable[[pl.DataFrame], None]
 SCHEMA = {
     **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
     "metric": pl.String,
@@ -39,8 +41,8 @@ FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
 """Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""The environment of a process: its arrays are small, and threads of the linear algebra would wait for each other."""
+PR_SET_PDEATHSIG = 1
+"""The request of Linux's prctl for a signal at the end of the process that started this one."""
 
 
 def subject_rows(
@@ -56,55 +58,57 @@ def subject_rows(
 
 
 @contextmanager
-def open_processes(subjects: int, options: Options) -> Iterator[SubjectProcesses | None]:
+def open_processes(subjects: int) -> Iterator[SubjectProcesses | None]:
     """Give processes that compute the rows of so many subjects, or None where they are not worth their start."""
     count = min(processors(), subjects // FEWEST_SUBJECTS + 1, MOST_PROCESSES)
     if count == 1:
         yield None
         return
-    processes = SubjectProcesses(count, options)
-    try:
-        yield processes
-    finally:
-        processes.end()
+    with ProcessPoolExecutor(count, get_context("spawn"), _prepare_process) as pool:
+        yield SubjectProcesses(pool, count)
 
 
 class SubjectProcesses:
     """Processes that compute rows of the built-in measures, each of one subject at a time."""
 
-    def __init__(self, count: int, options: Options) -> None:
-        self._idle = [ChannelProcess(__name__, options, **THREADS) for _ in range(count)]
-        self._busy = deque[tuple[ChannelProcess, Receive]]()
-        """Processes, the one that began first in front, and who gets their rows."""
+    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
+        self._pool, self._count = pool, count
+        self._pending = deque[Future[pl.DataFrame]]()
 
-    def compute(self, outcomes: Outcomes, receive: Receive) -> None:
-        """Have a process compute the rows of a subject. `receive` gets them later, in a call of this or of `finish`.
+    def compute(self, outcomes: Outcomes, options: Options) -> Future[pl.DataFrame]:
+        """Have a process compute the rows of a subject, once there is one for it: see `wait_for`."""
+        while len(self._pending) > self._count:  # one more, so that no process waits
+            wait_for(self._pending.popleft())
+        # A process would run the user's program once more, which need not be written for that.
+        program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            future = self._pool.submit(subject_rows, outcomes, options)
+        except BrokenProcessPool:
+            raise _ended() from None
+        finally:
+            sys.modules["__main__"] = program
+        self._pending.append(future)
+        return future
 
-        Raises EngineError where a process ended, and what it raised.
-        """
-        if not self._idle:
-            self._receive_first()
-        process = self._idle.pop()
-        process.send(outcomes)
-        self._busy.append((process, receive))
 
-    def finish(self) -> None:
-        """Receive all rows that are missing; raises as `compute` does."""
-        while self._busy:
-            self._receive_first()
+def wait_for(future: Future[pl.DataFrame]) -> pl.DataFrame:
+    """Give the rows of a subject; raises EngineError where a process ended, and what it raised."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise _ended() from None
 
-    def _receive_first(self) -> None:
-        process, receive = self._busy.popleft()
-        rows, error = receive_answer(process, math.inf, "analyzing failed", EngineError)
-        if error is not None:
-            raise error
-        receive(rows)
-        self._idle.append(process)
 
-    def end(self) -> None:
-        """End the processes, whatever they are busy with."""
-        for process in (*self._idle, *(process for process, _ in self._busy)):
-            process.end()
+def _ended() -> EngineError:
+    return EngineError("analyzing failed: a process of it was ended, perhaps for want of memory; analyze again")
+
+
+def _prepare_process() -> None:
+    """Have a process end with the one that started it, and leave Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threadpool_limits(1)  # arrays are small, and threads of the linear algebra would wait for each other
 
 
 def row_of(name: str, estimate: Estimate) -> Row:
@@ -161,21 +165,3 @@ def _mean_estimates(measure: Measure[CellOutcomes], outcomes: Outcomes) -> Itera
                 yield None
             else:
                 yield of_cell.judge(next(estimates)) if share else nothing(State.UNDETERMINED, of_cell.uncounted, 0)
-
-
-def main() -> None:
-    channel = open_channel()
-    with suppress(EOFError, OSError):  # the command is gone
-        sys.path[:], (options,) = channel.receive()
-        while True:
-            outcomes = channel.receive()
-            answer: tuple[pl.DataFrame | None, Exception | None]
-            try:
-                answer = subject_rows(outcomes, options), None
-            except Exception as error:  # noqa: BLE001 - the command raises it
-                answer = None, error
-            channel.send(answer)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from made_up_outcomes import CLEAN, right_outcomes
 from made_up_results import cell, condition, image_set, model, part, store_study
@@ -20,7 +20,7 @@ from bandlens.analysis.measures import subject_rows as module
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.analysis.measures.subject_rows import SubjectProcesses, subject_rows
+from bandlens.analysis.measures.subject_rows import SubjectProcesses, open_processes, subject_rows, wait_for
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
@@ -43,20 +43,18 @@ def right_of(seed: int) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def processes() -> Iterator[SubjectProcesses]:
-    processes = SubjectProcesses(2, OPTIONS)
-    yield processes
-    processes.end()
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[SubjectProcesses]:
+    monkeypatch.setattr(module, "processors", lambda: 2)
+    with open_processes(100) as processes:
+        assert processes
+        yield processes
 
 
 def test_the_rows_of_each_subject_come_in_order(processes: SubjectProcesses) -> None:
     subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
-    received = list[pl.DataFrame]()
-    for outcomes in subjects:
-        processes.compute(outcomes, received.append)
-    processes.finish()
-    for rows, outcomes in zip(received, subjects, strict=True):
-        assert_frame_equal(rows, subject_rows(outcomes, OPTIONS), check_exact=True)
+    futures = [processes.compute(outcomes, OPTIONS) for outcomes in subjects]
+    for future, outcomes in zip(futures, subjects, strict=True):
+        assert_frame_equal(wait_for(future), subject_rows(outcomes, OPTIONS), check_exact=True)
 
 
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,17 +75,35 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
     assert frames[0].equals(frames[1])
 
 
-def test_what_a_process_raises_is_raised_here() -> None:
-    processes = SubjectProcesses(1, Options(resamples=5))
-    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
+def test_what_a_process_raises_is_raised_here(processes: SubjectProcesses) -> None:
+    future = processes.compute(right_outcomes(right_of(0)), Options(resamples=5))
     with pytest.raises(UsageError, match="5 resamples; intervals need at least 100"):
-        processes.finish()
+        wait_for(future)
 
 
 def test_a_process_that_was_killed_is_one_line(processes: SubjectProcesses) -> None:
-    pids = [process.process.pid for process in processes._idle]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    processes.compute(right_outcomes(right_of(0)), list[pl.DataFrame]().append)
-    with pytest.raises(EngineError, match=r"^analyzing failed: its process was ended by SIGKILL"):
-        processes.finish()
+    wait_for(processes.compute(right_outcomes(right_of(0)), OPTIONS))
+    future = processes.compute(right_outcomes(right_of(1)), Options(resamples=1_000_000))
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(EngineError, match="analyzing failed: a process of it was ended"):
+        wait_for(future)
+    with pytest.raises(EngineError, match="analyzing failed: a process of it was ended"):
+        processes.compute(right_outcomes(right_of(0)), OPTIONS)
+
+
+PROGRAM = """
+from bandlens.analysis.measures import subject_rows
+print("once")
+subject_rows.processors = lambda: 2
+with subject_rows.open_processes(100) as processes:
+    print(type(processes.compute(None, None).exception()).__name__)
+"""
+
+
+def test_a_program_is_not_run_again_by_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["once", "AttributeError"]
