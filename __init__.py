@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .app.api.images import preview as preview
     from .app.api.images import remove_images as remove_images
     from .app.api.images import spectrum as spectrum
-    from .app.api.models import compare_layers as compare_layers
     from .app.api.models import describe_checkpoint as describe_checkpoint
     from .app.api.models import describe_model as describe_model
     from .app.api.models import doctor as doctor
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from .app.api.models import name_classes as name_classes
     from .app.api.models import profile as profile
     from .app.api.models import sensitivity as sensitivity
-    from .app.api.models import verify_weights as verify_weights
     from .app.api.published import import_published as import_published
     from .app.api.published import published_table as published_table
     from .app.api.published import published_values as published_values
@@ -69,7 +67,6 @@ if TYPE_CHECKING:
     from .app.api.studies import rebuild as rebuild
     from .app.api.studies import run as run
     from .app.api.studies import run_progress as run_progress
-    from .app.api.studies import study_text as study_text
     from .app.api.studies import verify as verify
     from .app.api.studies import write_study as write_study
     from .app.console import progress as progress
@@ -113,8 +110,7 @@ _LATER = {
         "pack_frequency_conflict preview remove_images spectrum"
     ),
     ".app.api.models": (
-        "compare_layers describe_checkpoint describe_model doctor fetch_weights list_checkpoints name_classes profile "
-        "sensitivity verify_weights"
+        "describe_checkpoint describe_model doctor fetch_weights list_checkpoints name_classes profile sensitivity"
     ),
     ".app.api.published": "import_published published_table published_values relate_published show_published",
     ".app.api.results": (
@@ -122,7 +118,7 @@ _LATER = {
         "measure merge open open_query rename_study report stored_study vacuum"
     ),
     ".app.api.studies": (
-        "gate gate_precision import_predictions plan power rebuild run run_progress study_text verify write_study"
+        "gate gate_precision import_predictions plan power rebuild run run_progress verify write_study"
     ),
     ".app.console": "progress",
     ".app.export": "Backbone Lowering MultiLabel lower",

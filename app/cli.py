@@ -19,43 +19,95 @@ from ..core.untrusted import one_line
 from ..core.version import __version__
 from . import console
 
-COMMANDS = {
-    "Get ready": "doctor demo checkpoints export export-own images benchmarks probes measures",
-    "Run": "init study plan power profile gate run progress import analyze sensitivity",
-    "Look": "report explore cite",
-    "Ask": "sql compare correlate consistency published",
-    "Maintain": "studies merge verify rebuild vacuum",
+COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Get ready": {
+        "doctor": ("models", "Say what this machine can run"),
+        "demo": ("demo", "Do the main job on a real classifier and real pictures"),
+        "checkpoints": ("models", "The 48 ResNet-50 checkpoints: list them, fetch them, verify them"),
+        "export": ("export", "Export checkpoints to ONNX, and to TensorRT plans where there is a GPU"),
+        "export-own": ("export", "Export your own weights to ONNX, and to a TensorRT plan where there is a GPU"),
+        "images": ("images", "Image sets: photographs decoded once to a memory-mapped file of pixels"),
+        "benchmarks": ("images", "The generalization benchmarks of the study: list them, check them, pack them"),
+        "probes": ("images", "Perturbations: what there is, and what it looks like"),
+        "measures": ("results", "Numbers that are computed of decisions: what there is"),
+    },
+    "Run": {
+        "init": ("study", "Write a study file for your models and images, asking nothing"),
+        "plan": ("plan", "Show what a run would do"),
+        "power": (
+            "study",
+            "Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one",
+        ),
+        "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
+        "profile": ("models", "Time the layers of a model, or find the first that two engines compute differently"),
+        "run": ("run", "Run what the database lacks of a study"),
+        "progress": ("study", "Say how far the run is that holds a results database, and how long it will take"),
+        "import": ("study", "Bring what was made elsewhere into a results database"),
+        "analyze": ("analyze", "Compute spectral, critical-band and shape biases, and group means"),
+        "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
+    },
+    "Look": {
+        "report": ("report", "Write one HTML file to look at and send"),
+        "explore": ("results", "Look at a results database in a browser"),
+        "cite": ("results", "Print BibTeX of a study"),
+    },
+    "Ask": {
+        "sql": ("sql", "Ask the results database"),
+        "compare": ("compare", "Compare two runs image by image"),
+        "correlate": ("correlate", "Correlate every bias with every kind of generalization"),
+        "consistency": ("consistency", "Print how consistent the errors of models and humans are"),
+        "published": (
+            "published",
+            "Published figures: import, show and relate them, and the study's correlation table",
+        ),
+    },
+    "Maintain": {
+        "studies": ("studies", "The studies in a results database: list, show, rename and delete them"),
+        "merge": ("merge", "Write what several databases hold into a new one"),
+        "verify": ("verify", "Check that a database agrees with itself"),
+        "rebuild": ("rebuild", "Make the database of a study from the shards of its runs, or complete it with them"),
+        "vacuum": ("studies", "Give the room of what was deleted back to the disk"),
+    },
 }
-"""The commands by the job that they do, in the order of help."""
-PLACES = {"export-own": "export", "import": "imports", "vacuum": "studies"}
-"""The files in commands/ of those commands that are not called after theirs."""
+"""The commands by the job that they do, in the order of help, each with its module and its line there.
+
+A line is the first clause of the command's own help, and stands here so that help loads no command.
+"""
 
 
 class LoadedCommands(Mapping[str, Any]):
     """Commands by their names. Each is loaded when it is looked up: loading all takes longer than most commands."""
 
     def __init__(self) -> None:
-        self._names = " ".join(COMMANDS.values()).split()
+        self._lines = {name: line for commands in COMMANDS.values() for name, line in commands.items()}
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
         if name not in self._loaded:
-            module = import_module(f".commands.{PLACES.get(name, name)}", __package__)
+            module_name, line = self._lines[name]
+            module = import_module(f".commands.{module_name}", __package__)
             group = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
-            if command := getattr(module, name.replace("-", "_"), None):
-                group.command(name)(command)
+            commands = getattr(module, "COMMANDS", {})
+            if name not in commands:
+                function = getattr(module, name.replace("-", "_"), None)
+                commands = {name: module.app if function is None else function}
+            if isinstance(commands[name], dict):
+                below = typer.Typer(name=name, help=f"{line}.", no_args_is_help=True, rich_markup_mode=None)
+                for word, function in commands[name].items():
+                    below.command(word)(function)
+                group.add_typer(below)
+            elif isinstance(commands[name], typer.Typer):
+                group.add_typer(commands[name], name=name)
             else:
-                group.add_typer(module.app, name=name)
+                group.command(name)(commands[name])
             self._loaded[name] = typer.main.get_group(group).commands[name]
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._lines)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._lines)
 
 
 class Grouped(TyperGroup):
@@ -67,14 +119,9 @@ class Grouped(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
         width = max(map(len, self.commands))
-        for heading, names in COMMANDS.items():
+        for heading, commands in COMMANDS.items():
             with formatter.section(heading):
-                formatter.write_dl(
-                    [
-                        (f"{name:{width}}", self.commands[name].get_short_help_str(formatter.width - 6 - width))
-                        for name in names.split()
-                    ]
-                )
+                formatter.write_dl([(f"{name:{width}}", f"{line}.") for name, (_, line) in commands.items()])
 
 
 app = typer.Typer(

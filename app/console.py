@@ -94,6 +94,11 @@ def print_rows(
         print(paper_text({name: [row[name] for row in rows] for name in rows[0]}, table_format, title))
 
 
+def print_table(rows: Rows, table_format: TableFormat = Format.table) -> None:
+    """Print the rows that a function of `api` returns, where nothing more is to be said."""
+    print_rows(rows, table_format)
+
+
 def print_tables(tables: Mapping[str, Rows], table_format: Format, *, titles: Sequence[str] = ()) -> None:
     """Print tables under their titles. CSV is one table, in which a first column `table` has the titles."""
     if table_format == Format.json:

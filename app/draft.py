@@ -25,8 +25,6 @@ Selection = tuple[Sequence[Model], Sequence[ImageSet]]
 
 def write_study(file: Path) -> tuple[Study, str]:
     """Write a study of what is there, as many models and image sets as make one: see `api.studies.write_study`."""
-    if file.is_dir():
-        raise UsageError(f"{file} is a folder; name a file in it: {file / 'study.toml'}")
     folder = file.parent
     beside = bool(model_names(folder / MODELS)) or not model_names()
     exported = folder / MODELS if beside else None
@@ -43,6 +41,14 @@ def write_study(file: Path) -> tuple[Study, str]:
             break
         except BandlensError as error:
             problems.append(str(error))
+    write_file(file, text)
+    every_name, every_path = _names((models, sets), folder)
+    left_out = [name for name in (*every_name, *every_path) if name not in (*names, *paths)]
+    return Study.read(file), f"left out {some_of(left_out)}: {problems[0]}" if left_out else "".join(problems[:1])
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a new file; UsageError where there is one already, or none can be."""
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -50,9 +56,6 @@ def write_study(file: Path) -> tuple[Study, str]:
         raise UsageError(f"{file} is there already and stays as it is; name another file") from None
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from None
-    every_name, every_path = _names((models, sets), folder)
-    left_out = [name for name in (*every_name, *every_path) if name not in (*names, *paths)]
-    return Study.read(file), f"left out {some_of(left_out)}: {problems[0]}" if left_out else "".join(problems[:1])
 
 
 def _selections(models: Sequence[Model], sets: Sequence[ImageSet]) -> Iterator[Selection]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core.errors import EngineError, UnknownName, UsageError
+from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
 from ..core.progress import Progress, silent
 from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Model
@@ -31,6 +31,7 @@ CALIBRATION_IMAGES = 300
 """The number of images that int8 is calibrated on, evenly spaced over the image set."""
 
 
+Result = TypeVar("Result")
 Exports = dict[str, Callable[[], Model]]
 """Names of models -> functions that export their fp32 models, or load them."""
 
@@ -165,6 +166,23 @@ class Lowering:
         )
 
 
+def attempt(jobs: Mapping[str, Callable[[], Result]], failed: list[str]) -> Iterator[Result | None]:
+    """Do a job for each of several models, by their names; the result of one that fails is None.
+
+    Its name is added to `failed`, and a line in the log says why. A single one fails with its own error.
+    """
+    for name, job in jobs.items():
+        result: Result | None = None
+        try:
+            result = job()
+        except BandlensError as error:
+            if len(jobs) == 1:
+                raise
+            logging.getLogger("bandlens").error(f"bandlens: {name}: {error}")
+            failed.append(name)
+        yield result
+
+
 def read_precisions(words: Iterable[str]) -> list[str]:
     """["fp16,int8", "fp32"] -> each precision once."""
     return list(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
@@ -195,7 +213,10 @@ def chosen_names(names: Sequence[str], every: bool, category: str | None, folder
     from ..export.weights.registry import checkpoints, select
 
     if not names or every or category is not None:
-        return [checkpoint.name for checkpoint in select(list(names), every, category)]
+        if bool(names) + every + (category is not None) != 1:
+            raise UsageError("say which: either NAME…, or --all, or --category C; see `bandlens checkpoints list`")
+        words = [*names, *(["all"] if every else []), *([] if category is None else [f"category:{category}"])]
+        return [checkpoint.name for checkpoint in select(words)]
     known = [checkpoint.name for checkpoint in checkpoints()] + model_names(folder)
     for name in names:
         if name not in known:

@@ -204,8 +204,8 @@ def _read_shares(database: Path, study: str, names: Sequence[str]) -> dict[str, 
         models = {name: store.frame(SHARES_OF_IMAGES, [study, name]).rows() for name in names}
     if not any(models.values()):
         raise UsageError(
-            f"{database} has no octave shares on {' or '.join(models)}; run the study that `bandlens study octaves` "
-            "prints on it, or leave out --db"
+            f"{database} has no octave shares on {' or '.join(models)}; run the study octaves on it "
+            "(`bandlens init octaves.toml --study octaves`), or leave out --db"
         )
     return models
 

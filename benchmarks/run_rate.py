@@ -106,7 +106,7 @@ def main() -> None:
         __doc__,
         repeats=3,
         quick=1,
-        study=("grid", "study that comes along, such as grid or octaves: see `bandlens study --help`"),
+        study=("grid", "study that comes along, such as grid or octaves: see `bandlens init --help`"),
         images=(32, "images, a multiple of 32"),
         threads=(2, "threads of the session"),
     )

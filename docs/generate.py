@@ -183,7 +183,7 @@ STUDY = """\
 
 ```sh
 bandlens init study.toml           # for your models and images
-bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance, octaves
+bandlens init study.toml --study grid   # or paper, human-probes, fourier-map, shape-under-filters, reliance, octaves
 bandlens plan study.toml
 ```
 
@@ -203,7 +203,7 @@ def commands() -> str:
     parts = [COMMANDS_HEAD]
     for heading, names in cli.COMMANDS.items():
         parts.append(f"\n## {heading}\n\n")
-        parts += [line for name in names.split() for line in _command(root.commands[name], name, context)]
+        parts += [line for name in names for line in _command(root.commands[name], name, context)]
     return "".join(parts)
 
 

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ...core.progress import Progress, silent
 from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
+from ..console import log
 from .files import RESULTS, File, existing, path_of, reading
+from .options import Database, PackedSet, StudyOfProbes
 from .results import open as open_results
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.truth import Labels
     from ...probes.images.image_set import ImageSet
     from ..spectrum import Spectrum
 
 
+ImageSource = Annotated[
+    File, typer.Argument(metavar="DIR|TAR", help="Folder tree or tar of JPEG, PNG, TIFF, WebP files.")
+]
+LabelFile = Annotated[
+    File | None,
+    typer.Option(
+        metavar="folders|CSV",
+        help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
+    ),
+]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")]
+NewSet = Annotated[File, typer.Option("--out", metavar="SET", help="The new folder of the set.")]
+SetName = Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")]
+StudyInstead = Annotated[
+    File | None, typer.Option(metavar="FILE", help="The probes of this study instead of the published grid.")
+]
+
+
 def pack(
-    source: File,
+    source: ImageSource,
     out: File,
     *,
     crop: Crop = PUBLISHED_CROP,
@@ -52,47 +73,68 @@ def pack(
     return pack(Path(source), Path(out), crop=crop, contents=contents, how=how, **files)
 
 
-def add_attributes(image_set: File, file: File) -> dict[str, dict[str, int]]:
-    """Add attributes to a packed set; its digest stays, and studies have them once they are run again.
+def add_attributes(
+    image_set: PackedSet, file: Annotated[File, typer.Argument(metavar="CSV")]
+) -> list[dict[str, str | int]]:
+    """Add attributes of images to a set: site or scanner, say, by which studies that run again are measured.
 
     Args:
-        image_set: the folder of the set.
-        file: a CSV file, columns path, name and value. An attribute that the set has already is replaced.
+        image_set: the folder of a packed set, whose digest stays.
+        file: columns path, name, value. An attribute that the set has already is replaced.
 
-    Returns the number of images by name and value of all attributes of the set. ImageSetError names a row that is of no
-    image, repeats another, or is not whole.
+    Returns a row for each name and value of all attributes of the set, with the number of images.
+
+    Raises ImageSetError, which names a row that is of no image, repeats another, or is not whole.
     """
     from ...probes.images.attributes import add_attributes
     from ...probes.images.image_set import open_image_set
 
     images = open_image_set(Path(image_set))
     slices = add_attributes(images.folder, images.attributes, images.paths, Path(file))
-    counts: dict[str, dict[str, int]] = {}
-    for (name, value), rows in slices.items():
-        counts.setdefault(name, {})[value] = len(rows)
-    return counts
+    names = dict.fromkeys(name for name, _ in slices)
+    return [
+        {"name": name, "value": value, "images": len(rows)}
+        for group in names
+        for (name, value), rows in slices.items()
+        if name == group
+    ]
 
 
-def add_images(image_set: File, source: File, *, labels: File | None = None, how: How = USUAL) -> ImageSet:
-    """Add the images of a folder or tar archive that a set does not have by their paths; it is replaced when whole.
+ChangedSet = Annotated[
+    File, typer.Argument(metavar="SET", help="The folder of the set, which is replaced when it is whole.")
+]
 
-    Args:
-        image_set: the folder of the set.
-        source: the folder or archive; of a streamed set, the folder that it is decoded from.
-        labels: as for `pack`, for all images of the source; classes with new names get the next numbers.
-        how: broken files, threads, progress.
 
-    Images that the set has stay as they are, and the next run takes their predictions from what is stored. Raises
-    UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for broken images.
-    After an error the set is as it was.
+def add_images(
+    image_set: ChangedSet,
+    source: ImageSource,
+    *,
+    labels: LabelFile = None,
+    skip_broken: SkipBroken = False,
+    progress: Progress = silent,
+) -> ImageSet:
+    """Add the images that a set does not have by their paths; the next run computes their predictions alone.
+
+    Images that the set has stay as they are. Classes with new names get the next numbers. A streamed set takes the
+    folder that it is decoded from.
+
+    Raises UsageError where nothing is new, and for labels that do not fit those of the set; ImageSetError for broken
+    images. After an error the set is as it was.
     """
     from ...probes.images.change import add_images
 
+    how = How(skip_broken, progress=progress, say=log.info)
     return add_images(Path(image_set), Path(source), path_of(labels), how)
 
 
-def remove_images(image_set: File, names: Sequence[str]) -> ImageSet:
-    """Remove images from a set by their paths; raises UnknownName for one that it does not have."""
+def remove_images(image_set: ChangedSet, names: Annotated[Sequence[str], typer.Argument(metavar="NAME")]) -> ImageSet:
+    """Remove images from a set; the next run computes nothing again.
+
+    Args:
+        names: paths of images, as index.parquet has them.
+
+    Raises UnknownName for one that the set does not have.
+    """
     from ...probes.images.change import remove_images
 
     return remove_images(Path(image_set), names)
@@ -142,7 +184,7 @@ def pack_benchmark(
 
 
 def list_benchmarks() -> list[dict[str, Any]]:
-    """A row for each benchmark that `pack_benchmark` knows: its sets, images, classes, labels, size and layout."""
+    """List the benchmarks that `pack` knows: their sets, images, classes, labels, size and layout."""
     from ...probes.benchmarks.layouts import LAYOUTS, classes_of
 
     rows = []
@@ -164,43 +206,53 @@ def list_benchmarks() -> list[dict[str, Any]]:
 
 
 def pack_frequency_conflict(
-    image_set: File, out: File, *, cutoff: float, seed: int = 0, name: str | None = None, how: How = USUAL
+    image_set: PackedSet,
+    out: NewSet,
+    *,
+    cutoff: Annotated[float, typer.Option(metavar="C")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    name: SetName = None,
+    progress: Progress = silent,
 ) -> ImageSet:
     """Make a set whose images have the low frequencies of one image and the high ones of an image of another class.
 
     Args:
         image_set: the folder of a packed set with labels.
-        out: the new folder of the set.
-        cutoff: in (0, 1); frequencies up to cutoff x size / 2 cycles per image are low.
+        cutoff: low are frequencies up to C x size / 2 cycles per image, with C in (0, 1).
         seed: what the pairs are drawn by.
-        name: the name of the set, by default that of `out`.
-        how: threads and progress.
     """
     from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
     from ...probes.images.image_set import open_image_set
 
-    images = open_image_set(Path(image_set))
+    images, how = open_image_set(Path(image_set)), How(progress=progress, say=log.info)
     return pack_frequency_conflict(images, Path(out), cutoff=cutoff, seed=seed, name=name, how=how)
 
 
-def check_images(image_set: File, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
-    """Read a set again and compare it with what was packed; ImageSetError names the first image that differs."""
+def check_images(image_set: PackedSet, *, progress: Progress = silent) -> ImageSet:
+    """Read a set again, and compare it with what was packed: counts, pixels, labels and digest.
+
+    Raises ImageSetError, which names the first image that differs.
+    """
     from ...probes.images.image_set import check_image_set
 
-    return check_image_set(Path(image_set), workers=workers, progress=progress)
+    return check_image_set(Path(image_set), progress=progress)
 
 
 def draw_images(
-    image_set: File, query: str, out: File, db: File = RESULTS, *, study: File | None = None
+    image_set: PackedSet,
+    query: Annotated[str, typer.Option()],
+    out: Annotated[File, typer.Option(metavar="PNG")],
+    db: Database = RESULTS,
+    *,
+    study: StudyOfProbes = None,
 ) -> tuple[int, int]:
-    """Draw the images that a query finds as a wall; gives the number of tiles, and of rows that the query has.
+    """Draw the images that a query finds as a wall: perturbed again where it has probe and parameters.
 
     Args:
-        image_set: the folder of a packed set.
-        query: a SELECT with image_index or path; with probe and parameters images are shown perturbed, too.
-        out: the picture, a PNG file.
-        db: the results database that the query asks.
-        study: a study file, for the probes of one's own that it names.
+        query: a SELECT with image_index or path: which images, and captions.
+        out: the picture.
+
+    Returns the number of tiles, and that of the rows that the query has.
     """
     from ...probes.images.image_set import open_image_set
     from ..pictures.conditions import Conditions
@@ -216,23 +268,26 @@ def draw_images(
 
 
 def spectrum(
-    image_set: File,
-    second: File | None = None,
+    image_set: PackedSet,
+    second: Annotated[File | None, typer.Argument()] = None,
     *,
     db: File | None = None,
     study: str = "*",
-    out: File | None = None,
+    out: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     progress: Progress = silent,
 ) -> Spectrum:
-    """Measure the power of images by octave and direction, and the label information of each octave.
+    """Measure the power of a set's images by octave and direction, and what each octave tells of labels.
+
+    `exponent` is that of the power law. `information` is the accuracy of a linear readout that was fitted to other
+    clusters, beside its `chance`. With --db, `use` compares what models owe to octaves (the study `octaves` of
+    `bandlens init`) with that information: an octave that a model uses more than its information warrants is a
+    candidate shortcut.
 
     Args:
-        image_set: the folder of a packed set.
-        second: another set, which it is compared with.
-        db: a results database with octave shares of models on the images, to compare with that information.
-        study: name or name@version; * is the newest version of each.
-        out: a chart to write: .svg, .pdf or .png.
-        progress: shows how far it is.
+        second: a set to compare it with.
+        db: results with octave shares of models on these images.
+        study: name or name@version of one study of --db.
+        out: a chart: .svg, .pdf or .png.
 
     Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
     """
@@ -250,10 +305,11 @@ def spectrum(
     return result
 
 
-def list_conditions(study: File | None = None, *, attacks: bool = False) -> list[dict[str, str]]:
-    """A row for each condition of a study file, or of the published grid: its probe, parameters, and what it does.
+def list_conditions(study: StudyInstead = None, *, attacks: bool = False) -> list[dict[str, str]]:
+    """List the conditions of the published grid, or of a study with its attacks: probe, parameters, and what it does.
 
-    With `attacks`, those of the study's attacks alone, or of all attacks at the published budget.
+    Args:
+        attacks: the attacks only: those of --study, or all with the published budget.
     """
     from ...probes.grid import KNOWN, make_grid
     from ..pictures.sheet import grid_of
@@ -280,8 +336,22 @@ def unlisted_probes(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in KNOWN if name not in listed]
 
 
-def preview(photograph: File, out: File, study: File | None = None, *, seed: int = 0) -> tuple[int, int]:
-    """Draw a photograph under every condition on a contact sheet; gives how many are drawn, and how many there are."""
+def preview(
+    photograph: File,
+    out: File = Path("sheet.png"),
+    study: StudyInstead = None,
+    *,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> tuple[int, int]:
+    """Draw a photograph under every condition, labelled, on one contact sheet.
+
+    Args:
+        photograph: a photograph.
+        out: the contact sheet, a PNG file.
+        seed: of the noise.
+
+    Returns the number of conditions that are drawn, and how many there are.
+    """
     from ..pictures.sheet import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(path_of(study))

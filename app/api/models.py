@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ...core.errors import UsageError
+import typer
+
+from ...core.errors import CheckpointError, UsageError
 from ...core.progress import Progress, silent
 from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
 from ...core.threads import processors
-from ...export.weights.registry import OWN_WEIGHTS, Reading
-from ..export import Backbone, MultiLabel
+from ...export.weights.registry import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
+from ..export import Backbone, MultiLabel, attempt
 from .files import File, path_of
+from .options import EngineName, PackedSet, complete_checkpoint, complete_engine
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,70 +29,100 @@ if TYPE_CHECKING:
     from ...engine.backends.layers import Layer, LayerDifference
     from ...engine.device.roofline import Roofline
     from ...export.normalization import Channels
-    from ...export.weights.fetch import FileState
-    from ...export.weights.registry import Checkpoint
     from ..sensitivity import Sensitivity
 
 
-def doctor(engine: str | None = None) -> list[tuple[str, Any]]:
-    """Subjects and findings: what this machine can run. Of one engine, EngineError where it is not ready."""
+def doctor(
+    *, engine: Annotated[str | None, typer.Option(metavar="E", autocompletion=complete_engine)] = None
+) -> list[dict[str, Any]]:
+    """Say what this machine can run: engines, GPUs, versions, free space.
+
+    Args:
+        engine: ask about one engine, or auto, only; an error if it is not ready.
+
+    Returns rows of `what` and `found`. Raises EngineError where the one engine is not ready.
+    """
     from ..machine import inspect_machine, require_engine
 
-    return inspect_machine() if engine is None else [require_engine(engine)]
+    findings = inspect_machine() if engine is None else [require_engine(engine)]
+    return [{"what": subject, "found": finding} for subject, finding in findings]
 
 
-def engine_names() -> list[str]:
-    """Names of all engines, `auto` among them."""
-    from ...engine.backends.base import ENGINES
-
-    return ["auto", *ENGINES]
-
-
-def list_checkpoints(category: str | None = None) -> Sequence[Checkpoint]:
-    """The 48 checkpoints, or those of a category."""
-    from ...export.weights.registry import by_category, checkpoints
-
-    return checkpoints() if category is None else by_category(category)
+Checkpoints = Annotated[
+    Sequence[str],
+    typer.Argument(
+        metavar="NAME",
+        help="Names as `list` shows them, category:C for those of a category, all for all 48.",
+        autocompletion=complete_checkpoint,
+    ),
+]
 
 
-def describe_checkpoint(name: str) -> list[dict[str, Any]]:
-    """A row for each file of a checkpoint: where it is published and stored, and how its keys are read."""
+def list_checkpoints(
+    names: Checkpoints = (), *, verify: Annotated[bool, typer.Option("--verify")] = False
+) -> list[dict[str, Any]]:
+    """List the checkpoints.
+
+    Args:
+        names: names, `category:NAME` for those of a category, or `all`; none stands for all.
+        verify: compare the stored weights with the lock file instead; nothing is downloaded.
+    """
+    from ...export.weights.fetch import verify as verify_files
+
+    selection = select(names or ["all"])
+    if verify:
+        states = [state for published in selection for state in verify_files(published)]
+        return [
+            {"name": state.name, "status": state.status, "sha256": state.sha256, "file": str(state.file)}
+            for state in states
+        ]
+    columns = ("name", "category", "published_top1", "normalization", "licence", "source")
+    return [{column: getattr(published, column) for column in columns} for published in selection]
+
+
+def describe_checkpoint(
+    name: Annotated[str, typer.Argument(autocompletion=complete_checkpoint)],
+) -> list[dict[str, Any]]:
+    """Show one checkpoint: where its files are published and stored, and how their keys are read.
+
+    Returns a row for each file.
+    """
     from ...export.weights.fetch import local_files, verify
-    from ...export.weights.registry import checkpoint, key_rule
 
-    known = checkpoint(name)
-    stored = {row.file: row for row in verify(known)}
+    published = checkpoint(name)
+    states = {state.file: state for state in verify(published)}
     return [
         {
-            "name": known.name,
-            "category": known.category,
-            "published_top1": known.published_top1,
-            "normalization": known.normalization,
-            "licence": known.licence,
+            "name": published.name,
+            "category": published.category,
+            "published_top1": published.published_top1,
+            "normalization": published.normalization,
+            "licence": published.licence,
             "source": str(part.source),
             "rule": part.rule,
             "containers": ", ".join(key_rule(part.rule).containers),
             "drops": "; ".join(why for _, why in key_rule(part.rule).drop),
             "file": str(path),
-            "sha256": stored[path].sha256,
-            "status": stored[path].status,
+            "sha256": states[path].sha256,
+            "status": states[path].status,
         }
-        for part, path in local_files(known)
+        for part, path in local_files(published)
     ]
 
 
-def fetch_weights(checkpoint: Checkpoint) -> list[Path]:
-    """Download the weights of a checkpoint, going on where an earlier download stopped, and verify them."""
+def fetch_weights(names: Checkpoints) -> Iterator[Path]:
+    """Download weights and verify them; an interrupted download goes on.
+
+    Returns the path of each file as soon as it is there. One that cannot be fetched stops no other: CheckpointError
+    names these at the end.
+    """
     from ...export.weights.fetch import fetch
 
-    return fetch(checkpoint)
-
-
-def verify_weights(checkpoint: Checkpoint) -> list[FileState]:
-    """Compare the stored weights with the lock file; nothing is downloaded."""
-    from ...export.weights.fetch import verify
-
-    return verify(checkpoint)
+    failed: list[str] = []
+    for paths in attempt({published.name: partial(fetch, published) for published in select(names)}, failed):
+        yield from paths or ()
+    if failed:
+        raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
 
 
 def export(
@@ -188,20 +222,22 @@ def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
 
 
 def sensitivity(
-    checkpoint: str,
-    image_set: File,
+    model: str,
+    image_set: PackedSet,
     models: File | None = None,
     *,
-    engine: str = "torch",
+    engine: EngineName = "torch",
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and ring.
+    """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and by ring.
+
+    The shares of the gradient's energy, means over images with 95 % intervals over clusters, add up to 1. They are not
+    stored.
 
     Args:
-        checkpoint: the name of an exported model.
-        image_set: the folder of a packed set that it takes.
-        models: the models folder.
-        engine: `torch`, or `torch-cuda` on a GPU.
+        model: an exported model.
+        models: the folder of the models; by default that of `export`.
+        engine: torch or torch-cuda: one with gradients.
         progress: shows how far it is.
     """
     from ...export.models import load_model
@@ -209,9 +245,9 @@ def sensitivity(
     from ..sensitivity import measure_sensitivity
     from ..study.class_names import match_labels
 
-    model = load_model(_models_folder(models), checkpoint)
-    images = match_labels(open_image_set(Path(image_set)), [model])
-    return measure_sensitivity(model, images, engine, progress)
+    network = load_model(_models_folder(models), model)
+    images = match_labels(open_image_set(Path(image_set)), [network])
+    return measure_sensitivity(network, images, engine, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,27 +284,37 @@ class Profile:
 
 
 def profile(
-    name: str,
-    engine: str = "auto",
+    model: Annotated[str, typer.Argument(autocompletion=complete_checkpoint)],
+    engine: EngineName = "auto",
     precision: str = "fp32",
     *,
-    batch: int | None = None,
-    threads: int | None = None,
+    compare: Annotated[str | None, typer.Option(metavar="ENGINE[:PRECISION]")] = None,
+    batch: Annotated[int | None, typer.Option(min=1)] = None,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
     models: File | None = None,
-) -> Profile:
-    """Time the layers of an exported model as an engine runs them, and measure what the device can do.
+) -> Profile | list[LayerDifference]:
+    """Time the layers of a model, or find the first that two engines compute differently.
 
-    The threads of a CPU share each layer here; in a run they share a batch, which takes less time.
+    `of_roofline` is the share of a layer's time that the device needs for its bytes and operations, by a bandwidth and
+    a rate measured now; it exceeds 1 where data stay in caches.
+
+    On a CPU all threads share each layer here, and in a run they share a batch, which takes less time.
+
+    Layers are compared on photographs, as outputs of the network, so that no engine fuses them away: what differs only
+    where they are fused does not show.
 
     Args:
-        name: the model.
-        engine: `auto`, or an engine that `doctor` lists.
+        model: an exported model.
+        engine: auto, or an engine that `doctor` lists.
         precision: one that the engine runs.
-        batch: the images of a batch, which are random; by default a study's, the tuned one where there is one.
-        threads: of the CPU; by default as many as this process may use.
+        compare: instead of times: layers beside those of this engine, which is trusted; at fp32 by default.
+        batch: images of a batch, which are random; by default those of a study.
+        threads: threads of the CPU; by default all.
         models: the folder of the models; by default that of `export`.
 
-    Raises EngineError where the engine cannot run the model, or times no layers.
+    Returns a `Profile`; with `compare`, the differences of the layers in the order of the ONNX file.
+
+    Raises EngineError where an engine cannot run the model, or shows neither times nor values of its layers.
     """
     import numpy as np
 
@@ -276,7 +322,10 @@ def profile(
     from ...engine.device.roofline import measure_roofline
     from ...engine.tuning import usual_batch
 
-    variant, threads = _variant(name, engine, precision, models), threads or processors()
+    variant, threads = _variant(model, engine, precision, models), threads or processors()
+    if compare is not None:
+        reference, _, reference_precision = compare.partition(":")
+        return _compare_layers(_variant(model, reference, reference_precision or "fp32", models), variant, threads)
     count = batch or usual_batch(variant.engine, precision, variant.model.path.parent, threads)
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
@@ -284,47 +333,19 @@ def profile(
     return Profile(variant, count, layers, measure_roofline(arrays_of(variant.engine), precision, threads))
 
 
-def compare_layers(
-    name: str,
-    reference: str,
-    engine: str = "auto",
-    precision: str = "fp32",
-    *,
-    threads: int | None = None,
-    models: File | None = None,
-) -> list[LayerDifference]:
-    """Compare the values of a model's nodes in two engines on photographs, in the order of the ONNX file.
+COMPARED = 2
+"""Photographs on which layers are compared: a ResNet-50's values take 100 MB for each of them."""
 
-    Every value is an output of the network here, so that neither engine fuses it away: what differs only where nodes
-    are fused does not show.
 
-    Args:
-        name: the model.
-        reference: ENGINE or ENGINE:PRECISION, whose values are trusted; fp32 by default.
-        engine: the engine in question: `auto`, or one that `doctor` lists.
-        precision: its precision.
-        threads: of the CPU; by default as many as this process may use.
-        models: the folder of the models; by default that of `export`.
-
-    Raises EngineError where an engine cannot run the model, or shows no values of its nodes.
-    """
+def _compare_layers(reference: Variant, variant: Variant, threads: int) -> list[LayerDifference]:
     from ...engine.backends.base import content_of, layer_values
     from ...engine.backends.layers import LARGEST_DIFFERENCE, compare_layers
     from ...export.photographs import photograph_crops
 
-    trusted, _, trusted_precision = reference.partition(":")
-    variants = [
-        _variant(name, trusted, trusted_precision or "fp32", models),
-        _variant(name, engine, precision, models),
-    ]
-    images = photograph_crops(variants[0].model.image_size)[:COMPARED]
-    values_a, values_b = (layer_values(variant, images, threads or processors()) for variant in variants)
-    close = max(LARGEST_DIFFERENCE[variant.precision] for variant in variants)
-    return compare_layers(content_of(variants[0]), values_a, values_b, close)
-
-
-COMPARED = 2
-"""Photographs on which layers are compared: a ResNet-50's values take 100 MB for each of them."""
+    images = photograph_crops(reference.model.image_size)[:COMPARED]
+    values_a, values_b = (layer_values(side, images, threads) for side in (reference, variant))
+    close = max(LARGEST_DIFFERENCE[side.precision] for side in (reference, variant))
+    return compare_layers(content_of(reference), values_a, values_b, close)
 
 
 def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from ...core.errors import UnknownName, UsageError, some_of
 from ...core.progress import Progress, silent
 from .files import RESULTS, File, existing, path_of, reading
+from .options import Database, StudyOfProbes, complete_study
 
 if TYPE_CHECKING:
     import polars as pl
@@ -116,7 +120,11 @@ def measure(
 
 
 def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
-    """A row for each built-in measure, and each of the user's own that a study names: title, unit, scope, bias."""
+    """List the measures: name, title, unit, what each is a number of, and whether `correlate` takes it.
+
+    Args:
+        study: a study whose own measures are listed too.
+    """
     from ...analysis.measures.own import start_measures
     from ...analysis.measures.registry import MEASURES
     from .studies import read_study
@@ -380,22 +388,27 @@ def report(
 
 
 def explore(
-    db: File = RESULTS,
-    folders: Sequence[File] = (),
+    db: Database = RESULTS,
+    images: Annotated[Sequence[File], typer.Option(metavar="FOLDER")] = (),
     *,
-    study: File | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
+    study: StudyOfProbes = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 0,
+    browser: Annotated[bool, typer.Option("--browser")] = False,
     tell: Callable[[str, int], object] = lambda _address, _sets: None,
 ) -> None:
-    """Serve a page over a results database on one address of this machine, until the process is interrupted.
+    """Look at a results database in a browser: curves, correlations, and the photographs behind them.
+
+    The page is served until Ctrl-C for whoever has the address with its token, on this machine alone unless --host
+    names an address that other machines reach. Images are shown where their sets are found, perturbed again by the same
+    code and seed.
 
     Args:
         db: the results database, or a snapshot of one that a run writes to.
-        folders: where image sets lie; by default beside the database.
-        study: a study file, for the probes of one's own that it names.
-        host: the address or name of this machine that the page is opened at; by default no other machine reaches it.
+        images: where image sets lie, again for more; by default beside the database.
+        host: address or name of this machine at which others open the page, too, with its token.
         port: 0 is any that is free.
+        browser: open the page in a browser as well.
         tell: called with the address, token included, and the number of image sets found.
     """
     from ..pictures.conditions import DEEPEST, find_sets
@@ -406,17 +419,23 @@ def explore(
         if error.name in ("starlette", "uvicorn"):
             raise UsageError("the explorer needs Starlette and Uvicorn: pip install 'bandlens[explore]'") from None
         raise
-    places = [Path(folder) for folder in folders] or [Path(db).resolve().parent]
+    places = [Path(folder) for folder in images] or [Path(db).resolve().parent]
     for folder in places:
         if not folder.is_dir():
             raise UsageError(f"no folder {folder}; name with --images where image sets lie")
     sets = find_sets(places)
-    if folders and not sets:
+    if images and not sets:
         raise UsageError(
             f"no image set in {', '.join(map(str, places))}, nor {DEEPEST} folders down; name with --images the folder "
             "that `bandlens images pack --out` wrote to, or the one above"
         )
-    serve(Path(db), sets, path_of(study), host, port, tell)
+
+    def show(address: str, count: int) -> None:
+        tell(address, count)
+        if browser:
+            webbrowser.open(address)
+
+    serve(Path(db), sets, path_of(study), host, port, show)
 
 
 def list_studies(db: File = RESULTS) -> pl.DataFrame:
@@ -425,13 +444,6 @@ def list_studies(db: File = RESULTS) -> pl.DataFrame:
 
     with reading(db) as store:
         return list_studies(store)
-
-
-def study_labels(db: File = RESULTS) -> list[str]:
-    """Names and labels (name@version) of the studies of a database, the oldest first."""
-    with reading(db) as store:
-        versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
-    return list(dict.fromkeys([*versions["study"], *versions["label"]]))
 
 
 def stored_study(name: str, db: File = RESULTS) -> str:
@@ -443,13 +455,17 @@ def stored_study(name: str, db: File = RESULTS) -> str:
         return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
 
 
-def cite(name: str, db: File = RESULTS) -> str:
-    """BibTeX of the program, a study (name or name@version), its models and its images, with their licences."""
+def cite(study: Annotated[str, typer.Argument(autocompletion=complete_study)], db: Database = RESULTS) -> str:
+    """Print BibTeX of a study: the program, its models and its images, with their licences.
+
+    Args:
+        study: a study, as name or name@version.
+    """
     from ...analysis.database.studies import study_label
     from ..citation import study_entries
 
     with reading(db) as store:
-        return "\n\n".join(study_entries(store, study_label(store, name)))
+        return "\n\n".join(study_entries(store, study_label(store, study)))
 
 
 def rename_study(name: str, to: str, db: File = RESULTS) -> int:

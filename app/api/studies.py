@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ...core.errors import UnknownName, UsageError
 from ...core.progress import Progress, silent
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
+from .options import Database
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from ..study.verify import Verified
 
 
-def study_text(name: str) -> str:
+def shipped_study(name: str) -> str:
     """The text of a study file that comes along; UnknownName for a name that has none."""
     from importlib.resources import files
 
@@ -35,19 +38,37 @@ def study_text(name: str) -> str:
     return known[name].read_text(encoding="utf-8")
 
 
-def write_study(file: File) -> tuple[Study, str]:
-    """Write a study file for the models and image sets that are on the disk.
+def write_study(
+    file: Annotated[File, typer.Argument()] = Path("study.toml"), *, study: str | None = None
+) -> tuple[Study, str]:
+    """Write a study file for your models and images, asking nothing; or one that comes along, to be changed.
+
+    It names the exported models, those in the folder `models` beside FILE or else in $BANDLENS_HOME/models, and the
+    image sets in FILE's folder and four levels below; with nothing there it has names to replace. A file that is there
+    is kept.
+
+    Those that come along are grid: the 52 published conditions on ImageNet; paper: the grid, an attack, and every other
+    benchmark clean; human-probes: the stimuli of experiments with people; fourier-map: errors under single waves;
+    shape-under-filters: shape bias against cutoff; reliance: accuracy without shape, texture, or colour; and octaves:
+    all sets of seven octaves.
 
     Args:
-        file: the new file. Models are those in the folder `models` beside it, or else in $BANDLENS_HOME/models; image
-            sets are those in its folder and four levels below. With nothing there it has names to replace.
+        file: the new study file.
+        study: one that comes along, such as grid, instead of one for what is on the disk.
 
-    Gives the study, and a line on what it lacks or leaves out, empty where that is nothing. Raises UsageError where
+    Returns the study, and a line on what it lacks or leaves out, empty where that is nothing. Raises UsageError where
     there is a file already, or none can be written; ExportError for a damaged model.
     """
-    from ..draft import write_study
+    from ..draft import write_file, write_study
+    from ..study.file import Study
 
-    return write_study(Path(file))
+    path = Path(file)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it: {path / 'study.toml'}")
+    if study is None:
+        return write_study(path)
+    write_file(path, shipped_study(study))
+    return Study.read(path), ""
 
 
 def read_study(study: Study | File, engine: str | None = None) -> Study:
@@ -89,28 +110,33 @@ USUAL_IMAGES, USUAL_MODELS = (300, 1_000, 5_000, 50_000), (12, 24, 48, 100)
 
 
 def power(
-    images: Sequence[int] = (),
-    models: Sequence[int] = (),
+    images: Annotated[Sequence[int], typer.Option(metavar="N")] = (),
+    models: Annotated[Sequence[int], typer.Option(metavar="M")] = (),
     *,
     difference: float | None = None,
     correlation: float | None = None,
     discordance: float = 0.1,
     tests: int = 1,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Tell the smallest differences and correlations that 80 % of studies find at 5 %, and what a study needs for one.
+    """Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one.
+
+    Tests are at 5 %. Differences are of two accuracies, as shares: `by_interval` where the 95 % interval leaves zero
+    out, `by_test` where McNemar's test finds it. `kappa` is an error consistency that is told from 0, and `enough_for`
+    says which difference or correlation asks for the number of the row. `bandlens plan` has the numbers of a study, and
+    takes clusters and earlier runs into account.
 
     Args:
-        images: numbers of independent images on which two models are compared.
-        models: numbers of models that a correlation is over, at least 4.
-        difference: a difference of two accuracies, as a share, for which images are counted.
-        correlation: a correlation for which models are counted.
-        discordance: the share of images that one of the two models alone has right; at least the difference.
-        tests: the number of tests that Holm's method corrects for.
+        images: images on which two models are compared; may be repeated.
+        models: models that a correlation is over, at least 4; may be repeated.
+        difference: how many images does a difference of two accuracies need, such as 0.03?
+        correlation: how many models does a correlation need?
+        discordance: share of images that one of two models alone has right; at least the difference.
+        tests: number of tests that Holm's method corrects for.
 
-    Returns the tables `images` and `models`, without those that are empty. `by_interval` is the smallest difference
-    whose 95 % interval leaves zero out, `by_test` the one that McNemar's test finds, None where not even one of 1 is
-    found; `kappa` is the error consistency that is told from 0; `enough_for` says which difference or correlation asks
-    for the number of the row. Raises UsageError for a number that is out of its range.
+    Returns the tables `images` and `models`, without those that are empty; a difference is None where not even one of 1
+    is found.
+
+    Raises UsageError for a number that is out of its range.
     """
     from ...analysis.statistics import power as formulas
 
@@ -202,8 +228,11 @@ def run(
     return summary.raise_failures() if raise_failures else summary
 
 
-def run_progress(db: File = RESULTS) -> list[RunProgress]:
-    """How far the runs are that write to a database, usually one, as they last said; the database is not opened."""
+def run_progress(db: Database = RESULTS) -> list[RunProgress]:
+    """Say how far the run is that holds a results database, and how long it will take; the database is not opened.
+
+    Returns the states that the runs, usually one, last wrote.
+    """
     from ..study.progress_file import read_progress
 
     return read_progress(existing(db))
@@ -333,21 +362,21 @@ def verify(
 
 def import_predictions(
     file: File,
-    checkpoints: Sequence[str],
-    images: File,
-    db: File = RESULTS,
+    checkpoints: Annotated[Sequence[str], typer.Option("--checkpoint", metavar="NAME")],
+    images: Annotated[File, typer.Option()],
+    db: Database = RESULTS,
     *,
-    attributes: File | None = None,
+    attributes: Annotated[File | None, typer.Option(metavar="CSV")] = None,
     weights_sha256: str = "unknown",
 ) -> list[Imported]:
-    """Import predictions that were made elsewhere on unperturbed images, into a study of each checkpoint.
+    """Import predictions on unperturbed images, into a study of each model; the database says where they came from.
 
     Args:
         file: Parquet or CSV: file_name, predicted_class, predicted_probability, and `model` where it holds several.
-        checkpoints: the models that made them.
+        checkpoints: the model that made them; repeatable.
         images: an image set, or a table of file_name and label.
         db: the results database; made if there is none.
-        attributes: a CSV file, columns path, name and value, of the images of such a table.
+        attributes: columns path, name, value, of the images of such a table.
         weights_sha256: of the weights that made them, where that is known of the one model.
     """
     from ..imported import import_predictions

@@ -10,6 +10,7 @@ import typer
 
 from ...core.errors import UsageError, plural, some_of
 from .. import api
+from ..api.options import complete_study
 from ..console import (
     TableFormat,
     condition_in_words,
@@ -20,7 +21,6 @@ from ..console import (
     setting_in_words,
 )
 from ..formats import Format
-from .completion import complete_study
 from .options import Database
 
 if TYPE_CHECKING:

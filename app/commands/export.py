@@ -20,12 +20,14 @@ from ...export.models import categorize_model, check_name
 from ...export.normalization import NORMALIZATIONS, Channels
 from ...export.weights.registry import OWN, Reading
 from .. import api
+from ..api.options import complete_checkpoint
 from ..console import TableFormat, log, print_rows, progress
 from ..export import (
     Backbone,
     Exports,
     Lowering,
     MultiLabel,
+    attempt,
     check_calibration,
     chosen_names,
     lower,
@@ -35,11 +37,16 @@ from ..export import (
     read_precisions,
 )
 from ..formats import Format
-from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
     from ...core.records import Model
 
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME…", help="Names as `list` shows them.", autocompletion=complete_checkpoint),
+]
+Every = Annotated[bool, typer.Option("--all", help="All 48.")]
+Category = Annotated[str | None, typer.Option("--category", metavar="C", help="Those of one category.")]
 LOWER = "Precisions and plans"
 HEAD = "A head for features"
 Size = Annotated[
@@ -348,8 +355,10 @@ def _export(
             )
         rows.extend(lower(model, lowering))
 
+    failed: list[str] = []
     with progress("exporting", len(models), "checkpoints", delay=0) as advance:
-        failed = for_each(models, make_files, advance)
+        for _ in attempt({name: partial(make_files, make) for name, make in models.items()}, failed):
+            advance()
     print_rows(rows if complete is None else list(map(complete, rows)), table_format)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")

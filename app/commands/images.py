@@ -1,227 +1,131 @@
-"""`bandlens images`: photographs decoded once, and checked."""
+"""`bandlens images`, `benchmarks` and `probes`: photographs decoded once, and what probes make of them.
+
+The commands that pack build a `Crop`, `Contents`, `Labels` and `How` of their options, as Python gives them.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...core.errors import UsageError, plural
-from ...core.protocol import SIZE, SPACE_CLASSES
-from ...core.records import MULTILABEL, PERCENTILES, Crop, enlarged_in_words
+from ...core.protocol import BENCHMARKS, SIZE
+from ...core.records import PERCENTILES, Crop, enlarged_in_words
 from ...core.untrusted import printable
 from ...probes.images.options import Contents, Draw, How
-from .. import api
-from ..console import TableFormat, log, print_lines, print_rows, progress
-from ..formats import Format
-from .options import Database, ProbesOfStudy
-from .spectrum import spectrum
+from ..api import images
+from ..api.files import File, path_of
+from ..api.options import complete_benchmark
+from ..console import TableFormat, log, print_lines, print_note, print_rows, print_table, print_tables, progress
+from ..formats import Format, Rows
+from ..terminal import command
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
+    from ..spectrum import Spectrum
 
-app = typer.Typer(
-    name="images",
-    help="Image sets: photographs decoded once to a memory-mapped file of pixels.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-)
-
-Source = Annotated[Path, typer.Argument(metavar="DIR|TAR", help="Folder tree or tar of JPEG, PNG, TIFF, WebP files.")]
-ChangedSet = Annotated[Path, typer.Argument(metavar="SET", help="The folder of the set, which is replaced.")]
-LabelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        metavar="folders|CSV",
-        help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", metavar="SET", help="The new folder of the set.")]
-Name = Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")]
-Size = Annotated[int, typer.Option("--size", help="Side of the central crop, in pixels.")]
-Resize = Annotated[
-    str, typer.Option("--resize", metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")
-]
-Interpolation = Annotated[
-    str, typer.Option("--interpolation", metavar="bilinear|bicubic", help="Of the resize; antialiased.")
-]
-Range = Annotated[
-    str | None,
-    typer.Option("--range", metavar="LOW,HIGH|percentiles", help="Black and white of pictures of more than 8 bits."),
-]
-Clusters = Annotated[str, typer.Option("--clusters", metavar="none|folder", help="Which images are not independent.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Resize faster; a few values differ by 1.")]
+Size = Annotated[int, typer.Option(help="Side of the central crop, in pixels.")]
+Resize = Annotated[str, typer.Option(metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")]
+Interpolation = Annotated[str, typer.Option(metavar="bilinear|bicubic", help="Of the resize; antialiased.")]
+Clusters = Annotated[str, typer.Option(metavar="none|folder", help="Which images are not independent.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")]
-SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")]
-Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads; one a processor by default.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="N images, drawn from all classes evenly.")]
 
 
-@app.command()
 def pack(
-    source: Source,
-    out: Out,
-    name: Name = None,
-    benchmark: Annotated[
-        str | None, typer.Option("--benchmark", help="What the images are, in results; the set's name by default.")
-    ] = None,
-    labels: LabelsOption = None,
-    attributes: Annotated[
-        Path | None,
-        typer.Option("--attributes", metavar="CSV", help="Site, scanner or the like: columns path, name, value."),
-    ] = None,
-    decision_space: Annotated[
-        str,
-        typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES, MULTILABEL))}."),
-    ] = "all",
+    source: images.ImageSource,
+    out: images.NewSet,
+    *,
+    name: images.SetName = None,
+    benchmark: str | None = None,
+    labels: images.LabelFile = None,
+    attributes: Annotated[File | None, typer.Option(metavar="CSV")] = None,
+    decision_space: str = "all",
     clusters: Clusters = "none",
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", help="N images, drawn from all classes evenly.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="What --limit draws by.")] = 0,
+    limit: Limit = None,
     size: Size = SIZE,
     resize: Resize = "256",
     interpolation: Interpolation = "bilinear",
-    levels: Range = None,
-    fast: Fast = False,
+    levels: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH|percentiles")] = None,
     stream: Stream = False,
-    skip_broken: SkipBroken = False,
-    workers: Workers = None,
-    table_format: TableFormat = Format.table,
-) -> None:
+    skip_broken: images.SkipBroken = False,
+) -> ImageSet:
     """Decode every image of a folder or archive once, into a new image set.
 
     The benchmarks of the study have a command of their own, which checks that they are whole: `bandlens benchmarks
     pack`.
 
-    Example: bandlens images pack photographs --out sets/photographs --labels folders
-
-    Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
+    Args:
+        benchmark: what the images are, in results; the set's name by default.
+        attributes: site, scanner or the like: columns path, name, value.
+        decision_space: what labels are of: all, imagenet-a, imagenet-r, sixteen, or multilabel.
+        levels: black and white of pictures of more than 8 bits.
     """
-    pack_images = partial(
-        api.images.pack,
+    draw = None if limit is None else Draw(limit)
+    return images.pack(
         source,
         out,
-        crop=replace(read_crop(size, resize, interpolation, fast), range=read_range(levels)),
+        crop=replace(read_crop(size, resize, interpolation), range=read_range(levels)),
         labels=labels,
         attributes=attributes,
-        contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
-        how=How(skip_broken, stream, workers, progress, log.info),
+        contents=Contents(name, benchmark, decision_space, clusters, draw),
+        how=How(skip_broken, stream, progress=progress, say=log.info),
     )
-    print_sets(lambda: [pack_images()], table_format)
 
 
-@app.command()
-def add(
-    image_set: ChangedSet,
-    source: Source,
-    labels: LabelsOption = None,
-    skip_broken: SkipBroken = False,
-    workers: Workers = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Add the images that a set does not have; the next run computes their predictions alone.
+def pack_benchmark(
+    benchmark: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_benchmark)],
+    source: Annotated[File, typer.Argument(metavar="DIR|TAR")],
+    out: images.NewSet,
+    *,
+    name: images.SetName = None,
+    ground_truth: Annotated[File | None, typer.Option(metavar="FILE")] = None,
+    real: Annotated[File | None, typer.Option(metavar="FILE")] = None,
+    only: Annotated[Sequence[str], typer.Option(metavar="NAME|K")] = (),
+    per_class: Annotated[int | None, typer.Option(metavar="K")] = None,
+    limit: Limit = None,
+    partial: Annotated[bool, typer.Option("--partial")] = False,
+    clusters: Clusters = "none",
+    size: Size = SIZE,
+    resize: Resize = "256",
+    interpolation: Interpolation = "bilinear",
+    stream: Stream = False,
+    skip_broken: images.SkipBroken = False,
+) -> list[ImageSet]:
+    """Check that a folder holds a benchmark, and pack it: whole, or the part that is asked for.
 
-    Example: bandlens images add photos.set photographs
+    Args:
+        benchmark: its name, as `list` shows it.
+        source: the benchmark's folder, or an archive of it.
+        ground_truth: labels of ImageNet images without folders.
+        real: the file real.json of ReaL.
+        only: this corruption alone, or this severity from 1 to 5; repeatable.
+        per_class: the first K images of each class.
+        partial: what is there, though something is missing.
     """
-    how = How(skip_broken, workers=workers, progress=progress, say=log.info)
-    print_sets(lambda: [api.images.add_images(image_set, source, labels=labels, how=how)], table_format)
+    from ...probes.benchmarks.check import Subset
+    from ...probes.benchmarks.truth import Labels
+
+    corruptions = tuple(word for word in only if not word.isdecimal())
+    severities = tuple(int(word) for word in only if word.isdecimal())
+    fixed = benchmark in BENCHMARKS and BENCHMARKS[benchmark].fixed
+    return images.pack_benchmark(
+        benchmark,
+        source,
+        out,
+        name=name,
+        crop=read_crop(size, resize, interpolation, fixed),
+        labels=Labels(path_of(ground_truth), path_of(real), clusters),
+        subset=Subset(per_class, limit, partial, corruptions, severities),
+        how=How(skip_broken, stream, progress=progress, say=log.info),
+    )
 
 
-@app.command()
-def remove(
-    image_set: ChangedSet,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Paths of images, as index.parquet has them.")],
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Remove images from a set; the next run computes nothing again.
-
-    Example: bandlens images remove photos.set coffee.png
-    """
-    print_sets(lambda: [api.images.remove_images(image_set, names)], table_format)
-
-
-@app.command("frequency-conflict")
-def frequency_conflict(
-    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set with labels.")],
-    out: Out,
-    cutoff: Annotated[
-        float, typer.Option("--cutoff", metavar="C", help="Low are frequencies up to C x size / 2 cycles per image.")
-    ],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="What the pairs are drawn by.")] = 0,
-    name: Name = None,
-    workers: Workers = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Make a set whose images have the low frequencies of one image and the high ones of another.
-
-    Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
-    """
-    how = How(workers=workers, progress=progress, say=log.info)
-    conflict = partial(api.images.pack_frequency_conflict, image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
-    print_sets(lambda: [conflict()], table_format)
-
-
-@app.command("attributes")
-def add_attributes(
-    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
-    file: Annotated[Path, typer.Argument(metavar="CSV", help="Columns path, name, value.")],
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Add attributes of images to a set: site or scanner, say, by which studies that run again are measured.
-
-    Example: bandlens images attributes sets/photographs sites.csv
-    """
-    counts = api.images.add_attributes(image_set, file)
-    rows = [
-        {"name": name, "value": value, "images": count}
-        for name, values in counts.items()
-        for value, count in values.items()
-    ]
-    print_rows(rows, table_format)
-
-
-@app.command()
-def check(
-    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
-    workers: Workers = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Read a set again, and compare it with what was packed: counts, pixels, labels and digest.
-
-    Example: bandlens images check sets/imagenet
-    """
-    print_sets(lambda: [api.images.check_images(image_set, workers=workers, progress=progress)], table_format)
-
-
-@app.command()
-def show(
-    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
-    query: Annotated[
-        str, typer.Option("--query", help="A SELECT with image_index or path: which images, and captions.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture.")],
-    db: Database = Path("results.duckdb"),
-    study: ProbesOfStudy = None,
-) -> None:
-    """Draw the images that a query finds as a wall: perturbed again where it has probe and parameters.
-
-    Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png
-    """
-    count, rows = api.images.draw_images(image_set, query, out, db, study=study)
-    more = f", the first of {rows:,} rows" if count < rows else ""
-    print(f"{out}: {plural(count, 'image')}{more}")
-
-
-app.command()(spectrum)
-
-
-def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: bool = False) -> Crop:
+def read_crop(size: int, resize: str, interpolation: str, fixed: bool = False) -> Crop:
     """The crop of the options, of which --resize is 256 or 384x384; UsageError for anything else.
 
     Nothing of a `fixed` benchmark is resized, whatever --resize says.
@@ -229,7 +133,7 @@ def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: boo
     side, times, second = resize.partition("x")
     if not (side.isdecimal() and len(side) < 6 and (second == side if times else True)):
         raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256 for both sides")
-    return Crop(size, size if fixed else int(side), fast=fast, interpolation=interpolation, squash=bool(times))
+    return Crop(size, size if fixed else int(side), interpolation=interpolation, squash=bool(times))
 
 
 def read_range(text: str | None) -> tuple[float, float] | str | None:
@@ -243,44 +147,112 @@ def read_range(text: str | None) -> tuple[float, float] | str | None:
     return low, high
 
 
-def print_sets(make: Callable[[], Sequence[ImageSet]], table_format: Format) -> None:
-    """Pack or check image sets; print them with the rate, and on stderr what was left out."""
-    start = time.perf_counter()
-    sets = make()
-    rate = sum(images.info.count for images in sets) / (time.perf_counter() - start)
-    rows = [_row(images, rate) for images in sets]
+def print_sets(sets: ImageSet | Sequence[ImageSet], table_format: TableFormat = Format.table) -> None:
+    """Print image sets, and on stderr what was left out."""
+    sets = sets if isinstance(sets, Sequence) else [sets]
+    rows = [_row(packed) for packed in sets]
     if table_format.is_for_programs:
-        broken = [[{"path": path, "reason": reason} for path, reason in images.skipped.items()] for images in sets]
-        labelled = [images.info.labelled for images in sets]
-        details = zip(rows, labelled, broken, strict=True)
-        print_rows([row | {"labelled": known, "skipped": skipped} for row, known, skipped in details], table_format)
+        skipped = [[{"path": path, "reason": reason} for path, reason in packed.skipped.items()] for packed in sets]
+        details = zip(rows, sets, skipped, strict=True)
+        print_rows(
+            [row | {"labelled": packed.info.labelled, "skipped": files} for row, packed, files in details], table_format
+        )
         return
     if len(rows) == 1 and table_format == Format.table:
         print_lines(rows)
     else:
         columns = ("name", "images", "skipped", "bytes", "digest")
         print_rows([{name: row[name] for name in columns} for row in rows], table_format)
-    for images in sets:
-        if images.own_cycles:
-            log.info(enlarged_in_words(images.info.name, images.own_cycles))
-        for path, reason in images.skipped.items():
+    for packed in sets:
+        if packed.own_cycles:
+            log.info(enlarged_in_words(packed.info.name, packed.own_cycles))
+        for path, reason in packed.skipped.items():
             log.info(printable(f"left out {path}: {reason}"))
 
 
-def _row(images: ImageSet, rate: float) -> dict[str, Any]:
-    info = images.info
+def _row(packed: ImageSet) -> dict[str, Any]:
+    info = packed.info
     return {
         "name": info.name,
         "images": info.count,
         "labelled": "yes" if info.labelled else "no",
-        "classes": None if images.labels is None else len(set(images.labels.tolist())),
-        **({} if images.class_names is None else {"class_names": ", ".join(images.class_names)}),
-        "clusters": len(set(images.clusters.tolist())),
-        "skipped": len(images.skipped),
-        "ignored": images.ignored,
-        **({} if images.own_cycles is None else {"own_cycles": round(images.own_cycles, 1)}),
-        "preprocessing": images.info.preprocessing,
-        "bytes": 0 if images.streamed else images.nbytes,
-        "images_per_second": round(rate, 1),
+        "classes": None if packed.labels is None else len(set(packed.labels.tolist())),
+        **({} if packed.class_names is None else {"class_names": ", ".join(packed.class_names)}),
+        "clusters": len(set(packed.clusters.tolist())),
+        "skipped": len(packed.skipped),
+        "ignored": packed.ignored,
+        **({} if packed.own_cycles is None else {"own_cycles": round(packed.own_cycles, 1)}),
+        "preprocessing": info.preprocessing,
+        "bytes": 0 if packed.streamed else packed.nbytes,
         "digest": info.digest,
     }
+
+
+def print_wall(counts: tuple[int, int], out: Path) -> None:
+    """Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png"""
+    tiles, rows = counts
+    more = f", the first of {rows:,} rows" if tiles < rows else ""
+    print(f"{out}: {plural(tiles, 'image')}{more}")
+
+
+def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens images spectrum sets/train sets/test --out spectrum.svg"""
+    print_tables(result.tables, table_format, titles=("image_set", "checkpoint"))
+    for note in result.notes:
+        log.info(note)
+
+
+def print_conditions(rows: Rows, study: Path | None, attacks: bool, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens probes list --format csv"""
+    if table_format != Format.table:
+        print_rows(rows, table_format)
+        return
+    firsts = {row["probe"]: row for row in reversed(rows)}
+    print_rows([row if row is firsts[row["probe"]] else {**row, "what": ""} for row in rows])
+    if study is None and not attacks:
+        print_note(f"more probes for a study: {', '.join(images.unlisted_probes(rows))}", table_format)
+
+
+def print_sheet(counts: tuple[int, int], photograph: Path, out: Path) -> None:
+    """Example: bandlens probes preview photo.jpg --out sheet.png"""
+    drawings, conditions = counts
+    part = "" if drawings == conditions else f"{drawings} of "
+    print(f"{out}: {photograph.name} under {part}{conditions} conditions")
+
+
+COMMANDS: dict[str, Any] = {
+    "images": {
+        "pack": command(
+            pack,
+            print_sets,
+            "Examples: bandlens images pack photographs --out sets/photographs --labels folders, bandlens images pack "
+            "crops.tar --out sets/crops --labels classes.csv --clusters folder",
+        ),
+        "add": command(images.add_images, print_sets, "Example: bandlens images add photos.set photographs"),
+        "remove": command(images.remove_images, print_sets, "Example: bandlens images remove photos.set coffee.png"),
+        "frequency-conflict": command(
+            images.pack_frequency_conflict,
+            print_sets,
+            "Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict",
+        ),
+        "attributes": command(
+            images.add_attributes, print_table, "Example: bandlens images attributes sets/photographs sites.csv"
+        ),
+        "check": command(images.check_images, print_sets, "Example: bandlens images check sets/imagenet"),
+        "show": command(images.draw_images, print_wall),
+        "spectrum": command(images.spectrum, print_spectrum),
+    },
+    "benchmarks": {
+        "list": command(images.list_benchmarks, print_table, "Example: bandlens benchmarks list"),
+        "pack": command(
+            pack_benchmark,
+            print_sets,
+            "Examples: bandlens benchmarks pack imagenet imagenet/val --out sets/imagenet, bandlens benchmarks pack "
+            "imagenet-c imagenet-c --out sets/imagenet-c --only fog",
+        ),
+    },
+    "probes": {
+        "list": command(images.list_conditions, print_conditions),
+        "preview": command(images.preview, print_sheet),
+    },
+}

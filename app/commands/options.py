@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import api
+from ..api.options import complete_engine, complete_study
 from ..console import log
-from .completion import complete_engine, complete_study
 
 if TYPE_CHECKING:
     from ..study.resolve import Work

@@ -9,8 +9,8 @@ import typer
 
 from ...core.errors import amount, plural
 from .. import api
+from ..api.options import complete_study
 from ..console import progress
-from .completion import complete_study
 from .options import Database
 
 

@@ -10,9 +10,9 @@ import typer
 
 from ...core.errors import UsageError, amount, plural
 from .. import api
+from ..api.options import complete_study
 from ..console import TableFormat, print_rows
 from ..formats import Format
-from .completion import complete_study
 from .options import Database
 
 if TYPE_CHECKING:

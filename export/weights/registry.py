@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -10,6 +11,8 @@ from typing import Any
 
 from ...core.errors import UnknownName, UsageError
 
+CATEGORY = "category:"
+"""The beginning of a word that stands for all models of a category."""
 OWN = "own"
 """The category of a user's models, and the key rule for their files."""
 
@@ -121,13 +124,19 @@ def by_category(category: str) -> tuple[Checkpoint, ...]:
     return members
 
 
-def select(names: list[str], every: bool = False, category: str | None = None) -> tuple[Checkpoint, ...]:
-    """The checkpoints that a command line names: some, all, or a category; UsageError for none of these or several."""
-    if (bool(names) + every + (category is not None)) != 1:
-        raise UsageError("say which: either NAME…, or --all, or --category C; see `bandlens checkpoints list`")
-    if category is not None:
-        return by_category(category)
-    return checkpoints() if every else tuple(checkpoint(name) for name in dict.fromkeys(names))
+def select(words: Sequence[str]) -> tuple[Checkpoint, ...]:
+    """The checkpoints that words stand for, each once: a name, `category:NAME`, or `all`. UsageError without a word."""
+    if not words:
+        raise UsageError("say which: NAME…, category:C, or all; see `bandlens checkpoints list`")
+    selection: list[Checkpoint] = []
+    for word in words:
+        if word == "all":
+            selection += checkpoints()
+        elif word.startswith(CATEGORY):
+            selection += by_category(word.removeprefix(CATEGORY))
+        else:
+            selection.append(checkpoint(word))
+    return tuple(dict.fromkeys(selection))
 
 
 @cache

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from click.testing import Result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -19,8 +18,7 @@ from small import make_images, make_model, make_pictures
 from torch import nn
 from typer.testing import CliRunner
 
-from bandlens.app.commands import checkpoints
-from bandlens.app.commands.export import export, export_own
+from bandlens.app.cli import app
 from bandlens.app.console import listen
 from bandlens.core.errors import BandlensError
 from bandlens.core.records import Model
@@ -30,11 +28,6 @@ from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
-
-app = typer.Typer()
-app.add_typer(checkpoints.app)
-app.command()(export)
-app.command()(export_own)
 
 FP16 = ("--image-size", 64, "--precision", "fp16", "--format", "json")
 

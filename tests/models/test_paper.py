@@ -77,7 +77,8 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
         workplace.run("benchmarks", "pack", *miniature.words, "--out", f"sets/{out}", "--name", out)
     for seed, name in enumerate(MODELS):
         make_model(workplace.folder / "models", name, size=SIZE, classes=1000, seed=seed)
-    study = workplace.run("study", "paper")
+    workplace.run("init", "paper.toml", "--study", "paper")
+    study = (workplace.folder / "paper.toml").read_text()
     (workplace.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
     workplace.run("run", "paper.toml")
     workplace.run("analyze", "--resamples", "100")

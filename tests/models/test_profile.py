@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from small import bandlens, make_model, tune_by_hand
 
-from bandlens.app.api.models import compare_layers as compare_engines
 from bandlens.app.api.models import profile
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
@@ -99,7 +98,7 @@ def test_not_a_number_differs(model: Model, images: NDArray[np.float32]) -> None
 
 
 def test_bf16_differs_from_fp32_by_what_it_rounds(model: Model) -> None:
-    differences = compare_engines("one", "onnxruntime", "torch", "bf16", threads=1, models=model.path.parent)
+    differences = profile("one", "torch", "bf16", compare="onnxruntime", threads=1, models=model.path.parent)
     relative = {layer.layer: layer.relative for layer in differences}
     assert 2**-9 / 4 < relative["c"] < 2**-6  # bfloat16 has 8 bits
     assert relative["colour"] < 1e-4  # a mean, which stays in float32

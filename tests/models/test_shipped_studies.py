@@ -1,4 +1,4 @@
-"""`bandlens study`: the studies that come along, on EfficientNet-Lite0 and a few pictures (`paper`: test_paper.py)."""
+"""The studies of `bandlens init --study`, on EfficientNet-Lite0 and a few pictures (`paper`: test_paper.py)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def finish(folder: Path) -> Callable[[str], Done]:
 
     @cache
     def finished(name: str) -> Done:
-        study, file, db = run("study", name), folder / f"{name}.toml", ("--db", folder / f"{name}.duckdb")
+        file, db = folder / f"{name}.toml", ("--db", folder / f"{name}.duckdb")
+        run("init", file, "--study", name)
+        study = file.read_text()
         file.write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 2\n{study}')
         planned = json.loads(run("plan", file, *db, "--format", "json"))["to_run"]
         if name == "fourier-map":  # the smallest map of its remarks: the whole one takes minutes

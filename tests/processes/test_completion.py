@@ -18,7 +18,7 @@ from bandlens.analysis.database.open import open_store
     [
         ("export resnet50_di", "resnet50_dino"),
         ("checkpoints show tv_re", "tv_resnet50"),
-        ("export --category contr", "contrastive"),
+        ("checkpoints list category:contr", "category:contrastive"),
         ("run study.toml --engine onnxruntime-c", "onnxruntime-cuda"),
         ("benchmarks pack imagenet-s", "imagenet-sketch"),
         ("report --study mi", "mine@1"),

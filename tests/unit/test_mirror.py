@@ -16,6 +16,7 @@ WITHOUT_A_MODULE = {
     "analysis/database/test_label_schemes.py": "views of schema.sql",
     "analysis/database/test_views.py": "views of schema.sql",
     "analysis/published/test_papers.py": "numbers that papers printed",
+    "app/commands/test_benchmarks.py": "`bandlens benchmarks`",
     "app/test_api.py": "the folder app/api",
     "app/study/test_names.py": "the names that belong to a study's version",
     "probes/test_golden.py": "numbers of all built-in probes",

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import bandlens
 from bandlens.analysis.database.open import open_store
-from bandlens.app.cli import app
+from bandlens.app.cli import COMMANDS, app
 from bandlens.app.console import log
 from bandlens.core.files import partial_prefix
 from bandlens.core.protocol import CUTOFFS
@@ -43,7 +43,6 @@ def test_the_commands_of_the_design_are_there() -> None:
         "export",
         "export-own",
         "init",
-        "study",
         "plan",
         "run",
         "rebuild",
@@ -58,7 +57,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         "demo",
         "vacuum",
     ]
-    nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
+    nested = "checkpoints list, checkpoints show, checkpoints fetch, images pack, images check, "
     nested += "images frequency-conflict, "
     nested += "benchmarks list, benchmarks pack, "
     nested += (
@@ -67,6 +66,13 @@ def test_the_commands_of_the_design_are_there() -> None:
     nested += "published import, published table, published show, "
     nested += "published relate"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
+
+
+def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = {name: line for group in COMMANDS.values() for name, (_, line) in group.items()}
+    helps = {name: " ".join((commands[name].help or "").split()) for name in lines}
+    assert {name: text[: len(lines[name])] for name, text in helps.items()} == lines
 
 
 @pytest.mark.parametrize("path", command_paths(), ids=" ".join)
@@ -171,7 +177,7 @@ def test_commands_stand_under_what_one_does() -> None:
 
 def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for words, shown in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
-        command(*words, "study", "grid")
+        command(*words, "checkpoints", "show", "tv_resnet50")
         log.info("a note")
         log.warning("a warning")
         log.error("an error")
@@ -194,7 +200,7 @@ def test_a_log_gets_what_stderr_says_with_times(command: Command, tmp_path: Path
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    "words", [("checkpoints", "list", "--format", "json"), ("study", "paper"), ("--help",)], ids=str
+    "words", [("checkpoints", "list", "--format", "json"), ("checkpoints", "list"), ("--help",)], ids=str
 )
 def test_a_full_disk_behind_standard_output_is_one_line(
     words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch

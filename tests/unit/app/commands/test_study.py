@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 import bandlens
-from bandlens.app.commands.power import power
+from bandlens.app.cli import app
 from bandlens.core.errors import UsageError
-
-app = typer.Typer()
-app.command()(power)
 
 
 def ask(*words: object) -> dict[str, list[dict[str, float]]]:
-    result = CliRunner().invoke(app, [*map(str, words), "--format", "json"], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["power", *map(str, words), "--format", "json"], catch_exceptions=False)
     assert result.exit_code == 0
     answer: dict[str, list[dict[str, float]]] = json.loads(result.stdout)
     return answer

@@ -1,0 +1,93 @@
+"""`bandlens doctor`, `checkpoints`, `profile` and `sensitivity`: models, and what this machine does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import CheckpointError
+from ..api import models
+from ..console import TableFormat, log, print_lines, print_note, print_rows, print_table, print_tables
+from ..formats import Format, Rows
+from ..terminal import command
+
+if TYPE_CHECKING:
+    from ...engine.backends.layers import LayerDifference
+    from ..sensitivity import Sensitivity
+
+
+def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> None:
+    """With --verify, exit 1 unless all are there and unchanged.
+
+    Examples: bandlens checkpoints list category:contrastive, bandlens checkpoints list --verify
+    """
+    print_rows(rows, table_format)
+    if bad := list(dict.fromkeys(row["name"] for row in rows if row.get("status", "ok") != "ok")):
+        raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")
+
+
+def print_checkpoint(rows: Rows, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens checkpoints show resnet50_dino"""
+    if table_format == Format.table:
+        print_lines(rows)
+    else:
+        print_rows(rows, table_format)
+
+
+def print_paths(paths: Iterable[Path]) -> None:
+    """Examples: bandlens checkpoints fetch tv_resnet50, bandlens checkpoints fetch category:stylized"""
+    for path in paths:
+        print(path)
+
+
+def print_profile(profiled: models.Profile | list[LayerDifference], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens profile resnet50 --engine openvino --compare onnxruntime"""
+    if isinstance(profiled, list):
+        print_rows([asdict(difference) for difference in profiled], table_format)
+        print_note(_first_in_words(profiled), table_format)
+        return
+    print_rows(profiled.rows(), table_format)
+    roofline = profiled.roofline
+    print_note(
+        f"{profiled.variant}: {1000 * profiled.seconds:.4g} ms for {profiled.batch} images, "
+        f"{profiled.batch / profiled.seconds:,.0f} images/s in {len(profiled.layers)} layers; the device moves "
+        f"{roofline.bandwidth / 1e9:.3g} GB/s and does {roofline.rate / 1e9:,.4g} GFLOP/s",
+        table_format,
+    )
+
+
+def _first_in_words(differences: list[LayerDifference]) -> str:
+    for number, layer in enumerate(differences):
+        if layer.differs:
+            words = (
+                f"first layer that differs: {layer.layer} ({layer.operator}) by {layer.relative:.2g} of its largest "
+                "value"
+            )
+            before = differences[number - 1] if number else None
+            return f"{words}; {before.layer} before it by {before.relative:.2g}" if before else words
+    return f"no layer differs by more than rounding explains; the logits differ by {differences[-1].relative:.2g}"
+
+
+def print_sensitivity(result: Sensitivity, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens sensitivity resnet50 sets/imagenet"""
+    print_tables(result.tables, table_format)
+    if result.flat:
+        log.info(f"{result.flat:,} images have no gradient, and count nothing")
+
+
+COMMANDS: dict[str, Any] = {
+    "doctor": command(
+        models.doctor,
+        print_table,
+        "Example, once before a long job or as a container starts: bandlens doctor --engine tensorrt",
+    ),
+    "checkpoints": {
+        "list": command(models.list_checkpoints, print_checkpoints),
+        "show": command(models.describe_checkpoint, print_checkpoint),
+        "fetch": command(models.fetch_weights, print_paths),
+    },
+    "profile": command(models.profile, print_profile),
+    "sensitivity": command(models.sensitivity, print_sensitivity),
+}

@@ -1,0 +1,125 @@
+"""Commands of a terminal, each made of a function of `api` and a printer, which prints what the function returns.
+
+The function says everything once. Its docstring is the help, without what it returns and raises; a line of `Args:` is
+the help of a parameter. A parameter without a default is an argument, and one with a default an option of its name,
+unless its annotation has a `typer.Argument` or `typer.Option`: these add what Python has no word for, such as a range,
+a short name, or the words that a shell completes. `progress` is no option: it is shown.
+
+A printer takes the result, then by their names the arguments that it prints; its other parameters are options of its
+own. Its docstring ends the help: an example, the exit statuses.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from inspect import Parameter, Signature, getdoc, signature
+from os import PathLike
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from typer.models import ArgumentInfo
+
+from . import console
+from .api.files import File
+
+ARGUMENT_HELP = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
+"""A parameter in `Args:`, whose text may go on in lines that are further in."""
+HIDDEN = ("Args:", "Returns ", "Raises ")
+"""The beginnings of paragraphs that are for Python alone."""
+
+
+def command(
+    function: Callable[..., Any], printer: Callable[..., Any], example: str = "", **fixed: Any
+) -> Callable[..., None]:
+    """Make a function of options that calls `function` and prints its result, for typer to call.
+
+    Args:
+        function: a function of `api`.
+        printer: prints what that returns.
+        example: the end of the help, where the printer is one of many commands and has none.
+        fixed: arguments of the function that are no options.
+    """
+    texts = [_Text.read(function), _Text.read(printer)]
+    options = {option.name: option for option in _options(function, texts[0].arguments) if option.name not in fixed}
+    if "progress" in options:
+        del options["progress"]
+        fixed["progress"] = console.progress
+    _, *additions = _options(printer, texts[1].arguments)
+    parameters = {addition.name: addition for addition in additions} | options
+
+    def run(**values: Any) -> None:
+        result = function(**{name: values[name] for name in options}, **fixed)
+        printer(result, **{addition.name: values[addition.name] for addition in additions})
+
+    order = [*options, *(name for name in parameters if name not in options)]
+    run.__name__ = function.__name__
+    run.__doc__ = "\n\n".join(filter(None, (texts[0].help, example or texts[1].help)))
+    run.__signature__ = Signature([parameters[name] for name in order])  # type: ignore[attr-defined]
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A docstring, as the terminal shows it."""
+
+    help: str
+    arguments: Mapping[str, str]
+    """The help of each parameter."""
+
+    @classmethod
+    def read(cls, function: Callable[..., Any]) -> _Text:
+        paragraphs = (getdoc(function) or "").split("\n\n")
+        arguments = {
+            name: " ".join(text.split())
+            for paragraph in paragraphs
+            if paragraph.startswith("Args:")
+            for name, text in ARGUMENT_HELP.findall(paragraph)
+        }
+        return cls("\n\n".join(text for text in paragraphs if not text.startswith(HIDDEN)), arguments)
+
+
+def _options(function: Callable[..., Any], helps: Mapping[str, str]) -> Iterator[Parameter]:
+    """The parameters of a function as typer takes them: keywords with types and settings that it knows."""
+    names = _Names(getattr(function, "__globals__", {}))
+    for name, parameter in signature(function).parameters.items():
+        annotation = eval(str(parameter.annotation), {}, names)  # noqa: S307 - of a module of this package
+        settings: list[Any] = []
+        if get_origin(annotation) is Annotated:
+            annotation, *settings = get_args(annotation)
+        needed = parameter.default is Parameter.empty
+        setting = copy(settings[0]) if settings else typer.Argument() if needed else typer.Option()
+        if isinstance(setting, ArgumentInfo):
+            setting.metavar = setting.metavar or name.upper()
+        elif setting.default is ...:
+            setting.default = f"--{name.replace('_', '-')}"  # inside of Annotated, the first name stands here
+        if setting.help is None and name in helps:
+            setting.help = helps[name][0].upper() + helps[name][1:]
+        if parameter.default in (None, ()) or (needed and isinstance(setting, ArgumentInfo)):
+            setting.show_default = False
+        kind = str if setting.parser else _plain_type(annotation)
+        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, setting])
+
+
+class _Names(dict[str, Any]):
+    """The names of a module. What it imports for type checkers alone may be given as a file."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, File)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type of an option that typer knows, for one that Python takes: a path for text or a path, say."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if get_origin(annotation) in (Union, UnionType):
+        kind = Path if any(get_origin(kind) is PathLike for kind in kinds) else _plain_type(kinds[0])
+        return kind | None if NoneType in get_args(annotation) else kind
+    if get_origin(annotation) is Sequence:
+        return list[_plain_type(kinds[0])]  # type: ignore[misc]
+    return annotation
