@@ -108,6 +108,11 @@ def panel_titles() -> dict[str, str]:
     return {shown.quantity: shown.panel or shown.label for shown in _SHOWN.values() if shown.quantity}
 
 
+def measures_in(group: str) -> list[str]:
+    """Names of the measures of many conditions that are listed under one name, in their order."""
+    return [name for name, shown in _SHOWN.items() if shown.group == group]
+
+
 def measure_named(quantity: str, estimator: str) -> str:
     """Name of the measure that estimates a quantity by an estimator."""
     return next(name for name, shown in _SHOWN.items() if (shown.quantity, shown.estimator) == (quantity, estimator))

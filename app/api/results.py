@@ -364,6 +364,7 @@ def report(
     study: str | None = None,
     *,
     against: str | None = None,
+    published: bool = False,
     figures: Sequence[str] = (),
     folder: File = Path("figures"),
     photograph: File | None = None,
@@ -376,6 +377,7 @@ def report(
         out: the file.
         study: name or name@version; by default the one that ran last.
         against: another results database, or another study of this one, to compare with.
+        published: show published models, too, and the study's among them; a database without a study has these alone.
         figures: names of charts to write as SVG, PDF and PNG, in the widths of a journal's columns; `all` is each.
         folder: where these go, with a list of them.
         photograph: for the contact sheet, instead of one that scikit-image ships.
@@ -384,7 +386,9 @@ def report(
     from ..report.build import write_report
 
     with progress("writing", None, "charts") as advance:
-        return write_report(Path(db), Path(out), study, against, figures, Path(folder), path_of(photograph), advance)
+        return write_report(
+            Path(db), Path(out), study, against, published, figures, Path(folder), path_of(photograph), advance
+        )
 
 
 def explore(

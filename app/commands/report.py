@@ -34,6 +34,9 @@ def report(
             show_default=False,
         ),
     ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show published models, too, and yours among them.")
+    ] = False,
     figures: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +63,7 @@ def report(
         out,
         study,
         against=against,
+        published=published,
         figures=figures.split(",") if figures else (),
         folder=folder,
         photograph=photograph,

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
 from ...analysis.charts.libraries import begin_libraries
-from ...analysis.comparison.verdict import Verdict
 from ...core.errors import UsageError, unwritable
 from ...export.files import write_bytes
-from .accuracy import accuracy_section, curves_section
-from .atlas import atlas_section
-from .band import band_section, numbers_section
 from .changes import changes_section
-from .conditions import conditions_section
-from .consistency import consistency_section
 from .contact_sheet import contact_sheet
-from .correlations import correlations_section, own_correlations, published_section, scatter_section
-from .data import ReportData, read_data
+from .correlations import correlations_section
+from .data import read_data
 from .figures import choose_figures, make_folder, unlike, write_figures
-from .octaves import octaves_section
+from .measured import measured_sections
 from .page import render
-from .provenance import overview, provenance
-from .releases import releases_section
+from .people import consistency_section
 from .sections import Section
-from .verdict import page_title, verdict_section
+from .study import overview, page_title, provenance, releases_section, verdict_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +39,7 @@ def write_report(
     out: Path,
     study: str | None = None,
     against: str | None = None,
+    published: bool = False,
     figures: Sequence[str] = (),
     folder: Path = Path("figures"),
     photograph: Path | None = None,
@@ -65,65 +58,41 @@ def write_report(
         raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
         verdict, changes = changes_section(results, against) if results and against is not None else (None, None)
-        every = [overview(None, db.name)] if results is None else list(_own_sections(results, verdict, changes))
-        every += _closing_sections(results, photograph)
-    parts = list(_with_names_apart([part for part in every if part.is_filled]))
-    drawn = [figure for part in parts for figure in part.figures]
-    chosen = choose_figures(drawn, figures)
+        head = [verdict_section(results, verdict) if results else _no_study(db), *([changes] if changes else [])]
+        others = []
+        if results:
+            others += [releases_section(results), *measured_sections(results)]
+            others += [consistency_section(results), correlations_section(results)]
+        others.append(contact_sheet(results, photograph))
+        if published or results is None:
+            from .published import published_sections  # which loads tables of thousands of published models
+
+            others += published_sections(results)
+        if results:
+            others += [overview(results), provenance(results)]
+    parts = list(_with_names_apart([*head, *(section for section in others if section.is_filled)]))
+    every_figure = [figure for part in parts for figure in part.figures]
+    chosen = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
     try:
         write_bytes(out, page)
     except OSError as error:
         raise unwritable(out, error, "name another file with --out") from None
     files = write_figures(chosen, folder, advance) if figures else []
-    return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
+    return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
+
+
+def _no_study(db: Path) -> Section:
+    none = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
+    return Section("overview", "Overview", [f"{none} What follows is published."])
 
 
 def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:
     """Yield the sections, whose figures are told apart by name: two probes of one's own may be `Blur` and `blur`."""
-    taken = {section.name for section in sections}
+    names = {section.name for section in sections}
     for section in sections:
         figures = []
         for figure in section.figures:
-            figures.append(replace(figure, name=unlike(figure.name, taken)))
-            taken.add(figures[-1].name)
+            figures.append(replace(figure, name=unlike(figure.name, names)))
+            names.add(figures[-1].name)
         yield replace(section, figures=figures)
-
-
-def _own_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:
-    """The sections of the study, those with the answer first."""
-    with ThreadPoolExecutor(1) as executor:
-        correlations = executor.submit(own_correlations, results)  # in NumPy, which lets the charts be made meanwhile
-        yield from _measured_sections(results, against, changes)
-        yield correlations_section(results, correlations.result())
-
-
-def _measured_sections(results: ReportData, against: Verdict | None, changes: Section | None) -> Iterator[Section]:
-    """Yield the verdict, what changed, and the figures of each kind of measure."""
-    yield verdict_section(results, against)
-    if changes:
-        yield changes
-    if len(results.releases):
-        yield releases_section(results)
-    if len(results.curve):
-        yield octaves_section(results)
-        yield curves_section(results)
-        yield band_section(results)
-        yield accuracy_section(results)
-        yield numbers_section(results)
-    if len(results.condition_metrics):
-        yield conditions_section(results)
-    if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
-        yield consistency_section(results)
-
-
-def _closing_sections(results: ReportData | None, photograph: Path | None) -> Iterator[Section]:
-    """Yield the pictures that the models saw, the published study, and where the numbers come from."""
-    yield contact_sheet(results, photograph)
-    if results is None or results.is_of_imagenet:
-        yield atlas_section(results)
-        yield published_section()
-        yield scatter_section()
-    if results:
-        yield overview(results, results.path.name)
-        yield provenance(results)

@@ -53,7 +53,7 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         _figure(results, rows.filter(pl.col("image_set") == name), name, number)
         for number, name in enumerate(rows["image_set"].unique().sort(), 1)
     ]
-    return verdict, Section("changes", title, [_changes_in_words(comparison, rows), *results.choice], figures)
+    return verdict, results.section("changes", title, figures, [_changes_in_words(comparison, rows)])
 
 
 def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
 from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
-from ...analysis.published.joined import joined
-from ...analysis.published.sources import atlas
-from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import enlarged_in_words
-from .choice import choose
+from .sections import Figure, Section
 
+DRAWN_MODELS = 48
+"""The most models that charts show: the published study has so many."""
 _TABLES = {
     "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
     "JOIN study_checkpoint AS named ON named.checkpoint = checkpoint.id WHERE named.study = ? ORDER BY name",
@@ -88,34 +87,14 @@ class ReportData:
     """Rows of the view human_probe: the study's models, and people where their trials are imported."""
     human_metric: pl.DataFrame
     """Rows of the view human_metric: the study's models, and people in published trials."""
-    atlas: pl.DataFrame
-    """Published figures: rows of VALUES, those imported into the database among them."""
-    joined: pl.DataFrame
-    """Which published models the checkpoints are; see `published.joined`."""
-
+    observers: pl.DataFrame
+    """Imported numbers of single people in published trials: rows of the table published_value."""
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
     verdict: Verdict
     """The frequencies that the models live on, and a line for each number that is not determined."""
     drawn: list[str]
     """The models that charts show: all, or a choice of them."""
-
-    @property
-    def decided(self) -> pl.DataFrame:
-        """The classes that each model decides between on each image set: checkpoint, image_set, classes."""
-        cells = self.cells.select("checkpoint", "image_set", "decision_space").unique(maintain_order=True)
-        models = self.checkpoints.select("classes", checkpoint="id", name="name")
-        sets = self.image_sets.select(image_set="id", images="name")
-        space, integer = pl.col("decision_space"), pl.Int64
-        classes = space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer)
-        rows = cells.join(models, on="checkpoint", maintain_order="left")
-        rows = rows.join(sets, on="image_set", maintain_order="left")
-        return rows.select(checkpoint="name", image_set="images", classes=classes)
-
-    @property
-    def is_of_imagenet(self) -> bool:
-        """Whether a model has ImageNet's classes, so that the published study says something beside it."""
-        return bool((self.checkpoints["classes"] == CLASSES).any())
 
     @property
     def label(self) -> str:
@@ -126,15 +105,16 @@ class ReportData:
         left_out = set(self.checkpoints["name"]) - set(self.drawn)
         return rows.filter(~pl.col(column).is_in(list(left_out)))
 
-    @property
-    def choice(self) -> list[str]:
-        """A line on which models are drawn, or nothing where all are."""
-        if len(self.drawn) == len(self.checkpoints):
-            return []
-        return [
-            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, each category by its "
-            "share of them, from its least accurate to its most accurate; tables have the others too."
+    def section(
+        self, name: str, title: str, figures: Sequence[Figure], text: Sequence[str] = (), **content: Any
+    ) -> Section:
+        """A section of figures, whose text says which models are drawn where these are not all."""
+        choice = [
+            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, each category by its share of them, "
+            "from its least accurate to its most accurate; tables have the others too."
         ]
+        is_choice = bool(figures) and len(self.drawn) < len(self.checkpoints)
+        return Section(name, title, [*text, *choice * is_choice], figures, **content)
 
 
 def read_data(path: Path, study: str | None = None) -> ReportData | None:
@@ -169,7 +149,7 @@ def _read(store: Store, label: str) -> ReportData:
         )
         for view in ("curve_of", "condition_metric_of")
     )
-    values, judged = atlas(store), judged_images(store, label) if label in newest["label"] else []
+    judged = judged_images(store, label) if label in newest["label"] else []
     return ReportData(
         path=store.path,
         study=study,
@@ -193,8 +173,7 @@ def _read(store: Store, label: str) -> ReportData:
         ),
         human_probe=store.frame("FROM human_probe_of(?)", [label]),
         human_metric=store.frame("FROM human_metric_of(?)", [label]),
-        atlas=values,
-        joined=joined(store, label, values),
+        observers=store.frame("FROM published_value WHERE source = 'humans'"),
         verdict=verdict(store, label),
         doubts=_doubts(store, study["id"], frames),
         drawn=choose(_accuracies(frames["checkpoints"], curve)),
@@ -222,3 +201,25 @@ def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
     means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
     models = checkpoints.select("category", checkpoint="name")
     return models.join(means, on="checkpoint", how="left", maintain_order="left")
+
+
+def choose(models: pl.DataFrame, most: int = DRAWN_MODELS) -> list[str]:
+    """At most so many models, each category by its share of them and at its own even steps of accuracy.
+
+    `models` has checkpoint, category, and accuracy, which may be null. Where there are no more than `most` categories,
+    each of them has a model, and one with several has its least and its most accurate.
+    """
+    ordered = models.sort("category", "accuracy", "checkpoint")
+    if len(ordered) <= most:
+        return ordered["checkpoint"].sort().to_list()
+    chosen: list[str] = []
+    # Small categories choose first, so that what rounding leaves over goes to the largest.
+    remaining = len(ordered)
+    for rows in sorted(ordered.partition_by("category", maintain_order=True), key=len):
+        places = most - len(chosen)
+        count = min(places, max(1, round(places * len(rows) / remaining)))
+        remaining -= len(rows)
+        last = len(rows) - 1
+        steps = [last / 2] if count == 1 else [last * k / (count - 1) for k in range(count)]
+        chosen += [rows["checkpoint"][round(step)] for step in steps]
+    return sorted(chosen)

@@ -16,9 +16,8 @@ from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, unwritable
 from ...core.untrusted import regular
 from ...export.files import write_bytes
-from .accuracy import slug
 from .page import heading, spec_of
-from .sections import Figure
+from .sections import Figure, slug
 
 ALL = "all"
 """The word for every figure."""

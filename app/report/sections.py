@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+
+from ...analysis.charts.grammar import colors, series_of
 
 METRIC_COLUMNS = ("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
 """Columns of a table of metrics."""
@@ -56,7 +59,7 @@ class Section:
     name: str
     title: str
     text: Sequence[str]
-    """Paragraphs; a section without content says here why."""
+    """Paragraphs."""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     tiles: Mapping[str, Sequence[Tile]] = field(default_factory=dict)
@@ -67,5 +70,20 @@ class Section:
 
     @property
     def is_filled(self) -> bool:
-        """Whether there is anything to read or to look at."""
-        return bool(self.text or self.figures or self.tables or self.tiles or self.facts)
+        """Whether there is anything to look at."""
+        return bool(self.figures or self.tables or self.tiles or self.facts)
+
+
+def slug(text: str) -> str:
+    """The text as a file name and anchor: lower-case letters, digits and hyphens alone."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def key(rows: pl.DataFrame) -> dict[str, Any]:
+    """Arguments of a figure with which a reader picks: a legend where there are several models, and a list of these."""
+    models = rows["checkpoint"].unique().sort().to_list()
+    if len(models) < 2:
+        return {}
+    field = series_of(rows)
+    legend = colors(models if field == "model" else rows["category"].unique().sort())
+    return {"legend": legend, "models": () if field == "model" else models}

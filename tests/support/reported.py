@@ -14,6 +14,9 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.report.data import ReportData
+from bandlens.app.report.measured import measured_sections
+from bandlens.app.report.sections import Section
 from bandlens.core.protocol import CATEGORIES
 from bandlens.core.records import Condition, Model
 from bandlens.probes.grid import PUBLISHED, make_grid
@@ -77,3 +80,8 @@ def _share(setting: Condition, peak: float, center: float, gain: float) -> float
         sensitivity = peak * np.exp(-(((setting.number("frequency") or 0) - center) ** 2) / 4)
         return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))
     return float(np.exp(-(setting.number("sigma") or 0) / 4))
+
+
+def measured_section(results: ReportData, name: str) -> Section:
+    """One of the sections of what a study measured."""
+    return next(section for section in measured_sections(results) if section.name == name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -13,21 +15,19 @@ import pytest
 from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 from made_up_results import cell, condition, image_set, model, part, store_study
-from reported import GRID, HOSTILE, add_metrics, make_database
+from reported import GRID, HOSTILE, add_metrics, make_database, measured_section
 from typer.testing import CliRunner
 
 from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.commands.report import report
-from bandlens.app.report.accuracy import curves_section
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.provenance import provenance
-from bandlens.app.report.verdict import page_title, verdict_section
+from bandlens.app.report.study import page_title, provenance, verdict_section
 from bandlens.core.errors import StoreError, UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
 from bandlens.core.version import __version__
@@ -69,9 +69,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page_of(db: Path, **options: str) -> Page:
+def page_of(db: Path, **options: Any) -> Page:
     out = db.with_suffix(".html")
-    write_report(db, out, **options)  # type: ignore[arg-type]
+    write_report(db, out, **options)
     return Page(out)
 
 
@@ -104,19 +104,24 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
         "verdict", "curves", "critical-band", "accuracy", "numbers", "measures", "correlations",
-        "conditions", "atlas", "study", "published", "overview", "provenance",
+        "conditions", "overview", "provenance",
     ]  # fmt: skip
     assert "33,000" in page.sections["overview"]
-    assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
     assert "Your 5 models" in page.sections["correlations"]
-    assert "results of timm models" in page.sections["atlas"]
-    assert "shape biasimagenet-r-0.010.750.330.920.71" in page.sections["atlas"]
-    assert "Your models among the study's" in page.sections["atlas"]
     assert "blur on photographs" in page.sections["curves"]
     assert "expected calibration error on photographs" in page.sections["measures"]
     assert "your own blur" in page.sections["conditions"]
     for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
+
+
+def test_published_models_are_there_where_they_are_asked_for(reported: Path, tmp_path: Path) -> None:
+    page = page_of(Path(shutil.copy(reported, tmp_path)), published=True)
+    assert list(page.sections)[-5:] == ["conditions", "atlas", "study", "overview", "provenance"]
+    assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
+    assert "results of timm models" in page.sections["atlas"]
+    assert "shape biasimagenet-r-0.010.750.330.920.71" in page.sections["atlas"]
+    assert "Your models among the study's" in page.sections["atlas"]
 
 
 def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
         compute_measures(store, "s")
     results = read_data(path)
     assert results is not None
-    figures = [*verdict_section(results, None).figures, *curves_section(results).figures]
+    figures = [*verdict_section(results, None).figures, *measured_section(results, "curves").figures]
     assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
     labelled, unlabelled, conflicting = (figure.caption for figure in figures)
     assert "half of the accuracy above chance" in labelled
@@ -240,7 +245,7 @@ def test_a_database_without_a_study(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
     page = page_of(tmp_path / "empty.duckdb")
-    assert list(page.sections) == ["overview", "conditions", "atlas", "study", "published"]
+    assert list(page.sections) == ["overview", "conditions", "atlas", "study"]
     assert "empty.duckdb holds no study yet" in page.sections["overview"]
     with pytest.raises(UsageError, match="holds no study, so there is nothing to compare"):
         page_of(tmp_path / "empty.duckdb", against="a@1")
@@ -252,8 +257,7 @@ def test_one_model_and_no_metrics(tmp_path: Path) -> None:
     make_database(tmp_path / "one.duckdb", 1, GRID)
     page = page_of(tmp_path / "one.duckdb")
     assert "explain generalization, since 1 model, and a correlation needs 4" in page.sections["verdict"]
-    for section in ("critical-band", "numbers"):
-        assert "run `bandlens analyze --db one.duckdb`" in page.sections[section]
+    assert "numbers" not in page.sections, "nothing empty is drawn"
 
 
 def test_no_cell_is_complete(tmp_path: Path) -> None:
@@ -387,7 +391,7 @@ def test_the_command_says_what_it_wrote(reported: Path, tmp_path: Path) -> None:
     app.command()(report)
     result = CliRunner().invoke(app, ["--db", str(reported), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
-    assert re.search(r"r.html: 13 sections, \d+ charts, \d(\.\d+)? MB", result.output)
+    assert re.search(r"r.html: 10 sections, \d+ charts, \d(\.\d+)? MB", result.output)
 
 
 def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Path) -> None:

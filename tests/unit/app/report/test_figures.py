@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import altair as alt
@@ -20,22 +19,13 @@ from reported import HOSTILE, make_database
 from bandlens.analysis.charts.grammar import vega_lite_version
 from bandlens.analysis.charts.numbers import channel_chart
 from bandlens.analysis.database.open import open_store
-from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
-from bandlens.app.report.sections import Figure, Section
+from bandlens.app.report.sections import Figure
 from bandlens.core.errors import UnknownName, UsageError
 
 MARGIN = 2
 """Pixels around a chart that stay empty."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_scatter() -> Iterator[None]:
-    """Reports without the 24 scatter plots, whose pictures take the longest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "scatter_section", lambda: Section("published", "", []))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+from reported import measured_section
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.app.report.accuracy import curves_section
-from bandlens.app.report.atlas import atlas_section
-from bandlens.app.report.band import numbers_section
-from bandlens.app.report.choice import MOST, choose
-from bandlens.app.report.conditions import conditions_section
-from bandlens.app.report.consistency import consistency_section
-from bandlens.app.report.data import ReportData, read_data
-from bandlens.app.report.sections import Section
+from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
+from bandlens.app.report.measured import measured_sections
+from bandlens.app.report.people import consistency_section
+from bandlens.app.report.published import published_sections
 
 UNSEEN = 30
 """The number of the model, among 61 by accuracy, that the choice leaves out."""
@@ -35,13 +30,13 @@ def models(*sizes: int) -> pl.DataFrame:
 
 
 def test_few_are_all_drawn() -> None:
-    assert choose(models(20, 28)) == sorted(f"net{k}" for k in range(MOST))
+    assert choose(models(20, 28)) == sorted(f"net{k}" for k in range(DRAWN_MODELS))
 
 
 def test_of_many_each_category_has_its_share_and_its_ends() -> None:
     every = models(600, 300, 99, 1)
     chosen = every.filter(pl.col("checkpoint").is_in(choose(every)))
-    assert len(chosen) == MOST
+    assert len(chosen) == DRAWN_MODELS
     assert chosen.group_by("category").len().sort("category")["len"].to_list() == [28, 14, 5, 1]
     for name in ("category 0", "category 1", "category 2"):
         both = [rows.filter(category=name)["accuracy"] for rows in (every, chosen)]
@@ -49,7 +44,7 @@ def test_of_many_each_category_has_its_share_and_its_ends() -> None:
 
 
 def test_more_categories_than_places() -> None:
-    assert len(choose(models(*[2] * 60))) == MOST
+    assert len(choose(models(*[2] * 60))) == DRAWN_MODELS
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +84,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     report_data = read_data(path)
     assert report_data
-    assert len(report_data.drawn) == MOST
+    assert len(report_data.drawn) == DRAWN_MODELS
     assert f"net{UNSEEN}" not in report_data.drawn
     return report_data
 
 
-@pytest.mark.parametrize(
-    "section", [curves_section, numbers_section, conditions_section, consistency_section, atlas_section]
-)
-def test_charts_are_of_the_choice_and_their_tables_of_all(
-    results: ReportData, section: Callable[[ReportData], Section]
-) -> None:
-    page_section, models = section(results), set(results.checkpoints["name"])
-    assert set(results.choice) <= set(page_section.text)
+@pytest.mark.parametrize("name", ["curves", "numbers", "measures", "consistency", "atlas"])
+def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, name: str) -> None:
+    sections = [*measured_sections(results), consistency_section(results), *published_sections(results)]
+    [page_section] = [section for section in sections if section.name == name]
+    models = set(results.checkpoints["name"])
+    assert page_section.text[-1].startswith("Drawn are 48 of 61 models")
     assert page_section.figures
     panels = [panel.to_dict() for figure in page_section.figures for panel in figure.panels.values()]
     rows = [row for panel in panels for dataset in panel["datasets"].values() for row in dataset]
@@ -112,8 +105,9 @@ def test_charts_are_of_the_choice_and_their_tables_of_all(
 
 
 def test_images_of_models_that_are_not_drawn_have_their_table(results: ReportData) -> None:
-    for section in (curves_section, conditions_section, numbers_section):
-        figures = [figure for figure in section(results).figures if figure.title.endswith(" on own")]
+    for name in ("curves", "measures", "numbers"):
+        section = measured_section(results, name)
+        figures = [figure for figure in section.figures if figure.title.endswith(" on own")]
         assert figures
         for figure in figures:
             assert (dict(figure.panels), set(figure.table["checkpoint"])) == ({}, {f"net{UNSEEN}"})

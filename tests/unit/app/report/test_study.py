@@ -11,7 +11,7 @@ import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import read_data
-from bandlens.app.report.releases import releases_section
+from bandlens.app.report.study import releases_section
 
 N = 1000
 

@@ -18,10 +18,14 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.published import imports
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
-from bandlens.app.report.atlas import atlas_section
 from bandlens.app.report.data import ReportData, read_data
-from bandlens.app.report.sections import Figure
+from bandlens.app.report.published import published_sections
+from bandlens.app.report.sections import Figure, Section
 from bandlens.core.records import Model
+
+
+def atlas_section(report_data: ReportData) -> Section:
+    return next(published_sections(report_data))
 
 
 def figures(database: Path) -> dict[str, Figure]:

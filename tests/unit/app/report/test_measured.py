@@ -1,7 +1,8 @@
-"""The section of curves of every measure: what is drawn over what, and the table beside it."""
+"""The sections of what a study measured: accuracies, octaves that add up, and every measure under every condition."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, part, store_study
+import vl_convert
+from made_up_octaves import WEIGHTS, make_octaves
+from made_up_results import cell, condition, image_set, model, part, store_study
+from reported import measured_section
 
 from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.app.report.conditions import conditions_section
+from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.sections import Figure
 
@@ -27,6 +31,98 @@ SETTINGS = [
     *NOISE,
     *(condition("blur", sigma=sigma) for sigma in (1, 2)),
 ]
+
+
+@pytest.mark.parametrize(("classes", "top5"), [(3, None), (6, 1.0)])
+def test_a_line_says_why_top5_has_no_number(tmp_path: Path, classes: int, top5: float | None) -> None:
+    images = image_set(40, labels=[0] * 40)
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images, by=model(classes=classes)), [0] * 40, [0] * 40)])
+    results = read_data(tmp_path / "results.duckdb")
+    assert results is not None
+    section = measured_section(results, "accuracy")
+    assert section.tables[0].frame["top5"].to_list() == [top5]
+    why = "Top-5 has no number among five classes or fewer: the five highest logits hold every label."
+    assert section.text == ([] if top5 else [why])
+
+
+@pytest.fixture(scope="module")
+def octaves(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    path = tmp_path_factory.mktemp("octaves") / "results.duckdb"
+    make_octaves(path)
+    report_data = read_data(path)
+    assert report_data is not None
+    return report_data
+
+
+def parts_of(chart: Any, model: str) -> list[dict[str, Any]]:
+    [rows] = chart.to_dict()["datasets"].values()
+    return [row for row in rows if row["model"] == model]
+
+
+@pytest.mark.parametrize("model", WEIGHTS)
+def test_a_bar_begins_at_zero_goes_on_where_it_ended_and_ends_at_the_accuracy(octaves: ReportData, model: str) -> None:
+    bars, _ = measured_section(octaves, "octave-shares").figures
+    parts = parts_of(bars.panels["shares"], model)
+    clean = octaves.curve.filter(probe="clean", checkpoint=model)["top1"].item()
+    flat = octaves.curve.filter(probe="octaves", checkpoint=model, setting="keep=none")["top1"].item()
+    assert [part["start"] for part in parts] == pytest.approx([0, *(part["end"] for part in parts[:-1])], abs=1e-5)
+    assert (parts[0]["part"], parts[0]["end"]) == ("flat image", pytest.approx(flat, abs=1e-5))
+    assert parts[-1]["end"] == pytest.approx(clean, abs=1e-5)
+    assert sorted(part["octave"] for part in parts[1:]) == [*range(7)]
+    assert parts[-1]["octave"] == 6 or model == "coarse", "an octave that takes away comes last"
+
+
+def test_numbers_stand_in_bars_that_have_room_for_them_and_the_legend_fits_a_phone(octaves: ReportData) -> None:
+    bars, _ = measured_section(octaves, "octave-shares").figures
+    chart = bars.panels["shares"]
+    narrow, wide = (vl_convert.vegalite_to_svg(chart.properties(width=width).to_dict()) for width in (290, 1100))
+    shown_narrow, shown_wide = (len(re.findall(r'"text mark"[^>]*opacity="1"', svg)) for svg in (narrow, wide))
+    assert 0 < shown_narrow < shown_wide
+    assert float(str(re.search(r'width="([\d.]+)"', narrow)[1])) <= 390  # type: ignore[index]
+
+
+def test_octaves_are_named_by_their_cycles_and_pairs_have_a_matrix_a_model(octaves: ReportData) -> None:
+    bars, pairs = measured_section(octaves, "octave-shares").figures
+    assert (bars.title, pairs.title) == ("Octave shares on photographs", "Pairs of octaves on photographs")
+    names = {part["octave"]: part["part"] for part in parts_of(bars.panels["shares"], "coarse")[1:]}
+    assert [names[octave] for octave in range(7)] == [
+        *("0: 1", "1: 2 to 3", "2: 4 to 7", "3: 8 to 14", "4: 15 to 28", "5: 29 to 56", "6: 57 to 112")
+    ]
+    assert [*pairs.panels] == sorted(WEIGHTS)
+    assert len(pairs.table) == 3 * 21
+    colors = [panel.to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in pairs.panels.values()]
+    assert colors == [[-pairs.table["value"].abs().max(), pairs.table["value"].abs().max()]] * 3, "one scale for all"
+    assert len(bars.table) == 3 * 7
+
+
+def test_models_at_chance_are_in_the_table_alone(octaves: ReportData) -> None:
+    """Nobody can tell what they owe to an octave."""
+    guesses = pl.col("checkpoint") == "coarse"
+    state = pl.when(guesses).then(pl.lit("at_chance")).otherwise("state")
+    bars, pairs = measured_section(
+        replace(octaves, metrics=octaves.metrics.with_columns(state=state)), "octave-shares"
+    ).figures
+    assert not parts_of(bars.panels["shares"], "coarse")
+    assert parts_of(bars.panels["shares"], "fine")
+    assert bars.caption.endswith("no more often than blind guesses are in the table alone.")
+    assert [*pairs.panels] == ["fine", "middle"]
+    assert "coarse" in bars.table["checkpoint"]
+    state = pl.lit("at_chance")
+    bars, pairs = measured_section(
+        replace(octaves, metrics=octaves.metrics.with_columns(state=state)), "octave-shares"
+    ).figures
+    assert (bars.panels, pairs.panels, len(bars.table)) == ({}, {}, 3 * 7)
+
+
+def test_the_page_has_the_section_and_no_panel_of_a_hundred_settings(tmp_path: Path) -> None:
+    make_octaves(tmp_path / "results.duckdb")
+    write_report(tmp_path / "results.duckdb", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="octaves-1"' in page
+    assert 'id="octave-pairs-1"' in page
+    assert "coarse owes" in page
+    assert page.count("keep=0123") < 1000
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +141,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 
 
 def figures(results: ReportData) -> dict[str, Figure]:
-    return {figure.title: figure for figure in conditions_section(results).figures}
+    return {figure.title: figure for figure in measured_section(results, "measures").figures}
 
 
 def drawn(panel: Any) -> list[dict[str, Any]]:
@@ -94,15 +190,15 @@ def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> N
         assert spec["layer"][-1]["encoding"]["y"]["scale"]["domain"][0] == min(0, lowest)
 
 
-def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
+def test_a_study_of_clean_images_has_no_curves(tmp_path: Path) -> None:
     images = image_set(30, labels=[0] * 30)
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
         compute_measures(store, "s", Options(100))
     report_data = read_data(tmp_path / "results.duckdb")
     assert report_data
-    section = conditions_section(report_data)
-    assert (section.figures, section.text) == ([], ["No complete cell with a perturbation yet."])
+    section = measured_section(report_data, "measures")
+    assert not section.is_filled
 
 
 def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
@@ -115,7 +211,7 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
         compute_measures(store, "s", Options(100))
     results = read_data(tmp_path / "results.duckdb")
     assert results
-    section = conditions_section(results)
+    section = measured_section(results, "measures")
     assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= figures(results).keys()
     assert not any("site" in title for title in figures(results)), "one figure a slice would be too many"
     rows = section.tables[0].frame.select("metric", "value").rows()
@@ -135,7 +231,7 @@ def test_a_loss_of_slices_is_worst_where_it_is_highest(tmp_path: Path) -> None:
         compute_measures(store, "s", Options(100))
     results = read_data(tmp_path / "results.duckdb")
     assert results
-    rows = conditions_section(results).tables[0].frame.filter(pl.col("metric").str.ends_with("_site"))
+    rows = measured_section(results, "measures").tables[0].frame.filter(pl.col("metric").str.ends_with("_site"))
     assert rows.select("metric", "setting", "value").rows() == [
         ("largest_slice_loss_site", "sigma=2", 0.5),
         ("worst_slice_site", "sigma=2", 0.5),

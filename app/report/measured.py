@@ -1,0 +1,297 @@
+"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from ...analysis.charts.curves import as_errors, mark_half_cuts, probe_panels
+from ...analysis.charts.grammar import series_of, words
+from ...analysis.charts.maps import band_map, pair_map, threshold_map
+from ...analysis.charts.numbers import add_estimators, channel_chart, number_panels, octave_bars
+from ...analysis.measures.base import MEANINGLESS
+from ...analysis.measures.registry import (
+    GRID_MEASURES,
+    MEASURES,
+    measures_in,
+    panel_titles,
+    title_of,
+    without_replaced,
+)
+from ...analysis.measures.slices import LOSS
+from ...core.protocol import CUES, GROUPS
+from .data import ReportData
+from .people import people_figures
+from .sections import METRIC_COLUMNS, Figure, Section, Table, key, slug
+
+OPEN_MODELS = 6
+"""Models whose maps are drawn at once; those of more are drawn when a reader opens them."""
+SIDE_BY_SIDE = 40
+"""Settings that a chart has room for side by side, where their probe has no axis."""
+CURVE_CAPTION = (
+    "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
+    "picked from the list. Dashed: without perturbation."
+)
+CHANCE_CAPTION = "Dotted across: chance, the accuracy of a blind guess."
+HALF_CAPTION = (
+    "Rings: the cut at which half of the {measure} is left, with its 95 % interval over images (the bar); "
+    "a ring is missing where no tested cut leaves more or none leaves less."
+)
+CUES_CAPTION = (
+    "Images of this set have two cues, such as a shape and a texture: accuracy is the share that is named by the first."
+)
+GROUPS_CAPTION = (
+    "Percent, the mean over the benchmarks of a group, with 95 % intervals over photographs. Hollow: to be read with "
+    "its note (hover, or the table), such as that a benchmark is not whole. ×: a benchmark is missing, and so the mean."
+)
+TOP5 = "Top-5 has no number among five classes or fewer: the five highest logits hold every label."
+BAND_CAPTION = (
+    "Fields: {measure} under octave-band noise, on images made grey and of low contrast; noise_sd is about the "
+    "standard deviation of the noise, where pixels go from 0 to 1. Points: the noise_sd at which half is lost, with "
+    "95 % intervals; the curve is the channel fitted through them, and up is more sensitive. Triangles: beyond the "
+    "tested noise. ○ doubtful, × no channel: the numbers of that fit mean nothing."
+)
+MAP_CAPTION = (
+    "Dark: little noise in this band is enough to lose half of the accuracy. ≤ and ≥: beyond the tested noise. Hover "
+    "for 95 % intervals."
+)
+NUMBERS_CAPTION = (
+    "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
+    "×: no value, or a degenerate fit. Of a channel, squares are the published estimator, which has no interval, and "
+    "circles the psychometric one."
+)
+SHARES_CAPTION = (
+    "Each bar adds up to the {measure} of a model, the line: what it is on flat images, which have no octave but their "
+    "mean, and what each octave adds, the mean over all orders in which octaves can be added. Thin bars lead back: "
+    "octaves that cost {measure}. Hover, or see the table, for 95 % intervals."
+)
+PAIRS_CAPTION = (
+    "Interaction of two octaves: purple, above 0, where they need each other; orange, below 0, where either does what "
+    "the other does. Pale: the 95 % interval holds 0."
+)
+AT_CHANCE = "Models that are right no more often than blind guesses are in the table alone."
+MEASURES_CAPTION = (
+    "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
+    "without perturbation. The table has the difference from it, with an interval that is paired over the same images, "
+    "and the numbers at chance, which are not drawn."
+)
+CURVE_COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
+MEASURE_COLUMNS = (
+    *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "state", "note"),
+)
+
+
+def measured_sections(results: ReportData) -> Iterator[Section]:
+    """Yield the sections of accuracies and measures, in the order of the page."""
+    yield results.section("octave-shares", "Octaves that add up", [*_octaves(results)])
+    yield results.section("curves", "Accuracy over frequency", [*filter_figures(results)[1:], *_curves(results)])
+    yield results.section("critical-band", "Critical band", [*_bands(results)])
+    clean = results.curve.filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy")
+    clean = clean.filter(~pl.col("image_set").is_in(_conflicting(results))).sort("image_set", "checkpoint")
+    rows = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
+    tables = [Table("Top-1 with its 95 % interval, and top-5", rows)] if len(rows) else []
+    text = [TOP5] if (clean["chance"] >= 1 / 5).any() else []
+    title = "Accuracy without perturbation"
+    yield results.section("accuracy", title, [*_groups(results)], text, tables=tables)
+    yield results.section("numbers", "Biases and channels", [*_numbers(results)])
+    yield _measures(results)
+
+
+def _by_image_set(rows: pl.DataFrame) -> Iterator[tuple[int, str, pl.DataFrame]]:
+    """(number from 1, name, rows) of each image set."""
+    for number, name in enumerate(rows["image_set"].drop_nulls().unique().sort(), 1):
+        yield number, name, rows.filter(image_set=name)
+
+
+def _perturbed(results: ReportData) -> list[tuple[int, str, pl.DataFrame]]:
+    """(number from 1, name, rows of the view curve by place) of each image set that was run with a perturbation."""
+    sets = _by_image_set(results.curve.filter(pl.col("probe") != "clean"))
+    return [(number, name, rows.drop_nulls("top1").sort("place")) for number, name, rows in sets]
+
+
+def _conflicting(results: ReportData) -> list[str]:
+    """Image sets whose images have two cues, of which accuracy takes one."""
+    return results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"].to_list()
+
+
+def _in_bands() -> pl.Expr:
+    """An expression that is true for probes that act on bands of frequencies; a section of their own draws these."""
+    return (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
+
+
+def _crowded() -> pl.Expr:
+    """An expression that is true for probes of more settings than a chart has room for: their measures have charts."""
+    return pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_unique().over("probe") > SIDE_BY_SIDE)
+
+
+def filter_figures(results: ReportData) -> list[Figure]:
+    """The filters on the image sets that have them, with their half cuts; the first belongs to the verdict.
+
+    Sets of conflicting cues come last, since the verdict says nothing about filters on them.
+    """
+    conflicting = _conflicting(results)
+    sets = sorted(_perturbed(results), key=lambda entry: entry[1] in conflicting)
+    return [
+        _accuracy_figure(results, filters, f"filters-{number}", f"Filters on {name}")
+        for number, name, rows in sets
+        if len(filters := rows.filter("cuts"))
+    ]
+
+
+def _curves(results: ReportData) -> Iterator[Figure]:
+    """Yield a figure for each probe that is neither a filter nor acts on bands."""
+    for number, name, rows in _perturbed(results):
+        charted = rows.filter(~_in_bands(), ~pl.col("cuts"), ~_crowded())
+        for (probe,), part in charted.group_by("probe", maintain_order=True):
+            title = f"{words(str(probe))} on {name}"
+            yield _accuracy_figure(results, part, f"{slug(str(probe))}-{number}", title)
+
+
+def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
+    """The panels of some probes on one image set."""
+    image_set, seen = rows["image_set"][0], as_errors(results.seen(rows))
+    metrics = results.metrics.filter(image_set=image_set)
+    cuts = {
+        measure.shown.cut_of: metrics.filter(metric=measure.name)
+        for measure in GRID_MEASURES
+        if measure.shown.cut_of and measure.name in metrics["metric"]
+    }
+    panels = {
+        panel: mark_half_cuts(chart, cuts[probe], part) if probe in cuts else chart
+        for (probe,), part in seen.group_by("probe", maintain_order=True)
+        for panel, chart in probe_panels(part, str(probe)).items()
+    }
+    labelled = rows["measure"][0] == "accuracy"
+    captions = {
+        HALF_CAPTION.format(measure="accuracy above chance" if labelled else "agreement"): {*cuts} & {*seen["probe"]},
+        CURVE_CAPTION: True,
+        CHANCE_CAPTION: labelled,
+        CUES_CAPTION: image_set in _conflicting(results),
+    }
+    caption = " ".join(text for text, applies in captions.items() if applies)
+    table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *CURVE_COLUMNS)
+    return Figure(name, title, caption, panels, 2, table, **key(seen))
+
+
+def _bands(results: ReportData) -> Iterator[Figure]:
+    """Yield the thresholds of all models on each image set, and a map and a channel of each model."""
+    names = measures_in("psychometric thresholds")
+    for number, image_set, rows in _perturbed(results):
+        band = rows.filter(_in_bands())
+        if band.is_empty():
+            continue
+        metrics = results.metrics.filter(image_set=image_set)
+        thresholds = metrics.filter(pl.col("metric").is_in(names))
+        size, own_cycles = results.image_sets.filter(name=image_set).select("size", "own_cycles").row(0)
+        panels = {}
+        models = results.seen(band)["checkpoint"].unique().sort().to_list()
+        for model in models:
+            panels[model] = band_map(band.filter(checkpoint=model), model)
+            if model in thresholds["checkpoint"]:
+                title = f"{model}: thresholds and channel"
+                panels[title] = channel_chart(metrics.filter(checkpoint=model), title, size, own_cycles)
+        if len(models) > 1 and len(thresholds):
+            title = "noise_sd at which half of the accuracy without noise is left"
+            overview = {"thresholds": threshold_map(results.seen(metrics), title, size, own_cycles)}
+            table, title = thresholds.select(METRIC_COLUMNS), f"Thresholds on {image_set}"
+            yield Figure(f"thresholds-{number}", title, MAP_CAPTION, overview, 1, table)
+        caption, name = BAND_CAPTION.format(measure=band["measure"][0]), f"critical-band-{number}"
+        table = band.sort("checkpoint", "place").select("checkpoint", "setting", "cycles", "top1", "low", "high", "n")
+        folded = len(models) > OPEN_MODELS
+        yield Figure(name, f"Band noise on {image_set}", caption, panels, 2, table, folded=folded)
+
+
+def _octaves(results: ReportData) -> Iterator[Figure]:
+    """Yield the octave shares, and their pairs, of each image set that was run under all masks of octaves."""
+    shares, pairs = measures_in("octave_share"), measures_in("octave_pair")
+    values = results.metrics.filter(pl.col("metric").is_in([*shares, *pairs])).drop_nulls("value")
+    for number, name, rows in _by_image_set(values):
+        size = results.image_sets.filter(name=name)["size"][0]
+        clean = results.curve.filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
+        sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
+        seen = results.seen(sound)
+        bars = {"shares": octave_bars(seen, clean, f"{measure} owed to octaves", size)} if len(seen) else {}
+        caption = SHARES_CAPTION.format(measure=measure) + f" {AT_CHANCE}" * (len(sound) < len(rows))
+        table = rows.filter(pl.col("metric").is_in(shares)).select(METRIC_COLUMNS)
+        yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, bars, 1, table)
+        seen_pairs = seen.filter(pl.col("metric").is_in(pairs))
+        reach = float(seen_pairs.select(pl.col("value").abs().max().fill_null(0)).item())
+        maps = {
+            str(model): pair_map(of_model, str(model), size, reach)
+            for (model,), of_model in seen_pairs.group_by("checkpoint", maintain_order=True)
+        }
+        table, title = rows.filter(pl.col("metric").is_in(pairs)).select(METRIC_COLUMNS), f"Pairs of octaves on {name}"
+        folded = len(maps) > OPEN_MODELS
+        yield Figure(f"octave-pairs-{number}", title, PAIRS_CAPTION, maps, 3, table, folded=folded)
+
+
+def _groups(results: ReportData) -> Iterator[Figure]:
+    """Yield the group means of generalization, with the benchmarks in the table."""
+    measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
+    seen = results.seen(measured)
+    panels = number_panels(seen, {group: words(group) for group in GROUPS}, series_of(seen))
+    if len(measured):
+        table = measured.select(METRIC_COLUMNS)
+        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
+
+
+def _numbers(results: ReportData) -> Iterator[Figure]:
+    """Yield each quantity of each model on an image set, with its interval, and models beside people."""
+    titles = panel_titles() | results.own_titles
+    names = [name for name, measure in MEASURES.items() if measure.shown.quantity] + [*results.own_titles]
+    for number, image_set, rows in _by_image_set(results.metrics):
+        seen = results.seen(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
+        panels, table = number_panels(seen, titles, series_of(seen)), rows.select(METRIC_COLUMNS)
+        title = f"Every number on {image_set}"
+        yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(seen))
+        yield from people_figures(results, image_set, number)
+
+
+def _measures(results: ReportData) -> Section:
+    """A figure for each metric and image set, a panel for each probe; parts of a measure are a table."""
+    primary = [name for name, measure in MEASURES.items() if measure.shown.primary]
+    numbers = results.condition_metrics.filter(~pl.col("metric").is_in(primary), pl.col("value").is_not_null())
+    # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
+    is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
+    charted = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~_crowded())
+    figures = [
+        _measure_figure(results, on_set.filter(metric=metric), name, number)
+        for number, name in enumerate(charted["image_set"].unique().sort(nulls_last=True), 1)
+        if len(on_set := charted.filter(pl.col("image_set").eq_missing(pl.lit(name))))
+        for metric in on_set["metric"].unique().sort()
+    ]
+    parts, tables = numbers.filter(is_part), []
+    if len(parts):
+        value = pl.when(pl.col("metric").str.starts_with(LOSS)).then(-pl.col("value")).otherwise("value")
+        worst = parts.sort(value, "place").unique(("image_set", "checkpoint", "metric"), keep="first")
+        worst = worst.sort("image_set", "checkpoint", "metric").select("image_set", "metric", *MEASURE_COLUMNS)
+        title = "Accuracy by attribute or label of the images, under the worst condition of each"
+        tables.append(Table(title, worst, folded=True))
+    return results.section("measures", "Every measure under every condition", figures, tables=tables)
+
+
+def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:
+    """`rows` are those of one metric on one image set; None for means over benchmarks."""
+    metric, domain = rows["metric"][0], (0.0, 1.0)
+    title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
+    # Shares are drawn from 0 to 1, and other numbers as far as they reach.
+    if measure is None or measure.shown.unit != "share":
+        below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
+        lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
+        domain = min(0.0, lowest), highest
+    seen = results.seen(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
+        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
+    )
+    panels = {
+        panel: chart
+        for (probe,), part in seen.sort("place").group_by("probe", maintain_order=True)
+        for panel, chart in probe_panels(part, str(probe), domain).items()
+    }
+    table, folded = (
+        rows.sort("checkpoint", "place").select(MEASURE_COLUMNS),
+        measure is not None and measure.shown.folded,
+    )
+    name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
+    return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(seen), folded=folded)
