@@ -7,8 +7,8 @@ import json
 import polars as pl
 
 from ...analysis.charts.grammar import vega_lite_version
-from ...analysis.comparison.verdict import Verdict
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
+from ...analysis.comparison.verdict import Verdict
 from ...core.errors import plural
 from .data import ReportData
 from .measured import filter_figures
