@@ -28,7 +28,7 @@ from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
-from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of, values_of
+from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     "method": pl.String,
@@ -157,28 +157,6 @@ def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame
             rows = rows.with_columns(note=pl.concat_str(gaps, "note", separator="; ", ignore_nulls=True))
         blocks.append(rows)
     return pl.concat(blocks, how="diagonal").sort("place").drop("place", "subset")
-
-
-def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
-    """Spearman of each of `rows` with each of `columns`, numeric columns of `frame`, one observation a row of it.
-
-    The answer has the columns x, y, spearman, p, n, x slowest, in the order given; a missing value drops its row from
-    the pairs it is part of. spearman and p are null where fewer than three observations are complete or a variable
-    does not vary. Raises StoreError for a column that is not there.
-    """
-    x, y = values_of(frame, rows), values_of(frame, columns)
-    r, p = np.full((2, len(rows), len(columns)), np.nan)
-    n = np.zeros(r.shape, np.int64)
-    for complete, of_x, of_y in complete_blocks(x, y):
-        block, count = np.ix_(of_x, of_y), int(complete.sum())
-        n[block] = count
-        if count >= 3:
-            block_x, block_y = x[of_x][:, complete], y[of_y][:, complete]
-            r[block] = coefficients("spearman", block_x, block_y, np.ones(count))
-            p[block] = p_values("spearman", r[block], block_x, block_y)
-    table = {"x": np.repeat(list(rows), len(columns)), "y": np.tile(list(columns), len(rows))}
-    table |= {"spearman": r.ravel(), "p": p.ravel(), "n": n.ravel()}
-    return pl.DataFrame(table).with_columns(pl.col("spearman", "p").fill_nan(None))
 
 
 # The numbers of models that have all values, and words on what they rest on

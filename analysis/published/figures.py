@@ -18,7 +18,7 @@ import polars as pl
 
 from ...core.protocol import ACCURACIES, AS_PUBLISHED, GROUPS
 from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
-from ..correlations.table import correlations
+from ..correlations.table import correlate
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics.arrays import ALPHA
 
@@ -32,6 +32,8 @@ PUBLISHED_TOP1: Mapping[str, str] = {
 PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
     group: tuple(PUBLISHED_TOP1[name] for name in names) for group, names in GROUPS.items() if group != AS_PUBLISHED
 }
+FEWEST_RESAMPLES = 100
+"""Resamples of a table whose intervals are not shown."""
 BIASES: Mapping[str, tuple[str, ...]] = {
     measure.name: measure.shown.published.columns
     for module in (cues, spectral_bias, critical_band)
@@ -58,11 +60,6 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
     """
-    tables = [
-        correlations(figures.filter(members), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
-        for name, members in SUBSET_FILTERS.items()
-    ]
-    spearman = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
-    rank = pl.int_range(pl.len()).over("subset")
-    table = pl.concat(tables).sort(rank, maintain_order=True)
-    return table.select(bias="x", group="y", subset="subset", spearman=spearman, p="p", n="n").to_dicts()
+    table = correlate(figures, list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, resamples=FEWEST_RESAMPLES)
+    spearman = pl.when(pl.col("p") < ALPHA).then("coefficient").when(pl.col("p").is_not_null()).then(0.0)
+    return table.select("bias", "group", "subset", spearman=spearman, p="p", n="n").to_dicts()

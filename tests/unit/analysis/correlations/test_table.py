@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import norm, spearmanr
 
 from bandlens.analysis.correlations.models import SUBSET_FILTERS
-from bandlens.analysis.correlations.table import SCHEMA, correlate, correlations
+from bandlens.analysis.correlations.table import SCHEMA, correlate
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
 from bandlens.core.errors import StoreError, UnknownName
 
@@ -187,28 +187,3 @@ def test_what_is_not_there_is_named() -> None:
         correlate(models(), ["x"], ["z"], ALL)
     with pytest.raises(UnknownName, match="unknown method 'spearmann'; did you mean spearman"):
         correlate(models(), ["x"], ["y"], ALL, method="spearmann")  # type: ignore[arg-type]
-
-
-def test_the_short_table_names_its_pairs_and_holds_null_where_nothing_is_defined() -> None:
-    frame = pl.DataFrame({"a": [1, 2, 3, 4], "b": [1.0, 2.0, None, None], "c": [4, 3, 2, 1], "d": [1.0, 1, 1, 1]})
-    table = correlations(frame, ["a", "b"], ["c", "d"])
-    assert table.columns == ["x", "y", "spearman", "p", "n"]
-    assert table.select("x", "y").rows() == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
-    assert table["n"].to_list() == [4, 4, 2, 2]
-    assert table["spearman"][0] == pytest.approx(-1)
-    assert table["spearman"].to_list()[1:] == [None] * 3
-    assert table["p"].to_list()[1:] == [None] * 3
-    with pytest.raises(StoreError, match=r"no column z; the frame has a"):
-        correlations(pl.DataFrame({"a": [1.0]}), ["a"], ["z"])
-
-
-def test_missing_values_drop_their_row_from_their_pairs_only() -> None:
-    rng = np.random.default_rng(1)
-    frame = pl.DataFrame({name: rng.normal(size=40) for name in "abcde"}).with_columns(
-        b=pl.when(pl.int_range(40) >= 5).then("b"), e=pl.when(pl.int_range(40) != 7).then("e")
-    )
-    for row in correlations(frame, ["a", "b", "c"], ["d", "e"]).rows(named=True):
-        pair = frame.select(row["x"], row["y"]).drop_nulls()
-        expected = spearmanr(*pair)
-        assert row["n"] == len(pair)
-        assert (row["spearman"], row["p"]) == pytest.approx((expected.statistic, expected.pvalue), abs=1e-12)
