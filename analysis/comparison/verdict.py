@@ -2,7 +2,8 @@
 
 # `Words.verdict` has the words that a measure's states have, and `Words.change` those of a difference. A number
 # without a sound state is not told; lines at the end say of which models it is not determined, and why, and
-# `Words.remedies` what to do.
+# `Words.remedies` what to do. Two runs differ in biases and the clean accuracy as the guide to comparisons says; the
+# intervals of the biases are not corrected for being several. A case is a checkpoint on an image set.
 
 from __future__ import annotations
 
@@ -12,20 +13,27 @@ from typing import Any
 
 import polars as pl
 
-from ...core.errors import quoted
+from ...core.errors import plural, quoted
 from ...core.protocol import CUES
 from ..database.store import Store
 from ..measures.base import REMEDIES, State
 from ..measures.compute import has_values
 from ..measures.registry import GRID_MEASURES, MEASURES, title_of
-from .cells import Run, compare_cells, two_of
+from .cells import DIFFERS, Run, compare_cells, two_of
 from .measures import compare_measures
-from .words import in_words
 
-TOLD = {measure.name: measure.shown.words.verdict for measure in GRID_MEASURES if measure.shown.words.verdict}
+STATE_WORDS = {measure.name: measure.shown.words.verdict for measure in GRID_MEASURES if measure.shown.words.verdict}
 """Measure -> what a model does in each state."""
-FEW = 5
-"""Models that have a sentence each; of more, each measure has one with the range of all. The most names in a list."""
+CHANGES = {"clean": ("is", "accurate without perturbation")} | {
+    measure.name: measure.shown.words.change for measure in GRID_MEASURES if measure.shown.words.change
+}
+"""Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+NEEDS_ALIKE = {
+    measure.name: measure.shown.words.needs_alike for measure in GRID_MEASURES if measure.shown.words.needs_alike
+}
+"""Measure -> the one that has to be alike in both runs for a sentence about it."""
+NAMED_MODELS = 5
+"""Models that have a sentence each, and the most names in a list; more are told by the ends of their range."""
 METRICS = """
 SELECT metric.checkpoint, metric.image_set, metric, value, metric.low, metric.high, state, note, labelled
 FROM metric_of($1) AS metric
@@ -59,16 +67,15 @@ def verdict(store: Store, label: str) -> Verdict:
     if rows.is_empty():
         advice = f"run a study with filters, then `bandlens analyze --db {quoted(store.path)}`"
         return Verdict([], [f"Nothing is determined yet: {advice}."])
-    sentences, order = [], {name: place for place, name in enumerate(TOLD)}
+    sentences, order = [], {name: place for place, name in enumerate(STATE_WORDS)}
     rows = rows.sort(pl.col("metric").replace_strict(order), maintain_order=True)
-    for (image_set,), of_set in rows.group_by("image_set", maintain_order=True):
-        models = of_set["checkpoint"].unique(maintain_order=True).to_list()
-        told = _each if len(models) <= FEW else _together
-        sentences += [f"{sentence}, on {image_set}." for sentence in told(of_set)]
+    for (image_set,), estimates in rows.group_by("image_set", maintain_order=True):
+        in_words = _each_model if estimates["checkpoint"].n_unique() <= NAMED_MODELS else _ends_of_models
+        sentences += [f"{sentence}, on {image_set}." for sentence in in_words(estimates)]
     models = rows["checkpoint"].unique(maintain_order=True).to_list()
     if len(models) == 2:
         runs = two_of(Run(store, label), Run(store, label), "checkpoint", *models)
-        if between := in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
+        if between := differences_in_words(*runs, compare_cells(*runs).cells, compare_measures(*runs)[0]):
             sentences.append(f"{between}.")
     return Verdict(sentences, list(_undetermined(rows)))
 
@@ -79,7 +86,7 @@ def _read_metrics(store: Store, label: str) -> pl.DataFrame:
     On images of two cues these are the cue biases alone: accuracy under a filter is there the share of decisions for
     one of the cues, and half of it says nothing about what a model needs to recognize images.
     """
-    rows = store.frame(METRICS, [label, list(TOLD)])
+    rows = store.frame(METRICS, [label, list(STATE_WORDS)])
     is_bias = pl.col("metric").is_in(CUE_BIASES)
     return rows.filter(is_bias | ~is_bias.any().over("image_set")) if len(rows) else rows
 
@@ -89,7 +96,7 @@ def compare_verdict(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) 
 
     `cells` are as `compare_cells` gives them, `metrics` as `compare_measures` does.
     """
-    finding, lacking = in_words(a, b, cells, metrics), no_metrics(a, b)
+    finding, lacking = differences_in_words(a, b, cells, metrics), no_metrics(a, b)
     undetermined = []
     if finding is None:
         undetermined.append(
@@ -119,7 +126,7 @@ def no_metrics(a: Run, b: Run) -> str | None:
 
 def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     """The words of one estimate, with its interval where it is sound; None where its state has none."""
-    template = TOLD[row["metric"]].get(State(row["state"]))
+    template = STATE_WORDS[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
         return None
     value, low, high = (_number(row[name], MEASURES[row["metric"]].shown.unit) for name in ("value", "low", "high"))
@@ -136,46 +143,155 @@ def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{100 * value if unit == 'share' else value:z.0f}"  # z leaves no sign at 0
 
 
-def _each(rows: pl.DataFrame) -> Iterator[str]:
-    for (checkpoint,), of_model in rows.group_by("checkpoint", maintain_order=True):
-        clauses = [words for row in of_model.rows(named=True) if (words := estimate_in_words(row))]
+def _each_model(rows: pl.DataFrame) -> Iterator[str]:
+    for (checkpoint,), estimates in rows.group_by("checkpoint", maintain_order=True):
+        clauses = [words for row in estimates.rows(named=True) if (words := estimate_in_words(row))]
         if clauses:
             yield f"{checkpoint} {'; it '.join(clauses)}"
 
 
-def _together(rows: pl.DataFrame) -> Iterator[str]:
+def _ends_of_models(rows: pl.DataFrame) -> Iterator[str]:
     """For each measure, the model at either end of the values that are determined."""
     sound = rows.filter(state=State.OK.value).sort("value", "checkpoint", maintain_order=True)
-    for _, of_measure in sound.group_by("metric", maintain_order=True):
-        first, last = of_measure.row(0, named=True), of_measure.row(-1, named=True)
-        count = f"Of {len(of_measure):,} models"
-        ends = [f"{row['checkpoint']} {estimate_in_words(row)}" for row in (first, last)]
-        yield f"{count}, {ends[0]} at one end and {ends[1]} at the other" if len(of_measure) > 1 else ends[0]
+    for _, models in sound.group_by("metric", maintain_order=True):
+        first, last = (
+            f"{row['checkpoint']} {estimate_in_words(row)}" for row in models.gather([0, -1]).rows(named=True)
+        )
+        yield f"Of {len(models):,} models, {first} at one end and {last} at the other" if len(models) > 1 else first
 
 
 def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     """Yield the reasons why something is not determined, each with what it is true of, and with what to do."""
     titles: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
-    for (metric, image_set, state, note), of_note in rows.group_by(
+    for (metric, image_set, state, note), estimates in rows.group_by(
         "metric", "image_set", "state", "note", maintain_order=True
     ):
         words = MEASURES[str(metric)].shown.words
         remedy = {**REMEDIES, **words.remedies}.get(State(state))
-        if state == State.CENSORED_BELOW and words.lowest is not None and (of_note["value"] <= words.lowest).all():
+        if state == State.CENSORED_BELOW and words.lowest is not None and (estimates["value"] <= words.lowest).all():
             remedy = "nothing lower can be tested"
         if remedy:
-            models = tuple(of_note["checkpoint"].unique(maintain_order=True))
+            models = tuple(estimates["checkpoint"].unique(maintain_order=True))
             titles.setdefault((str(image_set), str(note), remedy, models), []).append(title_of(str(metric)))
     image_sets: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (image_set, note, remedy, models), measures in titles.items():
         image_sets.setdefault((note, remedy, models, tuple(measures)), []).append(image_set)
-    for (note, remedy, models, of_reason), sets in image_sets.items():
+    for (note, remedy, models, measures_named), sets in image_sets.items():
         on_sets = f" on {_listed(sets, 'image sets')}" if rows["image_set"].n_unique() > 1 else ""
         yield (
-            f"Not determined for {_listed(models, 'models')}{on_sets}: {' and '.join(of_reason)}, since {note}; "
+            f"Not determined for {_listed(models, 'models')}{on_sets}: {' and '.join(measures_named)}, since {note}; "
             f"{remedy}."
         )
 
 
 def _listed(names: Sequence[str], noun: str) -> str:
-    return ", ".join(names) if len(names) <= FEW else f"{len(names):,} {noun}"
+    return ", ".join(names) if len(names) <= NAMED_MODELS else f"{len(names):,} {noun}"
+
+
+# The sentence on two runs
+
+
+def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str | None:
+    """Name the biases, and the clean accuracy, in which B differs from A, or the smallest differences that would show.
+
+    A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
+    where p is below 0.05 after Holm. A bias that needs another measure to be alike is not told where that one differs:
+    a shape bias says nothing where a model recognizes less of both cues. `cells` are as `compare_cells` gives them,
+    `metrics` as `compare_measures` does. Several checkpoints or image sets are counted as cases, a checkpoint on an
+    image set each. Where no difference was found, those that could not have been are named (`detectable`). None where
+    the two have nothing that could differ.
+    """
+    sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
+    name_a, name_b = a.name_beside(b), b.name_beside(a)
+    columns = ["checkpoint", "image_set", "metric", "difference", "low", "high", "differs"]
+    biases = _without_unlike(metrics.filter(sound).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0)))
+    tested, different = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
+    clean = tested.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
+    cases = pl.concat([biases.select(columns), clean.select(columns)])
+    several = cells["image_set"].n_unique() > 1
+    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), several))]
+    if changes:
+        names = cases["checkpoint"].unique()
+        who = name_b
+        if len(names) == 1 and b.column != "checkpoint":
+            who = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
+        return f"Compared with {name_a}, {who} {'; it '.join(changes)}"
+    if tested.is_empty():
+        return None
+    if len(different):
+        return (
+            f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {plural(len(tested), 'cell')}, "
+            f"at most by {difference_in_words(_first_by(different, pl.col('difference').abs()))}"
+        )
+    smallest = _detectable_in_words(tested)
+    by_cell = ", by cell," if " to " in smallest else ""
+    could_not = f"one smaller than {smallest}{by_cell} could not have been" if smallest else "none could have been"
+    unmoved = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))
+    titles = [
+        f"{title_of(str(metric))} ({_detectable_in_words(rows)})"
+        for (metric,), rows in unmoved.group_by("metric", maintain_order=True)
+    ]
+    finding = (
+        f"No difference was found between {name_a} and {name_b} in {plural(len(tested), 'cell')} ({could_not})"
+        f"{', nor in ' if titles else ''}{', '.join(titles)}"
+    )
+    row = _first_by(tested, pl.max_horizontal(-pl.col("low"), "high"))
+    if row["low"] is None:
+        return f"{finding}; there is no interval, since no two images are independent"
+    uncorrected = "" if row["low"] <= 0 <= row["high"] else ", which is not corrected for the number of cells"
+    return f"{finding}; the interval that reaches farthest is {difference_in_words(row)}{uncorrected}"
+
+
+def _detectable_in_words(rows: pl.DataFrame) -> str:
+    """The smallest differences that could have been found in the rows, `0.021 to 0.034`; empty where none is known."""
+    detectable = rows.drop_nulls("detectable").sort("detectable")
+    ends = detectable.gather([0, -1]).rows(named=True) if len(detectable) else []
+    sizes = [difference_in_words(row | {"difference": row["detectable"], "low": None}).lstrip("+") for row in ends]
+    return " to ".join(dict.fromkeys(sizes))
+
+
+def _first_by(rows: pl.DataFrame, size: pl.Expr) -> dict[str, Any]:
+    """The row of the largest size."""
+    return rows.sort(size, descending=True, nulls_last=True, maintain_order=True).row(0, named=True)
+
+
+def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
+    """The biases, which do not differ where the measure that they need alike does."""
+    unlike = set(biases.filter("differs").select("checkpoint", "image_set", "metric").rows())
+    needed = ((*row[:2], NEEDS_ALIKE.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
+    return biases.with_columns(
+        differs=pl.col("differs") & pl.Series([key not in unlike for key in needed], dtype=pl.Boolean)
+    )
+
+
+def difference_in_words(row: Mapping[str, Any]) -> str:
+    """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`.
+
+    A row with a `metric` whose unit is none of a share has one digit after the point, and its unit.
+    """
+    measure = MEASURES.get(row.get("metric", ""))
+    unit = "" if measure is None or measure.shown.unit == "share" else measure.shown.unit
+    digits = "+.1f" if unit else "+.3f"
+    interval = "" if row["low"] is None else f" [{row['low']:{digits}}, {row['high']:{digits}}]"
+    return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
+
+
+def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
+    """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
+
+    `several` says whether the runs have several image sets, so that a single case has to name its own.
+    """
+    verb, what = CHANGES[metric]
+    differing = cases.filter(pl.col("differs").fill_null(False))
+    if len(cases) == 1 and len(differing):
+        row = differing.row(0, named=True)
+        word = "less" if row["difference"] < 0 else "more"
+        image_words = f" on {row['image_set']}" if several else ""
+        return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
+    sides = {"less": differing.filter(pl.col("difference") < 0), "more": differing.filter(pl.col("difference") >= 0)}
+    return " and ".join(
+        f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "
+        f"{difference_in_words(_first_by(rows, pl.col('difference').abs()))}"
+        for word, rows in sides.items()
+        if len(rows)
+    )

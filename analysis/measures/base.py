@@ -290,7 +290,7 @@ def lacks_nothing(_: Available) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of sentences about models: see `comparison.verdict` and `comparison.words`."""
+    """The words of sentences about models: see `comparison.verdict`."""
 
     verdict: Mapping[State, str] = field(default_factory=dict)
     """State -> what a model does, in words with {accuracy} and {value}."""

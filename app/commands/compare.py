@@ -211,7 +211,7 @@ def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
 
     With the difference and its interval `in_words`, 80 columns have room for both.
     """
-    from ...analysis.comparison.words import difference_in_words
+    from ...analysis.comparison.verdict import difference_in_words
 
     columns = [name for name in ("difference", *LAST) if name in _filled(cells)]
     rows = cells.to_dicts()
