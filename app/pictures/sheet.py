@@ -16,9 +16,9 @@ from ...core.records import Condition, Crop
 from ...export.files import replacing
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
-from ...probes.images.broken import BrokenImageError
 from ...probes.images.decode import decode, pillow_warnings, planar
 from ...probes.images.files import image_keys
+from ...probes.images.samples import BrokenImageError
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11

@@ -26,8 +26,7 @@ from ...core.records import ImageSetInfo
 from ..images.files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.options import USUAL, How
-from ..images.pack import describe
-from ..images.rows import Photograph, hash_rows, rows_of
+from ..images.pack import Photograph, describe, hash_rows, rows_of
 from ..spectral import lowpass, spectrum
 
 if TYPE_CHECKING:

@@ -22,10 +22,9 @@ from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
 from .labels import CLUSTERINGS, Clustering, clusters_none
 from .options import USUAL, How
-from .pack import describe, hash_photographs, labels_of_source
-from .rows import nowhere, rows_of
+from .pack import describe, hash_photographs, labels_of_source, nowhere, rows_of
+from .pixels import Stream
 from .sources import open_source
-from .stream import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

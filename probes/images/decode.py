@@ -15,16 +15,13 @@ import numpy as np
 
 from ...core.records import Crop, Range
 from ...core.untrusted import words_of
-from .broken import BrokenImageError
-from .samples import TIFF, deep_samples, dicom_samples, is_dicom, read_dicom, scale, tiff_samples
+from .samples import TIFF, BrokenImageError, deep_samples, dicom_samples, is_dicom, read_dicom, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as Photo
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-MOST_SCANS = 500
-"""The most scans that a JPEG may have; usual ones have ten."""
 SUFFIXES = (".dcm", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
 EXACT = (64, 128, 256, 512)
@@ -118,7 +115,6 @@ def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours != "YCbCr" or (limit is not None and width * height > limit):
             return None
-        _refuse_many_scans(data, width * height)
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, bands)
     except ValueError:
         return None
@@ -138,8 +134,6 @@ def _any_file(data: bytes, levels: Range | None = None) -> Photo:
             return photo_of(scale(samples, levels))
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             _refuse_more_pixels_than_allowed(*photo.size)
-            if photo.format not in ("PNG", "WEBP"):
-                _refuse_many_scans(data, photo.width * photo.height)
             samples = deep_samples(data, photo)
             if samples is None and levels is None:
                 return photo.convert("RGB")
@@ -266,9 +260,3 @@ def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise BrokenImageError(f"{width} x {height} pixels, more than Pillow's limit of {limit}")
-
-
-def _refuse_many_scans(data: bytes, pixels: int) -> None:
-    """BrokenImageError for a JPEG that takes minutes: each scan, of twenty bytes or more, goes over all pixels."""
-    if len(data) * pixels > 1e12 and data.count(b"\xff\xda") > MOST_SCANS:
-        raise BrokenImageError(f"more than {MOST_SCANS} scans of {pixels} pixels")

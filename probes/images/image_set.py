@@ -19,8 +19,7 @@ from . import files
 from .attributes import Slices, read_attributes, select_images
 from .labels import spread
 from .options import Draw
-from .packed import PackedPixels
-from .stream import Stream, open_stream
+from .pixels import PackedPixels, Stream, open_stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.errors import ImageSetError, UsageError
+from ...core.progress import Advance
 from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
+from ...core.threads import in_parallel
 from .attributes import Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
-from .decode import cropped, photo_of, planar, sides_of
+from .decode import cropped, photo_of, pillow_warnings, planar, sides_of
 from .files import (
     PIXELS,
     Index,
@@ -26,6 +31,7 @@ from .files import (
     refuse_taken,
     write_about,
     write_index,
+    write_row,
     writing,
 )
 from .image_set import ImageSet, digest, open_image_set
@@ -43,8 +49,7 @@ from .labels import (
     spread,
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
-from .rows import Keep, Photograph, hash_rows, nowhere, rows_of
-from .samples import scale
+from .samples import BrokenImageError, scale
 from .sources import open_source
 
 if TYPE_CHECKING:
@@ -56,6 +61,10 @@ if TYPE_CHECKING:
 
 FOLDERS = Path("folders")
 """A path in place of a CSV file's: the folders at the top are the classes."""
+Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
+"""A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
+Keep = Callable[[int, "NDArray[np.uint8]"], None]
+"""Keeps the pixels of a row; any thread calls it."""
 _USUAL = {"decision_space": "all", "corruption": None, "severity": None}
 """Fields that set.json leaves out where they have these values."""
 
@@ -109,6 +118,65 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **more)
             write_attributes(folder, make_slices(choice.attributes, index.paths))
     return open_image_set(out)
+
+
+@contextmanager
+def rows_of(file: Path) -> Iterator[Keep]:
+    """Write pixels to their rows of `file`, which is made where there is none."""
+    pixels_file = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def keep(row: int, pixels: NDArray[np.uint8]) -> None:
+        with writing(file):
+            write_row(pixels_file, row, pixels)
+
+    try:
+        yield keep
+    finally:
+        os.close(pixels_file)
+
+
+@contextmanager
+def nowhere() -> Iterator[Keep]:
+    """Keep no pixels."""
+    yield lambda _row, _pixels: None
+
+
+def hash_rows(
+    photographs: Iterable[Photograph],
+    keep: Keep,
+    source: Path,
+    how: How,
+    advance: Advance,
+) -> tuple[dict[int, str], dict[str, str]]:
+    """Decode each photograph of `source` and keep its pixels.
+
+    Returns the sha256 of the pixels by row, and the reason by path for those left out where `how` skips broken ones.
+    Raises ImageSetError for the first broken one otherwise.
+    """
+    sha256s, skipped = {}, {}
+    # Closing waits for the threads, which keep pixels.
+    with pillow_warnings(), closing(in_parallel(partial(_hash_row, keep), photographs, how.workers)) as results:
+        for row, path, result in results:
+            if isinstance(result, str):
+                sha256s[row] = result
+            elif how.skip_broken:
+                skipped[path] = str(result)
+            else:
+                raise ImageSetError(
+                    f"{source}: '{path}' is broken ({result}); {result.advice}, or leave such out with --skip-broken"
+                )
+            advance(1)
+    return sha256s, skipped
+
+
+def _hash_row(keep: Keep, photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
+    row, path, pixels_of = photograph
+    try:
+        pixels = pixels_of()
+    except BrokenImageError as broken:
+        return row, path, broken
+    keep(row, pixels)
+    return row, path, hashlib.sha256(pixels.data).hexdigest()
 
 
 def hash_photographs(

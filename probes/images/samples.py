@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core.errors import ImageSetError
 from ...core.records import Range
 from ...core.untrusted import words_of
-from .broken import BrokenImageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +35,14 @@ ENDS = (1, 99)
 """Percentiles that `percentiles` takes as black and white."""
 GREY, RGB = 0, 2
 """Colour types of a PNG without transparency."""
+
+
+class BrokenImageError(ImageSetError):
+    """A file that is no image after all, or an unusable one. The message is the reason alone: callers know the name."""
+
+    def __init__(self, reason: str, advice: str = "repair it") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:

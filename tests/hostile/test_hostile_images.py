@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import struct
@@ -136,14 +135,6 @@ def test_links_and_devices_are_no_images(kind: bytes, tmp_path: Path) -> None:
 # Bombs
 
 
-def grown(file: Path, head: bytes, megabytes: int, name: str = "") -> None:
-    """A small archive of a header and so many megabytes of nothing."""
-    with gzip.open(file, "wb", compresslevel=1) as out:
-        out.write(head)
-        for _ in range(megabytes):
-            out.write(bytes(1 << 20))
-
-
 def photo_of_nothing(width: int, height: int, more: bytes = b"") -> bytes:
     """A PNG of black pixels."""
 
@@ -157,27 +148,11 @@ def photo_of_nothing(width: int, height: int, more: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def of_many_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG whose shortest scan comes again and again."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), (120, 120, 120)).save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    starts = [at for at in range(len(whole) - 1) if whole[at : at + 2] == b"\xff\xda"]
-    ends = [*starts[1:], len(whole) - 2]
-    shortest = min((whole[a:b] for a, b in zip(starts[1:], ends[1:], strict=True)), key=len)
-    return whole[:-2] + shortest * scans + b"\xff\xd9"
-
-
 def bombs(folder: Path) -> Iterator[Path]:
     """Sources that are small."""
-    grown(folder / "name.tar.gz", header("././@LongLink", 600 << 20, tarfile.GNUTYPE_LONGNAME), 600)
-    yield folder / "name.tar.gz"
-    grown(folder / "text.tar.gz", header("read.me", 1 << 40), 100)
-    yield folder / "text.tar.gz"
     for name, content in {
         "loop.tar": header("a.txt", 0) + header("b.txt", -1024) + bytes(1024),
         "pax-loop.tar": pax(b"14 size=-4096\n"),
-        "long-name.tar": header("././@LongLink", 1 << 62, tarfile.GNUTYPE_LONGNAME),
         "large.tar": header("a.jpg", 1 << 40),
         "sparse.tar": pax(b"22 GNU.sparse.major=1\n", b"22 GNU.sparse.minor=0\n"),
     }.items():
@@ -187,7 +162,6 @@ def bombs(folder: Path) -> Iterator[Path]:
         "100-megapixels.png": photo_of_nothing(10_001, 10_001),
         "strip.png": photo_of_nothing(1_000_000, 1),
         "text.png": photo_of_nothing(10, 10, zlib.compress(bytes(10**8))),
-        "scans.jpg": of_many_scans(3000, 10_000),
         "words.jpg": b"\xff\xd8" + (b"\xff\xfe\xff\xff" + bytes(65533)) * 100,
     }.items():
         (folder / name).mkdir()
@@ -197,11 +171,6 @@ def bombs(folder: Path) -> Iterator[Path]:
     with (folder / "sparse" / "a.jpg").open("wb") as file:
         file.truncate(1 << 40)
     yield folder / "sparse"
-    for start in range(7):
-        (folder / "maze" / str(start)).mkdir(parents=True)
-        for target in range(7):
-            (folder / "maze" / str(start) / f"to{target}").symlink_to(folder / "maze" / str(target))
-    yield folder / "maze"
 
 
 def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
@@ -222,15 +191,6 @@ for source in sys.argv[2:]:
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
 
 
-def test_an_archive_may_grow_a_hundred_times_but_not_a_thousand(tmp_path: Path) -> None:
-    photo = header("a.jpg", len(PHOTO)) + padded(PHOTO)
-    grown(tmp_path / "a.tar.gz", photo + header("read.me", 64 << 20), 64)
-    assert open_source(tmp_path / "a.tar.gz").paths == ["a.jpg"]
-    grown(tmp_path / "b.tar.gz", photo + header("read.me", 3 << 30), 8)
-    message = str(refusal(lambda: open_source(tmp_path / "b.tar.gz")))
-    assert "member 'read.me' ends at byte" in message
-
-
 @pytest.fixture
 def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of folders whose path is longer than any that the system takes."""
@@ -247,16 +207,6 @@ def test_folders_lie_as_deep_as_they_can(deep: Path) -> None:
     (deep / "a.jpg").write_bytes(PHOTO)
     message = str(refusal(lambda: open_source(deep)))
     assert "too deep" in message or "File name too long" in message
-
-
-def test_a_few_links_to_one_folder_are_followed(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.jpg").write_bytes(PHOTO)
-    for number in range(100):
-        (tmp_path / f"link{number:03}").symlink_to(tmp_path / "real")
-    assert len(open_source(tmp_path).paths) == 101
-    (tmp_path / "link100").symlink_to(tmp_path / "real")
-    assert "more than 100 ways lead here by links" in str(refusal(lambda: open_source(tmp_path)))
 
 
 def test_names_that_would_turn_a_terminal_are_shown(tmp_path: Path) -> None:

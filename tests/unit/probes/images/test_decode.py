@@ -20,9 +20,9 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from bandlens.core.errors import UsageError
 from bandlens.core.records import INTERPOLATIONS, Crop
-from bandlens.probes.images.broken import BrokenImageError
 from bandlens.probes.images.decode import cropped, decode, pillow_warnings, planar
 from bandlens.probes.images.pack import pack
+from bandlens.probes.images.samples import BrokenImageError
 
 SAMPLES = Path(__file__).parents[5] / "shared" / "data" / "sample-images"
 

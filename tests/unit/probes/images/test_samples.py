@@ -20,12 +20,11 @@ from PIL import Image
 from bandlens.app.commands.images import read_range
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import PERCENTILES, Crop
-from bandlens.probes.images.broken import BrokenImageError
 from bandlens.probes.images.decode import cropped, pillow_warnings
 from bandlens.probes.images.image_set import check_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack, pack_arrays
-from bandlens.probes.images.samples import scale
+from bandlens.probes.images.samples import BrokenImageError, scale
 
 CROP = Crop(24, 24, squash=True)
 
