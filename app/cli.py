@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
     },
     "Look": {
-        "report": ("report", "Write one HTML file to look at and send"),
+        "report": ("results", "Write one HTML file to look at and send"),
         "explore": ("results", "Look at a results database in a browser"),
         "cite": ("results", "Print BibTeX of a study"),
     },

@@ -359,35 +359,38 @@ def consistency_under(images: str, probe: str, db: File = RESULTS) -> dict[str, 
 
 
 def report(
-    db: File = RESULTS,
+    db: Database = RESULTS,
     out: File = Path("report.html"),
-    study: str | None = None,
+    study: Annotated[str | None, typer.Option(autocompletion=complete_study)] = None,
     *,
     against: str | None = None,
     published: bool = False,
-    figures: Sequence[str] = (),
+    figures: Annotated[Sequence[str], typer.Option(metavar="NAME,…|all")] = (),
     folder: File = Path("figures"),
     photograph: File | None = None,
     progress: Progress = silent,
 ) -> Written:
-    """Write the report of a study as one HTML file to look at and send.
+    """Write one HTML file to look at and send: curves, critical bands, correlations, conditions, provenance.
+
+    It holds everything that it shows and asks for nothing from the network. Metrics are those of `bandlens analyze`.
 
     Args:
         db: the results database; it is only read.
-        out: the file.
-        study: name or name@version; by default the one that ran last.
-        against: another results database, or another study of this one, to compare with.
-        published: show published models, too, and the study's among them; a database without a study has these alone.
-        figures: names of charts to write as SVG, PDF and PNG, in the widths of a journal's columns; `all` is each.
-        folder: where these go, with a list of them.
-        photograph: for the contact sheet, instead of one that scikit-image ships.
+        out: the report, an HTML file.
+        study: name, or name@version; by default the one that ran last.
+        against: show what changed: another results database, or another study or name@version of this one.
+        published: show published models, too, and yours among them.
+        figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
+        folder: where --figures go, with a list of them.
+        photograph: for the contact sheet, instead of one of the study's images or a cat of scikit-image.
         progress: shows how far it is.
     """
     from ..report.build import write_report
 
+    names = [name for words in figures for name in words.split(",")]
     with progress("writing", None, "charts") as advance:
         return write_report(
-            Path(db), Path(out), study, against, published, figures, Path(folder), path_of(photograph), advance
+            Path(db), Path(out), study, against, published, names, Path(folder), path_of(photograph), advance
         )
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.app.commands.report import report
+from bandlens.app.commands.results import COMMANDS
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
@@ -388,7 +388,7 @@ def test_the_command_says_what_it_wrote(reported: Path, tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
-    app.command()(report)
+    app.command()(COMMANDS["report"])
     result = CliRunner().invoke(app, ["--db", str(reported), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
     assert re.search(r"r.html: 10 sections, \d+ charts, \d(\.\d+)? MB", result.output)

@@ -27,7 +27,7 @@ def test_verdicts_on_a_study_are_a_section_of_its_report_alone(tmp_path: Path) -
                 for setting, rank in zip(settings, ranks, strict=True)
             ]
             store_study(store, name, images, parts)
-    released = bandlens.gate_release("new", "old", db, margin=0.05)
+    released = bandlens.gate("new", "old", db, margin=0.05)
     assert sorted(released.rows["verdict"]) == ["fail", "pass"]
     results = read_data(db, "new")
     assert results is not None
