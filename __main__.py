@@ -37,19 +37,11 @@ def main() -> None:
 
 
 def _show_unraisable(error: sys.UnraisableHookArgs) -> None:
-    """Show an error that nobody can handle, unless it only follows from one that is told in a line.
-
-    A signal interrupts a function of atexit, which would print a traceback and go on. On a GPU that is lost each event
-    and each block of memory fails to be freed.
-    """
+    """Show an error that nobody can handle, unless a signal interrupted a function of atexit, which would go on."""
     from .app import signals
 
-    if not signals.interrupted() and type(error.exc_value).__module__.partition(".")[0] not in CUPY:
+    if not signals.interrupted():
         sys.__unraisablehook__(error)
-
-
-CUPY = ("cupy", "cupy_backends")
-"""The packages of CuPy's errors."""
 
 
 def _leave(status: int) -> NoReturn:

@@ -122,28 +122,28 @@ class Lowering:
             check_precision(precision)
 
     @cached_property
-    def build(self) -> Callable[[OnnxFile], Path] | None:
-        """Makes the TensorRT plan of an ONNX file, or finds it.
+    def build(self) -> Callable[[Model, str], Path] | None:
+        """Makes the TensorRT plan of a model at a precision, or finds it, and compares it with ONNX Runtime.
 
         None where this machine cannot, which stderr explains where plans may be expected.
         """
         from ..engine.device.devices import gpus, readiness
         from ..engine.device.nvidia import NoGpu
-        from ..engine.device.requirements import TENSORRT, load, usable
 
         state = readiness("tensorrt")
         if not state.ready:
             if not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
-        from ..engine.tuning import usual_batch
-        from ..export.plans.plans import ensure_trt_plan, target_of
+        from ..engine.backends.base import BATCH, variant_of
+        from ..engine.backends.tensorrt import make_plan
+        from ..engine.tuning import tuned_rate
 
-        trt, gpu = load(TENSORRT), usable(gpus())
-
-        def build(onnx_file: OnnxFile) -> Path:
-            batch = self.batch or usual_batch("tensorrt", onnx_file.precision, onnx_file.models)
-            return ensure_trt_plan(trt, onnx_file, target_of(trt, gpu.name, gpu.capability, batch, gpu.l2_bytes)).path
+        def build(model: Model, precision: str) -> Path:
+            variant = variant_of(model, "tensorrt", precision)
+            rate = None if self.batch else tuned_rate("tensorrt", variant.precision, model.path.parent)
+            batch = self.batch or (rate.batch if rate else BATCH["cupy"])
+            return make_plan(variant, batch, rate.settings if rate else "")
 
         return build
 
@@ -161,7 +161,8 @@ class Lowering:
             log.warning(f"bandlens: {precision} is not tuned: {error}")
             return
         log.info(
-            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}, "
+            f"bandlens: {precision} runs fastest with engine {best.engine} and batch {best.batch}"
+            f"{' and ' + best.settings if best.settings else ''}, "
             f"{best.images_per_second:.4g} images/s of {model.name}; all rates: {model.path.parent / FILE}"
         )
 
@@ -302,7 +303,7 @@ def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]
             "top1_disagreements": parity.get("top1_disagreements"),
             "file": str(onnx_file.path),
         }
-        rows.append(row if lowering.build is None else row | {"trt_plan": str(lowering.build(onnx_file))})
+        rows.append(row if lowering.build is None else row | {"trt_plan": str(lowering.build(model, precision))})
     return rows
 
 

@@ -14,11 +14,12 @@ from types import ModuleType
 from typing import TypeVar, cast
 
 from ..probes.arrays import Array
+from .device.pixels import BUFFERS
 from .device.streams import Point, perturbing_stream, point, wait_for
 
 T = TypeVar("T")
 
-COUNT = 4
+COUNT = BUFFERS
 """The number of buffers: a family may hold two that it has not yielded, one waits, and one is being run."""
 
 

@@ -18,8 +18,8 @@ from .backends.base import ENGINES
 
 GRADIENT = 3
 """Forward passes that a gradient for the images costs, its own one included."""
-MOST_PASSES = {"numpy": 2**11, "cupy": 2**20}
-"""The most forward passes of a range, by the array module: a minute or less of ResNet-50."""
+MOST_PASSES = {"numpy": 2**11, "cupy": 2**22}
+"""The most forward passes of a range, by the array module: one or two minutes of ResNet-50."""
 MOST_CONDITIONS = 64
 """The most conditions of a range: a batch under all 1,985 waves of a map would take longer than a minute."""
 TASKS_PER_WORKER = 8

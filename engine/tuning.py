@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from glob import escape
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,13 @@ from ..core.errors import BandlensError, EngineError, ExportError
 from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text
 from ..export.files import write_bytes
-from ..probes.arrays import to_numpy
+from ..export.photographs import photograph_crops
+from ..export.plans.build import SETTINGS, gpu_settings
+from ..export.plans.plans import is_trt_plan_of
+from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.card_state import card_state
-from .device.devices import CPU_ENGINE, GPU_ENGINES, choose_engine, gpus, processor_name, readiness
+from .device.devices import CPU_ENGINE, choose_engine, gpus, processor_name, readiness
 from .device.requirements import usable
 from .device.streams import device_errors, gpu_errors, network_stream
 
@@ -34,9 +38,9 @@ FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
 LARGEST = 1 << 20
 """The most bytes that the file may have."""
-SWEPT: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": GPU_ENGINES}
+SWEPT: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
 """The engines that are measured, by the array module; of two that are as fast, the first is taken."""
-BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (32, 64, 96, 128, 256, 512)}
+BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (64, 128, 256, 512, 1024, 2048)}
 """The batches that each of them is measured at."""
 SECONDS = 0.5
 """The least time of a measurement."""
@@ -44,6 +48,8 @@ REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
 CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
+PLAIN: Mapping[str, Mapping[str, Any]] = {"tensorrt": {"settings": ""}}
+"""Options of sessions in a sweep, by engine: TensorRT's plans are plain, whatever else lies there."""
 WAY = 2
 """The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
@@ -57,6 +63,8 @@ class Rate:
     engine: str
     batch: int
     images_per_second: float
+    settings: str = ""
+    """Words of `plans.build.SETTINGS` with which TensorRT's plans are faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +162,8 @@ def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> 
 def tune(model: Model, precision: str, threads: int) -> Tuning:
     """Measure the engines of this device on a model, and keep the rates in its folder for studies of that precision.
 
-    Each rate is logged. TensorRT plans that were built for it are removed, unless they are of the best batch.
+    Each rate is logged. At TensorRT's best batch, settings of its builder are tried on one plan. Plans that were built
+    for all this are removed, unless they are of the best batch and settings.
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
@@ -180,8 +189,11 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         way=WAY,
     )
     best = tuning.best_of("tensorrt")
+    if best is not None:
+        faster = _with_settings(variant_of(model, best.engine, precision), best, threads)
+        tuning, best = replace(tuning, rates=[faster if rate == best else rate for rate in rates]), faster
     for path in {*file.parent.glob(pattern)} - plans:
-        if best is None or path.name.rsplit(".", 3)[1] != f"b{best.batch}":
+        if best is None or not is_trt_plan_of(path, best.batch, best.settings):
             path.unlink()
     _add(file, {precision: asdict(tuning)})
     return tuning
@@ -192,7 +204,7 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
     rates = []
     for batch in BATCHES[ENGINES[variant.engine].arrays]:
         try:
-            speed = measure_rate(variant, batch, threads, SECONDS, REPEATS)
+            speed = measure_rate(variant, batch, threads, SECONDS, REPEATS, **PLAIN.get(variant.engine, {}))
         except BandlensError as error:
             _log.warning("%s at batch %s is left out: %s", variant, batch, error)
             break
@@ -201,6 +213,21 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
     if (xp := arrays_of(variant.engine)) is not np:
         xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
     return rates
+
+
+def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
+    """The rate with the settings of TensorRT's builder that make it faster: each is tried beside those taken so far."""
+    for word in (word for word in gpu_settings() if word in SETTINGS):
+        settings = " ".join(filter(None, (rate.settings, word)))
+        try:
+            speed = measure_rate(variant, rate.batch, threads, SECONDS, REPEATS, settings=settings)
+        except BandlensError as error:
+            _log.warning("%s with the setting %s is left out: %s", variant, word, error)
+            continue
+        _log.info("%s at batch %s with %s: %.4g images/s", variant, rate.batch, settings, speed)
+        if CLOSE * speed > rate.images_per_second:
+            rate = replace(rate, images_per_second=round(speed, 2), settings=settings)
+    return rate
 
 
 def _add(file: Path, tables: Mapping[str, Any]) -> None:
@@ -215,18 +242,31 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
 
-def measure_rate(variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1) -> float:
+def sample_images(xp: ModuleType, size: int, batch: int) -> Array:
+    """(batch, 3, size, size) photographs in [0, 1], some of them under noise.
+
+    A GPU's clocks depend on the numbers that it computes with: zeros are a tenth faster than images.
+    """
+    crops = photograph_crops(size)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=crops.shape).astype(np.float32)
+    images = xp.asarray(np.concatenate([crops, np.clip(crops + noise, 0, 1)]))
+    return images[xp.asarray(np.arange(batch) % len(images))]
+
+
+def measure_rate(
+    variant: Variant, batch: int, threads: int, seconds: float = 0.0, repeats: int = 1, **options: Any
+) -> float:
     """Images a second of a session, once it works as it will from then on: the fastest of some measurements.
 
     Each takes so many seconds or more, and one batch at least. On a GPU it ends when its last logits are in the host's
-    memory. Raises EngineError, and DeviceError where a batch does not fit.
+    memory. `options` are those of `open_session`. Raises EngineError, and DeviceError where a batch does not fit.
     """
     size = variant.model.image_size
     # The session comes first: an engine that cannot be used here says so better than its arrays would.
-    with gpu_errors(), open_session(variant, batch, threads) as session:
+    with gpu_errors(), open_session(variant, batch, threads, **options) as session:
         xp = arrays_of(variant.engine)
         with device_errors(xp, size, batch), network_stream(xp):
-            images = xp.zeros((batch, 3, size, size), dtype=xp.float32)
+            images = sample_images(xp, size, batch)
 
             def work(count: int) -> None:
                 for _ in range(count):

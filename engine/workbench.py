@@ -25,6 +25,14 @@ WHOLE = float("inf")
 """Seconds after which a part is yielded, where a task's rows come all at once."""
 
 
+def with_card_state(infos: Mapping[Variant, SessionInfo]) -> dict[Variant, SessionInfo]:
+    """The same, with what the GPU is doing now where they are on one: that is asked in a thread which feeds no card."""
+    on_gpu = any(ENGINES[variant.engine].arrays == "cupy" for variant in infos)
+    state = card_state() if on_gpu else None
+    card = None if state is None else json.dumps(asdict(state))
+    return {variant: replace(info, card=card) for variant, info in infos.items()}
+
+
 @dataclass(slots=True)
 class Workbench:
     """Computes tasks one after another, here. A context manager, which closes its sessions.
@@ -108,11 +116,8 @@ class Workbench:
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:
-        """The devices and software that the open sessions run on, and what the GPU is doing now."""
-        on_gpu = any(ENGINES[variant.engine].arrays == "cupy" for variant in self.sessions)
-        state = card_state() if on_gpu else None
-        card = None if state is None else json.dumps(asdict(state))
-        return {variant: replace(session.info, card=card) for variant, session in self.sessions.items()}
+        """The devices and software that the open sessions run on."""
+        return {variant: session.info for variant, session in self.sessions.items()}
 
     def _images_of(self, task: Task) -> ImageSet:
         digest = task.cells[0].image_set.digest

@@ -19,7 +19,7 @@ from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.device.card_state import throttling
 from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
-from ...engine.workbench import Workbench
+from ...engine.workbench import Workbench, with_card_state
 from ..console import log
 from .mislabelling import doubt_numbers, doubt_results
 from .progress_file import keep_progress
@@ -138,13 +138,11 @@ def run_whole(
         for activity, cells in (("running", perturbed), ("attacking", attacked)):
             with (
                 progress(activity, images_left(cells, done), "predictions") as advance,
-                background_commits(store) as commit,
+                background_commits(store, throttled) as commit,
             ):
                 for task in whole_tasks(cells, work.grid):
                     for outcomes in bench.compute(task, done, range_seconds, advance):
-                        infos = bench.infos()
-                        commit(outcomes, infos)
-                        throttled |= dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values())))
+                        commit(outcomes, bench.infos())
                         for outcome in outcomes:
                             if isinstance(outcome, Failed):
                                 committed.failed.append(outcome)
@@ -158,9 +156,10 @@ Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], 
 
 
 @contextmanager
-def background_commits(store: Store) -> Iterator[Commit]:
+def background_commits(store: Store, throttled: dict[str, None] | None = None) -> Iterator[Commit]:
     """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
 
+    The state of a GPU is asked there too; warnings on it are added to `throttled`.
     Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
     the end of the block, and nothing that comes after it is committed.
     """
@@ -172,7 +171,13 @@ def background_commits(store: Store) -> Iterator[Commit]:
 
     def commit(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
         wait()
-        under_way.append(thread.submit(store.commit, outcomes, sessions))
+        under_way.append(thread.submit(store_range, outcomes, sessions))
+
+    def store_range(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
+        infos = with_card_state(sessions)
+        store.commit(outcomes, infos)
+        if throttled is not None:
+            throttled.update(dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values()))))
 
     with ThreadPoolExecutor(1, "commit") as thread:
         yield commit

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ctypes import byref
 from dataclasses import dataclass
+from functools import cache
 
 SM, MEMORY = 1, 2
 """NVML_CLOCK_SM and NVML_CLOCK_MEM."""
@@ -55,11 +54,10 @@ def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> C
 
     The card is found by its place on the PCI bus, since NVML counts cards that CUDA_VISIBLE_DEVICES hides.
     """
+    card = _open_nvml(cuda, nvml)
     try:
-        driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
-        with _handle(driver, library) as handle:
-            return None if handle is None else _state(library, handle)
-    except (OSError, AttributeError):  # no such library, or one that is too old to have a function
+        return None if card is None else _state(*card)
+    except AttributeError:  # the library is too old to have a function
         return None
 
 
@@ -75,16 +73,17 @@ def throttling(card: str | None) -> str | None:
     )
 
 
-@contextmanager
-def _handle(driver: ctypes.CDLL, library: ctypes.CDLL) -> Iterator[ctypes.c_void_p | None]:
+@cache
+def _open_nvml(cuda: str, nvml: str) -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
+    """NVML, started once in a process, and the card in it."""
     place, handle = ctypes.create_string_buffer(BUS_ID_BYTES), ctypes.c_void_p()
-    if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
-        yield None
-        return
     try:
-        yield None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else handle
-    finally:
-        library.nvmlShutdown()
+        driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
+        if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
+            return None
+        return None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else (library, handle)
+    except (OSError, AttributeError):  # there is no such library, or it is none
+        return None
 
 
 def _state(library: ctypes.CDLL, handle: ctypes.c_void_p) -> CardState:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +13,7 @@ from pathlib import Path
 from ...core.errors import EngineError
 from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
+from .streams import is_of_cupy
 
 GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
 """Engines of a GPU, of which `auto` takes the first that is ready."""
@@ -35,10 +38,32 @@ class EngineChoice:
     why: str
 
 
+CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
+"""Environment variable: the hardware queues of a card. By default streams share eight, and may wait for each other."""
+
+
 @cache
 def gpus() -> Gpus:
-    """The GPUs of this machine, looked for once in a process."""
-    return find_gpus()
+    """The GPUs of this machine, looked for once in a process, which is its first call of CUDA."""
+    os.environ.setdefault(CONNECTIONS, "32")  # CUDA reads it as it starts
+    machine = find_gpus()
+    if isinstance(machine, tuple):
+        hide_lost_memory()
+    return machine
+
+
+def hide_lost_memory() -> None:
+    """Show no traceback of CuPy's destructors: on a lost GPU each event and block of memory fails to be freed.
+
+    These errors only follow from the one that ends the run, which is told in a line.
+    """
+    shown = sys.unraisablehook
+
+    def show(error: sys.UnraisableHookArgs) -> None:
+        if error.exc_value is None or not is_of_cupy(error.exc_value):
+            shown(error)
+
+    sys.unraisablehook = show
 
 
 @cache

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import cache
 
 from ...core.untrusted import first_line
+from ...export.plans.build import GRAPHS, gpu_settings
 from ...probes.arrays import Array
 
-GRAPHS = 16
+MOST_GRAPHS = 16
 """CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""
 
 _log = logging.getLogger("bandlens")
@@ -20,7 +21,8 @@ class Replays:
 
     The first time the work is asked for plainly, since libraries prepare themselves then, which no graph may hold.
     Where it cannot be captured, it is asked for plainly every time, and a line in the log of `bandlens` says so once.
-    A GPU that has failed shows it then, since the plain work raises its error.
+    A GPU that has failed shows it then, since the plain work raises its error. BANDLENS_GPU_WITHOUT=graphs asks for
+    plain work, and then there is no line.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class Replays:
         """`work` asks for it; `capture` gives what replays it, and leaves the stream as it was if it raises."""
         self._engine, self._work, self._capture = engine, work, capture
         self._graphs: dict[int, Callable[[], None]] = {}
-        self._prepared, self._can_capture = False, True
+        self._prepared, self._can_capture = False, GRAPHS in gpu_settings()
 
     def __call__(self, batch: Array) -> None:
         """Ask for the work on the batch."""
@@ -48,7 +50,7 @@ class Replays:
         self._prepared = False
 
     def _add_graph(self, batch: Array) -> Callable[[], None] | None:
-        if len(self._graphs) == GRAPHS:
+        if len(self._graphs) == MOST_GRAPHS:
             # Some may still be at work: CUDA frees such a graph once it has ended (cuGraphExecDestroy).
             self._graphs.clear()
         try:

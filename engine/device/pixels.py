@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.errors import DeviceError
+from ...core.untrusted import words_of
 from ...probes.arrays import Array
 from ...probes.images.image_set import ImageSet
 
@@ -17,6 +19,8 @@ Take = Callable[[NDArray[np.int64]], Array]
 
 WORKING = 16
 """Float32 batches that a run needs beside its sessions: its buffers, and those of the probes (8 at a time at most)."""
+BUFFERS = 4
+"""Those among them that a run has before it looks for a place for its images."""
 UPLOAD = 1024
 """The number of images that go to the card at once."""
 
@@ -33,8 +37,8 @@ def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
 
 
 def fits_memory(images: ImageSet, batch: int, free: int) -> bool:
-    """Whether the pixels fit into so many bytes beside the work of a run."""
-    return images.nbytes + working_bytes(images.info.size, batch) <= free
+    """Whether the pixels fit into so many bytes beside what a run will need further."""
+    return images.nbytes + working_bytes(images.info.size, batch) * (WORKING - BUFFERS) // WORKING <= free
 
 
 def working_bytes(size: int, batch: int) -> int:
@@ -66,7 +70,13 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     """Copy each batch to the card as it is taken."""
     # Two of each are needed: while one batch is copied to the card, or perturbed there, the next is read.
     shape = (batch, *images.shape[1:])
-    staging = [_pinned(xp, shape) for _ in range(2)]
+    try:
+        staging = [_pinned(xp, shape) for _ in range(2)]
+    except xp.cuda.runtime.CUDARuntimeError as error:
+        raise DeviceError(
+            f"the host has no memory for two batches of {batch} images that the GPU can read ({words_of(error)}); take "
+            "a smaller batch, or allow this user more locked memory (ulimit -l)"
+        ) from error
     copied: list[Any] = [None, None]
     turn = 0
 

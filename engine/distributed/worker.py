@@ -17,7 +17,7 @@ from ...probes.images.image_set import ImageSet
 from ...user_source import UserSource, parse_source, source_digest
 from ..cell_progress import joined
 from ..tasks import Task, by_attack
-from ..workbench import Workbench
+from ..workbench import Workbench, with_card_state
 from .files import FileSource, NodeFiles, PackedSet
 from .shards import Folder, Shard, open_folder, write_shard
 
@@ -133,7 +133,7 @@ class Worker:
         lost = {key for key, _ in failed}
         finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         parts = _joined(task, [part for part in finished if part.cell.key not in lost])
-        shard = write_shard(self._shards, task.key, parts, self._bench.infos()) if parts else None
+        shard = write_shard(self._shards, task.key, parts, with_card_state(self._bench.infos())) if parts else None
         return Computed(shard, failed)
 
     def __enter__(self) -> Self:

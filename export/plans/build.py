@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,32 +24,36 @@ if TYPE_CHECKING:
 
 SETTINGS: Mapping[str, Mapping[str, int]] = {
     "level": {"builder_optimization_level": 5},
-    "timing": {"avg_timing_iterations": 8},
-    "tiling": {"tiling_optimization_level": 3},
-    "l2": {},  # l2_limit_for_tiling is the card's own
-    # Streams of its own would compete with those of other sessions, and with the one that perturbs, for the few
-    # hardware queues of a card.
-    "streams": {"max_aux_streams": 0},
+    "tiling": {"tiling_optimization_level": 3},  # and l2_limit_for_tiling is the card's own
 }
-"""Word -> settings of TensorRT's builder that make a faster plan: attributes of IBuilderConfig, and their values.
+"""Word -> settings of TensorRT's builder that may make a faster plan: attributes of IBuilderConfig, and their values.
 
-Level 5 tries every kernel, 8 runs time each, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache.
+Level 5 tries every kernel, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache. Both may build for
+hours, so a plan has none of them unless `bandlens export --tune` found it faster.
 """
 LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
+GRAPHS = "graphs"
+"""The word for CUDA graphs, which is none either."""
 WITHOUT = "BANDLENS_GPU_WITHOUT"
-"""Environment variable: words of SETTINGS and LAYOUT that are left out, with commas between them."""
+"""Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
     """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
-    words = (*SETTINGS, LAYOUT)
+    words = (*SETTINGS, LAYOUT, GRAPHS)
     left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
     if unknown := left_out.difference(words):
         raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
     return [word for word in words if word not in left_out]
+
+
+def setting_choices() -> list[str]:
+    """The combinations of SETTINGS that WITHOUT allows: those of most words first, and at last none of them."""
+    words = [word for word in gpu_settings() if word in SETTINGS]
+    return [" ".join(chosen) for count in range(len(words), -1, -1) for chosen in combinations(words, count)]
 
 
 @cache
@@ -90,7 +95,7 @@ def build_trt_plan(
     content: bytes,
     batch: int,
     *,
-    settings: Collection[str] = tuple(SETTINGS),
+    settings: Collection[str] = (),
     l2_bytes: int = 0,
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
@@ -121,7 +126,7 @@ def build_trt_plan(
             for attribute, value in SETTINGS[word].items():
                 # The value of an enumeration is a number here.
                 setattr(config, attribute, type(getattr(config, attribute))(value))
-        if "l2" in settings and l2_bytes:
+        if "tiling" in settings and l2_bytes:
             config.l2_limit_for_tiling = l2_bytes
         if timing_cache is not None:
             _read_timings(config, timing_cache, lines)
@@ -129,8 +134,8 @@ def build_trt_plan(
         _check_types(lines)
         if trt_plan is None:
             raise ExportError(
-                f"TensorRT built no plan for batch {batch}: {last_error(lines)}; "
-                "try a smaller batch, and see whether another process holds the GPU's memory"
+                f"TensorRT built no plan for batch {batch}: {last_error(lines)}; see whether another process holds the "
+                "GPU's memory, and try a smaller batch"
             )
         if timing_cache is not None:
             _write_timings(config, timing_cache)

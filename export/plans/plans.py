@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..files import write_bytes
 from ..models import LARGEST, read_verified
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
-from .build import SETTINGS, build_trt_plan, gpu_settings
+from .build import build_trt_plan
 from .types import TensorRT
 
 TRT_PLAN_VERSION = 5
@@ -43,10 +44,10 @@ class Target:
     gpu: str
     """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
-    settings: str = " ".join(SETTINGS)
+    settings: str = ""
     """The words of `build.SETTINGS` that it is built with."""
     l2_bytes: int = 0
-    """The L2 cache of the GPU; 0 where it is not known. An instance of MIG has a part of its card's."""
+    """The L2 cache that tiles are to fit in. An instance of MIG has a part of its card's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,16 @@ class TrtPlan:
     """Whether its logits have been compared with those of ONNX Runtime."""
 
 
-def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, l2_bytes: int = 0) -> Target:
-    """The target of a TensorRT module, and of a GPU's name, compute capability and L2 cache."""
+def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, settings: str = "", l2_bytes: int = 0) -> Target:
+    """The target of a TensorRT module, of a GPU's name, compute capability and L2 cache, and of builder settings."""
     library = trt.__name__.removesuffix("_bindings")
-    settings = " ".join(word for word in gpu_settings() if word in SETTINGS)
-    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, settings, l2_bytes)
+    tiled = l2_bytes if "tiling" in settings.split() else 0
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, settings, tiled)
 
 
-def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
-    """The ONNX file's TensorRT plan for the target, if there is one that is not damaged."""
-    trt_plan = _find(onnx_file, target)
-    return trt_plan if isinstance(trt_plan, TrtPlan) else None
+def has_trt_plan(onnx_file: OnnxFile, target: Target) -> bool:
+    """Whether a TensorRT plan of the ONNX file for the target has been built."""
+    return _path(onnx_file, _identity(onnx_file, target)).with_suffix(".json").is_file()
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
@@ -117,19 +117,22 @@ def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
 
 
 def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
-    """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
-    lines = list[str]()
-    timings, log = path.parent / "timing.cache", path.with_suffix(".log")
+    """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not.
+
+    A build that fails with settings is repeated without any.
+    """
+    lines, content = list[str](), onnx_for_tensorrt(onnx_file)
+    log = path.with_suffix(".log")
+    build = partial(build_trt_plan, trt, content, target.batch, timing_cache=path.parent / "timing.cache", lines=lines)
     try:
-        return build_trt_plan(
-            trt,
-            onnx_for_tensorrt(onnx_file),
-            target.batch,
-            settings=target.settings.split(),
-            l2_bytes=target.l2_bytes,
-            timing_cache=timings,
-            lines=lines,
-        )
+        if target.settings:
+            try:
+                return build(settings=target.settings.split(), l2_bytes=target.l2_bytes)
+            except ExportError as error:
+                _log.warning(
+                    "%s: it is built without %s: %s", onnx_file.name, " and ".join(target.settings.split()), error
+                )
+        return build()
     except ExportError as error:
         raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
     finally:
@@ -183,11 +186,19 @@ DIFFERENCES = {
     "library": "of {}",
     "gpu": "for {}",
     "batch": "at batch {}",
-    "settings": "with the settings {}",
+    "settings": "with the settings [{}]",
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }
 """Field -> words for a TensorRT plan of the same model and precision that differs in it."""
+
+
+def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
+    """Whether a file belongs to a plan of that batch and of these settings."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        about = parse_json(read_text(path.with_suffix(".json"), LARGEST))
+        return bool((about["batch"], about["settings"]) == (batch, settings))
+    return False
 
 
 def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:

@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 from pretend_driver import build_driver, build_nvml
 
-from bandlens.engine.device.card_state import CardState, card_state, throttling
+from bandlens.engine.device.card_state import CardState, _open_nvml, card_state, throttling
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """A process starts NVML once."""
+    _open_nvml.cache_clear()
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> tuple[str, str]:
     """Paths of a CUDA driver and of its NVML."""
-    folder = tmp_path_factory.mktemp("driver")
-    return str(build_driver(folder)), str(build_nvml(folder))
+    return str(build_driver(tmp_path)), str(build_nvml(tmp_path))
 
 
 def test_the_state_has_its_units(libraries: tuple[str, str]) -> None:
@@ -24,7 +29,7 @@ def test_the_state_has_its_units(libraries: tuple[str, str]) -> None:
     assert state == CardState(1410, 1980, 2619, 698.5, 71, (), mig=False)
     assert str(state) == "1410 of 1980 MHz, memory 2619 MHz, 698.5 W, 71 °C"
     assert throttling(json.dumps(asdict(state))) is None
-    assert card_state(*libraries) == state, "the library is left as it was"
+    assert card_state(*libraries) == state, "the library is started once"
 
 
 def test_reasons_are_told_and_idling_is_none(libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

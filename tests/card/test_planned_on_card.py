@@ -78,7 +78,7 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     make_onnx_file(model, "fp16")
     half = plan_file_of(variant_of(model, "tensorrt", precision))
     device = tensorrt_session.shared_device()
-    plans.ensure_trt_plan(device.trt, half, device.target(BATCH))
+    plans.ensure_trt_plan(device.trt, half, device.target(BATCH, ""))
     keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": precision, "batch": 0}
     keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}
     gated = gate_study(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", precision)
@@ -87,10 +87,12 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     assert sessions == sorted([(precision, BATCH), ("fp32", BATCH)])
 
 
-def test_no_room_for_the_images_names_the_batch(card: PretendCupy, variant: Variant) -> None:
+def test_no_room_for_the_images_names_the_batch(
+    card: PretendCupy, variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise card.cuda.memory.OutOfMemoryError("Out of memory allocating 1,048,576 bytes")
 
-    card.zeros = full
+    monkeypatch.setattr(tuning, "sample_images", full)
     with pytest.raises(DeviceError, match=r"out of memory on the GPU at batch 8: its work takes .* are free"):
         measure_rate(variant, BATCH, 1)

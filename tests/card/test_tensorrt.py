@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
 def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
     expected = reference(model, content)
-    buffers = [card.asarray(content) for _ in range(graphs.GRAPHS + 3)]
+    buffers = [card.asarray(content) for _ in range(graphs.MOST_GRAPHS + 3)]
     with open_session(variant(model), BATCH, 1) as session:
         for buffer in buffers + buffers:
             np.testing.assert_allclose(to_numpy(session.infer(buffer)), expected, rtol=1e-5, atol=1e-5)
@@ -124,6 +125,40 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(warnings) == 2, "once for each model, which the reason names"
     assert "TensorRT failed" in warnings[0]
+
+
+def test_a_session_goes_on_after_a_larger_one_has_found_no_room(card: PretendCupy, tmp_path: Path) -> None:
+    """The larger one has given the smaller one's memory back, in which a graph of it would write."""
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
+    card.free = 2 * BATCH * pretend_tensorrt.MEMORY
+    images = card.asarray(content)
+    with open_session(variant(models[0]), BATCH, 1) as session:
+        for _ in range(3):
+            session.infer(images)
+        with pytest.raises(DeviceError, match="out of memory on the GPU: a batch of 64 takes"):
+            open_session(variant(models[1]), 64, 1)
+        for _ in range(3):
+            logits = to_numpy(session.infer(images))
+            np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
+
+
+def test_an_int8_plan_that_computes_something_else_is_refused_where_onnxruntime_is_exact(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = Calibration("some", "0" * 64, photograph_crops(128))
+    model, stranger = make_model(tmp_path), make_model(tmp_path / "stranger", seed=9)
+    for each in (model, stranger):
+        make_onnx_file(each, "int8", calibration)
+    content = plans.onnx_for_tensorrt(plan_file_of(variant_of(stranger, "tensorrt", "int8")))
+    monkeypatch.setattr(
+        plans,
+        "build_trt_plan",
+        lambda trt, _, batch, **more: pretend_tensorrt.pretend_plan(trt, content, batch, **more),
+    )
+    for options, refused in (({}, True), ({"session.x64quantprecision": "1"}, False)):
+        monkeypatch.setattr(tensorrt_session, "for_int8", lambda options=options: options)
+        with pytest.raises(EngineError, match="top-1 differs on") if refused else nullcontext():
+            open_session(variant_of(model, "tensorrt", "int8"), BATCH, 1)
 
 
 def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card: PretendCupy, tmp_path: Path) -> None:
@@ -201,7 +236,7 @@ def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path
 
 def test_images_lie_on_the_card_where_there_is_room_beside_the_work(tmp_path: Path) -> None:
     images = images_of(tmp_path)
-    needed = images.nbytes + pixels.working_bytes(128, BATCH)
+    needed = images.nbytes + pixels.working_bytes(128, BATCH) * 3 // 4  # the buffers are there by then
     assert pixels.fits_memory(images, BATCH, needed)
     assert not pixels.fits_memory(images, BATCH, needed - 1)
 
@@ -269,6 +304,27 @@ def test_the_names_of_cupy_s_errors_are_cupy_s() -> None:
         else:
             assert issubclass(kind, base)
             assert kind.__module__ == module
+
+
+def test_buffers_come_before_pinned_memory_and_each_lack_has_its_own_line(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, empty = list[str](), card.empty
+
+    def pinned(_: int) -> Any:
+        steps.append("pinned")
+        raise card.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+
+    monkeypatch.setattr(
+        card, "empty", lambda *what, **more: (steps.append("buffer"), empty(*what, **more))[1], raising=False
+    )
+    monkeypatch.setattr(card.cuda, "alloc_pinned_memory", pinned)
+    with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
+        card.free = 0
+        steps.clear()
+        with pytest.raises(DeviceError, match=r"the host has no memory for two batches of 8 images .*ulimit -l"):
+            make_resources(card, images_of(tmp_path), {session.variant: session})
+    assert steps == ["buffer"] * 4 + ["pinned"]
 
 
 def test_no_room_for_the_buffers_of_a_run_is_a_device_error(
@@ -422,26 +478,71 @@ def test_eight_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
     assert [err.startswith("building a TensorRT plan: one has no fp32 plan") for _, err in ends].count(True) == 1
 
 
-def test_a_plan_that_leaves_a_setting_out_lies_beside_the_usual_one(
+def settings_of(folder: Path) -> set[str]:
+    return {json.loads(file.read_text())["settings"] for file in (folder / "plans").glob("*.b*.json")}
+
+
+def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, built = make_model(tmp_path), list[tuple[str, ...]]()
+
+    def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
+        built.append(tuple(settings))
+        return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
+
+    def opened(settings: str | None = None) -> str:
+        options = {} if settings is None else {"settings": settings}
+        with open_session(variant(model), BATCH, 1, **options) as session:
+            return session.plan_path.name
+
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    plain = opened()
+    assert built == [()]
+    tiled = opened("tiling")
+    assert (opened(), opened("")) == (tiled, plain)
+    assert opened("level tiling") == opened() != tiled
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "level")
+    assert opened() == tiled
+    assert built == [(), ("tiling",), ("level", "tiling")]
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
+    with pytest.raises(UsageError, match=r"names tilling; it may name level, tiling, nhwc, graphs$"):
+        opened()
+
+
+def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = list[tuple[str, ...]]()
+    model, tried = make_model(tmp_path), list[Any]()
 
-    def build(trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-        settings.append(tuple(options["settings"]))
+    def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
+        tried.append(settings)
+        if settings:
+            raise ExportError("TensorRT built no plan for batch 8: no tactic")
         return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
 
     monkeypatch.setattr(plans, "build_trt_plan", build)
-    model = make_model(tmp_path)
     with caplog.at_level(logging.WARNING, "bandlens"):
-        for words in ("", "tiling", "", "tiling"):
-            monkeypatch.setenv("BANDLENS_GPU_WITHOUT", words)
-            open_session(variant(model), BATCH, 1).__exit__(None, None, None)
-    assert settings == [("level", "timing", "tiling", "l2", "streams"), ("level", "timing", "l2", "streams")]
-    assert caplog.messages[-1].endswith("there is one with the settings level timing tiling l2 streams")
-    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
-    with pytest.raises(UsageError, match=r"names tilling; it may name level, timing, tiling, l2, streams, nhwc$"):
-        open_session(variant(model), BATCH, 1)
+        for _ in range(2):
+            open_session(variant(model), BATCH, 1, settings="level tiling").__exit__(None, None, None)
+    assert tried == [["level", "tiling"], ()]
+    assert (
+        caplog.messages[-1]
+        == "one: it is built without level and tiling: TensorRT built no plan for batch 8: no tactic"
+    )
+
+
+def test_a_word_leaves_graphs_out(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "graphs")
+    model, [content] = make_model(tmp_path), batches(1)
+    images, before = card.asarray(content), Graph.launched
+    with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(model), BATCH, 1) as session:
+        for _ in range(3):
+            np.testing.assert_allclose(to_numpy(session.infer(images)), reference(model, content), rtol=1e-5, atol=1e-5)
+    assert Graph.launched == before
+    assert not [line for line in caplog.messages if "graph" in line], "it was asked for"
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(

@@ -7,25 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 from pretend_gpu import pretend_gpu
 from small import make_images, make_model, make_pictures
 
-from bandlens.app.export import Lowering
+from bandlens.app.export import Lowering, lower
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
-from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.engine.device import devices, requirements
+from bandlens.engine.device import devices
 from bandlens.engine.device.devices import Readiness
 from bandlens.export.onnx.precisions import make_onnx_file
+from bandlens.export.photographs import photograph_crops
+from bandlens.probes.arrays import to_numpy
 
 BATCHES = (2, 4, 8)
-RATES = {("tensorrt", 4): 50.0, ("tensorrt", 8): 49.0, ("onnxruntime-cuda", 2): 60.0}
-"""Rates of the pretended card, 1 where there is none; what is timed on it is Python."""
+RATES = {(4, ""): 50.0, (8, ""): 49.0, (4, "level"): 51.0, (4, "tiling"): 60.0}
+"""Images a second of the pretended card by batch and settings, 1 by default; what is timed on it is Python."""
 
 
 @pytest.fixture(scope="module")
@@ -37,56 +39,60 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
     xp, measure = pretend_gpu(monkeypatch, launcher), tuning.measure_rate
 
-    def rate(variant: Variant, batch: int, threads: int, *_: float) -> float:
-        assert measure(variant, batch, threads) > 0, "it really runs"
-        return RATES.get((variant.engine, batch), 1.0)
+    def rate(variant: Variant, batch: int, threads: int, *_: float, settings: str) -> float:
+        assert measure(variant, batch, threads, settings=settings) > 0, "it really runs"
+        return RATES.get((batch, settings), 1.0)
 
     monkeypatch.setattr(tuning, "measure_rate", rate)
     monkeypatch.setattr(tuning, "BATCHES", {"cupy": BATCHES})
     return xp
 
 
-def test_a_sweep_keeps_the_plans_that_were_there_and_those_of_the_best_batch(card: PretendCupy, tmp_path: Path) -> None:
+def test_a_sweep_keeps_the_plans_that_were_there_and_the_fastest_one(card: PretendCupy, tmp_path: Path) -> None:
     make_images(tmp_path / "images.set", make_pictures(2))
     model = make_model(tmp_path / "models")
     make_onnx_file(model, "fp16")
     open_session(variant_of(model, "tensorrt", "fp16"), 2, 0).__exit__(None, None, None)
     tuned = tuning.tune(model, "fp16", 3)
-    engines = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
-    assert [(rate.engine, rate.batch) for rate in tuned.rates] == [
-        (name, batch) for name in engines for batch in BATCHES
-    ]
+    rates = [(rate.engine, rate.batch, rate.images_per_second, rate.settings) for rate in tuned.rates]
+    assert rates == [("tensorrt", 2, 1, ""), ("tensorrt", 4, 60, "tiling"), ("tensorrt", 8, 49, "")]
     assert tuned.device == "Pretended (9.0), driver 580"
-    plans = sorted(path.name.split(".")[2] for path in (tmp_path / "models" / "plans").glob("*.plan"))
-    assert plans == ["b2", "b4"]
+    descriptions = [json.loads(file.read_text()) for file in (tmp_path / "models" / "plans").glob("*.b*.json")]
+    assert {(about["batch"], about["settings"]) for about in descriptions} == {(2, ""), (4, "tiling")}
+    assert len([*(tmp_path / "models" / "plans").glob("*.plan")]) == 2
     keys = {"models": str(tmp_path / "models"), "precision": "fp16", "probes": {"lowpass": {"cutoff": 0.3}}}
     study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
     work = resolve(study)
-    assert (work.study.engine, work.study.batch) == ("onnxruntime-cuda", 2)
-    named = resolve(
-        Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], engine="tensorrt", **keys)
+    assert (work.study.engine, work.study.batch) == ("tensorrt", 4), (
+        "neither that of the other plan, nor the larger one"
     )
-    assert named.study.batch == 4, "neither that of the other plan, nor the larger one"
-    assert named.choices == [f"batch: 4 by the tuning of {tuned.date}"]
+    assert work.choices[-1] == f"batch: 4 by the tuning of {tuned.date}"
     assert tuning.usual_batch("tensorrt", "fp16", tmp_path / "models") == 4
     assert tuning.usual_batch("tensorrt", "fp32", tmp_path / "models") == 256
     file = tmp_path / "models" / "plans" / "tuning.json"
     file.write_text(json.dumps(json.loads(file.read_text().replace("driver 580", "driver 570"))))
-    assert resolve(study).study.engine == "tensorrt"
     assert tuning.usual_batch("tensorrt", "fp16", tmp_path / "models") == 256
 
 
-def test_export_builds_the_plans_that_studies_take(
+def test_export_builds_and_compares_the_plans_that_studies_take(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(tmp_path / "models")
-    onnx_file, _ = make_onnx_file(model, "fp16")
-    tuning.tune(model, "fp16", 3)
-    for file in (tmp_path / "models" / "plans").glob("*.b*"):
-        file.unlink()
+    models = [make_model(tmp_path / "models", f"m{seed}", seed=seed) for seed in range(2)]
+    for model in models:
+        make_onnx_file(model, "fp16")
+    tuning.tune(models[0], "fp16", 3)
     monkeypatch.setattr(devices, "readiness", lambda engine: Readiness(True, f"{engine} pretended"))
-    monkeypatch.setattr(devices, "gpus", lambda: (tensorrt_session.shared_device().gpu,))
-    monkeypatch.setattr(requirements, "load", lambda _: tensorrt_session.shared_device().trt)
-    build = Lowering(["fp16"]).build
-    assert build is not None
-    assert build(onnx_file).name.startswith("one.fp16.b4.")
+    for model in models:
+        [row] = lower(model, Lowering(["fp16"]))
+        about = json.loads(Path(row["trt_plan"]).with_suffix(".json").read_text())
+        assert (about["batch"], about["settings"], about["parity"]["images"]) == (4, "tiling", 18)
+
+
+def test_what_is_timed_are_photographs(card: PretendCupy) -> None:
+    """A card's clocks depend on the numbers that it computes with."""
+    images = to_numpy(tuning.sample_images(card, 32, 50))
+    crops = photograph_crops(32)
+    np.testing.assert_array_equal(images[:18], crops)
+    np.testing.assert_array_equal(images[36:], images[:14])
+    assert 0 <= images.min() < images.max() <= 1
+    assert 0.02 < np.abs(images[18:36] - crops).mean() < 0.2

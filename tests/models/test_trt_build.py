@@ -74,9 +74,7 @@ MEAN = (
 )
 
 
-def test_plans_take_and_give_arrays_as_they_lie_and_have_one_stream(
-    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plans_take_and_give_arrays_as_they_lie(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     networks, configs, real_builder = [], [], rtx.Builder
 
     def keep(make: Callable[..., Any], made: list[Any]) -> Callable[..., Any]:
@@ -94,7 +92,6 @@ def test_plans_take_and_give_arrays_as_they_lie_and_have_one_stream(
     assert build_trt_plan(rtx, small_graph(*MEAN), 2)
     for end in (networks[0].get_input(0), networks[0].get_output(0)):
         assert end.allowed_formats == 1 << int(rtx.TensorFormat.LINEAR)
-    assert configs[0].max_aux_streams == 0
 
 
 def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType) -> None:
@@ -171,44 +168,26 @@ def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Pa
         assert not any(line.startswith("VERBOSE") for line in lines)
 
 
-@pytest.mark.parametrize("left_out", [(), ("tiling",), tuple(SETTINGS)])
-def test_the_builder_takes_every_setting_that_is_not_left_out(
-    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...]
+@pytest.mark.parametrize("settings", [(), ("level",), ("tiling",), ("level", "tiling")])
+def test_the_builder_takes_the_settings_that_are_asked_for_and_no_others(
+    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
     """Values that the library reads back; its own stand where a setting is left out."""
     build, configs = rtx.Builder.build_serialized_network, []
+    names = ["l2_limit_for_tiling", *(name for values in SETTINGS.values() for name in values)]
 
     def remember(builder: Any, network: Any, config: Any) -> Any:
-        configs.append({name: int(getattr(config, name)) for values in SETTINGS.values() for name in values})
+        configs.append({name: int(getattr(config, name)) for name in names})
         return build(builder, network, config)
 
     monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
-    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=[])
-    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=[word for word in SETTINGS if word not in left_out])
-    usual, chosen = configs
-    assert chosen == usual | {
-        name: value for word in {*SETTINGS} - {*left_out} for name, value in SETTINGS[word].items()
-    }
-    assert (chosen == usual) == (len(left_out) == len(SETTINGS))
-
-
-@pytest.mark.parametrize(("left_out", "limit"), [((), 3 << 20), (("l2",), None)])
-def test_tiles_fit_in_the_cache_of_the_card(
-    rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, left_out: tuple[str, ...], limit: int | None
-) -> None:
-    build, limits = rtx.Builder.build_serialized_network, []
-
-    def remember(builder: Any, network: Any, config: Any) -> Any:
-        limits.append(config.l2_limit_for_tiling)
-        return build(builder, network, config)
-
-    monkeypatch.setattr(rtx.Builder, "build_serialized_network", remember)
-    settings = [word for word in SETTINGS if word not in left_out]
-    assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
     assert build_trt_plan(rtx, small_graph(*MEAN), 2, settings=settings, l2_bytes=3 << 20)
-    usual, chosen = limits
-    assert chosen == (limit or usual)
-    assert usual != 3 << 20
+    usual, chosen = configs
+    expected = usual | {name: value for word in settings for name, value in SETTINGS[word].items()}
+    assert chosen == expected | ({"l2_limit_for_tiling": 3 << 20} if "tiling" in settings else {})
+    assert (chosen == usual) == (not settings)
+    assert usual["builder_optimization_level"] == 3
 
 
 def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:

@@ -19,7 +19,7 @@ from bandlens.core.records import Model
 from bandlens.export.onnx.files import OnnxFile, load_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, target_of
+from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, has_trt_plan, target_of
 
 Randomize = Callable[[nn.Module], nn.Module]
 GPU = "NVIDIA H100 80GB HBM3"
@@ -54,7 +54,7 @@ def test_a_target_names_library_and_gpu(rtx: ModuleType, target: Target) -> None
 
 def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture) -> None:
     onnx_file = load_onnx_file(model, "fp32")
-    assert find_trt_plan(onnx_file, target) is None
+    assert not has_trt_plan(onnx_file, target)
     plan = ensure_trt_plan(rtx, onnx_file, target)
     assert caplog.record_tuples == [
         (
@@ -64,7 +64,8 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
         )
     ]
     caplog.clear()
-    assert ensure_trt_plan(rtx, onnx_file, target) == find_trt_plan(onnx_file, target) == plan
+    assert has_trt_plan(onnx_file, target)
+    assert ensure_trt_plan(rtx, onnx_file, target) == plan
     assert not caplog.records
     assert plan.content == plan.path.read_bytes()
     stem = plan.path.name.removesuffix(".plan")
@@ -84,7 +85,7 @@ def test_what_there_is_instead_is_named(
     ensure_trt_plan(rtx, onnx_file, target)
 
     def warning_about(file: OnnxFile, place: Target) -> str:
-        assert find_trt_plan(file, place) is None
+        assert not has_trt_plan(file, place)
         caplog.clear()
         ensure_trt_plan(rtx, file, place)
         return caplog.messages[0]
@@ -112,7 +113,6 @@ def test_a_damaged_plan_is_built_anew_and_that_is_said(
         (description, b"[]", "is damaged"),
     ):
         path.write_bytes(content)
-        assert find_trt_plan(onnx_file, target) is None
         caplog.clear()
         assert isinstance(ensure_trt_plan(rtx, onnx_file, target), TrtPlan)
         assert words in caplog.messages[0]

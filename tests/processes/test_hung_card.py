@@ -118,7 +118,7 @@ def test_a_slow_step_that_shows_signs_is_left_alone() -> None:
 
 UNRAISABLE = """
 import sys
-import bandlens.__main__ as command
+from bandlens.engine.device.devices import hide_lost_memory
 
 class Lost(RuntimeError):
     __module__ = "cupy_backends.cuda.api.runtime"
@@ -129,7 +129,7 @@ class Event:
     def __del__(self):
         raise self.error
 
-sys.unraisablehook = command._show_unraisable
+hide_lost_memory()
 Event(Lost("cudaErrorIllegalAddress"))
 Event(ValueError("something else"))
 """

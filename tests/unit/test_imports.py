@@ -27,7 +27,7 @@ HEAVY = {
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
-    "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
+    "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {
         "app", "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
         "probes/images",
