@@ -54,11 +54,9 @@ if TYPE_CHECKING:
     from .app.api.results import measure as measure
     from .app.api.results import merge as merge
     from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("results.duckdb")`
-    from .app.api.results import open_query as open_query
     from .app.api.results import rename_study as rename_study
     from .app.api.results import report as report
     from .app.api.results import stored_study as stored_study
-    from .app.api.results import vacuum as vacuum
     from .app.api.studies import gate as gate
     from .app.api.studies import gate_precision as gate_precision
     from .app.api.studies import import_predictions as import_predictions
@@ -115,7 +113,7 @@ _LATER = {
     ".app.api.published": "import_published published_table published_values relate_published show_published",
     ".app.api.results": (
         "analyze cite compare consistency consistency_under correlate delete_study explore list_measures list_studies "
-        "measure merge open open_query rename_study report stored_study vacuum"
+        "measure merge open rename_study report stored_study"
     ),
     ".app.api.studies": (
         "gate gate_precision import_predictions plan power rebuild run run_progress verify write_study"

@@ -19,8 +19,6 @@ from .correlations.models import study_table
 from .correlations.table import correlate_study
 from .database.conditions import read_conditions, with_facts
 from .database.open import open_store
-from .database.process import QueryProcess
-from .database.store import readable
 from .database.studies import study_label
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
@@ -73,12 +71,9 @@ class Results:
     def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.
 
-        With a `timeout` it runs in a process of its own, which is killed after so many seconds: StoreError.
+        It may take `timeout` seconds, by default as many as it needs: StoreError.
         """
-        if not timeout:
-            return self._store.frame(query, parameters)
-        with QueryProcess(self._store.path, timeout) as process, process.answer(query, parameters=parameters) as reader:
-            return readable(pl.DataFrame(reader.read_all()))
+        return self._store.frame(query, parameters, timeout)
 
     def plot_curves(
         self, probe: str = "lowpass", x: str = "cycles", study: str = "*", image_set: str | None = None

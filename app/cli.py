@@ -66,7 +66,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "merge": ("merge", "Write what several databases hold into a new one"),
         "verify": ("verify", "Check that a database agrees with itself"),
         "rebuild": ("rebuild", "Make the database of a study from the shards of its runs, or complete it with them"),
-        "vacuum": ("studies", "Give the room of what was deleted back to the disk"),
     },
 }
 """The commands by the job that they do, in the order of help, each with its module and its line there.

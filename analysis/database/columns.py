@@ -5,21 +5,21 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 
-from .store import Store
+import duckdb
 
 COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"
 EVERY = "every"
 """Title of the section of columns.toml that speaks of every table and view."""
 
 
-def explain_columns(store: Store) -> None:
+def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:
     """Write the meaning of every column of every table and view into a database; KeyError for one without a meaning."""
     meanings = read_meanings()
     comments = []
-    for table, column in store.frame(COLUMNS).rows():
+    for table, column in connection.execute(COLUMNS).fetchall():
         meaning = (meanings.get((table, column)) or meanings[EVERY, column]).replace("'", "''")
         comments.append(f"COMMENT ON COLUMN {table}.{column} IS '{meaning}'")
-    store.execute("; ".join(comments))
+    connection.execute("; ".join(comments))
 
 
 def read_meanings() -> dict[tuple[str, str], str]:

@@ -50,10 +50,9 @@ def explanation(path: Path, message: str) -> BandlensError:
             "first, or read the copy that a run's snapshot keeps"
         )
     if "Could not read enough bytes" in line or "Corrupt database" in line:
-        return StoreError(
-            f"{path} is cut off or damaged; take the copy of a snapshot, `bandlens rebuild` it of shards, or run "
-            "again with a new --db"
-        )
+        return StoreError(f"{path} is cut off or damaged; take the copy of a snapshot, or run again with a new --db")
+    if "not a valid DuckDB database file" in line or "Loading external extensions" in line:
+        return StoreError(f"{path} is not a DuckDB database; name another file")
     if "Out of Memory Error" in line:
         return StoreError(f"{path}: the query needs too much memory; ask for less")
     if "Permission denied" in line or "Read-only file system" in line:

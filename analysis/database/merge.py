@@ -1,5 +1,7 @@
 """Results databases of several machines as one: what each of them holds, once, under new ids.
 
+One database alone is copied as it is: the copy lacks the room of what was deleted.
+
 A row is known by its content: a checkpoint, an image set, a condition and a cell by their digests, a study by name,
 version and digest. Ids follow an order of the content, and where databases have different rows of one thing, such as
 other names of the same weights, a rule takes those of one of them that asks for content alone. So the result does not
@@ -8,7 +10,7 @@ depend on the order in which databases are merged, nor on how they are grouped.
 A cell's predictions are those of its first images. Of two databases with the same cell, the one with more images has
 all that the other has, unless they contradict each other: then nothing is written, or what the user prefers is.
 
-Numbers that `bandlens analyze` computes are left out, since they may be of fewer cells than the result has.
+Of several, numbers that `bandlens analyze` computes are left out: they may be of fewer cells than the result has.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import duckdb
 from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import partial_prefix, put_beside, remove_partial_files
 from ...core.progress import Progress, silent
+from .catalogue import schema_tables
 from .conditions import ORDER
-from .open import attach, copying, open_store, write_empty
+from .open import attached, open_store, write_empty
 from .store import SESSION
 
 IDENTITIES = {
@@ -170,14 +173,16 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     preference = None if prefer is None else _place_of(prefer, paths)
     remove_partial_files(out.parent, out.name)
     for path in paths:
-        with open_store(path, read_only=True):  # in a process of its own first, and with its definitions compared
+        with open_store(path, read_only=True):  # which says what is wrong with a file
             pass
     try:
         with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
             draft = Path(folder) / out.name
             write_empty(draft, out)
-            with copying(out, folder) as connection:
-                merged = _Merger(connection, paths, out).fill(draft, preference, progress)
+            with attached(paths, draft, out) as connection:
+                merger = _Merger(connection, paths, out)
+                merged = merger.fill(preference, progress) if len(paths) > 1 else merger.copy()
+                connection.execute("DETACH merged")
             if merged.written:
                 put_beside(draft, out)
     except FileExistsError:
@@ -188,8 +193,6 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
 
 
 def _check_names(paths: Sequence[Path], out: Path) -> None:
-    if len(paths) < 2:
-        raise UsageError("a merge needs two databases or more; name another one")
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
     if not out.parent.is_dir():
@@ -223,9 +226,19 @@ class _Merger:
     paths: Sequence[Path]
     out: Path
 
-    def fill(self, draft: Path, preference: int | None, progress: Progress) -> Merged:
+    def copy(self) -> Merged:
+        """Fill the draft with all rows of the only database, under their ids."""
+        for table in set(schema_tables()) - {"meta"}:
+            self._run(f"INSERT INTO merged.{table} FROM database0.{table}")
+        query = "SELECT setval('merged.id', last_value) FROM duckdb_sequences() WHERE database_name = 'database0'"
+        self._run(f"{query} AND last_value > 0")
+        studies = self._run("SELECT name || '@' || version FROM merged.study ORDER BY name, version")
+        ((cells,),) = self._run("SELECT count(*) FROM merged.cell")
+        ((predictions,),) = self._run("SELECT count(*) FROM merged.prediction")
+        return Merged(self.out, [label for (label,) in studies], cells, 0, predictions, 0, [], written=True)
+
+    def fill(self, preference: int | None, progress: Progress) -> Merged:
         """Fill the draft. Where contradictions stay undecided, it gets no cells."""
-        self._attach(draft)
         for table in IDENTITIES:
             self._make(f"all_{table}", self._union(table))
             self._number(table)
@@ -249,11 +262,6 @@ class _Merger:
             contradictions=contradictions,
             written=written,
         )
-
-    def _attach(self, draft: Path) -> None:
-        attach(self.connection, self.out, "merged", draft)
-        for database, path in zip(self._databases, self.paths, strict=True):
-            attach(self.connection, path, database, read_only=True)
 
     @property
     def _databases(self) -> list[str]:
@@ -371,7 +379,6 @@ class _Merger:
                 advance(self._copy_predictions(origin, path))
         ids = " UNION ALL ".join(f"SELECT max(id) AS last FROM merged.{table}" for table in IDENTITIES)
         self._run(f"SELECT setval('merged.id', max(last)) FROM ({ids}) HAVING max(last) > 0")
-        self._run("DETACH merged")
         return int(total)
 
     def _copy_groups(self, table: str, subject: str) -> None:

@@ -48,7 +48,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 
 def write_snapshot(store: Store, path: Path) -> None:
     """Copy the database, as it is now, to `path`."""
-    store.execute("CHECKPOINT")
+    store.checkpoint()
     path = behind_links(path)
     try:
         with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:

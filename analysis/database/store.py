@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import socket
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import duckdb
 import numpy as np
@@ -32,9 +35,8 @@ from ...core.records import (
     digest_of,
 )
 from ...core.version import __version__
-from .catalogue import Entry, differences
+from .catalogue import Names, identifier
 from .errors import explained, explanation
-from .reading import check_reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -94,12 +96,75 @@ NATIVE = PLAIN | {
 }
 """Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
 
+READING_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "MULTI"})
+"""The statements that a reader may give. DuckDB makes several of a PIVOT, and calls them MULTI."""
+
+
+class TimeLimit:
+    """The seconds that a connection may take for one answer, a context manager.
+
+    What the caller does between two parts of the answer does not count.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
+        """`seconds` is the limit; 0 is none."""
+        self._connection, self._path, self._seconds = connection, path, seconds
+        self._used, self._start, self._exceeded = 0.0, math.inf, False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            if self._used + time.monotonic() - self._start > self._seconds:
+                self._exceeded = True
+                self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
+
+    def __enter__(self) -> Self:
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._seconds:
+            self._thread.join()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of the block; StoreError where the limit interrupts its query."""
+        self._start = time.monotonic()
+        try:
+            yield
+        except Exception as error:
+            if not self._exceeded:
+                raise
+            raise StoreError(
+                f"{self._path}: the query took more than {self._seconds:g} s; ask for less, or allow more with "
+                "--timeout SECONDS (timeout=SECONDS in Python)"
+            ) from error
+        finally:
+            self._used += time.monotonic() - self._start
+            self._start = math.inf
+
+    def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """The rows of an answer as they come."""
+        while True:
+            with self.counted():
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+            yield batch
+
 
 class Store:
     """An open results database. Made by `open_store`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool = False) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, path: Path, names: Names, read_only: bool = False
+    ) -> None:
         self._connection = connection
+        self._names = names
         self.path = path
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
@@ -107,11 +172,14 @@ class Store:
         self._sessions: dict[tuple[Any, ...], int] = {}
         """Ids that were looked up: a commit of a minute's work of 48 checkpoints needs each of theirs."""
 
-    def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types."""
-        import polars as pl  # loaded on use: the process that answers queries does without
+    def frame(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 0) -> pl.DataFrame:
+        """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types.
 
-        with explained(self.path):
+        It may take so many seconds; 0 is no limit.
+        """
+        import polars as pl
+
+        with explained(self.path), TimeLimit(self._connection, self.path, seconds) as limit, limit.counted():
             try:
                 return readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
@@ -119,20 +187,29 @@ class Store:
 
     @contextmanager
     def reader(
-        self, sql: str, parameters: Sequence[Any] = (), rows: int = 100_000, types: Collection[str] = NATIVE
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        rows: int = 100_000,
+        types: Collection[str] = NATIVE,
+        seconds: float = 0,
     ) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
 
+        The database may take so many seconds for it; 0 is no limit.
         Columns of other `types`, or that are made of others, come as DuckDB writes them in text. Columns of one name,
         as a join with * has them, are called NAME, NAME_1 and so on, as in `frame`.
         """
-        with explained(self.path):
+        with explained(self.path), TimeLimit(self._connection, self.path, seconds) as limit:
             try:
-                relation = self._query(sql, parameters)
-                is_plain = all(_is_made_of(kind, types) for kind in relation.types)
-                if not is_plain or len({name.lower() for name in relation.columns}) < len(relation.columns):
-                    relation = relation.project(", ".join(_with_text(relation, types)))
-                yield relation.to_arrow_reader(rows)
+                with limit.counted():
+                    relation = self._query(sql, parameters)
+                    is_plain = all(_is_made_of(kind, types) for kind in relation.types)
+                    if not is_plain or len({name.lower() for name in relation.columns}) < len(relation.columns):
+                        relation = relation.project(", ".join(_with_text(relation, types)))
+                    reader = relation.to_arrow_reader(rows)
+                with closing(reader):  # an answer of which rows are left keeps the next query from beginning
+                    yield pa.RecordBatchReader.from_batches(reader.schema, limit.batches(reader))
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise  # the file that the caller writes
@@ -141,24 +218,29 @@ class Store:
     def statements(self, sql: str) -> list[str]:
         """The statements of `sql`, of which a reader's may do nothing but read; UsageError where there is none."""
         with explained(self.path):
-            if self._read_only:
-                check_reading(self._connection, sql, self.path)
-            statements = [statement.query.strip() for statement in self._connection.extract_statements(sql)]
+            statements = self._connection.extract_statements(sql)
+        for statement in statements:
+            try:
+                kind = statement.type.name
+            except ValueError:  # a type that DuckDB's Python does not know
+                kind = statement.query.split(maxsplit=1)[0].upper()
+            if self._read_only and kind not in READING_STATEMENTS:
+                raise StoreError(
+                    f"{self.path} is open for reading alone, which {kind} is not; ask with SELECT, FROM, PIVOT, "
+                    "DESCRIBE, SHOW, SUMMARIZE or EXPLAIN"
+                )
         if not statements:
             raise UsageError("the query is empty; give one SELECT")
-        return statements
+        return [statement.query.strip() for statement in statements]
 
     def interrupt(self) -> None:
         """End the query that is running, from another thread: it raises StoreError."""
         self._connection.interrupt()
 
-    def differences(self) -> dict[Entry, str]:
-        """Differences between the database's definitions and the schema: 'added', 'changed' or 'missing' for each."""
-        return differences(self._connection)
-
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         if self._read_only:
-            check_reading(self._connection, sql, self.path)
+            self.statements(sql)
+        self._names.make(sql)
         relation = self._connection.sql(sql, params=list(parameters))
         if relation is None:
             raise UsageError("the query is empty; give one SELECT")
@@ -166,11 +248,20 @@ class Store:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         with explained(self.path):
-            self._connection.execute(sql, list(parameters))
+            self._rows(sql, parameters)
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        self._names.make(sql)
+        return self._connection.execute(sql, list(parameters)).fetchall()
+
+    def checkpoint(self) -> None:
+        """Write what the log beside the file holds into the file."""
+        self.execute(f"CHECKPOINT {identifier(self._names.file)}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block does, all of it or, where it raises, nothing."""
+        names = self._names.made
         self.execute("BEGIN")
         try:
             yield
@@ -178,12 +269,13 @@ class Store:
         except BaseException:
             with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
+            self._names.made = names  # temporary views that were made on the way are gone, too
             raise
 
     def _load(self, statement: str, rows: Rows) -> None:
         """Run a statement that reads the rows as the table `loaded`."""
-        with explained(self.path), self._loaded(rows):
-            self._connection.execute(statement)
+        with self._loaded(rows):
+            self.execute(statement)
 
     @contextmanager
     def _loaded(self, rows: Rows, name: str = "loaded") -> Iterator[None]:
@@ -204,11 +296,11 @@ class Store:
     def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
         """Cell key -> number of its images that are done; cells that are not in the database are left out."""
         with explained(self.path):
-            rows = self._connection.execute(
+            rows = self._rows(
                 "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM (SELECT unnest(?::VARCHAR[]) AS key) "
                 "JOIN cell USING (key) LEFT JOIN part ON part.cell = cell.id GROUP BY key",
                 [[cell.key for cell in cells]],
-            ).fetchall()
+            )
         return dict(rows)
 
     def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
@@ -476,7 +568,7 @@ class Store:
 
     def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
         with explained(self.path), self._loaded({"key": keys}):
-            return dict(self._connection.sql("SELECT key, id FROM cell SEMI JOIN loaded USING (key)").fetchall())
+            return dict(self._rows("SELECT key, id FROM cell SEMI JOIN loaded USING (key)"))
 
     def _session_ids(self, cards: Mapping[tuple[Any, ...], str | None]) -> dict[tuple[Any, ...], int]:
         """The id of each session, as `_session` gives them; those that are not known are added with their card."""
@@ -490,10 +582,10 @@ class Store:
         self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", columns)
         same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
         with explained(self.path), self._loaded(columns):
-            rows = self._connection.sql(
+            rows = self._rows(
                 f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
                 f"ON {same} AND session.versions = loaded.versions::JSON"
-            ).fetchall()
+            )
         return ids | {row[:-1]: row[-1] for row in rows}
 
     def _add_parts(

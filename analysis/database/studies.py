@@ -198,10 +198,10 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
             for table, condition in ORPHANS.items():
                 store.execute(f"DELETE FROM {table} WHERE {condition}")
             store.execute(UNJUDGED)
-        store.execute("CHECKPOINT")
+        store.checkpoint()
     return Deletion(deleted["label"].to_list(), len(unused), int(predictions), cells - len(unused))
 
 
 def free_bytes(store: Store) -> int:
-    """Bytes of the file that hold nothing, since what they held was deleted; `vacuum` gives them back."""
+    """Bytes of the file that hold nothing, since what they held was deleted; a merge of it alone leaves them out."""
     return int(store.frame("SELECT free_blocks * block_size FROM pragma_database_size()").item())

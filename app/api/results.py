@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ...analysis.correlations.effective import Expectation
     from ...analysis.correlations.models import StudyTable
     from ...analysis.database.merge import Merged
-    from ...analysis.database.process import QueryProcess
     from ...analysis.database.store import Store
     from ...analysis.database.studies import Deletion
     from ...analysis.results import Results
@@ -37,13 +36,6 @@ def open(db: File) -> Results:  # noqa: A001 - as in `bandlens.open("results.duc
     from ...analysis.results import Results
 
     return Results(Path(db))
-
-
-def open_query(db: File = RESULTS, timeout: float = 60) -> QueryProcess:
-    """A process that answers queries and can do nothing else. A context manager; `timeout` in seconds, 0 for none."""
-    from ...analysis.database.process import QueryProcess
-
-    return QueryProcess(existing(db), timeout)
 
 
 def analyze(
@@ -521,7 +513,7 @@ def merge(
     """Write what several results databases hold into a new one: each cell once, studies under their names.
 
     Args:
-        databases: two or more; they are only read.
+        databases: they are only read. One alone is copied, without the room of what was deleted.
         out: the new database.
         prefer: the one of them whose predictions stand where another has others of the same cell.
         raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
@@ -535,10 +527,3 @@ def merge(
 
     merged = merge([Path(db) for db in databases], Path(out), path_of(prefer), progress)
     return merged.raise_contradictions() if raise_contradictions else merged
-
-
-def vacuum(db: File = RESULTS) -> tuple[int, int]:
-    """Give the room of what was deleted back to the disk; gives the bytes of the file before and after."""
-    from ...analysis.database.vacuum import vacuum
-
-    return vacuum(existing(db))

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ...core.errors import plural, quoted
+from ...core.errors import amount, plural, quoted
 from .. import api
 from ..console import TableFormat, print_document, print_lines, progress
 from ..formats import Format
 
 
 def merge(
-    databases: Annotated[list[Path], typer.Argument(metavar="DB...", help="Two results databases or more.")],
+    databases: Annotated[list[Path], typer.Argument(metavar="DB...", help="Results databases.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The new database.", show_default=False)],
     prefer: Annotated[
         Path | None, typer.Option("--prefer", metavar="DB", help="The one that is right where they contradict.")
@@ -23,7 +23,8 @@ def merge(
 ) -> None:
     """Write what several databases hold into a new one: each cell once, studies under their names.
 
-    Where two have other predictions of a cell, it lists what they ran on, and writes nothing without --prefer.
+    Of one database it makes a copy without the room of what was deleted. Where two have other predictions of a cell,
+    it lists what they ran on, and writes nothing without --prefer.
 
     Example: bandlens merge here.duckdb there.duckdb --out both.duckdb
     """
@@ -56,7 +57,9 @@ def merge(
     elif contradictions:
         print_lines(contradictions)
     merged.raise_contradictions()
-    if table_format == Format.table:
+    if table_format == Format.table and len(databases) == 1:
+        print(f"{out}: {amount(out.stat().st_size)}, where {databases[0]} has {amount(databases[0].stat().st_size)}")
+    elif table_format == Format.table:
         print(
             f"{out}: {plural(len(merged.studies), 'study')}, {plural(merged.predictions, 'prediction')} of "
             f"{plural(merged.cells, 'cell')}, "

@@ -13,7 +13,7 @@ import typer
 
 from ...core.errors import UsageError
 from ...core.untrusted import read_text
-from .. import api
+from ..api.files import reading
 from .options import Database
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
@@ -39,9 +39,6 @@ def sql(
     out: Annotated[
         Path | None, typer.Option("--out", help="A file instead of the terminal.", show_default=False)
     ] = None,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="A prompt with history and completion instead of one query.")
-    ] = False,
     line: Annotated[bool, typer.Option("--line", help="Show each row as lines of field and value.")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a query may take; 0 is no limit.")
@@ -58,10 +55,10 @@ def sql(
 
     Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
-    if query is None and file is None and not interactive and not sys.stdin.isatty():
+    if query is None and file is None and not sys.stdin.isatty():
         file = STDIN
-    if (query is not None) + (file is not None) + interactive != 1:
-        raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
+    if (query is None) == (file is None):
+        raise UsageError('give one query, such as "FROM accuracy", or a --file with one')
     ending = out.suffix.removeprefix(".") if out else ""
     chosen = format or (ending if ending in get_args(AnswerFormat) else "table")
     if out is not None and chosen == "table":
@@ -81,22 +78,16 @@ def sql(
                     else 'give "FROM accuracy" or the like, with --db'
                 )
                 raise UsageError(f"{query} is a file and no query; {option} {query}")
-        query = _text(query)
-    if file is not None:
-        query = _content(file)
-    with api.results.open_query(db, timeout) as process:
-        if query is None:
-            from ..sql.shell import open_shell
+        text = _text(query)
+    else:
+        text = _content(file or STDIN)
+    with reading(db) as store:
+        from ..answers import print_answers, write_answers
 
-            open_shell(process)
-        elif chosen == "table":
-            from ..sql.query import print_answers
-
-            print_answers(process, query, line)
+        if chosen == "table":
+            print_answers(store, text, timeout, line)
         else:
-            from ..sql.query import write_answers
-
-            write_answers(process, query, chosen, out)
+            write_answers(store, text, timeout, chosen, out)
 
 
 def _text(query: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...core.errors import UsageError, amount, plural
+from ...core.errors import UsageError, amount, plural, quoted
 from .. import api
 from ..api.options import complete_study
 from ..console import TableFormat, print_rows
@@ -92,7 +92,10 @@ def delete(
     deletion, free = deleted
     going, staying = _deletion_in_words(deletion)
     print(f"deleted {going}; {staying}")
-    print(f"{amount(free)} of {amount(db.stat().st_size)} are free now; `bandlens vacuum` gives them back")
+    print(
+        f"{amount(free)} of {amount(db.stat().st_size)} are free now; "
+        f"`bandlens merge {quoted(db)} --out NEW.duckdb` makes a copy without them"
+    )
 
 
 def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
@@ -102,15 +105,6 @@ def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
         f"{plural(deletion.predictions, 'prediction')}",
         f"{plural(deletion.kept, 'cell')} {'stays' if deletion.kept == 1 else 'stay'}, which something else uses",
     )
-
-
-def vacuum(db: Database = Path("results.duckdb")) -> None:
-    """Give the room of what was deleted back to the disk. The database is written anew, and needs room for both.
-
-    Example: bandlens vacuum --db results.duckdb
-    """
-    before, after = api.results.vacuum(db)
-    print(f"{db}: {amount(before)} before, {amount(after)} now")
 
 
 def _minute(name: str, value: object) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -16,19 +15,13 @@ import pytest
 from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_results import cell, image_set, part, python, store_study
-from prompt_toolkit.application import create_app_session
-from prompt_toolkit.input import create_pipe_input
-from prompt_toolkit.output import DummyOutput
+from made_up_results import cell, image_set, part, store_study
 from small import Command
-from usage import measure_usage
-from waiting import LIMIT_SECONDS, wait_until
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.process import QueryProcess
 from bandlens.analysis.database.store import Store
-from bandlens.app.sql.query import MOST_ROWS, print_answers, write_answers
-from bandlens.app.sql.shell import shell
+from bandlens.app.answers import MOST_ROWS, print_answers, write_answers
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +44,11 @@ def database(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def process(folder: Path) -> Iterator[QueryProcess]:
-    """A process that answers one query after another, whatever was refused before."""
-    with QueryProcess(folder / "results.duckdb", LIMIT_SECONDS) as process:
-        yield process
+def store(folder: Path) -> Iterator[Store]:
+    """A store that answers one query after another, whatever was refused before, and at the end still does."""
+    with open_store(folder / "results.duckdb", read_only=True) as store:
+        yield store
+        assert store.frame("SELECT count(*) AS n FROM study").rows() == [(1,)]
 
 
 SPILL = "{db}.tmp"
@@ -121,7 +115,6 @@ QUERIES = [
     "SELECT * FROM (FROM enable_logging(storage = 'file'))",
     "PIVOT (FROM enable_logging(storage = 'file')) ON x USING count(*)",
     "FROM query('FROM enable_logging()')",
-    "SELECT write_log('x')",
     "SELECT (SELECT max(x) FROM read_text('/etc/passwd') AS t(x))",
     "WITH a AS (INSERT INTO study_cell VALUES (1, 1) RETURNING *) FROM a",
 ]
@@ -133,13 +126,13 @@ QUERIES = [
     + [(statement, True) for statement in STATEMENTS if SPILL in statement],
 )
 def test_nothing_is_written_and_nothing_else_read(
-    statement: str, spill_exists: bool, folder: Path, process: QueryProcess, capsys: pytest.CaptureFixture[str]
+    statement: str, spill_exists: bool, folder: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"
     before = database.read_bytes()
     if spill_exists:
         spill.mkdir()
-    assert refusal(lambda: print_answers(process, statement.format(db=database)))
+    assert refusal(lambda: print_answers(store, statement.format(db=database), 0))
     assert capsys.readouterr().out == ""
     if spill_exists:
         spill.rmdir()  # this fails where it is not empty
@@ -162,8 +155,8 @@ READS = [
 
 
 @pytest.mark.parametrize("query", READS)
-def test_every_way_to_read_is_left(query: str, process: QueryProcess, capsys: pytest.CaptureFixture[str]) -> None:
-    print_answers(process, query)
+def test_every_way_to_read_is_left(query: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    print_answers(store, query, 0)
     assert "row" in capsys.readouterr().out
 
 
@@ -175,14 +168,6 @@ words = st.sampled_from(
         "\0", "\x1b[31m", "é", "UPDATE EXTENSIONS", "CALL",
     ]
 )  # fmt: skip
-
-
-@pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
-    """A store that answers one query after another, and at the end still does."""
-    with open_store(folder / "results.duckdb", read_only=True) as store:
-        yield store
-        assert store.frame("SELECT count(*) AS n FROM study").rows() == [(1,)]
 
 
 @fuzz(150)
@@ -225,7 +210,8 @@ def test_an_answer_that_takes_too_long_leaves_no_file(database: Path, tmp_path: 
 def test_the_time_of_whoever_reads_does_not_count(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, now = 0, time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + reading)
-    with QueryProcess(database, 60) as process, process.answer("SELECT x FROM range(3000) t(x)", 1000) as reader:
+    query = "SELECT x FROM range(3000) t(x)"
+    with open_store(database, read_only=True) as store, store.reader(query, rows=1000, seconds=60) as reader:
         for batch in reader:
             reading += 1000
             assert batch.num_rows
@@ -242,73 +228,12 @@ def test_limits_that_are_none(timeout: str, database: Path, command: Command) ->
     assert command("sql", "SELECT 1", "--db", database, "--timeout", timeout).code == 2
 
 
-def test_the_prompt_goes_on_after_a_query_that_took_too_long(
-    database: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        keys.send_text(f"{LONG[0]};\rSELECT 7 AS seven;\r.quit\r")
-        with open_store(database, read_only=True) as store, QueryProcess(database, 2) as process:
-            shell(store, process)
-    out = capsys.readouterr().out
-    assert "took more than 2 s" in out
-    assert "seven" in out
-
-
 def test_a_table_is_as_long_as_someone_may_read(database: Path, command: Command) -> None:
     query = "SELECT x FROM range({}) t(x)"
     whole = command("sql", query.format(MOST_ROWS), "--db", database)
     assert whole.out.endswith(f"{MOST_ROWS - 1}\n10,000 rows\n")
     more = command("sql", query.format(10**9), "--db", database)
     assert more.out.endswith(f"{MOST_ROWS - 1}\nthe first 10,000 rows; --out FILE gives all\n")
-
-
-MEAN = {
-    "a list in one row": "SELECT list(x) FROM range(300000000) t(x)",
-    "long text": "SELECT repeat('y', 1000000) FROM range(100000000) t(x)",
-    "aliases of aliases": f"SELECT 1 AS a0, {', '.join(f'a{k} + a{k} AS a{k + 1}' for k in range(28))}",
-    "queries that double": "WITH c0 AS (SELECT 1 AS x), "
-    + ", ".join(f"c{k + 1} AS NOT MATERIALIZED (SELECT a.x FROM c{k} AS a, c{k} AS b)" for k in range(22))
-    + " FROM c22",
-    "parentheses": f"SELECT {'(' * 20000}1{')' * 20000}",
-    "dots": f"SELECT {'.'.join(['a'] * 20000)}",
-    "a wide recursion": f"WITH RECURSIVE r AS (SELECT {', '.join(f'{k} AS x{k}' for k in range(400))} UNION ALL "
-    f"SELECT {', '.join(f'x{k} + 1' for k in range(400))} FROM r) SELECT count(*) FROM r",
-    "a wide table": f"SELECT {', '.join(f'{k} AS x{k}' for k in range(8000))}",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MEAN)
-def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> None:
-    words = ["sql", MEAN[name], "--db", database, "--timeout", "3"]
-    code, out, err, _, megabytes = measure_usage(words, database.parent)
-    assert (code, out, err.count("\n")) == (1, "", 1), err
-    assert "Traceback" not in err
-    assert megabytes < 4096
-
-
-def test_a_query_larger_than_memory_is_answered_with_the_help_of_the_disk(database: Path, command: Command) -> None:
-    count = 40_000_000  # to sort these takes 1.7 GB, and DuckDB may have 1
-    places = f"SELECT row_number() OVER (ORDER BY hash(x)) AS place FROM range({count}) t(x)"
-    query = f"SELECT sum(place) AS s FROM ({places})"
-    answer = command("sql", query, "--db", database, "--timeout", "0", "--format", "csv")
-    assert (answer.err, answer.out) == ("", f"s\n{count * (count + 1) // 2}\n")
-
-
-def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
-    code = """
-import os, sys
-from pathlib import Path
-from bandlens.analysis.database.process import QueryProcess
-process = QueryProcess(Path(sys.argv[1]), 0)
-with process.answer("SELECT 1") as reader:
-    reader.read_all()
-print(process._process.pid, process._temporary, flush=True)
-os._exit(9)
-"""
-    result = subprocess.run(python(code, database), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    pid, temporary = result.stdout.split()
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
-    shutil.rmtree(temporary)
 
 
 VALUES = [
@@ -324,13 +249,11 @@ VALUES = [
 
 @pytest.mark.parametrize("query", VALUES)
 @pytest.mark.parametrize("format_", ["table", "csv", "json"])
-def test_every_value_has_a_text(
-    query: str, format_: str, process: QueryProcess, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_value_has_a_text(query: str, format_: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     if format_ == "table":
-        print_answers(process, query)
+        print_answers(store, query, 0)
     else:
-        write_answers(process, query, format_, None)
+        write_answers(store, query, 0, format_, None)
     text = capsys.readouterr().out
     if format_ == "json":
         assert len(json.loads(text)) == 1

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from copied_databases import copied_databases, trusted_databases  # noqa: F401 - fixtures
-from networks import (  # noqa: F401 - fixtures
+from copied_databases import copied_databases  # noqa: F401 - a fixture
+from networks import (  # noqa: F401 - a fixture
     gpu_checks,
     home,
     photographs,

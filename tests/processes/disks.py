@@ -174,12 +174,6 @@ Store.execute = executed
 sharded = Sharded(shards, commit_seconds=0.0) if shards else None
 run_study(resolve(Study.read(study)), database, range_seconds=0.0, sharded=sharded)
 """
-VACUUM = """
-import sys
-from pathlib import Path
-from bandlens.analysis.database.vacuum import vacuum
-vacuum(Path(sys.argv[1]))
-"""
 
 
 def preloaded(library: Path, root: Path, **variables: object) -> dict[str, str]:
@@ -189,7 +183,7 @@ def preloaded(library: Path, root: Path, **variables: object) -> dict[str, str]:
 
 
 def record_runs(made: Bench, library: Path, folder: Path, sharded: bool) -> list[Change]:
-    """All changes by a run that ends after some commits, one that completes it, and a vacuum."""
+    """All changes by a run that ends after some commits, and one that completes it."""
     root, log = folder / "root", folder / "log"
     root.mkdir(parents=True)
     database, shards = root / "results.duckdb", str(root / "shards") if sharded else ""
@@ -197,7 +191,6 @@ def record_runs(made: Bench, library: Path, folder: Path, sharded: bool) -> list
     for command in (
         python(RUN, made.study, database, shards, 6),
         python(RUN, made.study, database, shards, 0),
-        python(VACUUM, database),
     ):
         subprocess.run(command, env=environment, check=True, timeout=LIMIT_SECONDS)
     changes = read_log(log)
@@ -257,7 +250,6 @@ def steps_of(study: Path, folder: Path) -> dict[str, list[str | Path]]:
         "run": ["run", study],
         "import predictions": ["import", "predictions", *tables, "--checkpoint", "net"],
         "analyze": ["analyze"],
-        "vacuum": ["vacuum"],
         "studies delete": ["studies", "delete", "net", "--yes"],
     }
 

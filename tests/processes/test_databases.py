@@ -20,7 +20,6 @@ import bandlens
 from bandlens.analysis.database.catalogue import SCHEMA_VERSION
 from bandlens.analysis.database.merge import merge
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.vacuum import vacuum
 from bandlens.core.errors import BandlensError, StoreError
 
 
@@ -93,18 +92,6 @@ def test_a_look_beside_a_run_in_one_program_is_refused_and_leaves_the_lock(path:
     with open_store(path, not read_only):
         assert "is open in this program, to read where it is now to be written" in refusal(path, read_only)
         assert refuses_a_writer(path)
-
-
-def test_it_waits_for_nobody(path: Path) -> None:
-    with subprocess.Popen(python(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "open\n"
-        before = path.read_bytes()
-        with pytest.raises(StoreError, match=f"in use by process {writer.pid}"):
-            vacuum(path)
-        writer.communicate("")
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 WRITE = """
@@ -247,12 +234,11 @@ ANEW = """
 import resource, sys
 from pathlib import Path
 from bandlens.analysis.database.merge import merge
-from bandlens.analysis.database.vacuum import vacuum
 from bandlens.core.errors import BandlensError
 database, out, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    merge([database, Path(sys.argv[4])], out) if len(sys.argv) > 4 else vacuum(database)
+    merge([database, *map(Path, sys.argv[4:])], out)
 except BandlensError as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
 """
@@ -261,7 +247,6 @@ except BandlensError as error:
 @pytest.mark.parametrize("limit", [100_000, 600_000])
 @pytest.mark.parametrize("merged", [False, True])
 def test_what_finds_no_room_names_the_file_of_the_user(path: Path, limit: int, merged: bool) -> None:
-    """Neither writes over the old file, so that the name of the draft would say nothing."""
     databases = [path, path.with_name("more.duckdb")]
     for number, database in enumerate(databases):
         with open_store(database) as store:
@@ -269,9 +254,9 @@ def test_what_finds_no_room_names_the_file_of_the_user(path: Path, limit: int, m
             store.execute(f"INSERT INTO published {rows}")
             store.execute("UPDATE published SET metric = ?", [str(number)])
     out = path.with_name("out.duckdb")
-    words = [path, out, limit, *databases[1:]] if merged else [path, out, limit]
+    words = [path, out, limit, *databases[1 : 1 + merged]]
     result = subprocess.run(python(ANEW, *words), capture_output=True, text=True)
-    assert result.stderr.startswith(f"StoreError: {out if merged else path}: the file may not grow further")
+    assert result.stderr.startswith(f"StoreError: {out}: the file may not grow further")
     assert result.stderr.count("\n") == 1
     assert sorted(file.name for file in path.parent.iterdir()) == sorted(file.name for file in databases)
 

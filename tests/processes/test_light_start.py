@@ -14,11 +14,11 @@ from small import make_images, make_pictures, make_study
 HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
 
 
-def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object, typed: str = "") -> set[str]:
-    """The libraries among these that a new process has loaded once it has run the code, with `typed` as its input."""
+def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[str]:
+    """The libraries among these that a new process has loaded once it has run the code."""
     report = f"\nimport sys; print('LOADED', *({set(libraries)!r} & sys.modules.keys()), file=sys.stderr)"
     command = python(code + report, *arguments)
-    result = subprocess.run(command, capture_output=True, check=True, input=typed.encode())
+    result = subprocess.run(command, capture_output=True, check=True)
     return set(result.stderr.decode().splitlines()[-1].split()[1:])
 
 
@@ -89,9 +89,6 @@ def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplac
     unneeded = ("torch", "onnx", "pandas", "scipy.special", "scipy.stats", "PIL", "altair")
     assert loaded_by(COMMAND, unneeded, "run", study, "--db", database) == set()
     assert loaded_by(COMMAND, unneeded, "sql", "SELECT 1", "--db", database) == set()
-    serving = "from bandlens.analysis.database.serve import main; main()"
-    questions = '{"statements": "SELECT 1"}\n{"sql": "SELECT 1", "parameters": []}\n'
-    assert loaded_by(serving, (*unneeded, "polars"), database, workplace, typed=questions) == set()
 
 
 def test_asking_loads_no_engine() -> None:

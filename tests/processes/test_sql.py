@@ -13,15 +13,15 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
-import psutil
 import pyarrow as pa
 import pytest
 from queried import QUERY, make_queried, refusal
 from small import Command
 from waiting import LIMIT_SECONDS, wait_until
 
-from bandlens.analysis.database.process import QueryProcess
-from bandlens.app.sql.query import BINARY, WRITERS, write_answer
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import NATIVE, PLAIN
+from bandlens.app.answers import BINARY, WRITERS, write_answer
 from bandlens.core.errors import UsageError
 
 
@@ -51,10 +51,10 @@ def test_every_table_and_view_can_be_written(command: Command, database: Path, t
     assert {"accuracy", "prediction", "meta", "study"} <= set(tables)
     every = command("sql", "; ".join(f"FROM {table}" for table in tables), "--db", database, "--format", "json")
     assert (every.code, every.err) == (0, "")
-    with QueryProcess(database, 60) as process:  # as each command starts it
+    with open_store(database, read_only=True) as store:
         for table in tables:
             out = tmp_path / f"{table}.parquet"
-            with process.answer(f"FROM {table}", native=True) as reader, out.open("wb") as sink:
+            with store.reader(f"FROM {table}") as reader, out.open("wb") as sink:
                 write_answer(reader, "parquet", sink)
             assert pl.read_parquet_schema(out), table
 
@@ -160,11 +160,12 @@ def test_every_type_comes_out_as_duckdb_has_it_or_is_refused(database: Path, tmp
     """DuckDB reads each file back: it has to hold what the same value is as text."""
     columns = [(f'"{row[0]}"', str(row[1])) for row in duckdb.sql("DESCRIBE FROM test_all_types()").fetchall()]
     refused = set()
-    with QueryProcess(database, 60) as process:
+    types = NATIVE if ending in BINARY else PLAIN
+    with open_store(database, read_only=True) as store:
         for column, kind in [*columns, *((enum, "") for enum in NESTED_ENUMS)]:
             query, out = f"SELECT {column} AS v FROM test_all_types()", tmp_path / f"answer.{ending}"
             try:
-                with out.open("wb") as sink, process.answer(query, native=ending in BINARY) as reader:
+                with out.open("wb") as sink, store.reader(query, types=types) as reader:
                     write_answer(reader, ending, sink)
             except UsageError:
                 refused.add(kind)
@@ -250,12 +251,13 @@ def test_latex_is_a_tabular_that_escapes_what_is_no_text(command: Command, datab
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
-def test_ctrl_c_ends_a_long_query_soon(database: Path, delay: float) -> None:
-    """`delay` is in seconds since the process that answers was started: it is ready for the query, or at work."""
+def test_ctrl_c_ends_a_long_query_soon(database: Path, delay: float, tmp_path: Path) -> None:
+    """`delay` is in seconds since the database is being opened: it is ready for the query, or at work."""
     query = "SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5"
     words = [sys.executable, "-P", "-m", "bandlens", "sql", query, "--db", str(database)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(psutil.Process(process.pid).children, process)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_until(lambda: list(tmp_path.iterdir()), process)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=LIMIT_SECONDS)

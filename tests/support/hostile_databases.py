@@ -1,7 +1,7 @@
-"""Results databases as somebody may make them to hide, to hang or to crash: one function a trick, drawn with a seed.
+"""Results databases as somebody may make them to lie or to read other files: one function a trick, drawn with a seed.
 
 Every trick starts from a sound database. None of them runs a thing of this user's: what they would run is endless, huge
-or a lie, and shows in the time, the memory or the answer of the command that opens them.
+or a lie, and shows in the time or the answer of whatever opens them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -217,52 +216,6 @@ def _(path: Path, random: Random) -> None:
     change(path, "DROP TABLE published")
     columns = "model VARCHAR, metric VARCHAR, value DOUBLE, source VARCHAR"
     change(path, f"CREATE TABLE published ({columns}, CHECK (length(repeat(model, {size})) > 0))")
-
-
-@trick("macros that double")
-def _(path: Path, random: Random) -> None:
-    depth = random.randrange(40, 60)
-    names = range(depth)
-    change(path, *(f"CREATE MACRO m{k}() AS TABLE SELECT 1 AS x" for k in names))
-    change(path, f"CREATE OR REPLACE VIEW flip AS FROM m{depth - 1}()")
-    twice = "CREATE OR REPLACE MACRO m{k}() AS TABLE SELECT a.x FROM m{below}() AS a, m{below}() AS b"
-    change(path, *(twice.format(k=k, below=k - 1) for k in reversed(names[1:])))
-
-
-@trick("a macro nested deeply")
-def _(path: Path, random: Random) -> None:
-    statement = f"CREATE MACRO deep(x) AS x{'.abs()' * random.randrange(9_000, 10_000)}"
-    size = threading.stack_size(1 << 30)  # no thread of the usual size has a stack for it
-    try:
-        thread = threading.Thread(target=change, args=[path, "SET max_expression_depth = 1000000", statement])
-        thread.start()
-        thread.join()
-    finally:
-        threading.stack_size(size)
-
-
-@trick("many thousand macros")
-def _(path: Path, random: Random) -> None:
-    names = range(random.randrange(20_000, 30_000))
-    change(path, "BEGIN", *(f"CREATE MACRO m{k}(x) AS x" for k in names), "COMMIT")
-
-
-@trick("a log that doubles a text")
-def _(path: Path, random: Random) -> None:
-    double = "ALTER TABLE x ALTER y TYPE VARCHAR USING (y || y)"
-    _log(path, "CREATE TABLE x (y VARCHAR)", "INSERT INTO x VALUES ('yyyy')", double)
-    log = path.with_name(f"{path.name}.wal")
-    content = log.read_bytes()
-    log.write_bytes(content + content[_entries(content)[-2] :] * random.randrange(30, 40))  # it and its commit again
-
-
-def _entries(log: bytes) -> list[int]:
-    """The places where entries of a log begin: eight bytes of its length, eight of its checksum, and so many."""
-    at, starts = log.index(b"\xff\xff") + 2, []
-    while at < len(log):
-        starts.append(at)
-        at += 16 + int.from_bytes(log[at : at + 8], "little")
-    return starts
 
 
 @trick("a log that replaces a view")

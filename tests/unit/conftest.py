@@ -1,3 +1,3 @@
 from __future__ import annotations
 
-from copied_databases import copied_databases, made_databases, trusted_databases  # noqa: F401 - fixtures
+from copied_databases import copied_databases, made_databases  # noqa: F401 - fixtures

@@ -23,9 +23,9 @@ HEAVY = {
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
         "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore", "app/pictures",
-        "app/report", "app/sql", "app/study",
+        "app/report", "app/study",
     },
-    "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
+    "pyarrow": {"analysis/database", "analysis/published", "app", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
     "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {

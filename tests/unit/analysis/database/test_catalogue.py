@@ -1,57 +1,61 @@
-"""Definitions are compared with those of the schema; tests/hostile/ has what somebody else may define."""
+"""Connections make the views and macros of the schema for themselves; tests/hostile/ has what a file may define."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import duckdb
 import pytest
+from made_up_results import cell, image_set, part, store_study
 
-from bandlens.analysis.database import catalogue
-from bandlens.analysis.database.catalogue import DIGEST_FILE, differences, names_of_duckdb
+from bandlens.analysis.database.catalogue import schema, schema_tables, temporary_definitions, words_of
 from bandlens.analysis.database.open import open_store
+from bandlens.core.errors import StoreError
 
 
-def test_the_stored_digest_is_of_this_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    catalogue.main()
-    how = "write it again: python -P -m bandlens.analysis.database.catalogue > analysis/database/catalogue.json"
-    assert DIGEST_FILE.read_text(encoding="utf-8") == capsys.readouterr().out, how
-
-
-@pytest.mark.parametrize("name", ["duckdb", "schema"])
-def test_a_digest_of_another_schema_or_duckdb_is_not_used(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored = tmp_path / "catalogue.json"
-    of_another = json.loads(DIGEST_FILE.read_text(encoding="utf-8")) | {name: "another", "definitions": "of another"}
-    stored.write_text(json.dumps(of_another), encoding="utf-8")
-    monkeypatch.setattr(catalogue, "DIGEST_FILE", stored)
-    with open_store(tmp_path / "r.duckdb") as store:
-        assert store.differences() == {}
-        store.execute("CREATE VIEW v AS SELECT 1 AS x")
-        assert store.differences() == {("view", "v"): "added"}
-
-
-def test_names_are_looked_up_in_the_file_before_and_after(tmp_path: Path) -> None:
-    with (
-        duckdb.connect(tmp_path / "r.duckdb") as connection,
-        duckdb.connect(tmp_path / "r.duckdb") as second_connection,
-    ):
-        connection.execute("CREATE MACRO concat_ws(a, b) AS 'a macro'")
-        query = "SELECT concat_ws('-', 'x')"
-        with names_of_duckdb(connection) as file:
-            assert file == "r"
-            assert connection.execute(query).fetchall() == [("x",)]
-            assert second_connection.execute(query).fetchall() == [("a macro",)]
-        assert connection.execute(query).fetchall() == [("a macro",)]
-
-
-def test_a_file_that_is_attached_is_compared_under_its_name(tmp_path: Path) -> None:
-    with open_store(tmp_path / "sound.duckdb"):
-        pass
+def test_the_schema_is_read_whole() -> None:
     with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{tmp_path / 'sound.duckdb'}' AS old")
-        assert differences(connection, "old") == {}
-        connection.execute("CREATE TYPE old.main.x AS ENUM ('y')")
-        assert differences(connection, "old") == {("type", "x"): "added"}
+        connection.execute(schema())
+        views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        macros = connection.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall()
+        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    assert {name for (name,) in tables} == set(schema_tables())
+    assert {name for (name,) in views + macros} == temporary_definitions().keys()
+
+
+def test_each_definition_names_earlier_ones() -> None:
+    definitions = temporary_definitions()
+    for place, (name, definition) in enumerate(definitions.items()):
+        later = set(list(definitions)[place + 1 :])
+        assert words_of(definition) & later <= {"metric"}, name  # the column of that name
+
+
+def test_words_are_those_of_the_statement() -> None:
+    sql = """SELECT "Top 1", é FROM Accuracy -- curve, it's
+    WHERE a = 'flip' /* metric */ AND b = $$gate$$"""
+    assert words_of(sql) >= {"select", "top", "accuracy", "where", "é"}
+    assert not words_of(sql) & {"curve", "flip", "metric", "gate"}
+
+
+@pytest.mark.parametrize("name", ["system", "temp", "a, b", 'a"b', "it's", "accuracy", "main", "checkpoint"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_of_any_name_is_asked(name: str, read_only: bool, tmp_path: Path) -> None:
+    path, images = tmp_path / f"{name}.duckdb", image_set(1, labels=[0])
+    with open_store(path) as store:
+        store_study(store, "s", images, [part(cell(images), [0], [0])])
+        store.checkpoint()
+    with open_store(path, read_only) as store:
+        assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
+        assert len(store.frame("FROM prediction")) == 1
+
+
+def test_what_a_transaction_made_is_made_again_after_it_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        with store.transaction():
+            store.frame("FROM accuracy")
+            raise StoreError("no more")
+
+    with open_store(tmp_path / "r.duckdb") as store:
+        with pytest.raises(StoreError, match="no more"):
+            fail()
+        assert store.frame("FROM accuracy").is_empty()

@@ -1,4 +1,4 @@
-"""`bandlens studies` and `bandlens vacuum`."""
+"""`bandlens studies`."""
 
 from __future__ import annotations
 
@@ -57,14 +57,16 @@ def test_delete_does_nothing_unasked(command: Command, database: Path) -> None:
     assert "mine@1" in command("studies", "list", "--db", database).out
 
 
-def test_vacuum_tells_sizes(command: Command, database: Path) -> None:
-    answer = command("vacuum", "--db", database)
+def test_a_merge_of_one_tells_sizes(command: Command, database: Path) -> None:
+    out = database.with_name("copy.duckdb")
+    answer = command("merge", database, "--out", out)
     assert (answer.code, answer.err) == (0, "")
-    assert " before, " in answer.out
+    assert answer.out.startswith(f"{out}: ")
+    assert f", where {database} has " in answer.out
 
 
 @pytest.mark.parametrize(
-    "words", [("vacuum",), ("studies", "list"), ("studies", "rename", "a", "b"), ("studies", "delete", "a", "--yes")]
+    "words", [("studies", "list"), ("studies", "rename", "a", "b"), ("studies", "delete", "a", "--yes")]
 )
 def test_no_database_is_made(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
     answer = command(*words, "--db", tmp_path / "none.duckdb")

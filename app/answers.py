@@ -12,58 +12,48 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...analysis.database.process import QueryProcess
-from ...analysis.database.store import readable
-from ...core.errors import StoreError, UsageError, plural, unwritable
-from ...export.files import replacing
-from ..console import print_lines, print_rows
-from ..formats import paper_text
+from ..analysis.database.store import NATIVE, PLAIN, Store, readable
+from ..core.errors import StoreError, UsageError, plural, unwritable
+from ..export.files import replacing
+from .console import print_lines, print_rows
+from .formats import paper_text
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
-MOST_COLUMNS = 1_000
-"""The most columns that a table on a terminal shows."""
 MOST_BYTES = 1 << 26
 """The most bytes of the rows of a table on a terminal, as Arrow holds them."""
 
 
-def print_answers(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
+def print_answers(store: Store, query: str, seconds: float, line: bool = False) -> None:
     """Print the answer of each statement, with a blank line between two.
 
-    `line` prints rows as lines of field and value; `whole` is what a note names as the way to see columns left out.
+    `seconds` is how long each may take; 0 is no limit. `line` prints rows as lines of field and value.
     """
-    for place, statement in enumerate(process.statements(query)):
+    for place, statement in enumerate(store.statements(query)):
         if place:
             print()
-        print_answer(process, statement, line, whole)
+        print_answer(store, statement, seconds, line)
 
 
-def print_answer(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
+def print_answer(store: Store, query: str, seconds: float, line: bool = False) -> None:
     """Print the first rows of an answer as a table, or each as lines, and how many there are."""
-    with process.answer(query, MOST_ROWS) as reader:
-        if len(reader.schema) > MOST_COLUMNS:
-            raise StoreError(
-                f"{process.database}: {len(reader.schema):,} columns are too many for a table; write them to a file "
-                "with --out"
-            )
+    with store.reader(query, rows=MOST_ROWS, types=PLAIN, seconds=seconds) as reader:
         tables = [_no_rows(reader)]
         for batch in reader:
             tables.append(pa.Table.from_batches([batch]))
             if sum(table.nbytes for table in tables) > MOST_BYTES:
-                raise StoreError(
-                    f"{process.database}: the answer is too large for a table; write it to a file with --out"
-                )
+                raise StoreError(f"{store.path}: the answer is too large for a table; write it to a file with --out")
             if sum(len(table) for table in tables) > MOST_ROWS:
                 break
     try:
         frame = readable(pl.DataFrame(pa.concat_tables(tables)))
     except pl.exceptions.PolarsError as error:
-        raise StoreError(f"{process.database}: no way to show one of the types; cast it to VARCHAR") from error
+        raise StoreError(f"{store.path}: no way to show one of the types; cast it to VARCHAR") from error
     rows = frame.head(MOST_ROWS).to_dicts()
     if line:
         print_lines(rows)
     else:
-        print_rows(rows, whole=whole)
+        print_rows(rows, whole="--line")
     more = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else plural(len(frame), "row"))
 
@@ -88,12 +78,14 @@ BINARY = ("parquet", "arrow")
 """Formats whose files hold one answer, with types of their own."""
 
 
-def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | None) -> None:
+def write_answers(store: Store, query: str, seconds: float, chosen: str, out: Path | None) -> None:
     """Write the answer of each statement to a file, or to standard output, with an empty line between two.
+
+    `seconds` is how long each may take; 0 is no limit.
 
     UsageError where the file cannot be written, or the format holds one answer and there are several.
     """
-    statements = process.statements(query)
+    statements = store.statements(query)
     if len(statements) > 1 and chosen in BINARY:
         raise UsageError(
             f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
@@ -103,7 +95,8 @@ def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | No
         for place, statement in enumerate(statements):
             if place:
                 sink.write(b"\n")
-            with process.answer(statement, native=chosen in BINARY) as reader:
+            types = NATIVE if chosen in BINARY else PLAIN
+            with store.reader(statement, types=types, seconds=seconds) as reader:
                 write_answer(reader, chosen, sink)
 
     try:

@@ -1,1 +1,0 @@
-"""Queries of a user: one at a time, or at a prompt."""
