@@ -232,19 +232,6 @@ def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFra
     return frame.join(wide, on="checkpoint", how="left", maintain_order="left")
 
 
-def accuracy_pairs(store: Store, label: str, checkpoints: pl.DataFrame) -> pl.DataFrame:
-    """Rows of checkpoint, benchmark, imagenet and accuracy of a study's models that have both, in percent.
-
-    The benchmarks are those of EVERYWHERE; `checkpoints` has a column checkpoint.
-    """
-    top1 = with_accuracies(store, label, checkpoints.select("checkpoint").unique(maintain_order=True))
-    shifts = [benchmark for benchmark in EVERYWHERE if benchmark in top1.columns]
-    if "imagenet" not in top1.columns:
-        top1, shifts = top1.with_columns(imagenet=pl.lit(None, pl.Float64)), []
-    pairs = top1.drop_nulls("imagenet").unpivot(shifts, index=["checkpoint", "imagenet"], variable_name="benchmark")
-    return pairs.rename({"value": "accuracy"}).drop_nulls("accuracy")
-
-
 def study_models(values: pl.DataFrame) -> pl.DataFrame:
     """The 48: the shipped figures, and the study's accuracy on each benchmark of SHIFTS that other sources have too."""
     top1 = accuracies(values, "study").drop("input_size").rename({"name": "model"})
