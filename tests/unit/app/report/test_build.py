@@ -335,7 +335,6 @@ def test_what_changed_between_two_databases(reported: Path, tmp_path: Path) -> N
     page = page_of(tmp_path / "better.duckdb", against=str(reported))
     changes = page.sections["changes"]
     assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
-    assert re.search(r"the largest difference is \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\] points", changes)
     assert page.sections["changes"].count("critical_band") == 5 * 29
 
 
