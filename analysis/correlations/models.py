@@ -22,7 +22,7 @@ from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
 
-FEWEST = 4
+FEWEST_MODELS = 4
 """Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
 MODELS_AT_ONCE = 64
 """Models whose clean predictions are read by one query: a query takes longer than to read a thousand of them."""
@@ -49,7 +49,8 @@ class Models:
         return len(self.category)
 
     @property
-    def z_there(self) -> Mask:
+    def has_z(self) -> Mask:
+        """(n,): models whose z is known."""
         return np.zeros(self.n, bool) if self.z is None else ~np.isnan(self.z)
 
     @property
@@ -57,19 +58,18 @@ class Models:
         """(a, b): pairs of which one has intervals of its own."""
         return np.asarray(self.x_spread.has_interval[:, None] | self.y_spread.has_interval[None, :])
 
-    def part(self, complete: Mask, of_x: Index, of_y: Index) -> Models:
+    def part(self, complete: Mask, biases: Index, groups: Index) -> Models:
         """Some of the models, biases and groups."""
-        here_x, here_y = np.ix_(of_x, np.flatnonzero(complete)), np.ix_(of_y, np.flatnonzero(complete))
+        models = np.flatnonzero(complete)
+        rows_x, rows_y = np.ix_(biases, models), np.ix_(groups, models)
         return Models(
-            [self.biases[i] for i in of_x],
-            [self.groups[i] for i in of_y],
-            self.x[here_x],
-            self.y[here_y],
-            Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
-            Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
-            None
-            if self.shared is None
-            else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(complete))],
+            [self.biases[i] for i in biases],
+            [self.groups[i] for i in groups],
+            self.x[rows_x],
+            self.y[rows_y],
+            Spread(self.x_spread.down[rows_x], self.x_spread.up[rows_x]),
+            Spread(self.y_spread.down[rows_y], self.y_spread.up[rows_y]),
+            None if self.shared is None else self.shared[np.ix_([*biases, *(len(self.x) + groups)], models)],
             self.control,
             None if self.z is None else self.z[complete],
             self.category[complete],
@@ -129,15 +129,15 @@ def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread
 
 def complete_blocks(x: Floats, y: Floats) -> Iterator[tuple[Mask, Index, Index]]:
     """(models, variables of x, variables of y) that are complete together; each pair of variables is in one block."""
-    for x_there, of_x in _by_gaps(x):
-        for y_there, of_y in _by_gaps(y):
-            yield x_there & y_there, of_x, of_y
+    for complete_x, variables_x in _by_gaps(x):
+        for complete_y, variables_y in _by_gaps(y):
+            yield complete_x & complete_y, variables_x, variables_y
 
 
 def _by_gaps(values: Floats) -> list[tuple[Mask, Index]]:
     """(models that are there, variables of which this holds) for each pattern of missing values."""
-    patterns, of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
-    return [(pattern, np.flatnonzero(of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
+    patterns, pattern_of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    return [(pattern, np.flatnonzero(pattern_of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
 
 
 # The models of a study in a results database
@@ -184,8 +184,10 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     models, no metrics, or no accuracies, it gives the reason in words.
     """
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
-    if len(models) < FEWEST:
-        return f"{plural(len(models), 'model')}, and a correlation needs {FEWEST}; run a study of more checkpoints"
+    if len(models) < FEWEST_MODELS:
+        return (
+            f"{plural(len(models), 'model')}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints"
+        )
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")

@@ -88,7 +88,9 @@ INTEGER = "integer thresholds"
 def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
     """Right answers and trials, (5, 7) each; StoreError for anything else."""
     names = [f"noise{sd:g}freq{frequency}" for sd in NOISE_SDS for frequency in FREQUENCIES]
-    pairs = [cells[name] for name in names] if isinstance(cells, dict) and cells.keys() == set(names) else [None]
+    pairs: list[Any] = [None]
+    if isinstance(cells, dict) and cells.keys() == set(names):
+        pairs = [cells[name] for name in names]
     for pair in pairs:
         is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
         if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
