@@ -101,8 +101,8 @@ class ReleasePair:
         blocks = list[dict[str, Any]]()
         lost, limit = self.right[0] & ~self.right[1], limits.negative_flips
         for name, images in slices:
-            flips, before, now = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
-            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - before, 1 - now)}
+            flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
+            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - share_a, 1 - share_b)}
             for measure, d, (mean_before, mean_now), counted in self._losses(images):
                 sums, sizes, _ = sums_by_cluster(d, self.clusters[counted])
                 compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
@@ -117,8 +117,8 @@ class ReleasePair:
                 share, effective, freedom = flip_share(lost[:, images], self.clusters[images])
                 low, high = wilson(share, effective, student(freedom))
                 above = p_above(share, effective, freedom, limit)
-                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": before}
-                block |= {"now": now, "loss": share, "loss_low": low, "loss_high": high}
+                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": share_a}
+                block |= {"now": share_b, "loss": share, "loss_low": low, "loss_high": high}
                 block |= {"p_pass": 1 - above, "p_fail": above, "effect": len(images) / effective}
                 blocks.append(block | flip_columns)
         if not blocks:  # no image of the set counts for any of the measures
@@ -133,17 +133,17 @@ class ReleasePair:
 
     def largest(self, slices: Iterable[Slice], seed: int) -> Floats:
         """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has one weight in all of them."""
-        distinct, cluster = np.unique(self.clusters, return_inverse=True)
-        largest = np.zeros(DRAWS)
+        ids, cluster = np.unique(self.clusters, return_inverse=True)
+        maxima = np.zeros(DRAWS)
         contributions = [matrix for _, images in slices for matrix in self._contributions(images, cluster)]
-        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(distinct))
+        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
         for first in range(0, DRAWS, size):
-            block = largest[first : first + size]
-            weights = random.standard_normal((len(block), len(distinct)), np.float32)
+            block = maxima[first : first + size]
+            weights = random.standard_normal((len(block), len(ids)), np.float32)
             for places, per_cluster in contributions:
-                statistics = (weights if len(places) == len(distinct) else weights[:, places]) @ per_cluster
+                statistics = (weights if len(places) == len(ids) else weights[:, places]) @ per_cluster
                 np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
-        return largest
+        return maxima
 
     def _losses(self, images: Whole) -> Iterator[tuple[str, Floats, tuple[Floats, Floats], Whole]]:
         """Each measure with d (conditions, m), its means before and now, and the m of the images that count."""
@@ -179,28 +179,28 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
     to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
     to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
     flips = images_for_share(loss, margin, quantile)
-    needed = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
-    needed = np.maximum(needed * effect, rows["n"].to_numpy() + 1)
-    judged = rows.with_columns(
+    counts = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
+    counts = np.maximum(counts * effect, rows["n"].to_numpy() + 1)
+    table = rows.with_columns(
         p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
     ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
-    return judged.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(needed)))
+    return table.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(counts)))
 
 
-def worst_loss(rows: pl.DataFrame, largest: Floats) -> dict[str, Any] | None:
+def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
     """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
 
     `largest` is the largest statistic of the table in each draw.
     """
-    tested = rows.filter(pl.col("error").is_not_null())
-    if tested.is_empty():
+    candidates = rows.filter(pl.col("error").is_not_null())
+    if candidates.is_empty():
         return None
-    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(largest, 1 - ALPHA))))
-    half = student(tested["freedom"].to_numpy(), alpha) * tested["error"].to_numpy()
-    centre = tested["centre"].to_numpy()
+    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
+    half = student(candidates["freedom"].to_numpy(), alpha) * candidates["error"].to_numpy()
+    centre = candidates["centre"].to_numpy()
     row = int(np.argmax(centre - half))
     ends = {"loss_low": max(-1.0, float((centre - half)[row])), "loss_high": min(1.0, float((centre + half)[row]))}
-    return tested.select(ROWS).row(row, named=True) | ends
+    return candidates.select(ROWS).row(row, named=True) | ends
 
 
 SCHEMA = (
@@ -231,27 +231,29 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         raise UsageError(f"{label}: no cell in common: {lacking or 'neither has any'}; run both on the same sets")
     side_a = Side.from_run(a, PredictionReader(a.store))
     side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
-    judged = matched.filter(~pl.col("same"))
-    frames, largest, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
-    for (checkpoint, image_set), group in judged.group_by("checkpoint", "image_set", maintain_order=True):
+    differing_cells = matched.filter(~pl.col("same"))
+    frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
+    for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
         kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
         slices = [*chain.from_iterable(slices_by_kind.values())]
         frames.append(pair.rows(slices, limits))
         # Checkpoints on the same images share the draws of these.
-        np.maximum(largest, pair.largest(slices, int(group["digest"][0][:8], 16)), out=largest)
+        np.maximum(maxima, pair.largest(slices, int(group["digest"][0][:8], 16)), out=maxima)
         advance(len(group))
     rows = decide(pl.concat(frames, how="diagonal"))
-    if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
+    if absences := [name for name in limits.measures if len(differing_cells) and name not in rows["measure"]]:
         raise UsageError(
-            f"{label}: no image has a number of {', '.join(absent)}; leave it out of {name_limit('measures')}"
+            f"{label}: no image has a number of {', '.join(absences)}; leave it out of {name_limit('measures')}"
         )
-    if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
-        raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of {name_limit('slices')}")
+    if absences := [kind for kind in limits.slices if len(differing_cells) and kind not in kinds]:
+        raise UsageError(
+            f"{label}: no image has a known {' or '.join(absences)}; leave it out of {name_limit('slices')}"
+        )
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
     rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
     table = pl.concat([rows.select(ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal")
-    return Gated(label, table, rule, worst=worst_loss(rows, largest), lacking=lacking)
+    return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking=lacking)
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
@@ -291,18 +293,18 @@ def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
 
 def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -> str:
     """The number of cells of a run that another lacks, and of which checkpoints, image sets and probes they are."""
-    rest, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
-    partly = rest
+    remainder, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
+    partly = remainder
     for column in MATCH[:3]:
-        absent = rest.join(counterparts, on=column, how="anti", maintain_order="left")[column].unique(
+        values = remainder.join(counterparts, on=column, how="anti", maintain_order="left")[column].unique(
             maintain_order=True
         )
-        if len(absent):
-            words.append(f"{column.replace('_', ' ')} {some_of(absent)}")
-            partly = partly.filter(~pl.col(column).is_in(absent.implode()))
+        if len(values):
+            words.append(f"{column.replace('_', ' ')} {some_of(values)}")
+            partly = partly.filter(~pl.col(column).is_in(values.implode()))
     if len(partly):
         words.append(f"some settings of {some_of(partly['probe'].unique(maintain_order=True))}")
-    return f"{len(rest):,} of {name} alone ({', '.join(words)})" if len(rest) else ""
+    return f"{len(remainder):,} of {name} alone ({', '.join(words)})" if len(remainder) else ""
 
 
 def _read_pair(

@@ -82,7 +82,9 @@ def fit_line(x: ArrayLike, y: ArrayLike, axes: Axes = "probit") -> Line:
     first, second = _on_axes(x, axes), _on_axes(y, axes)
     finite = np.isfinite(first) & np.isfinite(second)
     if finite.sum() < LINE_MODELS:
-        raise UsageError(f"effective robustness: {finite.sum()} models have both accuracies; a line needs {LINE_MODELS}")
+        raise UsageError(
+            f"effective robustness: {finite.sum()} models have both accuracies; a line needs {LINE_MODELS}"
+        )
     first, second = first[finite], second[finite]
     slope, intercept = np.polyfit(first, second, 1)
     r2 = float(np.corrcoef(first, second)[0, 1] ** 2)

@@ -109,9 +109,11 @@ def read_models(
 
 def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
     """Columns as (variables, models), NaN for what is no finite number. Raises StoreError for one that is not there."""
-    absent = [name for name in dict.fromkeys(names) if name not in frame.columns]
-    if absent:
-        raise StoreError(f"correlation: no column {', '.join(absent)}; the frame has {', '.join(frame.columns)}")
+    unknown_columns = [name for name in dict.fromkeys(names) if name not in frame.columns]
+    if unknown_columns:
+        raise StoreError(
+            f"correlation: no column {', '.join(unknown_columns)}; the frame has {', '.join(frame.columns)}"
+        )
     columns = [frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names]
     values = np.array(columns, dtype=np.float64).reshape(len(names), len(frame))
     return np.where(np.isfinite(values), values, np.nan)
@@ -188,16 +190,16 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return (
             f"{plural(len(models), 'model')}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints"
         )
-    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
-    meant = ~pl.col("state").is_in(MEANINGLESS)
-    measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
+    metrics = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
+    has_meaning = ~pl.col("state").is_in(MEANINGLESS)
+    metrics = metrics.with_columns(pl.when(has_meaning).then(pl.col("value", "low", "high"))).drop("state")
     titles = own_titles(store, label)
-    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
+    metric = metrics.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     metric = without_replaced(metric)
     if metric.is_empty():
         return f"no metrics; run `bandlens analyze --db {quoted(store.path)} --study {quoted(label)}` first"
     read_errors = _group_errors
-    accuracy = measured.filter(
+    accuracy = metrics.filter(
         pl.col("image_set").is_null(),
         pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
         pl.col("value").is_not_null(),
@@ -206,20 +208,20 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
         return "no clean accuracy to correlate with; add a labelled image set to the study"
-    ambiguous = pl.col("image_set").n_unique().over("metric") > 1
+    on_several_sets = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
-        metric=pl.when(ambiguous).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+        metric=pl.when(on_several_sets).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     denominators = denominators_of(metric.select("metric", "image_set").unique().rows())
-    biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    long = pl.concat([metric, accuracy])
-    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
-    if len(doubled):
-        checkpoint, name = doubled.select("checkpoint", "metric").row(0)
+    biases, groups = (sorted(values["metric"].unique()) for values in (metric, accuracy))
+    values = pl.concat([metric, accuracy])
+    duplicates = values.filter(values.select("checkpoint", "metric").is_duplicated())
+    if len(duplicates):
+        checkpoint, name = duplicates.select("checkpoint", "metric").row(0)
         return f"{checkpoint} has {name} more than once; give each image set a name of its own"
     errors = read_errors(store, label) if with_errors else {}
-    wide = _wide(models, long)
-    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles, denominators)
+    table = _wide(models, values)
+    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)
 
 
 def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[str]]:
@@ -251,9 +253,9 @@ def _group_errors(store: Store, label: str) -> Errors:
     )
     benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
-            if measured.share and name in GROUPS:
-                errors.setdefault(name, {})[checkpoint] = measured.share
+        for name, mean in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
+            if mean.share and name in GROUPS:
+                errors.setdefault(name, {})[checkpoint] = mean.share
         predictions.forget()
     return errors
 
@@ -268,11 +270,11 @@ def _clean_errors(store: Store, label: str) -> Errors:
     errors: dict[str, dict[str, Share]] = {}
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
-        of_set = errors.setdefault(clean_group(str(name)), {})
+        errors_of_set = errors.setdefault(clean_group(str(name)), {})
         for models in group.sort("cell").iter_slices(MODELS_AT_ONCE):
             decisions = read_decisions(store, models["cell"].to_list())
-            for checkpoint, of_model in zip(models["checkpoint"], decisions, strict=True):
-                of_set[checkpoint] = share_of(np.asarray(of_model.rank == 0), clusters)
+            for checkpoint, outcome in zip(models["checkpoint"], decisions, strict=True):
+                errors_of_set[checkpoint] = share_of(np.asarray(outcome.rank == 0), clusters)
     return errors
 
 
@@ -299,12 +301,12 @@ def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
 
 
 def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
-    wide = models
+    table = models
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"
         columns = long.with_columns(pl.col("metric") + suffix).pivot("metric", index="checkpoint", values=end)
-        wide = wide.join(columns, on="checkpoint", how="left", maintain_order="left")
-    return wide
+        table = table.join(columns, on="checkpoint", how="left", maintain_order="left")
+    return table
 
 
 def _control(store: Store, label: str, groups: list[str]) -> str | None:

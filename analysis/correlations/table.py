@@ -97,14 +97,14 @@ def correlate(
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
-    made = ~np.isnan(p)
-    tests = int(made.sum())
-    smallest = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], made, strict=True)]
+    has_p = ~np.isnan(p)
+    tests = int(has_p.sum())
+    detectable = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], has_p, strict=True)]
     table = table.with_columns(
         method=pl.lit(method),
         p_holm=pl.Series(holm(p)),
         p_bh=pl.Series(benjamini_hochberg(p)),
-        detectable=pl.Series(smallest, dtype=pl.Float64),
+        detectable=pl.Series(detectable, dtype=pl.Float64),
     )
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -142,8 +142,8 @@ def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame
     """The rows of one subset, bias slowest, without method, subset and adjusted p."""
     empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
     blocks = [empty]
-    for complete, biases, groups in complete_blocks(models.x, models.y):
-        block = models.part(complete, biases, groups)
+    for models_of_block, biases, groups in complete_blocks(models.x, models.y):
+        block = models.part(models_of_block, biases, groups)
         columns = {
             "bias": np.repeat(np.array(block.biases, object), len(groups)),
             "group": np.tile(np.array(block.groups, object), len(biases)),
