@@ -253,7 +253,7 @@ def _group_errors(store: Store, label: str) -> Errors:
     )
     benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, mean in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
+        for name, mean in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured.items():
             if mean.share and name in GROUPS:
                 errors.setdefault(name, {})[checkpoint] = mean.share
         predictions.forget()
