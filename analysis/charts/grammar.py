@@ -209,8 +209,8 @@ def legend_below() -> alt.Legend:
     return alt.Legend(orient="bottom", gradientLength=200)
 
 
-def signed(number: float | None, digits: str = ".2f") -> str:
-    """The text of a number on a tile, with a true minus sign."""
+def signed(number: float | None, digits: str = "z.2f") -> str:
+    """The text of a number on a tile, with a true minus sign; zero has none."""
     return "–" if number is None else f"{number:{digits}}".replace("-", "−")
 
 
