@@ -71,6 +71,11 @@ def _open_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    # Results get a number of their own: what libraries, and programs that they start, print goes to standard error.
+    sys.stdout = sys.__stdout__ = os.fdopen(  # type: ignore[misc]
+        os.dup(1), "w", 1 if sys.stdout.isatty() else -1, sys.stdout.encoding
+    )
+    os.dup2(2, 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import textwrap
+import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import unwritable
+from ..core.progress import slow_step
 from ..core.untrusted import printable
 from .formats import Format, Rows, csv_text, json_text, paper_text
 from .tables import Table, TableLayout, cell_text, columns_of, lay_out
@@ -211,8 +213,9 @@ class _Stderr(logging.Handler):
     """A handler that prints on stderr as it is at the moment of printing, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        bars = sys.modules.get("tqdm")  # where it was never imported, no bar is drawn
-        # A bar is erased, and drawn again below the line.
+        # A bar is erased, and drawn again below the line. Without a terminal, bars are lines of the log themselves: the
+        # thread that draws one has tqdm's lock and waits for that of the log, so this one must not wait for tqdm's.
+        bars = sys.modules.get("tqdm") if sys.stderr.isatty() else None
         with bars.tqdm.external_write_mode(file=sys.stderr) if bars else nullcontext():
             print(printable(self.format(record), kept="\n\t"), file=sys.stderr)
 
@@ -273,7 +276,23 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
             # Fractions may add up to a little more than the total, which tqdm warns of.
             bar.update(amount if total is None else min(amount, total - bar.n))
 
-        yield advance
+        # A thread names the step that takes long, since nothing advances meanwhile.
+        ended = threading.Event()
+        watch = threading.Thread(target=_name_slow_steps, args=[bar, title, ended], name="slow steps", daemon=True)
+        watch.start()
+        try:
+            yield advance
+        finally:
+            ended.set()
+            watch.join()
+
+
+def _name_slow_steps(bar: Any, title: str, ended: threading.Event) -> None:
+    slow = ""
+    while not ended.wait(bar.maxinterval):
+        before, slow = slow, slow_step()
+        if slow or before:
+            bar.set_description_str(f"{title} ({slow})" if slow else title)
 
 
 class _Lines:
