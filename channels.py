@@ -6,13 +6,25 @@ import mmap
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import tempfile
-import threading
+import time
+import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
+
+from .core.errors import BandlensError
+from .core.processes import describe_exit, end_with_parent
 
 ALIGNMENT = 64
 """Bytes that each array begins at a multiple of, as NumPy's own do at least."""
+LOOK_SECONDS = 0.5
+"""Seconds between two looks at whether the process still lives: one that it forked may hold its socket open."""
+END_SECONDS = 10.0
+"""Seconds that a process has to end after its socket was closed: memory and GPUs take a while to be given back."""
 
 
 class Channel:
@@ -82,19 +94,99 @@ def _slices(start: int, sizes: Iterable[int]) -> Iterator[slice]:
         start += size
 
 
-def end_with_parent() -> None:
-    """From now on, end this process when the one that started it is gone, also in the middle of a call."""
-    threading.Thread(target=_end_without, args=[os.getppid()], daemon=True).start()
-
-
-def _end_without(parent: int) -> None:
-    # Linux could send a signal (PR_SET_PDEATHSIG), but does so when the thread that started this process ends, and that
-    # may be one that perturbs. `time.sleep` is not used, since the user's file may replace it.
-    while os.getppid() == parent:
-        threading.Event().wait(0.5)
-    os._exit(1)
-
-
 def _unnamed_file() -> IO[bytes]:
     """A file in memory, where the system has such files."""
     return os.fdopen(os.memfd_create("channel"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+
+
+def open_channel() -> Channel:
+    """The channel to the command that started this process, which from now on ends with it.
+
+    Where memory is short, this process is the first to be ended.
+    """
+    # The socket gets another number, since `input()` would read messages from 0.
+    channel = Channel(socket.socket(fileno=os.dup(0)))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    with suppress(OSError):  # only Linux has it
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    end_with_parent()
+    return channel
+
+
+class ChannelProcess:
+    """A process on the other end of a channel. It ends with the last reference to it, if not before."""
+
+    def __init__(self, module: str, *task: Any, **environment: str) -> None:
+        """Run a module as a program, which opens its end (`open_channel`) and gets `sys.path` and `task`.
+
+        `environment` are variables in addition to those of this process.
+        """
+        end, its_end = socket.socketpair()
+        end.settimeout(LOOK_SECONDS)
+        # Where standard error was closed, its number may be another file's by now.
+        prints = 2 if sys.__stderr__ else subprocess.DEVNULL
+        with its_end:
+            self.process = subprocess.Popen(
+                # -u: what it prints comes before it crashes
+                [sys.executable, "-u", "-P", "-m", module],
+                stdin=its_end.fileno(),
+                stdout=prints,
+                stderr=prints,
+                env=os.environ | environment,
+                start_new_session=True,  # Ctrl-C is for this process, with which it ends
+            )
+        self._channel = Channel(end)
+        self.end = weakref.finalize(self, _end, self.process, end)
+        self.description: Any = None
+        self.send((sys.path, task))
+
+    def send(self, message: object) -> None:
+        """MemoryError where there is no room for the message."""
+        with suppress(OSError):  # it has ended, as `receive` will tell
+            self._channel.send(message)
+
+    def fileno(self) -> int:
+        """The number of the socket, which can be read once there is a message, or the process has ended."""
+        return self._channel.fileno()
+
+    def receive(self, seconds: float) -> Any:
+        """Its next message. Raises TimeoutError; and OSError, EOFError or UnpicklingError where the process ends."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self._channel.receive()
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    raise EOFError from None
+                if time.monotonic() > deadline:
+                    raise
+
+
+def describe_end(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended that answers no more."""
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "closed the socket that it answers on"
+    return describe_exit(code)
+
+
+def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):  # a process that waits for a driver dies when that comes back
+        process.wait(END_SECONDS)
+    end.close()
+
+
+def receive_answer(
+    process: ChannelProcess, seconds: float, failing: str, error: type[BandlensError]
+) -> tuple[Any, Any]:
+    """A result and None, or None and what was refused; `error` where it has ended or takes more `seconds`."""
+    try:
+        result, refusal = process.receive(seconds)
+    except (OSError, EOFError, pickle.UnpicklingError) as failure:
+        late = isinstance(failure, TimeoutError)
+        fate = f"it takes more than {seconds:g} s" if late else f"its process {describe_end(process.process)}"
+        process.end()  # whoever keeps the error keeps a reference to the process, which may compute for ever
+        raise error(f"{failing}: {fate}") from None
+    return result, refusal

@@ -20,6 +20,7 @@ from ..core.errors import BandlensError, DeviceError, UsageError
 from ..core.protocol import CLASSES
 from ..core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
 from ..core.timeouts import Watchdog
+from ..core.user_functions import show_stack
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
@@ -227,6 +228,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
     except BandlensError as error:  # the probe raised it
         smaller_groups = group.by_condition()
         if len(smaller_groups) == 1:
+            show_stack(error)
             for work in group.works:
                 work.error = work.error or str(error)
         else:

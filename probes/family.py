@@ -110,8 +110,8 @@ class Family:
     """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
     smaller: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     """Title -> [probes] table of fewer conditions that tell much of the same; `plan` offers them with their cost."""
-    files: tuple[str, ...] = ()
-    """Files that the version of a user's probe covers, relative to the folder of its own."""
+    files: tuple[str, ...] | None = None
+    """Files that the version of a user's probe covers, relative to the folder of its own; None for a built-in one."""
 
     def conditions(self, table: Mapping[str, Any]) -> list[Condition]:
         """The one beside, and every combination of the table's values, one or a list for each parameter; each once."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import UnknownName, UsageError
 from ..core.records import Condition, Value, in_words
-from ..user_source import TABLE_KEYS
+from ..core.user_code import TABLE_KEYS
 from .attacks import ATTACKS
 from .bilateral import BILATERAL
 from .clean import CLEAN
@@ -25,7 +25,7 @@ from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
 from .power_law import POWER_LAW_NOISE
 from .spectral import HIGHPASS, LOWPASS
 from .uniform_noise import UNIFORM_NOISE
-from .user import start_probe, user_family
+from .user import user_family
 
 FAMILIES = {
     family.name: family
@@ -92,23 +92,20 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
     """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
 
     Args:
-        probes: family name -> parameter name -> value or list of values; a table with `file` is a user's probe.
+        probes: family name -> parameter name -> value or list of values; a table with `file`, or with a `function`
+            in memory, is a user's probe.
         folder: what a user's `file` is relative to.
     """
-    functions = {}
-    for name, table in probes.items():
-        if not isinstance(table, Mapping):
-            raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
-        if "file" in table:
-            if name in KNOWN:
-                raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
-            functions[name] = start_probe(name, table, folder)
     families: dict[str, Family] = {"clean": CLEAN}
     conditions: list[Condition] = CLEAN.conditions({})
     for name, table in probes.items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
         parameters = table
-        if name in functions:
-            family = _with_axes(user_family(name, functions[name]), table.get("axis", []))
+        if "file" in table or callable(table.get("function")):
+            if name in KNOWN:
+                raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
+            family = _with_axes(user_family(name, table, folder), table.get("axis", []))
             parameters = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "axis")}
         elif name in KNOWN:
             family = KNOWN[name]

@@ -1,31 +1,32 @@
-"""A user's own measure: a function of a Python file from a model's decisions to a number, or to one of every image."""
+"""A user's own measure: a function from a model's decisions to a number, or to one of every image."""
 
 # The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
 # values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over
 # clusters; one number has percentiles over resampled clusters, for which the function is called again. So has the
-# difference from the clean images, paired over the same images. Identity, process and errors are those of own probes.
+# difference from the clean images, paired over the same images. Identity and errors are those of own probes.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ...core.errors import BandlensError, StoreError, UsageError
 from ...core.records import digest_of
-from ...user_function import UserFunction, settings_of
-from ...user_source import TABLE_KEYS, parse_source
+from ...core.user_code import TABLE_KEYS
+from ...core.user_functions import UserFunction, settings_of, show_stack, user_function
 from ..database.store import Store
 from ..statistics.arrays import Floats, Whole
-from ..statistics.images import interval
+from ..statistics.images import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
 from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, estimate_of, nothing, too_few_images
 from .outcomes import CellOutcomes, Decisions, Outcomes
-from .own_process import Answer, answer_of_cell
 from .registry import MEASURES
 
 RESERVED: Mapping[str, str] = {
@@ -42,29 +43,37 @@ COLUMNS, INTERVAL_ENDS = ("category", "checkpoint"), ("_low", "_high")
 """Columns of tables of models beside their numbers, and the endings of those that hold intervals."""
 OF_LABELS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
-CALL_SECONDS = 60.0
-"""Seconds that a call may take. One is for a single cell; a measure that takes more would take hours for a study."""
+RESAMPLES = 200
+"""Resamples of clusters for the interval of a number: each calls the function again."""
 ENOUGH = 0.95
 """Share of resamples that must have a number for an interval."""
-MOST_FAILURES = 3
-"""Failures in a row after which a measure is not called again: a process that crashes takes a while to start."""
 
 
-def start_measures(tables: Mapping[str, Mapping[str, Any]], folder: Path) -> list[OwnMeasure]:
-    """Start the processes of a study's own measures and describe them.
+class Answer(NamedTuple):
+    """The answer of a function for one cell."""
+
+    value: float | None
+    """A number of the whole cell."""
+    values: Floats | None
+    """(n,): a number of every image."""
+    drawn: Floats
+    """(RESAMPLES,): the number of the cell in resamples of its clusters; empty with few clusters."""
+
+
+def read_measures(tables: Mapping[str, Any], folder: Path) -> list[OwnMeasure]:
+    """Import a study's own measures.
 
     Args:
         tables: the study's [measures]: name -> file, uses, function, unit, and values of parameters.
         folder: the study's folder, which a measure's `file` is relative to.
 
-    Raises UsageError where a table, or the file that it names, is none of a measure.
+    Raises UsageError where a table, or the function that it names, is none of a measure.
     """
-    functions = {name: _start(name, table, folder) for name, table in tables.items()}
-    return [_describe(name, function, tables[name]) for name, function in functions.items()]
+    return [_read_measure(name, table, folder) for name, table in tables.items()]
 
 
-def _start(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
-    if not isinstance(table, Mapping) or "file" not in table:
+def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
+    if not isinstance(table, Mapping) or not ("file" in table or callable(table.get("function"))):
         raise UsageError(f'measure {name} must be a table with a file, such as {name} = {{ file = "{name}.py" }}')
     for why, refused in (
         ("a built-in measure has that name", name in MEASURES),
@@ -78,25 +87,20 @@ def _start(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
             f"measure {name}: {reserved[0]} is {RESERVED[reserved[0]]}, which its function is given; call the "
             "function's own parameter something else"
         )
-    source = parse_source(f"measure {name}", table, folder)
-    return UserFunction(f"measure {name}", source, str(table.get("function") or name), "predicted", StoreError)
-
-
-def _describe(name: str, function: UserFunction, table: Mapping[str, Any]) -> OwnMeasure:
-    title, parameters = function.describe()
-    defaults = settings_of(parameters, RESERVED, function)
-    taken = tuple(parameter for parameter in parameters if parameter in RESERVED)
+    function = user_function(f"measure {name}", name, table, folder, "predicted", StoreError)
+    defaults = settings_of(function.parameters, RESERVED, function)
+    taken = tuple(parameter for parameter in function.parameters if parameter in RESERVED)
     settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:
         if key not in defaults:
-            raise UsageError(f"measure {name}: {function.name} in {function.source.file} has no parameter {key}")
+            raise UsageError(f"measure {name}: {function.name}{function.place} has no parameter {key}")
     for key, default in defaults.items():
         if key not in settings and not default:
             raise UsageError(f"measure {name}: {key} has no default; give it a value in the study")
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise UsageError(f"measure {name}: unit must be text, such as share, not {unit!r}")
-    return OwnMeasure(name, title or name.replace("_", " "), unit, function, taken, settings)
+    return OwnMeasure(name, function.title or name.replace("_", " "), unit, function, taken, settings)
 
 
 @dataclass
@@ -112,15 +116,13 @@ class OwnMeasure:
     settings: Mapping[str, Any]
     answers: dict[int, Answer] = field(default_factory=dict, repr=False)
     """Answers by the cell that they are of (cell.id): `compare` pairs them with those of another run."""
-    _failures: int = 0
-    _last_failure: str = ""
     _clean: tuple[Decisions, Answer | str] | None = field(default=None, repr=False)
     """The decisions on clean images that were asked about last, and the answer: each condition is compared with it."""
 
     @property
     def digest(self) -> str:
         """Identity of the numbers: the files, the function and the values of its parameters."""
-        return digest_of(self.function.digest, self.function.name, dict(self.settings))
+        return digest_of(self.function.code.digest, self.function.name, dict(self.settings))
 
     @property
     def condition_measure(self) -> Measure[CellOutcomes]:
@@ -159,8 +161,6 @@ class OwnMeasure:
 
     def _answer(self, cell: CellOutcomes) -> Answer | str:
         """The answer of the function for a cell, or the reason why there is none."""
-        if self._failures >= MOST_FAILURES:
-            return self._last_failure
         arrays = _arrays(cell, self.taken)
         for name in ("confidence", "label_rank"):
             if name in arrays and arrays[name] is None:
@@ -168,22 +168,58 @@ class OwnMeasure:
         if "right" in self.taken and cell.right is None:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
-            answer: Answer = self.function.call(
-                answer_of_cell,
-                self.function.what,
-                arrays,
-                cell.images.clusters,
-                self.settings,
-                seconds=CALL_SECONDS,
-            )
+            with self.function.at_work():
+                answer = self._call(arrays, cell.images.clusters)
         except BandlensError as error:
-            self._failures, self._last_failure = self._failures + 1, str(error)
+            show_stack(error)
             return str(error)
-        self._failures = 0
-        # Arrays of a result lie in memory that the next call overwrites.
-        values = None if answer.values is None else answer.values.copy()
-        answer = self.answers[cell.decisions.cell] = Answer(answer.value, values, answer.drawn.copy())
+        self.answers[cell.decisions.cell] = answer
         return answer
+
+    def _call(self, arrays: Mapping[str, Any], clusters: Whole) -> Answer:
+        """Call the function on a cell, and on resamples of its clusters if it gives one number.
+
+        Raises StoreError where the result is neither a finite number nor one of every image.
+        """
+        what, count = self.function.what, len(clusters)
+        result = self.function(**_rows_of(arrays, np.arange(count)), **self.settings)
+        try:
+            numbers = np.asarray(result)
+        except Exception as error:
+            raise StoreError(f"{what} returned {type(result).__name__}; expected a number, or {count}") from error
+        if numbers.dtype.kind not in "fiub":
+            raise StoreError(f"{what} returned {numbers.dtype} values; expected numbers")
+        if numbers.shape not in ((), (count,)):
+            raise StoreError(
+                f"{what} returned an array of shape {numbers.shape}; expected a number, or shape ({count},)"
+            )
+        if not np.isfinite(numbers).all():
+            raise StoreError(f"{what} returned {numbers if numbers.ndim == 0 else 'NaN or an infinite number'}")
+        if numbers.ndim:
+            return Answer(None, numbers.astype(np.float64), np.zeros(0))
+        return Answer(float(numbers), None, self._resampled(arrays, clusters))
+
+    def _resampled(self, arrays: Mapping[str, Any], clusters: Whole) -> Floats:
+        """(RESAMPLES,) numbers of resampled clusters, NaN where the function fails; empty with few clusters."""
+        _, ids = np.unique(clusters, return_inverse=True)
+        order, sizes = np.argsort(ids, kind="stable"), np.bincount(ids)
+        if len(sizes) < FEWEST_CLUSTERS:
+            return np.zeros(0)
+        members = np.split(order, np.cumsum(sizes)[:-1])
+        rng, numbers = np.random.default_rng(0), np.full(RESAMPLES, np.nan)
+        for row in range(RESAMPLES):
+            index = np.concatenate([members[cluster] for cluster in rng.integers(len(sizes), size=len(sizes))])
+            resampled = {
+                name: array[index] if isinstance(array, np.ndarray) else array for name, array in arrays.items()
+            }
+            with suppress(Exception):  # some resamples lack what the function needs
+                numbers[row] = self.function(**resampled, **self.settings)
+        return numbers
+
+
+def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Copies of some rows, which the function may change."""
+    return {name: array[rows] if isinstance(array, np.ndarray) else array for name, array in arrays.items()}
 
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:

@@ -66,13 +66,13 @@ def analyze(
     from ...analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
     from ...analysis.measures.error_consistency import judged_images, write_consistencies
     from ...analysis.measures.outcomes import subjects
-    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.own import read_measures
 
     path, options = existing(db), Options(resamples, rgb_reference)
     if isinstance(study, str):
         name, measures = study, []
     else:
-        name, measures = study.name, start_measures(study.measures, study.folder)
+        name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
@@ -87,24 +87,25 @@ def analyze(
 
 
 def measure(
-    file: File, db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
+    file: File | Callable[..., Any], db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
 ) -> pl.DataFrame:
     """Compute a measure of one's own of what is stored, and keep it: its rows of the view `condition_metric`.
 
     Args:
-        file: a Python file; it is loaded in a process of its own, never in this one.
+        file: a Python file, or a function.
         db: the results database.
         study: name or name@version; it must stand for one study.
-        name: of the measure and its function; by default that of the file.
+        name: of the measure and its function; by default that of the file or function.
         settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
     """
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.measures.compute import compute_own, stored_values
-    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.own import read_measures
 
-    path, called = existing(db), name or Path(file).stem
-    measures = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
+    path, called = existing(db), name or (file.__name__ if callable(file) else Path(file).stem)
+    where = {"function": file} if callable(file) else {"file": str(Path(file).absolute())}
+    measures = read_measures({called: {**where, **settings}}, Path())
     with open_store(path) as store:
         label = study_label(store, None if study == "*" else study)
         compute_own(store, label, measures)
@@ -117,14 +118,14 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     Args:
         study: a study whose own measures are listed too.
     """
-    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.own import read_measures
     from ...analysis.measures.registry import MEASURES
     from .studies import read_study
 
     measures = list(MEASURES.values())
     if study is not None:
         read = read_study(study)
-        measures += [measure.grid_measure for measure in start_measures(read.measures, read.folder)]
+        measures += [measure.grid_measure for measure in read_measures(read.measures, read.folder)]
     return [
         {
             "name": measure.name,

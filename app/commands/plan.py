@@ -76,7 +76,7 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
         note(f"predictions of smaller maps of waves: {maps}")
     for probe in planned.own_probes:
-        named = one_line(some_of(probe.files, MOST_FILES))
+        named = one_line(some_of(probe.files or ["its source"], MOST_FILES))
         note(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
     if planned.gate_predictions:
         note(
@@ -101,9 +101,8 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         note(line)
     for doubt in planned.doubts:
         note(f"warning: {one_line(doubt)}")
-    if planned.failed:
-        first = planned.failed[0]
-        note(f"failed when last tried: {plural(len(planned.failed), 'cell')}, the first: {first.cell}: {first.error}")
+    for line in planned.failures:
+        note(f"when last tried, {line}")
 
 
 def _detectable_in_words(planned: Plan) -> Iterator[str]:
@@ -159,7 +158,8 @@ def _document(planned: Plan) -> dict[str, Any]:
         "condition_metrics": planned.condition_metrics,
         "detectable": [asdict(row) for row in planned.detectable],
         "own_probes": [
-            {"probe": probe.name, "files": list(probe.files), "random": probe.random} for probe in planned.own_probes
+            {"probe": probe.name, "files": list(probe.files or ()), "random": probe.random}
+            for probe in planned.own_probes
         ],
         "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
         "doubts": planned.doubts,

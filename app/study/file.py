@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -33,11 +33,12 @@ class Study:
     images: list[str]
     """Folders of image sets, needed; `*` in a path stands for any name: `imagenet-c/*/*`. A checkpoint runs on the sets
     whose size and preprocessing are its own."""
-    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PUBLISHED)
-    """A table with a line for each probe: its parameters, each a value or a list; by default the published grid."""
-    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    probes: Mapping[str, Any] = field(default_factory=lambda: PUBLISHED)
+    """A table with a line for each probe: its parameters, each a value or a list; by default the published grid. In
+    Python a function may stand for a probe of your own, or as `function` in its table."""
+    measures: Mapping[str, Any] = field(default_factory=dict)
     """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
-    default."""
+    default. In Python a function may stand here, too."""
     clean_images: list[str] = field(default_factory=list)
     """Image sets that are run without perturbation alone; none by default."""
     models: str = ""
@@ -71,8 +72,17 @@ class Study:
         if self.toml:
             return
         where = f"study {self.name}"
-        toml = _written(where, {key: getattr(self, key) for key in KEYS})
-        for key, value in ({"toml": toml} | _checked(where, _parsed(where, toml))).items():
+        keys = {key: getattr(self, key) for key in KEYS}
+        functions = {(key, name): function for key in TABLES for name, function in _functions(keys[key])}
+        for (key, name), function in functions.items():
+            table = keys[key][name] if isinstance(keys[key][name], Mapping) else {}
+            # The name in the text makes nobody call the function: without a `file`, such a table is refused.
+            keys[key] = {**keys[key], name: {**table, "function": getattr(function, "__name__", name)}}
+        toml = _written(where, keys)
+        checked = _checked(where, _parsed(where, toml))
+        for (key, name), function in functions.items():
+            checked[key][name]["function"] = function
+        for key, value in ({"toml": toml} | checked).items():
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -83,11 +93,25 @@ class Study:
         return cls(**_checked(path, {"name": path.stem} | _parsed(path, toml)), folder=path.parent, toml=toml)
 
     @property
+    def functions(self) -> list[str]:
+        """The probes and measures that are functions in memory, in words."""
+        return [f"{key.rstrip('s')} {name}" for key in TABLES for name, _ in _functions(getattr(self, key))]
+
+    @property
     def thread_count(self) -> int:
         return self.threads or processors()
 
 
+TABLES = ("probes", "measures")
+"""The keys whose tables may have functions."""
 KEYS = [key.name for key in fields(Study) if key.name not in ("folder", "toml")]
+
+
+def _functions(tables: Any) -> list[tuple[str, Callable[..., Any]]]:
+    """The names of tables that have, or are, a function in memory, and the functions."""
+    items = tables.items() if isinstance(tables, Mapping) else ()
+    named = ((name, table.get("function") if isinstance(table, Mapping) else table) for name, table in items)
+    return [(name, function) for name, function in named if callable(function)]
 
 
 def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:

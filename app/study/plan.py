@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.measures.own import OwnMeasure, start_measures
+from ...analysis.measures.own import OwnMeasure, read_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...core.errors import BandlensError, DeviceError, ExportError
 from ...core.protocol import classes_decided
@@ -29,7 +29,7 @@ from . import GATE_IMAGES
 from .detectable import Detectable, detectable_differences
 from .file import Study
 from .mislabelling import doubt_numbers, doubt_results
-from .record import missing_cells, stored_images
+from .record import failures_in_words, missing_cells, stored_images
 from .resolve import Work, takes_images
 
 
@@ -67,6 +67,11 @@ class Plan:
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
 
+    @property
+    def failures(self) -> list[str]:
+        """A line for each error of the missing cells that failed, with their conditions."""
+        return failures_in_words(self.failed)
+
 
 def plan_study(work: Work, database: Path) -> Plan:
     """Compare a study with what the database has.
@@ -82,7 +87,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         *doubt_numbers(work),
         *(enlarged_in_words(images.info.name, images.own_cycles) for images in work.image_sets if images.own_cycles),
     ]
-    measures = start_measures(work.study.measures, work.study.folder)
+    measures = read_measures(work.study.measures, work.study.folder)
     metrics = metrics_of(work, measures)
     of_conditions = condition_metrics(
         work.cells,
@@ -132,7 +137,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         condition_metrics=of_conditions,
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
-        own_probes=[family for family in work.grid.families.values() if family.files],
+        own_probes=[family for family in work.grid.families.values() if family.files is not None],
         detectable=detectable,
         doubts=doubts,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import BandlensError
+from ...core.errors import BandlensError, plural, some_of
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import Cell, Failed
 from ...probes.images.decision_spaces import decision_space
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
     from ...analysis.database.store import ClassNames, Store
     from .resolve import Work
+
+
+MOST_CONDITIONS = 12
+"""The number of conditions that are named with one error."""
+
+
+def failures_in_words(failed: Sequence[Failed]) -> list[str]:
+    """A line for each error, with the conditions whose cells have it."""
+    cells: dict[str, list[Cell]] = {}
+    for failure in failed:
+        cells.setdefault(failure.error, []).append(failure.cell)
+    return [
+        f"{some_of(dict.fromkeys(str(cell.condition) for cell in members), MOST_CONDITIONS)} failed "
+        f"({plural(len(members), 'cell')}): {error}"
+        for error, members in cells.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +123,7 @@ def _reusable(
                 replace(cell, image_set=replace(cell.image_set, digest=earlier.digest)): cell
                 for cell in left.values()
                 if cell.image_set.digest == images.info.digest
-                and not (moved and work.grid.family(cell.condition).files)
+                and not (moved and work.grid.family(cell.condition).files is not None)
             }
             stored = store.progress(list(donors))
             counts = {donor: np.searchsorted(earlier.places, stored.get(donor.key, 0)) for donor in donors}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...analysis.comparison.gates import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...core.errors import BandlensError, EngineError, quoted, some_of
+from ...core.errors import BandlensError, EngineError, UsageError, quoted, some_of
 from ...core.progress import Progress, silent
 from ...core.records import Failed, Finished, SessionInfo, Variant
 from ...engine.cell_progress import RANGE_SECONDS
@@ -21,9 +22,10 @@ from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import Workbench, with_card_state
 from ..console import log
+from .crashes import note_crashes, read_crashes
 from .mislabelling import doubt_numbers, doubt_results
 from .progress_file import keep_progress
-from .record import Committed, Summary, images_left, missing_cells, record_study, stored_images
+from .record import Committed, Summary, failures_in_words, images_left, missing_cells, record_study, stored_images
 from .resolve import Work
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ def run_study(
     What was committed stays: a run that is interrupted loses `range_seconds` of work, or a task for each worker where
     it is `sharded`.
     """
-    progress = keep_progress(database, progress)
+    if sharded is not None and work.study.functions:
+        raise UsageError(f"{work.study.functions[0]} is a function in memory, which workers lack; put it into a file")
+    progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
         if snapshot:
             from ...analysis.database.snapshots import snapshots
@@ -60,12 +64,16 @@ def run_study(
         _warn(doubt_numbers(work))
         begin = partial(record_study, work, store)
         if sharded is None:
-            summary = run_whole(work, store, begin, done, range_seconds, progress)
+            has_own_probes = any(family.files is not None for family in work.grid.families.values())
+            with note_crashes(database) if has_own_probes else nullcontext():
+                summary = run_whole(work, store, begin, done, range_seconds, progress, crashes)
         else:
             from .shards import run_in_shards  # Ray and file systems, which a run in this process does without
 
             summary = run_in_shards(work, store, begin, done, sharded, progress)
         _warn(doubt_results(work, store))
+        if len({failure.cell.condition for failure in summary.failed}) > 1:
+            _warn(failures_in_words(summary.failed))
         return summary
 
 
@@ -99,10 +107,10 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
     # A run with nothing to do says nothing of gaps, and starts without these modules.
-    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.own import read_measures
     from .plan import metrics_of
 
-    measures = start_measures(work.study.measures, work.study.folder)
+    measures = read_measures(work.study.measures, work.study.folder)
     if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
         named = some_of(gaps, MOST_GAPS, "; ")
         log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")
@@ -115,14 +123,18 @@ def run_whole(
     done: Mapping[str, int],
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = silent,
+    crashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
     """Run the cells that are not complete in this process, and commit range by range.
 
     `done` has the number of images that are stored of each key. `begin` records all cells and gives the label of the
-    summary.
+    summary. Cells of conditions that have `crashes` fail: by digest, what came of one.
     """
     committed, todo = Committed(), missing_cells(work.cells, done)
-    perturbed, attacked = by_attack(todo)
+    committed.failed += [
+        Failed(cell, crashes[cell.condition.digest]) for cell in todo if cell.condition.digest in crashes
+    ]
+    perturbed, attacked = by_attack([cell for cell in todo if cell.condition.digest not in crashes])
     throttled: dict[str, None] = {}
     with make_workbench(work) as bench:
         # Engines and models are opened before anything is recorded: a study that cannot run must not take the place of
@@ -135,6 +147,7 @@ def run_whole(
             bench.open(variants, opened)
         bench.require_opened(dict.fromkeys(cell.variant for cell in by_attack(work.cells)[0]))
         label = begin()
+        store.commit(committed.failed, {})
         for activity, cells in (("running", perturbed), ("attacking", attacked)):
             with (
                 progress(activity, images_left(cells, done), "predictions") as advance,

@@ -9,8 +9,8 @@ from itertools import count
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, cast
 
+from ...channels import ChannelProcess, describe_end
 from ...core.errors import EngineError, UsageError, some_of
-from ...user_function import ChannelProcess, describe_end
 from ..backends.base import engine_of
 from ..device.devices import gpus
 from ..device.requirements import usable

@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 from ...core.errors import BandlensError, EngineError, UsageError, advice_on
 from ...core.files import put_in_place
 from ...core.records import Variant
+from ...core.user_code import UserSource, source_digest, source_files
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import ImageSet, check_image_set, open_image_set
 from ...probes.images.options import Draw
-from ...user_source import UserSource, source_digest, source_files
 from ..backends.base import onnx_file_of
 
 PIECE = 2**25

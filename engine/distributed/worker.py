@@ -12,9 +12,9 @@ import numpy as np
 
 from ...core.errors import EngineError
 from ...core.records import PREDICTION_COLUMNS, Cell, Failed, Finished, Variant
+from ...core.user_code import UserSource, parse_source, source_digest
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...user_source import UserSource, parse_source, source_digest
 from ..cell_progress import joined
 from ..tasks import Task, by_attack
 from ..workbench import Workbench, with_card_state

@@ -11,8 +11,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 
+from ...channels import open_channel
 from ...core.errors import DeviceError, EngineError, ShardError
-from ...user_process import open_channel
 from ..tasks import Task
 from .executors import line_of
 from .schedule import CallResult

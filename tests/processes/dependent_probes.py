@@ -26,7 +26,7 @@ from campaigns import run_campaign
 from bandlens.core.errors import ProbeError
 from bandlens.core.records import Condition, digest_of
 from bandlens.probes.family import Batch
-from bandlens.probes.user import ProbeCall, perturb_batch
+from bandlens.probes.user import ProbeCall, UserProbe
 
 IMAGES, SIZE = 512, 8
 PIXELS = np.random.default_rng(0).integers(64, 192, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)
@@ -110,12 +110,13 @@ def run(kind: Callable[[Random], Rows], seed: int) -> str:
         darkened[darkened_rows(images, calls)] *= 0.5
         return darkened
 
-    how = ProbeCall(f"probe {kind.__name__}", (), "def probe(images, rng)")
+    watched = UserProbe(probe, ProbeCall(f"probe {kind.__name__}", frozenset(), "def probe(images, rng)"))
     condition = Condition("probe", (), digest_of(kind.__name__, seed))
     wrong = 0
     try:
         for batch in batches(random.choice((2, 3, 4, 5, 8, 16, 32, 64))):
-            images = perturb_batch(probe, how, False, batch, condition)
+            images = np.empty(batch.pixels.shape, np.float32)
+            watched.perturb_batch(np, batch, condition, images)
             wrong += int((np.abs(images - batch.pixels / np.float32(255)).max((1, 2, 3)) > 0.1).sum())
     except ProbeError:
         return "refused"

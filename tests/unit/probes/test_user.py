@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ from own_probes import PIXELS, Write, run
 
 from bandlens.core.errors import ProbeError, UsageError
 from bandlens.core.records import Condition, Facts, digest_of
+from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
-from bandlens.probes.user import ProbeCall, perturb_batch
+from bandlens.probes.user import ProbeCall, UserProbe, user_family
 
 FLIP = '''
 def mirror(images, strength, sideways="yes"):
@@ -244,7 +248,10 @@ def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summar
     [
         ("class A:\n    def __getattr__(self, name):\n        raise OSError('no')\nmirror = A()\n", r"no function"),
         ("mirror = max\n", "cannot be used: ValueError: no signature"),
-        ("def __getattr__(name):\n    raise ValueError('no')\n", "cannot be used: ValueError: no$"),
+        (
+            "def __getattr__(name):\n    raise ValueError('no')\n",
+            r"cannot be used: ValueError: no \(mine.py, line 2\)$",
+        ),
         ("def mirror(images):\n    pass\nmirror.__signature__ = 3\n", "cannot be used: TypeError"),
     ],
 )
@@ -259,20 +266,6 @@ def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
         make_grid({"lowpass": {"file": "mine.py"}}, tmp_path)
-
-
-def test_probes_load_at_the_same_time(tmp_path: Path, write: Write) -> None:
-    """Each of two probes waits until the other one is being loaded."""
-    for name, friend in (("one", "two"), ("two", "one")):
-        write(
-            "import time\nfrom pathlib import Path\n"
-            f"Path(__file__).with_name('{name}.begun').touch()\n"
-            f"while not Path(__file__).with_name('{friend}.begun').exists():\n    time.sleep(0.01)\n"
-            f"def {name}(images):\n    return images\n",
-            f"{name}.py",
-        )
-    grid = make_grid({name: {"file": f"{name}.py"} for name in ("one", "two")}, tmp_path)
-    assert [str(condition) for condition in grid.conditions] == ["clean", "one", "two"]
 
 
 def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
@@ -306,31 +299,30 @@ DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float3
     "the place": lambda images, _, __: images / np.arange(1, len(images) + 1).reshape(-1, 1, 1, 1),
 }
 """Functions of images, the number of the call, and the hours since the run began."""
-HOW = ProbeCall("probe odd", (), "def odd(images, rng)")
+HOW = ProbeCall("probe odd", frozenset(), "def odd(images, rng)")
 
 
 class Watched:
     """A run in which the clock goes on by an hour a batch; the key of an image is its position in the set."""
 
     def __init__(self, name: str, function: Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]) -> None:
-        self.function, self.calls, self.images = function, 0, 0
+        self.function, self.calls, self.images, self.hours = function, 0, 0, 0
+        self.probe = UserProbe(self.call, HOW)
         self.condition = Condition(name, (), digest_of(name), Facts())
+
+    def call(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.calls += 1
+        self.images += len(images)
+        return self.function(images, self.calls, self.hours)
 
     def run(self, count: int, batches: int = 40) -> None:
         """Perturb so many batches of `count` images; ProbeError where the function is refused."""
-
-        def call(images: NDArray[np.float32]) -> NDArray[np.float32]:
-            self.calls += 1
-            self.images += len(images)
-            return self.function(images, self.calls, hours)
-
-        for hours in range(batches):
-            positions = np.arange(count) + hours * count
-            pixels = np.random.default_rng(hours).integers(50, 250, (count, 3, 8, 8), np.uint8)
+        for self.hours in range(batches):
+            positions = np.arange(count) + self.hours * count
+            pixels = np.random.default_rng(self.hours).integers(50, 250, (count, 3, 8, 8), np.uint8)
             pixels[:, 0, 0, 0] = positions % 200
             batch = Batch(pixels, positions.astype(np.uint64), positions, 0)
-            images = perturb_batch(call, HOW, False, batch, self.condition)
-            assert images.shape == pixels.shape
+            self.probe.perturb_batch(np, batch, self.condition, np.empty(pixels.shape, np.float32))
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
@@ -356,3 +348,207 @@ def test_images_are_refused_one_at_a_time_too() -> None:
     watched = Watched("calls", lambda images, call, _: images / call)
     with pytest.raises(ProbeError, match="gives image 0 of the set, counted from 0, other values when it is called ag"):
         watched.run(1)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return images[:, :2]",
+            r"probe mirror returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)",
+        ),
+        ("return None", "probe mirror returned NoneType; expected an array of shape"),
+        ("return images * 2", r"returned values in \[0, 2\]; expected finite values in \[0, 1\], so clip them"),
+        ("return images * 255", r"in \[0, 255\]; expected finite values in \[0, 1\], so divide them by 255"),
+        ("return images * float('nan')", r"returned NaN or infinity; expected finite values in \[0, 1\]: look for a "),
+        (
+            "raise ValueError('no such\\nfilter')",
+            r"probe mirror failed: ValueError: no such filter \(mine.py, line 2\)",
+        ),
+        ("return images.astype(object)", "probe mirror returned object values; expected numbers"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body: str, message: str) -> None:
+    write(f"def mirror(images):\n    {body}\n")
+    pixels = PIXELS.copy()
+    pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0, 255
+    with pytest.raises(ProbeError, match=message) as caught:
+        run(tmp_path, {}, pixels)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "probes.md").read_text(encoding="utf-8")
+    for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    grid = make_grid(tomllib.loads((tmp_path / "probes.toml").read_text())["probes"], tmp_path)
+    perturb = grid.families["salt_and_pepper"].perturb
+    assert perturb is not None
+    batch = Batch(np.full((2, 3, 64, 64), 99, np.uint8), np.arange(2, dtype=np.uint64), np.arange(2), 0)
+    made = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
+    changed = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in made}
+    assert changed == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
+
+
+def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
+    """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
+    write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
+    values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
+    np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
+
+
+BODIES = {
+    "a global generator": "return np.where(np.random.rand(*images.shape) < level, 0, images)",
+    "one mask a call": "return np.where(np.random.rand(*images.shape[2:]) < level, 0, images)",
+    "one pixel": "images[:, :, np.random.randint(16), np.random.randint(16)] = np.random.rand()\n    return images",
+    "Python's generator": "return images * random.random()",
+    "a generator of the batch": "return images * np.random.default_rng(0).random((len(images), 1, 1, 1))",
+    "a generator seeded by place": (
+        "return np.stack([one * np.random.default_rng(k).random() for k, one in enumerate(images)])"
+    ),
+    "a mean over the batch": "return np.clip(images - images.mean() + 0.5, 0, 1)",
+    "neighbours": "return (images + images[::-1]) / 2",
+    "its calls": "calls.append(0)\n    return images / len(calls)",
+    "its calls, in an array that it keeps": (
+        "calls.append(0)\n    kept[: len(images)] = images / len(calls)\n    return kept[: len(images)]"
+    ),
+}
+
+
+KEPT = "calls, kept = [], np.zeros((9, 3, 16, 16), np.float32)"
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: Write, body: str, count: int) -> None:
+    write(f"import random\nimport numpy as np\n{KEPT}\ndef mirror(images, level=0.5):\n    {body}\n")
+    with pytest.raises(ProbeError) as caught:
+        run(tmp_path, {}, PIXELS[:count], range(count), range(count))
+    line = re.fullmatch(
+        r"probe mirror gives image (\d) of the set, counted from 0, other values [a-z ]+; treat each image by itself, "
+        r"and draw random numbers from rng alone: def mirror\(images, level, rng\)",
+        str(caught.value),
+    )
+    assert line is not None
+    assert int(line[1]) < count
+
+
+def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_with_others(
+    tmp_path: Path, write: Write
+) -> None:
+    write("def mirror(images):\n    return images + 0.5\n")
+    assert run(tmp_path, {}, PIXELS // 2)["mirror"].max() <= 1
+
+
+def test_it_is_looked_for_in_functions_that_take_rng_too(tmp_path: Path, write: Write) -> None:
+    write("import numpy as np\ndef mirror(images, rng):\n    return images * np.random.rand() * rng.random()\n")
+    with pytest.raises(ProbeError, match=r"from rng alone: def mirror\(images, rng\)$"):
+        run(tmp_path, {}, PIXELS)
+
+
+def test_a_function_may_fill_the_same_array_each_time(tmp_path: Path, write: Write) -> None:
+    write(
+        f"import numpy as np\n{KEPT}\n"
+        "def mirror(images):\n    kept[: len(images)] = images[..., ::-1]\n    return kept[: len(images)]\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS[..., ::-1] / 255, atol=1e-7)
+
+
+def test_what_a_function_keeps_does_not_matter_if_images_come_out_the_same(tmp_path: Path, write: Write) -> None:
+    write(
+        "import numpy as np\n"
+        "kept = {}\n"
+        "def mirror(images):\n"
+        "    mask = kept.setdefault('mask', np.random.default_rng(0).random(images.shape[2:]) < 0.2)\n"
+        "    return np.round(np.where(mask, 0, images) * 255) / 255\n"
+    )
+    assert (run(tmp_path, {}, PIXELS)["mirror"] == 0).any()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return torch.from_numpy(images)",
+        "return torch.from_numpy(images).double().requires_grad_()",
+        "return torch.from_numpy(images.round()).to(torch.uint8)",
+        "return torch.from_numpy(images.round()).to(torch.bfloat16)",
+    ],
+)
+def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write, body: str) -> None:
+    write(f"import torch\ndef mirror(images):\n    {body}\n")
+    images = PIXELS / np.float32(255)
+    expected = images.round() if "round" in body else images
+    np.testing.assert_array_equal(run(tmp_path, {}, PIXELS)["mirror"], expected)
+
+
+LOOK_ALIKES = {
+    "shape alone": ("class A:\n    shape = (3, 3, 16, 16)\n", "A()", "returned A; expected an array"),
+    "all of it": (
+        "class A:\n"
+        "    shape, dtype = (3, 3, 16, 16), np.dtype('f4')\n"
+        "    def min(self): raise KeyError\n"
+        "    max = min\n",
+        "A()",
+        "returned A; expected an array",
+    ),
+    "a list": ("", "images.tolist()", "returned list; expected an array"),
+    "a class that lies": (
+        "class A:\n    __class__ = property(lambda self: 1 / 0)\n",
+        "A()",
+        "returned A: division by zero",
+    ),
+    "a mask over NaN": ("", "np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity"),
+    "complex numbers": ("", "images * 1j", "returned complex64 values"),
+    "sparse": ("import torch\n", "torch.from_numpy(images).to_sparse()", "returned Tensor: "),
+    "meta": ("import torch\n", "torch.empty(images.shape, device='meta')", "returned Tensor: "),
+}
+
+
+@pytest.mark.parametrize(("head", "result", "message"), LOOK_ALIKES.values(), ids=LOOK_ALIKES)
+def test_what_looks_like_an_array_is_none(tmp_path: Path, write: Write, head: str, result: str, message: str) -> None:
+    write(f"import numpy as np\n{head}def mirror(images):\n    return {result}\n")
+    with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
+        run(tmp_path, {}, PIXELS)
+    assert "\n" not in str(caught.value)
+
+
+SALT = """
+def salt(images, share, rng, index, seed):
+    images[rng.random(images.shape) < share] = (index + seed) % 2
+    return images
+"""
+
+
+def test_images_are_those_that_the_function_makes_here(xp: ModuleType, tmp_path: Path, write: Write) -> None:
+    file, code = write(SALT), dict[str, Any]()
+    family = user_family("salt", {"file": file.name}, tmp_path)
+    exec(SALT, code)
+    probe = UserProbe(code["salt"], ProbeCall("probe salt", frozenset(["rng", "index", "seed"]), ""))
+    conditions = family.conditions({"share": [0.0, 0.5]})
+    for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
+        host = Batch(pixels, np.arange(count, dtype=np.uint64), np.arange(count), 3)
+        batch = replace(host, pixels=xp.asarray(pixels), keys=xp.asarray(host.keys))
+        buffers = family.perturb(xp, batch, conditions, lambda: xp.empty(pixels.shape, xp.float32))  # noqa: B023
+        for condition, images in buffers:
+            expected = np.empty(pixels.shape, np.float32)
+            probe.perturb_batch(np, host, condition, expected)
+            np.testing.assert_array_equal(to_numpy(images), expected)
+
+
+@pytest.mark.parametrize("takes_xp", [True, False])
+def test_a_function_that_takes_xp_gets_the_arrays_of_the_run(
+    xp: ModuleType, tmp_path: Path, write: Write, takes_xp: bool
+) -> None:
+    write(
+        f"import numpy\ndef mirror(images{', xp' if takes_xp else ', xp_name=0'}):\n"
+        f"    module = {'xp' if takes_xp else 'numpy'}\n"
+        "    assert isinstance(images, module.ndarray)\n"
+        "    return module.flip(images, 3)\n"
+    )
+    family = user_family("mirror", {"file": "mine.py"}, tmp_path)
+    keys, positions = np.arange(3, dtype=np.uint64), np.arange(3)
+    batch = Batch(xp.asarray(PIXELS), xp.asarray(keys), positions, 0)
+    [(_, images)] = family.perturb(xp, batch, family.conditions({}), lambda: xp.empty(PIXELS.shape, xp.float32))
+    np.testing.assert_array_equal(to_numpy(images), (PIXELS / np.float32(255))[..., ::-1])
+    assert [parameter.name for parameter in family.parameters] == ([] if takes_xp else ["xp_name"])

@@ -23,7 +23,7 @@ from bandlens.analysis.correlations.models import study_table
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own
-from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
+from bandlens.analysis.measures.own import OwnMeasure, read_measures
 from bandlens.core.errors import UsageError
 from bandlens.core.records import UNKNOWN_RANK
 
@@ -75,7 +75,7 @@ def store(database: Path) -> Iterator[Store]:
 
 def own(folder: Path, source: str, **tables: dict[str, Any]) -> list[OwnMeasure]:
     (folder / "mine.py").write_text(source, encoding="utf-8")
-    return start_measures({name: {"file": "mine.py", **table} for name, table in tables.items()}, folder)
+    return read_measures({name: {"file": "mine.py", **table} for name, table in tables.items()}, folder)
 
 
 def rows(store: Store, name: str, checkpoint: str = "a") -> dict[tuple[str | None, str | None], dict[str, Any]]:
@@ -140,12 +140,9 @@ def test_an_edit_recomputes_its_measure_alone_and_leaves_the_others(store: Store
 @pytest.mark.parametrize(
     ("body", "note"),
     [
-        ("raise ValueError('no\\nluck')", "measure mine failed: ValueError: no luck"),
-        ("import os; os._exit(3)", "measure mine failed: its process ended with exit status 3"),
-        (
-            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-            "measure mine failed: its process was ended by SIG",
-        ),
+        ("raise ValueError('no\\nluck')", "measure mine failed: ValueError: no luck (mine.py, line 3)"),
+        ("raise SystemExit(3)", "measure mine failed: SystemExit: 3 (mine.py, line 3)"),
+        ("raise GeneratorExit", "measure mine failed: GeneratorExit (mine.py, line 3)"),
         ("return confidence[:3]", "measure mine returned an array of shape (3,); expected a number, or shape (60,)"),
         ("return float('nan')", "measure mine returned nan"),
         ("confidence[3] = float('inf'); return confidence", "measure mine returned NaN or an infinite number"),
@@ -176,19 +173,6 @@ def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
     assert (row["state"], row["value"], row["note"]) == ("failed", None, note)
 
 
-def test_a_measure_that_hangs_is_asked_a_few_times_alone(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bandlens.analysis.measures.own.CALL_SECONDS", 0.5)
-    calls = tmp_path / "calls"
-    source = f"def mine(right):\n    open({str(calls)!r}, 'a').write('.')\n    while True: pass\n"
-    compute_own(store, "s", own(tmp_path, source, mine={}))
-    assert {row["note"] for row in rows(store, "mine", "d").values()} == {
-        "measure mine failed: it takes more than 0.5 s"
-    }
-    assert len(calls.read_text()) <= MOST_FAILURES
-
-
 @pytest.mark.parametrize(
     ("table", "line"),
     [
@@ -211,7 +195,7 @@ def test_a_measure_that_hangs_is_asked_a_few_times_alone(
 def test_a_table_that_describes_no_measure_is_one_line(tmp_path: Path, table: dict[str, Any], line: str) -> None:
     (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
     with pytest.raises(UsageError, match=line) as error:
-        start_measures(table, tmp_path)
+        read_measures(table, tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -328,7 +312,7 @@ def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> 
     for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(body, encoding="utf-8")
     tables = tomllib.loads((tmp_path / "measures.toml").read_text(encoding="utf-8"))["measures"]
-    assert compute_own(store, "s", start_measures(tables, tmp_path)) == ["worst_decile", "cost"]
+    assert compute_own(store, "s", read_measures(tables, tmp_path)) == ["worst_decile", "cost"]
     predicted, confidence = answers(0)
     assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx((predicted != LABELS).mean())
     worst = np.quantile(confidence[predicted == LABELS], 0.1)

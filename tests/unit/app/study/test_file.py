@@ -261,7 +261,7 @@ def test_without_probes_it_is_the_published_grid(workplace: Path) -> None:
         ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
         ({"seed": None}, "study mine cannot be written as TOML: "),
         ({"name": "\ud800"}, "cannot be written as TOML: "),
-        ({"probes": {"blur": {"function": print}}}, "study mine cannot be written as TOML: "),
+        ({"probes": {"blur": {"strength": print}}}, "study mine cannot be written as TOML: "),
         ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),
         ({"images": ["x" * 300_000]}, "study mine would take 300,"),
     ],

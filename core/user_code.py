@@ -1,0 +1,315 @@
+"""A user's code: what its identity covers, what it reads beside that, and the import of its modules.
+
+The identity of a file covers the modules beside it that it imports, and what the study says it uses. Its modules are
+compiled from the bytes that the identity was computed of, as members of a package whose name follows from it: so two
+versions of a file, and modules of one name beside two files, are different modules, and neither `sys.path` nor the
+names of other modules change. An import statement in them looks into that package first.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
+from importlib.abc import Loader
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.util import source_from_cache, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from .errors import UsageError
+
+TABLE_KEYS = ("file", "function", "uses")
+"""Keys in the table of a user's probe or measure that say where its function is, and are no parameters of it."""
+PYTHON = (sys.prefix, sys.base_prefix)
+"""Folders of Python and its libraries, which may lie below the user's."""
+MODULE_ENDINGS = (".py", *EXTENSION_SUFFIXES)
+
+
+class _Thread(threading.local):
+    """A thread, as it runs a user's code or none."""
+
+    code: UserCode | None = None
+
+
+_thread = _Thread()
+
+
+def runs_users_code() -> bool:
+    """Whether a user's code runs in this thread."""
+    return _thread.code is not None
+
+
+class UserCode:
+    """Code of a user's with an identity, in a folder whose other files it must not read."""
+
+    def __init__(self, folder: Path, uses: Sequence[str], names: Sequence[str], digest: str) -> None:
+        self.folder, self.uses = folder, tuple(uses)
+        self.names = tuple(names)
+        """The files that the identity covers, relative to the folder."""
+        self.digest = digest
+        """The identity."""
+        self.opened = set[str]()
+        """Files that it has opened to read since they were looked at."""
+        self.aliases = set[str]()
+        """Names of modules that are to be forgotten when it has run."""
+        self._files_beside = set[str]()
+        _listen()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Note what this thread opens; to be used while the code runs."""
+        outer_code, _thread.code = _thread.code, self
+        try:
+            yield
+        finally:
+            _thread.code = outer_code
+            while self.aliases:
+                sys.modules.pop(self.aliases.pop(), None)
+
+    def owns(self, variables: Mapping[str, Any]) -> bool:
+        """Whether global variables are those of a module of the code."""
+        raise NotImplementedError
+
+    def undeclared_files(self) -> list[str]:
+        """The files in the folder that it has read and its identity lacks.
+
+        It may have kept what it read, so a file counts for all calls that follow.
+        """
+        opened, self.opened = self.opened, set()
+        names = (_relative_to_folder(self.folder, file) for file in opened if Path(file).is_file())
+        self._files_beside |= {name for name in names if name and name not in self.names}
+        return sorted(self._files_beside)
+
+
+@cache
+def _listen() -> None:
+    """Note what the code of users opens. Python reports it in the thread that does it, before it is done (PEP 578)."""
+
+    def note(event: str, arguments: tuple[Any, ...], thread: _Thread = _thread) -> None:
+        if event == "open" and (code := thread.code) is not None:
+            path, _, flags = arguments
+            if not isinstance(path, int) and not flags & os.O_WRONLY:
+                code.opened.add(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - a link counts where it lies
+
+    sys.addaudithook(note)
+
+
+def is_of_python(file: str) -> bool:
+    """Whether a file is Python's, or of a library that is installed."""
+    return any(Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)) for root in PYTHON)
+
+
+def _relative_to_folder(folder: Path, file: str) -> str | None:
+    """The path of a file relative to the folder; None for one that lies elsewhere, or that is there for Python.
+
+    Such are hidden folders, and Python with its libraries; of a compiled module the source counts.
+    """
+    if file.endswith(".pyc"):
+        with suppress(ValueError):
+            file = source_from_cache(file)
+    if is_of_python(file):
+        return None
+    for path, root in ((file, folder), (os.path.realpath(file), os.path.realpath(folder))):
+        if Path(path).is_relative_to(root):
+            relative = Path(path).relative_to(root)
+            is_hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+            return None if is_hidden else relative.as_posix()
+    return None
+
+
+class UserSource(NamedTuple):
+    """The files that a function of a user's is made of."""
+
+    file: Path
+    uses: tuple[str, ...] = ()
+    """Files beside it that it reads, or imports by a name that is made as it runs: paths relative to its folder, where
+    `*` stands for any name."""
+
+
+def parse_source(what: str, table: Mapping[str, Any], folder: Path) -> UserSource:
+    """The source of `what`, such as `probe blur`, which a study in `folder` describes by a table with `file`, and
+    perhaps `uses`.
+    """
+    return UserSource(folder / str(table["file"]), parse_uses(what, table))
+
+
+def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The patterns under `uses` in the table of a user's function."""
+    uses = table.get("uses", [])
+    patterns = [uses] if isinstance(uses, str) else uses
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f"{what}: uses must be a list of files beside its file, not {uses!r}")
+    return tuple(patterns)
+
+
+def source_digest(source: UserSource) -> str:
+    """sha256 over the names and contents of the source's files, in a fixed order."""
+    return UserModules(source).digest
+
+
+class UserModules(UserCode, Loader):
+    """The files of a source as they are now, and the package that their modules are members of."""
+
+    def __init__(self, source: UserSource) -> None:
+        root, names, digest = source.file.parent, list[str](), hashlib.sha256()
+        self._modules = dict[str, tuple[Path, bytes]]()
+        """The file of each module and its content, by the name that import statements call the module."""
+        for path in source_files(source):
+            name, content = path.relative_to(root).as_posix(), path.read_bytes()
+            names.append(name)
+            digest.update(f"{name}\0".encode() + content + b"\0")
+            if ending := next(filter(name.endswith, MODULE_ENDINGS), None):
+                module = name.removesuffix(ending).removesuffix("/__init__").replace("/", ".")
+                self._modules[module] = path.absolute(), content
+        super().__init__(root.absolute(), source.uses, names, digest.hexdigest())
+        self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
+        _packages.setdefault(self.package, self)
+
+    def load(self, file: Path) -> ModuleType:
+        """Import a file of the source, unless this process has done so."""
+        return import_module(f"{self.package}.{file.stem}")
+
+    def owns(self, variables: Mapping[str, Any]) -> bool:
+        return str(variables.get("__name__")).partition(".")[0] == self.package
+
+    def spec(self, fullname: str, module: str) -> ModuleSpec | None:
+        """The spec of a module of the package; None where the identity has no such module."""
+        if module not in self._modules:
+            # The package itself, or a folder without an __init__.py.
+            is_folder = not module or any(name.startswith(f"{module}.") for name in self._modules)
+            return ModuleSpec(fullname, None, is_package=True) if is_folder else None
+        path, _ = self._modules[module]
+        if path.suffix != ".py":
+            return spec_from_file_location(fullname, path)
+        spec = ModuleSpec(fullname, self, origin=str(path), is_package=path.name == "__init__.py")
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the making of a module to Python, as loaders may."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        path, content = self._modules[module.__name__.partition(".")[2]]
+        module.__dict__["__builtins__"] = vars(builtins) | {"__import__": self._import}
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - it is an import
+
+    def _import(
+        self,
+        name: str,
+        globals: Any = None,  # noqa: A002 - as __import__ has it
+        locals: Any = None,  # noqa: A002
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """Import what a statement of the user's names, from the package where it is there."""
+        top = name.partition(".")[0]
+        if level or self.spec(top, top) is None:
+            return __import__(name, globals, locals, fromlist or (), level)
+        module = __import__(f"{self.package}.{name}", globals, locals, fromlist or ())
+        return module if fromlist else sys.modules[f"{self.package}.{top}"]
+
+    def alias(self, name: str) -> ModuleSpec | None:
+        """The spec of a module that the code imports by a name made as it runs, and that nobody else has."""
+        self.aliases.add(name)
+        if name in self._modules:
+            return ModuleSpec(name, _Alias(f"{self.package}.{name}"))
+        path = self.folder.joinpath(*name.split("."))
+        beside = [*(path.with_name(path.name + ending) for ending in MODULE_ENDINGS), path / "__init__.py"]
+        self.opened |= {str(file) for file in beside if file.is_file()}
+        return ModuleSpec(name, None, is_package=True) if path.is_dir() else None
+
+
+_packages: dict[str, UserModules] = {}
+"""The packages of this process by their names."""
+
+
+class _Alias(Loader):
+    """Gives a module of a user's for another name of it."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def create_module(self, _: ModuleSpec) -> ModuleType:
+        return import_module(self.module)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = _Finder.find_spec(self.module)
+
+
+class _Finder:
+    """Finds the modules of users' packages; in a thread that runs a user's code, also by the names in its folder.
+
+    It is the last to be asked, so that libraries find their own.
+    """
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        package, _, module = name.partition(".")
+        if package in _packages:
+            return _packages[package].spec(name, module)
+        code = _thread.code
+        return code.alias(name) if isinstance(code, UserModules) else None
+
+
+sys.meta_path.append(_Finder)
+
+
+def source_files(source: UserSource) -> list[Path]:
+    """The file, what it uses, and every module beside it that these import, directly or not, sorted."""
+    root, files = source.file.parent, set[Path]()
+    pending = [source.file, *(path for pattern in source.uses for path in matching_files(root, pattern, source.file))]
+    while pending:
+        current = pending.pop()
+        if current not in files:
+            files.add(current)
+            if current == source.file or current.suffix == ".py":
+                pending += [path for module in _imported_modules(root, current) for path in _module_files(root, module)]
+    return sorted(files)
+
+
+def matching_files(folder: Path, pattern: str, where: object) -> list[Path]:
+    """The files in the folder that match the pattern of a user's code, which errors call `where`."""
+    path = Path(pattern)
+    try:
+        is_below = path.parts and ".." not in path.parts and not path.is_absolute()
+        matches = [match for match in folder.glob(pattern) if match.is_file()] if is_below else []
+    except (OSError, ValueError):  # no file can have such a path
+        matches = []
+    if not matches:
+        raise UsageError(f"{where} uses '{pattern}', and its folder has no such file; uses = […] names files beside it")
+    return matches
+
+
+def _imported_modules(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
+    """The modules that a file imports, or may import, as paths of names from the root."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror}); make it readable, or name another file") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UsageError(f"{file} is not Python: {error}") from None
+    place = file.relative_to(root).parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = place[: -node.level] if node.level else ()
+            module = (*package, *(node.module.split(".") if node.module else ()))
+            yield module
+            yield from ((*module, alias.name) for alias in node.names)
+
+
+def _module_files(root: Path, module: tuple[str, ...]) -> Iterator[Path]:
+    """The files below the root that an import of the module runs: the packages that it lies in, and itself."""
+    for length in range(1, len(module) + 1):
+        base = root.joinpath(*module[:length])
+        yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())

@@ -1,0 +1,241 @@
+"""A function of a user's, such as an own probe: imported, described and called in this process.
+
+    function = user_function("measure worst", "worst", table, folder, "predicted", StoreError)
+    settings = settings_of(function.parameters, RESERVED, function)   # UsageError where no study could give them
+    with function.at_work():
+        values = function(predicted=…, quantile=0.1)                  # StoreError where it fails
+
+Whatever it raises is one line with the file and line number of its code, SystemExit and GeneratorExit too; an interrupt
+is the user's own where it may be. What its thread prints with Python goes to standard error, since standard output is
+for results. Files that it reads beside its own, and that are no part of its identity, are refused. State that belongs
+to the whole process, such as torch's default dtype, stays as the function leaves it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .errors import BandlensError, UsageError
+from .progress import step
+from .untrusted import one_line
+from .user_code import UserCode, UserModules, parse_source, parse_uses, runs_users_code
+
+log = logging.getLogger("bandlens")
+
+
+def user_function(
+    what: str, name: str, table: Mapping[str, Any], folder: Path, first: str, error: type[BandlensError]
+) -> UserFunction:
+    """Import a function; UsageError where its file does not load or has none, or its identity cannot be told.
+
+    Args:
+        what: how errors begin, such as `probe blur`.
+        name: the function's name in its file, unless the table says another.
+        table: the study's table of it, with `file` or with a `function` in memory, and perhaps `uses`.
+        folder: the study's folder.
+        first: what examples call its first parameter.
+        error: the class of errors of calls.
+    """
+    named = table.get("function") or name
+    if callable(named):
+        from .user_objects import UserObject  # dis and pickle, for notebooks alone
+
+        code = UserObject(what, named, folder, parse_uses(what, table))
+        return UserFunction(what, getattr(named, "__name__", name), None, code, named, error)
+    source = parse_source(what, table, folder)
+    if not source.file.is_file():
+        raise UsageError(f"{what}: no file {source.file}; `file` is relative to the study's folder")
+    if source.file.suffix != ".py":
+        raise UsageError(f"{what}: {source.file} does not end in .py")
+    modules = UserModules(source)
+    if sys.__stderr__ and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
+    with _running(modules, what), _in_one_line(f"{what}: {source.file} does not load", modules, UsageError):
+        module = modules.load(source.file)
+    with _running(modules, what), _in_one_line(f"{what}: {named} in {source.file} cannot be used", modules, UsageError):
+        function = getattr(module, str(named), None)
+        if not callable(function):
+            raise UsageError(
+                f'{what}: {source.file} has no function {named}({first}, …); rename one, or name it: function = "…"'
+            )
+    return UserFunction(what, str(named), source.file, modules, function, error)
+
+
+class UserFunction:
+    """See the module. Its text names function and file, as errors about its parameters begin."""
+
+    def __init__(
+        self,
+        what: str,
+        name: str,
+        file: Path | None,
+        code: UserCode,
+        function: Callable[..., Any],
+        error: type[BandlensError],
+    ) -> None:
+        self.what, self.name, self.file, self.code = what, name, file, code
+        self._function, self._error = function, error
+        with _running(code, what), _in_one_line(f"{self} cannot be used", code, UsageError):
+            docstring = function.__doc__
+            lines = inspect.cleandoc(docstring).splitlines() if isinstance(docstring, str) else []
+            self.title = one_line(lines[0]) if lines else None
+            """The first line of its docstring."""
+            nothing = inspect.Parameter.empty
+            self.parameters: dict[str, tuple[Any, ...]] = {
+                str(parameter.replace(annotation=nothing, default=nothing)): (
+                    () if parameter.default is nothing else (_plain(parameter.default),)
+                )
+                for parameter in inspect.signature(function).parameters.values()
+            }
+            """The default of each parameter, if it has one. Its name begins with stars where it takes any number of
+            values."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.name}{self.place}"
+
+    @property
+    def place(self) -> str:
+        """Words that follow its name: where it is defined."""
+        return f" in {self.file}" if self.file else ""
+
+    @contextmanager
+    def at_work(self, note: str = "") -> Iterator[None]:
+        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
+
+        `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
+        the function's identity.
+        """
+        if note:
+            for take in crash_notes:
+                take(note)
+        with _running(self.code, self.what, self._error):
+            yield
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Call it; one line where it fails. To be used while it is `at_work`."""
+        with _in_one_line(f"{self.what} failed", self.code, self._error):
+            return self._function(*arguments, **settings)
+
+
+crash_notes: list[Callable[[str], None]] = []
+"""Functions that are told what is at work before it is, for who asks after a crash."""
+
+
+@contextmanager
+def _running(code: UserCode, what: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
+    """Run a user's code in the block. `error` where it has read what is no part of its identity, whatever it raised."""
+    raised: BandlensError | None = None
+    try:
+        with step(what), _standard_error(), code.at_work():
+            yield
+    except BandlensError as failure:
+        raised = failure
+    if files := code.undeclared_files():
+        uses = ", ".join(f'"{name}"' for name in [*code.uses, *files])
+        raise error(
+            f"{what} reads {', '.join(files)}, and nothing says that its results depend on that; add to its table in "
+            f"the study: uses = [{uses}]"
+        ) from raised
+    if raised:
+        raise raised
+
+
+@contextmanager
+def _in_one_line(beginning: str, code: UserCode, error: type[BandlensError]) -> Iterator[None]:
+    """Turn whatever a user's code raises into one line that says where; its stack begins in that code."""
+    try:
+        yield
+    except BandlensError:
+        raise
+    except BaseException as failure:
+        # Ctrl-C comes to the main thread; elsewhere nobody but the code can have raised it.
+        if isinstance(failure, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        words = type(failure).__name__
+        with suppress(Exception):  # an error may fail as it is shown
+            words = ": ".join(filter(None, (words, " ".join(str(failure).split()))))
+        stack = list(_frames_of(code, failure.__traceback__))
+        if stack:
+            file = Path(stack[-1].tb_frame.f_code.co_filename)
+            line = f"line {stack[-1].tb_lineno}"
+            words += f" ({file.name}, {line})" if file.is_file() else f" ({line} of its cell)"
+        raise error(f"{beginning}: {words}") from failure.with_traceback(stack[0] if stack else None)
+
+
+def _frames_of(code: UserCode, trace: TracebackType | None) -> Iterator[TracebackType]:
+    """The entries of a stack that lie in a user's code."""
+    while trace is not None:
+        if code.owns(trace.tb_frame.f_globals):
+            yield trace
+        trace = trace.tb_next
+
+
+def show_stack(error: BandlensError) -> None:
+    """Log the stack of an error that becomes the line of a cell or a number, where all is to be shown (`-v`)."""
+    if error.__cause__ and log.isEnabledFor(logging.DEBUG):
+        log.info(f"bandlens: {error}", exc_info=error.__cause__)
+
+
+def _plain(value: object) -> object:
+    """Convert NumPy's and other subclasses of numbers and text to plain bool, int, float or str."""
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
+
+
+def settings_of(
+    parameters: Mapping[str, tuple[Any, ...]], reserved: Mapping[str, str], where: UserFunction
+) -> dict[str, tuple[Any, ...]]:
+    """The parameters that a study gives values to; UsageError where it could not.
+
+    Args:
+        parameters: those of a user's function, or some of them.
+        reserved: names that the program gives values to, and what each value is.
+        where: the function, as errors begin.
+    """
+    for name, default in parameters.items():
+        if name.startswith("*"):
+            raise UsageError(f"{where} takes {name}; name each parameter")
+        if name in reserved and default:
+            raise UsageError(
+                f"{where} takes {name} with a default, and is given {reserved[name]}; leave the default out, or call "
+                "the parameter something else"
+            )
+    return {name: default for name, default in parameters.items() if name not in reserved}
+
+
+class _Output:
+    """Standard output while a user's code runs in some threads: these get standard error."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr if runs_users_code() else self.stream, name)
+
+
+_output_lock, _output_users = threading.Lock(), 0
+
+
+@contextmanager
+def _standard_error() -> Iterator[None]:
+    """Have what this thread prints with Python go to standard error, while it runs a user's code."""
+    global _output_users
+    with _output_lock:
+        if not _output_users:
+            sys.stdout = _Output(sys.stdout)
+        _output_users += 1
+    try:
+        yield
+    finally:
+        with _output_lock:
+            _output_users -= 1
+            if not _output_users and isinstance(sys.stdout, _Output):
+                sys.stdout = sys.stdout.stream

@@ -1,0 +1,184 @@
+"""A user's code: what its identity covers, what it reads beside that, and whose modules it gets."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_probes import PIXELS, Write, run
+
+from bandlens.core.errors import ProbeError, UsageError
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
+
+READERS = {
+    "as it is loaded": "mask = np.load(HERE / 'masks/0.npy')\ndef mirror(images):\n    return images * mask\n",
+    "as it runs": "def mirror(images):\n    return images * np.load(HERE / 'masks/0.npy')\n",
+    "below Python's open": (
+        "def mirror(images):\n    os.close(os.open(HERE / 'masks/0.npy', os.O_RDONLY))\n    return images\n"
+    ),
+    "by a link": "def mirror(images):\n    return images * np.load(HERE.with_name('link') / 'masks/0.npy')\n",
+    "from where it is": ("def mirror(images):\n    os.chdir(HERE / 'masks')\n    return images * np.load('0.npy')\n"),
+    "a module by name, as it is loaded": (
+        "part = importlib.import_module('masks.' + 'part')\ndef mirror(images):\n    return images * part.X\n"
+    ),
+    "a module by name, as it runs": (
+        "def mirror(images):\n    return images * importlib.import_module('masks.' + 'part').X\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", READERS.values(), ids=READERS)
+def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(tmp_path: Path, write: Write, body: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    folder = tmp_path / "here"
+    module = "module" if "import_module" in body else ""
+    read = "masks/part.py" if module else "masks/0.npy"
+    write(
+        f"import importlib, os\nimport numpy as np\nfrom pathlib import Path\nHERE = Path(__file__).parent\n{body}",
+        "here/mine.py",
+    )
+    write("X = 0.5\n", "here/masks/part.py")
+    np.save(folder / "masks/0.npy", 0.5)
+    with pytest.raises((ProbeError, UsageError)) as caught:
+        run(folder, {}, PIXELS)
+    assert str(caught.value) == (
+        f"probe mirror reads {read}, and nothing says that its results depend on that; add to its table in the study: "
+        f'uses = ["{read}"]'
+    )
+    table = {"file": "mine.py", "uses": [read]}
+    before = run(folder, table, PIXELS)
+    assert before.keys() == {"mirror"}
+    digest = make_grid({"mirror": table}, folder).conditions[1].digest
+    write("X = 1.0\n", "here/masks/part.py")
+    np.save(folder / "masks/0.npy", 1.0)
+    assert make_grid({"mirror": table}, folder).conditions[1].digest != digest
+    if "os.open" not in body:
+        np.testing.assert_allclose(run(folder, table, PIXELS)["mirror"], before["mirror"] * 2, atol=1e-6)
+
+
+def test_files_that_it_writes_and_those_of_python_and_its_libraries_are_none_of_its_identity(
+    tmp_path: Path, write: Write
+) -> None:
+    """A hidden folder beside it, such as an environment, is Python's."""
+    write("", ".venv/lib/big.py")
+    write(
+        "import email.mime.text, sys\n"
+        "from pathlib import Path\n"
+        "HERE = Path(__file__).parent\n"
+        "sys.path.append(str(HERE / '.venv/lib'))\n"
+        "import big\n"
+        "def mirror(images):\n"
+        "    (HERE / 'log').write_text('x')\n"
+        "    (HERE / '.venv/lib/big.py').read_text()\n"
+        "    try:\n"
+        "        open(HERE / 'no such file')\n"
+        "    except OSError:\n"
+        "        return images * (big is sys.modules['big'])\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+
+
+def test_it_runs_as_its_digest_says_whatever_bytecode_lies_there(tmp_path: Path, write: Write) -> None:
+    """Bytecode is found by a source's time and length, and these are the same after each of the edits."""
+    made = []
+    for value in (2, 4, 8):
+        for name, text in {
+            "mine.py": f"import part as a, pack.leaf as b\ndef mirror(x):\n    return x / {value} / a.X / b.Y\n",
+            "part.py": f"X = {value}\n",
+            "pack/leaf.py": f"Y = {value}\n",
+        }.items():
+            os.utime(write(text, name), (1, 1))
+            if value == 2:
+                py_compile.compile(str(tmp_path / name))
+        (images,) = run(tmp_path, {}, PIXELS).values()
+        made.append(round(float(PIXELS.max() / 255 / images.max())))
+    assert made == [8, 64, 512]
+
+
+def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Write) -> None:
+    """Each has its own also where the function imports them as it runs, and where a package has no __init__."""
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        write(
+            "def mirror(images):\n    import part_of_mine.leaf\n    return images * part_of_mine.leaf.X\n",
+            f"{name}/mine.py",
+        )
+        write(f"X = {value}\n", f"{name}/part_of_mine/leaf.py")
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        np.testing.assert_allclose(run(tmp_path / name, {}, PIXELS)["mirror"], PIXELS / 255 * value, atol=1e-6)
+
+
+def test_the_file_is_a_module_as_it_loads_and_as_it_runs(tmp_path: Path, write: Write) -> None:
+    write(
+        "from __future__ import annotations\nimport pickle\nfrom dataclasses import dataclass\n\n\n"
+        "@dataclass\nclass Mixed:\n    strength: float\n\n\n"
+        "def mirror(images):\n"
+        "    return images * pickle.loads(pickle.dumps(Mixed(0.5))).strength\n"
+    )
+    (images,) = run(tmp_path, {}, PIXELS).values()
+    np.testing.assert_array_equal(images, PIXELS / np.float32(255) * np.float32(0.5))
+    assert "bandlens_probe_mine" not in sys.modules
+
+
+def test_a_module_imported_as_it_runs_is_loaded_once(tmp_path: Path, write: Write) -> None:
+    write("import numpy as np\nRANDOM = np.random.rand()\n", "helper_once.py")
+    write("def mirror(images):\n    import helper_once\n    return images * helper_once.RANDOM\n")
+    assert run(tmp_path, {}, PIXELS)["mirror"].max() <= 1
+    assert "helper_once" not in sys.modules
+
+
+def test_the_file_runs_with_the_modules_beside_it_as_they_are_now(tmp_path: Path, write: Write) -> None:
+    write("import helper_now\ndef mirror(images):\n    return images * helper_now.FACTOR\n")
+    for factor in (0.5, 0.25):
+        write(f"FACTOR = {factor}\n", "helper_now.py")
+        made = run(tmp_path, {}, PIXELS)
+        np.testing.assert_allclose(made["mirror"], PIXELS / 255 * factor, atol=1e-6)
+
+
+def test_names_of_other_modules_and_sys_path_stay_what_they_are(tmp_path: Path, write: Write) -> None:
+    """A module beside the file hides one of Python's from its own imports alone, and modules may need each other."""
+    write("VALUE = 0.5\n", "random.py")
+    write("import mine\ndef half(images):\n    return images * mine.random.VALUE\n", "helper.py")
+    write(
+        "import random, secrets, sys\nfrom helper import *\nfrom pathlib import Path\n"
+        "def mirror(images):\n    return half(images) * (secrets.choice([1]) == 1)\n"
+    )
+    path, names = list(sys.path), set(sys.modules)
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255 * 0.5, atol=1e-6)
+    assert sys.path == path
+    assert not hasattr(sys.modules["random"], "VALUE")
+    assert {name.partition("_user_")[0] for name in set(sys.modules) - names} <= {"bandlens", "secrets"}
+
+
+def test_a_function_that_was_loaded_stays_what_it_was_as_its_file_changes(tmp_path: Path, write: Write) -> None:
+    grids = []
+    for value in (0.25, 0.5):
+        write(f"VALUE = {value}\n", "part.py")
+        write("import part\ndef mirror(images):\n    import part as later\n    return images * later.VALUE\n")
+        grids.append(make_grid({"mirror": {"file": "mine.py"}}, tmp_path))
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    for grid, value in zip(grids, (0.25, 0.5), strict=True):
+        [(_, images)] = grid.families["mirror"].perturb(
+            np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape, np.float32)
+        )
+        np.testing.assert_allclose(images, PIXELS / 255 * value, atol=1e-6)
+
+
+def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
+    """It may have kept what it read."""
+    write("0.5", "mask.txt")
+    write(
+        "from pathlib import Path\nmasks = []\n"
+        "def mirror(images, strength):\n"
+        "    masks[:] = masks or [float(Path(__file__).with_name('mask.txt').read_text())]\n"
+        "    return images * masks[0]\n"
+    )
+    grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    for condition in grid.conditions[1:]:
+        with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
+            list(grid.families["mirror"].perturb(np, batch, [condition], lambda: np.empty(PIXELS.shape)))
