@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 FOLDERS := processes models pages hostile card support
-PROGRAMS := faults soak archives disks interrupts dependent_probes
+PROGRAMS := faults soak disks interrupts dependent_probes
 # Programs have one thread each: as the last jobs, they would leave a core idle.
 JOBS ?= $(PROGRAMS) $(FOLDERS)
 SEED ?= $(shell date +%s)
@@ -40,9 +40,6 @@ campaign: $(JOBS:%=campaign-%)
 
 campaign-faults campaign-soak campaign-disks campaign-interrupts campaign-dependent_probes: campaign-%: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
-
-campaign-archives: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py --seed $(SEED) $(ARGS)
 
 campaign-%: setup
 	BANDLENS_SEED=$(SEED) $(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)

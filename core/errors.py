@@ -19,7 +19,8 @@ A message is one line: what happened, where, and what to do about it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -101,6 +102,15 @@ def unwritable(path: Path | str, error: OSError, advice: str) -> BandlensError:
     if error.errno in NO_ROOM:
         return BandlensError(f"cannot write {path}: {error.strerror}; make room, and run the same command again")
     return UsageError(f"cannot write {path}: {error.strerror}; {advice}")
+
+
+@contextmanager
+def writing(path: Path | str, advice: str) -> Iterator[None]:
+    """Raise the error of `unwritable` where what is done here cannot write a file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, advice) from None
 
 
 class CheckpointError(BandlensError):

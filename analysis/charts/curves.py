@@ -15,7 +15,6 @@ from .grammar import (
     IMAGES,
     INK,
     PICKED,
-    colors,
     faded,
     layered,
     plot,
@@ -27,8 +26,6 @@ from .grammar import (
     words,
 )
 from .maps import condition_map, direction_map
-
-PEOPLE = "humans"
 
 
 def curves(
@@ -170,26 +167,6 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
         top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
         measure=pl.when(mapped).then(pl.format("1 - {} (share of images)", "measure")).otherwise("measure"),
     )
-
-
-def subject_curves(rows: pl.DataFrame, title: str) -> Any:
-    """Accuracy by condition, a line a subject: subject, condition, top1, low, high, n; `humans` are black and thick."""
-    number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
-    order = rows.select("condition").unique().sort(number, "condition", nulls_last=True)["condition"].to_list()
-    models = rows.filter(pl.col("subject") != PEOPLE)["subject"].unique().sort().to_list()
-    hues = {PEOPLE: INK} if PEOPLE in rows["subject"] else {}
-    hues |= {name: color for name, (color, _) in colors(models).items()}
-    base = plot(rows).encode(
-        x=alt.X("condition:N", sort=order, title="condition", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("subject:N", scale=alt.Scale(domain=list(hues), range=list(hues.values())), title=None),
-        tooltip=tips("subject", "condition", ("top1", "accuracy", ".3f"), "low", "high", IMAGES),
-    )
-    y = alt.Y("top1:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
-    ends = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title="accuracy"), y2=alt.Y2("high:Q"))
-    lines = base.mark_line(point=True).encode(
-        y=y, strokeWidth=alt.StrokeWidthValue(1.5, condition=where(f"datum.subject == '{PEOPLE}'", 3))
-    )
-    return layered(ends, lines, title=title, width=320, height=190)
 
 
 def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:

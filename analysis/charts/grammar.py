@@ -42,6 +42,8 @@ CONFIG: dict[str, Any] = {
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 """Colours that colour-blind readers tell apart (Okabe & Ito 2008)."""
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+PEOPLE = "humans"
+"""The subject that is drawn in black among models."""
 COLORED_MODELS = 7
 """The most models that have a colour and a shape each; more have those of their categories."""
 SLANTED_COLUMNS = 12
@@ -75,7 +77,8 @@ def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     places = {name: study.get(name) for name in distinct}
     for turn, name in enumerate(name for name in distinct if places[name] is None):
         places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
-    return {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
+    looks = {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
+    return looks | ({PEOPLE: (INK, "circle")} if PEOPLE in looks else {})
 
 
 def series_of(frame: pl.DataFrame) -> str:
@@ -206,8 +209,8 @@ def legend_below() -> alt.Legend:
     return alt.Legend(orient="bottom", gradientLength=200)
 
 
-def signed(number: float | None, digits: str = ".2f") -> str:
-    """The text of a number on a tile, with a true minus sign."""
+def signed(number: float | None, digits: str = "z.2f") -> str:
+    """The text of a number on a tile, with a true minus sign; zero has none."""
     return "–" if number is None else f"{number:{digits}}".replace("-", "−")
 
 

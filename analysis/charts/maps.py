@@ -129,7 +129,7 @@ def difference_map(rows: pl.DataFrame, title: str, reach: float) -> Any:
     is_small = models <= 2 * COLORED_MODELS
     if is_small:
         pairs = rows.select("difference", "differs").rows()
-        text = [signed(difference, "+.1f") + "*" * bool(differs) for difference, differs in pairs]
+        text = [signed(difference, "+z.1f") + "*" * bool(differs) for difference, differs in pairs]
         rows = rows.with_columns(pl.Series("text", text), bold="differs")
     points = [("before", "before", ".1f"), ("after", "after", ".1f"), ("difference", "points", "+.2f")]
     return tile_map(
@@ -196,7 +196,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
 def rho_text(rho: float | None, adjusted: float | None) -> str:
     """The text of a coefficient, with a star where it holds after correction."""
     star = "*" if adjusted is not None and adjusted < ALPHA else ""
-    return f"{signed(rho)}{star}".replace("−0.00", "0.00")
+    return f"{signed(rho)}{star}"
 
 
 def octave_names(size: int) -> list[str]:

@@ -98,8 +98,8 @@ class Run:
 
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Select the rows that are compared, and give them the comparison's names."""
-        chosen = self.select(rows)
-        return chosen if self.column is None else chosen.with_columns(pl.lit(self.called).alias(self.column))
+        selection = self.select(rows)
+        return selection if self.column is None else selection.with_columns(pl.lit(self.called).alias(self.column))
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
@@ -169,7 +169,7 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
     matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     if a.store.path.resolve() == b.store.path.resolve():
         return matched.with_columns(same=pl.col("cell") == pl.col("cell_b"))
-    equal, same = matched.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
+    equal, equality = matched.filter(pl.col("key") == pl.col("key_b")), pl.col("key") == pl.col("key_b")
     # Without labels, what is right depends on the clean predictions, too.
     for column in ("cell", "clean_cell"):
         prints_a, prints_b = (
@@ -178,8 +178,8 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
         )
         print_a = pl.col(column).replace_strict(prints_a, default=None, return_dtype=pl.String)
         print_b = pl.col(f"{column}_b").replace_strict(prints_b, default=None, return_dtype=pl.String)
-        same &= print_a.eq_missing(print_b)
-    return matched.with_columns(same=same)
+        equality &= print_a.eq_missing(print_b)
+    return matched.with_columns(same=equality)
 
 
 def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
@@ -204,17 +204,17 @@ def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.Data
         lists = conditions.group_by("probe").agg(pl.col("parameters").unique(maintain_order=True).alias(name))
         probes = probes.join(lists, on="probe", how="left", maintain_order="left")
     probes = probes.with_columns(pl.col(*columns).fill_null([]))
-    both = (pl.col("only_in_a").list.len() > 0) & (pl.col("only_in_b").list.len() > 0)
+    replacement = (pl.col("only_in_a").list.len() > 0) & (pl.col("only_in_b").list.len() > 0)
     nothing = pl.lit([], pl.List(pl.String))
     probes = probes.with_columns(
-        pl.when(both).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("only_in_a", "only_in_b")
+        pl.when(replacement).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("only_in_a", "only_in_b")
     )
-    return probes.filter(both | (pl.col("reimplemented").list.len() > 0))
+    return probes.filter(replacement | (pl.col("reimplemented").list.len() > 0))
 
 
 def curves(cells: pl.DataFrame) -> pl.DataFrame:
     """One row a checkpoint, image set and probe, of cells as `compare_cells` gives them."""
-    largest = pl.col("difference").abs().arg_max()
+    place = pl.col("difference").abs().arg_max()
     return cells.group_by("checkpoint", "image_set", "probe", maintain_order=True).agg(
         conditions=pl.len(),
         different=DIFFERS.sum(),
@@ -222,9 +222,9 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
         lost=pl.col("lost").sum(),
         gained=pl.col("gained").sum(),
         mean_difference=pl.col("difference").mean(),
-        largest=pl.col("difference").get(largest),
-        at=pl.col("parameters").get(largest),
-        cycles=pl.col("cycles").get(largest),
+        largest=pl.col("difference").get(place),
+        at=pl.col("parameters").get(place),
+        cycles=pl.col("cycles").get(place),
         p_holm=pl.col("p_holm").min(),
     )
 
@@ -245,9 +245,9 @@ def read_cells(run: Run) -> pl.DataFrame:
         [run.label],
     )
     cells = run.renamed(cells)
-    doubled = cells.filter(cells.select(MATCH).is_duplicated())
-    if len(doubled):
-        which = ", ".join(doubled.select(MATCH).row(0))
+    duplicates = cells.filter(cells.select(MATCH).is_duplicated())
+    if len(duplicates):
+        which = ", ".join(duplicates.select(MATCH).row(0))
         raise UsageError(f"{run.store.path}, {run.label}: {which} is there twice; give each image set its own name")
     return cells
 
@@ -296,12 +296,12 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     compared, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(compared, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
-    same = 1 - (compared.lost + compared.gained) / len(clusters)
-    numbers["kappa"] = kappa_of(same, numbers["top1_a"], numbers["top1_b"])
-    comparable = pl.when(pl.col("note").is_null())
+    agreement = 1 - (compared.lost + compared.gained) / len(clusters)
+    numbers["kappa"] = kappa_of(agreement, numbers["top1_a"], numbers["top1_b"])
+    when_comparable = pl.when(pl.col("note").is_null())
     rows = rows.with_columns(
         changed=pl.Series(changed.sum(axis=1), dtype=pl.Int64),
-        **{name: comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
+        **{name: when_comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
     return PairedCells(rows, changed, clusters)
 
@@ -332,32 +332,33 @@ def common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole
     first = cells.row(0, named=True)
     images_a = a.frame(query, [first["image_set_id"]])
     if first["digest"] == first["digest_b"]:
-        both = images_a.with_columns(image_index_b="image_index")
+        images = images_a.with_columns(image_index_b="image_index")
     else:
         images_b = b.frame(query, [first["image_set_id_b"]])
-        unique = [images.filter(pl.col("path").is_unique()) for images in (images_a, images_b)]
-        both = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
+        unique = [side.filter(pl.col("path").is_unique()) for side in (images_a, images_b)]
+        images = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
         # A number is another class in another decision space: there `differs_in` says what is compared.
-        unlike = both.filter(pl.col("label") != pl.col("label_b"))
-        if len(unlike) and first["decision_space"] == first["decision_space_b"]:
-            path, label, label_b = unlike.select("path", "label", "label_b").row(0)
+        conflicts = images.filter(pl.col("label") != pl.col("label_b"))
+        if len(conflicts) and first["decision_space"] == first["decision_space_b"]:
+            path, label, label_b = conflicts.select("path", "label", "label_b").row(0)
             raise UsageError(
-                f"image set {first['image_set']}: {path} has label {label} in A and {label_b} in B, the first of "
-                f"{len(unlike)} of {len(both)} images in common whose labels differ; pack both with the same labels"
+                f"image set {first['image_set']}: {path} has label {label} in A and {label_b} in B, the first "
+                f"of {len(conflicts)} of {len(images)} images in common whose labels differ; pack both with the same "
+                "labels"
             )
-    index_a, index_b, cluster = (both[name].to_numpy() for name in ("image_index", "image_index_b", "cluster"))
+    index_a, index_b, cluster = (images[name].to_numpy() for name in ("image_index", "image_index_b", "cluster"))
     return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
 
 
 def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Whole) -> tuple[NDArray[np.uint16], Mask]:
     """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
-    perturbed, clean = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
-    ids = pl.concat([perturbed, clean]).drop_nulls().unique().sort()
+    perturbed_cells, clean_cells = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
+    ids = pl.concat([perturbed_cells, clean_cells]).drop_nulls().unique().sort()
     decisions = read_decisions(store, ids.to_list())
-    every = np.stack([decided.predicted for decided in decisions])[:, images]
-    place = ids.search_sorted(perturbed).to_numpy()
-    predicted = every[place]
+    classes = np.stack([outcome.predicted for outcome in decisions])[:, images]
+    place = ids.search_sorted(perturbed_cells).to_numpy()
+    predicted = classes[place]
     if cells[f"labelled{suffix}"][0]:
-        right = np.stack([decided.rank == 0 for decided in decisions])[:, images]
-        return predicted, right[place]
-    return predicted, predicted == every[ids.search_sorted(clean.fill_null(ids[0])).to_numpy()]
+        correct = np.stack([outcome.rank == 0 for outcome in decisions])[:, images]
+        return predicted, correct[place]
+    return predicted, predicted == classes[ids.search_sorted(clean_cells.fill_null(ids[0])).to_numpy()]

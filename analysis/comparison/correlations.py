@@ -45,13 +45,13 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
         correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, "spearman", None, resamples)
         for end in ("", "_b")
     )
-    both = correlations_a.select("bias", "group", "subset", "n", coefficient_a="coefficient", p_holm_a="p_holm")
-    both = both.with_columns(
+    rows = correlations_a.select("bias", "group", "subset", "n", coefficient_a="coefficient", p_holm_a="p_holm")
+    rows = rows.with_columns(
         coefficient_b=correlations_b["coefficient"],
         p_holm_b=correlations_b["p_holm"],
         difference=correlations_b["coefficient"] - correlations_a["coefficient"],
     )
-    changed = both.filter(pl.col("difference").abs() > 0).rows(named=True)
+    changed = rows.filter(pl.col("difference").abs() > 0).rows(named=True)
     with threadpool_limits(1, "blas"):
         intervals = [
             {name: row[name] for name in ("bias", "group", "subset")}
@@ -59,9 +59,9 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
             for row in changed
         ]
     keys = {"bias": pl.String, "group": pl.String, "subset": pl.String, "low": pl.Float64, "high": pl.Float64}
-    both = both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
-    both = both.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
-    return both.with_columns(pl.col(pl.Float64).fill_nan(None))
+    rows = rows.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
+    rows = rows.with_columns(detectable=detected_widths() * (pl.col("high") - pl.col("low")))
+    return rows.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _difference(joint: pl.DataFrame, bias: str, group: str, resamples: int) -> dict[str, float]:

@@ -50,11 +50,11 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     numbers = _joined(a, b, METRICS, METRIC_KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.shown.primary]
     conditions = _joined(a, b, CONDITIONS, CONDITION_KEYS).filter(~pl.col("metric").is_in(primary))
-    moved = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
-    paired = pl.DataFrame(list(_paired(a, b, moved)), PAIRED, orient="row")
+    changes = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
+    intervals = pl.DataFrame(list(_paired(a, b, changes)), PAIRED, orient="row")
     return (
-        _differences(numbers, METRIC_KEYS, paired.filter(pl.col("probe").is_null())),
-        _differences(conditions, CONDITION_KEYS, paired.filter(pl.col("probe").is_not_null())),
+        _differences(numbers, METRIC_KEYS, intervals.filter(pl.col("probe").is_null())),
+        _differences(conditions, CONDITION_KEYS, intervals.filter(pl.col("probe").is_not_null())),
     )
 
 
@@ -117,7 +117,9 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
             conditions = rows.filter(pl.col("probe").is_not_null())
             for condition, name, ends in _condition_intervals(outcomes_a, outcomes_b, conditions):
                 yield (*key, *condition, name, *ends)
-            answers_a, answers_b = (side.own_answers(of) for side, of in ((side_a, outcomes_a), (side_b, outcomes_b)))
+            answers_a, answers_b = (
+                side.own_answers(outcomes) for side, outcomes in ((side_a, outcomes_a), (side_b, outcomes_b))
+            )
             for number in answers_a.keys() & answers_b.keys():
                 own_ends = paired_interval(answers_a[number], answers_b[number], outcomes_a.images.clusters)
                 yield (*key, *number, *(own_ends or (None, None)))
@@ -176,13 +178,13 @@ def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterat
 
 def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutcomes) -> Ends | None:
     values = [measure.values(cell) if measure.values else None for cell in (a, b)]
-    shares = [of_cell and of_cell.share(a.images.clusters) for of_cell in values]
+    shares = [numbers and numbers.share(a.images.clusters) for numbers in values]
     return difference_interval(shares[0], shares[1]) if shares[0] and shares[1] else None
 
 
 def by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
     """Probe and parameters, as JSON text -> the cell."""
-    return {(stored.condition.probe, stored.parameters): cell for stored, cell in outcomes.cells.items()}
+    return {(condition.condition.probe, condition.parameters): cell for condition, cell in outcomes.cells.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +196,20 @@ class Side:
 
     @classmethod
     def from_run(cls, run: Run, predictions: PredictionReader) -> Side:
-        listed = subjects(run.store, run.label)
+        run_subjects = subjects(run.store, run.label)
         if run.column is not None:
             names: dict[str, Any] = {run.column: run.called}
-            listed = [replace(subject, **names) for subject in listed if getattr(subject, run.column) == run.value]
-        return cls(predictions, {(subject.checkpoint, subject.image_set): subject for subject in listed})
+            run_subjects = [
+                replace(subject, **names) for subject in run_subjects if getattr(subject, run.column) == run.value
+            ]
+        return cls(predictions, {(subject.checkpoint, subject.image_set): subject for subject in run_subjects})
 
     def outcomes(self, key: tuple[str, str]) -> Outcomes | None:
         return self.predictions.outcomes(self.subjects[key]) if key in self.subjects else None
 
     def own_answers(self, outcomes: Outcomes) -> dict[tuple[str | None, str | None, str], Answer]:
         """Answers of own measures by probe, parameters and name; those of clean images also without a condition."""
-        conditions = {stored.cell: stored for stored in outcomes.cells}
+        conditions = {condition.cell: condition for condition in outcomes.cells}
         answers = dict[tuple[str | None, str | None, str], Answer]()
         stored_answers = read_answers(self.predictions.store, outcomes.subject.study_id, list(conditions))
         for (name, cell), answer in stored_answers.items():
@@ -215,7 +219,7 @@ class Side:
         return answers
 
     def benchmarks(self, checkpoint: str) -> BenchmarkOutcomes | None:
-        subject = next((of_set for (name, _), of_set in self.subjects.items() if name == checkpoint), None)
+        subject = next((subject for (name, _), subject in self.subjects.items() if name == checkpoint), None)
         if subject is None:
             return None
         benchmarked = read_benchmarked(self.predictions.store, subject.study_id)

@@ -61,12 +61,12 @@ def images_needed(
 
     The formulas stand above: the intervals of Wilson and of Bonett & Price 2012 end at the limits with so many images.
     """
-    of_flips = images_for_share(flips, max_flips)
-    of_difference = images_for_difference(np.abs(difference) - max_difference, discordant - difference**2)
+    images_for_flips = images_for_share(flips, max_flips)
+    images_for_loss = images_for_difference(np.abs(difference) - max_difference, discordant - difference**2)
     too_many, too_far = flips > max_flips, np.abs(difference) > max_difference
     # To pass, both have to fit; to fail, the first that does not is enough.
-    to_fail = np.fmin(np.where(too_many, of_flips, np.inf), np.where(too_far, of_difference, np.inf))
-    return np.where(too_many | too_far, to_fail, np.fmax(of_flips, of_difference))
+    to_fail = np.fmin(np.where(too_many, images_for_flips, np.inf), np.where(too_far, images_for_loss, np.inf))
+    return np.where(too_many | too_far, to_fail, np.fmax(images_for_flips, images_for_loss))
 
 
 def images_for_share(share: Floats, limit: Floats | float, quantile: float = Z) -> Floats:
@@ -160,11 +160,11 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
         flips=pl.Series(flips), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
     )
     difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
-    needed = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
-    many = two_digits(np.maximum(needed * n / effective, n + 1))
+    counts = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
+    many = two_digits(np.maximum(counts * n / effective, n + 1))
     names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
-    same = pl.col("cell") == pl.col("cell_b")
-    return rows.with_columns(verdict=pl.when(same).then(pl.lit("pass")).otherwise(verdict(limits))).select(
+    equality = pl.col("cell") == pl.col("cell_b")
+    return rows.with_columns(verdict=pl.when(equality).then(pl.lit("pass")).otherwise(verdict(limits))).select(
         "checkpoint",
         "category",
         "image_set",
@@ -182,6 +182,6 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 def two_digits(values: Floats) -> pl.Series:
     """Round up to whole numbers of two significant digits; null where infinite."""
-    finite = np.where(np.isfinite(values), values, np.nan)
-    step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
-    return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)
+    numbers = np.where(np.isfinite(values), values, np.nan)
+    step = 10 ** (np.floor(np.log10(numbers)) - 1).clip(0)
+    return pl.Series(np.ceil(numbers / step) * step, nan_to_null=True).cast(pl.Int64)

@@ -24,14 +24,16 @@ Chetverikov & Kato 2013):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy
+from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
@@ -60,24 +62,25 @@ JUDGED: Mapping[str, Measure[CellOutcomes]] = {
 """Name -> measure that a release can be judged by."""
 
 
-def _classes(outcomes: Outcomes) -> Iterator[tuple[str, Whole]]:
+Slice = tuple[str, Whole]
+"""The name of a slice, and its images; that of all images is empty."""
+
+
+def _classes(outcomes: Outcomes) -> Iterator[Slice]:
     """The classes of the labels, by name where it is known."""
     label, names = outcomes.images.label, next(iter(outcomes.cells.values())).class_names
     for number in np.unique(label[label >= 0]).tolist():
         yield f"class {names.get(number, number)}", np.flatnonzero(label == number)
 
 
-def _attributes(outcomes: Outcomes) -> Iterator[tuple[str, Whole]]:
+def _attributes(outcomes: Outcomes) -> Iterator[Slice]:
     """The values of the attributes of images."""
     for (name, value), images in outcomes.images.slices.items():
         yield f"{name}={value}", images
 
 
-SLICES: Mapping[str, Callable[[Outcomes], Iterator[tuple[str, Whole]]]] = {
-    "class": _classes,
-    "attribute": _attributes,
-}
-"""Kind of slices -> name and images of each slice of an image set."""
+SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes, "attribute": _attributes}
+"""Kind of slices -> the slices of an image set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,13 @@ class ReleasePair:
     clusters: Whole
     """(n,): images with the same number are not independent."""
 
-    def rows(self, slices: Iterable[tuple[str, Whole]], limits: Limits) -> pl.DataFrame:
+    def rows(self, slices: Iterable[Slice], limits: Limits) -> pl.DataFrame:
         """The rows of slices, each a name and its images, before `decide` corrects them."""
         blocks = list[dict[str, Any]]()
         lost, limit = self.right[0] & ~self.right[1], limits.negative_flips
         for name, images in slices:
-            flips, before, now = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
-            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - before, 1 - now)}
+            flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
+            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - share_a, 1 - share_b)}
             for measure, d, (mean_before, mean_now), counted in self._losses(images):
                 sums, sizes, _ = sums_by_cluster(d, self.clusters[counted])
                 compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
@@ -114,8 +117,8 @@ class ReleasePair:
                 share, effective, freedom = flip_share(lost[:, images], self.clusters[images])
                 low, high = wilson(share, effective, student(freedom))
                 above = p_above(share, effective, freedom, limit)
-                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": before}
-                block |= {"now": now, "loss": share, "loss_low": low, "loss_high": high}
+                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": share_a}
+                block |= {"now": share_b, "loss": share, "loss_low": low, "loss_high": high}
                 block |= {"p_pass": 1 - above, "p_fail": above, "effect": len(images) / effective}
                 blocks.append(block | flip_columns)
         if not blocks:  # no image of the set counts for any of the measures
@@ -128,19 +131,19 @@ class ReleasePair:
         where = pl.concat([self.conditions] * len(blocks))
         return where.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())
 
-    def largest(self, slices: Iterable[tuple[str, Whole]], seed: int) -> Floats:
+    def largest(self, slices: Iterable[Slice], seed: int) -> Floats:
         """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has one weight in all of them."""
-        distinct, cluster = np.unique(self.clusters, return_inverse=True)
-        largest = np.zeros(DRAWS)
+        ids, cluster = np.unique(self.clusters, return_inverse=True)
+        maxima = np.zeros(DRAWS)
         contributions = [matrix for _, images in slices for matrix in self._contributions(images, cluster)]
-        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(distinct))
+        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
         for first in range(0, DRAWS, size):
-            block = largest[first : first + size]
-            weights = random.standard_normal((len(block), len(distinct)), np.float32)
+            block = maxima[first : first + size]
+            weights = random.standard_normal((len(block), len(ids)), np.float32)
             for places, per_cluster in contributions:
-                statistics = (weights if len(places) == len(distinct) else weights[:, places]) @ per_cluster
+                statistics = (weights if len(places) == len(ids) else weights[:, places]) @ per_cluster
                 np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
-        return largest
+        return maxima
 
     def _losses(self, images: Whole) -> Iterator[tuple[str, Floats, tuple[Floats, Floats], Whole]]:
         """Each measure with d (conditions, m), its means before and now, and the m of the images that count."""
@@ -176,28 +179,28 @@ def decide(rows: pl.DataFrame) -> pl.DataFrame:
     to_pass = np.where(loss < margin, images_for_difference(margin - loss, variance, quantile), np.inf)
     to_fail = np.where(loss > 0, images_for_difference(loss, variance, quantile), np.inf)
     flips = images_for_share(loss, margin, quantile)
-    needed = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
-    needed = np.maximum(needed * effect, rows["n"].to_numpy() + 1)
-    judged = rows.with_columns(
+    counts = np.where(rows["measure"] == FLIPS, flips, np.fmin(to_pass, to_fail))
+    counts = np.maximum(counts * effect, rows["n"].to_numpy() + 1)
+    table = rows.with_columns(
         p_pass=pl.Series(p_pass, nan_to_null=True), p_fail=pl.Series(p_fail, nan_to_null=True)
     ).with_columns(verdict=in_words(pl.col("p_pass") <= LEVEL, pl.col("p_fail") <= LEVEL))
-    return judged.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(needed)))
+    return table.with_columns(needed=pl.when(pl.col("verdict") == "undecided").then(two_digits(counts)))
 
 
-def worst_loss(rows: pl.DataFrame, largest: Floats) -> dict[str, Any] | None:
+def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
     """The row of the worst loss, whose interval holds for whichever row is chosen; None where none has an interval.
 
     `largest` is the largest statistic of the table in each draw.
     """
-    tested = rows.filter(pl.col("error").is_not_null())
-    if tested.is_empty():
+    candidates = rows.filter(pl.col("error").is_not_null())
+    if candidates.is_empty():
         return None
-    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(largest, 1 - ALPHA))))
-    half = student(tested["freedom"].to_numpy(), alpha) * tested["error"].to_numpy()
-    centre = tested["centre"].to_numpy()
+    alpha = min(ALPHA, 2 * float(scipy.special.ndtr(-np.quantile(maxima, 1 - ALPHA))))
+    half = student(candidates["freedom"].to_numpy(), alpha) * candidates["error"].to_numpy()
+    centre = candidates["centre"].to_numpy()
     row = int(np.argmax(centre - half))
     ends = {"loss_low": max(-1.0, float((centre - half)[row])), "loss_high": min(1.0, float((centre + half)[row]))}
-    return tested.select(ROWS).row(row, named=True) | ends
+    return candidates.select(ROWS).row(row, named=True) | ends
 
 
 SCHEMA = (
@@ -222,33 +225,35 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         )
     cells_a, cells_b = (_select_cells(run, limits) for run in (a, b))
     matched = match_cells(a, b, cells_a, cells_b)
+    sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
+    lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
     if matched.is_empty():
-        raise UsageError(f"{label}: no cell in common, since {_absence_in_words(cells_a, cells_b, a.name)}")
+        raise UsageError(f"{label}: no cell in common: {lacking or 'neither has any'}; run both on the same sets")
     side_a = Side.from_run(a, PredictionReader(a.store))
     side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
-    judged = matched.filter(~pl.col("same"))
-    frames, largest, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
-    for (checkpoint, image_set), group in judged.group_by("checkpoint", "image_set", maintain_order=True):
+    differing_cells = matched.filter(~pl.col("same"))
+    frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
+    for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
         kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
         slices = [*chain.from_iterable(slices_by_kind.values())]
         frames.append(pair.rows(slices, limits))
         # Checkpoints on the same images share the draws of these.
-        np.maximum(largest, pair.largest(slices, int(group["digest"][0][:8], 16)), out=largest)
+        np.maximum(maxima, pair.largest(slices, int(group["digest"][0][:8], 16)), out=maxima)
         advance(len(group))
     rows = decide(pl.concat(frames, how="diagonal"))
-    if absent := [name for name in limits.measures if len(judged) and name not in rows["measure"]]:
+    if absences := [name for name in limits.measures if len(differing_cells) and name not in rows["measure"]]:
         raise UsageError(
-            f"{label}: no image has a number of {', '.join(absent)}; leave it out of {name_limit('measures')}"
+            f"{label}: no image has a number of {', '.join(absences)}; leave it out of {name_limit('measures')}"
         )
-    if absent := [kind for kind in limits.slices if len(judged) and kind not in kinds]:
-        raise UsageError(f"{label}: no image has a known {' or '.join(absent)}; leave it out of {name_limit('slices')}")
-    sides = ((a.name_beside(b), cells_a, cells_b), (b.name_beside(a), cells_b, cells_a))
-    lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
+    if absences := [kind for kind in limits.slices if len(differing_cells) and kind not in kinds]:
+        raise UsageError(
+            f"{label}: no image has a known {' or '.join(absences)}; leave it out of {name_limit('slices')}"
+        )
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
     rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
     table = pl.concat([rows.select(ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal")
-    return Gated(label, table, rule, worst=worst_loss(rows, largest), lacking=lacking)
+    return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking=lacking)
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
@@ -286,100 +291,84 @@ def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
     return cells.filter(pl.col("probe").is_in([*limits.conditions])) if limits.conditions else cells
 
 
-def _absence_in_words(cells_a: pl.DataFrame, cells_b: pl.DataFrame, name: str) -> str:
-    """The checkpoints, image sets and probes of B that A lacks, and those that it has instead, in words."""
-    words = [
-        f"{_column(column)} {some_of(absent)} (it has {some_of(cells_a[column].unique(maintain_order=True)) or 'none'})"
-        for column, absent in _absent(cells_b, cells_a).items()
-    ]
-    return f"{name} lacks {' and '.join(words) or 'these conditions'}"
-
-
-def _rest_in_words(name: str, cells: pl.DataFrame, other_cells: pl.DataFrame) -> str:
+def _rest_in_words(name: str, cells: pl.DataFrame, counterparts: pl.DataFrame) -> str:
     """The number of cells of a run that another lacks, and of which checkpoints, image sets and probes they are."""
-    alone = cells.join(other_cells, on=MATCH, how="anti", maintain_order="left")
-    if alone.is_empty():
-        return ""
-    absent = _absent(alone, other_cells)
-    partly = alone.filter(
-        ~pl.any_horizontal(pl.lit(False), *(pl.col(key).is_in(values) for key, values in absent.items()))
-    )
-    words = [f"{_column(key)} {some_of(values)}" for key, values in absent.items()]
-    if probes := partly["probe"].unique(maintain_order=True).to_list():
-        words.append(f"some settings of {some_of(probes)}")
-    return f"{len(alone):,} of {name} alone ({', '.join(words)})"
-
-
-def _absent(cells: pl.DataFrame, other_cells: pl.DataFrame) -> dict[str, list[str]]:
-    """Checkpoint, image set and probe -> the values that cells have and others do not, where there are some."""
-    absent = {key: cells.join(other_cells, on=key, how="anti", maintain_order="left")[key] for key in MATCH[:3]}
-    return {key: values.unique(maintain_order=True).to_list() for key, values in absent.items() if len(values)}
-
-
-def _column(name: str) -> str:
-    return name.replace("_", " ")
+    remainder, words = cells.join(counterparts, on=MATCH, how="anti", maintain_order="left"), []
+    partly = remainder
+    for column in MATCH[:3]:
+        values = remainder.join(counterparts, on=column, how="anti", maintain_order="left")[column].unique(
+            maintain_order=True
+        )
+        if len(values):
+            words.append(f"{column.replace('_', ' ')} {some_of(values)}")
+            partly = partly.filter(~pl.col(column).is_in(values.implode()))
+    if len(partly):
+        words.append(f"some settings of {some_of(partly['probe'].unique(maintain_order=True))}")
+    return f"{len(remainder):,} of {name} alone ({', '.join(words)})" if len(remainder) else ""
 
 
 def _read_pair(
     side_a: Side, side_b: Side, cells: pl.DataFrame, limits: Limits, key: tuple[str, str]
-) -> tuple[ReleasePair, dict[str, list[tuple[str, Whole]]]]:
+) -> tuple[ReleasePair, dict[str, list[Slice]]]:
     """Read cells of one checkpoint and image set on the images that both have, and the slices of these by kind.
 
     All images are a slice without a name, of a kind without a name.
     """
-    checkpoint, image_set = key
+    where = " on ".join(key)
     outcomes_a, outcomes_b = side_a.outcomes(key), side_b.outcomes(key)
     images_a, images_b, clusters = common_images(side_a.predictions.store, side_b.predictions.store, cells)
     if outcomes_a is None or outcomes_b is None or not len(clusters):
-        raise UsageError(f"{checkpoint} on {image_set}: no image in common; pack both sets with the same paths")
+        raise UsageError(f"{where}: no image in common; pack both sets with the same paths")
     if outcomes_a.images.labelled != outcomes_b.images.labelled:
-        raise UsageError(f"{checkpoint} on {image_set}: only one of the two has labels; pack both sets with labels")
+        raise UsageError(f"{where}: only one of the two has labels; pack both sets with labels")
     settings = cells.select("probe", "parameters").rows()
-    before, now = ([by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b))
-    right_before, right_now = (
-        np.stack([_right(cell, key)[images] for cell in of_run])
-        for of_run, images in ((before, images_a), (now, images_b))
+    cells_a, cells_b = (
+        [by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b)
     )
+    if any(cell.right is None for cell in (*cells_a, *cells_b)):
+        raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
     names = limits.measures or [name for name, measure in JUDGED.items() if measure.shown.primary]
-    values = dict[str, tuple[Floats, Floats]]()
-    for name in names:
-        if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available):
-            rows_before, rows_now = (
-                [_values(JUDGED[name], cell, images) for cell in of_run]
-                for of_run, images in ((before, images_a), (now, images_b))
+    pair = ReleasePair(
+        cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
+        (_stacked(cells_a, images_a, _right), _stacked(cells_b, images_b, _right)),
+        {
+            name: (
+                _stacked(cells_a, images_a, partial(_values, JUDGED[name])),
+                _stacked(cells_b, images_b, partial(_values, JUDGED[name])),
             )
-            values[name] = np.stack(rows_before), np.stack(rows_now)
+            for name in names
+            if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available)
+        },
+        clusters,
+    )
     for side in (side_a, side_b):
         side.predictions.forget()
-    slices: dict[str, list[tuple[str, Whole]]] = {"": [("", np.arange(len(clusters)))]}
+    slices: dict[str, list[Slice]] = {"": [("", np.arange(len(clusters)))]}
     for kind in limits.slices:
-        slices[kind] = _slices(kind, (outcomes_b, images_b), (outcomes_a, images_a))
-    conditions = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b")
-    return ReleasePair(conditions, (right_before, right_now), values, clusters), slices
+        # A set may have got attributes since the release before ran.
+        slices[kind] = _common_slices(kind, outcomes_b, images_b) or _common_slices(kind, outcomes_a, images_a)
+    return pair, slices
 
 
-def _slices(kind: str, *sides: tuple[Outcomes, Whole]) -> list[tuple[str, Whole]]:
-    """Name each slice of a kind, with its images among the common ones, by the first of the sides that knows some.
-
-    A side is outcomes and the common images among theirs: a set may have got attributes since an earlier release ran.
-    """
-    for outcomes, common in sides:
-        named = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
-        if known := [(name, images) for name, images in named if len(images)]:
-            return known
-    return []
+def _common_slices(kind: str, outcomes: Outcomes, common: Whole) -> list[Slice]:
+    """The slices of a kind, with their places among the common images."""
+    places = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
+    return [(name, images) for name, images in places if len(images)]
 
 
-def _right(cell: CellOutcomes, key: tuple[str, str]) -> Mask:
-    if cell.right is None:
-        raise UsageError(f"{' on '.join(key)}: neither labels nor a clean prediction to agree with; add clean images")
-    return cell.right
+def _stacked(cells: Sequence[CellOutcomes], images: Whole, numbers: Callable[[CellOutcomes], NDArray[Any]]) -> Any:
+    """(cells, images): numbers of each image."""
+    return np.stack([numbers(cell)[images] for cell in cells])
 
 
-def _values(measure: Measure[CellOutcomes], cell: CellOutcomes, images: Whole) -> Floats:
+def _right(cell: CellOutcomes) -> Mask:
+    return np.asarray(cell.right)
+
+
+def _values(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Floats:
     """(n,): the measure of each image, NaN where it has none."""
     numbers = measure.values(cell) if measure.values else None
     if numbers is None:
-        return np.full(len(images), np.nan)
+        return np.full(len(cell.images), np.nan)
     counted = np.ones(len(numbers.values), bool) if numbers.counted is None else numbers.counted
-    return np.asarray(np.where(counted, numbers.values, np.nan)[images])
+    return np.asarray(np.where(counted, numbers.values, np.nan))

@@ -44,16 +44,16 @@ class Comparison:
 
     def what_differs(self) -> Comparison:
         """Leave out the rows in which both runs say the same."""
-        flipped = pl.sum_horizontal("changed", "lost", "gained") > 0
-        moved = pl.col("difference").abs() > SAME
-        appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()
+        changed_cells = pl.sum_horizontal("changed", "lost", "gained") > 0
+        changed_values = pl.col("difference").abs() > SAME
+        one_sided = pl.col("value_a").is_null() != pl.col("value_b").is_null()
         return replace(
             self,
-            cells=self.cells.filter(flipped | (pl.col("n") == 0)),
-            curves=self.curves.filter(flipped),
-            metrics=self.metrics.filter(moved.fill_null(False) | appeared),
-            conditions=self.conditions.filter(moved.fill_null(False) | appeared),
-            correlations=self.correlations.filter(moved.fill_null(False)),
+            cells=self.cells.filter(changed_cells | (pl.col("n") == 0)),
+            curves=self.curves.filter(changed_cells),
+            metrics=self.metrics.filter(changed_values.fill_null(False) | one_sided),
+            conditions=self.conditions.filter(changed_values.fill_null(False) | one_sided),
+            correlations=self.correlations.filter(changed_values.fill_null(False)),
         )
 
     def beyond_chance(self) -> Comparison:
@@ -64,22 +64,22 @@ class Comparison:
         and there is no interval to judge that by. A curve stays where one of its cells differs after Holm.
         """
         low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
-        untested = (low.is_null() & (difference.abs() > SAME)).fill_null(False)
-        differs = ((low > 0) | (high < 0)).fill_null(False) | untested
-        unlike = pl.col("state_a").ne_missing(pl.col("state_b"))
-        appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()
+        no_interval = (low.is_null() & (difference.abs() > SAME)).fill_null(False)
+        beyond_chance = ((low > 0) | (high < 0)).fill_null(False) | no_interval
+        changed_states = pl.col("state_a").ne_missing(pl.col("state_b"))
+        one_sided = pl.col("value_a").is_null() != pl.col("value_b").is_null()
         without_accuracy = pl.col("changed") > 0
         return replace(
             self,
             cells=self.cells.filter(
-                differs | DIFFERS.fill_null(False) | (difference.is_null() & without_accuracy).fill_null(False)
+                beyond_chance | DIFFERS.fill_null(False) | (difference.is_null() & without_accuracy).fill_null(False)
             ),
             curves=self.curves.filter(
                 (pl.col("different") > 0) | (pl.col("mean_difference").is_null() & without_accuracy)
             ),
-            metrics=self.metrics.filter(differs | unlike | appeared),
-            conditions=self.conditions.filter(differs | unlike | appeared),
-            correlations=self.correlations if self.no_correlations else self.correlations.filter(differs),
+            metrics=self.metrics.filter(beyond_chance | changed_states | one_sided),
+            conditions=self.conditions.filter(beyond_chance | changed_states | one_sided),
+            correlations=self.correlations if self.no_correlations else self.correlations.filter(beyond_chance),
         )
 
 

@@ -152,8 +152,8 @@ def _each_model(rows: pl.DataFrame) -> Iterator[str]:
 
 def _ends_of_models(rows: pl.DataFrame) -> Iterator[str]:
     """For each measure, the model at either end of the values that are determined."""
-    sound = rows.filter(state=State.OK.value).sort("value", "checkpoint", maintain_order=True)
-    for _, models in sound.group_by("metric", maintain_order=True):
+    ok_rows = rows.filter(state=State.OK.value).sort("value", "checkpoint", maintain_order=True)
+    for _, models in ok_rows.group_by("metric", maintain_order=True):
         first, last = (
             f"{row['checkpoint']} {estimate_in_words(row)}" for row in models.gather([0, -1]).rows(named=True)
         )
@@ -201,13 +201,13 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
     image set each. Where no difference was found, those that could not have been are named (`detectable`). None where
     the two have nothing that could differ.
     """
-    sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
+    ok_rows = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     name_a, name_b = a.name_beside(b), b.name_beside(a)
     columns = ["checkpoint", "image_set", "metric", "difference", "low", "high", "differs"]
-    biases = _without_unlike(metrics.filter(sound).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0)))
-    tested, different = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
-    clean = tested.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
-    cases = pl.concat([biases.select(columns), clean.select(columns)])
+    biases = _without_unlike(metrics.filter(ok_rows).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0)))
+    tested_cells, changed_cells = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
+    clean_cells = tested_cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
+    cases = pl.concat([biases.select(columns), clean_cells.select(columns)])
     several = cells["image_set"].n_unique() > 1
     changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), several))]
     if changes:
@@ -216,26 +216,27 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
         if len(names) == 1 and b.column != "checkpoint":
             who = f"{names.item()} {'on' if b.column else 'in'} {name_b}"
         return f"Compared with {name_a}, {who} {'; it '.join(changes)}"
-    if tested.is_empty():
+    if tested_cells.is_empty():
         return None
-    if len(different):
+    if len(changed_cells):
+        most = difference_in_words(_first_by(changed_cells, pl.col("difference").abs()))
         return (
-            f"{name_b} differs from {name_a} in the accuracy of {len(different):,} of {plural(len(tested), 'cell')}, "
-            f"at most by {difference_in_words(_first_by(different, pl.col('difference').abs()))}"
+            f"{name_b} differs from {name_a} in the accuracy of {len(changed_cells):,} of "
+            f"{plural(len(tested_cells), 'cell')}, at most by {most}"
         )
-    smallest = _detectable_in_words(tested)
-    by_cell = ", by cell," if " to " in smallest else ""
-    could_not = f"one smaller than {smallest}{by_cell} could not have been" if smallest else "none could have been"
+    detectable = _detectable_in_words(tested_cells)
+    by_cell = ", by cell," if " to " in detectable else ""
+    could_not = f"one smaller than {detectable}{by_cell} could not have been" if detectable else "none could have been"
     unmoved = biases.filter(pl.col("metric").is_in([*CHANGES]), ~pl.col("differs"))
     titles = [
         f"{title_of(str(metric))} ({_detectable_in_words(rows)})"
         for (metric,), rows in unmoved.group_by("metric", maintain_order=True)
     ]
     finding = (
-        f"No difference was found between {name_a} and {name_b} in {plural(len(tested), 'cell')} ({could_not})"
+        f"No difference was found between {name_a} and {name_b} in {plural(len(tested_cells), 'cell')} ({could_not})"
         f"{', nor in ' if titles else ''}{', '.join(titles)}"
     )
-    row = _first_by(tested, pl.max_horizontal(-pl.col("low"), "high"))
+    row = _first_by(tested_cells, pl.max_horizontal(-pl.col("low"), "high"))
     if row["low"] is None:
         return f"{finding}; there is no interval, since no two images are independent"
     uncorrected = "" if row["low"] <= 0 <= row["high"] else ", which is not corrected for the number of cells"
@@ -257,10 +258,10 @@ def _first_by(rows: pl.DataFrame, size: pl.Expr) -> dict[str, Any]:
 
 def _without_unlike(biases: pl.DataFrame) -> pl.DataFrame:
     """The biases, which do not differ where the measure that they need alike does."""
-    unlike = set(biases.filter("differs").select("checkpoint", "image_set", "metric").rows())
-    needed = ((*row[:2], NEEDS_ALIKE.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
+    changed_measures = set(biases.filter("differs").select("checkpoint", "image_set", "metric").rows())
+    keys = ((*row[:2], NEEDS_ALIKE.get(row[2])) for row in biases.select("checkpoint", "image_set", "metric").rows())
     return biases.with_columns(
-        differs=pl.col("differs") & pl.Series([key not in unlike for key in needed], dtype=pl.Boolean)
+        differs=pl.col("differs") & pl.Series([key not in changed_measures for key in keys], dtype=pl.Boolean)
     )
 
 
@@ -282,13 +283,13 @@ def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
     `several` says whether the runs have several image sets, so that a single case has to name its own.
     """
     verb, what = CHANGES[metric]
-    differing = cases.filter(pl.col("differs").fill_null(False))
-    if len(cases) == 1 and len(differing):
-        row = differing.row(0, named=True)
+    rows = cases.filter(pl.col("differs").fill_null(False))
+    if len(cases) == 1 and len(rows):
+        row = rows.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
         image_words = f" on {row['image_set']}" if several else ""
         return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
-    sides = {"less": differing.filter(pl.col("difference") < 0), "more": differing.filter(pl.col("difference") >= 0)}
+    sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
     return " and ".join(
         f"{verb} {word} {what} in {len(rows):,} of {len(cases):,} cases, at most by "
         f"{difference_in_words(_first_by(rows, pl.col('difference').abs()))}"

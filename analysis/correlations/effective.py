@@ -27,7 +27,7 @@ from ...core.errors import UsageError
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import coefficients
 
-FEWEST = 3
+LINE_MODELS = 3
 """Models that a line needs: two are on one whatever they are."""
 
 
@@ -81,8 +81,10 @@ def fit_line(x: ArrayLike, y: ArrayLike, axes: Axes = "probit") -> Line:
     """
     first, second = _on_axes(x, axes), _on_axes(y, axes)
     finite = np.isfinite(first) & np.isfinite(second)
-    if finite.sum() < FEWEST:
-        raise UsageError(f"effective robustness: {finite.sum()} models have both accuracies; a line needs {FEWEST}")
+    if finite.sum() < LINE_MODELS:
+        raise UsageError(
+            f"effective robustness: {finite.sum()} models have both accuracies; a line needs {LINE_MODELS}"
+        )
     first, second = first[finite], second[finite]
     slope, intercept = np.polyfit(first, second, 1)
     r2 = float(np.corrcoef(first, second)[0, 1] ** 2)

@@ -53,26 +53,26 @@ def by_family(
     seed: int = 0,
 ) -> ByFamily:
     """Coefficients of x (n,) with y (n,) over models of the families (n,); z is held fixed in `partial`."""
-    complete = ~(np.isnan(x) | np.isnan(y)) & (True if z is None else ~np.isnan(z))
-    x, y, family = x[complete], y[complete], family[complete]
+    has_values = ~(np.isnan(x) | np.isnan(y)) & (True if z is None else ~np.isnan(z))
+    x, y, family = x[has_values], y[has_values], family[has_values]
     names, place = np.unique(family, return_inverse=True)
     sizes = np.bincount(place, minlength=len(names))
     r, s = rankdata(x), rankdata(y)
     overall = pearson(r, s)
     partial = np.nan
     if z is not None:
-        t = rankdata(z[complete])
+        t = rankdata(z[has_values])
         xz, yz = pearson(r, t), pearson(s, t)
         unexplained = (1 - xz**2) * (1 - yz**2)
         partial = (overall - xz * yz) / sqrt(unexplained) if unexplained > 1e-12 else np.nan
-    related = sizes[place] > 1
-    inner_r, inner_s = _centred(r, place, sizes)[related], _centred(s, place, sizes)[related]
+    in_family = sizes[place] > 1
+    inner_r, inner_s = _centred(r, place, sizes)[in_family], _centred(s, place, sizes)[in_family]
     within = pearson(inner_r, inner_s)
-    orders_within, orders_of_families = _orders(tuple(place[related].tolist()), len(names), permutations, seed)
+    orders_within, orders_of_families = _orders(tuple(place[in_family].tolist()), len(names), permutations, seed)
     means = np.array([np.bincount(place, values) / sizes for values in (x, y)]) if len(names) else np.empty((2, 0))
-    enough = len(names) >= FEWEST_FAMILIES
+    has_families = len(names) >= FEWEST_FAMILIES
     mean_r, mean_s = rankdata(means[0]), rankdata(means[1])
-    between = pearson(mean_r, mean_s) if enough else np.nan
+    between = pearson(mean_r, mean_s) if has_families else np.nan
     return ByFamily(
         len(x),
         len(names),
@@ -80,7 +80,7 @@ def by_family(
         partial,
         within,
         _p(within, inner_r[orders_within], inner_s),
-        int(related.sum()),
+        int(in_family.sum()),
         between,
         _p(between, mean_r[orders_of_families], mean_s),
     )
@@ -116,9 +116,9 @@ def _centred(values: Floats, family_of: NDArray[np.intp], sizes: NDArray[np.intp
     return np.asarray(values - (np.bincount(family_of, values, len(sizes)) / sizes)[family_of])
 
 
-def _p(observed: float, shuffled: Floats, fixed: Floats) -> float:
+def _p(observed: float, shuffled: Floats, centred_y: Floats) -> float:
     if isnan(observed):
         return float("nan")
-    moved, fixed = shuffled - shuffled.mean(axis=1, keepdims=True), fixed - fixed.mean()
-    coefficients = moved @ fixed / np.sqrt((moved**2).sum(axis=1) * (fixed @ fixed))
+    centred, centred_y = shuffled - shuffled.mean(axis=1, keepdims=True), centred_y - centred_y.mean()
+    coefficients = centred @ centred_y / np.sqrt((centred**2).sum(axis=1) * (centred_y @ centred_y))
     return float((1 + (np.abs(coefficients) >= abs(observed) - 1e-12).sum()) / (1 + len(shuffled)))

@@ -22,7 +22,7 @@ from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
 
-FEWEST = 4
+FEWEST_MODELS = 4
 """Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
 MODELS_AT_ONCE = 64
 """Models whose clean predictions are read by one query: a query takes longer than to read a thousand of them."""
@@ -49,7 +49,8 @@ class Models:
         return len(self.category)
 
     @property
-    def z_there(self) -> Mask:
+    def has_z(self) -> Mask:
+        """(n,): models whose z is known."""
         return np.zeros(self.n, bool) if self.z is None else ~np.isnan(self.z)
 
     @property
@@ -57,19 +58,18 @@ class Models:
         """(a, b): pairs of which one has intervals of its own."""
         return np.asarray(self.x_spread.has_interval[:, None] | self.y_spread.has_interval[None, :])
 
-    def part(self, complete: Mask, of_x: Index, of_y: Index) -> Models:
+    def part(self, complete: Mask, biases: Index, groups: Index) -> Models:
         """Some of the models, biases and groups."""
-        here_x, here_y = np.ix_(of_x, np.flatnonzero(complete)), np.ix_(of_y, np.flatnonzero(complete))
+        models = np.flatnonzero(complete)
+        rows_x, rows_y = np.ix_(biases, models), np.ix_(groups, models)
         return Models(
-            [self.biases[i] for i in of_x],
-            [self.groups[i] for i in of_y],
-            self.x[here_x],
-            self.y[here_y],
-            Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
-            Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
-            None
-            if self.shared is None
-            else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(complete))],
+            [self.biases[i] for i in biases],
+            [self.groups[i] for i in groups],
+            self.x[rows_x],
+            self.y[rows_y],
+            Spread(self.x_spread.down[rows_x], self.x_spread.up[rows_x]),
+            Spread(self.y_spread.down[rows_y], self.y_spread.up[rows_y]),
+            None if self.shared is None else self.shared[np.ix_([*biases, *(len(self.x) + groups)], models)],
             self.control,
             None if self.z is None else self.z[complete],
             self.category[complete],
@@ -109,9 +109,11 @@ def read_models(
 
 def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
     """Columns as (variables, models), NaN for what is no finite number. Raises StoreError for one that is not there."""
-    absent = [name for name in dict.fromkeys(names) if name not in frame.columns]
-    if absent:
-        raise StoreError(f"correlation: no column {', '.join(absent)}; the frame has {', '.join(frame.columns)}")
+    unknown_columns = [name for name in dict.fromkeys(names) if name not in frame.columns]
+    if unknown_columns:
+        raise StoreError(
+            f"correlation: no column {', '.join(unknown_columns)}; the frame has {', '.join(frame.columns)}"
+        )
     columns = [frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names]
     values = np.array(columns, dtype=np.float64).reshape(len(names), len(frame))
     return np.where(np.isfinite(values), values, np.nan)
@@ -129,15 +131,15 @@ def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread
 
 def complete_blocks(x: Floats, y: Floats) -> Iterator[tuple[Mask, Index, Index]]:
     """(models, variables of x, variables of y) that are complete together; each pair of variables is in one block."""
-    for x_there, of_x in _by_gaps(x):
-        for y_there, of_y in _by_gaps(y):
-            yield x_there & y_there, of_x, of_y
+    for complete_x, variables_x in _by_gaps(x):
+        for complete_y, variables_y in _by_gaps(y):
+            yield complete_x & complete_y, variables_x, variables_y
 
 
 def _by_gaps(values: Floats) -> list[tuple[Mask, Index]]:
     """(models that are there, variables of which this holds) for each pattern of missing values."""
-    patterns, of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
-    return [(pattern, np.flatnonzero(of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
+    patterns, pattern_of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    return [(pattern, np.flatnonzero(pattern_of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
 
 
 # The models of a study in a results database
@@ -184,18 +186,20 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     models, no metrics, or no accuracies, it gives the reason in words.
     """
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
-    if len(models) < FEWEST:
-        return f"{plural(len(models), 'model')}, and a correlation needs {FEWEST}; run a study of more checkpoints"
-    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
-    meant = ~pl.col("state").is_in(MEANINGLESS)
-    measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
+    if len(models) < FEWEST_MODELS:
+        return (
+            f"{plural(len(models), 'model')}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints"
+        )
+    metrics = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
+    has_meaning = ~pl.col("state").is_in(MEANINGLESS)
+    metrics = metrics.with_columns(pl.when(has_meaning).then(pl.col("value", "low", "high"))).drop("state")
     titles = own_titles(store, label)
-    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
+    metric = metrics.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     metric = without_replaced(metric)
     if metric.is_empty():
         return f"no metrics; run `bandlens analyze --db {quoted(store.path)} --study {quoted(label)}` first"
     read_errors = _group_errors
-    accuracy = measured.filter(
+    accuracy = metrics.filter(
         pl.col("image_set").is_null(),
         pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
         pl.col("value").is_not_null(),
@@ -204,20 +208,20 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
         return "no clean accuracy to correlate with; add a labelled image set to the study"
-    ambiguous = pl.col("image_set").n_unique().over("metric") > 1
+    on_several_sets = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
-        metric=pl.when(ambiguous).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+        metric=pl.when(on_several_sets).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     denominators = denominators_of(metric.select("metric", "image_set").unique().rows())
-    biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    long = pl.concat([metric, accuracy])
-    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
-    if len(doubled):
-        checkpoint, name = doubled.select("checkpoint", "metric").row(0)
+    biases, groups = (sorted(values["metric"].unique()) for values in (metric, accuracy))
+    values = pl.concat([metric, accuracy])
+    duplicates = values.filter(values.select("checkpoint", "metric").is_duplicated())
+    if len(duplicates):
+        checkpoint, name = duplicates.select("checkpoint", "metric").row(0)
         return f"{checkpoint} has {name} more than once; give each image set a name of its own"
     errors = read_errors(store, label) if with_errors else {}
-    wide = _wide(models, long)
-    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles, denominators)
+    table = _wide(models, values)
+    return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)
 
 
 def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[str]]:
@@ -249,9 +253,9 @@ def _group_errors(store: Store, label: str) -> Errors:
     )
     benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
-            if measured.share and name in GROUPS:
-                errors.setdefault(name, {})[checkpoint] = measured.share
+        for name, mean in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured.items():
+            if mean.share and name in GROUPS:
+                errors.setdefault(name, {})[checkpoint] = mean.share
         predictions.forget()
     return errors
 
@@ -266,11 +270,11 @@ def _clean_errors(store: Store, label: str) -> Errors:
     errors: dict[str, dict[str, Share]] = {}
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
-        of_set = errors.setdefault(clean_group(str(name)), {})
+        errors_of_set = errors.setdefault(clean_group(str(name)), {})
         for models in group.sort("cell").iter_slices(MODELS_AT_ONCE):
             decisions = read_decisions(store, models["cell"].to_list())
-            for checkpoint, of_model in zip(models["checkpoint"], decisions, strict=True):
-                of_set[checkpoint] = share_of(np.asarray(of_model.rank == 0), clusters)
+            for checkpoint, outcome in zip(models["checkpoint"], decisions, strict=True):
+                errors_of_set[checkpoint] = share_of(np.asarray(outcome.rank == 0), clusters)
     return errors
 
 
@@ -297,12 +301,12 @@ def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
 
 
 def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
-    wide = models
+    table = models
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"
         columns = long.with_columns(pl.col("metric") + suffix).pivot("metric", index="checkpoint", values=end)
-        wide = wide.join(columns, on="checkpoint", how="left", maintain_order="left")
-    return wide
+        table = table.join(columns, on="checkpoint", how="left", maintain_order="left")
+    return table
 
 
 def _control(store: Store, label: str, groups: list[str]) -> str | None:

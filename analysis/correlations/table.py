@@ -28,7 +28,7 @@ from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
-from .models import FEWEST, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
+from .models import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     "method": pl.String,
@@ -97,14 +97,14 @@ def correlate(
             tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
-    made = ~np.isnan(p)
-    tests = int(made.sum())
-    smallest = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], made, strict=True)]
+    has_p = ~np.isnan(p)
+    tests = int(has_p.sum())
+    detectable = [smallest_correlation(n, tests) if test else None for n, test in zip(table["n"], has_p, strict=True)]
     table = table.with_columns(
         method=pl.lit(method),
         p_holm=pl.Series(holm(p)),
         p_bh=pl.Series(benjamini_hochberg(p)),
-        detectable=pl.Series(smallest, dtype=pl.Float64),
+        detectable=pl.Series(detectable, dtype=pl.Float64),
     )
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -142,12 +142,12 @@ def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame
     """The rows of one subset, bias slowest, without method, subset and adjusted p."""
     empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
     blocks = [empty]
-    for complete, of_x, of_y in complete_blocks(models.x, models.y):
-        block = models.part(complete, of_x, of_y)
+    for models_of_block, biases, groups in complete_blocks(models.x, models.y):
+        block = models.part(models_of_block, biases, groups)
         columns = {
-            "bias": np.repeat(np.array(block.biases, object), len(of_y)),
-            "group": np.tile(np.array(block.groups, object), len(of_x)),
-            "place": (of_x[:, None] * len(models.y) + of_y).ravel(),
+            "bias": np.repeat(np.array(block.biases, object), len(groups)),
+            "group": np.tile(np.array(block.groups, object), len(biases)),
+            "place": (biases[:, None] * len(models.y) + groups).ravel(),
         }
         columns |= {name: values.ravel() for name, values in estimates(block, method, resamples).items()}
         kinds = {name: empty.schema[name] for name in columns}
@@ -166,13 +166,13 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
     """Columns of the table of correlations, (a, b) each; with fewer than four models, only n and note."""
     shape = (len(models.x), len(models.y))
     n = np.full(shape, models.n)
-    if models.n < FEWEST:
-        note = f"{plural(models.n, 'model')}, and a correlation needs {FEWEST}"
+    if models.n < FEWEST_MODELS:
+        note = f"{plural(models.n, 'model')}, and a correlation needs {FEWEST_MODELS}"
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
-    drawn = [bootstrap(method, x, y, resamples, SEED), *_draw_with_images(models, method, resamples)]
-    interval, *over_images = bca_intervals(method, x, y, *drawn)
+    resampled = [bootstrap(method, x, y, resamples, SEED), *_draw_with_images(models, method, resamples)]
+    interval, *over_images = bca_intervals(method, x, y, *resampled)
     with_images = next(iter(over_images), None)
     return {
         "n": n,
@@ -199,8 +199,8 @@ def _draw_with_images(models: Models, method: Method, resamples: int) -> Iterato
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
     """The coefficient given z and its p, over the models that have z."""
-    with_z, n = models.z_there, int(models.z_there.sum())
-    if models.z is None or n < FEWEST:
+    with_z, n = models.has_z, int(models.has_z.sum())
+    if models.z is None or n < FEWEST_MODELS:
         return {}
     x, y, z, once = models.x[:, with_z], models.y[:, with_z], models.z[None, with_z], np.ones(n)
     r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
@@ -212,7 +212,7 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
     """The lowest and the highest coefficient without one category, and which; where every one is defined."""
     names = np.unique(models.category).astype(object)
     weights = (models.category != names[:, None]).astype(np.float64)
-    if len(names) < 2 or weights.sum(axis=-1).min() < FEWEST:
+    if len(names) < 2 or weights.sum(axis=-1).min() < FEWEST_MODELS:
         return {}
     r = coefficients(method, models.x, models.y, weights)
     lowest, highest = names[np.argmin(r, axis=0)], names[np.argmax(r, axis=0)]
@@ -230,12 +230,12 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
 def _notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
     """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
     shared = _shared_notes(models)
-    values_of_x, values_of_y = _different(models.x), _different(models.y)
-    of_x, of_y = _ties(models.biases, values_of_x, models.n), _ties(models.groups, values_of_y, models.n)
+    counts_x, counts_y = ([len(np.unique(row)) for row in values] for values in (models.x, models.y))
+    ties_x, ties_y = _ties(models.biases, counts_x, models.n), _ties(models.groups, counts_y, models.n)
     notes = np.full(interval.low.shape, None, object)
     for i, j in np.ndindex(notes.shape):
-        parts = [of_x[i], of_y[j]]
-        if values_of_x[i] > 1 and values_of_y[j] > 1:
+        parts = [ties_x[i], ties_y[j]]
+        if counts_x[i] > 1 and counts_y[j] > 1:
             parts.append(_interval_note(interval, (i, j), resamples))
             if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
                 parts.append(f"over images: {note}")
@@ -244,11 +244,6 @@ def _notes(models: Models, interval: Interval, with_images: Interval | None, res
                 parts.append(f"{models.control} itself is what partial holds fixed")
         notes[i, j] = "; ".join(filter(None, parts)) or None
     return notes
-
-
-def _different(values: Floats) -> list[int]:
-    """How many different values each variable of (variables, models) has."""
-    return [len(np.unique(row)) for row in values]
 
 
 def _ties(names: Sequence[str], different: Sequence[int], n: int) -> list[str | None]:
@@ -263,11 +258,11 @@ def _shared_notes(models: Models) -> list[str]:
     names, counts = np.unique(models.category, return_counts=True)
     if len(names) < 2:
         notes.append("one category, so none can be left out")
-    elif models.n - counts.max() < FEWEST:
-        notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST} models are left")
-    with_z = int(models.z_there.sum())
+    elif models.n - counts.max() < FEWEST_MODELS:
+        notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST_MODELS} models are left")
+    with_z = int(models.has_z.sum())
     if models.z is not None and with_z < models.n:
-        consequence = "too few for partial" if with_z < FEWEST else "over which partial is"
+        consequence = "too few for partial" if with_z < FEWEST_MODELS else "over which partial is"
         notes.append(f"{with_z} of {models.n} models have {models.control}, {consequence}")
     return notes
 

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from ...core.errors import UsageError
 from ...core.protocol import CLASSES, CUES
 from ...core.records import Condition
 from ..statistics.arrays import Floats, Mask, Whole
@@ -220,6 +221,9 @@ class Available:
         return [condition for condition in self.conditions if condition.probe == probe]
 
 
+FEWEST_RESAMPLES = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of `analyze` that concern estimates."""
@@ -229,6 +233,10 @@ class Options:
     rgb_reference: bool = False
     """Whether the clean accuracy in colour is the reference of normalized thresholds, instead of that on grey images
     without noise."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < FEWEST_RESAMPLES:
+            raise UsageError(f"{self.resamples} resamples; intervals need at least {FEWEST_RESAMPLES}")
 
 
 def as_it_is(estimate: Estimate) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...core.records import digest_of
 from ..database.store import Store
 from .base import Measure, Options
-from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
+from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
     CellOutcomes,
@@ -162,7 +162,9 @@ def _values(
     predictions = PredictionReader(store)
     for study_id, subjects_of_study in groupby(listed, lambda subject: subject.study_id):
         answers, count = PeerAnswers(selection.models, options), 0
-        benchmarks = _Benchmarks(predictions, study_id, selection.benchmarks) if selection.benchmarks else None
+        benchmarked: dict[ConditionKey | None, Benchmarked] = {}
+        if selection.benchmarks:
+            benchmarked = {None: read_benchmarked(store, study_id), **read_perturbed(store, study_id)}
         for checkpoint_id, subjects_of_checkpoint in groupby(subjects_of_study, lambda subject: subject.checkpoint_id):
             for subject in subjects_of_checkpoint:
                 outcomes = predictions.outcomes(subject)
@@ -173,10 +175,13 @@ def _values(
                 answers.add(outcomes)
                 count += 1
                 advance(1 - COMPARING)
-            if benchmarks:
-                keys = _keys(subject, SUBJECT_KEYS[:4])
-                rows = [keys | row for row in benchmarks.rows(checkpoint_id, options)]
-                parts.append(pl.DataFrame(rows, SCHEMA))
+            keys = _keys(subject, SUBJECT_KEYS[:4])
+            rows = [
+                keys | (of_condition.condition._asdict() if of_condition.condition else {}) | row_of(name, estimate)
+                for of_condition in _benchmark_outcomes(predictions, benchmarked, checkpoint_id)
+                for name, estimate in estimates_of(selection.benchmarks, of_condition, options)
+            ]
+            parts.append(pl.DataFrame(rows, SCHEMA))
             predictions.forget()
         parts += answers.frames()
         advance(COMPARING * count)
@@ -184,27 +189,14 @@ def _values(
     return pl.concat(frames).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
 
 
-class _Benchmarks:
-    """The numbers of many image sets of a study's checkpoints, unperturbed and under each condition."""
-
-    def __init__(
-        self, predictions: PredictionReader, study_id: int, measures: Sequence[Measure[BenchmarkOutcomes]]
-    ) -> None:
-        self._predictions, self._measures = predictions, measures
-        self._benchmarked = read_benchmarked(predictions.store, study_id)
-        self._perturbed = read_perturbed(predictions.store, study_id)
-
-    def rows(self, checkpoint_id: int, options: Options) -> Iterator[Row]:
-        """Rows of a checkpoint, of the columns from condition_id or metric on."""
-        unperturbed = BenchmarkOutcomes(self._predictions, self._benchmarked, checkpoint_id)
-        for name, estimate in estimates_of(self._measures, unperturbed, options):
-            yield row_of(name, estimate)
-        under_conditions = {
-            key: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
-            for key, benchmarked in self._perturbed.items()
-        }
-        for key, name, estimate in perturbed_estimates(under_conditions):
-            yield key._asdict() | row_of(name, estimate)
+def _benchmark_outcomes(
+    predictions: PredictionReader, benchmarked: Mapping[ConditionKey | None, Benchmarked], checkpoint_id: int
+) -> Iterator[BenchmarkOutcomes]:
+    """Yield the benchmarks of a checkpoint as they are, then under each condition, the clean images among them."""
+    clean_key = next((key for key in benchmarked if key and key.is_clean), None)
+    clean = BenchmarkOutcomes(predictions, benchmarked[clean_key], checkpoint_id) if clean_key else None
+    for key, of_condition in benchmarked.items():
+        yield BenchmarkOutcomes(predictions, of_condition, checkpoint_id, key, None if key == clean_key else clean)
 
 
 def _keys(subject: Subject, names: Iterable[str]) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from math import comb
 from typing import Any
 
@@ -196,6 +196,9 @@ def write_consistencies(store: Store, images: list[str], resamples: int = 1000, 
         store.write_consistencies(name, consistencies(store, name, resamples, progress))
 
 
+MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")
+
+
 def mean_consistencies(store: Store, images: str, progress: Progress = silent) -> list[dict[str, Any]]:
     """The mean kappa between humans, and of each model to humans, over pairs and conditions.
 
@@ -207,29 +210,23 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     if humans == [False]:
         return []  # The answers of a thousand models take seconds to read.
     judged = _read_judgements(store, images)
-    by_subject: dict[str, list[Share]] = {"humans": []}
+    shares: dict[str, list[Share]] = {"humans": []}
     subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
     with progress("comparing errors with humans", _count_pairs(judged, with_humans=True), "pairs") as advance:
-        for pairs in _pairs_by_first(judged, with_humans=True):
-            for of_first in pairs:
-                rows = zip(of_first.seconds, of_first.humans, of_first.seconds_right, strict=True)
-                for second, count, right in rows:
-                    subject = "humans" if count == 2 else second
-                    subjects.setdefault(subject, set()).add((of_first.first, second))
-                    by_subject.setdefault(subject, []).extend(_share_of_pair(of_first, right))
-                advance(len(of_first.seconds))
-    if not any(subjects.values()):
-        return []
+        for pairs in chain.from_iterable(_pairs_by_first(judged, with_humans=True)):
+            for second, count, right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
+                subject = "humans" if count == 2 else second
+                subjects.setdefault(subject, set()).add((pairs.first, second))
+                # The kappa is a mean over images, if it is defined.
+                contributions = consistency_with_others(np.stack([pairs.first_right, right]))[0]
+                if not np.isnan(contributions).any():
+                    shares.setdefault(subject, []).append(share_of(contributions, pairs.photographs))
+            advance(len(pairs.seconds))
     return [
-        {"subject": subject, "pairs": len(subjects[subject])} | _mean_kappa(shares)
-        for subject, shares in by_subject.items()
+        {"subject": subject, "pairs": len(of_subject)} | _mean_kappa(shares.get(subject, []))
+        for subject, of_subject in subjects.items()
+        if any(subjects.values())
     ]
-
-
-def _share_of_pair(pairs: _Pairs, second_right: Mask) -> list[Share]:
-    """The kappa of the first and a second as a mean over their (n,) images; nothing where it is undefined."""
-    contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
-    return [] if np.isnan(contributions).any() else [share_of(contributions, pairs.photographs)]
 
 
 def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:
@@ -237,13 +234,6 @@ def _mean_kappa(shares: list[Share]) -> dict[str, float | None]:
     if not shares:
         return dict.fromkeys(MEAN_COLUMNS)
     mean, kappas = mean_of(shares), [share.value for share in shares]
-    low, high = _interval(mean)
+    # A single photograph has no interval.
+    low, high = mean_interval(mean) if len(mean.clusters) > 1 else (None, None)
     return dict(zip(MEAN_COLUMNS, (mean.value, low, high, min(kappas), max(kappas)), strict=True))
-
-
-MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")
-
-
-def _interval(mean: Share) -> tuple[float | None, float | None]:
-    """The interval of a mean kappa; none where a single photograph is behind it."""
-    return mean_interval(mean) if len(mean.clusters) > 1 else (None, None)

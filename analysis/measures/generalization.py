@@ -27,7 +27,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import isclose
 from typing import Any
 
@@ -180,14 +180,19 @@ def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
     return f"incomplete: {', '.join(missing)}" if missing else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BenchmarkOutcomes:
-    """The decisions of one checkpoint on the benchmarks of a study."""
+    """The decisions of one checkpoint on the benchmarks of a study, or on these under one condition."""
 
     predictions: PredictionReader
     study: Benchmarked
     checkpoint_id: int
+    condition: ConditionKey | None = None
+    """The condition that the images are under; None for the benchmarks as they are."""
+    clean: BenchmarkOutcomes | None = None
+    """The same without perturbation, which numbers under a condition are compared with."""
 
+    @cached_property
     def measured(self) -> dict[str, Measured]:
         """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
         cells = self.study.cells.get(self.checkpoint_id, dict.fromkeys(ACCURACIES, ()))
@@ -200,13 +205,20 @@ class BenchmarkOutcomes:
 
 
 def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Estimate]:
-    """The accuracies and means of groups that a study has, in percent."""
-    return {name: measured.estimate() for name, measured in outcomes.measured().items()}
+    """The accuracies and means of groups that a study has, in percent; under a condition, those that are whole."""
+    if outcomes.condition is None:
+        return {name: measured.estimate() for name, measured in outcomes.measured.items()}
+    clean = outcomes.clean.measured if outcomes.clean else {}
+    return {
+        name: _less_clean(measured, measured.share, clean[name].share if name in clean else None)
+        for name, measured in outcomes.measured.items()
+        if measured.share
+    }
 
 
 def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[str, Ends]:
     """Paired intervals, in percent, of what both runs have whole."""
-    measured_a, measured_b = a.measured(), b.measured()
+    measured_a, measured_b = a.measured, b.measured
     intervals = {}
     for name in measured_a.keys() & measured_b.keys():
         share_a, share_b = measured_a[name].share, measured_b[name].share
@@ -225,7 +237,7 @@ def _by_checkpoint(cells: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, li
     return by_checkpoint
 
 
-def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
+def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey | None, Benchmarked]:
     """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
 
     `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
@@ -234,7 +246,7 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarke
     cells: dict[ConditionKey, list[Row]] = {}
     for cell in _cells(store, study_id):
         cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
-    benchmarked = {}
+    benchmarked: dict[ConditionKey | None, Benchmarked] = {}
     for key, of_key in cells.items():
         under = {
             name: [cell for cell in of_key if accuracy.probe == "clean" and _shows(cell, accuracy)]
@@ -244,7 +256,7 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarke
         names, groups = _complete_means(by_checkpoint)
         if names or groups:
             benchmarked[key] = Benchmarked(by_checkpoint, names, groups, _clusters(store, under))
-    return benchmarked if any(not key.is_clean for key in benchmarked) else {}
+    return benchmarked if any(key and not key.is_clean for key in benchmarked) else {}
 
 
 def _complete_means(cells: Mapping[int, Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
@@ -259,19 +271,6 @@ def _complete_means(cells: Mapping[int, Mapping[str, Sequence[Row]]]) -> tuple[l
         }
         groups |= {group for group in GROUPS if not incomplete(group, gaps)}
     return sorted(names), [group for group in GROUPS if group in groups]
-
-
-def perturbed_estimates(
-    outcomes: Mapping[ConditionKey, BenchmarkOutcomes],
-) -> Iterator[tuple[ConditionKey, str, Estimate]]:
-    """Yield (condition, name, estimate) of what is whole under each condition, in percent, and less the clean one."""
-    measured = {key: of_key.measured() for key, of_key in outcomes.items()}
-    clean = next((numbers for key, numbers in measured.items() if key.is_clean), {})
-    for key, numbers in measured.items():
-        for name, number in numbers.items():
-            if number.share:
-                clean_share = clean[name].share if name in clean and not key.is_clean else None
-                yield key, name, _less_clean(number, number.share, clean_share)
 
 
 def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate:

@@ -205,11 +205,8 @@ def estimate_band(
     0.16. A frequency with a single level gets no threshold. clusters: (n,) ids of images that are not independent, such
     as crops of one photograph; left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the
     classes that are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
-
-    Raises UsageError for arrays that do not fit, conditions without any threshold, a floor outside [0, 1), or fewer
-    than 100 resamples.
     """
-    ids = _check_outcomes(correct, settings, clusters, floor, resamples)
+    ids = np.unique(np.arange(correct.shape[1]) if clusters is None else clusters, return_inverse=True)[1]
     noise = noise_of(settings)
     right, images = count_right(correct, ids, resamples, seed)
     independent = int(ids.max()) + 1
@@ -239,10 +236,8 @@ def paired_band_intervals(
     a and b are as for `estimate_band`, of the same settings, with their floors. The ends are percentiles of the
     differences in resamples that draw the same clusters for both. A number that has no interval in one of them is left
     out; the answer is empty where the answers to fewer than 10 clusters differ, of which resamples say too little.
-    Raises UsageError as `estimate_band` does.
     """
-    ids = _check_outcomes(a, settings, clusters, floors[0], resamples)
-    _check_outcomes(b, settings, ids, floors[1], resamples)
+    ids = np.unique(np.arange(a.shape[1]) if clusters is None else clusters, return_inverse=True)[1]
     noise = noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
@@ -369,35 +364,6 @@ def _without(estimate: Estimate, noise: Noise, reference: float, images: int, cl
     """A band of which every number is the same estimate without a value."""
     thresholds = tuple(Threshold(f, estimate, np.nan) for f in noise.frequencies)
     return PsychometricBand(thresholds, estimate, estimate, estimate, reference, images, clusters)
-
-
-def _check_outcomes(
-    correct: NDArray[np.bool_],
-    settings: Sequence[Setting],
-    clusters: ArrayLike | None,
-    floor: float,
-    resamples: int,
-) -> NDArray[np.intp]:
-    """Cluster indices 0..C-1 of the images."""
-    conditions = len(settings)
-    if correct.ndim != 2 or len(correct) != conditions or correct.shape[1] == 0 or correct.dtype != np.bool_:
-        raise UsageError(
-            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({conditions} conditions, images)"
-        )
-    if settings[0] != GREY:
-        raise UsageError("critical band: the first row of outcomes must be those without noise")
-    if not with_threshold(settings):
-        raise UsageError(f"critical band: no frequency has {FEWEST_LEVELS} levels of noise, each once")
-    if not 0 <= floor < 1:
-        raise UsageError(f"critical band: floor {floor}; it is an accuracy in [0, 1), 0.001 for a thousand classes")
-    if resamples < 100:
-        raise UsageError(f"critical band: {resamples} resamples; intervals need at least 100")
-    if clusters is None:
-        return np.arange(correct.shape[1])
-    ids = np.asarray(clusters)
-    if ids.shape != correct.shape[1:]:
-        raise UsageError(f"critical band: {ids.shape} cluster ids for {correct.shape[1]} images; give one each")
-    return np.unique(ids, return_inverse=True)[1]
 
 
 def _threshold(

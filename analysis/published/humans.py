@@ -38,10 +38,10 @@ def read_trials(file: Path) -> pl.DataFrame:
         no_number = trials[name].cast(pl.Int32, strict=False).is_null()
         table.refuse(name, no_number, "'{value}' is not a number; fetch the file again")
     for name, classes in (("category", SIXTEEN), ("object_response", SIXTEEN | {NO_ANSWER})):
-        unknown = ~trials[name].is_in(list(classes))
-        table.refuse(name, unknown, "'{value}' is none of the sixteen classes; fetch the file again")
-    repeated = trials.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
-    table.refuse("trial", repeated, "'{value}' is there more than once; fetch the file again")
+        wrong_class = ~trials[name].is_in(list(classes))
+        table.refuse(name, wrong_class, "'{value}' is none of the sixteen classes; fetch the file again")
+    duplicates = trials.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
+    table.refuse("trial", duplicates, "'{value}' is there more than once; fetch the file again")
     image = trials["imagename"].str.splitn("_", 7).struct.field("field_6")
     table.refuse("imagename", image.is_null(), "'{value}' is not the name of a stimulus; fetch the file again")
     return trials.select(
@@ -62,19 +62,19 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     An observer is `SET subject-NN`; all together are `humans`. No answer is a wrong one. Intervals are over images, as
     those of models are: what all observers answered to an image is one cluster, and they are these observers.
     """
-    judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
+    answers_judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
     for who in (subject, pl.lit("humans")):
-        groups = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+        groups = answers_judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
         for (benchmark, condition, model), answers in groups:
             keys = {"model": model, "benchmark": benchmark, "condition": condition}
             share = _share(answers["right"], answers["image"])
             percent = {name: 100 * share[name] for name in ("value", "low", "high")}
             yield keys | share | percent | {"metric": "top1", "unit": "percent"}
-    decided = _conflicts(trials).with_columns(
+    conflicts = _conflicts(trials).with_columns(
         shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
     )
-    for (model,), answers in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
+    for (model,), answers in conflicts.sort(pl.all()).group_by(model=subject, maintain_order=True):
         by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
         keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}

@@ -49,14 +49,13 @@ def critical_band(source: Source, folder: Path) -> Read:
         raise StoreError(
             f"{shape_file}, row {unpaired[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
         )
-    tables = {model: _counts(counts_file, model, cells) for model, cells in counts.items()}
-    shares = {model: _shares(shape_file, model, cells) for model, cells in shape.items()}
     rows: list[dict[str, Any]] = []
-    for model, (right, trials) in tables.items():
-        rows += _bands(model, right, trials)
-        low, high = map(float, wilson(shares[model], CONFLICTS))
-        share = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
-        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | share)
+    for model, cells in counts.items():
+        rows += _bands(model, *_counts(counts_file, model, cells))
+        share = _share_by_shape(shape_file, model, shape[model])
+        low, high = map(float, wilson(share, CONFLICTS))
+        keys = {"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""}
+        rows.append(keys | {"unit": "share", "n": CONFLICTS, "value": share, "low": low, "high": high})
     return _rows(source, rows), None
 
 
@@ -87,46 +86,37 @@ INTEGER = "integer thresholds"
 
 
 def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
-    """Right answers and trials, (5, 7) each."""
+    """Right answers and trials, (5, 7) each; StoreError for anything else."""
     names = [f"noise{sd:g}freq{frequency}" for sd in NOISE_SDS for frequency in FREQUENCIES]
-    if not isinstance(cells, dict) or (unlike := sorted(cells.keys() ^ set(names))):
-        column = unlike[0] if isinstance(cells, dict) else "all"
-        raise StoreError(
-            f"{file}, row {model}, column {column}: missing or new; give counts of {len(names)} conditions"
-        )
-    for name in names:
-        pair = cells[name]
+    pairs: list[Any] = [None]
+    if isinstance(cells, dict) and cells.keys() == set(names):
+        pairs = [cells[name] for name in names]
+    for pair in pairs:
         is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
         if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
             raise StoreError(
-                f"{file}, row {model}, column {name}: {pair} is not a count of right answers and of trials"
+                f"{file}, row {model}: not a count of right answers and of trials for each of {len(names)} conditions; "
+                "fetch the file again"
             )
-    table = np.array([cells[name] for name in names], np.int64).reshape(len(NOISE_SDS), len(FREQUENCIES), 2)
+    table = np.array(pairs, np.int64).reshape(len(NOISE_SDS), len(FREQUENCIES), 2)
     return table[..., 0], table[..., 1]
 
 
-def _shares(file: Path, model: str, cells: Any) -> float:
+def _share_by_shape(file: Path, model: str, cells: Any) -> float:
     """The share right by shape over all conflict images: every class has as many."""
-    if not isinstance(cells, list) or len(cells) != CLASSES:
-        raise StoreError(f"{file}, row {model}: not a share for each of {CLASSES} classes; fetch the file again")
-    for column, share in enumerate(cells):
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise StoreError(f"{file}, row {model}, column {column}: {share} is not a share from 0 to 1")
+    if not (
+        isinstance(cells, list)
+        and len(cells) == CLASSES
+        and all(type(share) in (int, float) and 0 <= share <= 1 for share in cells)
+    ):
+        raise StoreError(f"{file}, row {model}: not a share from 0 to 1 for each of {CLASSES} classes; fetch it again")
     return float(np.mean(cells))
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; StoreError for anything else, or a name in it that is there twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            repeated = next(name for at, name in enumerate(names) if name in names[:at])
-            raise StoreError(f"{file}: {repeated} is there more than once; fetch the file again")
-        return dict(pairs)
-
+    """A JSON object; StoreError for anything else."""
     try:
-        table = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
+        table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} is not a JSON file ({first_line(error)}); fetch it again") from error
     if not isinstance(table, dict) or not table:

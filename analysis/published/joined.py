@@ -57,8 +57,8 @@ def _joined(
         if sha256.startswith(digits):
             return name, model, "weights", None
     if checkpoint["category"] in CATEGORIES:
-        of_study = [row["model"] for row in called if (row["source"], row["name"]) == ("study", name)]
-        return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
+        study_models = [row["model"] for row in called if (row["source"], row["name"]) == ("study", name)]
+        return (name, study_models[0], "study", None) if study_models else (name, None, None, None)
     candidates = sorted({row["model"] for row in called})
     if len(candidates) == 1 and any(row["same"] == "checkpoint" for row in called):
         return name, candidates[0], "name", None
@@ -85,9 +85,9 @@ def published_name(store: Store, study: str, name: str, values: pl.DataFrame) ->
     rows = joined(store, study, values).filter(checkpoint=name)
     if rows.is_empty():
         return name
-    distinct = rows["model"].drop_nulls().unique().to_list()
-    if len(distinct) != 1:
+    names = rows["model"].drop_nulls().unique().to_list()
+    if len(names) != 1:
         names = sorted({*models(values)["name"]})
         advice = rows["note"][0] or f"`bandlens published show --db {quoted(store.path)}` says what each checkpoint is"
         raise UnknownName("published model", name, names, advice)
-    return str(distinct[0])
+    return str(names[0])

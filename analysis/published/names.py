@@ -95,16 +95,16 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     Raises UnknownName where no source has the name.
     """
     rows = add_models(values)
-    meant = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
-    if meant.is_empty():
+    models_of_name = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
+    if models_of_name.is_empty():
         raise UnknownName("model", name, sorted({*rows["name"], *rows["model"]}))
-    figures = rows.filter(pl.col("model").is_in(meant.to_list()), pl.col("benchmark") != "")
+    figures = rows.filter(pl.col("model").is_in(models_of_name.to_list()), pl.col("benchmark") != "")
     key = ["model", "benchmark", "condition", "metric", "unit"]
-    least = pl.col("input_size").min().over([*key, "source"])
-    smallest = pl.col("input_size").is_null() | (pl.col("input_size") == least)
-    alone = pl.when((pl.col("same") == "checkpoint") & smallest).then("value")
-    apart = (alone.max() - alone.min()).over(key)
-    comparable = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
+    size = pl.col("input_size").min().over([*key, "source"])
+    at_least_size = pl.col("input_size").is_null() | (pl.col("input_size") == size)
+    values_of_source = pl.when((pl.col("same") == "checkpoint") & at_least_size).then("value")
+    range_of_sources = (values_of_source.max() - values_of_source.min()).over(key)
+    has_several_sources = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
     return figures.select(
         "model",
         "training",
@@ -119,6 +119,6 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
         "low",
         "high",
         "unit",
-        pl.when(comparable).then(apart).alias("range"),
+        pl.when(has_several_sources).then(range_of_sources).alias("range"),
         "note",
     ).sort("model", "metric", "benchmark", "condition", "source", "input_size")

@@ -42,7 +42,7 @@ REFERENCES = "aws|batch64"
 """Parts of the names of networks that the testbed trained again as a reference, and leaves out of its lines."""
 CLEAN: Mapping[str, str] = {"imagenet-a": "imagenet-a-clean", "imagenet-r": "imagenet-r-clean"}
 """Benchmark of 200 classes -> the accuracy on ImageNet over these classes alone, their logits compared alone."""
-CLEAN_CONDITIONS: Mapping[str, str] = {f"classes of {benchmark}": clean for benchmark, clean in CLEAN.items()}
+CLEAN_CONDITIONS: Mapping[str, str] = {f"classes of {benchmark}": accuracy for benchmark, accuracy in CLEAN.items()}
 """Condition under which the testbed has such an accuracy -> its name elsewhere."""
 BASELINES: Mapping[str, str] = {
     "testbed": "the testbed's definition (Taori et al. 2020): logit lines of its 85 standard models, over the 200 "
@@ -89,8 +89,8 @@ class Ground:
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
     over_classes = (pl.col("benchmark") == "imagenet") & pl.col("condition").is_in(list(CLEAN_CONDITIONS))
-    named = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
-    rows = values.filter(IS_PRIMARY | over_classes, source=source, metric="top1").with_columns(benchmark=named)
+    benchmark_name = pl.when(over_classes).then(pl.col("condition").replace(CLEAN_CONDITIONS)).otherwise("benchmark")
+    rows = values.filter(IS_PRIMARY | over_classes, source=source, metric="top1").with_columns(benchmark=benchmark_name)
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
@@ -107,8 +107,10 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     if baseline != "testbed":
-        x, *of_shifts = values_of(rows, ["imagenet", *shifts])
-        return {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, of_shifts, strict=True)}
+        x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
+        return {
+            shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)
+        }
     rows = rows.filter(~pl.col("name").str.contains(REFERENCES))
     over = {shift: CLEAN.get(shift, "imagenet") for shift in shifts}
     return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
@@ -122,12 +124,12 @@ def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
     sources = {source for source, _ in POOLS.values()}
     top1 = values.filter(pl.col("source").is_in(sources), metric="top1")
     trained = models(top1).select("source", "name", "model", "training")
-    wide = {source: accuracies(top1, source) for source in sources}
+    tables = {source: accuracies(top1, source) for source in sources}
     pools = {}
-    for way, (source, least) in POOLS.items():
-        of_way = trained.filter(source=source, training=way)
-        rows = wide[source].join(of_way, on="name", maintain_order="left")
-        rows = rows.filter(pl.col("imagenet") > least).sort("name", "input_size")
+    for way, (source, minimum) in POOLS.items():
+        names_of_way = trained.filter(source=source, training=way)
+        rows = tables[source].join(names_of_way, on="name", maintain_order="left")
+        rows = rows.filter(pl.col("imagenet") > minimum).sort("name", "input_size")
         pools[way] = rows.unique(["model", "input_size"], keep="first", maintain_order=True)
     return pools
 
@@ -137,8 +139,8 @@ def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
     lines = {}
     for way, rows in training_models(values).items():
         shifts = [shift for shift in (*SHIFTS, "objectnet") if shift in rows.columns]
-        x, *of_shifts = values_of(rows, ["imagenet", *shifts])
-        fits = zip(shifts, of_shifts, strict=True)
+        x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
+        fits = zip(shifts, accuracies_y, strict=True)
         lines[way] = {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in fits}
     return lines
 
@@ -195,10 +197,12 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Expectation], bas
         if not any(shift in table.columns and line.x in table.columns for shift, line in lines.items()):
             continue
         frame, names = with_effective(table, lines)
-        long = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
+        rows_of_model = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls(
+            "value"
+        )
         benchmark = pl.col("benchmark").str.strip_prefix("effective_")
         rows.append(
-            long.select(
+            rows_of_model.select(
                 model="name",
                 source=pl.lit(source),
                 benchmark=benchmark,
@@ -228,21 +232,8 @@ def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFra
     benchmarks = {f"top1_{name}": name for name in ("imagenet", *SHIFTS) if name not in PRIMARY}
     top1 = store.frame("SELECT checkpoint, metric, value FROM metric_of(?) WHERE image_set IS NULL", [label])
     top1 = top1.filter(pl.col("metric").is_in(list(benchmarks))).with_columns(pl.col("metric").replace(benchmarks))
-    wide = top1.pivot("metric", index="checkpoint", values="value")
-    return frame.join(wide, on="checkpoint", how="left", maintain_order="left")
-
-
-def accuracy_pairs(store: Store, label: str, checkpoints: pl.DataFrame) -> pl.DataFrame:
-    """Rows of checkpoint, benchmark, imagenet and accuracy of a study's models that have both, in percent.
-
-    The benchmarks are those of EVERYWHERE; `checkpoints` has a column checkpoint.
-    """
-    top1 = with_accuracies(store, label, checkpoints.select("checkpoint").unique(maintain_order=True))
-    shifts = [benchmark for benchmark in EVERYWHERE if benchmark in top1.columns]
-    if "imagenet" not in top1.columns:
-        top1, shifts = top1.with_columns(imagenet=pl.lit(None, pl.Float64)), []
-    pairs = top1.drop_nulls("imagenet").unpivot(shifts, index=["checkpoint", "imagenet"], variable_name="benchmark")
-    return pairs.rename({"value": "accuracy"}).drop_nulls("accuracy")
+    top1 = top1.pivot("metric", index="checkpoint", values="value")
+    return frame.join(top1, on="checkpoint", how="left", maintain_order="left")
 
 
 def study_models(values: pl.DataFrame) -> pl.DataFrame:
@@ -291,8 +282,8 @@ def networks(values: pl.DataFrame, estimator: str) -> Ground:
         for source in ("testbed", "timm-2022")
     ]  # fmt: skip
     shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in top1) and shift != "imagenet-real"]
-    merged = pl.concat([top1[0], top1[1].join(top1[0], on="model", how="anti")], how="diagonal_relaxed")
-    frame = biases.join(merged.select("model", "imagenet", *shifts), on="model", maintain_order="left")
+    top1_of_models = pl.concat([top1[0], top1[1].join(top1[0], on="model", how="anti")], how="diagonal_relaxed")
+    frame = biases.join(top1_of_models.select("model", "imagenet", *shifts), on="model", maintain_order="left")
     order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
     return Ground("critical-band", frame, order, ("imagenet", *shifts))
 
@@ -306,8 +297,8 @@ def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFr
     family = models.frame["family"].fill_null("unknown").to_numpy().astype(str)
     for bias, values in zip(models.biases, x, strict=True):
         for benchmark, accuracy in zip(names, y, strict=True):
-            fixed = None if benchmark == "imagenet" else imagenet
-            relation = asdict(by_family(values, accuracy, family, fixed))
+            imagenet_held = None if benchmark == "imagenet" else imagenet
+            relation = asdict(by_family(values, accuracy, family, imagenet_held))
             rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | relation)
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -328,8 +319,8 @@ def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[st
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
     # Fewer than three models, or values that are all alike, have no coefficient.
-    related = [] if study is None else study.drop_nulls("overall").to_dicts()
-    of_study = {(row["bias"], row["benchmark"]): row for row in related}
+    study_rows = [] if study is None else study.drop_nulls("overall").to_dicts()
+    of_study = {(row["bias"], row["benchmark"]): row for row in study_rows}
     for row in table.drop_nulls("overall").to_dicts():
         counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
         if (
@@ -364,21 +355,21 @@ def place(values: pl.DataFrame, figures: pl.DataFrame) -> pl.DataFrame:
     effective_within are the same by the line of the model's own way of training, null where there is none. No row where
     the figures are of several models, or have no accuracy on ImageNet.
     """
-    distinct = figures["model"].n_unique() == 1
+    is_one_model = figures["model"].n_unique() == 1
     figures = figures.filter(IS_PRIMARY, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
     figures = _first_source(figures.filter(metric="top1"), ["benchmark"])
     accuracy = dict(figures.select("benchmark", "value").rows())
-    if not distinct or "imagenet" not in accuracy:
+    if not is_one_model or "imagenet" not in accuracy:
         return pl.DataFrame()
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
     model, training, *_ = figures.select("model", "training").row(0)
     baselines = {"": baseline_lines(values, "timm"), "_within": training_lines(values).get(training or "", {})}
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
-        ranked = everybody.filter(benchmark=benchmark, condition="")
-        if benchmark not in accuracy or ranked.is_empty():
+        timm_rows = everybody.filter(benchmark=benchmark, condition="")
+        if benchmark not in accuracy or timm_rows.is_empty():
             continue
-        rivals, top1 = ranked.filter(pl.col("model") != model)["value"], accuracy[benchmark]
+        rivals, top1 = timm_rows.filter(pl.col("model") != model)["value"], accuracy[benchmark]
         source = figures.filter(benchmark=benchmark)["source"][0]
         row = {"model": model, "training": training, "source": source, "benchmark": benchmark}
         row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
@@ -402,12 +393,12 @@ SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study", "open-clip")
 
 def _first_source(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The rows of the first source in SOURCE_ORDER that has the key, at one input size."""
-    listed = rows.filter(pl.col("source").is_in(SOURCE_ORDER))
-    ordered = _one_size(listed, [*key, "source"]).sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)))
-    return ordered.unique(key, keep="first", maintain_order=True)
+    rows_of_sources = rows.filter(pl.col("source").is_in(SOURCE_ORDER))
+    sorted_rows = _one_size(rows_of_sources, [*key, "source"]).sort(pl.col("source").cast(pl.Enum(SOURCE_ORDER)))
+    return sorted_rows.unique(key, keep="first", maintain_order=True)
 
 
 def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The least of a model's input sizes that is at least SIZE stands for the model."""
-    small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
-    return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
+    is_small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
+    return rows.sort(is_small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)

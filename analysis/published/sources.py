@@ -141,22 +141,24 @@ def _file(
 
 def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
     columns = [{"name": "top1", "benchmark": benchmark, "n": n}]
-    rest = ["top1_err", "top5", "top5_err", "crop_pct", "interpolation", "img_size"]
+    ignored = ["top1_err", "top5", "top5_err", "crop_pct", "interpolation", "img_size"]
     if benchmark == "imagenet":
         columns.append({"name": "param_count", "benchmark": "", "metric": "parameters", "unit": "million"})
     else:
-        rest.append("param_count")
+        ignored.append("param_count")
         if not benchmark.endswith("-clean"):
-            rest += ["top1_diff", "top5_diff", "rank_diff"]
+            ignored += ["top1_diff", "top5_diff", "rank_diff"]
     complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
-    return _file(columns, rest, path=path, model="model", input_size="img_size", complements=complements)
+    return _file(columns, ignored, path=path, model="model", input_size="img_size", complements=complements)
 
 
 def check_files(source: Source, folder: Path) -> None:
     """UsageError where the folder lacks one of the source's files."""
-    absent = [path for path in source.paths if not (folder / path).is_file()]
-    if absent:
-        raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
+    missing_files = [path for path in source.paths if not (folder / path).is_file()]
+    if missing_files:
+        raise UsageError(
+            f"{folder} has no {missing_files[0]}; {source.name} is {', '.join(source.paths)} in one folder"
+        )
 
 
 def read_source(source: Source, folder: Path) -> pl.DataFrame:
@@ -183,8 +185,8 @@ def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
         table.refuse(file.input_size, no_size, "{value!a} is not a number of pixels")
     for accuracy, error in file.complements:
         percents = [table.rows[name].cast(pl.Float64, strict=False) for name in (accuracy, error)]
-        unlike = ~((percents[0] + percents[1] - 100).abs() < HUNDREDTH).fill_null(True)
-        if (row := first_true(unlike)) is not None:
+        mismatches = ~((percents[0] + percents[1] - 100).abs() < HUNDREDTH).fill_null(True)
+        if (row := first_true(mismatches)) is not None:
             raise StoreError(
                 f"{table.where(row, accuracy)}: {table.rows[accuracy][row]} and {table.rows[error][row]} in {error} do "
                 "not make 100 percent"
@@ -244,9 +246,9 @@ def _cells(path: Path, headers: int) -> pl.DataFrame:
     if headers == 1:
         return table
     names = [".".join(cell for cell in column.head(headers).to_list() if cell) for column in table.iter_columns()]
-    repeated = next((name for row, name in enumerate(names) if name in names[:row]), None)
-    if repeated is not None or len(table) < headers:
-        raise StoreError(f"{path}, line 1, column {repeated}: there more than once; fetch the file again")
+    duplicates = next((name for row, name in enumerate(names) if name in names[:row]), None)
+    if duplicates is not None or len(table) < headers:
+        raise StoreError(f"{path}, line 1, column {duplicates}: there more than once; fetch the file again")
     return table.slice(headers).rename(dict(zip(table.columns, names, strict=True)))
 
 
@@ -268,8 +270,8 @@ def _numbers(table: SourceTable, name: str, column: Column, gaps: bool) -> pl.Se
     values = table.numbers(name)
     low, high = BOUNDS.get(column.unit, (0.0, inf))
     table.check_range(name, values, low, high, f"a {column.unit}")
-    largest = values.max()
-    if column.unit == "percent" and len(values.drop_nulls()) > 1 and isinstance(largest, float) and 0 < largest <= 1:
+    maximum = values.max()
+    if column.unit == "percent" and len(values.drop_nulls()) > 1 and isinstance(maximum, float) and 0 < maximum <= 1:
         raise StoreError(
             f"{table.where(0, name)}: no value is above 1, so these are shares; the file should have percent"
         )

@@ -59,8 +59,8 @@ class SourceTable:
 
     def check_distinct(self, *key: str) -> None:
         """No two rows have the same key, of which the last column is named."""
-        repeated = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
-        self.refuse(key[-1], repeated, "{value} is there more than once")
+        duplicates = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
+        self.refuse(key[-1], duplicates, "{value} is there more than once")
 
     def check_type(self, column: str, kind: type[pl.DataType]) -> None:
         if self.rows.schema[column] != kind:

@@ -117,10 +117,10 @@ def compare(
 def _pair(option: str, text: str | None) -> tuple[str, str] | None:
     if text is None:
         return None
-    of_a, comma, of_b = text.partition(",")
-    if not (of_a and comma and of_b) or "," in of_b:
+    name_a, comma, name_b = text.partition(",")
+    if not (name_a and comma and name_b) or "," in name_b:
         raise UsageError(f"{option} {text}: give one of A and one of B, as X,Y")
-    return of_a, of_b
+    return name_a, name_b
 
 
 def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
@@ -154,9 +154,9 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
         if reimplemented:
             note(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
     note(f"A: {comparison.a}\nB: {comparison.b}")
-    different = len(comparison.cells.filter(DIFFERS))
+    count_differing = len(comparison.cells.filter(DIFFERS))
     shared = comparison.same + len(comparison.cells)
-    cell_counts = [f"{different} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm)"]
+    cell_counts = [f"{count_differing} differ{'s' if count_differing == 1 else ''} in accuracy (p < 0.05 after Holm)"]
     if comparison.same:
         cell_counts.insert(0, f"{comparison.same} {'is' if comparison.same == 1 else 'are'} one and the same")
     note(f"Both have {plural(shared, 'cell')}: {', '.join(cell_counts)}")
@@ -224,8 +224,8 @@ def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
 
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    kept = [column for column in frame.columns if column == "cycles" or column in _filled(frame)]
-    return [_in_words(row) for row in frame.select(kept).to_dicts()]
+    columns = [column for column in frame.columns if column == "cycles" or column in _filled(frame)]
+    return [_in_words(row) for row in frame.select(columns).to_dicts()]
 
 
 def _in_words(row: dict[str, Any]) -> dict[str, Any]:

@@ -58,19 +58,19 @@ def correlate(
         print_rows(rows.to_dicts(), table_format)
         return
     subsets = {
-        f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, sorted(of_subset['n'].unique())))})": of_subset
-        for (subset,), of_subset in rows.group_by("subset", maintain_order=True)
+        f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, sorted(subset_rows['n'].unique())))})": subset_rows
+        for (subset,), subset_rows in rows.group_by("subset", maintain_order=True)
     }
     lines = {f"Effective robustness, {correlated.definition}": correlated.lines} if correlated.lines else {}
     if table_format == Format.table:
-        for title, of_effective in lines.items():
-            print_rows(of_effective, title=title)
-        for title, of_subset in subsets.items():
-            _print_subset(of_subset, title, correlated.partial_on)
+        for title, lines_of_target in lines.items():
+            print_rows(lines_of_target, title=title)
+        for title, subset_rows in subsets.items():
+            _print_subset(subset_rows, title, correlated.partial_on)
     else:
         tables = {
-            title: [_numbers(row, correlated.partial_on) for row in of_subset.to_dicts()]
-            for title, of_subset in subsets.items()
+            title: [_numbers(row, correlated.partial_on) for row in subset_rows.to_dicts()]
+            for title, subset_rows in subsets.items()
         }
         print_tables(lines | tables, table_format)
     print_note(_tests_in_words(rows), table_format)
@@ -125,18 +125,18 @@ def _p(value: float | None) -> str:
 def _tests_in_words(rows: pl.DataFrame) -> str:
     from ...analysis.statistics.arrays import ALPHA
 
-    tested = rows.drop_nulls("p")
-    counts = [int((tested[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
+    tested_rows = rows.drop_nulls("p")
+    counts = [int((tested_rows[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
     text = (
-        f"{len(tested)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
-        f"after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
+        f"{len(tested_rows)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p "
+        f"{counts[1]}, after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
     )
-    uncertain = tested.filter(tested["p_holm"] >= ALPHA)
+    uncertain = tested_rows.filter(tested_rows["p_holm"] >= ALPHA)
     if uncertain.is_empty():
         return text
-    smallest = dict.fromkeys(_number(end(uncertain["detectable"])) for end in (min, max))
-    by_models = ", by the number of models," if len(smallest) > 1 else ""
+    sizes = dict.fromkeys(_number(end(uncertain["detectable"])) for end in (min, max))
+    by_models = ", by the number of models," if len(sizes) > 1 else ""
     return (
         f"{text}\nno correlation was found in {len(uncertain)} after Holm; one smaller than "
-        f"{' to '.join(smallest)}{by_models} could not have been found"
+        f"{' to '.join(sizes)}{by_models} could not have been found"
     )

@@ -76,9 +76,9 @@ def show(
     tables = {_title(name, frame): _shown(name, frame) for name, frame in frames.items() if len(frame)}
     print_tables(tables, table_format, titles=("model", "metric", "unit"))
     if "sources" in frames:
-        absent = [row["source"] for row in frames["sources"].to_dicts() if row["here"] is None]
-        if absent:
-            print_note(f"not here: {', '.join(absent)} (`bandlens published import`)", table_format)
+        sources_lacking = [row["source"] for row in frames["sources"].to_dicts() if row["here"] is None]
+        if sources_lacking:
+            print_note(f"not here: {', '.join(sources_lacking)} (`bandlens published import`)", table_format)
     elif "figures" in frames and (namesakes := frames["figures"]["model"].unique().sort().to_list())[1:]:
         print_note(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}", table_format)
 
@@ -93,14 +93,14 @@ def _title(name: str, frame: pl.DataFrame) -> str:
 
 def _shown(name: str, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table for people, without what stands in its title or is empty."""
-    absent = {
+    hidden = {
         "sources": ("values", "here", "repository", "title"),
         "places": ("model", "training"),
         "figures": [
             column for column in ("low", "high", "note") if name == "figures" and frame[column].is_null().all()
         ],
     }
-    return frame.drop(absent.get(name, ()), strict=False).to_dicts()
+    return frame.drop(hidden.get(name, ()), strict=False).to_dicts()
 
 
 @app.command()
@@ -153,19 +153,19 @@ def table(table_format: TableFormat = Format.table) -> None:
         return
     tables = {}
     for subset, title in SUBSET_TITLES.items():
-        of_subset = [row for row in rows if row["subset"] == subset]
-        counts = sorted({row["n"] for row in of_subset})
-        wide = _wide(of_subset, in_words=table_format == Format.table)
-        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = wide
+        rows_of_subset = [row for row in rows if row["subset"] == subset]
+        counts = sorted({row["n"] for row in rows_of_subset})
+        rows_by_bias = _wide(rows_of_subset, in_words=table_format == Format.table)
+        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = rows_by_bias
     print_tables(tables, table_format)
 
 
 def _wide(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
     """A row for each bias, with a column for each group; `in_words`, coefficients have two decimals."""
-    wide: dict[str, dict[str, Any]] = {}
+    rows_by_bias: dict[str, dict[str, Any]] = {}
     for row in rows:
         coefficient = row["spearman"]
         if in_words and coefficient is not None:
             coefficient = f"{coefficient:.2f}"
-        wide.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
-    return list(wide.values())
+        rows_by_bias.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
+    return list(rows_by_bias.values())

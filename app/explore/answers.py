@@ -26,7 +26,6 @@ from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.base import State
 from ...analysis.measures.octaves import SHARES
 from ...analysis.measures.outcomes import read_slices
-from ...analysis.published.relate import EVERYWHERE, accuracy_pairs, training_points
 from ...core.errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions, as_recorded, clean, png
@@ -114,7 +113,7 @@ class ImageQuery:
 
 
 @dataclass(slots=True)
-class Known:
+class StudyTables:
     """Tables of one study, read from the database once."""
 
     cells: pl.DataFrame
@@ -129,8 +128,6 @@ class Known:
     """Measures of the user's own that have a number for each image: name, title and unit."""
     verdict: list[str]
     """The sentences of the verdict: see `comparison.verdict`."""
-    pairs: pl.DataFrame
-    """Accuracies of the models on ImageNet and on other benchmarks: see `published.relate.accuracy_pairs`."""
 
 
 @dataclass(slots=True)
@@ -138,7 +135,7 @@ class _Open:
     stack: ExitStack
     store: Store
     stamp: tuple[int, int, int]
-    known: dict[str, Known] = field(default_factory=dict)
+    tables: dict[str, StudyTables] = field(default_factory=dict)
 
 
 class Answers:
@@ -177,12 +174,12 @@ class Answers:
         """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
         with self._database() as opened:
             label = study_label(opened.store, name or last_run(opened.store))
-            known = self._known(opened, label)
+            tables = self._tables(opened, label)
             query = (
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
             )
             labels = opened.store.frame(query)["label"].to_list()
-            cells = known.cells
+            cells = tables.cells
             pictured = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
         # The order and the looks are those of the report's curves.
         models = cells.select("checkpoint", "category").unique().sort("checkpoint")
@@ -203,15 +200,14 @@ class Answers:
             ],
             "conditions": [
                 self._condition(row)
-                for row in _with_frequencies(known.conditions, cells).to_dicts()
+                for row in _with_frequencies(tables.conditions, cells).to_dicts()
             ],
             "accuracy": cells.select(
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
             ).to_dict(as_series=False),
-            "metrics": _metrics(known.table),
-            "measures": known.measures.to_dicts(),
-            "verdict": known.verdict,
-            "training": _training(known.pairs),
+            "metrics": _metrics(tables.table),
+            "measures": tables.measures.to_dicts(),
+            "verdict": tables.verdict,
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +224,7 @@ class Answers:
     def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
         """Spearman's coefficient of a bias with an accuracy over these models, with its 95 % interval over models."""
         with self._database() as opened:
-            table = self._known(opened, study_label(opened.store, study)).table
+            table = self._tables(opened, study_label(opened.store, study)).table
         if isinstance(table, str):
             raise UsageError(table)
         if bias not in table.biases or group not in table.groups:
@@ -244,10 +240,10 @@ class Answers:
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as opened:
-            store, known = opened.store, self._known(opened, study_label(opened.store, query.study))
-            if query.measure is not None and query.measure not in known.measures["name"]:
+            store, tables = opened.store, self._tables(opened, study_label(opened.store, query.study))
+            if query.measure is not None and query.measure not in tables.measures["name"]:
                 raise UsageError(f"{query.study} has no numbers of {query.measure} for each image; choose another")
-            cells = known.cells.filter(image_set=query.image_set, condition=query.condition)
+            cells = tables.cells.filter(image_set=query.image_set, condition=query.condition)
             cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
                 SELECTED.format(
@@ -257,7 +253,7 @@ class Answers:
                 [
                     *(cell_a["cell"], cell_a["clean_cell"], cell_b.get("cell"), cell_b.get("clean_cell")),
                     *(cell_a["image_set_id"], query.label, query.scheme),
-                    *(known.version, query.measure, query.low, query.high),
+                    *(tables.version, query.measure, query.low, query.high),
                     *(query.attribute, query.attribute_value),
                 ],
             )
@@ -308,7 +304,7 @@ class Answers:
         and attributes, name and value.
         """
         with self._database() as opened:
-            cells = self._known(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
+            cells = self._tables(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
             if cells.is_empty():
                 raise UsageError(f"{study} has no image set {image_set}; choose another")
             query = (
@@ -359,8 +355,8 @@ class Answers:
             self._sets[digest] = next((images for images in fitting if images), None)
         return self._sets[digest]
 
-    def _known(self, opened: _Open, label: str) -> Known:
-        if label not in opened.known:
+    def _tables(self, opened: _Open, label: str) -> StudyTables:
+        if label not in opened.tables:
             cells = opened.store.frame(
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
@@ -384,9 +380,8 @@ class Answers:
             )
             sentences = verdict(opened.store, label).sentences
             conditions = read_conditions(opened.store, label)
-            pairs = accuracy_pairs(opened.store, label, cells)
-            opened.known[label] = Known(cells, conditions, table, version, measures, sentences, pairs)
-        return opened.known[label]
+            opened.tables[label] = StudyTables(cells, conditions, table, version, measures, sentences)
+        return opened.tables[label]
 
 
 def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
@@ -432,13 +427,6 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
 def _is_right(label: int | None, predicted: int | None, label_rank: int | None) -> bool | None:
     """Whether a prediction is the label; None where there is no label, or no prediction."""
     return None if label is None or predicted is None else label_rank == 0
-
-
-def _training(pairs: pl.DataFrame) -> dict[str, Any]:
-    """The models of each benchmark with its lines of published models, a line for each way of training."""
-    benchmarks = [benchmark for benchmark in EVERYWHERE if benchmark in pairs["benchmark"]]
-    lines = training_points().filter(pl.col("benchmark").is_in(benchmarks)) if benchmarks else pairs.clear()
-    return {"benchmarks": benchmarks, "models": pairs.to_dicts(), "lines": lines.to_dicts()}
 
 
 def _metrics(table: StudyTable | str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
-  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, benchmark, selection, a, b, label, attribute, measure, low, high, from, image
+  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, attribute, measure, low, high, from, image
   let tiles = [];
 
   // The address is the state: a link opens what was seen, and the back button goes there.
@@ -63,8 +63,6 @@
     fill($("condition"), here.map((one) => [one.id, one.setting || one.words]), asked.condition ?? here[Math.floor(here.length / 2)]?.id);
     fill($("bias"), study.metrics.biases.map((name) => [name, study.metrics.titles[name]]), asked.bias);
     fill($("group"), study.metrics.groups.map((name) => [name, study.metrics.titles[name]]), asked.group);
-    $("training").hidden = !study.training.benchmarks.length;
-    fill($("benchmark"), study.training.benchmarks.map((name) => [name]), asked.benchmark);
     const a = fill($("a"), names().map((name) => [name]), asked.a);
     fill($("b"), [["", "none"], ...names().filter((name) => name !== a).map((name) => [name])], asked.b ?? "");
     const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
@@ -79,7 +77,7 @@
     }
     boxes();
     // What stands for an empty choice is written as well: a link has to show the same when the database has a newer study.
-    const parts = Object.fromEntries(["probe", "condition", "bias", "group", "benchmark", "selection", "a", "b", "measure", "low", "high"].map((name) => [name, $(name).value]));
+    const parts = Object.fromEntries(["probe", "condition", "bias", "group", "selection", "a", "b", "measure", "low", "high"].map((name) => [name, $(name).value]));
     write({ study: study.study, set: $("set").value, ...parts }, true);
   };
 
@@ -263,23 +261,6 @@
     $("scatter").ondblclick = () => change({ models: null });
     await coefficient();
   };
-  // Published models as a line for each way of training, and the chosen models among them
-  const training = async () => {
-    if ($("training").hidden) return;
-    const benchmark = $("benchmark").value, models = new Set(chosen()), { color, shape } = looks();
-    const of = (rows) => rows.filter((row) => row.benchmark === benchmark);
-    const axis = (field, title) => ({ field, type: "quantitative", title: `${title} (%)`, scale: { zero: false, nice: true } });
-    const axes = { x: axis("imagenet", "imagenet"), y: axis("accuracy", benchmark) };
-    await draw("lines", {
-      height: 300, resolve: { scale: { color: "independent" } },
-      layer: [
-        { data: { values: of(study.training.lines) }, mark: { type: "line" },
-          encoding: { ...axes, color: { field: "training", type: "nominal", title: null } } },
-        { data: { values: of(study.training.models).filter((row) => models.has(row.checkpoint)).map((row) => ({ ...row, model: row.checkpoint })) },
-          mark: { type: "point", filled: true, size: 80 }, encoding: { ...axes, color, shape } },
-      ],
-    });
-  };
   const coefficient = async () => {
     if (study.metrics.why) return void ($("coefficient").textContent = "");
     const models = chosen();
@@ -410,7 +391,7 @@
       study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
     controls();
     verdict();
-    await Promise.all([accuracy(), scatter(), training(), images()]);
+    await Promise.all([accuracy(), scatter(), images()]);
     document.documentElement.dataset.drawn = "all";
   });
   const change = (changes) => { write(changes); return show(); };
@@ -419,7 +400,7 @@
   $("set").onchange = () => change({ set: $("set").value, label: null, attribute: null, from: null, image: null });
   $("probe").onchange = () => change({ probe: $("probe").value, condition: null, from: null, image: null });
   $("condition").onchange = () => change({ condition: $("condition").value, from: null, image: null });
-  for (const name of ["bias", "group", "benchmark"]) $(name).onchange = () => change({ [name]: $(name).value });
+  for (const name of ["bias", "group"]) $(name).onchange = () => change({ [name]: $(name).value });
   for (const name of ["selection", "a", "b", "label", "attribute", "measure", "low", "high"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
   $("models").onchange = () => change({ models: [...$("models").querySelectorAll("input:checked")].map((box) => box.value).join(",") || "-" });
   $("every").onclick = () => change({ models: null });

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ...core.errors import ImageSetError, UsageError, unwritable
+from ...core.errors import ImageSetError, UsageError, writing
 from ...core.records import Condition, Crop
 from ...export.files import replacing
 from ...probes.family import Batch
@@ -138,8 +138,5 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
 
 def write_png(picture: Image.Image, out: Path) -> None:
     """Write a picture; UsageError where its file cannot be written."""
-    try:
-        with replacing(out) as part:
-            picture.save(part, format="PNG")
-    except OSError as error:
-        raise unwritable(out, error, "choose another --out") from None
+    with writing(out, "choose another --out"), replacing(out) as part:
+        picture.save(part, format="PNG")

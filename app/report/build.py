@@ -9,13 +9,13 @@ from pathlib import Path
 from altair.utils.schemapi import debug_mode
 
 from ...analysis.charts.libraries import begin_libraries
-from ...core.errors import UsageError, unwritable
+from ...core.errors import UsageError, writing
 from ...export.files import write_bytes
 from .changes import changes_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section
 from .data import read_data
-from .figures import choose_figures, make_folder, unlike, write_figures
+from .figures import choose_figures, unlike, write_figures
 from .measured import measured_sections
 from .page import render
 from .people import consistency_section
@@ -52,7 +52,8 @@ def write_report(
     """
     begin_libraries()
     if figures:
-        make_folder(folder)
+        with writing(folder, "name another folder with --folder"):
+            folder.mkdir(parents=True, exist_ok=True)
     results = read_data(db, study)
     if results is None and against is not None:
         raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
@@ -74,10 +75,8 @@ def write_report(
     every_figure = [figure for part in parts for figure in part.figures]
     chosen = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
-    try:
+    with writing(out, "name another file with --out"):
         write_bytes(out, page)
-    except OSError as error:
-        raise unwritable(out, error, "name another file with --out") from None
     files = write_figures(chosen, folder, advance) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 

@@ -85,21 +85,12 @@ def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
 
 
 def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:
-    """How many cells there are to compare, how many differ, and which by most."""
+    """How many cells there are to compare, and how many differ; the verdict has the largest difference."""
     different = len(rows.filter("differs"))
-    counts = (
+    return (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
         f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
-        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)"
-    )
-    if rows.filter(pl.col("difference") != 0).is_empty():
-        return f"{counts}."
-    farthest = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True).row(0, named=True)
-    interval = f" [{farthest['low']:+.1f}, {farthest['high']:+.1f}]" if farthest["low"] is not None else ""
-    points = f"{farthest['difference']:+.1f}{interval}".replace("-", "−")
-    return (
-        f"{counts}; the largest difference is {points} points: {farthest['checkpoint']} on {farthest['image_set']}, "
-        f"{words(farthest['probe'])}, {farthest['condition']}."
+        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ...analysis.comparison.verdict import Verdict, verdict
@@ -110,8 +111,8 @@ class ReportData:
     ) -> Section:
         """A section of figures, whose text says which models are drawn where these are not all."""
         choice = [
-            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, each category by its share of them, "
-            "from its least accurate to its most accurate; tables have the others too."
+            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, at even steps of category and "
+            "accuracy; tables have the others too."
         ]
         is_choice = bool(figures) and len(self.drawn) < len(self.checkpoints)
         return Section(name, title, [*text, *choice * is_choice], figures, **content)
@@ -204,22 +205,10 @@ def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
 
 
 def choose(models: pl.DataFrame, most: int = DRAWN_MODELS) -> list[str]:
-    """At most so many models, each category by its share of them and at its own even steps of accuracy.
+    """At most so many models at even steps of category and accuracy, so that each category has its share.
 
-    `models` has checkpoint, category, and accuracy, which may be null. Where there are no more than `most` categories,
-    each of them has a model, and one with several has its least and its most accurate.
+    `models` has checkpoint, category, and accuracy, which may be null.
     """
-    ordered = models.sort("category", "accuracy", "checkpoint")
-    if len(ordered) <= most:
-        return ordered["checkpoint"].sort().to_list()
-    chosen: list[str] = []
-    # Small categories choose first, so that what rounding leaves over goes to the largest.
-    remaining = len(ordered)
-    for rows in sorted(ordered.partition_by("category", maintain_order=True), key=len):
-        places = most - len(chosen)
-        count = min(places, max(1, round(places * len(rows) / remaining)))
-        remaining -= len(rows)
-        last = len(rows) - 1
-        steps = [last / 2] if count == 1 else [last * k / (count - 1) for k in range(count)]
-        chosen += [rows["checkpoint"][round(step)] for step in steps]
-    return sorted(chosen)
+    ordered = models.sort("category", "accuracy", "checkpoint")["checkpoint"]
+    steps = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
+    return ordered.gather(steps).sort().to_list()

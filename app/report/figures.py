@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
-from ...core.errors import UnknownName, UsageError, unwritable
+from ...core.errors import UnknownName, UsageError, writing
 from ...core.untrusted import regular
 from ...export.files import write_bytes
 from .page import heading, spec_of
@@ -33,14 +33,6 @@ MOST_LETTERS = 120
 """Letters that the name of a file has at most."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
 ENDINGS = ("svg", "pdf", "png")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder before the work begins, so that one that cannot be made costs no time. UsageError says why."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error, "name another folder with --folder") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +78,19 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
     """
     import vl_convert
 
-    for file in files:
-        svg = vl_convert.vegalite_to_svg(printed(file.panel, file.figure, file.inches), vl_version=vega_lite_version())
-        for ending in ENDINGS:
-            _write(folder / f"{file.name}.{ending}", _converted(svg, ending), "choose another --folder")
-        advance(1)
     names = [file.name for file in files]
-    for name in _listed(folder / INDEX) - {*names}:
-        for ending in ENDINGS:
-            (folder / f"{name}.{ending}").unlink(missing_ok=True)
-    rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
-    index = pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode()
-    _write(folder / INDEX, index, "choose another --folder")
+    with writing(folder, "choose another --folder"):
+        for file in files:
+            spec = printed(file.panel, file.figure, file.inches)
+            svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
+            for ending in ENDINGS:
+                write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending))
+            advance(1)
+        for name in _listed(folder / INDEX) - {*names}:
+            for ending in ENDINGS:
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
+        write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
 
 
@@ -112,7 +105,8 @@ def write_chart(chart: Any, file: Path) -> None:
     import vl_convert
 
     svg = vl_convert.vegalite_to_svg(spec_of(chart) | {"config": CONFIG}, vl_version=vega_lite_version())
-    _write(file, _converted(svg, file.suffix[1:]), "name another with --out")
+    with writing(file, "name another with --out"):
+        write_bytes(file, _converted(svg, file.suffix[1:]))
 
 
 def _converted(svg: str, ending: str) -> bytes:
@@ -170,10 +164,3 @@ def unlike(name: str, taken: Container[str]) -> str:
     """The name, or with a number behind it where it is taken."""
     numbered = (f"{name}-{number}" for number in count(2))
     return next(free for free in chain([name], numbered) if free not in taken)
-
-
-def _write(file: Path, content: bytes, advice: str) -> None:
-    try:
-        write_bytes(file, content)
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or {advice}") from None

@@ -21,21 +21,15 @@ from ...core.version import __version__
 from ..citation import software_entry
 from .sections import Figure, Section
 
-LONG_CELL = 40
+WRAPPED_LETTERS = 40
 """The characters of a text in a table above which it breaks into lines."""
-LONGEST_CELL = 2000
-"""The most characters of a text in a table."""
-LONGEST_TEXT = 1 << 18
-"""The most characters of any other text: a study file may have as many bytes, and a made-up database may hold more."""
-MOST_ROWS = 3000
+PAGE_ROWS = 3000
 """The most rows that a table on the page shows."""
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page; it may run its own two scripts, by their hashes, and load nothing."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_with_limit
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "rows": table_rows}
     program, libraries = _asset("page.js"), begin_libraries().result()
     libraries = libraries.replace("</script", "<\\/script").replace("<!--", "<\\!--")
@@ -57,7 +51,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         citation=" ".join(software_entry().split()),
-        most_rows=MOST_ROWS,
+        most_rows=PAGE_ROWS,
     )
 
 
@@ -91,7 +85,7 @@ def safe_json(value: Any) -> str:
 
 def table_rows(frame: pl.DataFrame) -> Markup:
     """The rows of a table, a column at a time: those of a thousand models have half a million cells."""
-    columns = [_cells(column) for column in frame.head(MOST_ROWS)]
+    columns = [_cells(column) for column in frame.head(PAGE_ROWS)]
     return Markup("".join(f"<tr>{''.join(row)}</tr>\n" for row in zip(*columns, strict=True)))  # noqa: S704
 
 
@@ -105,7 +99,7 @@ def _cells(column: pl.Series) -> list[str]:
 
 
 def _text_cell(value: Any) -> str:
-    words = ' class="long"' if isinstance(value, str) and len(value) > LONG_CELL else ""
+    words = ' class="long"' if isinstance(value, str) and len(value) > WRAPPED_LETTERS else ""
     return f"<td{words}>{escape(cell(value))}</td>"
 
 
@@ -118,17 +112,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else _shorten(str(value), LONGEST_CELL)
-
-
-def _with_limit(value: Any) -> Any:
-    """Limit what the template is about to write where it is text that is not ours."""
-    return _shorten(value, LONGEST_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _shorten(text: str, most: int) -> str:
-    """The beginning of a text that is longer than a page should show, and how long it is."""
-    return text if len(text) <= most else f"{text[:most]} … (the first {most:,} of {len(text):,} characters)"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def heading(title: Any) -> tuple[str, list[str]]:
@@ -140,7 +124,7 @@ def heading(title: Any) -> tuple[str, list[str]]:
 
 
 def _trusted(text: str) -> Markup:
-    """Ours, or escaped for where it goes."""
+    """A text of the program, or one that is escaped for where it goes."""
     return Markup(text)  # noqa: S704
 
 

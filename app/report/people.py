@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from ...analysis.charts.curves import PEOPLE, subject_curves
-from ...analysis.charts.grammar import SLANTED_COLUMNS, series_of, words
+from ...analysis.charts.curves import curves
+from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, series_of, words
 from ...analysis.charts.maps import kappa_map
 from ...analysis.charts.numbers import add_estimators, number_chart
 from ...analysis.measures.registry import label_of
@@ -60,42 +60,61 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
 
 def _conditions(results: ReportData) -> Iterator[Figure]:
     """Yield curves over the conditions of the image sets that have several."""
-    several = results.judged.filter(pl.col("condition").n_unique().over("images") > 1)
-    rows = _with_people(several).sort("images", "subject", "condition")
-    panels = {
-        str(images): subject_curves(part, str(images))
-        for (images,), part in results.seen(rows, "subject").group_by("images", maintain_order=True)
-    }
-    if panels:
-        caption = f"{CURVES_CAPTION} Conditions are as the experiments name them."
-        yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
+    rows = _with_people(results.judged.filter(pl.col("condition").n_unique().over("images") > 1))
+    panels = {str(images): part for (images,), part in rows.group_by("images", maintain_order=True)}
+    caption = f"{CURVES_CAPTION} Conditions are as the experiments name them."
+    yield from _subject_figure(results, "accuracy-by-condition", "Accuracy by condition", caption, panels)
 
 
 def _probes(results: ReportData) -> Iterator[Figure]:
     """Yield a panel for each probe of the experiments with people and each image set that models were run on."""
     setting = pl.col("setting").map_elements("{:g}".format, pl.String)
     rows = results.human_probe.with_columns(setting.alias("condition"))
-    people, panels, tables = rows.filter("human"), {}, []
+    people, panels = rows.filter("human"), {}
     for (images, probe), models in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
         if len(observers := people.filter(probe=probe)):
-            subjects = _with_people(pl.concat([observers.with_columns(images=pl.lit(images)), models])).sort("subject")
-            title = f"{words(str(probe))} on {images}"
-            panels[title] = subject_curves(results.seen(subjects, "subject"), title)
-            tables.append(subjects.with_columns(probe=pl.lit(probe)))
-    if panels:
-        caption = f"{CURVES_CAPTION} The photographs need not be those that people saw."
-        yield Figure("people-and-probes", "Models and people under probes", caption, panels, 2, pl.concat(tables))
+            subjects = _with_people(pl.concat([observers.with_columns(images=pl.lit(images)), models]))
+            panels[f"{words(str(probe))} on {images}"] = subjects.with_columns(probe=pl.lit(probe))
+    caption = f"{CURVES_CAPTION} The photographs need not be those that people saw."
+    yield from _subject_figure(results, "people-and-probes", "Models and people under probes", caption, panels)
 
 
 def _with_people(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of images, condition, subject, top1, low, high, n: all observers together, then each model."""
+    """Rows of images, condition, subject, top1, low, high, n: all observers together, then each model.
+
+    Conditions are in the order of the first number in their names.
+    """
     top1 = pl.col("top1")
     people = (
         rows.filter("human")
         .group_by("images", "condition", maintain_order=True)
         .agg(pl.lit(PEOPLE).alias("subject"), top1.mean(), low=top1.min(), high=top1.max(), n=pl.col("n").sum())
     )
-    return pl.concat([people, rows.filter(~pl.col("human")).select(people.columns)])
+    number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
+    subjects = pl.concat([people, rows.filter(~pl.col("human")).select(people.columns)])
+    return subjects.sort("images", "subject", number, "condition", nulls_last=True)
+
+
+def _subject_figure(
+    results: ReportData, name: str, title: str, caption: str, panels: Mapping[str, pl.DataFrame]
+) -> Iterator[Figure]:
+    """Yield the figure of these panels, if any: accuracy by condition, a line a subject."""
+    if not panels:
+        return
+    table = pl.concat(panels.values())
+    is_person = pl.col("subject") == PEOPLE
+    lines = {
+        panel: results.seen(rows, "subject").select(
+            *("condition", "top1", "low", "high", "n"),
+            checkpoint="subject",
+            category=pl.when(is_person).then(pl.lit(PEOPLE)).otherwise(pl.lit("models")),
+            clean_top1=pl.lit(None, pl.Float64),
+            measure=pl.lit("accuracy"),
+        )
+        for panel, rows in panels.items()
+    }
+    charts = {panel: curves(rows, "condition", "condition", panel) for panel, rows in lines.items()}
+    yield Figure(name, title, caption, charts, 2, table, **key(pl.concat(lines.values())))
 
 
 def people_figures(results: ReportData, image_set: str, number: int) -> Iterator[Figure]:

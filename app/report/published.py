@@ -15,12 +15,9 @@ from ...analysis.charts.numbers import scatter, scatter_points
 from ...analysis.correlations.families import pearson
 from ...analysis.database.open import open_store
 from ...analysis.measures.base import MEANINGLESS, State
-from ...analysis.measures.critical_band import RAW
 from ...analysis.measures.generalization import ID_ACCURACY
-from ...analysis.measures.psychometric import NUMBERS
 from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
-from ...analysis.published.imports import INTEGER
 from ...analysis.published.joined import joined
 from ...analysis.published.relate import (
     EVERYWHERE,
@@ -28,7 +25,6 @@ from ...analysis.published.relate import (
     ground,
     imagenet_top1,
     line_rows,
-    networks,
     relations,
     training_lines,
     training_points,
@@ -40,10 +36,6 @@ from .correlations import correlations, correlations_figure, counts
 from .data import ReportData
 from .sections import Figure, Section, Table
 
-NETWORK_CLASSES = SPACE_CLASSES["sixteen"]
-"""Classes that the networks with critical-band trials decided between."""
-NETWORKS = {INTEGER: RAW, "psychometric": NUMBERS}
-"""Estimator of the networks with critical-band trials -> number -> one's own measure by it."""
 ATLAS_TEXT = (
     "Coefficients are Spearman's, over the study's 48 ResNet-50s: of a bias with accuracy on a benchmark, with "
     "ImageNet accuracy held fixed, within the study's training categories, and of a bias with accuracy "
@@ -59,6 +51,11 @@ TRAINING_CAPTION = (
     "have. ImageNet accuracy says what to expect within a way of training, and not across. Diamonds are your "
     "models that have both accuracies."
 )
+OWN_CAPTION = (
+    "Points are the study's 48 models, diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, "
+    "measured or published. Hover for names."
+)
+MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
 SCATTER_CAPTION = (
     "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
     "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests."
@@ -149,20 +146,8 @@ def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
         names = joined(store, results.label, values)
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
     classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].shown.published)}
-    imagenet = _imagenet_accuracies(results, names, values)
-    caption = "Points are the study's 48 models, {}. Hover for names."
-    own = _own_metrics(results, classes, imagenet)
-    yield from _own_figure("atlas-biases", "Your models among the study's", caption, own, study, results)
-    if values.filter(source="critical-band").is_empty():
-        return
-    points = {}
-    for estimator, measures in NETWORKS.items():
-        frame = networks(values, estimator).frame.with_columns(category=pl.lit("network"))
-        for name, metric in measures.items():
-            points[metric] = frame.select("model", "category", "imagenet", pl.col(name).alias(metric))
-    caption = "Points are networks of Subramanian et al. 2023 with published accuracies, {}. Hover for names."
-    own = _own_metrics(results, dict.fromkeys(points, NETWORK_CLASSES), imagenet)
-    yield from _own_figure("atlas-networks", "Your models among many architectures", caption, own, points, results)
+    own = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
+    yield from _own_figure(own, study, results)
 
 
 def _imagenet_accuracies(results: ReportData, names: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
@@ -200,14 +185,7 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int], imagenet: pl.D
     return rows.select("checkpoint", "image_set", *numbers)
 
 
-def _own_figure(
-    name: str,
-    title: str,
-    caption: str,
-    metrics: pl.DataFrame,
-    points: Mapping[str, pl.DataFrame],
-    results: ReportData,
-) -> Iterator[Figure]:
+def _own_figure(metrics: pl.DataFrame, points: Mapping[str, pl.DataFrame], results: ReportData) -> Iterator[Figure]:
     """Yield the figure of one's own models among published points, if there are any."""
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
     seen = results.seen(metrics.filter(is_sound))
@@ -225,15 +203,10 @@ def _own_figure(
         for bias in points
         if bias in seen["metric"]
     }
-    yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
-    if not metrics.select(is_sound.all()).item():
-        yours += ". Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone"
-    categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
-    picking: dict[str, Any] = {}
-    if len(categories) > 1:
-        models = pl.concat([frame["model"] for frame in points.values()]).unique().sort().to_list()
-        picking = {"legend": colors(categories), "models": models}
-    yield Figure(name, title, caption.format(yours), panels, 3, metrics, **picking)
+    caption = OWN_CAPTION + f" {MEANINGLESS_CAPTION}" * (not metrics.select(is_sound.all()).item())
+    rows = pl.concat([frame.select("model", "category") for frame in points.values()])
+    legend, models = colors(rows["category"].unique().sort()), rows["model"].unique().sort().to_list()
+    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, legend, models)
 
 
 def _own_marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:

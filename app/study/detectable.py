@@ -15,7 +15,7 @@ from math import sqrt
 import polars as pl
 
 from ...analysis.comparison.cells import pair_cells
-from ...analysis.correlations.models import FEWEST
+from ...analysis.correlations.models import FEWEST_MODELS
 from ...analysis.database.store import Store
 from ...analysis.measures.registry import MEASURES, STAND_INS, Determined
 from ...analysis.statistics.power import (
@@ -108,7 +108,7 @@ def detectable_differences(
                 rows.append(Detectable(name, metric, difference, tests, "intervals of earlier runs"))
     groups = [metric for image_set, metric in determined if image_set is None and metric in GROUPS]
     tests = len(biases) * (len(groups) or sum(images.info.labelled for images in work.image_sets))
-    if len(work.models) >= FEWEST and tests:
+    if len(work.models) >= FEWEST_MODELS and tests:
         smallest = smallest_correlation(len(work.models), tests)
         rows.append(Detectable(None, "correlation", smallest, tests, f"{len(work.models)} models"))
     return rows

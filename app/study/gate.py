@@ -61,18 +61,18 @@ def gate_study_precision(
     # The candidate is what runs later, so that its TensorRT plans tell the batch that both take.
     study_of_both = replace(works[0].study, batch=works[1].study.batch)
     cells = list(dict.fromkeys(cell for work in works for cell in work.cells))
-    both = replace(works[0], study=study_of_both, cells=cells)
+    work = replace(works[0], study=study_of_both, cells=cells)
     with open_store(database) as store:
 
         def begin() -> str:
-            store.add_cells(both.cells, both.image_sets, class_names(both))
-            reuse_predictions(both, store)
+            store.add_cells(work.cells, work.image_sets, class_names(work))
+            reuse_predictions(work, store)
             return f"{names[1]} against {names[0]}"
 
         ran = run_whole(
-            both, store, begin, stored_images(both, store), range_seconds, keep_progress(database, progress)
+            work, store, begin, stored_images(work, store), range_seconds, keep_progress(database, progress)
         )
-        total = len(both.models) * len(both.image_sets)
+        total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             return replace(gate_precision(store, ran.label, pairs, study.gate, advance), ran=ran.numbers)
 
@@ -105,20 +105,20 @@ def gate_study_release(
         ran = run_study(resolve(study, database), database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
-        apart = other_database and Path(against).resolve() != database.resolve()
-        store_a = stack.enter_context(open_store(Path(against), read_only=True)) if apart else store_b
+        is_other_file = other_database and Path(against).resolve() != database.resolve()
+        store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
         run_a, run_b = Run(store_a, label_a), Run(store_b, ran.label if ran else study_label(store_b, name))
-        stored = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
-        _refuse_unfinished(run_b, replace(stored, **limits), against)
+        limits_of_study = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
+        _refuse_unfinished(run_b, replace(limits_of_study, **limits), against)
         names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
         if len(names_a) == len(names_b) == 1 and names_a != names_b:
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
-            gated = gate_release(run_a, run_b, replace(stored, **limits), advance)
-        before = f"{run_a.label} of {relative_path(store_a.path, database)}" if apart else run_a.label
+            gated = gate_release(run_a, run_b, replace(limits_of_study, **limits), advance)
+        against_label = f"{run_a.label} of {relative_path(store_a.path, database)}" if is_other_file else run_a.label
     try:
         with open_store(database) as store:
-            store.write_release(run_b.label, before, gated.rows.drop(NOT_STORED))
+            store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
     return replace(gated, ran=ran.numbers) if ran else gated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,6 @@ from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
 from ..files import html_title
 from ..onnx.finished import is_onnx
-from .archives import MAGIC, locate_members, read_directory
 from .pickles import read_archive, read_legacy
 from .registry import KeyRule, ema_names, key_rule
 
@@ -37,10 +37,6 @@ OTHER = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip
 """Files that people give by mistake, and their first bytes."""
 DEEPEST = 3
 """Levels of containers in containers that are searched for tensors."""
-MOST_TENSORS = 50_000
-"""The most tensors of a file: large networks with their average and the state of an optimizer have fewer."""
-LONGEST_KEY = 4096
-"""Characters of the longest key that may be a name: each wrapper that is taken off a key copies it."""
 
 
 @dataclass(slots=True)
@@ -73,14 +69,11 @@ def read(path: Path, trust: bool = False) -> Any:
         if _is_safetensors(path):
             return _read_safetensors(path)
         with path.open("rb") as file:
-            spans = None
-            if file.read(len(MAGIC)) == MAGIC:
-                members = read_directory(file)
-                _check_count(path, len(members))
-                _refuse_other_archives(path, [member.name for member in members])
-                spans = locate_members(file, members)
+            is_archive = file.read(4) == b"PK\x03\x04"
+            if is_archive:
+                _refuse_other_archives(path)
             if not trust:
-                return read_legacy(file, path) if spans is None else read_archive(file, spans, path)
+                return read_archive(path) if is_archive else read_legacy(file, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of what it then reads, or refuses, all the same
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -102,17 +95,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     with safe_open(path, framework="pt") as file:
-        _check_count(path, len(file.keys()))
         notes = notes_of(file.metadata())
     return notes_beside(path) | notes | load_file(path)
-
-
-def _check_count(path: Path, tensors: int) -> None:
-    if tensors > MOST_TENSORS:
-        raise CheckpointError(
-            f"{path} holds {tensors:,} tensors, and at most {MOST_TENSORS:,} are read; save the module's state_dict() "
-            "alone"
-        )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -151,8 +135,10 @@ def _is_text(head: bytes) -> bool:
     return bool(head) and head.isascii() and "".join(head.decode().split()).isprintable()
 
 
-def _refuse_other_archives(path: Path, names: list[str]) -> None:
+def _refuse_other_archives(path: Path) -> None:
     """CheckpointError for a TorchScript program, and for archives of other libraries."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
         raise CheckpointError(
             f"{path} holds NumPy arrays, not weights of torch; save the module's state_dict() instead"
@@ -187,10 +173,10 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
             for key, value in container.items():
                 if isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
-                    next_level.append(((*path, _text_of(key)), value))
-                start, point, rest = _text_of(key).partition(".")
+                    next_level.append(((*path, str(key)), value))
+                start, point, rest = str(key).partition(".")
                 averaged = bool(point) and start in names
-                groups.setdefault(start if averaged else "", {})[rest if averaged else _text_of(key)] = value
+                groups.setdefault(start if averaged else "", {})[rest if averaged else str(key)] = value
             for start, values in groups.items():
                 if any(isinstance(value, Tensor) for value in values.values()):
                     full_path = (*path, start) if start else path
@@ -198,11 +184,6 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
                     containers.append(Candidate(".".join(full_path) or TOP, values, is_average))
         level = next_level
     return containers
-
-
-def _text_of(key: Any) -> str:
-    """A key as text; one that is neither text nor a number may be nested too deeply to be written out."""
-    return str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>"
 
 
 def apply_rule(
@@ -219,7 +200,7 @@ def apply_rule(
         )
     containers = candidates(content)
     if not containers:
-        values = some_of(f"{_text_of(key)} ({type(value).__name__})" for key, value in content.items())
+        values = some_of(f"{key!s} ({type(value).__name__})" for key, value in content.items())
         raise CheckpointError(
             f"{file} holds no tensors, only {values or 'an empty mapping'}; give the file that the module's "
             "state_dict() was saved to"
@@ -289,15 +270,13 @@ def _choose(
     missing = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
     names = ", ".join(container.name for container in containers[:5]) or "none of them"
     raise CheckpointError(
-        f"{file} holds {missing}, only the keys {some_of(map(_text_of, content))}; "
+        f"{file} holds {missing}, only the keys {some_of(map(str, content))}; "
         f"name with --weights KEY one that holds tensors: {names}"
     )
 
 
 def rename(rule: KeyRule, key: str, expected: Collection[str] = ()) -> str:
     """The architecture's name for a key: by the rule's patterns, and without wrappers, until it is an expected one."""
-    if len(key) > LONGEST_KEY:
-        return key
     for pattern, replacement in rule.rename:
         key = re.sub(pattern, replacement, key)
     while key not in expected:

@@ -92,23 +92,9 @@ def test_no_file_but_images_of_packed_sets(served: Served, path: str) -> None:
 
 
 MALFORMED_FIELDS = [
-    {"study": 1},
-    {"study": None, "models": [1]},
-    {"models": "net_0"},
-    {"models": [["net_0"]]},
-    {"models": {"net_0": 1}},
-    {"label": 1 << 31},
-    {"label": True},
-    {"label": 0.5},
-    {"offset": -1},
-    {"offset": 10**30},
-    {"limit": None},
-    {"low": "1"},
-    {"low": True},
-    {"high": 10**400},
-    {"scheme": 1},
-    {"measure": "nothing"},
+    {"low": "one"},
     {"a": ["net_0"]},
+    {"measure": "nothing"},
     {"selection": "a'; DROP TABLE cell"},
     {"selection": "flips_only_a", "b": None},
     {"condition": "\0"},
@@ -122,8 +108,6 @@ MALFORMED_BODIES = [
     b"{",
     b"\xff",
     b"[" * 100_000,
-    b'{"low": NaN}',
-    b'{"low": 1e999}',
     b"[1e999]",
 ]
 
@@ -148,7 +132,6 @@ def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> N
         answer = post(served, path, body)
         assert (answer.status, list(json.loads(answer.body))) == (400, ["error"]), body[:100]
         assert "\n" not in json.loads(answer.body)["error"]
-    assert post(served, path, b" " * (1 << 20) + b"{}").status == 413
 
 
 @pytest.mark.parametrize(
@@ -238,28 +221,6 @@ def choose(page: Any, name: str, value: str) -> None:
 
 def query(page: Any) -> dict[str, str]:
     return dict(js(page, "Object.fromEntries(new URLSearchParams(location.search))"))
-
-
-def test_models_with_accuracies_are_points_among_lines_by_training(driver: Any, tmp_path: Path) -> None:
-    imagenet, a = (image_set(40, name=name, labels=[0] * 40, benchmark=name) for name in ("imagenet", "imagenet-a"))
-    parts = [
-        part(cell(images, by=model(name, classes=1000)), ranks, ranks)
-        for name in ("net", "other")
-        for images, ranks in ((imagenet, [0] * 30 + [1] * 10), (a, [0] * 10 + [1] * 30))
-    ]
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", [imagenet, a], parts)
-    bandlens("analyze", "--db", tmp_path / "results.duckdb", "--resamples", 100)
-    with serving(tmp_path / "results.duckdb", None) as server:
-        driver.get(server.address)
-        settled(driver)
-        marks = "document.querySelectorAll('#lines .mark-line path, #lines .mark-symbol.role-mark path')"
-        assert js(driver, f"[...{marks}].length") == 5 + 2
-        assert "zero-shot" in js(driver, "document.getElementById('lines').textContent")
-        choose(driver, "benchmark", "imagenet-a")
-        driver.execute_script("document.getElementById('none').click()")
-        settled(driver)
-        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.subject_rows import SubjectProcesses, open_processes, subject_rows, wait_for
-from bandlens.core.errors import EngineError, UsageError
+from bandlens.core.errors import EngineError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
 OPTIONS = Options(100)
@@ -76,8 +77,8 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_process_raises_is_raised_here(processes: SubjectProcesses) -> None:
-    future = processes.compute(right_outcomes(right_of(0)), Options(resamples=5))
-    with pytest.raises(UsageError, match="5 resamples; intervals need at least 100"):
+    future = processes.compute(replace(right_outcomes(right_of(0)), cells={}), OPTIONS)
+    with pytest.raises(ValueError, match="zip"):
         wait_for(future)
 
 

@@ -204,7 +204,7 @@ def test_names_with_spaces_go_through_a_study_and_all_that_is_made_of_it(tmp_pat
     make_images(tmp_path / "images.set", make_pictures(24), labels=[number % 12 for number in range(24)])
     study, database = study_of(tmp_path, checkpoints=["category:my nets 1", names[0]]), tmp_path / "results.duckdb"
     bandlens.run(study, database)
-    assert set(bandlens.analyze(database, "mine", resamples=20)["checkpoint"]) == set(names)
+    assert set(bandlens.analyze(database, "mine", resamples=100)["checkpoint"]) == set(names)
     assert ask(database, "SELECT DISTINCT checkpoint, category FROM accuracy ORDER BY 1") == [
         (name, f"my nets {seed}") for seed, name in enumerate(names)
     ]

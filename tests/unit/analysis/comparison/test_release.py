@@ -360,7 +360,10 @@ def test_what_lacks_is_named(store: Store) -> None:
     released(store, [range(0)], [range(0)], n=20)
     with pytest.raises(UsageError) as raised:
         gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
-    assert str(raised.value) == "v2@1 against v1@1: no cell in common, since v1@1 lacks checkpoint v2 (it has v1)"
+    assert str(raised.value) == (
+        "v2@1 against v1@1: no cell in common: 1 of v1@1 alone (checkpoint v1); 1 of v2@1 alone (checkpoint v2); "
+        "run both on the same sets"
+    )
     with pytest.raises(UsageError, match="no image has a number of accuracy_real; leave it out of gate"):
         gate_release(*runs(store), Limits(measures=["accuracy_real"]))
     with pytest.raises(UsageError, match="no image has a known attribute; leave it out of gate"):

@@ -339,22 +339,6 @@ def test_few_independent_images_give_numbers_without_intervals() -> None:
     assert np.isnan([estimate.low, estimate.high]).all()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"correct": np.zeros((28, 9), dtype=bool)}, r"give bool \(29 conditions, images\)"),
-        ({"correct": np.zeros((29, 9))}, "outcomes are float64"),
-        ({"correct": np.zeros((29, 0), dtype=bool)}, "give bool"),
-        ({"clusters": np.zeros(8)}, "cluster ids for 9 images"),
-        ({"floor": 1.0}, "floor 1.0"),
-        ({"resamples": 10}, "at least 100"),
-    ],
-)
-def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        estimate_band(**{"correct": np.ones((29, 9), dtype=bool), **arguments})
-
-
 def test_counts_of_trials_give_what_single_outcomes_give() -> None:
     """The same channel from 300 trials a condition is estimated by images, and by counts alone."""
     random = np.random.default_rng(4)

@@ -15,17 +15,13 @@ from made_up_results import cell, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import norm, spearmanr
+from scipy.stats import spearmanr
 from small import ask
 
 import bandlens
 from bandlens.analysis.charts.curves import curves
 from bandlens.analysis.charts.grammar import COLORED_MODELS
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
-from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.published.relate import training_lines
-from bandlens.analysis.published.sources import shipped_values
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions, find_sets
 from bandlens.app.pictures.sheet import grid_of
@@ -481,34 +477,3 @@ def test_an_opened_image_has_no_shares_of_models_at_chance(tmp_path: Path) -> No
 
 def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:
     assert answers.octaves("small", "images", 0) == {}
-
-
-def test_models_stand_among_the_lines_of_each_way_of_training(tmp_path: Path) -> None:
-    path = tmp_path / "results.duckdb"
-    imagenet, a = (image_set(40, name=name, labels=[0] * 40, benchmark=name) for name in ("imagenet", "imagenet-a"))
-    parts = [
-        part(cell(images, by=model(name, classes=1000)), ranks, ranks)
-        for name, images, ranks in (
-            ("net", imagenet, [0] * 30 + [1] * 10),
-            ("net", a, [0] * 10 + [1] * 30),
-            ("without", a, [0] * 20 + [1] * 20),
-        )
-    ]
-    with open_store(path) as store:
-        store_study(store, "s", [imagenet, a], parts)
-        compute_measures(store, "s", Options(100))
-    answers = Answers(path, {}, Conditions())
-    training = answers.study(None)["training"]
-    answers.close()
-    assert training["models"] == [{"checkpoint": "net", "imagenet": 75, "benchmark": "imagenet-a", "accuracy": 25}]
-    assert training["benchmarks"] == ["imagenet-a"]
-    fits = {way: lines["imagenet-a"].lines[0] for way, lines in training_lines(shipped_values()).items()}
-    assert {row["training"] for row in training["lines"]} == set(fits)
-    for row in training["lines"]:
-        fit = fits[row["training"]]
-        expected = norm.cdf(fit.slope * norm.ppf(row["imagenet"] / 100) + fit.intercept)
-        assert row["accuracy"] == pytest.approx(100 * expected)
-
-
-def test_without_accuracies_on_imagenet_there_are_no_lines(study: dict[str, Any]) -> None:
-    assert study["training"] == {"benchmarks": [], "models": [], "lines": []}

@@ -25,7 +25,6 @@ from bandlens.app.commands.results import COMMANDS
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
-from bandlens.app.report.page import cell as cell_text
 from bandlens.app.report.page import safe_json
 from bandlens.app.report.study import page_title, provenance, verdict_section
 from bandlens.core.errors import StoreError, UnknownName, UsageError
@@ -336,7 +335,6 @@ def test_what_changed_between_two_databases(reported: Path, tmp_path: Path) -> N
     page = page_of(tmp_path / "better.duckdb", against=str(reported))
     changes = page.sections["changes"]
     assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
-    assert re.search(r"the largest difference is \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\] points", changes)
     assert page.sections["changes"].count("critical_band") == 5 * 29
 
 
@@ -415,14 +413,3 @@ def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
     tiles = [tile for row in section.tiles.values() for tile in row]
     assert len(tiles) == 52
     assert sum(len(tile.source) for tile in tiles) < 400_000
-
-
-def test_texts_of_a_made_up_database_do_not_make_a_huge_page(tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    make_database(db, 1, [condition()])
-    with open_store(db) as store:
-        store.execute("UPDATE study SET toml = repeat('x', 20_000_000), host = repeat('y', 20_000_000)")
-    page = page_of(db)
-    assert len(page.html) < 3e6
-    assert "the first 262,144 of 20,000,000 characters" in page.sections["provenance"]
-    assert cell_text("z" * 20_000_000).endswith("z … (the first 2,000 of 20,000,000 characters)")

@@ -33,14 +33,15 @@ def test_few_are_all_drawn() -> None:
     assert choose(models(20, 28)) == sorted(f"net{k}" for k in range(DRAWN_MODELS))
 
 
-def test_of_many_each_category_has_its_share_and_its_ends() -> None:
+def test_of_many_each_category_has_its_share_from_its_least_accurate_on() -> None:
     every = models(600, 300, 99, 1)
     chosen = every.filter(pl.col("checkpoint").is_in(choose(every)))
     assert len(chosen) == DRAWN_MODELS
-    assert chosen.group_by("category").len().sort("category")["len"].to_list() == [28, 14, 5, 1]
-    for name in ("category 0", "category 1", "category 2"):
+    assert chosen.group_by("category").len().sort("category")["len"].to_list() == [29, 14, 4, 1]
+    for name in ("category 0", "category 1"):
         both = [rows.filter(category=name)["accuracy"] for rows in (every, chosen)]
-        assert (both[0].min(), both[0].max()) == (both[1].min(), both[1].max())
+        assert both[1].min() < both[0].quantile(0.06)
+        assert both[1].max() > both[0].quantile(0.94)
 
 
 def test_more_categories_than_places() -> None:

@@ -65,7 +65,8 @@ def test_models_and_people(tmp_path: Path) -> None:
     assert tile["kappa"] == pytest.approx(np.mean(pair_rows["kappa"].to_numpy()), abs=1e-5)
     assert (tile["low"], tile["n"]) == (None, 60)
     curves = next(iter(conditions.panels.values())).to_dict()
-    assert curves["layer"][0]["encoding"]["x"]["sort"] == ["c05", "c30", "c100"]
+    [lines] = curves["datasets"].values()
+    assert list(dict.fromkeys(row["condition"] for row in lines)) == ["c05", "c30", "c100"]
     rows = conditions.table
     assert set(rows["subject"]) == {"humans", "one", "two"}
     people = results.judged.filter(human=True, condition="c05")["top1"]

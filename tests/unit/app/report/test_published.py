@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
-from reported import GRID, add_metrics, make_database
+from reported import GRID
 
 from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.published import imports
-from bandlens.analysis.published.imports import read_import
-from bandlens.analysis.published.sources import sources
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.published import published_sections
 from bandlens.app.report.sections import Figure, Section
@@ -69,7 +65,6 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
         ("mine", 76.156, "published")
     }
     assert {row["model"] for rows in lines for row in rows} == {"other"}
-    assert "atlas-networks" not in figures(path)
     table = figure.table.select("metric", "state").unique()
     flat = table.filter(pl.col("metric").str.starts_with("critical_"))
     assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
@@ -118,29 +113,6 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
         for title, panel in figures(path)["atlas-biases"].panels.items()
     }
     assert fills == {"low_frequency_bias": [INK], "high_frequency_bias": ["white"]}
-
-
-def test_with_the_critical_band_imported_its_networks_are_points_too(
-    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(imports, "RESAMPLES", 100)  # intervals are not drawn
-    path = tmp_path / "results.duckdb"
-    make_database(path, 2, decision_space="sixteen")
-    add_metrics(path)
-    source = sources()["critical-band"]
-    for file in (shared / "published/atlas/critical_band").iterdir():
-        networks = json.loads(file.read_text(encoding="utf-8"))
-        few = dict(sorted(networks.items())[:20])  # fitting all takes ten seconds
-        (tmp_path / file.name).write_text(json.dumps(few), encoding="utf-8")
-    with open_store(path) as store:
-        store.write_source(source.name, *read_import(source, tmp_path))
-    figure = figures(path)["atlas-networks"]
-    titles = [panel.to_dict()["layer"][0]["encoding"]["x"]["field"] for panel in figure.panels.values()]
-    assert len(titles) == 6
-    assert {"critical_bandwidth_raw", "psychometric_bandwidth"} <= set(titles)
-    spec = next(iter(figure.panels.values())).to_dict()
-    [networks] = [rows for rows in spec["datasets"].values() if len(rows) == 15]
-    assert all(50 < row["imagenet"] < 95 for row in networks)
 
 
 def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None:
