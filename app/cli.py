@@ -25,7 +25,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "demo": ("demo", "Do the main job on a real classifier and real pictures"),
         "checkpoints": ("models", "The 48 ResNet-50 checkpoints: list them, fetch them, verify them"),
         "export": ("export", "Export checkpoints to ONNX, and to TensorRT plans where there is a GPU"),
-        "export-own": ("export", "Export your own weights to ONNX, and to a TensorRT plan where there is a GPU"),
         "images": ("images", "Image sets: photographs decoded once to a memory-mapped file of pixels"),
         "benchmarks": ("images", "The generalization benchmarks of the study: list them, check them, pack them"),
         "probes": ("images", "Perturbations: what there is, and what it looks like"),

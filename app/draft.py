@@ -88,7 +88,7 @@ def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: 
 # `bandlens run {file}` computes it, into results.duckdb; `bandlens analyze` prints the numbers, with intervals.
 # docs/reference/study.md has all keys.
 
-# Names of exported models; "*" stands for all of them. `bandlens export-own --out {MODELS}` makes one of your weights.
+# Names of exported models; "*" stands for all of them. `bandlens export FILE --out {MODELS}` makes one of your weights.
 checkpoints = {json.dumps(checkpoints)}
 # Folder of the exported models; without this line it is $BANDLENS_HOME/models.
 {"" if beside else "# "}models = "{MODELS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,6 +16,7 @@ from ..core.progress import Progress, silent
 from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Model
 from ..core.threads import processors
+from ..core.untrusted import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -205,28 +207,91 @@ def pretrained_models(sources: Iterable[str | Backbone], folder: Path) -> Export
     return models
 
 
-def chosen_names(names: Sequence[str], every: bool, category: str | None, folder: Path) -> list[str]:
-    """The models that a command line names: some of the 48 and of those in the folder, all of the 48, or a category.
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The words of a command line by what they name."""
 
-    Raises UnknownName, and UsageError for none of these or several.
+    names: list[str]
+    """Checkpoints of the 48, and exported models."""
+    timm: list[str]
+    files: list[Path]
+    """Weights, finished ONNX files, and folders that transformers saved."""
+
+    @classmethod
+    def read(cls, words: Sequence[str], folder: Path, weights: bool) -> Sources:
+        """Tell names from files; UnknownName for a word that is neither.
+
+        A file that is there is meant rather than an exported model of its name, and one of the 48 rather than a file.
+
+        Args:
+            words: `timm:NAME`, `category:NAME`, `all`, names and files.
+            folder: the folder of exported models.
+            weights: whether a word that is no name is a file of weights, though there is none.
+        """
+        from ..export.models import model_names
+        from ..export.weights.registry import CATEGORY, checkpoints, select
+
+        published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
+        sources = cls([], [], [])
+        for word in words:
+            path = Path(word)
+            if word.startswith(TIMM):
+                sources.timm.append(word.removeprefix(TIMM))
+            elif word == "all" or word.startswith(CATEGORY) or word in published:
+                sources.names.extend(checkpoint.name for checkpoint in select([word]))
+            elif path.exists() or path.suffix == ".onnx" or (weights and word not in exported):
+                sources.files.append(path)
+            elif word in exported:
+                sources.names.append(word)
+            else:
+                hint = (
+                    "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
+                    f"folder of exported models where that is not {folder}"
+                )
+                raise UnknownName("checkpoint", word, [*published, *exported], hint)
+        return sources
+
+
+TIMM = "timm:"
+"""The beginning of a word that stands for a pretrained model of timm."""
+
+
+def read_head(
+    word: str, class_names: list[str] | None, progress: Progress
+) -> Callable[[str | PathLike[str]], Backbone | MultiLabel]:
+    """Give what makes a classifier of a network, as --head names it.
+
+    Args:
+        word: `multilabel`; a set or prompts; or a TOML file, whose keys are those of `Backbone`: `head`, relative to
+            the file, `method`, `pool`, `output` and `seed`.
+        class_names: of the head, in the order of the logits.
+        progress: shows how far the training is.
     """
-    from ..export.models import model_names
-    from ..export.weights.registry import checkpoints, select
+    if word == MULTILABEL:
+        return MultiLabel
+    keys: dict[str, Any] = {"head": word}
+    if (file := Path(word)).suffix == ".toml":
+        try:
+            keys = tomllib.loads(read_text(file, MOST_BYTES))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{file} cannot be read as TOML: {error}; it has the keys {', '.join(HEAD_KEYS)}"
+            ) from None
+        for key, value in keys.items():
+            if key not in HEAD_KEYS:
+                raise UnknownName(f"key in {file}", key, HEAD_KEYS)
+            if not isinstance(value, HEAD_KEYS[key]):
+                raise UsageError(f"{file}: {key} must be a {'number' if key == 'seed' else 'text'}, not {value!r}")
+        if "head" not in keys:
+            raise UsageError(f"{file}: head is missing; it is a packed, labelled image set, or a file of prompts")
+        keys["head"] = file.parent / keys["head"]
+    return partial(Backbone, class_names=class_names, progress=progress, **keys)
 
-    if not names or every or category is not None:
-        if bool(names) + every + (category is not None) != 1:
-            raise UsageError("say which: either NAME…, or --all, or --category C; see `bandlens checkpoints list`")
-        words = [*names, *(["all"] if every else []), *([] if category is None else [f"category:{category}"])]
-        return [checkpoint.name for checkpoint in select(words)]
-    known = [checkpoint.name for checkpoint in checkpoints()] + model_names(folder)
-    for name in names:
-        if name not in known:
-            hint = (
-                "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own, and --out "
-                f"names the folder of exported models where that is not {folder}"
-            )
-            raise UnknownName("checkpoint", name, known, hint)
-    return list(dict.fromkeys(names))
+
+HEAD_KEYS = {"head": str, "method": str, "pool": str, "output": str, "seed": int}
+"""The keys of a file of a head, and their types."""
+MOST_BYTES = 1 << 16
+"""The most bytes that a file of a head may have."""
 
 
 def named_models(

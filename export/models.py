@@ -110,7 +110,7 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
     path = _description_path(folder, name)
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
-        hint = f"export it into {folder} with `bandlens export-own`, or `bandlens export` if it is one of the 48"
+        hint = f"export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
     return dict(parse_json(read_text(path, LARGEST)))
 

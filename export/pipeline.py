@@ -314,7 +314,7 @@ def _export(
     head = request if isinstance(request, HeadRequest) else None
     if head is not None:
         if head.output is not None:
-            raise UsageError(f"--output names a tensor of a finished ONNX file, and {name} is none; leave it out")
+            raise UsageError(f"`output` names a tensor of a finished ONNX file, and {name} is none; leave it out")
         head.head.check_network(name, size, facts.crop)
     elif getattr(network, "num_classes", None) == 0:
         raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")

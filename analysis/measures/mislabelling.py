@@ -12,7 +12,7 @@ from ...core.errors import some_of
 from ...core.protocol import CLASSES
 from ..database.store import Store
 
-ADVICE = "name the classes of both, with `export-own --classes FILE` and folders or a CSV file of names"
+ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
 COUNTS = """
 SELECT shown.name AS image_set, named.name AS checkpoint, checkpoint.classes, coalesce(names.count, 0) AS names,
        coalesce(labels.count, 0) AS labels

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import ExportError, UnknownName, UsageError
-from ...core.protocol import SIZE
-from ...core.records import MULTILABEL
 from ...export.class_names import read_class_names
 from ...export.files import models_folder
 from ...export.models import categorize_model, check_name
-from ...export.normalization import NORMALIZATIONS, Channels
+from ...export.normalization import NORMALIZATIONS, Channels, Normalization
 from ...export.weights.registry import OWN, Reading
-from .. import api
+from ..api import models
+from ..api.files import File, path_of
 from ..api.options import complete_checkpoint
 from ..console import TableFormat, log, print_rows, progress
 from ..export import (
@@ -27,294 +26,178 @@ from ..export import (
     Exports,
     Lowering,
     MultiLabel,
+    Sources,
     attempt,
     check_calibration,
-    chosen_names,
     lower,
     name_sources,
     named_models,
     pretrained_models,
+    read_head,
     read_precisions,
 )
 from ..formats import Format
+from ..terminal import command
 
 if TYPE_CHECKING:
     from ...core.records import Model
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="NAME…", help="Names as `list` shows them.", autocompletion=complete_checkpoint),
-]
-Every = Annotated[bool, typer.Option("--all", help="All 48.")]
-Category = Annotated[str | None, typer.Option("--category", metavar="C", help="Those of one category.")]
-LOWER = "Precisions and plans"
-HEAD = "A head for features"
-Size = Annotated[
-    int | None,
-    typer.Option("--image-size", min=32, help="Width and height of the images, pixels.", show_default=str(SIZE)),
-]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the weights file run its code.")]
-Precisions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--precision", help="fp32, fp16 or int8, or several: fp16,int8 (default: fp32).", rich_help_panel=LOWER
-    ),
-]
-CalibrationSet = Annotated[
-    Path | None,
-    typer.Option(
-        "--calibration", help="A packed image set, 300 images of which int8 is calibrated on.", rich_help_panel=LOWER
-    ),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(
-        "--batch",
-        min=1,
-        help="Images that a TensorRT plan takes at once.",
-        show_default="the tuned one, or 256",
-        rich_help_panel=LOWER,
-    ),
-]
-Tune = Annotated[
-    bool,
-    typer.Option(
-        "--tune",
-        help="Measure engines and batches on the first model, for studies that name none.",
-        rich_help_panel=LOWER,
-    ),
-]
-HeadOf = Annotated[
-    Path | None,
-    typer.Option(
-        "--head",
-        metavar="SET|PROMPTS",
-        help="A packed, labelled image set to train a head on, or class embeddings: .npy or .safetensors.",
-        rich_help_panel=HEAD,
-    ),
-]
-Method = Annotated[str, typer.Option("--method", help="ridge or logistic.", rich_help_panel=HEAD)]
-Pool = Annotated[
-    str | None,
-    typer.Option(
-        "--pool",
-        help="token or mean, of features of tokens or positions.",
-        rich_help_panel=HEAD,
-        show_default="that of the network",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the folds of cross-validation.", rich_help_panel=HEAD)]
-Classes = Annotated[
-    Path | None,
-    typer.Option(
-        "--classes",
-        metavar="FILE",
-        help="The names of the classes, one a line in the order of the outputs; labels are matched by them.",
-        show_default="those that the file or image set holds",
-    ),
-]
-Files = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="FILE…", help="Files of weights, or folders that transformers saved.", show_default=False),
-]
-OwnName = Annotated[
-    str | None, typer.Option("--name", help="The name of the model made of it.", show_default="that of the file")
-]
-OwnCategory = Annotated[
-    str, typer.Option("--category", metavar="C", help="What charts and `category:C` in a study put it in.")
-]
-Architecture = Annotated[
-    str | None,
-    typer.Option(
-        "--architecture",
-        help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
-        show_default=False,
-    ),
-]
-FinishedFile = Annotated[
-    Path | None,
-    typer.Option("--onnx", metavar="FILE…", help="Finished ONNX files instead of weights.", show_default=False),
-]
-Mean = Annotated[
-    str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
-]
-Std = Annotated[str | None, typer.Option("--std", help="Likewise.")]
-Normalization = Annotated[
-    str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
-]
-Rule = Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")]
-WeightsKey = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="ema|raw|KEY",
-        help="Of a file with several weights: their moving average, the others, or those at a key.",
-        show_default="ema where there is one",
-    ),
-]
-Task = Annotated[
-    str | None,
-    typer.Option("--task", metavar=MULTILABEL, help="Each output is a label by itself, and images may have several."),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        metavar="TENSOR",
-        help="The tensor of an ONNX file that holds the features.",
-        rich_help_panel=HEAD,
-        show_default="its one output",
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the models (default: $BANDLENS_HOME/models).")]
+Rows = list[dict[str, Any]]
 
 
-def export(
-    names: Names = None,
-    every: Every = False,
-    category: Category = None,
-    timm: Annotated[
-        list[str] | None,
-        typer.Option("--timm", metavar="NAME", help="A pretrained model of timm, from the Hugging Face hub."),
-    ] = None,
-    head: HeadOf = None,
-    method: Method = "ridge",
-    pool: Pool = None,
-    seed: Seed = 0,
-    classes: Classes = None,
-    image_size: Size = None,
-    trust: Trust = False,
-    precision: Precisions = None,
-    calibration: CalibrationSet = None,
-    batch: Batch = None,
-    tune: Tune = False,
-    out: Out = None,
-    table_format: TableFormat = Format.table,
-) -> None:
+def export_words(
+    sources: Annotated[
+        Sequence[str], typer.Argument(metavar="SOURCE", show_default=False, autocompletion=complete_checkpoint)
+    ],
+    *,
+    name: str | None = None,
+    category: Annotated[str, typer.Option(metavar="C")] = OWN,
+    architecture: str | None = None,
+    normalization: Annotated[str | None, typer.Option(metavar="imagenet|none|MEAN:STD")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="ema|raw|KEY")] = None,
+    classes: Annotated[File | None, typer.Option(metavar="FILE")] = None,
+    head: Annotated[str | None, typer.Option(metavar="SET|PROMPTS|FILE.toml|multilabel")] = None,
+    image_size: Annotated[int | None, typer.Option(min=32)] = None,
+    trust: Annotated[bool, typer.Option("--trust")] = False,
+    precision: Sequence[str] = ("fp32",),
+    calibration: Annotated[File | None, typer.Option(metavar="SET")] = None,
+    batch: Annotated[int | None, typer.Option(min=1)] = None,
+    tune: Annotated[bool, typer.Option("--tune")] = False,
+    out: File | None = None,
+) -> tuple[Rows, list[str]]:
     """Export checkpoints to ONNX, and to TensorRT plans where there is a GPU.
 
-    fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. Own
-    models, made by `bandlens export-own`, go by their names.
+    A SOURCE is one of the 48 (`checkpoints list`), category:C or all of these; a pretrained model of timm, timm:NAME;
+    an exported model; or your own: a file of weights with its --architecture and --normalization, a finished ONNX file
+    with its --normalization, or a folder that transformers saved an image classifier in. Yours go by their names
+    afterwards.
 
-    A model of timm keeps its own normalization, image size and crop; a study says which image sets it needs. With
-    --head it becomes NAME+SET, a classifier of the head's classes.
+    fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. A
+    torchvision or timm architecture gets as many classes as the weights have. Of weights and their moving average in
+    one file the average is taken, and a line says so. A model of timm and a folder keep their own normalization, image
+    size and crop; a study says which image sets they need. With --head a network of features becomes a classifier of
+    the head's classes; one of timm is called NAME+SET.
 
-    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
-    bandlens export --timm vit_tiny_patch16_224,
-    bandlens export --timm vit_small_patch14_dinov2 --head train.set
+    Args:
+        name: the name of the model made of a file; that of the file by default.
+        category: what charts and `category:C` in a study put your models in.
+        architecture: what the weights belong to: a torchvision or timm model, or module:callable('text', number=1).
+        normalization: by name, or per RGB channel of images in [0, 1]: 0.485,0.456,0.406:0.229,0.224,0.225, or
+            127/255:128/255.
+        weights: of a file with several weights: their moving average, the others, or those at a key; by default ema
+            where there is one.
+        classes: the names of the classes, one a line in the order of the outputs; labels are matched by them. By
+            default those that the file or image set holds.
+        head: what classes are made by: a packed, labelled image set to train a head on; class embeddings, .npy or
+            .safetensors; a file that has either as `head` and may have `method`, `pool`, `output` and `seed`; or
+            multilabel, where each output is a label by itself, and images may have several.
+        image_size: width and height of the images, pixels; 224 by default.
+        trust: let the weights file run its code.
+        precision: one of fp32, fp16 and int8, or several: fp16,int8.
+        calibration: a packed image set, 300 images of which int8 is calibrated on.
+        batch: images that a TensorRT plan takes at once; by default the tuned number, or 256.
+        tune: measure engines and batches on the first model, for studies that name none.
+        out: the folder of the models; by default $BANDLENS_HOME/models.
+
+    Returns a row for each ONNX file, and the names of models that could not be exported.
     """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune)
-    if head is None and (classes, method, pool, seed) != (None, "ridge", None, 0):
-        raise UsageError("--method, --pool, --seed and --classes are about a head; give one with --head")
-    if head is not None and (not timm or names or every or category):
-        raise UsageError("--head is for models of timm; name them with --timm alone, or see `bandlens export-own`")
-    sources: Sequence[str | Backbone] = timm or ()
-    if head is not None:
-        class_names = None if classes is None else read_class_names(classes)
-        sources = [Backbone(name, head, method, pool, None, seed, class_names, progress) for name in timm or ()]
-    if sources and image_size is not None:
-        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
-    folder, models = out or models_folder(), Exports()
-    pretrained = pretrained_models(sources, folder) if sources else {}
-    if names or every or category is not None or not sources:
-        chosen = chosen_names(names or (), every, category, folder)
-        models = named_models(chosen, lowering, folder, image_size, trust)
-    models |= pretrained
-    check_calibration(models, lowering, folder)
-    _export(models, lowering, table_format)
+    lowering = Lowering(read_precisions(precision), calibration, batch, tune)
+    folder = path_of(out) or models_folder()
+    words = Sources.read(sources, folder, weights=architecture is not None)
+    _check_options(
+        words,
+        {"--name": name, "--architecture": architecture, "--normalization": normalization, "--weights": weights},
+        head,
+        image_size,
+    )
+    class_names = None if classes is None else read_class_names(Path(classes))
+    with_head = None if head is None else read_head(head, class_names, progress)
+    exports = named_models(list(dict.fromkeys(words.names)), lowering, folder, image_size, trust)
+    if words.timm:
+        heads = words.timm if with_head is None else [_backbone(with_head(model)) for model in words.timm]
+        exports |= pretrained_models(heads, folder)
+    check_calibration(exports, lowering, folder)
+    own = name_sources(words.files, name)
+    if own:
+        check_name(category, "category")
+        reading = Reading(OWN, weights, trust)
+        for source in words.files:
+            _check_file(source, architecture, reading)
+        # A folder says it itself.
+        unsaid = normalization is None and all(source.is_dir() for source in words.files)
+        channels = None if unsaid else read_normalization(normalization)
+        # A finished file may be int8 itself.
+        check_calibration([key for key, file in own.items() if file.suffix != ".onnx"], lowering, folder)
+
+        def export_file(source: Path, model_name: str) -> Model:
+            model = models.export(
+                source if with_head is None else with_head(source),
+                model_name,
+                architecture=None if source.suffix == ".onnx" else architecture,
+                mean=channels and channels[0],
+                std=channels and channels[1],
+                image_size=image_size,
+                reading=reading,
+                out=out,
+            )
+            model = categorize_model(model, category)
+            if model.head is None:
+                if class_names is not None:
+                    models.name_classes(model, class_names)
+                _tell_choices(model_name, models.describe_model(model_name, out), class_names is not None)
+            return model
+
+        exports |= {key: partial(export_file, source, key) for key, source in own.items()}
+    rows, failed = _lower_all(exports, lowering)
+    for row in rows if own else ():
+        choice = models.describe_model(row["name"], out).get("weights", NO_CHOICE)
+        row |= {"weights": choice["taken"], "weights_left": choice["left"]}
+    return rows, failed
 
 
-def export_own(
-    files: Files = None,
-    name: OwnName = None,
-    category: OwnCategory = OWN,
-    architecture: Architecture = None,
-    onnx: FinishedFile = None,
-    mean: Mean = None,
-    std: Std = None,
-    normalization: Normalization = None,
-    rule: Rule = OWN,
-    weights: WeightsKey = None,
-    classes: Classes = None,
-    task: Task = None,
-    head: HeadOf = None,
-    output: Output = None,
-    method: Method = "ridge",
-    pool: Pool = None,
-    seed: Seed = 0,
-    image_size: Size = None,
-    trust: Trust = False,
-    precision: Precisions = None,
-    calibration: CalibrationSet = None,
-    batch: Batch = None,
-    tune: Tune = False,
-    out: Out = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
+def _check_options(sources: Sources, of_files: Mapping[str, object], head: str | None, image_size: int | None) -> None:
+    """UsageError for an option that is about none of the sources."""
+    for option, value in of_files.items():
+        if value is not None and not sources.files:
+            raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
+    if head is not None and sources.names:
+        raise UsageError(f"--head is for networks of features: {sources.names[0]} has classes; leave it out")
+    if sources.timm and image_size is not None:
+        raise UsageError("a model of timm takes images of its own size; leave out --image-size")
 
-    The same checks as for `bandlens export`; afterwards the model goes by its name there. A torchvision or timm model
-    gets as many classes as the weights have. Of weights and their moving average in one file the average is taken, and
-    a line says so. Of an ONNX file that normalizes, the normalization is `none`. A folder that transformers saved an
-    image classifier in says its normalization, size and crop itself. With --head the outputs are features, and the
-    model has the head's classes.
 
-    Examples: bandlens export-own mine.pth --architecture resnet18 --normalization imagenet,
-    bandlens export-own runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
-    bandlens export-own --onnx mine.onnx --normalization imagenet, bandlens export-own saved_by_transformers
-    """
-    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, tune)
-    if onnx is not None and (architecture, weights, trust, rule) != (None, None, False, OWN):
-        raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
-    # A shell writes the rest of `--onnx *.onnx` where files of weights stand.
-    sources = [*([] if onnx is None else [onnx]), *(files or ())]
-    of_weights = onnx is None and not all(source.is_dir() for source in sources)
-    if not sources or (of_weights and architecture is None):
-        raise UsageError(
-            "give files of weights with their --architecture and --normalization (or --mean and --std), folders that "
-            "transformers saved, or finished networks with --onnx and --normalization"
-        )
-    describes_itself = not of_weights and onnx is None and (mean, std, normalization) == (None, None, None)
-    mean_channels, std_channels = (None, None) if describes_itself else channels(mean, std, normalization)
-    if head is None and (output, method, pool, seed) != (None, "ridge", None, 0):
-        raise UsageError("--output, --method, --pool and --seed are about a head; give one with --head")
-    if task not in (None, MULTILABEL):
-        raise UnknownName("task", task, [MULTILABEL])
-    if task is not None and head is not None:
-        raise UsageError("a head has classes of which an image has one; leave out --task or --head")
-    class_names = None if classes is None else read_class_names(classes)
-    named = name_sources(sources, name)
-    check_name(category, "category")
-    if onnx is None:  # a finished file may be int8 itself
-        check_calibration(named, lowering, out or models_folder())
+def _backbone(network: Backbone | MultiLabel) -> Backbone:
+    if isinstance(network, MultiLabel):
+        raise UsageError("multilabel is for weights and ONNX files of your own; a model of timm has classes")
+    return network
 
-    def export_model(source: Path, name: str) -> Model:
-        network: Path | Backbone | MultiLabel = source if task is None else MultiLabel(source)
-        if head is not None:
-            network = Backbone(source, head, method, pool, output, seed, class_names, progress)
-        model = api.models.export(
-            network,
-            name,
-            architecture=architecture,
-            mean=mean_channels,
-            std=std_channels,
-            image_size=image_size,
-            reading=Reading(rule, weights, trust),
-            out=out,
-        )
-        model = categorize_model(model, category)
-        if head is None:
-            if class_names is not None:
-                api.models.name_classes(model, class_names)
-            _tell_choices(name, api.models.describe_model(name, out), named_by_user=class_names is not None)
-        return model
 
-    def with_choice(row: dict[str, Any]) -> dict[str, Any]:
-        choice = api.models.describe_model(row["name"], out).get("weights", NO_CHOICE)
-        return row | {"weights": choice["taken"], "weights_left": choice["left"]}
+def _check_file(source: Path, architecture: str | None, reading: Reading) -> None:
+    if source.suffix == ".onnx":
+        if (architecture, reading) != (None, Reading()):
+            raise UsageError(f"{source} is the whole network; leave out weights, --architecture and what is about them")
+    elif architecture is None and not source.is_dir():
+        raise UsageError(f"{source}: give weights with their --architecture and --normalization")
 
-    models: Exports = {name: partial(export_model, source, name) for name, source in named.items()}
-    _export(models, lowering, table_format, with_choice if table_format.is_for_programs else None)
+
+def _lower_all(exports: Exports, lowering: Lowering) -> tuple[Rows, list[str]]:
+    def make_files(export_or_load: Callable[[], Model]) -> Rows:
+        model = export_or_load()
+        if model.head is not None and model.head.accuracy is not None:
+            log.info(
+                f"bandlens: {model.name}: a {model.head.method} head on {model.head.images:,} images of "
+                f"{model.head.source} is right on {model.head.accuracy:.1%} of held-out images, with strength "
+                f"{model.head.strength:g}"
+            )
+        return lower(model, lowering)
+
+    rows: Rows = []
+    failed: list[str] = []
+    with progress("exporting", len(exports), "checkpoints", delay=0) as advance:
+        for files in attempt({name: partial(make_files, make) for name, make in exports.items()}, failed):
+            rows += files or []
+            advance()
+    return rows, failed
 
 
 NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
@@ -336,46 +219,19 @@ def _tell_choices(name: str, description: Mapping[str, Any], named_by_user: bool
         )
 
 
-def _export(
-    models: Exports,
-    lowering: Lowering,
-    table_format: Format,
-    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-) -> None:
-    """Export, and print a row for each ONNX file, with what `complete` adds to it."""
-    rows: list[dict[str, Any]] = []
-
-    def make_files(export_or_load: Callable[[], Model]) -> None:
-        model = export_or_load()
-        if model.head is not None and model.head.accuracy is not None:
-            log.info(
-                f"bandlens: {model.name}: a {model.head.method} head on {model.head.images:,} images of "
-                f"{model.head.source} is right on {model.head.accuracy:.1%} of held-out images, with strength "
-                f"{model.head.strength:g}"
-            )
-        rows.extend(lower(model, lowering))
-
-    failed: list[str] = []
-    with progress("exporting", len(models), "checkpoints", delay=0) as advance:
-        for _ in attempt({name: partial(make_files, make) for name, make in models.items()}, failed):
-            advance()
-    print_rows(rows if complete is None else list(map(complete, rows)), table_format)
-    if failed:
-        raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
+def read_normalization(text: str | None) -> Normalization:
+    """Mean and standard deviation per channel: a name, or MEAN:STD. UsageError for anything else."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, colon, std = (text or "").partition(":")
+    if not colon:
+        if text is not None:
+            raise UnknownName("normalization", text, NORMALIZATIONS, "or give MEAN:STD")
+        raise UsageError("say how the network normalizes: --normalization imagenet, none, or MEAN:STD")
+    return _three(mean), _three(std, deviation=True)
 
 
-def channels(mean: str | None, std: str | None, normalization: str | None) -> tuple[Channels, Channels]:
-    """Mean and standard deviation per channel from the command line; UsageError if it says neither or both."""
-    if normalization is not None and mean is None and std is None:
-        if normalization not in NORMALIZATIONS:
-            raise UnknownName("normalization", normalization, NORMALIZATIONS, "or give --mean and --std")
-        return NORMALIZATIONS[normalization]
-    if normalization is None and mean is not None and std is not None:
-        return _three("--mean", mean), _three("--std", std)
-    raise UsageError("say how the network normalizes: either --normalization imagenet|none, or --mean and --std")
-
-
-def _three(option: str, text: str) -> Channels:
+def _three(text: str, deviation: bool = False) -> Channels:
     """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255.
 
     UsageError beyond [0, 1], where no mean or deviation of images in [0, 1] is: those of images to 255 want a /255.
@@ -386,9 +242,25 @@ def _three(option: str, text: str) -> Channels:
         numbers = [reduce(truediv, quotient) for quotient in quotients if len(quotient) < 3]
     except (ValueError, ZeroDivisionError, OverflowError):
         numbers = []
-    if len(numbers) not in (1, 3) or (option == "--std" and min(numbers) <= 0):
-        raise UsageError(f"cannot read {option} {text}; write three numbers such as 0.485,0.456,0.406, --std above 0")
+    if len(numbers) not in (1, 3) or (deviation and min(numbers) <= 0):
+        kind = "deviation" if deviation else "mean"
+        raise UsageError(f"cannot read the {kind} {text}; write three numbers such as 0.485,0.456,0.406, std above 0")
     if not (min(numbers) >= 0 and max(numbers) <= 1):
-        raise UsageError(f"{option} {text} is not of images in [0, 1]; divide those of images to 255, as in 123.68/255")
+        raise UsageError(f"{text} is not of images in [0, 1]; divide those of images to 255, as in 123.68/255")
     red, green, blue = numbers * (3 // len(numbers))
     return red, green, blue
+
+
+def print_exports(exported: tuple[Rows, list[str]], table_format: TableFormat = Format.table) -> None:
+    """Examples: bandlens export tv_resnet50, bandlens export all --precision fp16,int8 --calibration val.set,
+    bandlens export runs/*.pth --category mine --architecture resnet18 --normalization imagenet,
+    bandlens export mine.onnx --normalization none, bandlens export timm:vit_small_patch14_dinov2 --head train.set
+    """
+    rows, failed = exported
+    hidden = () if table_format.is_for_programs else ("weights", "weights_left")
+    print_rows([{key: value for key, value in row.items() if key not in hidden} for row in rows], table_format)
+    if failed:
+        raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
+
+
+COMMANDS: dict[str, Any] = {"export": command(export_words, print_exports)}

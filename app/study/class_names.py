@@ -58,7 +58,7 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
         raise UsageError(
             f"image set {images.info.name}: '{images.class_names[place]}' is class {numbers_a[place]} of "
             f"{model_a.name} and {numbers_b[place]} of {model_b.name}, as far as their names are known; name the "
-            "classes of both with `export-own --classes`, or make a study of each"
+            "classes of both with `export --classes`, or make a study of each"
         )
     (numbers,) = numberings
     if numbers != as_packed:

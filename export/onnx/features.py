@@ -36,8 +36,8 @@ def pool_features(features: Features, pool: str | None) -> Features:
     if pool == "mean" and rank in (3, 4):
         return cast(Features, features.mean(_pooled_axes(rank)))
     each = f"{tuple(features.shape[1:])} features for each image"
-    advice = {2: "leave out --pool", 3: "pool its tokens with --pool token or mean", 4: "pool it with --pool mean"}
-    raise UsageError(f"the network gives {each}; {advice.get(rank, 'name another output of it with --output')}")
+    advice = {2: "leave out `pool`", 3: "pool its tokens: `pool` is token or mean", 4: "pool it: `pool` is mean"}
+    raise UsageError(f"the network gives {each}; {advice.get(rank, 'name another tensor of it as `output`')}")
 
 
 def _pooled_axes(rank: int) -> tuple[int, ...]:

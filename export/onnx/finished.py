@@ -108,7 +108,7 @@ def take_onnx(
         raise ExportError(
             f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs ({_names(inputs)} to "
             f"{_names(model.graph.output)}); export it with one input of images and one output of logits, or name "
-            "its features with --output and give them a head with --head"
+            "the tensor of its features as `output` of a head: --head FILE.toml"
         )
     # Old files, and some exporters' new ones, list every weight among the inputs, too.
     del model.graph.input[:]
@@ -169,7 +169,7 @@ def _read(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}; check the path")
     if not is_onnx(path):
-        raise UsageError(f"{path} is no ONNX file; weights are given without --onnx, and with --architecture")
+        raise UsageError(f"{path} is no ONNX file; weights are given with --architecture")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)

@@ -26,7 +26,7 @@ TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
 SUMS_TO_ONE = 1e-3
 """The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
-GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export-own --help`"
+GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
 """The advice for a network of features."""
 AT_ONCE = 8
 """Images that a comparison runs at once."""
@@ -125,7 +125,7 @@ def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = 
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
     if outputs.min() > 0 and outputs.max() <= 1:
         shifted = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
-        several = "; if images may have several labels, export it with --task multilabel"
+        several = "; if images may have several labels, export it with --head multilabel"
         raise ExportError(
             f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
             "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"

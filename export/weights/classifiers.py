@@ -77,7 +77,7 @@ def load_classifier(
     if missing:
         advice = f"save the classifier with its head, or {GIVE_HEAD}"
         if headed and all(key.startswith(POOLER) for key in missing):
-            advice = "say how its tokens are pooled: --pool token or mean"
+            advice = "say how its tokens are pooled: `pool` is token or mean"
         elif headed:
             advice = "save the network with all its weights"
         lacks = f"{len(missing)} tensors of a {type(network).__name__} ({some_of(missing)})"
@@ -115,7 +115,7 @@ def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
 
     Raises UsageError where the folder does not say, and ExportError for images that image sets do not have.
     """
-    advice = "say it with --normalization, or --mean and --std, and with --image-size"
+    advice = "say it with --normalization and --image-size"
     if not (folder / PREPROCESSING).is_file():
         raise UsageError(f"{folder} has no {PREPROCESSING}, which says how images are made; {advice}")
     with _transformers(folder) as transformers, Image.open(photograph_folder() / PHOTOGRAPH) as file:

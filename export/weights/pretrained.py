@@ -60,7 +60,7 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
     if not headed and (not config.num_classes or (not named and config.num_classes <= LARGEST_EMBEDDING)):
         raise ExportError(f"{full} is a backbone without classes; {GIVE_HEAD}")
     if not config.hf_hub_id:
-        raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, see `export-own`")
+        raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, and export the file")
     data: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]
@@ -109,7 +109,7 @@ def pool_pretrained(network: nn.Module, pool: str | None, name: str) -> nn.Modul
         network.reset_classifier(0, *([] if pool is None else [{"mean": "avg"}.get(pool, pool)]))  # type: ignore[operator]
     # Each network of timm has a check of its own.
     except Exception as error:
-        raise UsageError(f"{name} has no pooling by {pool} ({first_line(error)}); leave out --pool") from error
+        raise UsageError(f"{name} has no pooling by {pool} ({first_line(error)}); leave out `pool`") from error
     return network.eval()
 
 
@@ -129,5 +129,5 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise UsageError("--timm needs timm; pip install 'bandlens[timm]'") from error
+        raise UsageError("models of timm need timm; pip install 'bandlens[timm]'") from error
     return timm

@@ -115,12 +115,12 @@ def _is_tar(head: bytes) -> bool:
 def _refuse_other_kinds(path: Path) -> None:
     """CheckpointError for a web page, and for files of other libraries."""
     if is_onnx(path):
-        raise CheckpointError(f"{path} is an ONNX file; use --onnx: it needs no architecture")
+        raise CheckpointError(f"{path} is an ONNX file; it needs no architecture, and its name ends in .onnx")
     with path.open("rb") as file:
         head = file.read(1 << 12)
     for kind, (place, sign) in FOREIGN.items():
         if head[place:].startswith(sign):
-            raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library, and use --onnx")
+            raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library")
     title = html_title(path)
     if title is not None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")

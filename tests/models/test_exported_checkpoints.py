@@ -147,7 +147,7 @@ def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(
 
     def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
         words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
-        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--format", "json")
+        result = run("export", *words, "--architecture", "tried_tiny:Tiny", *options, "--format", "json")
         assert result.exit_code == 0, result.exception
         (row,) = json.loads(result.stdout)
         lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]

@@ -300,10 +300,10 @@ def test_the_command_takes_an_int8_file_as_int8(command: Command, tmp_path: Path
         warnings.simplefilter("ignore")
         LOWERED["QDQ"][1](tmp_path / "small.onnx", tmp_path / "int8.onnx")
     options = ("--normalization", "none", "--precision", "int8", "--out", tmp_path / "models")
-    answer = command("export-own", "--onnx", tmp_path / "int8.onnx", *options)
+    answer = command("export", tmp_path / "int8.onnx", *options)
     assert (answer.code, load_model(tmp_path / "models", "int8").precision) == (0, "int8"), answer.err
     assert command("export", "int8", *options[2:]).code == 0
-    answer = command("export-own", "--onnx", tmp_path / "small.onnx", *options)
+    answer = command("export", tmp_path / "small.onnx", *options)
     assert answer.code == 1
     line = r"small has no int8 file in .*; run: bandlens export small --precision int8 .* --calibration IMAGE_SET$"
     assert re.search(line, answer.err.strip())
@@ -372,9 +372,9 @@ def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path)
     written(Small(), tmp_path / "small.pth")  # whatever it is called
     assert is_onnx(tmp_path / "small.pth")
     assert not is_onnx(tiny)
-    with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; use --onnx"):
+    with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; it needs no architecture"):
         read(tmp_path / "small.pth")
-    with pytest.raises(UsageError, match="is no ONNX file; weights are given without --onnx, and with --architecture"):
+    with pytest.raises(UsageError, match="is no ONNX file; weights are given with --architecture"):
         import_onnx(tiny, "small", NONE, tmp_path)
 
 
@@ -384,8 +384,7 @@ def test_the_command_takes_it(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "bandlens",
-        "export-own",
-        "--onnx",
+        "export",
         "small.onnx",
         "--name",
         "small",

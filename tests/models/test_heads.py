@@ -75,9 +75,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
     folder: Path, command: Command, tmp_path: Path
 ) -> None:
+    (folder / "head.toml").write_text('head = "train.set"\noutput = "p"\npool = "mean"\n')
     export = (
-        *("export-own", "--onnx", folder / "small.onnx", "--output", "p", "--pool", "mean", "--head"),
-        *(folder / "train.set", "--normalization", "none", "--name", "mine", "--out", tmp_path / "models"),
+        *("export", folder / "small.onnx", "--head", folder / "head.toml"),
+        *("--normalization", "none", "--name", "mine", "--out", tmp_path / "models"),
     )
     answer = command(*export, "--format", "json")
     assert answer.code == 0, answer.err
@@ -225,7 +226,7 @@ def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_p
         [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds"), (pooled, "out"), (hidden, "out")]
     ):
         file = write_onnx(network, tmp_path / f"{number}.onnx", ("x", name))
-        answer = command("export-own", "--onnx", file, "--normalization", "none", "--out", tmp_path / "models")
+        answer = command("export", file, "--normalization", "none", "--out", tmp_path / "models")
         assert answer.code == 1
         assert "--head" in answer.err
     assert not list((tmp_path / "models").glob("*"))
@@ -238,8 +239,8 @@ def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_p
         ({"head": "nowhere.set"}, "not an image set"),
         ({"head": "train.set", "method": "lasso"}, "unknown method of a head 'lasso'"),
         ({"head": "train.set", "pool": "max"}, "unknown pool 'max'"),
-        ({"head": "train.set", "pool": "mean"}, "leave out --pool"),
-        ({"head": "train.set", "output": "x"}, "--output names a tensor of a finished ONNX file"),
+        ({"head": "train.set", "pool": "mean"}, "leave out `pool`"),
+        ({"head": "train.set", "output": "x"}, "`output` names a tensor of a finished ONNX file"),
         ({"head": "train.set", "class_names": ["a", "b", "c"]}, "has 2 classes, and 3 names were given"),
         ({"head": np.eye(9)}, "tower gives embeddings of 16 numbers, and those of memory have 9"),
     ],
@@ -255,15 +256,29 @@ def test_heads_that_do_not_fit_are_refused_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_options_of_a_head_want_a_head(command: Command, folder: Path) -> None:
+def test_a_head_is_for_features(command: Command, folder: Path) -> None:
     for words in (
-        ("export", "--timm", "test_vit", "--method", "logistic"),
         ("export", "tv_resnet50", "--head", folder / "train.set"),
-        ("export-own", "--onnx", folder / "small.onnx", "--normalization", "none", "--pool", "mean"),
+        ("export", "timm:test_vit", "--head", "multilabel"),
     ):
         answer = command(*words)
         assert answer.code == 2
-        assert "--head" in answer.err
+        assert "has classes" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("head = 3", "head.toml: head must be a text, not 3"),
+        ('pool = "mean"', "head.toml: head is missing"),
+        ('heads = "train.set"', "unknown key in"),
+        ("head = ", "head.toml cannot be read as TOML"),
+    ],
+)
+def test_a_file_of_a_head_is_checked(text: str, message: str, command: Command, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "head.toml").write_text(text)
+    answer = command("export", folder / "small.onnx", "--normalization", "none", "--head", tmp_path / "head.toml")
+    assert (answer.code, message in answer.err) == (2, True), answer.err
 
 
 @pytest.fixture(scope="module")

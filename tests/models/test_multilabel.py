@@ -105,8 +105,8 @@ def test_a_network_of_labels_decides_each_by_its_own_logit(way: str, sigmoid: bo
 
 def test_a_study_judges_label_by_label(folder: Path, tmp_path: Path, command: Command) -> None:
     write_onnx(Labelled(sigmoid=True), tmp_path / "mine.onnx")
-    export = ("export-own", "--onnx", tmp_path / "mine.onnx", "--normalization", "none", "--out", tmp_path / "models")
-    answer = command(*export, "--task", "multilabel", "--classes", folder / "names.txt")
+    export = ("export", tmp_path / "mine.onnx", "--normalization", "none", "--out", tmp_path / "models")
+    answer = command(*export, "--head", "multilabel", "--classes", folder / "names.txt")
     assert answer.code == 0, answer.err
     assert "mine: gives 3 labels: exported as a classifier of their sets" in answer.err
     assert class_names_of(load_model(tmp_path / "models", "mine")) == [
@@ -190,13 +190,6 @@ def test_what_has_one_label_and_what_has_several_are_told_apart(folder: Path, tm
         bandlens.name_classes(model, ["a", "b"])
     with pytest.raises(UsageError, match="a published checkpoint has classes of its own"):
         bandlens.export(bandlens.MultiLabel("timm:resnet18.tv_in1k"))
-    for words, message in (
-        (("--task", "labels"), "unknown task 'labels'; did you mean multilabel?"),
-        (("--task", "multilabel", "--head", tmp_path / "single.set"), "leave out --task or --head"),
-    ):
-        file = write_onnx(Labelled(), tmp_path / "labels.onnx")
-        answer = command("export-own", "--onnx", file, "--normalization", "none", *words, "--out", tmp_path / "x")
-        assert (answer.code, message in answer.err) == (2, True)
     # Numbered as the outputs are, labels need no names.
     study = make_study(tmp_path, models="models", images=["several.set"], probes="lowpass = {cutoff = 0.5}")
     assert command("run", study, "--db", tmp_path / "results.duckdb").code == 0

@@ -113,7 +113,7 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     from safetensors.torch import save
 
     server.files["/timm/test_vit.r160_in1k/resolve/main/model.safetensors"] = published(save(network.state_dict()))
-    ran = bandlens(tmp_path, server.address, "export", "--timm", "test_vit", "--out", "models")
+    ran = bandlens(tmp_path, server.address, "export", "timm:test_vit", "--out", "models")
     assert ran.returncode == 0, ran.stderr
     model = load_model(tmp_path / "models", NAME)
     assert (model.category, model.image_size, model.crop) == ("timm", 160, pretrained(NAME).crop)
@@ -122,7 +122,7 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     with torch.inference_mode():
         expected = network((torch.from_numpy(images) - mean) / std).numpy()
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected, atol=1e-3 * np.abs(expected).max())
-    again = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
+    again = bandlens(tmp_path, "http://127.0.0.1:9", "export", f"timm:{NAME}", "--out", "models")
     assert again.returncode == 0, again.stderr  # nothing is fetched twice
 
 
@@ -138,10 +138,8 @@ def test_a_trained_head_takes_the_place_of_the_models_classifier(
     pictures = make_pictures(40, 160).astype(int) + np.array([60, 0, -60]) * np.array(labels)[:, None, None, None]
     named = ((f"{number}.png", picture) for number, picture in enumerate(pictures.clip(0, 255).astype(np.uint8)))
     packed = pack_arrays(named, tmp_path / "train.set", crop=pretrained(NAME).crop, labels=labels)
-    words = () if pool is None else ("--pool", pool)
-    ran = bandlens(
-        tmp_path, server.address, "export", "--timm", "test_vit", "--head", "train.set", "--out", "models", *words
-    )
+    (tmp_path / "head.toml").write_text('head = "train.set"\n' + ("" if pool is None else f'pool = "{pool}"\n'))
+    ran = bandlens(tmp_path, server.address, "export", "timm:test_vit", "--head", "head.toml", "--out", "models")
     assert ran.returncode == 0, ran.stderr
     model = load_model(tmp_path / "models", f"{NAME}+train")
     assert (model.category, model.classes, model.image_size) == ("own", 2, 160)
@@ -163,7 +161,7 @@ def test_a_trained_head_takes_the_place_of_the_models_classifier(
 
 
 def test_a_pooling_that_a_model_lacks_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^test_resnet has no pooling by token \(.*\); leave out --pool$"):
+    with pytest.raises(UsageError, match=r"^test_resnet has no pooling by token \(.*\); leave out `pool`$"):
         pool_pretrained(timm.create_model("test_resnet", pretrained=False), "token", "test_resnet")
 
 
@@ -180,7 +178,7 @@ def test_complex_weights_are_refused_before_they_lose_their_imaginary_parts(
 
 
 def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:
-    ran = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
+    ran = bandlens(tmp_path, "http://127.0.0.1:9", "export", f"timm:{NAME}", "--out", "models")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("bandlens: cannot fetch timm:timm/test_vit.r160_in1k: ")
     assert "Retrying" not in ran.stderr, "huggingface_hub has asked again, for half a minute"

@@ -85,7 +85,7 @@ def test_a_saved_folder_is_exported_without_network_and_does_what_transformers_d
 
     with monkeypatch.context() as patched:
         patched.setattr(socket.socket, "connect", refuse)
-        answer = command("export-own", saved, "--out", tmp_path, "--category", "vits", "--format", "json")
+        answer = command("export", saved, "--out", tmp_path, "--category", "vits", "--format", "json")
     assert answer.code == 0, answer.err
     (row,) = json.loads(answer.out)
     assert (row["name"], row["classes"]) == (saved.name, 3)
@@ -199,7 +199,7 @@ def test_a_classifier_is_a_backbone_without_its_own_head(saved: Path, tmp_path: 
         backbone = bandlens.Backbone(saved, prompts, pool=pool)
         return bandlens.export(backbone, "zero", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
 
-    assert "say how its tokens are pooled: --pool token or mean" in str(refusal(lambda: export(None)))
+    assert "say how its tokens are pooled: `pool` is token or mean" in str(refusal(lambda: export(None)))
     model = export("token")
     classifier = transformers.ViTForImageClassification.from_pretrained(saved).eval()
     with torch.inference_mode():

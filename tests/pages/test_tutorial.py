@@ -51,7 +51,7 @@ def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environm
             else:
                 compare(shown, printed_by(command, tmp_path, environment))
             ran.append(command)
-    assert {"export-own", "images", "plan", "run", "compare", "explore"} <= {line.split()[1] for line in ran}
+    assert {"export", "images", "plan", "run", "compare", "explore"} <= {line.split()[1] for line in ran}
     with Image.open(tmp_path / "wall.png") as wall:
         assert wall.width > 3 * 64
 

@@ -41,7 +41,6 @@ def test_the_commands_of_the_design_are_there() -> None:
     alone = [
         "doctor",
         "export",
-        "export-own",
         "init",
         "plan",
         "run",

@@ -84,10 +84,7 @@ def test_a_file_that_cannot_be_one_gets_one_line(folder: Path, command: Command,
     assert list(folder.iterdir()) == []
 
 
-UNKNOWN = (
-    "unknown model 'mine'; export it into models with `bandlens export-own`, or `bandlens export` if it is one of the "
-    "48"
-)
+UNKNOWN = "unknown model 'mine'; export it into models with `bandlens export`"
 
 
 @pytest.mark.parametrize(

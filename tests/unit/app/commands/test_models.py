@@ -12,7 +12,7 @@ from small import make_model
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
-from bandlens.app.commands.export import channels
+from bandlens.app.commands.export import read_normalization
 from bandlens.app.export import attempt
 from bandlens.core.errors import BandlensError, UsageError
 from bandlens.engine.device.devices import readiness
@@ -68,8 +68,8 @@ def test_fetch_and_verify(home: Path) -> None:
 
 
 def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
-    words = ("export-own", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
-    result = run(*words, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--format", "json")
+    words = ("export", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
+    result = run(*words, "--architecture", "tried_tiny:Tiny", "--normalization", "127/255:0.5", "--format", "json")
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
@@ -90,15 +90,14 @@ def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     make_model(tmp_path, "mine", size=64)
     message = str(failure(run("export", "mine2", "--out", tmp_path)))
     assert "unknown checkpoint 'mine2'; did you mean mine?" in message
-    assert "`bandlens export-own` exports weights of your own" in message
-    assert failure(run("export", "mine", "--all", "--out", tmp_path)).exit_code == 2
+    assert "weights of your own are named by their file" in message
 
 
 def test_without_a_gpu_one_line_says_that_there_are_no_plans_if_they_were_asked_for(tmp_path: Path) -> None:
     if readiness("tensorrt").ready:
         pytest.skip("TensorRT is ready here")
     make_model(tmp_path, "mine", size=64)
-    for options in ([], ["--refit"]):
+    for options in ([],):
         result = run("export", "mine", "--out", tmp_path, *options)
         assert result.exit_code == 0
         lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")]
@@ -107,31 +106,24 @@ def test_without_a_gpu_one_line_says_that_there_are_no_plans_if_they_were_asked_
     assert not (tmp_path / "plans").exists()
 
 
-def test_channels() -> None:
-    assert channels("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
-    caffe = channels("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
+def test_a_normalization_is_a_name_or_means_and_deviations() -> None:
+    assert read_normalization("127/255:0.5, 0.25,1") == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    caffe = read_normalization("123.68/255, 116.78/255,103.94/255:58.395 / 255")
     assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
-    assert channels("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
-    assert channels(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
-    for mean, std, normalization in (
-        (None, None, None),
-        ("0", None, None),
-        ("0", "1", "none"),
-        ("0,0", "1", None),
-        ("a", "1", None),
-        ("1/0", "1", None),
-        ("1/2/3", "1", None),
-        ("123.68", "58.393/255", None),
-        ("123.68/255", "58.393", None),
-        ("-0.5", "0.5", None),
-        ("1/", "1", None),
-        ("nan", "1", None),
-        ("0", "1e400", None),
-        ("0", "0", None),
-        (None, None, "imagenets"),
-    ):
-        with pytest.raises(UsageError):
-            channels(mean, std, normalization)
+    assert read_normalization("0.5:1e-1/2") == ((0.5,) * 3, (0.05,) * 3)
+    assert read_normalization("none") == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "0", "0:", "0,0:1", "a:1", "1/0:1", "1/2/3:1", "123.68:58.393/255", "123.68/255:58.393"),
+        *("-0.5:0.5", "1/:1", "nan:1", "0:1e400", "0:0", "imagenets"),
+    ],
+)
+def test_what_is_no_normalization_is_refused(text: str | None) -> None:
+    with pytest.raises(UsageError):
+        read_normalization(text)
 
 
 @pytest.mark.parametrize("command", ["list", "show", "fetch", None])
@@ -145,7 +137,7 @@ def test_every_help_has_an_example(command: str | None) -> None:
 def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path, tmp_path: Path) -> None:
     names = [f"class of {number}" for number in range(10)]
     torch.save(torch.load(tiny) | {"hyper_parameters": {"class_names": names}}, tmp_path / "mine.ckpt")
-    words = ("export-own", tmp_path / "mine.ckpt", "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
+    words = ("export", tmp_path / "mine.ckpt", "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
     words = (*words, "--architecture", "tried_tiny:Tiny", "--normalization", "none")
     result = run(*words)
     assert "bandlens: mine: took the names of its classes from the file" in result.stderr
@@ -163,7 +155,7 @@ def test_several_files_become_models_of_their_names_and_one_that_fails_stops_non
     (tmp_path / "broken.pth").write_text("no weights")
     torch.save({"state_dict": state}, tmp_path / "my net (v2).pth.tar")
     files = [tmp_path / name for name in ("epoch=3.safetensors", "broken.pth", "my net (v2).pth.tar")]
-    words = ("export-own", *files, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
+    words = ("export", *files, "--architecture", "tried_tiny:Tiny", "--normalization", "none", "--image-size", 64)
     words = (*words, "--category", "my nets", "--out", tmp_path / "models", "--format", "json")
     result = run(*words)
     error = failure(result)
@@ -176,7 +168,7 @@ def test_several_files_become_models_of_their_names_and_one_that_fails_stops_non
 
 
 def test_names_of_several_files_are_their_own(tmp_path: Path) -> None:
-    words = ("export-own", "--architecture", "resnet18", "--normalization", "none", "a/best.pth", "--out", tmp_path)
+    words = ("export", "--architecture", "resnet18", "--normalization", "none", "a/best.pth", "--out", tmp_path)
     assert "--name x is for one model, and 2 were given" in str(failure(run(*words, "b.pth", "--name", "x")))
     assert "a/best.pth and b/best.pt would both be called best" in str(failure(run(*words, "b/best.pt")))
     assert "'a/b' cannot name a category" in str(failure(run(*words, "--category", "a/b")))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small import ask, make_images, make_model, make_pictures, make_study, tune_by_hand
 
-from bandlens.app.commands.export import export, export_own
+from bandlens.app.commands.export import export_words
 from bandlens.app.export import Lowering
 from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
@@ -77,7 +77,7 @@ def test_a_gpu_takes_more_at_once_than_a_cpu(models: list[Model], tmp_path: Path
 
 
 def test_exported_plans_are_of_the_batch_that_studies_take(tmp_path: Path) -> None:
-    defaults = {inspect.signature(command).parameters["batch"].default for command in (export, export_own)}
+    defaults = {inspect.signature(command).parameters["batch"].default for command in (export_words,)}
     assert defaults == {Lowering().batch} == {None}
     assert usual_batch("tensorrt", "fp16", tmp_path) == BATCH["cupy"]
 

@@ -103,11 +103,11 @@ def test_tokens_are_pooled_as_their_words_say() -> None:
 @pytest.mark.parametrize(
     ("shape", "pool", "message"),
     [
-        ((2, 5, 3), None, r"gives \(5, 3\) features for each image; pool its tokens with --pool token or mean"),
-        ((2, 5, 3, 3), None, "with --pool mean"),
-        ((2, 5, 3, 3), "token", "with --pool mean"),
-        ((2, 5), "mean", "leave out --pool"),
-        ((2,), None, "name another output of it with --output"),
+        ((2, 5, 3), None, r"gives \(5, 3\) features for each image; pool its tokens: `pool` is token or mean"),
+        ((2, 5, 3, 3), None, "pool it: `pool` is mean"),
+        ((2, 5, 3, 3), "token", "pool it: `pool` is mean"),
+        ((2, 5), "mean", "leave out `pool`"),
+        ((2,), None, "name another tensor of it as `output`"),
     ],
 )
 def test_features_that_cannot_be_pooled_so_are_refused(shape: tuple[int, ...], pool: str | None, message: str) -> None:
