@@ -241,7 +241,7 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
     names = list(DATA["checkpoints"])
     for number, about in enumerate(DATA["checkpoints"].values()):
         (scratch / "drawn.onnx").write_bytes(make_network(about["blocks"], about["patterns"], number))
-        line = f"export-own --onnx drawn.onnx --name drawn{number} --normalization none --out exported --format json"
+        line = f"export drawn.onnx --name drawn{number} --normalization none --out exported --format json"
         recording.ask("models", line)
         description, content = (scratch / f"exported/drawn{number}.{suffix}" for suffix in ("json", "onnx"))
         for folder, name in (("models", names[number]), ("models2", names[number - 1])):
