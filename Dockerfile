@@ -1,8 +1,9 @@
 # bandlens for NVIDIA hosts. docs/guide/docker.md says how to build and run it, and what of it has been executed.
 #
-# The CUDA libraries are those of the Python wheels, all of CUDA 13, so the base image holds none. For the same bytes at
-# each build, pin it: --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:…
+# The CUDA libraries are those of the Python wheels, so the base image holds none. For the same bytes at each build, pin
+# it by its digest: --build-arg PYTHON_IMAGE=…@sha256:… CUDA is the version that the host's driver must know.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+ARG CUDA=13.0
 
 # What changes seldom and weighs gigabytes comes first: a change of bandlens reuses these layers.
 FROM ${PYTHON_IMAGE} AS stack
@@ -56,13 +57,14 @@ RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
 # HOME: a user of another uid has none. NVIDIA_REQUIRE_CUDA: a container toolkit that reads it refuses a host whose
-# driver is older than 580, instead of letting CUDA fail later. The last three: ONNX Runtime, NNCF and the Hugging Face
+# driver is too old, instead of letting CUDA fail later. The last three: ONNX Runtime, NNCF and the Hugging Face
 # client send usage statistics unless told not to.
+ARG CUDA
 ENV BANDLENS_HOME=/checkpoints \
     CUPY_CACHE_DIR=/checkpoints/cupy \
     HOME=/tmp \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    NVIDIA_REQUIRE_CUDA="cuda>=13.0" \
+    NVIDIA_REQUIRE_CUDA="cuda>=${CUDA}" \
     NVIDIA_VISIBLE_DEVICES=all \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \

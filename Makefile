@@ -20,6 +20,8 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"bandlens needs Python 3.11 or newer, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
+	@# Two versions of TensorRT's bindings: an environment has one of them, and the tests read the other here.
+	$(BIN)/pip install --quiet --no-compile --no-deps --target $(VENV)/tensorrt-11 tensorrt-cu13-bindings==11.4.0.106
 	@# pip would compile on one core. Some modules are of another Python.
 	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@# mypy and editors look for a folder of the package's name.

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from bandlens.core.records import Condition, Model
     from bandlens.engine.backends.base import Session
-    from bandlens.probes.family import Perturb
+    from bandlens.probes.family import Batch, Perturb
+    from bandlens.probes.grid import Grid
 
 SIZE = 224
 BATCH = 32
@@ -165,6 +166,18 @@ def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[An
     return (time.perf_counter() - started) / (rounds * len(sessions))
 
 
+def perturbed_batches(xp: ModuleType, batch: Batch, grid: Grid, arrays: Sequence[Any]) -> None:
+    """Fill each array with the batch under another condition, as a run would."""
+    from bandlens.engine.device.streams import finish
+
+    conditions = grid.conditions[:: -(-len(grid.conditions) // len(arrays))]
+    for array, condition in zip(arrays, cycle(conditions), strict=False):
+        [(perturb, members)] = grid.groups([condition])
+        for _, images in perturb(xp, batch, members, lambda: xp.empty(batch.pixels.shape, dtype=xp.float32)):
+            array[...] = images
+    finish(xp)
+
+
 # Programs
 
 BANDLENS = str(Path(sys.executable).with_name("bandlens"))
@@ -273,11 +286,11 @@ def print_rates(
     return times
 
 
-def photographs(count: int) -> NDArray[np.uint8]:
-    """Crops of the photographs that scikit-image ships, over and over, of shape (count, 3, 224, 224)."""
+def photographs(count: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """Crops of the photographs that scikit-image ships, over and over, of shape (count, 3, size, size)."""
     from bandlens.export.photographs import photograph_crops
 
-    crops = np.rint(photograph_crops(SIZE) * 255).astype(np.uint8)
+    crops = np.rint(photograph_crops(size) * 255).astype(np.uint8)
     return crops[np.arange(count) % len(crops)]
 
 

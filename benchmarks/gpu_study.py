@@ -32,6 +32,7 @@ from bandlens.core.records import Cell, Model, Variant
 from bandlens.core.threads import processors
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import make_resources, run
+from bandlens.probes.family import Batch
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 
@@ -122,8 +123,11 @@ def measure(
     """Seconds of an inference, bare and in a run, for one checkpoint and for all, in turn."""
     single = dict(list(sessions.items())[:1])
     batches = len(grid.conditions) * -(-images.info.count // options.batch)
-    pixels = [np.random.default_rng(k).random((options.batch, 3, SIZE, SIZE), np.float32) for k in range(2)]
-    seconds, ready = dict[str, Any](), [xp.asarray(batch) for batch in pixels]
+    seconds, rows = dict[str, Any](), np.arange(options.batch) % images.info.count
+    # The bare loop has the photographs of the run: a card's clocks depend on the numbers that it computes with.
+    ready = [xp.empty((options.batch, 3, SIZE, SIZE), dtype=xp.float32) for _ in range(2)]
+    batch = Batch(xp.asarray(images.take(rows)), xp.asarray(images.keys[rows]), rows, 0)
+    common.perturbed_batches(xp, batch, grid, ready)
     for few in dict.fromkeys([len(single), len(sessions)]):
         chosen = single if few == 1 else sessions
         bare, whole = [], []

@@ -33,7 +33,7 @@ def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | N
     network = resnet50(bench.sizes.width, bench.batch(np, min(bench.sizes.compared, bench.sizes.images)).pixels)
     sessions: dict[Variant, Session] = {}
     for number in range(count):
-        variant = variant_named(bench, f"network-{number}", precision or bench.sizes.precision)
+        variant = variant_named(bench, f"network-{number}", precision or bench.sizes.precisions[0])
 
         def loaded(variant: Variant, device: str, number: int = number) -> Any:
             clone = copy.deepcopy(network)
@@ -46,7 +46,7 @@ def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | N
 
 def variant_named(bench: Bench, name: str, precision: str) -> Variant:
     model = Model(name, "own", "resnet50", name, "random", "none", Path(name), name, bench.sizes.side, CLASSES)
-    return Variant(model, bench.engine, precision, Path(name), name)
+    return Variant(model, "torch-cuda", precision, Path(name), name)
 
 
 def resnet50(width: int, pixels: NDArray[np.uint8]) -> Any:
@@ -104,35 +104,41 @@ def resnet50(width: int, pixels: NDArray[np.uint8]) -> Any:
     return network
 
 
-def export_models(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Export the network as two models that differ in a bias, with files of every precision of the plans."""
-    import _common
+NAME = "resnet50"
+"""The name of the exported model."""
 
-    from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
+def export_model(bench: Bench) -> Iterator[tuple[str, float]]:
+    """Export the network, with files of every precision of the plans."""
     bench.require("tensorrt")
-    started = time.perf_counter()
-    pixels = _common.photographs(100).astype(np.float32) / np.float32(255)
-    for model in _common.resnet50_with_biases(bench.folder / "models", 2):
-        for precision in {*bench.sizes.precisions} - {"fp32"}:
-            calibration = Calibration("photographs", "", pixels) if precision == "int8" else None
-            make_onnx_file(model, precision, calibration)
+    from bandlens.export.normalization import NORMALIZATIONS
+    from bandlens.export.onnx.precisions import Calibration, make_onnx_file
+    from bandlens.export.pipeline import export_network
+
+    started, sizes = time.perf_counter(), bench.sizes
+    pixels = bench.images.take(np.arange(min(100, sizes.images)))
+    folder = bench.folder / "models"
+    folder.mkdir(exist_ok=True)
+    # The network normalizes its images itself.
+    network = resnet50(sizes.width, pixels[: sizes.compared])
+    model, _ = export_network(network, NAME, NORMALIZATIONS["none"], folder, image_size=sizes.side)
+    for precision in {*sizes.precisions} - {"fp32"}:
+        images = pixels.astype(np.float32) / np.float32(255)
+        make_onnx_file(model, precision, Calibration("photographs", "", images) if precision == "int8" else None)
     yield "seconds", time.perf_counter() - started
 
 
-def exported_models(bench: Bench) -> list[Model]:
-    """The models that the stage `export` made; LeftOut where it has not."""
+def exported_model(bench: Bench) -> Model:
+    """The model that the stage `export` made; LeftOut where it has not."""
     from bandlens.export.models import load_model
 
-    if not (bench.folder / "models").is_dir():
+    if not (bench.folder / "models" / f"{NAME}.json").is_file():
         raise LeftOut("the stage `export` has not ended")
-    return [load_model(bench.folder / "models", f"resnet50-{k}") for k in range(2)]
+    return load_model(bench.folder / "models", NAME)
 
 
-def open_files(bench: Bench, stack: ExitStack, engine: str) -> dict[Variant, Session]:
-    """One exported file, opened as all networks."""
-    model = exported_models(bench)[0]
-    variant = variant_of(model, engine, bench.sizes.precision)
-    names = [f"{model.name}-{k}" for k in range(bench.sizes.networks)]
-    variants = [replace(variant, model=replace(model, name=name)) for name in names]
+def open_files(bench: Bench, stack: ExitStack) -> dict[Variant, Session]:
+    """The exported file, opened by TensorRT as all networks."""
+    variant = variant_of(exported_model(bench), "tensorrt", bench.sizes.precisions[0])
+    variants = [replace(variant, model=replace(variant.model, name=f"{NAME}-{k}")) for k in range(bench.sizes.networks)]
     return {variant: stack.enter_context(open_session(variant, bench.sizes.batch, 0)) for variant in variants}

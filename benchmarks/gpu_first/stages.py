@@ -12,40 +12,26 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Timer
 from typing import Any, NamedTuple
 
-import bandlens
 from bandlens.core.errors import BandlensError
 from bandlens.core.untrusted import first_line
 from bandlens.engine.device.card_state import card_state
-from bandlens.engine.device.devices import GPU_ENGINES
 
-from .bench import Bench, LeftOut, make_bench
-from .faults import fill_card, lose_card, sanitize
-from .figures import FIGURES
-from .kernels import kernels
-from .networks import export_models
-from .page import markdown_list, rows_of, write_page
-from .plans import build_plans, leave_settings_out, measure_rates, plan_twice
-from .runs import run_exported, run_torch, share
-from .speed import speed
-
-
-def doctor(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Whether each engine is ready."""
-    for engine in GPU_ENGINES:
-        state = bench.readiness(engine)
-        print(f"  {engine}: {state.line}")
-        yield engine, int(state.ready)
+from .bench import ROOT, Bench, LeftOut, make_bench
+from .checks import Figures, doctor, fill_card, kernels, lose_card
+from .engines import build_plans, measure_rates, run_tensorrt, run_torch, try_settings
+from .networks import export_model
+from .page import describe, write_page
 
 
 class Stage(NamedTuple):
-    measure: Callable[[Bench], Iterator[tuple[str, float]]]
+    measure: Callable[[Bench], Figures]
     limit: float
     """Seconds after which its process is killed."""
 
@@ -53,22 +39,17 @@ class Stage(NamedTuple):
 STAGES: Mapping[str, Stage] = {
     "doctor": Stage(doctor, 120),
     "kernels": Stage(kernels, 120),
-    "speed": Stage(speed, 120),
-    "sanitizer": Stage(sanitize, 300),
     "fault": Stage(lose_card, 90),
     "memory": Stage(fill_card, 90),
-    "export": Stage(export_models, 480),
-    "plans": Stage(build_plans, 300),
-    "plan": Stage(plan_twice, 120),
-    "settings": Stage(leave_settings_out, 450),
+    "export": Stage(export_model, 480),
+    "plans": Stage(build_plans, 600),
     "rates": Stage(measure_rates, 600),
-    "share": Stage(share, 90),
-    "torch": Stage(run_torch, 240),
-    "tensorrt": Stage(run_exported("tensorrt"), 240),
-    "onnxruntime": Stage(run_exported("onnxruntime-cuda"), 240),
+    "tensorrt": Stage(run_tensorrt, 300),
+    "torch": Stage(run_torch, 300),
+    "settings": Stage(try_settings, math.inf),
 }
+"""The stages in the order in which a lent card answers them; one without a limit runs where it is named alone."""
 
-ROOT = Path(bandlens.__file__).parent
 BEGUN = "begun"
 """The state of a stage while its process is at work, and after one that was killed."""
 
@@ -77,7 +58,7 @@ def run_stages(bench: Bench) -> bool:
     """Run each stage that has not ended well yet in a process of its own; says whether none has failed."""
     print(", ".join(f"{name} {value}" for name, value in bench.machine.items()))
     for name, stage in STAGES.items():
-        if read_results(bench)["stages"].get(name, {}).get("state") != "done":
+        if stage.limit < math.inf and read_results(bench)["stages"].get(name, {}).get("state") != "done":
             run_process(bench, name, stage.limit)
     return all(record["state"] != "failed" for record in read_results(bench)["stages"].values())
 
@@ -116,7 +97,7 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
             process.wait()
             timer.cancel()
     seconds, results = time.monotonic() - started, read_results(bench)
-    record = results["stages"].get(name, {"state": BEGUN, "figures": {}})
+    record = results["stages"].get(name, {"state": BEGUN, "figures": {}, "cards": {}})
     if record["state"] == BEGUN:
         late = seconds >= limit
         line = f"it had not ended after {limit:.0f} s" if late else f"it ended with code {process.returncode}"
@@ -134,7 +115,7 @@ def run_process(bench: Bench, name: str, limit: float) -> None:
 def run_stage(bench: Bench, name: str) -> bool:
     """Run a stage in this process, and write its figures as they come; says whether it has not failed."""
     results = read_results(bench)
-    record: dict[str, Any] = {"state": BEGUN, "figures": {}, "seconds": 0.0}
+    record: dict[str, Any] = {"state": BEGUN, "figures": {}, "cards": {}, "seconds": 0.0}
     record["command"] = shlex.join(command_of(bench, name))
     results["stages"][name] = record
     write_results(bench.folder, results)
@@ -144,8 +125,8 @@ def run_stage(bench: Bench, name: str) -> bool:
         for figure, value in STAGES[name].measure(bench):
             record["figures"][figure] = value
             if not bench.pretended and (state := card_state()):
-                record.setdefault("cards", {})[figure] = str(state)
-            print(f"  {described(f'{name}.{figure}', value)}", flush=True)
+                record["cards"][figure] = str(state)
+            print(f"  {describe(f'{name}.{figure}', value)}", flush=True)
             write_results(bench.folder, results)
         record["state"] = "done"
     except (LeftOut, ImportError) as error:
@@ -163,11 +144,6 @@ def place_of(error: BaseException) -> str:
     """The last line of this checkout that the error came through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(ROOT)]
     return f"{Path(frames[-1].filename).relative_to(ROOT)}:{frames[-1].lineno}" if frames else "the log"
-
-
-def described(key: str, value: float) -> str:
-    figure = FIGURES.get(key)
-    return f"{key}: {value:.4g}" if figure is None else f"{figure.what}: {value:.4g} {figure.unit}".rstrip()
 
 
 def read_results(bench: Bench) -> dict[str, Any]:
@@ -190,17 +166,13 @@ def main(doc: str | None) -> None:
     parser = argparse.ArgumentParser("gpu_first", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=STAGES, help="this one alone, in this process")
     parser.add_argument("--out", type=Path, default=Path("gpu_first.results"), help="folder for all that is made")
-    parser.add_argument("--pretend", action="store_true", help="on the CPU, at tiny sizes: does it work")
-    parser.add_argument("--list", action="store_true", help="print the figures, with what was predicted of them")
+    parser.add_argument("--pretend", action="store_true", help="on a pretended card, at tiny sizes: does it work")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = options.out.resolve()
     limit = STAGES[options.stage].limit if options.stage else math.inf
     try:
         bench = make_bench(options.pretend, folder, limit)
-        if options.list:
-            print(markdown_list(rows_of(read_results(bench))))
-            return
         whole = run_stage(bench, options.stage) if options.stage else run_stages(bench)
         write_page(folder, read_results(bench))
     except (BandlensError, ImportError) as error:  # there is no GPU, or no torch

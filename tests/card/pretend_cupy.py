@@ -254,6 +254,10 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     return array
 
 
+def illegal() -> None:
+    raise CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+
 SECONDS = 1e-6
 """Seconds that a small piece of work takes: no work takes no time."""
 
@@ -325,7 +329,17 @@ class PretendCupy(ModuleType):
         return function
 
     def empty(self, shape: Any, dtype: Any = float) -> CardArray:
+        if (needed := int(np.prod(shape)) * np.dtype(dtype).itemsize) > self.free + self.pooled:
+            raise OutOfMemoryError(f"Out of memory allocating {needed:,} bytes")
         return CardArray.new(self.card, np.ndarray(shape, dtype, ZEROS))
+
+    def RawKernel(self, code: str, name: str) -> Callable[..., None]:  # noqa: N802 - CuPy's name
+        """A kernel of another's than bandlens: it writes nowhere."""
+
+        def start(*_: Any) -> None:
+            self.card.ask(illegal)
+
+        return start
 
     def empty_like(self, prototype: CardArray) -> CardArray:
         return CardArray.new(self.card, prototype.here)

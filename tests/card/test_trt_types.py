@@ -1,7 +1,8 @@
 """Every name and argument that goes to TensorRT, checked by mypy against stubs made of the real bindings.
 
-The bindings of TensorRT 10.16 are installed without its libraries: three empty libraries let them be imported, which is
-enough to read their names and signatures. Nothing of TensorRT runs here.
+The bindings of TensorRT 10.16 are installed without its libraries, and those of 11.4 lie in a folder of their own,
+since an environment has one of them: three empty libraries let them be imported, which is enough to read their names
+and signatures. Nothing of TensorRT runs here.
 """
 
 from __future__ import annotations
@@ -41,26 +42,28 @@ LIBRARIES = {
     ),
     "nvinfer_plugin": ("initLibNvInferPlugins",),
 }
-"""Functions that the bindings look up in libraries of TensorRT 10."""
+"""Functions that the bindings look up in libraries of TensorRT."""
+FOLDERS = {"10": None, "11": Path(sys.prefix) / "tensorrt-11"}
+"""The folder of the bindings of each major version; None for those that are installed."""
 
 
-def stub_libraries(folder: Path) -> Path:
+def stub_libraries(folder: Path, major: str) -> Path:
     """Libraries whose every function returns null."""
     if shutil.which("gcc") is None:
         miss("gcc", "no gcc to compile stub libraries with")
     folder.mkdir()
     for library, functions in LIBRARIES.items():
-        name = f"lib{library}.so.10"
+        name = f"lib{library}.so.{major}"
         source = "".join(f"void *{function}(void) {{ return 0; }}\n" for function in functions)
         command = ["gcc", "-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), "-"]
         subprocess.run(command, input=source, text=True, check=True)
     return folder
 
 
-def type_stubs(module: str, folder: Path, libraries: str = "") -> Path:
+def type_stubs(module: str, folder: Path, **environment: str) -> Path:
     """Type stubs of the module, as the package `tensorrt` in the folder."""
     command = [sys.executable, "-m", "pybind11_stubgen", module, "--ignore-all-errors", "--output-dir", str(folder)]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"LD_LIBRARY_PATH": libraries})
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
     (folder / module).rename(folder / "tensorrt")
     for path in (folder / "tensorrt").glob("*.pyi"):
         path.write_text(mended(path.read_text().replace(module, "tensorrt")))
@@ -86,31 +89,35 @@ def mended(stubs: str) -> str:
     return stubs
 
 
-@pytest.fixture(scope="module")
-def tensorrt(gpu_checks: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stubs of TensorRT."""
+@pytest.fixture(scope="module", params=FOLDERS)
+def tensorrt(
+    request: pytest.FixtureRequest, gpu_checks: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Stubs of TensorRT, of each major version."""
     for package in ("tensorrt_bindings", "pybind11_stubgen", "mypy"):
         gpu_checks(package)
-    folder = tmp_path_factory.mktemp("tensorrt")
-    return type_stubs("tensorrt_bindings", folder / "stubs", str(stub_libraries(folder / "libraries")))
+    bindings, folder = FOLDERS[request.param], tmp_path_factory.mktemp("tensorrt")
+    environment = {"LD_LIBRARY_PATH": str(stub_libraries(folder / "libraries", request.param))}
+    if bindings is not None:
+        if not bindings.is_dir():
+            miss("tensorrt-rtx", f"no bindings of TensorRT 11 in {bindings}; run: make setup")
+        environment["PYTHONPATH"] = str(bindings)
+    return type_stubs("tensorrt_bindings", folder / "stubs", **environment)
 
 
-@pytest.mark.parametrize(
-    ("extra", "package", "bindings"),
-    [
-        ("gpu", "tensorrt-cu13", "tensorrt-cu13-bindings"),
-        ("rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-bindings"),
-        ("rtx", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-libs"),
-    ],
-)
-def test_no_other_version_is_installed_than_the_one_that_is_checked(
-    extra: str, package: str, bindings: str, gpu_checks: Callable[[str], None]
-) -> None:
+def test_no_other_versions_are_allowed_than_those_that_are_checked(gpu_checks: Callable[[str], None]) -> None:
+    """A range would admit versions that nobody looked at. Version 10 is what `gpu` brings."""
     gpu_checks("tensorrt_bindings")
-    gpu_checks("tensorrt_rtx_bindings")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    [pinned] = [requirement for requirement in map(Requirement, extras[extra]) if requirement.name == package]
-    assert str(pinned.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
+    versions = {}
+    for extra in ("gpu", "gpu-tensorrt11"):
+        [versions[extra]] = [need for need in map(Requirement, extras[extra]) if need.name == "tensorrt-cu13"]
+        assert {*extras[extra]} - {str(versions[extra])} == {*extras["gpu"]} - {str(versions["gpu"])}
+    assert str(versions["gpu"].specifier) == f"=={version('tensorrt-cu13-bindings')}"
+    pinned = str(versions["gpu-tensorrt11"].specifier)
+    assert f"tensorrt-cu13-bindings{pinned}" in (ROOT / "Makefile").read_text()
+    if (folder := FOLDERS["11"]) is not None and folder.is_dir():
+        assert (folder / f"tensorrt_cu13_bindings-{pinned[2:]}.dist-info").is_dir()
 
 
 def mypy(stubs: Path, *files: Path) -> list[str]:
@@ -139,7 +146,7 @@ def test_what_is_used_of_tensorrt_is_there(tensorrt: Path) -> None:
     assert mypy(tensorrt, *ours(TYPES, PLAN, SESSION), module_check(tensorrt)) == []
 
 
-def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tensorrt: Path, tmp_path: Path) -> None:
+def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tmp_path: Path) -> None:
     stubs = type_stubs("tensorrt_rtx_bindings", tmp_path)
     assert mypy(stubs, *ours(TYPES, PLAN, SESSION), module_check(stubs)) == []
 

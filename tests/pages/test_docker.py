@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from required import miss
 
 import bandlens
+from bandlens.engine.device.driver import CUDA_VERSION, NEEDED_DRIVER
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -175,5 +176,15 @@ def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
     (volumes,) = values(DOCKERFILE, "VOLUME")
     assert [mount["target"] for mount in service["volumes"]] == yaml.safe_load(volumes)
     assert {mount["target"] for mount in service["volumes"] if mount.get("read_only")} == {"/images"}
+    assert {"BANDLENS_GPU_WITHOUT", "CUDA_VISIBLE_DEVICES"} <= set(service["environment"])
     (user,) = values(DOCKERFILE, "USER")
     assert service["user"] == f"${{BANDLENS_USER:-{user}}}"
+
+
+def test_base_image_driver_and_cuda_are_named_once() -> None:
+    """The package says which driver and CUDA it needs, and the documents repeat it."""
+    guide = {name: (ROOT / f"docs/guide/{name}.md").read_text(encoding="utf-8") for name in ("docker", "gpu")}
+    assert values(DOCKERFILE, "ARG").count(f"CUDA={CUDA_VERSION // 1000}.{CUDA_VERSION % 1000 // 10}") == 1
+    assert len(re.findall(r"python:3\.\d+", DOCKERFILE + guide["docker"])) == 1
+    assert guide["gpu"].count(f"driver {NEEDED_DRIVER} or newer") == 1
+    assert not re.findall(rf"\b{NEEDED_DRIVER}\b", DOCKERFILE + guide["docker"])
