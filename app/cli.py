@@ -61,9 +61,9 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
     },
     "Maintain": {
-        "studies": ("studies", "The studies in a results database: list, show, rename and delete them"),
-        "merge": ("merge", "Write what several databases hold into a new one"),
-        "verify": ("verify", "Check that a database agrees with itself"),
+        "studies": ("databases", "The studies in a results database: list, show, rename and delete them"),
+        "merge": ("databases", "Write what several databases hold into a new one"),
+        "verify": ("databases", "Check that a database agrees with itself"),
         "rebuild": ("rebuild", "Make the database of a study from the shards of its runs, or complete it with them"),
     },
 }

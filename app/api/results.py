@@ -14,7 +14,7 @@ import typer
 from ...core.errors import UnknownName, UsageError, some_of
 from ...core.progress import Progress, silent
 from .files import RESULTS, File, existing, path_of, reading
-from .options import Database, StudyOfProbes, complete_study
+from .options import Database, StudyName, StudyOfProbes, complete_study
 
 if TYPE_CHECKING:
     import polars as pl
@@ -438,16 +438,20 @@ def explore(
     serve(Path(db), sets, path_of(study), host, port, show)
 
 
-def list_studies(db: File = RESULTS) -> pl.DataFrame:
-    """A row for every version of every study: its cells, how many are complete, and how many no other version has."""
+def list_studies(db: Database = RESULTS) -> pl.DataFrame:
+    """List every version of every study: its cells, how many are complete, and how many no other version has."""
     from ...analysis.database.studies import list_studies
 
     with reading(db) as store:
         return list_studies(store)
 
 
-def stored_study(name: str, db: File = RESULTS) -> str:
-    """The text of the file that a version was run from last; of a name, that of the newest version."""
+def stored_study(name: StudyName, db: Database = RESULTS) -> str:
+    """Print the file that a version was run from last; of a name, that of the newest version.
+
+    Args:
+        name: a study, or one version of it: name@version.
+    """
     from ...analysis.database.studies import study_label, study_versions
 
     with reading(db) as store:
@@ -468,8 +472,15 @@ def cite(study: Annotated[str, typer.Argument(autocompletion=complete_study)], d
         return "\n\n".join(study_entries(store, study_label(store, study)))
 
 
-def rename_study(name: str, to: str, db: File = RESULTS) -> int:
-    """Give a study another name; gives the number of its versions."""
+def rename_study(name: StudyName, to: Annotated[str, typer.Argument(metavar="NEW")], db: Database = RESULTS) -> int:
+    """Give a study another name. The next run of a file with the old name begins a new study, of the same cells.
+
+    Args:
+        name: a study.
+        to: what all of its versions shall be called.
+
+    Returns the number of its versions.
+    """
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import rename_study
     from ..study.file import is_study_name
@@ -504,19 +515,22 @@ def delete_study(
 
 
 def merge(
-    databases: Sequence[File],
-    out: File,
+    databases: Annotated[Sequence[File], typer.Argument(metavar="DB...")],
+    out: Annotated[File, typer.Option(metavar="FILE")],
     *,
-    prefer: File | None = None,
+    prefer: Annotated[File | None, typer.Option(metavar="DB")] = None,
     raise_contradictions: bool = True,
     progress: Progress = silent,
 ) -> Merged:
-    """Write what several results databases hold into a new one: each cell once, studies under their names.
+    """Write what several databases hold into a new one: each cell once, studies under their names.
+
+    Of one database it makes a copy without the room of what was deleted. Where two have other predictions of a cell,
+    nothing is written unless one is preferred.
 
     Args:
-        databases: they are only read. One alone is copied, without the room of what was deleted.
+        databases: results databases, which are only read.
         out: the new database.
-        prefer: the one of them whose predictions stand where another has others of the same cell.
+        prefer: the one that is right where they contradict.
         raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
             Nothing is written in both cases.
         progress: shows how far it is.

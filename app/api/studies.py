@@ -14,7 +14,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.progress import Progress, silent
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
-from .options import Database
+from .options import Database, EngineOfStudy
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -333,16 +333,18 @@ def rebuild(
 
 
 def verify(
-    study: Study | Work | File | None = None,
-    db: File = RESULTS,
+    study: Annotated[Study | Work | File | None, typer.Argument()] = None,
+    db: Database = RESULTS,
     *,
-    cells: int = 3,
-    images: int = 256,
-    seed: int = 0,
-    engine: str | None = None,
+    cells: Annotated[int, typer.Option(min=0)] = 3,
+    images: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    engine: EngineOfStudy = None,
     progress: Progress = silent,
 ) -> Verified:
     """Check that a database agrees with itself; with a study, also its files, and some cells by computing them again.
+
+    On the machine that computed them, cells must be equal; on another as many images may differ as a gate lets pass.
 
     Args:
         study: the study whose files are checked, and whose cells are computed again.

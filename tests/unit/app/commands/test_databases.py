@@ -1,4 +1,4 @@
-"""`bandlens studies`."""
+"""`bandlens studies`, and `merge` of one database."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_merge_of_one_tells_sizes(command: Command, database: Path) -> None:
     answer = command("merge", database, "--out", out)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"{out}: ")
-    assert f", where {database} has " in answer.out
+    assert " instead of " in answer.out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,154 @@
+"""`bandlens studies`, `merge` and `verify`: what results databases hold, put together and checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...core.errors import StoreError, UsageError, amount, plural, quoted
+from ..api import results, studies
+from ..api.files import File
+from ..api.options import StudyName
+from ..console import TableFormat, print_document, print_lines, print_rows
+from ..formats import Format
+from ..terminal import command
+from .options import Database
+
+if TYPE_CHECKING:
+    from polars import DataFrame
+
+    from ...analysis.database.merge import Merged
+    from ...analysis.database.studies import Deletion
+    from ..study.verify import Verified
+
+RECOMPUTED = ("first", "images", "differing", "confidence", "same_session")
+"""Columns on a cell that was computed again."""
+
+
+def print_studies(versions: DataFrame, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens studies list --db results.duckdb"""
+    rows = versions.to_dicts()
+    print_rows([row | {name: str(row[name])[:16] for name in ("first_run", "last_run")} for row in rows], table_format)
+
+
+def print_study(text: str) -> None:
+    """Example: bandlens studies show mine@1 > mine.toml"""
+    print(text.rstrip("\n"))
+
+
+def print_renamed(versions: int, name: str, to: str) -> None:
+    """Example: bandlens studies rename mine first_try"""
+    print(f"{name} is now {to}: {plural(versions, 'version')}")
+
+
+def delete(
+    name: StudyName,
+    db: Database = Path("results.duckdb"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a version of a study, or all versions of a name: with the predictions that nothing else uses.
+
+    Cells that other versions or studies have, or that a gate has compared, stay. It asks first.
+
+    Example: bandlens studies delete mine@1
+    """
+
+    def confirm(deletion: Deletion) -> bool:
+        going, staying = _deletion_in_words(deletion)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise UsageError(f"{going} would go, and {staying}; give --yes to delete them")
+        return typer.confirm(f"{going} go, and {staying}. Delete?")
+
+    deleted = results.delete_study(name, db, confirm=confirm)
+    if deleted is None:
+        print("nothing was deleted")
+        return
+    deletion, free = deleted
+    going, staying = _deletion_in_words(deletion)
+    print(f"deleted {going}; {staying}")
+    print(
+        f"{amount(free)} of {amount(db.stat().st_size)} are free now; "
+        f"`bandlens merge {quoted(db)} --out NEW.duckdb` makes a copy without them"
+    )
+
+
+def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
+    """The versions with their cells and predictions, and the cells that stay."""
+    return (
+        f"{', '.join(deletion.labels)}: {plural(deletion.cells, 'cell')} with "
+        f"{plural(deletion.predictions, 'prediction')}",
+        f"{plural(deletion.kept, 'cell')} {'stays' if deletion.kept == 1 else 'stay'}, which something else uses",
+    )
+
+
+def print_merged(merged: Merged, databases: Sequence[File], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens merge here.duckdb there.duckdb --out both.duckdb"""
+    contradictions = [
+        {
+            "cell": contradiction.cell,
+            "images": contradiction.images,
+            "other_class": contradiction.classes,
+            "confidence": contradiction.confidence,
+            **{
+                f"{database}_{side}": value
+                for side, path, ran in zip("ab", contradiction.databases, contradiction.ran, strict=True)
+                for database, value in (("database", str(path)), ("ran", ran))
+            },
+        }
+        for contradiction in merged.contradictions
+    ]
+    counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
+    if table_format != Format.table:
+        found = {"contradicted": merged.contradicted, "contradictions": contradictions}
+        print_document({"studies": merged.studies, **counts, **found}, table_format)
+    elif contradictions:
+        print_lines(contradictions)
+    out = merged.raise_contradictions().out
+    if table_format == Format.table:
+        old_size = amount(sum(Path(database).stat().st_size for database in databases))
+        analyze = f"; `bandlens analyze --db {quoted(out)}` computes its metrics" if len(databases) > 1 else ""
+        print(
+            f"{out}: {plural(len(merged.studies), 'study')}, {plural(merged.predictions, 'prediction')} of "
+            f"{plural(merged.cells, 'cell')}, {merged.shared:,} of them in several databases; "
+            f"{amount(out.stat().st_size)} instead of {old_size}{analyze}"
+        )
+
+
+def print_verified(verified: Verified, db: File, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens verify study.toml --db results.duckdb --cells 10"""
+    checks = [
+        {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
+    ]
+    recomputed = [
+        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED}
+        for part in verified.recomputed
+    ]
+    if table_format != Format.table:
+        document = {"checks": checks, "recomputed": recomputed, "problems": verified.problems}
+        print_document(document, table_format)
+    else:
+        print_rows(checks)
+        for part in verified.recomputed:
+            verdict = "equal" if part.equal else f"{part.differing} differ, confidence by up to {part.confidence:.2g}"
+            place = "" if part.same_session else ", on another machine or version"
+            print(f"{part.cell}, images {part.first} to {part.first + part.images - 1}: {verdict}{place}")
+    if verified.problems:
+        raise StoreError(f"{db}: {plural(len(verified.problems), 'problem')}, the first: {verified.problems[0]}")
+
+
+COMMANDS: dict[str, Any] = {
+    "studies": {
+        "list": command(results.list_studies, print_studies),
+        "show": command(results.stored_study, print_study),
+        "rename": command(results.rename_study, print_renamed),
+        "delete": delete,
+    },
+    "merge": command(results.merge, print_merged, raise_contradictions=False),
+    "verify": command(studies.verify, print_verified),
+}
