@@ -143,6 +143,14 @@ def less_clean(share: Share, clean: Share | None, intervals: Intervals = share_i
     return replace(estimate, difference=(share.value - clean.value, *ends))
 
 
+def paired_intervals(shares_a: Mapping[str, Share], shares_b: Mapping[str, Share]) -> dict[str, Ends]:
+    """The intervals of the differences of shares that both runs have, of the same images."""
+    intervals = {
+        name: difference_interval(shares_a[name], shares_b[name]) for name in shares_a.keys() & shares_b.keys()
+    }
+    return {name: ends for name, ends in intervals.items() if ends}
+
+
 CACHE_IMAGES = 1 << 17
 """Images of all shares whose intervals are made at once: their arrays stay in the processor's cache."""
 
@@ -216,7 +224,7 @@ class Available:
         """Whether the images have labels of two cues."""
         return any(cues.second in self.schemes for cues in CUES)
 
-    def of_probe(self, probe: str) -> list[Condition]:
+    def conditions_under(self, probe: str) -> list[Condition]:
         """The conditions of a probe."""
         return [condition for condition in self.conditions if condition.probe == probe]
 

@@ -43,7 +43,7 @@ def _applies(available: Available) -> bool:
     return available.labelled and not available.conflicting
 
 
-def _judged(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
+def _confidence_and_right(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
     """(n,) each: confidence, and whether it is right; None where these are not known."""
     confidence = cell.decisions.confidence
     if confidence is None or cell.right is None or cell.images.conflicting.any():
@@ -52,16 +52,16 @@ def _judged(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
 
 
 def _gap_values(cell: CellOutcomes) -> ImageValues | None:
-    if (judged := _judged(cell)) is None:
+    if (pair := _confidence_and_right(cell)) is None:
         return None
-    gaps, chance = calibration_gaps(*judged)
+    gaps, chance = calibration_gaps(*pair)
     return ImageValues(gaps, judge=partial(_doubt_near_chance, chance))
 
 
 def _square_values(cell: CellOutcomes) -> ImageValues | None:
-    if (judged := _judged(cell)) is None:
+    if (pair := _confidence_and_right(cell)) is None:
         return None
-    confidence, right = judged
+    confidence, right = pair
     return ImageValues(np.square(confidence - right))
 
 

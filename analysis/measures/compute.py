@@ -63,10 +63,10 @@ def compute_measures(
     Returns:
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
-    listed = subjects(store, study)
-    with open_processes(len(listed)) as processes:
-        values = _values(store, listed, MeasureSelection(), options, advance, processes)
-    store.write_values(values, {subject.study_id for subject in listed})
+    study_subjects = subjects(store, study)
+    with open_processes(len(study_subjects)) as processes:
+        values = _values(store, study_subjects, MeasureSelection(), options, advance, processes)
+    store.write_values(values, {subject.study_id for subject in study_subjects})
     store.write_human_values(_people_values())
     return values
 
@@ -84,8 +84,8 @@ def compute_own(
 
     A measure whose files, parameters and cells are those of its stored values is not computed again.
     """
-    listed = subjects(store, study)
-    study_id = listed[0].study_id
+    study_subjects = subjects(store, study)
+    study_id = study_subjects[0].study_id
     cells = store.frame(
         "SELECT list(key ORDER BY key) FROM study_cell JOIN cell ON cell.id = study_cell.cell "
         "WHERE study_cell.study = ? AND complete",
@@ -101,7 +101,7 @@ def compute_own(
     )
     for measure in changed:
         measure.answers.clear()  # those of another study
-    values = _values(store, listed, selection, DEFAULTS, advance)
+    values = _values(store, study_subjects, selection, DEFAULTS, advance)
     described = [
         {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
         for measure in changed
@@ -151,7 +151,7 @@ def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
 
 def _values(
     store: Store,
-    listed: Sequence[Subject],
+    study_subjects: Sequence[Subject],
     selection: MeasureSelection,
     options: Options,
     advance: Callable[[float], None],
@@ -160,7 +160,7 @@ def _values(
     # A thousand checkpoints have half a million rows, which take less memory as columns.
     parts = list[pl.DataFrame | Future[pl.DataFrame]]()
     predictions = PredictionReader(store)
-    for study_id, subjects_of_study in groupby(listed, lambda subject: subject.study_id):
+    for study_id, subjects_of_study in groupby(study_subjects, lambda subject: subject.study_id):
         answers, count = PeerAnswers(selection.models, options), 0
         benchmarked: dict[ConditionKey | None, Benchmarked] = {}
         if selection.benchmarks:
@@ -177,9 +177,9 @@ def _values(
                 advance(1 - COMPARING)
             keys = _keys(subject, SUBJECT_KEYS[:4])
             rows = [
-                keys | (of_condition.condition._asdict() if of_condition.condition else {}) | row_of(name, estimate)
-                for of_condition in _benchmark_outcomes(predictions, benchmarked, checkpoint_id)
-                for name, estimate in estimates_of(selection.benchmarks, of_condition, options)
+                keys | (benchmarks.condition._asdict() if benchmarks.condition else {}) | row_of(name, estimate)
+                for benchmarks in _benchmark_outcomes(predictions, benchmarked, checkpoint_id)
+                for name, estimate in estimates_of(selection.benchmarks, benchmarks, options)
             ]
             parts.append(pl.DataFrame(rows, SCHEMA))
             predictions.forget()
@@ -195,8 +195,8 @@ def _benchmark_outcomes(
     """Yield the benchmarks of a checkpoint as they are, then under each condition, the clean images among them."""
     clean_key = next((key for key in benchmarked if key and key.is_clean), None)
     clean = BenchmarkOutcomes(predictions, benchmarked[clean_key], checkpoint_id) if clean_key else None
-    for key, of_condition in benchmarked.items():
-        yield BenchmarkOutcomes(predictions, of_condition, checkpoint_id, key, None if key == clean_key else clean)
+    for key, benchmarks in benchmarked.items():
+        yield BenchmarkOutcomes(predictions, benchmarks, checkpoint_id, key, None if key == clean_key else clean)
 
 
 def _keys(subject: Subject, names: Iterable[str]) -> Row:

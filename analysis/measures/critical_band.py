@@ -105,14 +105,14 @@ Setting = tuple[float | None, float | None]
 def settings_of(available: Available) -> list[Setting]:
     """noise_sd and octave of the conditions of critical_band: without noise first, then octave by octave."""
     settings = [
-        (condition.number("noise_sd"), condition.number("frequency")) for condition in available.of_probe(PROBE)
+        (condition.number("noise_sd"), condition.number("frequency")) for condition in available.conditions_under(PROBE)
     ]
     return sorted(settings, key=_place)
 
 
 def band_cells(outcomes: Outcomes) -> list[CellOutcomes]:
     """The cells of critical_band in the order of `settings_of`."""
-    cells = outcomes.of_probe(PROBE)
+    cells = outcomes.cells_under(PROBE)
     return [
         cells[condition]
         for condition in sorted(
@@ -302,7 +302,7 @@ def people_estimates() -> dict[str, Estimate]:
 
 def has_band(available: Available) -> bool:
     """Whether an image set is run under band noise."""
-    return bool(available.of_probe(PROBE))
+    return bool(available.conditions_under(PROBE))
 
 
 def _lacking_conditions(available: Available) -> str | None:

@@ -25,7 +25,7 @@ import numpy as np
 from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..statistics.arrays import Mask, Whole
 from ..statistics.chance import within_chance
-from ..statistics.shares import difference_interval, share_of
+from ..statistics.shares import share_of
 from ..statistics.wilson import share_of_sums
 from .base import (
     Available,
@@ -40,6 +40,7 @@ from .base import (
     State,
     Words,
     nothing,
+    paired_intervals,
     too_few_images,
 )
 from .outcomes import CellOutcomes, Outcomes
@@ -128,19 +129,15 @@ def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """Paired intervals of the numbers that both runs have, and that more than one cluster decides."""
     if a.clean is None or b.clean is None or not a.images.has_same_labels(b.images):
         return {}
-    clusters = a.images.clusters
-    intervals = {}
-    for (name, part_a, whole_a), (_, part_b, whole_b) in zip(
-        cue_shares(a.clean, cues), cue_shares(b.clean, cues), strict=True
-    ):
-        if whole_a.any() and whole_b.any():
-            share_a, share_b = (
-                share_of(part_a[whole_a], clusters[whole_a]),
-                share_of(part_b[whole_b], clusters[whole_b]),
-            )
-            if ends := difference_interval(share_a, share_b):
-                intervals[name] = ends
-    return intervals
+    shares_a, shares_b = (
+        {
+            name: share_of(part[whole], a.images.clusters[whole])
+            for name, part, whole in cue_shares(clean, cues)
+            if whole.any()
+        }
+        for clean in (a.clean, b.clean)
+    )
+    return paired_intervals(shares_a, shares_b)
 
 
 def _bias_values(cell: CellOutcomes) -> ImageValues | None:

@@ -39,9 +39,22 @@ from ...core.errors import some_of
 from ...core.protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
 from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
-from ..statistics.shares import Share, difference_interval, mean_of, share_of
+from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, estimate_of, less_clean, nothing
+from .base import (
+    Available,
+    Ends,
+    Estimate,
+    Measure,
+    Options,
+    Scope,
+    Shown,
+    State,
+    estimate_of,
+    less_clean,
+    nothing,
+    paired_intervals,
+)
 from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
@@ -218,13 +231,10 @@ def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Es
 
 def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[str, Ends]:
     """Paired intervals, in percent, of what both runs have whole."""
-    measured_a, measured_b = a.measured, b.measured
-    intervals = {}
-    for name in measured_a.keys() & measured_b.keys():
-        share_a, share_b = measured_a[name].share, measured_b[name].share
-        if share_a and share_b and (ends := difference_interval(share_a, share_b)):
-            intervals[name] = (100 * ends[0], 100 * ends[1])
-    return intervals
+    shares_a, shares_b = (
+        {name: measured.share for name, measured in outcomes.measured.items() if measured.share} for outcomes in (a, b)
+    )
+    return {name: (100 * low, 100 * high) for name, (low, high) in paired_intervals(shares_a, shares_b).items()}
 
 
 def _by_checkpoint(cells: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, list[Row]]]:

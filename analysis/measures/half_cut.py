@@ -43,7 +43,7 @@ def cut_of(probe: str, cutoff: float, size: int) -> int:
 
 
 def _cutoffs(probe: str, available: Available) -> list[float]:
-    return sorted({round(condition.number("cutoff") or 0, 6) for condition in available.of_probe(probe)})
+    return sorted({round(condition.number("cutoff") or 0, 6) for condition in available.conditions_under(probe)})
 
 
 def _applies(probe: str, available: Available) -> bool:
@@ -69,8 +69,9 @@ def half_cuts(right: Floats, cuts: Sequence[int], guessed: Floats | float) -> Fl
     below = ratios < 0.5
     last = len(cuts) - 1 - np.argmax(below[::-1], axis=0)  # the last cut that leaves less than half
     after, column = np.minimum(last + 1, len(cuts) - 1), np.arange(ratios.shape[1])
-    left, right_ratio = ratios[last, column], ratios[after, column]
-    step = np.where(after > last, (0.5 - left) / np.where(right_ratio > left, right_ratio - left, 1), 0)
+    below_half, above_half = ratios[last, column], ratios[after, column]
+    gain = np.where(above_half > below_half, above_half - below_half, 1)
+    step = np.where(after > last, (0.5 - below_half) / gain, 0)
     crossing = np.exp2(octaves[last] + step * (octaves[after] - octaves[last]))
     cut = np.where(below.any(axis=0), crossing, cuts[0])
     return np.where(np.isnan(ratios[0]), np.nan, cut)
@@ -78,11 +79,11 @@ def half_cuts(right: Floats, cuts: Sequence[int], guessed: Floats | float) -> Fl
 
 def _right(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
     """(1 + cuts, n) right or wrong, clean first, then as a filter leaves more and more; and the cuts. None without."""
-    cells = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.of_probe(probe).items()}
+    cells = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
     rights = [None if outcomes.clean is None else outcomes.clean.right, *(cells[c].right for c in sorted(cells))]
-    known = [right for right in rights if right is not None]
+    answers = [right for right in rights if right is not None]
     cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(cells)]
-    return (np.array(known), cuts) if len(known) == len(rights) else None
+    return (np.array(answers), cuts) if len(answers) == len(rights) else None
 
 
 def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
@@ -103,8 +104,8 @@ def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[
     if ids.max() + 1 < FEWEST_CLUSTERS:
         note = too_few_images(int(ids.max()) + 1)
         return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
-    drawn, sizes = count_right(right, ids, options.resamples, 0)
-    values = half_cuts(drawn, cuts, chance * sizes)[1:]
+    counts, sizes = count_right(right, ids, options.resamples, 0)
+    values = half_cuts(counts, cuts, chance * sizes)[1:]
     low, high = interval(values[~np.isnan(values)])
     return {name: replace(estimate, low=low, high=high)}
 
@@ -133,9 +134,9 @@ def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]
     if ids.max() + 1 < FEWEST_CLUSTERS or len(reads) < 2:
         return {}
     values_a, values_b = (
-        half_cuts(drawn, cuts, outcomes.subject.floor * sizes)[1:]
+        half_cuts(counts, cuts, outcomes.subject.floor * sizes)[1:]
         for outcomes, (right, cuts) in zip((a, b), reads, strict=True)
-        for drawn, sizes in [count_right(right, ids, RESAMPLES, 0)]
+        for counts, sizes in [count_right(right, ids, RESAMPLES, 0)]
     )
     differences = values_b - values_a
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}

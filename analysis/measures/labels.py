@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from ..statistics.arrays import Mask
-from ..statistics.shares import Share, difference_interval, share_of
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, Shown, less_clean
+from ..statistics.shares import Share, share_of
+from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, Shown, less_clean, paired_intervals
 from .outcomes import CellOutcomes
 
 NAME = "label_accuracy"
@@ -47,11 +47,7 @@ def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
 
 def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
     """Paired intervals of the accuracies of the labels that both runs have."""
-    shares_a, shares_b = _shares(a), _shares(b)
-    intervals = {
-        name: difference_interval(shares_a[name], shares_b[name]) for name in shares_a.keys() & shares_b.keys()
-    }
-    return {name: ends for name, ends in intervals.items() if ends}
+    return paired_intervals(_shares(a), _shares(b))
 
 
 def _has_labels_apart(available: Available) -> bool:

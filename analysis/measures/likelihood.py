@@ -42,26 +42,26 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
     """
     theta = start.copy()
     active, damping = np.arange(start.shape[1]), np.full(start.shape[1], 1e-2)
-    known, going_data = [start, *likelihood(start, *data)], list(data)
+    state, going_data = [start, *likelihood(start, *data)], list(data)
     for _ in range(MOST_STEPS):
-        now, value, gradient, information = known
+        now, value, gradient, information = state
         trial = np.clip(now + _step(now, gradient, information, damping, low, high), low[:, None], high[:, None])
-        tried = [trial, *likelihood(trial, *going_data)]
-        worse = ~(tried[1] >= value)
+        attempt = [trial, *likelihood(trial, *going_data)]
+        worse = ~(attempt[1] >= value)
         moved = np.abs(trial - now).max(axis=0)
         # Most steps are better, so that it takes less to undo the others than to choose between two arrays.
-        for new, old in zip(tried, known, strict=True):
+        for new, old in zip(attempt, state, strict=True):
             np.copyto(new, old, where=worse)
-        known = tried
+        state = attempt
         damping = np.where(worse, damping * 10, damping / 10)
         going = (moved > 1e-7) & (damping < 1e12)
         if not going.all():
-            theta[:, active] = known[0]
-            active, damping, *known = (array.compress(going, axis=-1) for array in (active, damping, *known))
+            theta[:, active] = state[0]
+            active, damping, *state = (array.compress(going, axis=-1) for array in (active, damping, *state))
             going_data = [array.compress(going, axis=-1) for array in going_data]
             if not len(active):
                 return theta
-    theta[:, active] = known[0]
+    theta[:, active] = state[0]
     return theta
 
 

@@ -34,7 +34,7 @@ from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, Sta
 from .outcomes import Outcomes
 
 PROBE = "octaves"
-MASKS = tuple("".join(kept) for count in range(len(OCTAVES) + 1) for kept in combinations(OCTAVES, count))
+MASKS = tuple("".join(mask) for count in range(len(OCTAVES) + 1) for mask in combinations(OCTAVES, count))
 """All sets of octaves, from none to all: the rows of v."""
 SHARES = tuple(f"octave_share_{octave}" for octave in OCTAVES)
 PAIRS = tuple(f"octave_pair_{first}_{second}" for first, second in combinations(OCTAVES, 2))
@@ -50,12 +50,12 @@ def _weights(members: int) -> Whole:
     """
     free = len(OCTAVES) - members
     return np.array(
-        [[_weight({*kept}, {*chosen}, free) for kept in MASKS] for chosen in combinations(OCTAVES, members)]
+        [[_weight({*mask}, {*chosen}, free) for mask in MASKS] for chosen in combinations(OCTAVES, members)]
     )
 
 
-def _weight(kept: set[str], chosen: set[str], free: int) -> int:
-    size, sign = len(kept - chosen), 1 - 2 * (len(chosen - kept) % 2)
+def _weight(mask: set[str], chosen: set[str], free: int) -> int:
+    size, sign = len(mask - chosen), 1 - 2 * (len(chosen - mask) % 2)
     return sign * factorial(size) * factorial(free - size)
 
 
@@ -66,11 +66,11 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
 
 def read_values(outcomes: Outcomes) -> Mask | None:
     """v, (128, n): which images are right under each of MASKS; None where those of some are not known."""
-    cells = {str(condition["keep"]): cell for condition, cell in outcomes.of_probe(PROBE).items()}
-    rights = [cells[kept or NO_OCTAVE].right for kept in MASKS[:-1]]
+    cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
+    rights = [cells[mask or NO_OCTAVE].right for mask in MASKS[:-1]]
     rights.append(None if outcomes.clean is None else outcomes.clean.right)
-    known = [right for right in rights if right is not None]
-    return np.array(known) if len(known) == len(rights) else None
+    answers = [right for right in rights if right is not None]
+    return np.array(answers) if len(answers) == len(rights) else None
 
 
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
@@ -135,12 +135,12 @@ def _reach(name: str) -> float:
 
 
 def _applies(available: Available) -> bool:
-    return bool(available.of_probe(PROBE))
+    return bool(available.conditions_under(PROBE))
 
 
 def _lacks(available: Available) -> str | None:
-    kept = {str(condition["keep"]) for condition in available.of_probe(PROBE)}
-    absent = [mask for mask in MASKS[:-1] if (mask or NO_OCTAVE) not in kept]
+    masks = {str(condition["keep"]) for condition in available.conditions_under(PROBE)}
+    absent = [mask for mask in MASKS[:-1] if (mask or NO_OCTAVE) not in masks]
     return f"{PROBE} lacks {len(absent)} of its {len(MASKS) - 1} masks; leave out keep" if absent else None
 
 

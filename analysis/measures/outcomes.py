@@ -237,7 +237,7 @@ class Outcomes:
     def images(self) -> ImageTruth:
         return next(iter(self.cells.values())).images
 
-    def of_probe(self, probe: str) -> dict[Condition, CellOutcomes]:
+    def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
         """The conditions of a probe."""
         return {stored.condition: cell for stored, cell in self.cells.items() if stored.condition.probe == probe}
 

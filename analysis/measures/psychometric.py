@@ -292,8 +292,8 @@ class _Fits:
 
     def numbers(self, size: int) -> dict[str, Floats]:
         """Name of a row -> its values."""
-        kept = np.clip(self.sensitivity, self.noise.low[:, None], self.noise.high[:, None])
-        thresholds = zip(self.noise.frequencies, NOISE_SDS[-1] * np.exp2(-kept), strict=True)
+        sensitivity = np.clip(self.sensitivity, self.noise.low[:, None], self.noise.high[:, None])
+        thresholds = zip(self.noise.frequencies, NOISE_SDS[-1] * np.exp2(-sensitivity), strict=True)
         numbers = dict(zip(CHANNEL, channel_numbers(self.channel, size), strict=True))
         return numbers | {f"threshold_{f}": sds for f, sds in thresholds}
 
@@ -566,8 +566,8 @@ def _channel_starts(
             scipy.special.log_ndtr((model - high) / SCATTER),
             scipy.special.log_ndtr((low - model) / SCATTER),
         )
-        known = -(((sensitivity - model) / SCATTER) ** 2) / 2
-        yield start, np.where(above, log_above, np.where(below, log_below, known)).sum(axis=0)
+        log_density = -(((sensitivity - model) / SCATTER) ** 2) / 2
+        yield start, np.where(above, log_above, np.where(below, log_below, log_density)).sum(axis=0)
 
 
 def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:

@@ -20,7 +20,19 @@ import numpy as np
 
 from ..statistics.arrays import LEVEL
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, less_clean, nothing
+from .base import (
+    Available,
+    Ends,
+    Estimate,
+    Measure,
+    Options,
+    Scope,
+    Shown,
+    State,
+    less_clean,
+    nothing,
+    paired_intervals,
+)
 from .outcomes import CellOutcomes
 
 ACCURACY, WORST, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
@@ -80,13 +92,15 @@ def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
 
 def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
     """Paired intervals of the accuracies on the slices that hold the same images in both runs."""
+    slices_a, slices_b = a.images.slices, b.images.slices
+    same_images = [key for key in slices_a.keys() & slices_b.keys() if np.array_equal(slices_a[key], slices_b[key])]
     shares_a, shares_b = _shares(a), _shares(b)
-    intervals = {}
-    for key in shares_a.keys() & shares_b.keys():
-        same_images = np.array_equal(a.images.slices[key], b.images.slices[key])
-        if same_images and (ends := difference_interval(shares_a[key], shares_b[key])):
-            intervals[f"{ACCURACY}_{_words(key)}"] = ends
-    return intervals
+    return paired_intervals(
+        *(
+            {f"{ACCURACY}_{_words(key)}": shares[key] for key in same_images if key in shares}
+            for shares in (shares_a, shares_b)
+        )
+    )
 
 
 def _has_slices(available: Available) -> bool:

@@ -68,7 +68,7 @@ CORRECTED = "corrected_"
 
 
 def _applies(available: Available) -> bool:
-    return any(available.of_probe(probe) for probe in PROBES.values())
+    return any(available.conditions_under(probe) for probe in PROBES.values())
 
 
 def _applies_to_few_classes(available: Available) -> bool:
@@ -78,7 +78,7 @@ def _applies_to_few_classes(available: Available) -> bool:
 def _lacking_cutoffs(name: str, available: Available) -> str | None:
     """Why a mean cannot be had of the conditions: it takes all five cutoffs, each once."""
     probe = PROBES[name]
-    counts = Counter(round(condition.number("cutoff") or 0, 3) for condition in available.of_probe(probe))
+    counts = Counter(round(condition.number("cutoff") or 0, 3) for condition in available.conditions_under(probe))
     problems = [
         f"{verb} the cutoff{'s' * (len(cutoffs) > 1)} {', '.join(f'{cutoff:g}' for cutoff in cutoffs)}{end}"
         for verb, end, cutoffs in (
@@ -164,7 +164,8 @@ def _means(outcomes: Outcomes) -> list[str]:
 def _filtered(name: str, outcomes: Outcomes) -> list[CellOutcomes]:
     """The conditions of a mean, by cutoff."""
     by_cutoff = {
-        round(condition.number("cutoff") or 0, 3): cell for condition, cell in outcomes.of_probe(PROBES[name]).items()
+        round(condition.number("cutoff") or 0, 3): cell
+        for condition, cell in outcomes.cells_under(PROBES[name]).items()
     }
     return [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
 

@@ -214,12 +214,12 @@ def _index(
     source: ImageSource, choice: Choice, sha256s: Mapping[int, str], sides: Mapping[int, tuple[int, int]]
 ) -> Index:
     """The index of the images that were not broken."""
-    whole = sorted(sha256s)
-    paths = [source.paths[choice.rows[at]] for at in whole]
-    labels = None if choice.labels is None else choice.labels[whole]
-    schemes = {name: [lists[at] for at in whole] for name, lists in choice.schemes.items()}
-    originals = np.array([sides[at] for at in whole], np.int32).reshape(-1, 2)
-    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes, originals)
+    places = sorted(sha256s)
+    paths = [source.paths[choice.rows[at]] for at in places]
+    labels = None if choice.labels is None else choice.labels[places]
+    schemes = {name: [lists[at] for at in places] for name, lists in choice.schemes.items()}
+    originals = np.array([sides[at] for at in places], np.int32).reshape(-1, 2)
+    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in places], schemes, originals)
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
@@ -281,8 +281,8 @@ def pack(
         limit, seed = contents.draw
         if not 1 <= limit <= len(rows):
             raise UsageError(f"--limit {limit} must be from 1 to {len(rows)}, the number of images in {source}")
-        drawn = spread(classes, images.paths, limit, seed)
-        rows, classes = drawn.tolist(), None if classes is None else classes[drawn]
+        rows_of_draw = spread(classes, images.paths, limit, seed)
+        rows, classes = rows_of_draw.tolist(), None if classes is None else classes[rows_of_draw]
     how.say(f"{out}: {need_space(out, len(rows), 0 if how.stream else crop.size)}")
     choice = Choice(rows, classes, names=names, clusters=clusters, attributes=values)
     return write_set(images, choice, out, crop, info, how)
