@@ -45,7 +45,7 @@ GROUPS = {
     **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), "image_set"),
     "class_name": "decision_space",
     "published_value": "source",
-    **dict.fromkeys(("published", "human_trial"), "0"),
+    "human_trial": "0",
     "precision_gate": "list_value(reference, candidate)",
     "release_verdict": "list_value(study::VARCHAR, against)",
 }

@@ -268,9 +268,6 @@ CREATE TABLE release_verdict (
 );
 COMMENT ON TABLE release_verdict IS 'The last verdicts of `bandlens gate` on a version of a study';
 
-CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
-COMMENT ON TABLE published IS 'Figures of a published study, as imported';
-
 CREATE TABLE published_value (
     source VARCHAR NOT NULL,
     model VARCHAR NOT NULL,

@@ -99,7 +99,7 @@ STRANGE = {
     "table checkpoint": "DROP SEQUENCE id CASCADE; CREATE SEQUENCE id INCREMENT BY -1",
     "table extra": "CREATE TABLE extra AS SELECT 1 AS x",
     "table other.cell": "CREATE SCHEMA other; CREATE TABLE other.cell AS SELECT 1 AS x",
-    "table published": "ALTER TABLE published ALTER model SET DEFAULT 'x'",
+    "table own_measure": "ALTER TABLE own_measure ALTER title SET DEFAULT 'x'",
     "table image": "DROP TABLE image; CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, "
     "path VARCHAR NOT NULL, cluster UINTEGER NOT NULL, CHECK (length(path) < 9))",
     "trigger t": "CREATE TRIGGER t AFTER INSERT ON part FOR EACH STATEMENT DELETE FROM prediction",

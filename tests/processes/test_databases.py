@@ -103,7 +103,7 @@ if os.geteuid() == 0:
     os.setuid(65534)
 try:
     with open_store(Path(sys.argv[1])) as store:
-        store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+        store.execute("INSERT INTO class_name VALUES ('m', 1, 'x')")
 except BandlensError as error:
     print(error)
 """
@@ -144,7 +144,7 @@ if len(sys.argv) > 2:
 print("ready", flush=True)
 sys.stdin.readline()
 with opening.open_store(path) as opened:
-    opened.execute("INSERT INTO published VALUES ('m', ?, 1, 's')", [str(os.getpid())])
+    opened.execute("INSERT INTO class_name VALUES ('m', ?, ?)", [os.getpid() % 60_000, str(os.getpid())])
     print("open", flush=True)
     sys.stdin.readline()
 """
@@ -188,7 +188,7 @@ def test_two_processes_that_make_it_at_once_do_not_lose_each_others_rows(path: P
         process.stdin.flush()
     wrote = {str(process.pid): "open" in process.communicate("\n\n")[0] for process in processes}
     with open_store(path, read_only=True) as store:
-        metrics = set(store.frame("SELECT metric FROM published")["metric"])
+        metrics = set(store.frame("SELECT name FROM class_name")["name"])
     assert metrics == {pid for pid, well in wrote.items() if well}
     assert metrics
 
@@ -203,7 +203,7 @@ try:
     with open_store(Path(sys.argv[1])) as store:
         for k in range(100):
             with store.transaction():
-                store.execute("INSERT INTO published SELECT 'm', random()::VARCHAR, random(), 's' FROM range(2000)")
+                store.execute("INSERT INTO image_attribute SELECT 1, range, 'm', random()::VARCHAR FROM range(2000)")
             print(k + 1)
 except BandlensError as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -218,8 +218,8 @@ def test_a_file_that_may_not_grow_keeps_what_was_committed(path: Path) -> None:
     commits = len(result.stdout.split())
     assert 0 < commits < 100
     with open_store(path) as store:
-        assert len(store.frame("FROM published")) == 2000 * commits
-        store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+        assert len(store.frame("FROM image_attribute")) == 2000 * commits
+        store.execute("INSERT INTO class_name VALUES ('m', 1, 'x')")
 
 
 def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) -> None:
@@ -250,9 +250,10 @@ def test_what_finds_no_room_names_the_file_of_the_user(path: Path, limit: int, m
     databases = [path, path.with_name("more.duckdb")]
     for number, database in enumerate(databases):
         with open_store(database) as store:
-            rows = "SELECT 'm', random()::VARCHAR, random(), 's' FROM range(60000)"
-            store.execute(f"INSERT INTO published {rows}")
-            store.execute("UPDATE published SET metric = ?", [str(number)])
+            columns = "source, model, benchmark, metric, condition, unit, value"
+            rows = "SELECT 's', 'm', '', 'x', random()::VARCHAR, '', random() FROM range(60000)"
+            store.execute(f"INSERT INTO published_value ({columns}) {rows}")
+            store.execute("UPDATE published_value SET metric = ?", [str(number)])
     out = path.with_name("out.duckdb")
     words = [path, out, limit, *databases[1 : 1 + merged]]
     result = subprocess.run(python(ANEW, *words), capture_output=True, text=True)

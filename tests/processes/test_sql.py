@@ -60,7 +60,7 @@ def test_every_table_and_view_can_be_written(command: Command, database: Path, t
 
 
 CHANGES = [
-    "INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "INSERT INTO class_name VALUES ('m', 1, 'x')",
     "DELETE FROM prediction",
     "DROP TABLE prediction",
     "UPDATE cell SET complete = false",
@@ -79,7 +79,7 @@ CHANGES = [
     "INSTALL httpfs",
     "LOAD httpfs",
     "SELECT * FROM 'https://example.org/data.csv'",
-    "SELECT 1; INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "SELECT 1; INSERT INTO class_name VALUES ('m', 1, 'x')",
     "BEGIN; DELETE FROM prediction; COMMIT",
 ]
 

@@ -213,9 +213,9 @@ def _(path: Path, random: Random) -> None:
 @trick("a table with a check")
 def _(path: Path, random: Random) -> None:
     size = random.choice([1_000_000_000, 4_000_000_000])
-    change(path, "DROP TABLE published")
-    columns = "model VARCHAR, metric VARCHAR, value DOUBLE, source VARCHAR"
-    change(path, f"CREATE TABLE published ({columns}, CHECK (length(repeat(model, {size})) > 0))")
+    change(path, "DROP TABLE class_name")
+    columns = "decision_space VARCHAR, class USMALLINT, name VARCHAR"
+    change(path, f"CREATE TABLE class_name ({columns}, CHECK (length(repeat(name, {size})) > 0))")
 
 
 @trick("a log that replaces a view")

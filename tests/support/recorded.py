@@ -116,12 +116,9 @@ def make_network(low: float, high: float, seed: int) -> bytes:
     return as_onnx("float[batch, 1000] logits", "logits = MatMul (features, matrix)", arrays)
 
 
-def draw_published(folder: Path, models: Sequence[str]) -> None:
-    """Write a file like the published study's, and trials of people on two of the benchmarks."""
+def draw_trials(folder: Path) -> None:
+    """Write trials of people on two of the benchmarks."""
     random = np.random.default_rng(0)
-    names = [f"metric/bandpass/{band}/0.{k}" for band in ("LFC", "HFC") for k in range(1, 6)] + DATA["published"]
-    values = {k: random.uniform(0.1, 1, len(models)) * (90 if k.startswith("top1") else 1) for k in names}
-    pl.DataFrame({"model": list(models)} | values).write_csv(folder / "benchmark.csv")
     shown = [("colour", name, f"{number}.png") for number, (name, _) in enumerate(product(SIXTEEN, range(6)))]
     for number, (shape, texture, _) in enumerate(product(SIXTEEN, SIXTEEN, range(3))):
         shown.append(("cue-conflict", shape, f"{shape}{number}-{texture}{number}.png"))
@@ -223,7 +220,7 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
         (scratch / folder).mkdir()
         (scratch / folder / "blur.py").write_text(DATA["own_probe"].format(weight=weight))
     draw_benchmarks(scratch / "raw")
-    draw_published(scratch, [row["name"] for row in json.loads(recording.run("checkpoints list --format json").stdout)])
+    draw_trials(scratch)
     sources = {name: name for name in (*DATA["folders"], "colour", "stylized", "cue-conflict")}
     for file in sorted(cue_conflict.glob("*/*1-*.png")) if cue_conflict else ():
         with Image.open(file) as opened:

@@ -79,7 +79,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "made.csv").write_text("file_name,predicted_class\na.png,3\nb.png,5\n")
     import_predictions(folder / "made.csv", ["elsewhere"], folder / "labels.csv", paths["gated"])
     with open_store(paths["gated"]) as store:
-        store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+        store.execute(
+            "INSERT INTO published_value (source, model, benchmark, metric, condition, unit) "
+            "VALUES ('s', 'm', '', 'x', '', '')"
+        )
     return paths
 
 

@@ -67,7 +67,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "human_value",
             "error_consistency",
         ),
-        *("cell", "part", "prediction", "measure_value", "own_measure", "own_answer", "published", "precision_gate"),
+        *("cell", "part", "prediction", "measure_value", "own_measure", "own_answer", "precision_gate"),
         "release_verdict",
         *("class_name", "own_class_name", "image_attribute"),
     }
@@ -157,13 +157,13 @@ def test_a_commit_is_all_or_nothing(store: Store) -> None:
 def test_a_transaction_that_is_broken_off_leaves_nothing(path: Path, error: type[BaseException]) -> None:
     def interrupted() -> None:
         with open_store(path) as store, store.transaction():
-            store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+            store.execute("INSERT INTO class_name VALUES ('m', 1, 'x')")
             raise error
 
     with pytest.raises(error):
         interrupted()
     with open_store(path, read_only=True) as store:
-        assert store.frame("FROM published").is_empty()
+        assert store.frame("FROM class_name").is_empty()
 
 
 def test_a_failure_leaves_what_was_stored_of_its_cell_and_the_next_try_goes_on_from_there(store: Store) -> None:
