@@ -360,7 +360,6 @@ def report(
     published: bool = False,
     figures: Annotated[Sequence[str], typer.Option(metavar="NAME,…|all")] = (),
     folder: File = Path("figures"),
-    photograph: File | None = None,
     progress: Progress = silent,
 ) -> Written:
     """Write one HTML file to look at and send: curves, critical bands, correlations, conditions, provenance.
@@ -375,16 +374,13 @@ def report(
         published: show published models, too, and yours among them.
         figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
         folder: where --figures go, with a list of them.
-        photograph: for the contact sheet, instead of one of the study's images or a cat of scikit-image.
         progress: shows how far it is.
     """
     from ..report.build import write_report
 
     names = [name for words in figures for name in words.split(",")]
     with progress("writing", None, "charts") as advance:
-        return write_report(
-            Path(db), Path(out), study, against, published, names, Path(folder), path_of(photograph), advance
-        )
+        return write_report(Path(db), Path(out), study, against, published, names, Path(folder), advance)
 
 
 def explore(

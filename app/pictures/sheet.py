@@ -24,7 +24,7 @@ TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11
 DARK, BRIGHTEST = 96, 0.98
 """A picture is nearly black where this share of its values is below DARK of 255."""
-MOST_TILES = 63
+PROBE_TILES = 63
 """Conditions of one probe that are drawn. A map of waves has 1,985: no sheet would hold them."""
 
 
@@ -52,27 +52,28 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
 def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
     """(size, size, 3) uint8 of the photograph under each condition, in the grid's order.
 
-    A probe with more than MOST_TILES conditions has as many that are spread over them.
+    A probe with more than PROBE_TILES conditions has as many that are spread over them.
     """
     grid.check_size(photograph.shape[-1])
     keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
     batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
-    drawn = _spread(grid.conditions)
+    conditions = _spread(grid.conditions)
     pictures = {
         condition: np.round(images[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-        for perturb, conditions in grid.groups(drawn)
-        for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, *photograph.shape), np.float32))
+        for perturb, group in grid.groups(conditions)
+        for condition, images in perturb(np, batch, group, lambda: np.empty((1, *photograph.shape), np.float32))
     }
-    return {condition: pictures[condition] for condition in drawn}
+    return {condition: pictures[condition] for condition in conditions}
 
 
 def _spread(conditions: Sequence[Condition]) -> list[Condition]:
-    """At most MOST_TILES of each probe, from the first to the last in equal steps."""
-    chosen: set[Condition] = set()
+    """At most PROBE_TILES of each probe, from the first to the last in equal steps."""
+    choice: set[Condition] = set()
     for _, group in groupby(conditions, key=lambda condition: condition.probe):
-        alike = list(group)
-        chosen |= {alike[round(place)] for place in np.linspace(0, len(alike) - 1, min(len(alike), MOST_TILES))}
-    return [condition for condition in conditions if condition in chosen]
+        members = list(group)
+        places = np.linspace(0, len(members) - 1, min(len(members), PROBE_TILES))
+        choice |= {members[round(place)] for place in places}
+    return [condition for condition in conditions if condition in choice]
 
 
 def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str, dict[Condition, str]]]:
@@ -88,12 +89,12 @@ def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str,
         series = condition.facts.series if condition.facts.x_title else ""
         rows.setdefault((condition.probe, series), []).append(condition)
     labelled = []
-    for (probe, _), alike in rows.items():
-        settings = [condition.facts.setting_at(size).split(", ") for condition in alike]
+    for (probe, _), members in rows.items():
+        settings = [condition.facts.setting_at(size).split(", ") for condition in members]
         shared = [words for words in settings[0] if all(words in setting for setting in settings)]
         labels = [", ".join(words for words in setting if words not in shared) for setting in settings]
         title = ", ".join([probe.replace("_", " "), *filter(None, shared)])
-        labelled.append((title, dict(zip(alike, labels, strict=True))))
+        labelled.append((title, dict(zip(members, labels, strict=True))))
     return labelled
 
 

@@ -21,9 +21,9 @@ from .sheet import write_png
 TILE, GAP, LINE, MARGIN = 132, 6, 15, 12
 ACROSS = 6
 """Tiles in a row of the wall."""
-MOST = 240
+WALL_TILES = 240
 """Tiles that a wall shows at most."""
-WIDEST = 44
+LINE_LETTERS = 44
 """Characters that a line of a caption has at most."""
 SHOWN_BY_THE_PICTURE = ("image_index", "path", "image_set", "probe", "parameters", "cycles", "seed")
 """Columns whose values a picture, or the first lines of its caption, show already."""
@@ -49,27 +49,27 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     digests = store.frame("SELECT digest FROM image_set ORDER BY id")["digest"]
     recorded = [selection for digest in digests if (selection := as_recorded(store, images, digest))]
     places = _places_in_set(rows, images, recorded)
-    drawn = rows.head(MOST).to_dicts()
+    tiles = rows.head(WALL_TILES).to_dicts()
     perturbed = {"probe", "parameters"} <= set(rows.columns)
-    across = min(ACROSS, len(drawn))
-    known: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
+    across = min(ACROSS, len(tiles))
+    settings: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
     if perturbed:
-        for key in dict.fromkeys(map(_condition_key, drawn)):
-            known[key] = _condition_and_seed(store, images.info.name, recorded, conditions, key)
+        for key in dict.fromkeys(map(_condition_key, tiles)):
+            settings[key] = _condition_and_seed(store, images.info.name, recorded, conditions, key)
     captions = [
-        _caption(row, images.paths[index], known[_condition_key(row)][0] if perturbed else None, images.info.size)
-        for row, index in zip(drawn, places, strict=False)
+        _caption(row, images.paths[index], settings[_condition_key(row)][0] if perturbed else None, images.info.size)
+        for row, index in zip(tiles, places, strict=False)
     ]
     width, lines = (2 if perturbed else 1) * TILE + GAP, max(map(len, captions))
     height = TILE + lines * LINE + 2 * GAP
-    down = -(-len(drawn) // across)
+    down = -(-len(tiles) // across)
     sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP), 2 * MARGIN + down * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for tile_number, (row, index, caption) in enumerate(zip(drawn, places, captions, strict=False)):
+    for tile_number, (row, index, caption) in enumerate(zip(tiles, places, captions, strict=False)):
         left, top = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
         pictures = [clean(images, index)]
         if perturbed:
-            condition, seed = known[_condition_key(row)]
+            condition, seed = settings[_condition_key(row)]
             pictures.append(conditions.apply(images, index, condition, seed))
         for number, pixels in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
@@ -77,7 +77,7 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
         for number, line in enumerate(caption):
             draw.text((left, top + TILE + 2 + number * LINE), line, "black", font)
     write_png(sheet, out)
-    return len(drawn)
+    return len(tiles)
 
 
 def _places_in_set(rows: pl.DataFrame, images: ImageSet, recorded: Sequence[ImageSet]) -> list[int]:
@@ -136,15 +136,15 @@ def _condition_key(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
 
 
 def _caption(row: Mapping[str, Any], path: str, condition: Condition | None, size: int) -> Sequence[str]:
-    lines, shown = [path], {*SHOWN_BY_THE_PICTURE}
+    lines, hidden = [path], {*SHOWN_BY_THE_PICTURE}
     if condition is not None:
         lines.append(condition.at(size))
-        shown |= {name for name, _ in condition.parameters}
+        hidden |= {name for name, _ in condition.parameters}
     for name, value in row.items():
-        if name not in shown and value is not None:
+        if name not in hidden and value is not None:
             lines.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
     return [_fitted(printable(line)) for line in lines]
 
 
 def _fitted(line: str) -> str:
-    return line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…"
+    return line if len(line) <= LINE_LETTERS else f"{line[: LINE_LETTERS - 1]}…"

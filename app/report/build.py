@@ -42,7 +42,6 @@ def write_report(
     published: bool = False,
     figures: Sequence[str] = (),
     folder: Path = Path("figures"),
-    photograph: Path | None = None,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Written:
     """Write the report of a study as one HTML file, and its figures, as `api.results.report` describes it.
@@ -64,7 +63,7 @@ def write_report(
         if results:
             others += [releases_section(results), *measured_sections(results)]
             others += [consistency_section(results), correlations_section(results)]
-        others.append(contact_sheet(results, photograph))
+        others.append(contact_sheet(results))
         if published or results is None:
             from .published import published_sections  # which loads tables of thousands of published models
 

@@ -22,13 +22,12 @@ from .sections import Section, Tile
 
 SIDE, QUALITY = 132, 70
 """Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
-DEFAULT = "chelsea.png"
+CAT = "chelsea.png"
 
 
-def contact_sheet(results: ReportData | None, photograph: Path | None) -> Section:
+def contact_sheet(results: ReportData | None) -> Section:
     """A row of tiles for each series of a probe; the published grid where there is no study."""
-    grid = _grid(results)
-    pixels, name = _chosen(results, photograph)
+    grid, (pixels, name) = _grid(results), _photograph(results)
     pictures = perturbed(pixels, grid, 0)
     rows = {
         title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
@@ -41,28 +40,29 @@ def contact_sheet(results: ReportData | None, photograph: Path | None) -> Sectio
     ]
     if len(pictures) < len(grid.conditions):
         text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
-    text += _not_shown(results) if results else []
+    if results and (own_probes := set(results.conditions["probe"]) - set(KNOWN)):
+        text.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
+    if results and results.conditions["attack"].any():
+        text.append("Not shown, since each model has images of its own: attacks.")
     return Section("conditions", "What the models saw", text, tiles=rows)
 
 
-def _chosen(results: ReportData | None, photograph: Path | None) -> tuple[NDArray[np.uint8], str]:
-    """(3, size, size) uint8 of a photograph, and its name: what is asked for, or the first of the study's images.
+def _photograph(results: ReportData | None) -> tuple[NDArray[np.uint8], str]:
+    """(3, size, size) uint8 of the first of the study's images, or of a cat, and its name.
 
     Image sets are looked for beside the database. A study with a limit has some of the images of a set, so sets are
-    known by name and by how their pixels were made.
+    recognized by name and by how their pixels were made.
     """
-    if photograph is None and results:
-        shown = set(results.image_sets.select("name", "preprocessing").rows())
+    if results:
+        names = set(results.image_sets.select("name", "preprocessing").rows())
         for images in find_sets([results.path.parent]).values():
-            if (images.info.name, images.info.preprocessing) not in shown:
+            if (images.info.name, images.info.preprocessing) not in names:
                 continue
             try:
                 return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
             except BandlensError:  # photographs of an index may have moved
                 continue
-    file = photograph or photograph_folder() / DEFAULT
-    credit = "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
-    return read_photograph(file), photograph.name if photograph else credit
+    return read_photograph(photograph_folder() / CAT), "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
 
 
 def _grid(results: ReportData | None) -> Grid:
@@ -74,16 +74,6 @@ def _grid(results: ReportData | None) -> Grid:
         if probe in FAMILIES:
             conditions |= dict.fromkeys(make_grid({probe: json.loads(parameters)}, Path()).conditions)
     return Grid(FAMILIES, tuple(conditions))
-
-
-def _not_shown(results: ReportData) -> list[str]:
-    """Lines on the conditions of the study that are not shown."""
-    lines = []
-    if own_probes := set(results.conditions["probe"]) - set(KNOWN):
-        lines.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
-    if results.conditions["attack"].any():
-        lines.append("Not shown, since each model has images of its own: attacks.")
-    return lines
 
 
 def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile:

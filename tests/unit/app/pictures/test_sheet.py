@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
-from bandlens.app.pictures.sheet import MOST_TILES, draw_sheet, grid_of, perturbed, read_photograph
+from bandlens.app.pictures.sheet import PROBE_TILES, draw_sheet, grid_of, perturbed, read_photograph
 from bandlens.core.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch
@@ -61,7 +61,7 @@ def test_of_a_map_of_waves_some_are_drawn(tmp_path: Path) -> None:
     grid = make_grid({"fourier": {}, "contrast": {}}, tmp_path)
     pictures = perturbed(read_photograph(CAT), grid, 0)
     counts = Counter(condition.probe for condition in pictures)
-    assert counts == {"clean": 1, "fourier": MOST_TILES, "contrast": 8}
+    assert counts == {"clean": 1, "fourier": PROBE_TILES, "contrast": 8}
     waves = [condition for condition in grid.conditions if condition.probe == "fourier"]
     shown = [condition for condition in pictures if condition.probe == "fourier"]
     assert (shown[0], shown[-1]) == (waves[0], waves[-1])

@@ -395,7 +395,7 @@ def test_the_command_says_what_it_wrote(reported: Path, tmp_path: Path) -> None:
 def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Path) -> None:
     results = read_data(explored / "results.duckdb")
     assert results is not None
-    section = contact_sheet(results, None)
+    section = contact_sheet(results)
     images = open_image_set(explored / "images.set")
     assert f"on {images.paths[0]} of images." in section.text[0]
     captions = [tile.caption for tile in section.tiles["lowpass"]]
@@ -409,7 +409,7 @@ def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Pat
 
 
 def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
-    section = contact_sheet(None, None)
+    section = contact_sheet(None)
     tiles = [tile for row in section.tiles.values() for tile in row]
     assert len(tiles) == 52
     assert sum(len(tile.source) for tile in tiles) < 400_000
