@@ -15,12 +15,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
-from importlib.util import source_from_cache, spec_from_file_location
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -59,8 +59,6 @@ class UserCode:
         """The identity."""
         self.opened = set[str]()
         """Files that it has opened to read since they were looked at."""
-        self.aliases = set[str]()
-        """Names of modules that are to be forgotten when it has run."""
         self._files_beside = set[str]()
         _listen()
 
@@ -72,8 +70,6 @@ class UserCode:
             yield
         finally:
             _thread.code = outer_code
-            while self.aliases:
-                sys.modules.pop(self.aliases.pop(), None)
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
         """Whether global variables are those of a module of the code."""
@@ -111,11 +107,8 @@ def is_of_python(file: str) -> bool:
 def _relative_to_folder(folder: Path, file: str) -> str | None:
     """The path of a file relative to the folder; None for one that lies elsewhere, or that is there for Python.
 
-    Such are hidden folders, and Python with its libraries; of a compiled module the source counts.
+    Such are compiled modules, hidden folders, and Python with its libraries.
     """
-    if file.endswith(".pyc"):
-        with suppress(ValueError):
-            file = source_from_cache(file)
     if is_of_python(file):
         return None
     for path, root in ((file, folder), (os.path.realpath(file), os.path.realpath(folder))):
@@ -184,9 +177,10 @@ class UserModules(UserCode, Loader):
     def spec(self, fullname: str, module: str) -> ModuleSpec | None:
         """The spec of a module of the package; None where the identity has no such module."""
         if module not in self._modules:
-            # The package itself, or a folder without an __init__.py.
-            is_folder = not module or any(name.startswith(f"{module}.") for name in self._modules)
-            return ModuleSpec(fullname, None, is_package=True) if is_folder else None
+            path = self.folder.joinpath(*module.split("."))
+            if _thread.code:  # an import of a file counts as its reading
+                _thread.code.opened |= {f"{path}{ending}" for ending in MODULE_ENDINGS}
+            return ModuleSpec(fullname, None, is_package=True) if path.is_dir() else None
         path, _ = self._modules[module]
         if path.suffix != ".py":
             return spec_from_file_location(fullname, path)
@@ -212,52 +206,23 @@ class UserModules(UserCode, Loader):
     ) -> ModuleType:
         """Import what a statement of the user's names, from the package where it is there."""
         top = name.partition(".")[0]
-        if level or self.spec(top, top) is None:
+        if level or not any(module.partition(".")[0] == top for module in self._modules):
             return __import__(name, globals, locals, fromlist or (), level)
         module = __import__(f"{self.package}.{name}", globals, locals, fromlist or ())
         return module if fromlist else sys.modules[f"{self.package}.{top}"]
-
-    def alias(self, name: str) -> ModuleSpec | None:
-        """The spec of a module that the code imports by a name made as it runs, and that nobody else has."""
-        self.aliases.add(name)
-        if name in self._modules:
-            return ModuleSpec(name, _Alias(f"{self.package}.{name}"))
-        path = self.folder.joinpath(*name.split("."))
-        beside = [*(path.with_name(path.name + ending) for ending in MODULE_ENDINGS), path / "__init__.py"]
-        self.opened |= {str(file) for file in beside if file.is_file()}
-        return ModuleSpec(name, None, is_package=True) if path.is_dir() else None
 
 
 _packages: dict[str, UserModules] = {}
 """The packages of this process by their names."""
 
 
-class _Alias(Loader):
-    """Gives a module of a user's for another name of it."""
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-
-    def create_module(self, _: ModuleSpec) -> ModuleType:
-        return import_module(self.module)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = _Finder.find_spec(self.module)
-
-
 class _Finder:
-    """Finds the modules of users' packages; in a thread that runs a user's code, also by the names in its folder.
-
-    It is the last to be asked, so that libraries find their own.
-    """
+    """Finds the modules of users' packages."""
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         package, _, module = name.partition(".")
-        if package in _packages:
-            return _packages[package].spec(name, module)
-        code = _thread.code
-        return code.alias(name) if isinstance(code, UserModules) else None
+        return _packages[package].spec(name, module) if package in _packages else None
 
 
 sys.meta_path.append(_Finder)

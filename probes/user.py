@@ -31,10 +31,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,13 +90,13 @@ def user_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
     settings = settings_of({key: function.parameters[key] for key in parameters[1:]}, RESERVED, function)
     reserved_parameters = frozenset(key for key in parameters[1:] if key in RESERVED)
     with_rng = ", ".join(dict.fromkeys([*parameters, "rng"]))
-    how = ProbeCall(function.what, reserved_parameters, f"def {function.name}({with_rng})")
+    probe = UserProbe(function, function.what, reserved_parameters, f"def {function.name}({with_rng})")
     return Family(
         name,
         function.title or (f"{function.name} of {function.file.name}" if function.file else function.name),
         version=int(digest_of(function.code.digest, function.name)[:15], 16),
         parameters=tuple(Parameter(setting, _parse_value, default) for setting, default in settings.items()),
-        perturb=_perturb(function, UserProbe(function, how)),
+        perturb=partial(perturb, function, probe, threading.Lock()),
         random=not reserved_parameters.isdisjoint(RANDOM),
         files=function.code.names,
     )
@@ -109,31 +109,21 @@ def _parse_value(value: Any) -> Value:
     return value
 
 
-class ProbeCall(NamedTuple):
-    """How a probe's function is called, and how errors speak of it."""
-
-    what: str
-    """How errors begin."""
-    reserved: frozenset[str]
-    """The names of RESERVED that it takes."""
-    with_rng: str
-    """A line that takes rng, for an error."""
-
-
-def _perturb(function: UserFunction, probe: UserProbe) -> Callable[..., Iterator[tuple[Condition, Array]]]:
-    """The family's `perturb`."""
-    one_at_a_time = threading.Lock()  # two runs may have the same probe
-
-    def perturb(
-        xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-    ) -> Iterator[tuple[Condition, Array]]:
-        for condition in conditions:
-            out = buffer()
-            with one_at_a_time, function.at_work(condition.digest):
-                probe.perturb_batch(xp, batch, condition, out)
-            yield condition, out
-
-    return perturb
+def perturb(
+    function: UserFunction,
+    probe: UserProbe,
+    one_at_a_time: threading.Lock,
+    xp: ModuleType,
+    batch: Batch,
+    conditions: Sequence[Condition],
+    buffer: Buffer,
+) -> Iterator[tuple[Condition, Array]]:
+    """Perturb as families do; two runs may have the same probe."""
+    for condition in conditions:
+        out = buffer()
+        with one_at_a_time, function.at_work(condition.digest):
+            probe.perturb_batch(xp, batch, condition, out)
+        yield condition, out
 
 
 @dataclass(slots=True)
@@ -157,7 +147,12 @@ class UserProbe:
     """A function that perturbs, and the watch over it."""
 
     function: Callable[..., Any]
-    how: ProbeCall
+    what: str
+    """How errors begin."""
+    reserved: frozenset[str]
+    """The names of RESERVED that it takes."""
+    with_rng: str
+    """A line that takes rng, for an error."""
     _watches: dict[tuple[ModuleType, Condition, int, int], _Watch] = field(default_factory=dict)
     """The watch of each condition, seed and size of images."""
     _pictures: dict[tuple[ModuleType, int, int, int], Batch] = field(default_factory=dict)
@@ -169,7 +164,7 @@ class UserProbe:
         Raises ProbeError where that is no batch of images, or where an image depends on others, or on earlier calls.
         Whether it does is looked for in a condition's first batch and, at random, in later ones.
         """
-        if xp is not np and "xp" not in self.how.reserved:
+        if xp is not np and "xp" not in self.reserved:
             host_images = np.empty(out.shape, np.float32)
             host = replace(batch, pixels=to_numpy(batch.pixels), keys=to_numpy(batch.keys))
             self.perturb_batch(np, host, condition, host_images)
@@ -197,13 +192,13 @@ class UserProbe:
         pixels = batch.pixels
 
         def taken(**available: Any) -> dict[str, Any]:
-            return {name: value for name, value in available.items() if name in self.how.reserved}
+            return {name: value for name, value in available.items() if name in self.reserved}
 
         def images_of(rows: slice) -> Array:
             return unit_range(xp, pixels[rows], xp.empty(pixels[rows].shape, dtype=xp.float32))
 
         settings = dict(condition.parameters) | taken(seed=batch.seed, size=pixels.shape[-1], xp=xp)
-        if self.how.reserved.isdisjoint(PER_IMAGE):
+        if self.reserved.isdisjoint(PER_IMAGE):
             self._store(xp, self.function(images_of(slice(None)), **settings), out)
             return
         for row, (key, position) in enumerate(
@@ -215,7 +210,7 @@ class UserProbe:
 
     def _store(self, xp: ModuleType, result: Any, out: Array) -> None:
         """Write a result into `out`; ProbeError says what was expected where it is no batch of images of that shape."""
-        what = self.how.what
+        what = self.what
         try:
             images = _as_array(xp, result)
         except Exception as error:  # a tensor that has no values, or a class that pretends to be another
@@ -289,8 +284,8 @@ class UserProbe:
 
     def _refusal(self, batch: Batch, place: int, when: str) -> str:
         return (
-            f"{self.how.what} gives image {batch.positions[place]} of the set, counted from 0, other values {when}; "
-            f"treat each image by itself, and draw random numbers from rng alone: {self.how.with_rng}"
+            f"{self.what} gives image {batch.positions[place]} of the set, counted from 0, other values {when}; "
+            f"treat each image by itself, and draw random numbers from rng alone: {self.with_rng}"
         )
 
 

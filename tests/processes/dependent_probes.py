@@ -26,7 +26,7 @@ from campaigns import run_campaign
 from bandlens.core.errors import ProbeError
 from bandlens.core.records import Condition, digest_of
 from bandlens.probes.family import Batch
-from bandlens.probes.user import ProbeCall, UserProbe
+from bandlens.probes.user import UserProbe
 
 IMAGES, SIZE = 512, 8
 PIXELS = np.random.default_rng(0).integers(64, 192, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)
@@ -110,7 +110,7 @@ def run(kind: Callable[[Random], Rows], seed: int) -> str:
         darkened[darkened_rows(images, calls)] *= 0.5
         return darkened
 
-    watched = UserProbe(probe, ProbeCall(f"probe {kind.__name__}", frozenset(), "def probe(images, rng)"))
+    watched = UserProbe(probe, f"probe {kind.__name__}", frozenset(), "def probe(images, rng)")
     condition = Condition("probe", (), digest_of(kind.__name__, seed))
     wrong = 0
     try:

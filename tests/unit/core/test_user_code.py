@@ -24,16 +24,19 @@ READERS = {
     "by a link": "def mirror(images):\n    return images * np.load(HERE.with_name('link') / 'masks/0.npy')\n",
     "from where it is": ("def mirror(images):\n    os.chdir(HERE / 'masks')\n    return images * np.load('0.npy')\n"),
     "a module by name, as it is loaded": (
-        "part = importlib.import_module('masks.' + 'part')\ndef mirror(images):\n    return images * part.X\n"
+        "part = importlib.import_module('.masks.part', __package__)\ndef mirror(images):\n    return images * part.X\n"
     ),
     "a module by name, as it runs": (
-        "def mirror(images):\n    return images * importlib.import_module('masks.' + 'part').X\n"
+        "def mirror(images):\n    return images * importlib.import_module('.masks.' + 'part', __package__).X\n"
     ),
 }
 
 
 @pytest.mark.parametrize("body", READERS.values(), ids=READERS)
-def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(tmp_path: Path, write: Write, body: str) -> None:
+def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # since a function goes elsewhere
     (tmp_path / "link").symlink_to(tmp_path / "here")
     folder = tmp_path / "here"
     module = "module" if "import_module" in body else ""

@@ -20,7 +20,7 @@ from bandlens.core.records import Condition, Facts, digest_of
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
-from bandlens.probes.user import ProbeCall, UserProbe, user_family
+from bandlens.probes.user import UserProbe, user_family
 
 FLIP = '''
 def mirror(images, strength, sideways="yes"):
@@ -299,7 +299,6 @@ DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float3
     "the place": lambda images, _, __: images / np.arange(1, len(images) + 1).reshape(-1, 1, 1, 1),
 }
 """Functions of images, the number of the call, and the hours since the run began."""
-HOW = ProbeCall("probe odd", frozenset(), "def odd(images, rng)")
 
 
 class Watched:
@@ -307,7 +306,7 @@ class Watched:
 
     def __init__(self, name: str, function: Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]) -> None:
         self.function, self.calls, self.images, self.hours = function, 0, 0, 0
-        self.probe = UserProbe(self.call, HOW)
+        self.probe = UserProbe(self.call, "probe odd", frozenset(), "def odd(images, rng)")
         self.condition = Condition(name, (), digest_of(name), Facts())
 
     def call(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -523,7 +522,7 @@ def test_images_are_those_that_the_function_makes_here(xp: ModuleType, tmp_path:
     file, code = write(SALT), dict[str, Any]()
     family = user_family("salt", {"file": file.name}, tmp_path)
     exec(SALT, code)
-    probe = UserProbe(code["salt"], ProbeCall("probe salt", frozenset(["rng", "index", "seed"]), ""))
+    probe = UserProbe(code["salt"], "probe salt", frozenset(["rng", "index", "seed"]), "")
     conditions = family.conditions({"share": [0.0, 0.5]})
     for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
