@@ -7,7 +7,7 @@ import logging
 import sys
 import textwrap
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..core.errors import unwritable
 from ..core.progress import slow_step
 from ..core.untrusted import printable
 from .formats import Format, Rows, csv_text, json_text, paper_text
-from .tables import Table, TableLayout, cell_text, columns_of, lay_out
+from .tables import TableLayout, cell_text, draw, lay_out
 
 if TYPE_CHECKING:
     from ..core.progress import Advance
@@ -46,10 +46,6 @@ class Terminal(TextIOWrapper):
 
     def isatty(self) -> bool:
         return True
-
-    def write_drawn(self, text: str) -> None:
-        """Write a text of this program's own, with the bold letters of a table's head."""
-        super().write(text)
 
 
 @contextmanager
@@ -151,51 +147,12 @@ def _print_layout(rows: Rows, title: str | None, titles: Sequence[str], whole: s
             print()
         if heading := ": ".join(filter(None, (title and printable(title), heading))):
             print(_filled(heading, width), end="\n\n")
-        drawing = "\n\n".join(_drawn(block, numeric, width) for block in blocks)
-        if isinstance(sys.stdout, Terminal):
-            sys.stdout.write_drawn(f"{drawing}\n")
-        else:
-            print(drawing)
+        print("\n\n".join(draw(block, numeric) for block in blocks))
     if layout.repeated:
         values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
         print(_filled(f"in every row: {values}", width))
     if layout.left_out:
         print(_filled(f"left out for width: {', '.join(layout.left_out)}; {whole} shows all", width))
-
-
-def _drawn(block: Table, numeric: Container[str], width: int | None) -> str:
-    """A block of a table as lines, in which the columns `numeric` stand at the right.
-
-    Rich takes a second for 1,000 rows: where it folds no cell, it draws the head, and rows are padded as it does.
-    """
-    widest = {name: max(cells, key=columns_of) for name, cells in block.items()}
-    head, *lines = _drawn_by_rich({name: [cell] for name, cell in widest.items()}, numeric, width).split("\n")
-    if len(lines) != 2 or any("\n" in cell for cells in block.values() for cell in cells):
-        return _drawn_by_rich(block, numeric, width)
-    columns = []
-    for name, cells in block.items():
-        size = max(map(columns_of, (name, widest[name])))
-        padded = [(" " * (size - columns_of(cell)), cell) for cell in cells]
-        columns.append([f"{pad}{cell}" if name in numeric else f"{cell}{pad}" for pad, cell in padded])
-    rows = (f"  {'   '.join(row)}".rstrip() for row in zip(*columns, strict=True))
-    return "\n".join([head, lines[0], *rows]).rstrip("\n")
-
-
-def _drawn_by_rich(block: Table, numeric: Container[str], width: int | None) -> str:
-    """As `_drawn`, whatever the cells are."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Drawing
-
-    drawing = Drawing(box=box.SIMPLE_HEAD)
-    for name in block:
-        drawing.add_column(name, justify="right" if name in numeric else "left", overflow="fold")
-    for row in zip(*block.values(), strict=True):
-        drawing.add_row(*row)
-    console = Console(width=width or 1000, markup=False, emoji=False)  # [gpu] in a cell is no markup
-    with console.capture() as captured:
-        console.print(drawing)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
 
 def _filled(text: str, width: int | None) -> str:

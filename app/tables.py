@@ -1,4 +1,4 @@
-"""The layout of a table on a terminal: whatever the width, every number and every state is shown.
+"""A table on a terminal: whatever the width, every number and every state is shown.
 
 A table that is too wide is changed in this order until it fits:
 
@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 from ..core.untrusted import printable
 
 SHORTEST = 24
 """Characters to which text is shortened."""
-LEAST = 8
+SHORTEST_KEY = 8
 """Characters to which the names of rows are shortened where they leave no room for numbers."""
 STATES = frozenset(("state", "state_a", "state_b", "status", "verdict"))
 """Columns that say what a number is worth, or how a check ended."""
@@ -55,35 +58,6 @@ class TableLayout:
     """Columns that were left out: empty ones, and text."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextColumn:
-    """A column of a table, and the number of characters that it takes."""
-
-    name: str
-    cells: Sequence[str]
-    widest: int
-    fixed: bool
-    """Whether it holds states or numbers, which are neither shortened nor left out."""
-
-    @classmethod
-    def measure(cls, name: str, cells: Sequence[str]) -> TextColumn:
-        """Measure a column as it stands in a table."""
-        fixed = name in STATES or all(NUMBER.fullmatch(cell) for cell in cells)
-        return cls(name, cells, max(map(columns_of, (name, *cells))), fixed)
-
-    def width(self, longest: int | None = None) -> int:
-        """Characters with the space around it as rich draws SIMPLE_HEAD, where its text is at most `longest` long."""
-        text = self.widest if longest is None or self.fixed else min(self.widest, max(longest, len(self.name)))
-        return 3 + text
-
-    def shortened(self, longest: int) -> Sequence[str]:
-        """The cells, of which no line is longer than `longest` or the name of the column."""
-        longest = max(longest, len(self.name))
-        return (
-            self.cells if self.fixed or self.widest <= longest else shorten(self.cells, longest, self.name in SETTINGS)
-        )
-
-
 def cell_text(value: Any) -> str:
     """A value as it stands in a table that people read: a float has four digits, and no value is a hyphen."""
     if value is None:
@@ -92,46 +66,60 @@ def cell_text(value: Any) -> str:
 
 
 def columns_of(text: str) -> int:
-    """The columns of a terminal that a text takes."""
-    if text.isascii() and text.isprintable():
+    """The columns of a terminal that a text takes: two for a wide letter, none for one that joins another."""
+    if text.isascii():
         return len(text)
-    from rich.cells import cell_len
+    return sum(
+        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
+    )
 
-    return cell_len(text)
+
+def draw(block: Table, numeric: Container[str]) -> str:
+    """A block of a table as lines, in which the columns `numeric` stand at the right."""
+    columns = [[[name], *(cell.split("\n") for cell in cells)] for name, cells in block.items()]
+    sizes = [max(columns_of(line) for cell in column for line in cell) for column in columns]
+    lines = []
+    for row in zip(*columns, strict=True):
+        for texts in zip_longest(*row, fillvalue=""):
+            cells = []
+            for name, text, size in zip(block, texts, sizes, strict=True):
+                blank = " " * (size - columns_of(text))
+                cells.append(f"{blank}{text}" if name in numeric else f"{text}{blank}")
+            lines.append(f"  {'   '.join(cells)}".rstrip())
+    rule = " " + "─" * (sum(sizes) + 3 * len(sizes) - 1)
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout:
     """Lay out a table in `width` characters. A single column or number that is wider stays as it is."""
-    if _width(_measured(table)) <= width:
+    if _width(table) <= width:
         return TableLayout([("", [table])])
-    columns = _measured(join_intervals(table))
-    order = [column.name for column in columns]
-    rows = len(columns[0].cells)
-    empty = [column for column in columns if set(column.cells) == {"-"}]
-    same = [column for column in columns if rows > 1 and column not in empty and len(set(column.cells)) == 1]
-    repeated, left_out = dict[str, str](), list[str]()
-    for column in (*empty, *same):
+    table = join_intervals(table)
+    columns, repeated, left_out = dict(table), dict[str, str](), list[str]()
+    for name in sorted(table, key=lambda name: set(table[name]) != {"-"}):  # empty columns first
         if _width(columns) <= width or len(columns) == 1:
             break
-        columns.remove(column)
-        if column in empty:
-            left_out.append(column.name)
+        values = set(table[name])
+        if values == {"-"}:
+            left_out.append(name)
+        elif len(values) == 1 and len(table[name]) > 1:
+            repeated[name] = table[name][0]
         else:
-            repeated[column.name] = column.cells[0]
-    headings = list[TextColumn]()
+            continue
+        del columns[name]
+    headings = dict[str, Sequence[str]]()
     if _width(columns, SHORTEST) > width:
-        headings = [column for column in columns if column.name in titles][: len(columns) - 1]
-        columns = [column for column in columns if column not in headings]
+        names = [name for name in columns if name in titles][: len(columns) - 1]
+        headings = {name: columns.pop(name) for name in names}
     keys, longest = _keys(columns, headings, width)
-    for column in reversed(columns[:]):
+    for name in reversed([*columns]):
         if _width(columns, longest) <= width:
             break
-        if column not in keys and not column.fixed:
-            columns.remove(column)
-            left_out.append(column.name)
+        if name not in keys and not _measure(name, tuple(columns[name]))[1]:
+            del columns[name]
+            left_out.append(name)
     blocks = [_shrink(block, width, longest) for block in _fold(columns, keys, width, longest)]
-    left_out.sort(key=order.index)
-    return TableLayout(list(_parts(headings, blocks, {key.name for key in keys})), repeated, left_out)
+    return TableLayout(list(_parts(headings, blocks, keys)), repeated, sorted(left_out, key=[*table].index))
 
 
 def join_intervals(table: Table) -> Table:
@@ -165,77 +153,85 @@ def shorten(texts: Sequence[str], longest: int, setting: bool = False) -> list[s
     A setting loses the names of its parameters, or the unit of its cut, first. Words continue on the next line; a long
     name loses its middle, or continues on the next line where that would make two texts the same.
     """
-    distinct = len(set(texts))
-    if setting and len({UNNEEDED.sub("", text) for text in texts}) == distinct:
+    if setting and len({UNNEEDED.sub("", text) for text in texts}) == len(set(texts)):
         texts = [UNNEEDED.sub("", text) for text in texts]
-    cut = {text: _wrap(text, longest) if PROSE.search(text) else _cut(text, longest) for text in texts}
-    alike = Counter(cut.values())
-    return [cut[text] if alike[cut[text]] == 1 else _wrap(text, longest) for text in texts]
-
-
-def _wrap(text: str, longest: int) -> str:
-    return "\n".join(textwrap.wrap(text, longest, break_on_hyphens=False)) or text
-
-
-def _cut(text: str, longest: int) -> str:
     head, tail = longest // 2, (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[:head]}…{text[len(text) - tail :]}"
+    lines = {text: "\n".join(textwrap.wrap(text, longest, break_on_hyphens=False)) or text for text in texts}
+    cuts = {
+        text: text if len(text) <= longest else f"{text[:head]}…{text[len(text) - tail :]}"
+        for text in lines
+        if not PROSE.search(text)
+    }
+    alike = Counter((lines | cuts).values())
+    return [cuts[text] if text in cuts and alike[cuts[text]] == 1 else lines[text] for text in texts]
 
 
-def _measured(table: Table) -> list[TextColumn]:
-    return [TextColumn.measure(name, cells) for name, cells in table.items()]
+@lru_cache(maxsize=1024)
+def _measure(name: str, cells: tuple[str, ...]) -> tuple[int, bool]:
+    """The width of a column, and whether it holds states or numbers, which are neither shortened nor left out."""
+    fixed = name in STATES or all(NUMBER.fullmatch(cell) for cell in cells)
+    return max(map(columns_of, (name, *cells))), fixed
 
 
-def _width(columns: Sequence[TextColumn], longest: int | None = None) -> int:
-    return 1 + sum(column.width(longest) for column in columns)
+def _size(name: str, cells: Sequence[str], longest: int | None = None) -> int:
+    """Characters of a column with the space around it, where its text is at most `longest` long."""
+    widest, fixed = _measure(name, tuple(cells))
+    return 3 + (widest if longest is None or fixed else min(widest, max(longest, len(name))))
 
 
-def _keys(
-    columns: Sequence[TextColumn], headings: Sequence[TextColumn], width: int
-) -> tuple[Sequence[TextColumn], int]:
+def _width(columns: Table, longest: int | None = None) -> int:
+    return 1 + sum(_size(name, cells, longest) for name, cells in columns.items())
+
+
+def _keys(columns: Table, headings: Table, width: int) -> tuple[Sequence[str], int]:
     """The columns that tell the rows apart, and the length of text with which they leave room for any other."""
-    keys = list[TextColumn]()
-    rows, names = 0, list(zip(*(column.cells for column in headings), strict=True)) or [()] * len(columns[0].cells)
-    for column in columns:
-        longer = [(*name, cell) for name, cell in zip(names, column.cells, strict=True)]
-        if not keys or len(set(longer)) > rows:
-            keys.append(column)
-            rows, names = len(set(longer)), longer
-    for kept in range(len(keys), 0, -1):
-        for longest in range(SHORTEST, LEAST - 1, -1):
-            widest = max((column.width(longest) for column in columns if column not in keys[:kept]), default=0)
-            if _width(keys[:kept], longest) + widest <= width:
-                return keys[:kept], longest
-    return keys[:1], LEAST
+    keys = list[str]()
+    count, names = 0, list(zip(*headings.values(), strict=True)) or [()] * len(next(iter(columns.values())))
+    for name, cells in columns.items():
+        longer = [(*row, cell) for row, cell in zip(names, cells, strict=True)]
+        if not keys or len(set(longer)) > count:
+            keys.append(name)
+            count, names = len(set(longer)), longer
+    for number in range(len(keys), 0, -1):
+        key_columns = {name: columns[name] for name in keys[:number]}
+        for longest in range(SHORTEST, SHORTEST_KEY - 1, -1):
+            others = (_size(name, cells, longest) for name, cells in columns.items() if name not in key_columns)
+            if _width(key_columns, longest) + max(others, default=0) <= width:
+                return keys[:number], longest
+    return keys[:1], SHORTEST_KEY
 
 
-def _fold(
-    columns: Sequence[TextColumn], keys: Sequence[TextColumn], width: int, longest: int
-) -> list[list[TextColumn]]:
+def _fold(columns: Table, keys: Sequence[str], width: int, longest: int) -> list[dict[str, Sequence[str]]]:
     """Split a table into blocks that fit, each of which begins with the columns `keys`."""
-    blocks = [list(keys)]
-    for column in (column for column in columns if column not in keys):
-        if len(blocks[-1]) > len(keys) and _width([*blocks[-1], column], longest) > width:
-            blocks.append(list(keys))
-        blocks[-1].append(column)
+    blocks = [{name: columns[name] for name in keys}]
+    for name in columns:
+        if name not in keys:
+            if len(blocks[-1]) > len(keys) and _width({**blocks[-1], name: columns[name]}, longest) > width:
+                blocks.append({key: columns[key] for key in keys})
+            blocks[-1][name] = columns[name]
     return blocks
 
 
-def _shrink(block: Sequence[TextColumn], width: int, shortest: int) -> Table:
+def _shrink(block: Table, width: int, shortest: int) -> Table:
     """Shorten the texts of a block until it fits: the longest ones first, and those of its first column last."""
-    first, *rest = block
-    for longest in range(width, shortest - 1, -1):
-        if _width(rest, longest) + first.width() <= width:
-            return {first.name: first.cells} | {column.name: column.shortened(longest) for column in rest}
-    others = _width(rest, shortest)
-    return {first.name: first.shortened(max(shortest, width - others - 3))} | {
-        column.name: column.shortened(shortest) for column in rest
-    }
+    first, *names = block
+    others = {name: block[name] for name in names}
+    room = width - _size(first, block[first])
+    longest = next((number for number in range(width, shortest - 1, -1) if _width(others, number) <= room), None)
+    lengths = dict.fromkeys(names, longest or shortest)
+    if longest is None:
+        lengths[first] = max(shortest, width - _width(others, shortest) - 3)
+    return {name: _shortened(name, cells, lengths.get(name)) for name, cells in block.items()}
 
 
-def _parts(
-    headings: Sequence[TextColumn], blocks: Sequence[Table], keys: Collection[str]
-) -> Iterator[tuple[str, Sequence[Table]]]:
+def _shortened(name: str, cells: Sequence[str], longest: int | None) -> Sequence[str]:
+    """The cells, of which no line is longer than `longest` or the name of the column."""
+    widest, fixed = _measure(name, tuple(cells))
+    limit = max(longest or widest, len(name))
+    return cells if fixed or widest <= limit else shorten(cells, limit, name in SETTINGS)
+
+
+def _parts(headings: Table, blocks: Sequence[Table], keys: Container[str]) -> Iterator[tuple[str, Sequence[Table]]]:
     """Split blocks into a part for each combination of values in `headings`, in the order of the rows.
 
     A part has no block that is empty but for the columns `keys`.
@@ -244,10 +240,9 @@ def _parts(
         yield "", blocks
         return
     places: dict[tuple[str, ...], list[int]] = {}
-    for place, values in enumerate(zip(*(column.cells for column in headings), strict=True)):
+    for place, values in enumerate(zip(*headings.values(), strict=True)):
         places.setdefault(values, []).append(place)
     for values, rows in places.items():
-        heading = ", ".join(value for value in values if value != "-")
         part = [{name: [cells[row] for row in rows] for name, cells in block.items()} for block in blocks]
         filled = [block for block in part if any({*block[name]} != {"-"} for name in block if name not in keys)]
-        yield heading, filled or part[:1]
+        yield ", ".join(value for value in values if value != "-"), filled or part[:1]

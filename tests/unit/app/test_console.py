@@ -21,7 +21,7 @@ from typer.main import get_command
 from bandlens.analysis.database.open import open_store
 from bandlens.app.api.results import analyze
 from bandlens.app.cli import app
-from bandlens.app.console import _drawn, _drawn_by_rich, listen, log, progress
+from bandlens.app.console import listen, log, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -301,17 +301,3 @@ def test_markdown_has_four_digits_and_csv_those_of_the_database(
     markdown = command(*words, "markdown").out
     assert len(intervals) > 20
     assert [text for text in intervals if f"| {text} " not in re.sub(" +", " ", markdown)] == []
-
-
-@pytest.mark.parametrize("width", [None, 60, 14])
-def test_rows_are_drawn_as_rich_draws_them(width: int | None) -> None:
-    random = np.random.default_rng(0)
-    texts = ["", "-", "a", "0.25 [0.2, 0.31]", "two words", "狐狸", "é", "[gpu] :smile:", "x" * 12]
-    for _ in range(30):
-        rows = int(random.integers(1, 6))
-        names = [texts[k] + str(k) for k in random.permutation(len(texts))[: random.integers(1, 5)]]
-        block = {name: [texts[k] for k in random.integers(len(texts), size=rows)] for name in names}
-        numeric = names[::2]
-        assert _drawn(block, numeric, width) == _drawn_by_rich(block, numeric, width)
-    lines = {"a": ["one\ntwo", "three"], "b": ["1", "2"]}
-    assert _drawn(lines, ["b"], width) == _drawn_by_rich(lines, ["b"], width)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.app.tables import LEAST, SHORTEST, TableLayout, join_intervals, lay_out, shorten
+from bandlens.app.tables import SHORTEST, SHORTEST_KEY, TableLayout, columns_of, draw, join_intervals, lay_out, shorten
 
 Table = dict[str, list[str]]
 NAME = "efficientnet_lite0_of_30_lett{}"
@@ -71,7 +71,7 @@ def test_every_column_is_shown_or_named(table: Table, width: int) -> None:
     assert not shown & {*layout.repeated, *layout.left_out}
 
 
-@given(texts=st.lists(TEXTS, min_size=1, max_size=6), longest=st.integers(LEAST, 40))
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), longest=st.integers(SHORTEST_KEY, 40))
 def test_different_texts_stay_different_and_lines_are_short(texts: list[str], longest: int) -> None:
     short = shorten(texts, longest)
     assert len(set(short)) == len(set(texts))
@@ -165,3 +165,19 @@ def test_an_interval_of_dashes_alone_is_left_out_by_its_joined_name() -> None:
     rows = [("efficientnet_lite0", f"psychometric_bandwidth_{k}", "-", "-", "-", "undetermined") for k in range(3)]
     layout = lay_out(dict(zip(names, (list(cells) for cells in zip(*rows, strict=True)), strict=True)), 40)
     assert layout.left_out == ["value [low, high]"]
+
+
+def test_numbers_stand_at_the_right_and_a_cell_may_have_lines() -> None:
+    block = {"name": ["one\ntwo", "three"], "a number": ["1", "-2.5"]}
+    assert draw(block, ["a number"]).split("\n") == [
+        "  name    a number",
+        " ──────────────────",
+        "  one            1",
+        "  two",
+        "  three       -2.5",
+    ]
+
+
+def test_wide_letters_take_two_columns_and_accents_none() -> None:
+    assert [columns_of(text) for text in ("狐狸", "é", "e\u0301", "[gpu] :smile:")] == [4, 1, 1, 13]
+    assert draw({"a": ["狐狸", "fox"], "b": ["x", "y"]}, ()).split("\n")[2:] == ["  狐狸   x", "  fox    y"]
