@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -151,8 +151,6 @@ class Crop:
     _: KW_ONLY
     fixed: bool = False
     """Photographs have size x size pixels already: any other is broken."""
-    fast: bool = False
-    """Resize with torch, whose weights are rounded to 16 bits: a third of the time, and values that differ by 1."""
     interpolation: str = "bilinear"
     """One of INTERPOLATIONS."""
     squash: bool = False
@@ -175,8 +173,6 @@ class Crop:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UnknownName("interpolation", self.interpolation, INTERPOLATIONS)
-        if self.fast and self.interpolation != "bilinear":
-            raise UsageError(f"{self.interpolation} is not resized faster; leave --fast out")
 
     @property
     def key(self) -> str:
@@ -184,8 +180,8 @@ class Crop:
         if self.fixed:
             return f"RGB, {self.size} x {self.size} pixels as they are{self._levels}"
         sides = "both sides" if self.squash else "shorter side"
-        how = f"{self.interpolation}, antialiased{', fast' if self.fast else ''}"
-        return f"RGB, {sides} to {self.resize} ({how}), centre crop {self.size}{self._levels}"
+        how = f"{sides} to {self.resize} ({self.interpolation}, antialiased)"
+        return f"RGB, {how}, centre crop {self.size}{self._levels}"
 
     @property
     def _levels(self) -> str:
@@ -202,10 +198,8 @@ class Crop:
         return f"--size {self.size} --resize {side} --interpolation {self.interpolation}"
 
     def gives(self, preprocessing: str) -> bool:
-        """Whether a set with this `preprocessing` has such pixels: fast or not, or right as they are."""
+        """Whether a set with this `preprocessing` has such pixels: by this crop, or right as they are."""
         crops = [self, Crop(self.size, self.size, fixed=True)]
-        if self.interpolation == "bilinear":
-            crops.append(replace(self, fast=True))
         # A semicolon separates whatever else was done: a benchmark's subset, or a mixture of two images.
         return preprocessing.partition(";")[0] in [crop.key for crop in crops]
 

@@ -129,8 +129,6 @@ def pack_benchmark(
     and for broken images. After an error there is no set that is not whole.
     """
     if benchmark.fixed:
-        if crop.fast:
-            raise UsageError(f"{benchmark.name} is not resized, so there is nothing to do faster; leave --fast out")
         crop = Crop(crop.size, crop.size, fixed=True)
     clusters = clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)

@@ -63,9 +63,7 @@ def pillow_warnings() -> Iterator[None]:
 
 def cropped(data: bytes, crop: Crop) -> NDArray[np.uint8]:
     """The cropped picture of a JPEG, PNG, TIFF or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
-    pixels = None if crop.range else _plain_jpeg(data, "RGB" if crop.fast else "RGBA")
-    if crop.fast:
-        return _planar_fast(np.array(_any_file(data, crop.range)) if pixels is None else pixels, crop)
+    pixels = None if crop.range else _plain_jpeg(data)
     if pixels is None:
         return planar(_any_file(data, crop.range), crop)
     return _planar((pixels.shape[1], pixels.shape[0]), lambda top, end: _photo_of_rgba(pixels[top:end]), crop)
@@ -98,12 +96,12 @@ def decode(data: bytes) -> Photo:
     Raises BrokenImageError where the file is truncated, of another format, of more than 8 bits, or larger than Pillow's
     pixel limit.
     """
-    pixels = _plain_jpeg(data, "RGBA")
+    pixels = _plain_jpeg(data)
     return _any_file(data) if pixels is None else _photo_of_rgba(pixels)
 
 
-def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
-    """(height, width, bands) of a colour JPEG that is whole, by libjpeg-turbo without Pillow's detours; else None.
+def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """(height, width, 4) of a colour JPEG that is whole, by libjpeg-turbo without Pillow's detours; else None.
 
     Pillow has the same library with the same settings, so the pixels are the same.
     """
@@ -115,7 +113,7 @@ def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours != "YCbCr" or (limit is not None and width * height > limit):
             return None
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, bands)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGBA")
     except ValueError:
         return None
     return pixels
@@ -165,7 +163,7 @@ def _photo_of_rgba(pixels: NDArray[np.uint8]) -> Photo:
 
 
 def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
-    """The cropped photograph, (3, size, size) uint8, 0 to 255; `crop.fast` does not matter.
+    """The cropped photograph, (3, size, size) uint8, 0 to 255.
 
     The longer side is cut to an integer and offsets are rounded half to even, as torchvision does.
     Raises BrokenImageError where resizing would exceed Pillow's pixel limit, or a `fixed` crop does not fit.
@@ -184,18 +182,6 @@ def _planar(shape: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]
     else:
         photo = _resized_crop(shape, rows, placed, crop.interpolation)
     return np.stack([np.asarray(band) for band in photo.split()])
-
-
-def _planar_fast(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
-    """`planar` of (height, width, 3) uint8, resized by torch."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    placed = _placed(pixels.shape[1], pixels.shape[0], crop)
-    x0, y0, x1, y1 = placed.box
-    planes, shape = torch.from_numpy(pixels).permute(2, 0, 1)[None], (placed.height, placed.width)
-    resized: NDArray[np.uint8] = interpolate(planes, shape, mode="bilinear", antialias=True)[0].numpy()
-    return np.ascontiguousarray(resized[:, y0:y1, x0:x1])
 
 
 class _Placed(NamedTuple):

@@ -32,7 +32,6 @@ def test_the_key_covers_how_the_images_are_decided_and_stays_what_databases_have
     ("crop", "key"),
     [
         (Crop(), "RGB, shorter side to 256 (bilinear, antialiased), centre crop 224"),
-        (Crop(fast=True), "RGB, shorter side to 256 (bilinear, antialiased, fast), centre crop 224"),
         (Crop(32, 36, interpolation="bicubic"), "RGB, shorter side to 36 (bicubic, antialiased), centre crop 32"),
         (Crop(32, 36, squash=True), "RGB, both sides to 36 (bilinear, antialiased), centre crop 32"),
         (Crop(32, 32, fixed=True), "RGB, 32 x 32 pixels as they are"),

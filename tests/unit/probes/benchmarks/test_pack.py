@@ -551,7 +551,6 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
         ("imagenet-real", {}, "imagenet-real needs ReaL's labels; give --real real.json"),
         ("imagenet", {"labels": Labels(real=Path("real.json"))}, "imagenet has no ReaL labels; leave --real out"),
         ("stylized", {"labels": Labels(ground_truth=Path("x"))}, "leave --ground-truth out"),
-        ("cue-conflict", {"crop": Crop(fast=True)}, "cue-conflict is not resized, so there is nothing to do faster"),
         ("imagenet", {"labels": Labels(ground_truth=Path("nowhere.txt"))}, "nowhere.txt: cannot be read"),
         ("imagenet-c", {}, "no such folder; imagenet-c is read from one folder"),
         ("imagenet-a", {}, "no such folder or tar archive of images"),

@@ -6,7 +6,6 @@ import io
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +51,6 @@ def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
         assert np.array_equal(pixels, torchvision_pixels(pil_loader(SAMPLES / path), Crop())), path
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
-def test_fast_photographs_differ_by_one_here_and_there(tmp_path: Path) -> None:
-    exact, fast = pack(SAMPLES, tmp_path / "exact"), pack(SAMPLES, tmp_path / "fast", crop=Crop(fast=True))
-    difference = np.abs(exact.pixels.astype(np.int16) - fast.pixels)
-    assert difference.max() == 1
-    assert 0 < (difference > 0).mean() < 0.005
-    assert fast.info.preprocessing == "RGB, shorter side to 256 (bilinear, antialiased, fast), centre crop 224"
-    assert fast.info.digest != exact.info.digest
-
-
 @settings(deadline=None, max_examples=100)
 @example(height=68, width=68, resize=64, crop=1.0, seed=68, interpolation="bilinear", squash=False)
 @given(
@@ -82,12 +71,6 @@ def test_any_shape_is_torchvisions(
     jpeg = bytes_of(photo, "JPEG", quality=95, subsampling=seed % 3)
     expected = torchvision_pixels(Image.open(io.BytesIO(jpeg)), crop)
     assert np.array_equal(cropped(jpeg, crop), expected)
-    if interpolation == "bilinear":
-        fast = cropped(jpeg, replace(crop, fast=True))
-        difference = np.abs(fast.astype(np.int16) - expected)
-        # One value of noise in 40 million differs by 2: each of the two libraries rounds between width and height.
-        assert difference.max() <= 2
-        assert (difference == 2).sum() <= 1
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 300), (224, 224), (500, 333), (257, 1000), (3, 40)])
@@ -148,8 +131,6 @@ def test_every_mode_is_torchvisions(name: str, tmp_path: Path) -> None:
     expected = torchvision_pixels(pil_loader(tmp_path / "in" / name), Crop(48, 50))
     images = pack(tmp_path / "in", tmp_path / "set", crop=Crop(48, 50))
     assert np.array_equal(images.pixels[0], expected)
-    fast = pack(tmp_path / "in", tmp_path / "fast", crop=Crop(48, 50, fast=True))
-    assert np.abs(fast.pixels[0].astype(np.int16) - expected).max() <= 1
 
 
 @settings(deadline=None, max_examples=150)
