@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from .app.api.studies import import_predictions as import_predictions
     from .app.api.studies import plan as plan
     from .app.api.studies import power as power
-    from .app.api.studies import rebuild as rebuild
     from .app.api.studies import run as run
     from .app.api.studies import run_progress as run_progress
     from .app.api.studies import verify as verify
@@ -73,7 +72,6 @@ if TYPE_CHECKING:
     from .app.export import MultiLabel as MultiLabel
     from .app.export import lower as lower
     from .app.study.file import Study as Study
-    from .app.study.shards import Sharded as Sharded
     from .core.errors import BandlensError as BandlensError
     from .core.errors import CheckpointError as CheckpointError
     from .core.errors import DeviceError as DeviceError
@@ -81,13 +79,11 @@ if TYPE_CHECKING:
     from .core.errors import ExportError as ExportError
     from .core.errors import ImageSetError as ImageSetError
     from .core.errors import ProbeError as ProbeError
-    from .core.errors import ShardError as ShardError
     from .core.errors import StoreError as StoreError
     from .core.errors import UnknownName as UnknownName
     from .core.errors import UsageError as UsageError
     from .core.records import Crop as Crop
     from .core.version import __version__ as __version__
-    from .engine.distributed.cluster import RayOptions as RayOptions
     from .export.models import categorize_model as categorize_model
     from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
@@ -115,20 +111,16 @@ _LATER = {
         "analyze cite compare consistency consistency_under correlate delete_study explore list_measures list_studies "
         "measure merge open rename_study report stored_study"
     ),
-    ".app.api.studies": (
-        "gate gate_precision import_predictions plan power rebuild run run_progress verify write_study"
-    ),
+    ".app.api.studies": ("gate gate_precision import_predictions plan power run run_progress verify write_study"),
     ".app.console": "progress",
     ".app.export": "Backbone Lowering MultiLabel lower",
     ".core.errors": (
-        "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError ShardError "
+        "BandlensError CheckpointError DeviceError EngineError ExportError ImageSetError ProbeError "
         "StoreError UnknownName UsageError"
     ),
     ".export.models": "categorize_model",
     ".export.weights.registry": "Reading",
     ".app.study.file": "Study",
-    ".app.study.shards": "Sharded",
-    ".engine.distributed.cluster": "RayOptions",
     ".probes.benchmarks.check": "Subset",
     ".probes.benchmarks.truth": "Labels",
     ".probes.images.options": "Contents Draw How",

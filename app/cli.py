@@ -64,7 +64,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "studies": ("databases", "The studies in a results database: list, show, rename and delete them"),
         "merge": ("databases", "Write what several databases hold into a new one"),
         "verify": ("databases", "Check that a database agrees with itself"),
-        "rebuild": ("rebuild", "Make the database of a study from the shards of its runs, or complete it with them"),
     },
 }
 """The commands by the job that they do, in the order of help, each with its module and its line there.

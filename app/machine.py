@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -22,9 +21,6 @@ PACKAGES = (
     "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
     "tensorrt-cu13", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
 )  # fmt: skip
-OPEN = (
-    "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/guide/cluster.md"
-)
 
 
 def require_engine(engine: str) -> tuple[str, str]:
@@ -53,7 +49,6 @@ def inspect_machine() -> list[tuple[str, Any]]:
         ("folder for weights and models", _folder()),
         *gpu_rows(cards),
         *_engine_rows(cards),
-        *_cluster_rows(),
         *((f"package {name}", _version(name)) for name in PACKAGES),
         *([("packages", f"PROBLEM: {two_packages}")] if two_packages else []),
     ]
@@ -107,17 +102,6 @@ def _engine_rows(cards: Gpus) -> list[tuple[str, str]]:
         fault = "the GPU cannot be used, see above" if isinstance(cards, Problem) else "it needs an NVIDIA GPU"
         return [(subject, line.replace(str(error), fault)) for subject, line in rows]
     return rows
-
-
-def _cluster_rows() -> list[tuple[str, str]]:
-    """A row for the Ray cluster that runs would use, where RAY_ADDRESS names one by host and port."""
-    from ..engine.distributed.cluster import asks_for_token, place_of
-
-    address = os.environ.get("RAY_ADDRESS", "")
-    if "://" in address or place_of(address) is None or importlib.util.find_spec("ray") is None:
-        return []
-    answers = {True: "asks for its token", False: OPEN, None: "does not answer"}
-    return [(f"Ray cluster {address}", answers[asks_for_token(address)])]
 
 
 def engine_state(engine: str) -> Readiness:

@@ -11,7 +11,6 @@
     ├── EngineError          a session that cannot be opened or run
     │   └── DeviceError          a GPU that is out of memory or lost: the run ends, what is committed stays
     └── StoreError           a results database that cannot be opened, read or written
-        └── ShardError           a shard of results that is damaged, or cannot be read or written
 
 A message is one line: what happened, where, and what to do about it.
 """
@@ -138,8 +137,4 @@ class DeviceError(EngineError):
 
 
 class StoreError(BandlensError):
-    pass
-
-
-class ShardError(StoreError):
     pass

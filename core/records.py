@@ -363,7 +363,7 @@ class Predictions:
 
 
 PREDICTION_COLUMNS = tuple(column.name for column in fields(Predictions))
-"""The columns of predictions, in shards and in the table `prediction` too."""
+"""The columns of predictions, in the table `prediction` too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -45,8 +45,6 @@ class Workbench:
     threads: int
     images: Callable[[str], ImageSet]
     """A function that gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
-    here: Callable[[Variant], Variant] = lambda variant: variant
-    """A function that gives a variant with the path of its file on this machine."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
@@ -59,8 +57,7 @@ class Workbench:
     def open(self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None) -> None:
         """Open sessions that are not open yet; `opened` is called for each variant.
 
-        A variant that its engine refuses is noted in `refused`, and the others are opened. Raises DeviceError, and what
-        `here` does.
+        A variant that its engine refuses is noted in `refused`, and the others are opened. Raises DeviceError.
         """
         for variant in variants:
             if variant not in self.sessions and variant not in self.refused:
@@ -85,7 +82,7 @@ class Workbench:
         done: Mapping[str, int] | None = None,
         range_seconds: float = WHOLE,
         progress: Progress = lambda _: None,
-    ) -> Iterator[list[Outcome]]:
+    ) -> Generator[list[Outcome]]:
         """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
 
         Args:
@@ -135,12 +132,9 @@ class Workbench:
 
     def _try(self, open_variant: Callable[[Variant, int, int], Session], variant: Variant) -> None:
         """Open a session, or note the error of a variant that is refused."""
-        local_variant = self.here(variant)
         try:
             with gpu_errors():
-                self.sessions[variant] = self._opened.enter_context(
-                    open_variant(local_variant, self.batch, self.threads)
-                )
+                self.sessions[variant] = self._opened.enter_context(open_variant(variant, self.batch, self.threads))
         except DeviceError:
             raise
         except BandlensError as error:

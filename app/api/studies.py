@@ -1,4 +1,4 @@
-"""Studies: planned, gated, run, imported, rebuilt, verified."""
+"""Studies: planned, gated, run, imported, verified."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ..study.progress_file import RunProgress
     from ..study.record import Summary
     from ..study.resolve import Work
-    from ..study.shards import Rebuilt, Sharded
     from ..study.verify import Verified
+    from ..study.workers import Workers
 
 
 def shipped_study(name: str) -> str:
@@ -198,7 +198,9 @@ def run(
     *,
     engine: str | None = None,
     require_gate: bool = False,
-    sharded: Sharded | None = None,
+    executor: str = "local",
+    devices: Sequence[str] = (),
+    address: str | None = None,
     snapshot: File | None = None,
     raise_failures: bool = True,
     progress: Progress = silent,
@@ -210,7 +212,9 @@ def run(
         db: the results database; made if there is none.
         engine: instead of the study's.
         require_gate: raise, rather than warn, where the study's precision has not passed its gate.
-        sharded: run in tasks that leave shards, here or on a Ray cluster.
+        executor: local, or ray for workers on a Ray cluster.
+        devices: local: a process on each, which sees no other GPU: numbers, names of `nvidia-smi -L`, or `cpu`.
+        address: ray: host:port of the cluster, or auto; by default RAY_ADDRESS.
         snapshot: a copy for readers, renewed now and then while this runs.
         raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
         progress: shows how far it is.
@@ -221,11 +225,24 @@ def run(
         _work(study, engine, db),
         Path(db),
         require_gate=require_gate,
-        sharded=sharded,
+        workers=_workers(executor, devices, address),
         snapshot=path_of(snapshot),
         progress=progress,
     )
     return summary.raise_failures() if raise_failures else summary
+
+
+def _workers(executor: str, devices: Sequence[str], address: str | None) -> Workers | None:
+    """The workers of a run; None for one in this process."""
+    from ..study.workers import Workers
+
+    if executor not in ("local", "ray"):
+        raise UnknownName("executor", executor, ("local", "ray"))
+    if executor == "ray" and devices:
+        raise UsageError("--devices is for the local executor; Ray puts a worker on each GPU that it has")
+    if executor == "local" and address is not None:
+        raise UsageError("--address is for --executor ray; the local executor is this process, or --devices")
+    return Workers(tuple(devices), address) if devices or executor == "ray" else None
 
 
 def run_progress(db: Database = RESULTS) -> list[RunProgress]:
@@ -316,20 +333,6 @@ def gate_precision(
         limit=min(filter(None, (read.limit, images)), default=0),
     )
     return gate_study_precision(read, Path(db), reference, candidate or read.precision, progress=progress)
-
-
-def rebuild(
-    study: Study | Work | File,
-    shards: File,
-    db: File = RESULTS,
-    *,
-    engine: str | None = None,
-    progress: Progress = silent,
-) -> Rebuilt:
-    """Make the database of a study from the shards of its runs, or complete it with them. Nothing is computed."""
-    from ..study.shards import rebuild_study
-
-    return rebuild_study(_work(study, engine, db), Path(db), shards, progress)
 
 
 def verify(

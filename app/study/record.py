@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.errors import BandlensError, plural, some_of
 from ...core.protocol import CLASSES, SPACE_CLASSES
-from ...core.records import Cell, Failed
+from ...core.records import Cell, Failed, Finished
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets
 
@@ -76,7 +76,17 @@ class Committed:
 
     predictions: int = 0
     failed: list[Failed] = field(default_factory=list)
+    throttled: dict[str, None] = field(default_factory=dict)
+    """Lines on cards that ran more slowly than they could."""
     started: float = field(default_factory=time.monotonic)
+
+    def add(self, outcomes: Sequence[Finished | Failed]) -> None:
+        """Count the outcomes of a range."""
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                self.failed.append(outcome)
+            else:
+                self.predictions += len(outcome.predictions.predicted)
 
     def summarize(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
         """The summary of a run over `cells`, of which `missing` were not complete before."""

@@ -1,4 +1,4 @@
-"""From a study to rows: what is missing is run in this process and committed range by range, or runs in shards."""
+"""From a study to rows: what is missing is run, here or on workers, and committed range by range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, EngineError, UsageError, quoted, some_of
 from ...core.progress import Progress, silent
-from ...core.records import Failed, Finished, SessionInfo, Variant
+from ...core.records import Cell, Failed, Finished, SessionInfo, Variant
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.device.card_state import throttling
 from ...engine.device.devices import readiness
@@ -29,7 +29,7 @@ from .record import Committed, Summary, failures_in_words, images_left, missing_
 from .resolve import Work
 
 if TYPE_CHECKING:
-    from .shards import Sharded
+    from .workers import Workers
 
 MOST_GAPS = 4
 """The number of metrics that a study will lack and `run` names."""
@@ -40,16 +40,15 @@ def run_study(
     database: Path,
     range_seconds: float = RANGE_SECONDS,
     require_gate: bool = False,
-    sharded: Sharded | None = None,
+    workers: Workers | None = None,
     snapshot: Path | None = None,
     progress: Progress = silent,
 ) -> Summary:
     """Run what the database lacks of a study, as `api.studies.run` describes it.
 
-    What was committed stays: a run that is interrupted loses `range_seconds` of work, or a task for each worker where
-    it is `sharded`.
+    What was committed stays: a run that is interrupted loses `range_seconds` of work, of each worker.
     """
-    if sharded is not None and work.study.functions:
+    if workers is not None and work.study.functions:
         raise UsageError(f"{work.study.functions[0]} is a function in memory, which workers lack; put it into a file")
     progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
@@ -61,19 +60,19 @@ def run_study(
         done = stored_images(work, store)
         if images_left(work.cells, done):
             _tell_gaps(work)
-        _warn(doubt_numbers(work))
+        warn(doubt_numbers(work))
         begin = partial(record_study, work, store)
-        if sharded is None:
+        if workers is None:
             has_own_probes = any(family.files is not None for family in work.grid.families.values())
             with note_crashes(database) if has_own_probes else nullcontext():
                 summary = run_whole(work, store, begin, done, range_seconds, progress, crashes)
         else:
-            from .shards import run_in_shards  # Ray and file systems, which a run in this process does without
+            from .workers import run_on_workers  # sockets and other processes, which a run in this one does without
 
-            summary = run_in_shards(work, store, begin, done, sharded, progress)
-        _warn(doubt_results(work, store))
+            summary = run_on_workers(work, store, begin, done, workers, range_seconds, progress)
+        warn(doubt_results(work, store))
         if len({failure.cell.condition for failure in summary.failed}) > 1:
-            _warn(failures_in_words(summary.failed))
+            warn(failures_in_words(summary.failed))
         return summary
 
 
@@ -83,7 +82,7 @@ def make_workbench(work: Work) -> Workbench:
     return Workbench(work.grid, work.study.batch, work.study.thread_count, sets.__getitem__)
 
 
-def _warn(lines: Sequence[str]) -> None:
+def warn(lines: Sequence[str]) -> None:
     for line in lines:
         log.warning(f"bandlens: warning: {line}")
 
@@ -101,7 +100,7 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     )
     if required:
         raise BandlensError(message)
-    _warn([message])
+    warn([message])
 
 
 def _tell_gaps(work: Work) -> None:
@@ -134,45 +133,51 @@ def run_whole(
     committed.failed += [
         Failed(cell, crashes[cell.condition.digest]) for cell in todo if cell.condition.digest in crashes
     ]
-    perturbed, attacked = by_attack([cell for cell in todo if cell.condition.digest not in crashes])
-    throttled: dict[str, None] = {}
+    cells_left = [cell for cell in todo if cell.condition.digest not in crashes]
     with make_workbench(work) as bench:
-        # Engines and models are opened before anything is recorded: a study that cannot run must not take the place of
-        # its last version in the views. A network that is refused is no reason to leave the rest out, but an engine is.
-        for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
-            if not readiness(engine).ready:
-                raise EngineError(readiness(engine).line)
-        variants = list(dict.fromkeys(cell.variant for cell in perturbed))
-        with progress("opening", len(variants), "models") as opened:
-            bench.open(variants, opened)
-        bench.require_opened(dict.fromkeys(cell.variant for cell in by_attack(work.cells)[0]))
+        open_sessions(bench, work.cells, cells_left, progress)
         label = begin()
         store.commit(committed.failed, {})
-        for activity, cells in (("running", perturbed), ("attacking", attacked)):
+        for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
             with (
                 progress(activity, images_left(cells, done), "predictions") as advance,
-                background_commits(store, throttled) as commit,
+                background_commits(store, committed.throttled) as commit,
             ):
                 for task in whole_tasks(cells, work.grid):
                     for outcomes in bench.compute(task, done, range_seconds, advance):
                         commit(outcomes, bench.infos())
-                        for outcome in outcomes:
-                            if isinstance(outcome, Failed):
-                                committed.failed.append(outcome)
-                            else:
-                                committed.predictions += len(outcome.predictions.predicted)
-    _warn(list(throttled))
+                        committed.add(outcomes)
+    warn(list(committed.throttled))
     return committed.summarize(label, work.cells, todo)
 
 
+def open_sessions(bench: Workbench, cells: Sequence[Cell], todo: Sequence[Cell], progress: Progress = silent) -> None:
+    """Open what `todo` needs, of the cells of a study, before anything is recorded.
+
+    A study that cannot run must not take the place of its last version in the views. A network that is refused is no
+    reason to leave the rest out, but an engine is: EngineError.
+    """
+    perturbed, attacked = by_attack(todo)
+    for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
+        if not readiness(engine).ready:
+            raise EngineError(readiness(engine).line)
+    variants = list(dict.fromkeys(cell.variant for cell in perturbed))
+    with progress("opening", len(variants), "models") as opened:
+        bench.open(variants, opened)
+    bench.require_opened(dict.fromkeys(cell.variant for cell in by_attack(cells)[0]))
+
+
 Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], None]
+Completed = Callable[[Mapping[Variant, SessionInfo]], Mapping[Variant, SessionInfo]]
 
 
 @contextmanager
-def background_commits(store: Store, throttled: dict[str, None] | None = None) -> Iterator[Commit]:
+def background_commits(
+    store: Store, throttled: dict[str, None] | None = None, completed: Completed = with_card_state
+) -> Iterator[Commit]:
     """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
 
-    The state of a GPU is asked there too; warnings on it are added to `throttled`.
+    There `completed` adds the state of a GPU to the sessions; warnings on it are added to `throttled`.
     Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
     the end of the block, and nothing that comes after it is committed.
     """
@@ -187,7 +192,7 @@ def background_commits(store: Store, throttled: dict[str, None] | None = None) -
         under_way.append(thread.submit(store_range, outcomes, sessions))
 
     def store_range(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
-        infos = with_card_state(sessions)
+        infos = completed(sessions)
         store.commit(outcomes, infos)
         if throttled is not None:
             throttled.update(dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values()))))

@@ -17,12 +17,12 @@ from small import make_images, make_model, make_pictures, rows_of
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
+from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, UsageError
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.engine.distributed import devices
-from bandlens.engine.distributed.devices import environments_of
+from bandlens.engine.workers import processes
+from bandlens.engine.workers.processes import environments_of
 
 COUNT, BATCH = 48, 2
 CARDS = tuple(Gpu(name, 1 << 34, "9.0", "580") for name in ("H100", "H100", "L4"))
@@ -51,8 +51,8 @@ def work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         probes={"lowpass": {"cutoff": [0.1, 0.3]}, "uniform_noise": {"width": 0.35}},
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr(devices, "PROGRAM", "card_process")
-    monkeypatch.setattr(devices, "gpus", lambda: CARDS)
+    monkeypatch.setattr(processes, "PROGRAM", "card_process")
+    monkeypatch.setattr(processes, "gpus", lambda: CARDS)
     return resolve(study)
 
 
@@ -80,8 +80,7 @@ def test_two_cards_give_the_rows_of_one_and_a_lost_card_is_left_to_the_other(
     if lost:
         monkeypatch.setenv("LOST", lost)
     database = tmp_path / "results.duckdb"
-    sharded = Sharded(str(tmp_path / "shards"), devices=("0", "1"), commit_seconds=0)
-    summary = run_study(work, database, sharded=sharded)
+    summary = run_study(work, database, 0.0, workers=Workers(("0", "1")))
     assert summary.failed == []
     assert_frame_equal(rows_of(database), rows_of(direct))
     started = (tmp_path / "cards").read_text().split()
@@ -96,13 +95,13 @@ def test_a_run_without_any_card_left_ends_with_one_line_and_the_next_goes_on(
     (tmp_path / "kernels.so").symlink_to(folder / "kernels.so")
     monkeypatch.setenv("CARD_FOLDER", str(tmp_path))
     monkeypatch.setenv("LOST", "1")
-    database, folder_of_shards = tmp_path / "results.duckdb", str(tmp_path / "shards")
+    database = tmp_path / "results.duckdb"
     with pytest.raises(EngineError, match=r"^no worker can run the study: the card has fallen off the bus$"):
-        run_study(work, database, sharded=Sharded(folder_of_shards, devices=("1",), commit_seconds=0))
+        run_study(work, database, 0.0, workers=Workers(("1",)))
     stored = rows_of(database)
     assert_frame_equal(stored, rows_of(direct).join(stored, on=["key", "image_index"], how="semi"))
     monkeypatch.delenv("LOST")
-    run_study(work, database, sharded=Sharded(folder_of_shards, devices=("0",)))
+    run_study(work, database, workers=Workers(("0",)))
     assert_frame_equal(rows_of(database), rows_of(direct))
 
 
@@ -117,7 +116,7 @@ def test_a_run_without_any_card_left_ends_with_one_line_and_the_next_goes_on(
 def test_each_process_sees_its_card_alone(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, names: Sequence[str], cards: list[str]
 ) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: CARDS)
+    monkeypatch.setattr(processes, "gpus", lambda: CARDS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -137,7 +136,7 @@ def test_each_process_sees_its_card_alone(
 def test_devices_that_are_not_there_or_there_twice_are_one_line(
     monkeypatch: pytest.MonkeyPatch, names: Sequence[str], words: str
 ) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: CARDS)
+    monkeypatch.setattr(processes, "gpus", lambda: CARDS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(UsageError) as caught:
         environments_of(names, "tensorrt")
@@ -145,6 +144,6 @@ def test_devices_that_are_not_there_or_there_twice_are_one_line(
 
 
 def test_a_machine_without_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "gpus", lambda: NoGpu("no NVIDIA GPU here"))
+    monkeypatch.setattr(processes, "gpus", lambda: NoGpu("no NVIDIA GPU here"))
     with pytest.raises(EngineError, match=r"^no NVIDIA GPU here, and this engine needs one"):
         environments_of(("0",), "tensorrt")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from local_workers import work_here
 from networks import write_onnx
 from numpy.typing import NDArray
 from required import miss
@@ -73,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
-    folder: Path, command: Command, tmp_path: Path
+    folder: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "head.toml").write_text('head = "train.set"\noutput = "p"\npool = "mean"\n')
     export = (
@@ -126,8 +127,9 @@ def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
         "range.set was packed otherwise than the training images of mine, so that images of both are not" in answer.err
     )
     # Workers open the set anew.
-    sharded = command("run", study, "--db", tmp_path / "sharded.duckdb", "--shards", tmp_path / "shards")
-    assert sharded.code == 0, sharded.err
+    work_here(monkeypatch)
+    spread = command("run", study, "--db", tmp_path / "workers.duckdb", "--devices", "cpu")
+    assert spread.code == 0, spread.err
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])

@@ -14,7 +14,6 @@ PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 QUICK = [
     *(
         "cli",
-        "commits",
         "critical_band",
         "explore",
         "families",

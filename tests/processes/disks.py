@@ -31,8 +31,6 @@ from required import miss
 from small import ask
 from waiting import LIMIT_SECONDS
 
-from bandlens.app.study.shards import Sharded
-
 SOURCE = Path(__file__).parents[1] / "support" / "disk.c"
 HEAD = struct.Struct("<cQqIII")
 PAGE = 4096
@@ -157,8 +155,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
-study, database, shards, commits = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+study, database, commits = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 execute, acknowledged = Store.execute, database.with_name("{ACKNOWLEDGED[1:]}")
 def executed(self, sql, *arguments):
     global commits
@@ -171,8 +168,7 @@ def executed(self, sql, *arguments):
         if not commits:
             os._exit(0)
 Store.execute = executed
-sharded = Sharded(shards, commit_seconds=0.0) if shards else None
-run_study(resolve(Study.read(study)), database, range_seconds=0.0, sharded=sharded)
+run_study(resolve(Study.read(study)), database, range_seconds=0.0)
 """
 
 
@@ -182,15 +178,15 @@ def preloaded(library: Path, root: Path, **variables: object) -> dict[str, str]:
     return os.environ | {"LD_PRELOAD": str(library)} | named
 
 
-def record_runs(made: Bench, library: Path, folder: Path, sharded: bool) -> list[Change]:
+def record_runs(made: Bench, library: Path, folder: Path) -> list[Change]:
     """All changes by a run that ends after some commits, and one that completes it."""
     root, log = folder / "root", folder / "log"
     root.mkdir(parents=True)
-    database, shards = root / "results.duckdb", str(root / "shards") if sharded else ""
+    database = root / "results.duckdb"
     environment = preloaded(library, root, LOG=log)
     for command in (
-        python(RUN, made.study, database, shards, 6),
-        python(RUN, made.study, database, shards, 0),
+        python(RUN, made.study, database, 6),
+        python(RUN, made.study, database, 0),
     ):
         subprocess.run(command, env=environment, check=True, timeout=LIMIT_SECONDS)
     changes = read_log(log)
@@ -213,17 +209,16 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> None:
         file.write_bytes(content)
 
 
-def strike_power(made: Bench, recorded: dict[bool, list[Change]], folder: Path, seed: int) -> str:
+def strike_power(made: Bench, recorded: list[Change], folder: Path, seed: int) -> str:
     """Lose power at a random moment; what was committed is there, and the next run completes it."""
     random = Random(seed)
-    sharded = random.random() < 0.5
-    changes = recorded[sharded][: random.randint(0, len(recorded[sharded]))]
+    changes = recorded[: random.randint(0, len(recorded))]
     survival = random.choice((0.0, 0.5, 0.9, 1.0))
     write_files(folder, lose_power(changes, random, survival))
     database = folder / "results.duckdb"
     assert made.check(database) >= acknowledged_by(changes), f"seed {seed}: what was committed stays"
     if random.random() < 0.25:
-        made.finish(database, Sharded(str(folder / "shards")) if sharded else None)
+        made.finish(database, None)
     return f"power lost, {survival:.0%} of what was not synced survived"
 
 
@@ -334,9 +329,7 @@ def campaign(power: int, struck: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory(prefix="disks-") as name:
         scratch = Path(name).resolve()
         made, library = bench(scratch / "bench"), compile_disk(scratch)
-        recorded = {
-            sharded: record_runs(made, library, scratch / f"runs{sharded}", sharded) for sharded in (False, True)
-        }
+        recorded = record_runs(made, library, scratch / "runs")
         for number in range(seed, seed + power):
             with _folder_of(scratch / "power") as folder:
                 counts[strike_power(made, recorded, folder, number)] += 1

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ from bandlens.app.signals import MESSAGE
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded, rebuild_study
+from bandlens.app.study.workers import Workers
 from bandlens.core.errors import BandlensError
-from bandlens.engine.distributed.cluster import RayOptions, import_ray
+from bandlens.engine.workers.cluster import import_ray
 
 COUNT = 64
 SLOW = """
@@ -69,8 +69,8 @@ class Bench:
     """The same with a probe more, which crashes in native code at one image."""
     reference: pl.DataFrame
 
-    def run(self, database: Path, sharded: Sharded | None) -> None:
-        run_study(resolve(Study.read(self.study)), database, sharded=sharded)
+    def run(self, database: Path, workers: Workers | None) -> None:
+        run_study(resolve(Study.read(self.study)), database, workers=workers)
 
     def check(self, database: Path) -> int:
         """Compare the stored rows with the reference, each row once; gives their number."""
@@ -88,9 +88,9 @@ class Bench:
         )
         return len(rows)
 
-    def finish(self, database: Path, sharded: Sharded | None) -> None:
+    def finish(self, database: Path, workers: Workers | None) -> None:
         """An undisturbed run completes the database."""
-        self.run(database, sharded)
+        self.run(database, workers)
         assert_frame_equal(rows_of(database), self.reference)
         assert self.check(database) == CELLS * COUNT
 
@@ -112,22 +112,15 @@ def bench(folder: Path, seconds: float = 0.01) -> Bench:
 # A process that strikes itself
 
 
+PART_SECONDS = 0.5
+"""Seconds after which what was computed is stored, in place of a minute."""
 Place = str
-PLACES = (
-    "while a shard is written",
-    "before a shard is on the disk",
-    "before a shard gets its name",
-    "after a shard got its name",
-    "in the middle of a transaction",
-    "before a commit",
-    "after a commit",
-)
+PLACES = ("in the middle of a transaction", "before a commit", "after a commit")
 
 
 def arm(place: Place, number: int) -> None:
     """Kill this process the n-th time that it gets to the place."""
     from bandlens.analysis.database.store import Store
-    from bandlens.engine.distributed import shards
 
     remaining = number
 
@@ -155,43 +148,34 @@ def arm(place: Place, number: int) -> None:
     def never(*_: Any) -> bool:
         return False
 
-    def always(*_: Any) -> bool:
-        return reached()
-
     def commits(_: Any, sql: str, *__: Any) -> bool:
         return sql == "COMMIT" and reached()
 
     def inserts(_: Any, sql: str, *__: Any) -> bool:
         return sql.startswith("INSERT INTO prediction") and reached()
 
-    def half(temporary: Path, _: Path, content: bytes) -> bool:
-        if now := reached():
-            temporary.write_bytes(content[: len(content) // 2])
-        return now
-
     owner, name, before, after = {
-        PLACES[0]: (shards, "_write_synced", half, never),
-        PLACES[1]: (os, "fsync", always, never),
-        PLACES[2]: (Path, "replace", always, never),
-        PLACES[3]: (Path, "replace", never, always),
-        PLACES[4]: (Store, "_load", inserts, never),
-        PLACES[5]: (Store, "execute", commits, never),
-        PLACES[6]: (Store, "execute", never, commits),
+        PLACES[0]: (Store, "_load", inserts, never),
+        PLACES[1]: (Store, "execute", commits, never),
+        PLACES[2]: (Store, "execute", never, commits),
     }[place]
     around(owner, name, before, after)
 
 
 def _run(
-    study: Path, database: Path, sharded: Sharded | None, place: Place | None, number: int, room: int | None
+    study: Path, database: Path, workers: Workers | None, place: Place | None, number: int, room: int | None
 ) -> None:
     """The run has a process of its own; exit status 1 is one of bandlens's errors."""
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
+    from bandlens.engine.workers import cluster, schedule
+
+    schedule.HANG_SECONDS, cluster.ANSWER_SECONDS = PATIENCE, PATIENCE
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
     if room:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     if place:
         arm(place, number)
     try:
-        run_study(resolve(Study.read(study)), database, sharded=sharded).raise_failures()
+        run_study(resolve(Study.read(study)), database, PART_SECONDS, workers=workers).raise_failures()
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
@@ -236,17 +220,15 @@ def _listens(pid: int) -> bool:
 
 
 def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) -> None:
-    """A few faults on the local executor, then an undisturbed run."""
+    """A few faults of runs in one process, or on workers of this machine, then an undisturbed run."""
     moments = random.Random(seed)
-    database, shards = folder / "results.duckdb", folder / "shards"
-    sharded, before = Sharded(str(shards)), 0
+    database, before = folder / "results.duckdb", 0
 
-    def how() -> Sharded:
-        """A shard a transaction, some, all of a run, or none."""
-        return replace(sharded, later=moments.random() < 0.2, commit_seconds=moments.choice((0.0, 0.1, 60.0)))
+    def how() -> Workers | None:
+        return moments.choice((None, Workers(("cpu",)), Workers(("cpu", "cpu"))))
 
     for _ in range(moments.randint(2, 4)):
-        fault = moments.choice(("place", "place", "moment", "signal", "crash", "room", "damage", "database"))
+        fault = moments.choice(("place", "place", "moment", "signal", "worker", "crash", "room"))
         if fault == "place":
             place = moments.choice(PLACES)
             process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
@@ -262,52 +244,41 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
             process.join(LIMIT_SECONDS)
         elif fault == "signal":
             ending = moments.choice(ENDINGS)
-            words = ["run", bench.study, "--db", database, "--shards", shards]
-            struck[f"told to end by {ending}"] += told_to_end(words, ending, moments)
+            devices = moments.choice(([], ["--devices", "cpu,cpu"]))
+            struck[f"told to end by {ending}"] += told_to_end(
+                ["run", bench.study, "--db", database, *devices], ending, moments
+            )
+        elif fault == "worker":
+            process = start(bench.study, database, Workers(("cpu", "cpu")), None, 0, None)
+            for _ in range(moments.randint(1, 2)):
+                time.sleep(moments.uniform(0.5, 2))
+                if process.is_alive() and (pids := children(process.pid)):
+                    with suppress(ProcessLookupError):
+                        os.kill(moments.choice(pids), signal.SIGKILL)
+                    struck["worker killed"] += 1
+            process.join(LIMIT_SECONDS)
         elif fault == "crash":
-            process = start(bench.crashing, database, how(), None, 0, None)
+            process = start(bench.crashing, database, Workers(("cpu",)), None, 0, None)
             process.join(LIMIT_SECONDS)
             assert process.exitcode == 1, "a probe that crashes fails its cells, with one line"
             struck["probe that crashed in native code"] += 1
-        elif fault == "room":
+        else:
             process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
             process.join(LIMIT_SECONDS)
             struck["no room to write"] += process.exitcode == 1
-        elif fault == "damage":
-            struck["shard truncated or with a flipped bit"] += damage(shards, moments)
-        elif database.exists():
-            delete(database)
-            struck["database deleted, rebuilt from shards"] += 1
-            if shards.is_dir():
-                rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
-            before = 0
-        if fault in ("place", "moment", "room"):
+        if fault in ("place", "moment", "room", "worker"):
             assert process.exitcode in (0, 1, -signal.SIGKILL), "a run ends well, with one line, or killed"
         now = bench.check(database)
         assert now >= before, "what was committed stays"
         before = now
-    bench.finish(database, sharded)
+    bench.finish(database, how())
 
 
-def damage(shards: Path, moments: random.Random) -> int:
-    """Cut a random shard, or flip one bit of it; gives how many."""
-    files = sorted(path for path in shards.glob("*") if path.stat().st_size) if shards.is_dir() else []
-    if not files:
-        return 0
-    path = moments.choice(files)
-    content = bytearray(path.read_bytes())
-    place = moments.randrange(len(content))
-    if moments.random() < 0.5:
-        content[place] ^= 1 << moments.randrange(8)
-    else:
-        del content[place:]
-    path.write_bytes(content)
-    return 1
-
-
-def delete(database: Path) -> None:
-    database.unlink()
-    database.with_name(f"{database.name}.wal").unlink(missing_ok=True)
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 # Ray
@@ -333,7 +304,7 @@ class Nodes:
         for entry in Path("/proc").iterdir():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else 0
-                if parent in parents and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
+                if parent in parents and (entry / "cmdline").read_bytes().startswith(b"ray::Actor"):
                     pids.append(int(entry.name))
             except OSError:
                 continue
@@ -384,8 +355,8 @@ def nodes() -> Iterator[Nodes]:
 
 SLOWLY = 0.2
 """Seconds of a batch that leave time to strike: killing a worker takes longer than the work of a small model."""
-PATIENCE = 10.0
-"""Seconds that a task may go without progress: more than a worker of a busy machine takes to open its sessions."""
+PATIENCE = 15.0
+"""Seconds that a worker may go without an answer: more than one of a busy machine takes to open its sessions."""
 KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "worker halted", "node stopped", "control")
 
 
@@ -394,14 +365,13 @@ def strike_ray(
 ) -> None:
     """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
-    database, shards = folder / "results.duckdb", folder / "shards"
-    sharded = Sharded(str(shards), RayOptions(ray_nodes.address), task_timeout=PATIENCE)
-    process = start(bench.study, database, sharded, None, 0, None)
+    database = folder / "results.duckdb"
+    process = start(bench.study, database, Workers(address=ray_nodes.address), None, 0, None)
     deadline = time.monotonic() + LIMIT_SECONDS
-    while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
+    while process.is_alive() and not ray_nodes.workers() and time.monotonic() < deadline:
         time.sleep(0.05)
     for _ in range(moments.randint(1, 4)):
-        time.sleep(moments.uniform(0, 0.8))
+        time.sleep(moments.uniform(0, 3))
         if not process.is_alive():
             break
         fault = moments.choice(kinds)
@@ -431,12 +401,7 @@ def strike_ray(
     process.join(LIMIT_SECONDS)
     assert not process.is_alive(), "a disturbed run ends"
     bench.check(database)
-    if moments.random() < 0.3 and database.exists():
-        delete(database)
-        rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
-        bench.check(database)
-        struck["Ray: database deleted, rebuilt from shards"] += 1
-    bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)
+    bench.finish(database, None)
 
 
 FOR_GOOD = ("gcs_server", "raylet")
@@ -446,17 +411,10 @@ FOR_GOOD = ("gcs_server", "raylet")
 def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Counter[str]) -> None:
     """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
     moments = random.Random(seed)
-    database, shards = folder / "results.duckdb", folder / "shards"
+    database = folder / "results.duckdb"
     with nodes() as ray_nodes:
         pid = ray_nodes.cluster.head_node.all_processes[name][0].process.pid
-        process = start(
-            bench.study,
-            database,
-            Sharded(str(shards), RayOptions(ray_nodes.address), task_timeout=PATIENCE),
-            None,
-            0,
-            None,
-        )
+        process = start(bench.study, database, Workers(address=ray_nodes.address), None, 0, None)
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
         struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
@@ -464,7 +422,7 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
         assert process.exitcode in (0, 1), "it ends by itself, well or with one line"
         os.kill(pid, signal.SIGKILL)
     bench.check(database)
-    bench.finish(database, Sharded(str(shards)))
+    bench.finish(database, None)
 
 
 def halted(pid: int, seconds: float) -> None:

@@ -94,23 +94,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def recorded(made: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[Change]]:
+def recorded(made: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Change]:
     folder = tmp_path_factory.mktemp("runs")
-    return {sharded: record_runs(made, library, folder / str(sharded), sharded) for sharded in (False, True)}
+    return record_runs(made, library, folder)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_loss_of_power_loses_nothing_that_was_committed(
-    made: Bench, recorded: dict[bool, list[Change]], tmp_path: Path, seed: int
+    made: Bench, recorded: list[Change], tmp_path: Path, seed: int
 ) -> None:
     strike_power(made, recorded, tmp_path, seed)
 
 
 def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(
-    made: Bench, recorded: dict[bool, list[Change]], tmp_path: Path
+    made: Bench, recorded: list[Change], tmp_path: Path
 ) -> None:
     """The check has to see a loss: without the syncs of DuckDB's log there is one."""
-    changes = [change for change in recorded[False] if not (change.kind == "S" and change.path.endswith(".wal"))]
+    changes = [change for change in recorded if not (change.kind == "S" and change.path.endswith(".wal"))]
     first = next(k for k in range(len(changes)) if acknowledged_by(changes[:k]))
     write_files(tmp_path, lose_power(changes[:first], Random(0), survival=0))
     assert made.check(tmp_path / "results.duckdb") < acknowledged_by(changes[:first])

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from faults import CELLS, PLACES, Bench, bench, start, strike_local
-from faults import COUNT as FAULT_IMAGES
+from faults import PLACES, Bench, bench, start, strike_local
 from made_up_results import python
 from polars.testing import assert_frame_equal
 from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
@@ -27,7 +26,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
+from bandlens.app.study.workers import Workers
 
 COUNT = 300
 PROBES = """
@@ -40,7 +39,6 @@ RUN = """
 import sys
 from pathlib import Path
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.errors import BandlensError
@@ -281,54 +279,27 @@ def test_a_probe_that_was_mended_completes_the_study(command: Command, workplace
     assert ask(database, "SELECT count(*) FROM accuracy") == [(3,)]
 
 
-# Runs in tasks: shards beside the database
+# Runs that die at each step of a commit, alone or on workers
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("tasks") / "bench")
+    return bench(tmp_path_factory.mktemp("steps") / "bench")
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["a shard a transaction", "all shards in one"])
-def test_a_run_in_units_that_is_killed_anywhere_is_completed_by_the_next(
-    made: Bench, tmp_path: Path, place: str, seconds: float
+@pytest.mark.parametrize("workers", [None, Workers(("cpu",))], ids=["alone", "on a worker"])
+def test_a_run_that_is_killed_at_a_step_of_a_commit_is_completed_by_the_next(
+    made: Bench, tmp_path: Path, place: str, workers: Workers | None
 ) -> None:
-    database, sharded = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards"), commit_seconds=seconds)
-    # All shards in one are one INSERT, and its COMMIT the third, after those of the empty database and of the study.
-    number = 1 if seconds and place == "in the middle of a transaction" else 3
-    process = start(made.study, database, sharded, place, number, None)
+    database = tmp_path / "results.duckdb"
+    process = start(made.study, database, workers, place, 3, None)
     process.join(LIMIT_SECONDS)
     assert process.exitcode == -signal.SIGKILL
-    stored = made.check(database)
-    if seconds:
-        assert stored == (CELLS * FAULT_IMAGES if place == "after a commit" else 0)
-    made.finish(database, sharded)
+    made.check(database)
+    made.finish(database, workers)
 
 
 @pytest.mark.parametrize("seed", range(1000, 1003))
 def test_faults_at_random_lose_nothing(made: Bench, tmp_path: Path, seed: int) -> None:
     strike_local(made, tmp_path, seed, Counter())
-
-
-def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes(
-    made: Bench, tmp_path: Path, small_disk: Path
-) -> None:
-    (small_disk / "shards").mkdir()
-    (small_disk / "ballast").write_bytes(b"0" * (small_disk_free(small_disk) - 30_000))
-    database = tmp_path / "results.duckdb"
-    result = bandlens("run", made.study, "--db", database, "--shards", small_disk / "shards")
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].endswith(
-        "No space left on device; make room, or name another folder with --shards"
-    )
-    kept = made.check(database)
-    (small_disk / "ballast").unlink()
-    made.finish(database, Sharded(str(small_disk / "shards")))
-    assert kept > 0
-
-
-def small_disk_free(folder: Path) -> int:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize

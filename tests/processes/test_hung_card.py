@@ -14,8 +14,8 @@ from waiting import LIMIT_SECONDS
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
-from bandlens.engine.distributed import devices
+from bandlens.app.study.workers import Workers
+from bandlens.engine.workers import processes, schedule
 
 HANG = """
 import sys, threading
@@ -84,14 +84,14 @@ HUNG = "bandlens: the GPU has not ended any work for 1 s; what was committed sta
 
 
 @pytest.mark.parametrize(
-    ("hang_seconds", "task_timeout", "line"), [("1", None, HUNG), ("1800", 15.0, "")], ids=["watchdog", "schedule"]
+    ("hang_seconds", "seconds", "line"), [("1", 3600.0, HUNG), ("1800", 15.0, "")], ids=["watchdog", "schedule"]
 )
 def test_one_of_two_cards_that_hangs_is_given_up_and_its_task_done_by_a_process_that_lives(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     hang_seconds: str,
-    task_timeout: float | None,
+    seconds: float,
     line: str,
 ) -> None:
     """Either a process finds out by itself, where its thread waits in the driver, or the one that started it does."""
@@ -101,9 +101,9 @@ def test_one_of_two_cards_that_hangs_is_given_up_and_its_task_done_by_a_process_
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setenv("HUNG", str(tmp_path / "hung"))
     monkeypatch.setenv("HANG_SECONDS", hang_seconds)
-    monkeypatch.setattr(devices, "PROGRAM", "hanging_process")
-    sharded = Sharded(str(tmp_path / "shards"), devices=("cpu", "cpu"), task_timeout=task_timeout)
-    summary = run_study(work, tmp_path / "devices.duckdb", sharded=sharded)
+    monkeypatch.setattr(processes, "PROGRAM", "hanging_process")
+    monkeypatch.setattr(schedule, "HANG_SECONDS", seconds)
+    summary = run_study(work, tmp_path / "devices.duckdb", workers=Workers(("cpu", "cpu")))
     assert summary.failed == []
     assert (tmp_path / "hung").exists()
     assert line in capfd.readouterr().err

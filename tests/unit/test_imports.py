@@ -25,8 +25,8 @@ HEAVY = {
         "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore", "app/pictures",
         "app/report", "app/study",
     },
-    "pyarrow": {"analysis/database", "analysis/published", "app", "engine/distributed", "probes/images"},
-    "ray": {"engine/distributed"},
+    "pyarrow": {"analysis/database", "analysis/published", "app", "probes/images"},
+    "ray": {"engine/workers"},
     "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {
         "app", "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",

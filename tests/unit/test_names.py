@@ -45,11 +45,11 @@ def test_names_are_nouns_of_the_field(files: Sequence[Path]) -> None:
 
 
 def test_no_function_outside_the_commands_has_many_parameters() -> None:
-    """A command has a parameter for each of its options; other functions take objects for what belongs together."""
+    """A command, or the function that one is made of, has a parameter for each option; others take objects."""
     crowded = dict[str, int]()
     for file in SOURCES:
         path = file.relative_to(PACKAGE).as_posix()
-        if path.startswith("app/commands/"):
+        if path.startswith(("app/api/", "app/commands/")):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -44,7 +44,6 @@ def test_the_commands_of_the_design_are_there() -> None:
         "init",
         "plan",
         "run",
-        "rebuild",
         "verify",
         "gate",
         "analyze",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import quick_export  # noqa: F401 - one test exports several networks
+from local_workers import TWO, work_here
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
@@ -23,7 +24,6 @@ from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus
@@ -64,7 +64,10 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, tmp_path: Path) -> None:
+def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_here(monkeypatch)
     noise = "critical_band = {noise_sd = [0.16], frequency = [2]}"
     place.run(probes=noise)
     everything = place.ask(
@@ -85,12 +88,12 @@ def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, t
     assert place.plan(probes=noise, limit=14).missing == []
     summary = run_study(
         resolve(Study.read(make_study(place.folder, probes=noise, limit=14))),
-        tmp_path / "shards.duckdb",
-        sharded=Sharded(str(tmp_path / "shards")),
+        tmp_path / "workers.duckdb",
+        workers=TWO,
     )
     assert summary.predictions == limited.predictions
     query = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
-    assert ask(tmp_path / "shards.duckdb", query) == place.ask(query)
+    assert ask(tmp_path / "workers.duckdb", query) == place.ask(query)
 
 
 BICUBIC = Crop(128, 140, interpolation="bicubic")

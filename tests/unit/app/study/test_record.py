@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from local_workers import TWO, work_here
 from PIL import Image
 from polars.testing import assert_frame_equal
 from small import ask, make_model, make_pictures, make_study, rows_of
@@ -14,11 +15,11 @@ from small import ask, make_model, make_pictures, make_study, rows_of
 from bandlens.analysis.database.consistency import check_database
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.shards import Sharded
+from bandlens.app.study.workers import Workers
 from bandlens.core.records import Crop
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 from bandlens.probes.images.change import add_images, remove_images
@@ -83,8 +84,11 @@ def check_equal(database: Path, fresh: Path) -> None:
         assert [check.problems for check in check_database(store) if check.problems] == []
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_the_larger_set_computes_the_new_images_alone(study: Path, passes: list[int], sharded: bool) -> None:
+@pytest.mark.parametrize("workers", [None, TWO])
+def test_the_larger_set_computes_the_new_images_alone(
+    study: Path, passes: list[int], workers: Workers | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_here(monkeypatch)
     database, fresh = study.with_name("results.duckdb"), study.with_name("fresh.duckdb")
     run_study(resolve(Study.read(study)), database)
     before = rows_of(database)
@@ -93,11 +97,9 @@ def test_the_larger_set_computes_the_new_images_alone(study: Path, passes: list[
     planned = plan_study(work, database)
     assert (planned.predictions, len(planned.missing)) == (NEW * cells, cells)
     passes.clear()
-    shards = Sharded(str(study.with_name("shards"))) if sharded else None
-    summary = run_study(work, database, sharded=shards)
+    summary = run_study(work, database, workers=workers)
     assert (summary.predictions, summary.ran) == (NEW * cells, cells)
-    if not sharded:
-        assert sum(passes) == cells * 8, "one batch of every cell holds the seven new images"
+    assert sum(passes) == cells * 8, "one batch of every cell holds the seven new images"
     keys = set(before["key"])
     assert_frame_equal(rows_of(database).filter(rows_of(database)["key"].is_in(keys)), before, check_exact=True)
     run_study(work, fresh)
@@ -154,7 +156,10 @@ def test_a_probe_that_may_ask_for_places_is_computed_again_where_these_changed(s
 def test_gates_reuse_what_they_ran(study: Path) -> None:
     database = study.with_name("results.duckdb")
     plain = Study.read(study)
-    first = gate_study(plain, database, "fp32", "torch:fp32")
-    assert first.ran.predictions == 2 * OLD * len(resolve(plain).cells)
+    first = gate_study_precision(plain, database, "fp32", "torch:fp32")
+    assert first.ran is not None
+    assert first.ran["predictions"] == 2 * OLD * len(resolve(plain).cells)
     work = grow(study)
-    assert gate_study(work.study, database, "fp32", "torch:fp32").ran.predictions == 2 * NEW * len(work.cells)
+    again = gate_study_precision(work.study, database, "fp32", "torch:fp32").ran
+    assert again is not None
+    assert again["predictions"] == 2 * NEW * len(work.cells)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
+from local_workers import TWO, work_here
 from polars.testing import assert_frame_equal
 from small import Command, ask, rows_of, study_in
 
@@ -21,7 +22,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import background_commits, run_study
-from bandlens.app.study.shards import Sharded
+from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, StoreError
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
@@ -51,7 +52,7 @@ JOIN cell ON cell.id = prediction.cell JOIN condition ON condition.id = cell.con
 
 
 def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
-    work: Work, direct: Path, tmp_path: Path
+    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_work = resolve(replace(work.study, engine="torch"))
     assert {cell.variant.engine for cell in torch_work.cells} == {"torch"}
@@ -63,8 +64,9 @@ def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
     rows, expected = ask(database, SAME), ask(direct, SAME)
     assert [row[1:4] for row in rows] == [row[1:4] for row in expected]
     np.testing.assert_allclose([row[4] for row in rows], [row[4] for row in expected], rtol=1e-3)
-    run_study(torch_work, tmp_path / "tasks.duckdb", sharded=Sharded(str(tmp_path / "shards")))
-    assert_frame_equal(rows_of(tmp_path / "tasks.duckdb"), rows_of(database))
+    work_here(monkeypatch)
+    run_study(torch_work, tmp_path / "workers.duckdb", workers=TWO)
+    assert_frame_equal(rows_of(tmp_path / "workers.duckdb"), rows_of(database))
 
 
 def test_what_an_attack_takes_is_no_rate_of_an_engine(work: Work, tmp_path: Path) -> None:
@@ -101,17 +103,17 @@ def refused_work(tmp_path: Path) -> Work:
     return resolve(Study.read(study))
 
 
-@pytest.mark.parametrize(("engine", "sharded"), [("onnxruntime", False), ("torch", True)])
+@pytest.mark.parametrize(("engine", "workers"), [("onnxruntime", None), ("torch", TWO)])
 def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
-    refused_work: Work, engine: str, sharded: bool, tmp_path: Path
+    refused_work: Work, engine: str, workers: Workers | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    work_here(monkeypatch)
     work = resolve(replace(refused_work.study, engine=engine))
-    shards = Sharded(str(tmp_path / "shards")) if sharded else None
     database = tmp_path / "results.duckdb"
     planned = plan_study(work, database)
     assert "sound" in planned.estimate
     for ran in (len(work.cells) // 2, 0):  # the second run tries the refused ones again
-        summary = run_study(work, database, sharded=shards)
+        summary = run_study(work, database, workers=workers)
         assert (summary.ran, len(summary.failed)) == (ran, len(work.cells) // 2)
         assert {failure.cell.model.name for failure in summary.failed} == {"a_refused"}
         assert all("Unheard" in failure.error for failure in summary.failed)
@@ -121,12 +123,15 @@ def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
     assert set(ask(database, "SELECT key, error FROM cell WHERE error IS NOT NULL")) == errors
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_an_engine_that_opens_no_model_begins_no_study(refused_work: Work, sharded: bool, tmp_path: Path) -> None:
-    cells = [cell for cell in refused_work.cells if cell.model.name == "a_refused"]
-    database, shards = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards")) if sharded else None
+@pytest.mark.parametrize("workers", [None, TWO])
+def test_an_engine_that_opens_no_model_begins_no_study(
+    refused_work: Work, workers: Workers | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_here(monkeypatch)
+    work = resolve(replace(refused_work.study, checkpoints=["a_refused"]))
+    database = tmp_path / "results.duckdb"
     with pytest.raises(EngineError, match="Unheard"):
-        run_study(replace(refused_work, cells=cells), database, sharded=shards)
+        run_study(work, database, workers=workers)
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
 
