@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,20 +12,18 @@ from typing import TYPE_CHECKING
 from ...analysis.comparison.gates import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...core.errors import BandlensError, EngineError, UsageError, quoted, some_of
+from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.progress import Progress, silent
-from ...core.records import Cell, Failed, Finished, SessionInfo, Variant
+from ...core.records import Failed
 from ...engine.cell_progress import RANGE_SECONDS
-from ...engine.device.card_state import throttling
-from ...engine.device.devices import readiness
 from ...engine.tasks import by_attack, whole_tasks
-from ...engine.workbench import Workbench, with_card_state
 from ..console import log
 from .crashes import note_crashes, read_crashes
 from .mislabelling import doubt_numbers, doubt_results
 from .progress_file import keep_progress
 from .record import Committed, Summary, failures_in_words, images_left, missing_cells, record_study, stored_images
 from .resolve import Work
+from .sessions import background_commits, make_workbench, open_sessions
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -74,12 +71,6 @@ def run_study(
         if len({failure.cell.condition for failure in summary.failed}) > 1:
             warn(failures_in_words(summary.failed))
         return summary
-
-
-def make_workbench(work: Work) -> Workbench:
-    """A workbench that computes tasks of the study in this process."""
-    sets = {images.info.digest: images for images in work.image_sets}
-    return Workbench(work.grid, work.study.batch, work.study.thread_count, sets.__getitem__)
 
 
 def warn(lines: Sequence[str]) -> None:
@@ -149,54 +140,3 @@ def run_whole(
                         committed.add(outcomes)
     warn(list(committed.throttled))
     return committed.summarize(label, work.cells, todo)
-
-
-def open_sessions(bench: Workbench, cells: Sequence[Cell], todo: Sequence[Cell], progress: Progress = silent) -> None:
-    """Open what `todo` needs, of the cells of a study, before anything is recorded.
-
-    A study that cannot run must not take the place of its last version in the views. A network that is refused is no
-    reason to leave the rest out, but an engine is: EngineError.
-    """
-    perturbed, attacked = by_attack(todo)
-    for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
-        if not readiness(engine).ready:
-            raise EngineError(readiness(engine).line)
-    variants = list(dict.fromkeys(cell.variant for cell in perturbed))
-    with progress("opening", len(variants), "models") as opened:
-        bench.open(variants, opened)
-    bench.require_opened(dict.fromkeys(cell.variant for cell in by_attack(cells)[0]))
-
-
-Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], None]
-Completed = Callable[[Mapping[Variant, SessionInfo]], Mapping[Variant, SessionInfo]]
-
-
-@contextmanager
-def background_commits(
-    store: Store, throttled: dict[str, None] | None = None, completed: Completed = with_card_state
-) -> Iterator[Commit]:
-    """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
-
-    There `completed` adds the state of a GPU to the sessions; warnings on it are added to `throttled`.
-    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
-    the end of the block, and nothing that comes after it is committed.
-    """
-    under_way: list[Future[None]] = []
-
-    def wait() -> None:
-        while under_way:
-            under_way.pop().result()
-
-    def commit(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
-        wait()
-        under_way.append(thread.submit(store_range, outcomes, sessions))
-
-    def store_range(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
-        infos = completed(sessions)
-        store.commit(outcomes, infos)
-        if throttled is not None:
-            throttled.update(dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values()))))
-
-    with ThreadPoolExecutor(1, "commit") as thread:
-        yield commit
-        wait()

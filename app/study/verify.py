@@ -19,7 +19,7 @@ from ...engine.tasks import Task
 from ...export.models import read_verified
 from ...probes.images.image_set import check_image_set
 from .resolve import Work
-from .run import make_workbench
+from .sessions import make_workbench
 
 
 @dataclass(frozen=True, slots=True)

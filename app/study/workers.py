@@ -21,7 +21,7 @@ from ..console import log
 from .file import Study
 from .record import Committed, Summary, images_left, missing_cells
 from .resolve import Work, resolve
-from .run import Commit, background_commits, make_workbench, open_sessions, warn
+from .sessions import Commit, background_commits, make_workbench, open_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,8 @@ def run_on_workers(
             with _start(work, todo, workers, range_seconds) as (started, look):
                 Schedule(started, whole_tasks(todo, work.grid), ledger, look).run()
         ledger.begin()
-    warn(list(committed.throttled))
+    for line in committed.throttled:
+        log.warning(f"bandlens: warning: {line}")
     return committed.summarize(str(ledger.label), work.cells, todo)
 
 

@@ -21,7 +21,8 @@ from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import background_commits, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.sessions import background_commits
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, StoreError
 from bandlens.engine.backends.base import attack_variant
