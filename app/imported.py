@@ -76,7 +76,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
 
     Raises UsageError where the file or the checkpoint in it is not there, and StoreError where the file is unsound.
     """
-    table = _of_model(_read(file, NEEDED), checkpoint)
+    table = _select_model(_read(file, NEEDED), checkpoint)
     if images.labels is None:
         raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
     predicted, probability = _in_order(table, images)
@@ -203,14 +203,14 @@ def _read(file: Path, needed: tuple[str, ...]) -> SourceTable:
     return replace(table, rows=rows.cast({"file_name": pl.String}))
 
 
-def _of_model(table: SourceTable, checkpoint: str) -> SourceTable:
+def _select_model(table: SourceTable, checkpoint: str) -> SourceTable:
     if "model" not in table.rows.columns:
         return table
     rows = table.rows.filter(pl.col("model") == checkpoint)
     if rows.is_empty():
-        known = ", ".join(map(str, table.rows["model"].unique(maintain_order=True).head(10)))
+        models = ", ".join(map(str, table.rows["model"].unique(maintain_order=True).head(10)))
         raise UsageError(
-            f"{table.file} holds no predictions of {checkpoint}, but of {known}; name one with --checkpoint"
+            f"{table.file} holds no predictions of {checkpoint}, but of {models}; name one with --checkpoint"
         )
     return replace(table, rows=rows)
 

@@ -24,9 +24,9 @@ from ..probes.images.image_set import ImageSet
 from ..probes.images.labels import spread
 from ..probes.spectrum import DIRECTIONS, Powers, check_size, octave_columns, read_powers, read_products, ring_cycles
 
-MOST_IMAGES = 2000
+READOUT_IMAGES = 2000
 """Images that labels are read out of at most, drawn from all classes evenly: their products take 32 MB an octave."""
-DARKEST = 1e-10
+POWER_FLOOR = 1e-10
 """Power that is added before the logarithm of a band's energy, below that of rounding to 8 bits."""
 FEATURES = ("energies", "image")
 """Features of an octave: logarithms of its power by channel and direction, and the band-passed image in grey."""
@@ -164,18 +164,19 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
     """Read labels out of each octave; a sentence says why there is nothing to read."""
     if images.labels is None:
         return f"{images.info.name} has no labels, so there is no label information to tell"
-    rows = spread(images.labels, images.paths, MOST_IMAGES, 0)
+    rows = spread(images.labels, images.paths, READOUT_IMAGES, 0)
     pairs = np.unique([images.labels[rows], images.clusters[rows]], axis=1)
     labels, counts = np.unique(pairs[0], return_counts=True)
     rows = rows[np.isin(images.labels[rows], labels[counts > 1])]
     if (counts > 1).sum() < 2:
+        most = min(READOUT_IMAGES, images.info.count)
         return (
             f"{images.info.name}: labels are read out of images that were held out, which takes two labels of two "
-            f"clusters each among {min(MOST_IMAGES, images.info.count):,} images; there is no label information to tell"
+            f"clusters each among {most:,} images; there is no label information to tell"
         )
     _, classes = np.unique(images.labels[rows], return_inverse=True)
     clusters = images.clusters[rows].astype(np.int64)
-    energies = np.log(powers.octaves[rows] + DARKEST)
+    energies = np.log(powers.octaves[rows] + POWER_FLOOR)
     products = read_products(images, rows, progress)
     kernels = np.array(
         [
@@ -191,8 +192,8 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
 
 def _information_rows(information: _Information, octaves: Rows) -> Iterator[dict[str, Any]]:
     readouts, features = information.readouts, [(octave, name) for octave in octaves for name in FEATURES]
-    for (octave, name), right, chance, p in zip(features, readouts.correct, readouts.chance, readouts.p, strict=True):
-        share = share_of(right, information.clusters)
+    for (octave, name), correct, chance, p in zip(features, readouts.correct, readouts.chance, readouts.p, strict=True):
+        share = share_of(correct, information.clusters)
         low, high = share_interval(share)
         columns = {"readout": name, "accuracy": share.value, "accuracy_low": low, "accuracy_high": high}
         yield octave | columns | {"chance": float(chance), "p": float(p)}
@@ -221,15 +222,15 @@ def _use_rows(
     better = above.reshape(len(octaves), len(FEATURES), -1)
     better = np.take_along_axis(better, better.mean(axis=2).argmax(axis=1)[:, None, None], axis=1)[:, 0]
     for version, checkpoint, paths, shares in models:
-        known = [row for row, path in enumerate(paths[:: len(OCTAVES)]) if path in place]
-        chosen = [place[paths[row * len(OCTAVES)]] for row in known]
-        if len(np.unique(information.clusters[chosen])) < 2:
+        rows = [row for row, path in enumerate(paths[:: len(OCTAVES)]) if path in place]
+        places = [place[paths[row * len(OCTAVES)]] for row in rows]
+        if len(np.unique(information.clusters[places])) < 2:
             raise UsageError(
                 f"{version} ran on other images than those of {images.folder}; give the set that it ran on"
             )
-        use = np.reshape(shares, (-1, len(OCTAVES)))[np.ix_(known, [row["octave"] for row in octaves])]
-        information_of_images = better[:, chosen].T
-        results = use_beyond_information(use, information_of_images, information.clusters[chosen])
+        use = np.reshape(shares, (-1, len(OCTAVES)))[np.ix_(rows, [row["octave"] for row in octaves])]
+        information_of_images = better[:, places].T
+        results = use_beyond_information(use, information_of_images, information.clusters[places])
         for number, octave in enumerate(octaves):
             row = {"version": version, "checkpoint": checkpoint} | octave
             row |= {"use": float(use[:, number].mean()), "information": float(information_of_images[:, number].mean())}

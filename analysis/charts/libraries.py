@@ -38,7 +38,7 @@ def _make_libraries() -> str:
         version = f"version = {vega_lite_version()!r}"
     # A signal or the end of this process ends the program, too, which is not worth a traceback.
     command = [sys.executable, "-P", "-c", PROGRAM.format(version=version)]
-    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    if made.returncode:
+    completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if completed.returncode:
         raise UsageError("vl-convert-python does not make the scripts of the page; install it again")
-    return made.stdout.decode()
+    return completed.stdout.decode()

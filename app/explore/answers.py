@@ -32,7 +32,7 @@ from ..pictures.conditions import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""
-MOST_TILES = 120
+PAGE_TILES = 120
 """Images that one answer shows."""
 MEMORY_LIMIT = "64MB"
 """DuckDB's share: the page reads a few cells at a time."""
@@ -257,7 +257,7 @@ class Answers:
                     *(query.attribute, query.attribute_value),
                 ],
             )
-            page = fitting.slice(query.offset, min(query.limit, MOST_TILES))
+            page = fitting.slice(query.offset, min(query.limit, PAGE_TILES))
             numbers = _listed(page["image_index"])
             images = page.join(
                 store.frame(SHOWN.format(which=numbers), [cell_a["image_set_id"]]),

@@ -149,12 +149,13 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
         return _json(answers.filters(request.query_params["study"], request.query_params["set"]))
 
     def octaves(request: Request) -> Response:
-        asks = request.query_params
-        return _json(answers.octaves(asks["study"], asks["set"], int(asks["index"])))
+        query = request.query_params
+        return _json(answers.octaves(query["study"], query["set"], int(query["index"])))
 
     def picture(request: Request) -> Response:
-        asks = request.query_params
-        content = answers.picture(asks["set"], int(asks["index"]), asks.get("condition"), int(asks.get("seed", "0")))
+        query = request.query_params
+        condition, seed = query.get("condition"), int(query.get("seed", "0"))
+        content = answers.picture(query["set"], int(query["index"]), condition, seed)
         return _kept(content, "image/png")
 
     def posted(answer: Callable[..., Any]) -> Callable[[Request], Any]:
@@ -173,7 +174,7 @@ def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
         Route("/api/octaves", asked(octaves)),
         Route("/api/picture", asked(picture)),
         Route("/api/correlation", posted(answers.correlation), methods=["POST"]),
-        Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks))), methods=["POST"]),
+        Route("/api/images", posted(lambda **fields: answers.images(ImageQuery(**fields))), methods=["POST"]),
     ]
     return Doorkeeper(Starlette(routes=routes), token, host, port)
 

@@ -15,7 +15,7 @@ from .changes import changes_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section
 from .data import read_data
-from .figures import choose_figures, unlike, write_figures
+from .figures import choose_figures, distinct_name, write_figures
 from .measured import measured_sections
 from .page import render
 from .people import consistency_section
@@ -91,6 +91,6 @@ def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:
     for section in sections:
         figures = []
         for figure in section.figures:
-            figures.append(replace(figure, name=unlike(figure.name, names)))
+            figures.append(replace(figure, name=distinct_name(figure.name, names)))
             names.add(figures[-1].name)
         yield replace(section, figures=figures)

@@ -98,7 +98,7 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int
     reach = max(1.0, *rows["difference"].abs())
     panels = {
         probe: difference_map(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
-        for (probe,), part in results.seen(rows).group_by("probe", maintain_order=True)
+        for (probe,), part in results.select_choice(rows).group_by("probe", maintain_order=True)
     }
-    table, columns = rows.drop("image_set", "differs"), 2 if len(results.drawn) <= BESIDE else 1
+    table, columns = rows.drop("image_set", "differs"), 2 if len(results.choice) <= BESIDE else 1
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, columns, table)

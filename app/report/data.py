@@ -94,28 +94,28 @@ class ReportData:
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
     verdict: Verdict
     """The frequencies that the models live on, and a line for each number that is not determined."""
-    drawn: list[str]
+    choice: list[str]
     """The models that charts show: all, or a choice of them."""
 
     @property
     def label(self) -> str:
         return str(self.study["label"])
 
-    def seen(self, rows: pl.DataFrame, column: str = "checkpoint") -> pl.DataFrame:
-        """Rows without those of models that are not drawn."""
-        left_out = set(self.checkpoints["name"]) - set(self.drawn)
+    def select_choice(self, rows: pl.DataFrame, column: str = "checkpoint") -> pl.DataFrame:
+        """Rows without those of models that charts do not show."""
+        left_out = set(self.checkpoints["name"]) - set(self.choice)
         return rows.filter(~pl.col(column).is_in(list(left_out)))
 
     def section(
         self, name: str, title: str, figures: Sequence[Figure], text: Sequence[str] = (), **content: Any
     ) -> Section:
         """A section of figures, whose text says which models are drawn where these are not all."""
-        choice = [
-            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, at even steps of category and "
+        line = [
+            f"Drawn are {len(self.choice):,} of {len(self.checkpoints):,} models, at even steps of category and "
             "accuracy; tables have the others too."
         ]
-        is_choice = bool(figures) and len(self.drawn) < len(self.checkpoints)
-        return Section(name, title, [*text, *choice * is_choice], figures, **content)
+        is_choice = bool(figures) and len(self.choice) < len(self.checkpoints)
+        return Section(name, title, [*text, *line * is_choice], figures, **content)
 
 
 def read_data(path: Path, study: str | None = None) -> ReportData | None:
@@ -177,7 +177,7 @@ def _read(store: Store, label: str) -> ReportData:
         observers=store.frame("FROM published_value WHERE source = 'humans'"),
         verdict=verdict(store, label),
         doubts=_doubts(store, study["id"], frames),
-        drawn=choose(_accuracies(frames["checkpoints"], curve)),
+        choice=choose(_accuracies(frames["checkpoints"], curve)),
         **frames,
     )
 

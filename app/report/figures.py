@@ -60,13 +60,13 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
     for figure in figures:
         for panel_name, panel in figure.panels.items():
             title = figure.title if len(figure.panels) == 1 else f"{figure.title}: {words(panel_name)}"
-            name = unlike(slug(title)[:MOST_LETTERS], files)
+            name = distinct_name(slug(title)[:MOST_LETTERS], files)
             files[name] = FigureFile(name, title, figure, panel)
     groups = dict.fromkeys(slug(file.figure.title) for file in files.values())
     for name in names:
         if name != ALL and name not in files and name not in groups:
-            known = dict.fromkeys((ALL, *groups, *files))
-            raise UnknownName("figure", name, known, f"`--figures {ALL}` writes each, and {INDEX} lists them")
+            choices = dict.fromkeys((ALL, *groups, *files))
+            raise UnknownName("figure", name, choices, f"`--figures {ALL}` writes each, and {INDEX} lists them")
     chosen = {*names}
     return [file for file in files.values() if chosen & {ALL, file.name, slug(file.figure.title)}]
 
@@ -160,7 +160,7 @@ def _listed(index: Path) -> set[str]:
     return {file for file in rows["file"].drop_nulls() if re.fullmatch("[a-z0-9-]+", file)}  # as `slug` makes them
 
 
-def unlike(name: str, taken: Container[str]) -> str:
-    """The name, or with a number behind it where it is taken."""
+def distinct_name(name: str, names: Container[str]) -> str:
+    """The name, or with a number behind it where it is among the names."""
     numbered = (f"{name}-{number}" for number in count(2))
-    return next(free for free in chain([name], numbered) if free not in taken)
+    return next(free for free in chain([name], numbered) if free not in names)

@@ -151,7 +151,7 @@ def _curves(results: ReportData) -> Iterator[Figure]:
 
 def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
     """The panels of some probes on one image set."""
-    image_set, seen = rows["image_set"][0], as_errors(results.seen(rows))
+    image_set, seen = rows["image_set"][0], as_errors(results.select_choice(rows))
     metrics = results.metrics.filter(image_set=image_set)
     cuts = {
         measure.shown.cut_of: metrics.filter(metric=measure.name)
@@ -186,7 +186,7 @@ def _bands(results: ReportData) -> Iterator[Figure]:
         thresholds = metrics.filter(pl.col("metric").is_in(names))
         size, own_cycles = results.image_sets.filter(name=image_set).select("size", "own_cycles").row(0)
         panels = {}
-        models = results.seen(band)["checkpoint"].unique().sort().to_list()
+        models = results.select_choice(band)["checkpoint"].unique().sort().to_list()
         for model in models:
             panels[model] = band_map(band.filter(checkpoint=model), model)
             if model in thresholds["checkpoint"]:
@@ -194,7 +194,7 @@ def _bands(results: ReportData) -> Iterator[Figure]:
                 panels[title] = channel_chart(metrics.filter(checkpoint=model), title, size, own_cycles)
         if len(models) > 1 and len(thresholds):
             title = "noise_sd at which half of the accuracy without noise is left"
-            overview = {"thresholds": threshold_map(results.seen(metrics), title, size, own_cycles)}
+            overview = {"thresholds": threshold_map(results.select_choice(metrics), title, size, own_cycles)}
             table, title = thresholds.select(METRIC_COLUMNS), f"Thresholds on {image_set}"
             yield Figure(f"thresholds-{number}", title, MAP_CAPTION, overview, 1, table)
         caption, name = BAND_CAPTION.format(measure=band["measure"][0]), f"critical-band-{number}"
@@ -211,7 +211,7 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         size = results.image_sets.filter(name=name)["size"][0]
         clean = results.curve.filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
         sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
-        seen = results.seen(sound)
+        seen = results.select_choice(sound)
         bars = {"shares": octave_bars(seen, clean, f"{measure} owed to octaves", size)} if len(seen) else {}
         caption = SHARES_CAPTION.format(measure=measure) + f" {AT_CHANCE}" * (len(sound) < len(rows))
         table = rows.filter(pl.col("metric").is_in(shares)).select(METRIC_COLUMNS)
@@ -230,7 +230,7 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
 def _groups(results: ReportData) -> Iterator[Figure]:
     """Yield the group means of generalization, with the benchmarks in the table."""
     measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
-    seen = results.seen(measured)
+    seen = results.select_choice(measured)
     panels = number_panels(seen, {group: words(group) for group in GROUPS}, series_of(seen))
     if len(measured):
         table = measured.select(METRIC_COLUMNS)
@@ -242,7 +242,7 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
     titles = panel_titles() | results.own_titles
     names = [name for name, measure in MEASURES.items() if measure.shown.quantity] + [*results.own_titles]
     for number, image_set, rows in _by_image_set(results.metrics):
-        seen = results.seen(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
+        seen = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
         panels, table = number_panels(seen, titles, series_of(seen)), rows.select(METRIC_COLUMNS)
         title = f"Every number on {image_set}"
         yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(seen))
@@ -281,7 +281,7 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
-    seen = results.seen(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
+    seen = results.select_choice(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
     panels = {

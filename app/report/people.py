@@ -39,7 +39,7 @@ def consistency_section(results: ReportData) -> Section:
 
 def _kappas(results: ReportData) -> Iterator[Figure]:
     """Yield a map of the mean kappa over conditions for each image set on which some two have a kappa."""
-    table = results.seen(results.seen(results.consistency, "first_subject"), "second_subject")
+    table = results.select_choice(results.select_choice(results.consistency, "first_subject"), "second_subject")
     single = pl.len() == 1
     means = table.group_by("images", "first_subject", "second_subject", "humans", maintain_order=True).agg(
         pl.col("kappa").mean(),
@@ -104,7 +104,7 @@ def _subject_figure(
     table = pl.concat(panels.values())
     is_person = pl.col("subject") == PEOPLE
     lines = {
-        panel: results.seen(rows, "subject").select(
+        panel: results.select_choice(rows, "subject").select(
             *("condition", "top1", "low", "high", "n"),
             checkpoint="subject",
             category=pl.when(is_person).then(pl.lit(PEOPLE)).otherwise(pl.lit("models")),
@@ -136,7 +136,7 @@ def people_figures(results: ReportData, image_set: str, number: int) -> Iterator
         how="diagonal",
     )
     table = rows.sort("metric", "human", "subject").filter(~pl.col("human").all().over("metric"))
-    seen = results.seen(add_estimators(table.rename({"subject": "checkpoint"})))
+    seen = results.select_choice(add_estimators(table.rename({"subject": "checkpoint"})))
     panels = {
         label_of(metric): number_chart(seen, metric, label_of(metric), series_of(seen))
         for metric in seen["metric"].unique(maintain_order=True)

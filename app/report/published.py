@@ -123,7 +123,7 @@ def _training_figure(results: ReportData | None) -> Figure:
     points = training_points()
     models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
     if results is not None:
-        own = results.seen(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
+        own = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
         clean = own.filter(metric=ID_ACCURACY).select("checkpoint", imagenet="value")
         top1 = own.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_"))
         top1 = top1.join(clean, on="checkpoint", maintain_order="left")
@@ -188,7 +188,7 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int], imagenet: pl.D
 def _own_figure(metrics: pl.DataFrame, points: Mapping[str, pl.DataFrame], results: ReportData) -> Iterator[Figure]:
     """Yield the figure of one's own models among published points, if there are any."""
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
-    seen = results.seen(metrics.filter(is_sound))
+    seen = results.select_choice(metrics.filter(is_sound))
     if seen.is_empty():
         return
     panels = {

@@ -43,7 +43,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     make_database(folder / "results.duckdb", 8)
     add_metrics(folder / "results.duckdb")
-    write_report(folder / "results.duckdb", folder / "report.html")
+    write_report(folder / "results.duckdb", folder / "report.html", published=True)
     return folder / "report.html"
 
 

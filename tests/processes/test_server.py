@@ -92,7 +92,6 @@ def test_no_file_but_images_of_packed_sets(served: Served, path: str) -> None:
 
 
 MALFORMED_FIELDS = [
-    {"low": "one"},
     {"a": ["net_0"]},
     {"measure": "nothing"},
     {"selection": "a'; DROP TABLE cell"},

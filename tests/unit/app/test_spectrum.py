@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from made_up_results import cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
 from small import make_images
 from typer.testing import CliRunner, Result
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.commands.images import app
+from bandlens.app.commands.images import COMMANDS
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.octaves import OCTAVE_MASK
@@ -38,7 +39,9 @@ def planted_set(folder: Path, octave: int = 4, seed: int = 0) -> ImageSet:
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["spectrum", *map(str, words)])
+    app = typer.Typer()
+    app.command()(COMMANDS["images"]["spectrum"])
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     report_data = read_data(path)
     assert report_data
-    assert len(report_data.drawn) == DRAWN_MODELS
-    assert f"net{UNSEEN}" not in report_data.drawn
+    assert len(report_data.choice) == DRAWN_MODELS
+    assert f"net{UNSEEN}" not in report_data.choice
     return report_data
 
 
@@ -99,7 +99,7 @@ def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, n
     assert page_section.figures
     panels = [panel.to_dict() for figure in page_section.figures for panel in figure.panels.values()]
     rows = [row for panel in panels for dataset in panel["datasets"].values() for row in dataset]
-    assert {row[name] for row in rows for name in ("model", "subject") if name in row} & models == set(results.drawn)
+    assert {row[name] for row in rows for name in ("model", "subject") if name in row} & models == set(results.choice)
     tables = [figure.table for figure in page_section.figures]
     columns = [table[name] for table in tables for name in ("checkpoint", "subject") if name in table.columns]
     assert set(pl.concat(columns)) >= models
