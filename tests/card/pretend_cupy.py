@@ -292,6 +292,7 @@ class PretendCupy(ModuleType):
     """
 
     __version__ = "0"
+    ndarray = CardArray
 
     def __init__(self, free: int = 1 << 34, seed: int | None = None) -> None:
         super().__init__("cupy")
