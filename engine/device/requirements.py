@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import StringIO
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -122,22 +119,9 @@ def try_provider(ort: Any, provider: str) -> None:
     try:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        message = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
+        message = f"ONNX Runtime cannot use its {provider} ({reason(error)})"
         install = "run: pip install 'bandlens[gpu]'"
         raise EngineError(f"{message}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
-
-
-def _missing_library(ort: Any, provider: str) -> str:
-    """The loader's words on why a provider's file does not load: ONNX Runtime only logs them.
-
-    Call this after ONNX Runtime has tried the provider: loaded earlier, its file would lack its host for good.
-    """
-    name = provider.removesuffix("ExecutionProvider").lower()
-    try:
-        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"))
-    except OSError as error:
-        return first_line(error)
-    return ""
 
 
 def try_builder(trt: Any) -> None:
@@ -166,28 +150,6 @@ def two_onnxruntimes() -> str:
     return f"{both} are installed together, and each overwrites the other's files; {ONNXRUNTIME_GPU.mend}"
 
 
-def check_architecture(gpu: Gpu, library: str, architectures: Iterable[str]) -> None:
-    """EngineError where a library has no code for the GPU.
-
-    Args:
-        gpu: the GPU that it is to run on.
-        library: its name and version.
-        architectures: those that it has code for, such as `sm_90` or `SM86`: code runs on the capabilities of the same
-            major number from its own minor number on. That of `compute_80` is compiled for every later GPU as it is
-            loaded.
-    """
-    major, minor = gpu.compute
-    for name in architectures:
-        kind, number = ARCHITECTURE.fullmatch(name.lower()).groups()  # type: ignore[union-attr]
-        first = int(number[:-1]), int(number[-1])
-        if first <= (major, minor) and (kind == "compute" or first[0] == major):
-            return
-    raise EngineError(
-        f"{library} has no code for {gpu.name}, whose compute capability is {gpu.capability}; take another engine"
-    )
-
-
-ARCHITECTURE = re.compile(r"(sm|compute)_?(\d+)[a-z]?")
 OLDEST_FOR: Mapping[str, tuple[int, int]] = {"bf16": (8, 0)}
 """The compute capability that a precision needs, where it is more than CUDA 13 needs."""
 
@@ -258,7 +220,6 @@ def _torch_cuda(machine: Gpus) -> str:
         )
     if not torch.cuda.is_available():
         raise EngineError(f"torch {torch.__version__} cannot use {gpu.name}; {TORCH.mend}")
-    check_architecture(gpu, f"torch {torch.__version__}", torch.cuda.get_arch_list())
     cupy_version(machine)
     return f"torch {torch.__version__} with CUDA {torch.version.cuda}"
 

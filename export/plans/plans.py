@@ -171,7 +171,8 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     path = _path(onnx_file, identity)
     description = path.with_suffix(".json")
     if not description.is_file():
-        return _why_none(onnx_file, path.parent, identity)
+        place = "of {library} for {gpu} at batch {batch}".format_map(identity)
+        return f"{onnx_file.name} has no {onnx_file.precision} plan {place}"
     try:
         about = parse_json(read_text(description, LARGEST))
         sha256 = str(about["sha256"])
@@ -180,17 +181,6 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
         return f"{description} is damaged ({error})"
     except ExportError as error:
         return str(error)
-
-
-DIFFERENCES = {
-    "library": "of {}",
-    "gpu": "for {}",
-    "batch": "at batch {}",
-    "settings": "with the settings [{}]",
-    "built_from": "of another ONNX file",
-    "trt_plan_version": "of another version of bandlens",
-}
-"""Field -> words for a TensorRT plan of the same model and precision that differs in it."""
 
 
 def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
@@ -213,17 +203,7 @@ def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str,
         try:
             plan = parse_json(read_text(path, LARGEST))
             named = (plan["name"], plan["precision"]) == (name, precision)
-            if named and isinstance(plan["batch"], int) and DIFFERENCES.keys() <= plan.keys():
+            if named and isinstance(plan["batch"], int) and isinstance(plan["built_from"], str):
                 yield plan
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-
-
-def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
-    similar = []
-    for plan in _descriptions(folder, identity["name"], identity["precision"]):
-        differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
-        similar.append(" ".join(["one", *differences]))
-    place = "of {library} for {gpu} at batch {batch}".format_map(identity)
-    instead = f"; there is {', '.join(similar)}" if similar else ""
-    return f"{onnx_file.name} has no {onnx_file.precision} plan {place}{instead}"

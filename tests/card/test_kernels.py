@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,8 +31,8 @@ from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
 from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.critical_band import CRITICAL_BAND
-from bandlens.probes.family import Batch, Family
-from bandlens.probes.grid import FAMILIES, make_grid
+from bandlens.probes.family import Family
+from bandlens.probes.grid import FAMILIES
 from bandlens.probes.kernels import KERNELS, SOURCE, launch
 from bandlens.probes.noise import (
     fields_in_arrays,
@@ -130,15 +129,6 @@ def test_no_kernel_spills_registers(architecture: str) -> None:
     assert spilled(architecture) == dict.fromkeys(KERNELS, 0)
 
 
-def test_spilled_registers_are_seen() -> None:
-    assert any(spilled("sm_90", "--maxrregcount=24").values())
-
-
-def test_nvrtc_says_what_is_wrong() -> None:
-    with pytest.raises(RuntimeError, match=r'kernels.cu\(\d+\): error: identifier "sincosg" is undefined'):
-        compiled(SOURCE.read_text(encoding="utf-8").replace("sincosf", "sincosg"), "sm_90", "getCUBIN")
-
-
 def test_nvrtc_and_the_table_agree_on_the_arguments() -> None:
     ptx = compiled(SOURCE.read_text(encoding="utf-8"), "compute_90", "getPTX").decode()
     entries = {
@@ -174,29 +164,6 @@ def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
     normals = np.empty((len(words), 2), np.float32)
     library.normals_of(address(words), address(turns), address(normals), len(words))
     np.testing.assert_allclose(normals, np.stack(polar(np, words, turns), axis=1), rtol=0, atol=CLOSE)
-
-
-def test_what_cudas_functions_may_be_off_by_is_within_the_tolerance() -> None:
-    """CUDA's programming guide: logf is off by 1 ulp at most, sinf and cosf by 2, and sqrtf and products by none."""
-    rng = np.random.default_rng(0)
-    words = np.concatenate([np.arange(2048), LAST - np.arange(2048), rng.integers(0, 2**32, 200_000)]).astype(np.uint32)
-    turns = rng.permutation(words)
-    uniform = (words.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
-    angle = turns.astype(np.float32) * np.float32(2 * np.pi * 2**-32)
-    expected = np.stack(polar(np, words, turns))
-    largest = 0.0
-    for of_log, of_wave in product((-1, 1), (-2, 2)):
-        logarithm = off_by(np.log(uniform, dtype=np.float64), of_log)
-        radius = np.sqrt(np.float32(-2) * np.minimum(logarithm, np.float32(0)))
-        waves = [off_by(wave(angle, dtype=np.float64), of_wave) for wave in (np.cos, np.sin)]
-        largest = max(largest, float(np.abs(np.stack([radius * wave for wave in waves]) - expected).max()))
-    assert CLOSE / 4 < largest < CLOSE
-
-
-def off_by(exact: np.ndarray, ulps: int) -> np.ndarray:
-    """Float32 values that are so many ulps further from what is exact than rounding makes them."""
-    rounded = exact.astype(np.float32)
-    return rounded + np.float32(ulps) * np.spacing(rounded)
 
 
 @pytest.mark.parametrize(
@@ -330,16 +297,6 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: l
         np.testing.assert_allclose(made[:, channel][fresh], expected[:, channel][fresh], rtol=0, atol=CLOSE)
 
 
-def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
-    conditions = CRITICAL_BAND.conditions({"noise_sd": [0, 0.04, 0.16, 0.5], "frequency": [0, 3, 6]})
-    conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent", "grey": False})
-    pixels, keys = photographs(3), [LARGEST, 0, 17]
-    expected = perturb(np, conditions, pixels, keys)
-    for condition, images in perturb(device, conditions, pixels, keys).items():
-        apart = np.abs(images - expected[condition]) > 5e-6
-        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
-
-
 LOGITS = [-np.inf, -80.0, -2.0, 0.0, 0.5, 0.5000001, 3.0, 80.0, np.inf, np.nan]
 
 
@@ -418,10 +375,6 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
         assert (made == 9).all()
 
 
-def test_a_batch_of_none_launches_nothing(device: ModuleType) -> None:
-    assert len(unit_normal_fields(device, 1, device.asarray([], dtype=device.uint64), 0, 128)) == 0
-
-
 def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:
     grey, band = (device.asarray(array) for array in noisy(2, 128))
     out = device.empty((2, 3, 128, 128), dtype=device.float32)
@@ -431,20 +384,6 @@ def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -
             EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
         ):
             critical_band.mix_in_kernel(wrong, band, None, 0.1, stream, out)
-
-
-def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import numpy as np\ndef mirror(images):\n    assert type(images) is np.ndarray\n    return images[..., ::-1]\n"
-    )
-    grid = make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
-    pixels = photographs(2)
-    batch = Batch(device.asarray(pixels), device.arange(2, dtype=device.uint64), np.arange(2), 0)
-    conditions = [condition for condition in grid.conditions if condition.probe == "mirror"]
-    buffer = device.empty(pixels.shape, dtype=device.float32)
-    ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
-    assert images is buffer
-    np.testing.assert_array_equal(to_numpy(images), (pixels / np.float32(255))[..., ::-1])
 
 
 # Under sanitizers

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pretend_torch
@@ -63,15 +61,6 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
         assert pretend_torch.CUDAGraph.replayed - before == 12
 
 
-def test_sessions_that_share_memory_do_not_disturb_each_other(card: PretendCupy, tmp_path: Path) -> None:
-    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
-    images = card.asarray(content)
-    sessions = [open_session(variant(model), BATCH, 1) for model in models]
-    kept = [session.infer(images) for session in sessions]
-    for model, logits in zip(models, kept, strict=True):
-        np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-4, atol=1e-4)
-
-
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
     make_onnx_file(model, "fp16")
@@ -102,15 +91,6 @@ def test_a_precision_that_the_gpu_lacks_is_refused(
         EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
     ):
         open_session(variant(make_model(tmp_path), "bf16"), BATCH, 1)
-
-
-def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> None:
-    with open_session(variant(make_model(tmp_path)), BATCH, 4) as session:
-        info = session.info
-    assert (info.device, info.batch, info.threads) == ("Pretended", BATCH, 0)
-    assert json.loads(info.versions) == {
-        "torch": torch.__version__, "numpy": np.__version__, "cupy": "0", "driver": "580"
-    }  # fmt: skip
 
 
 def test_what_cannot_be_captured_is_asked_for_plainly_and_said_once(
@@ -153,19 +133,3 @@ def test_no_room_for_a_batch_is_said_while_opening(
     with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
         open_session(variant(make_model(tmp_path)), 64, 1)
     assert "\n" not in str(caught.value)
-
-
-def test_a_card_that_fails_ends_with_one_line(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [content] = batches(1)
-
-    def lost(_: Any) -> None:
-        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nFor debugging")
-
-    with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
-        images = card.asarray(content)
-        session.infer(images)
-        monkeypatch.setattr(pretend_torch.CUDAGraph, "replay", lost)
-        with pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: unspecified launch failure; what was"):
-            session.infer(images)

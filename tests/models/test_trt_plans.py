@@ -16,7 +16,7 @@ from torch import nn
 
 from bandlens.core.errors import ExportError
 from bandlens.core.records import Model
-from bandlens.export.onnx.files import OnnxFile, load_onnx_file
+from bandlens.export.onnx.files import load_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, has_trt_plan, target_of
@@ -78,25 +78,20 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
     assert "INFO: ONNX IR version" in (folder / f"{stem}.log").read_text()
 
 
-def test_what_there_is_instead_is_named(
-    rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_plan_is_of_one_library_gpu_batch_and_file(rtx: ModuleType, model: Model, target: Target) -> None:
     onnx_file = load_onnx_file(model, "fp32")
     ensure_trt_plan(rtx, onnx_file, target)
-
-    def warning_about(file: OnnxFile, place: Target) -> str:
-        assert not has_trt_plan(file, place)
-        caplog.clear()
-        ensure_trt_plan(rtx, file, place)
-        return caplog.messages[0]
-
-    assert warning_about(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
-    assert f"; there is one for {GPU} (9.0)" in warning_about(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
-    assert f"one of tensorrt_rtx {rtx.__version__}" in warning_about(
-        onnx_file, replace(target, library="tensorrt 10.16")
-    )
-    second_model = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another ONNX file" in warning_about(load_onnx_file(second_model, "fp32"), target)
+    others = [
+        replace(target, batch=4),
+        replace(target, gpu="NVIDIA L4 (8.9)"),
+        replace(target, library="tensorrt 10.16"),
+    ]
+    for place in others:
+        assert not has_trt_plan(onnx_file, place)
+        ensure_trt_plan(rtx, onnx_file, place)
+    second = load_onnx_file(make_model(model.path.parent, size=64, seed=1), "fp32")
+    assert not has_trt_plan(second, target)
+    ensure_trt_plan(rtx, second, target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 

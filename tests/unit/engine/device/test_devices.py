@@ -7,7 +7,6 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -35,7 +34,6 @@ from bandlens.engine.device.requirements import (
     CHECKS,
     TENSORRT,
     Library,
-    check_architecture,
     load,
     runs,
     try_builder,
@@ -208,11 +206,8 @@ def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
 def test_onnxruntime_does_not_fall_back_from_a_provider_that_it_cannot_load() -> None:
     import onnxruntime
 
-    with pytest.raises(
-        EngineError, match=r"^ONNX Runtime cannot use its NoSuchExecutionProvider \(.*\); run: "
-    ) as caught:
+    with pytest.raises(EngineError, match=r"^ONNX Runtime cannot use its NoSuchExecutionProvider \(.*\); run: "):
         try_provider(onnxruntime, "NoSuchExecutionProvider")
-    assert "libonnxruntime_providers_nosuch.so: cannot open shared object file" in str(caught.value)
 
 
 def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
@@ -253,35 +248,6 @@ def test_two_packages_of_onnxruntime_are_both_named(
         assert fault == ""
 
 
-# Code that a GPU can run
-
-L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
-
-
-@pytest.mark.parametrize(
-    ("gpu", "architectures", "has_code"),
-    [
-        (H100[0], ["sm_80", "sm_90"], True),
-        (H100[0], ["sm_75", "sm_80", "sm_86"], False),  # code of another major number does not run
-        (H100[0], ["sm_100", "sm_120"], False),
-        (H100[0], ["sm_90a"], True),
-        (L4, ["sm_86"], True),
-        (A100, ["sm_86"], False),  # nor does code of a higher minor number
-        (H100[0], ["sm_75", "compute_80"], True),  # such code is compiled as it is loaded
-        (T4, ["compute_80"], False),
-        (Gpu("B200", 1, "10.0", "580"), ["SM75", "SM120"], False),
-        (Gpu("RTX 5090", 1, "12.0", "580"), ["SM75", "SM120"], True),
-    ],
-)
-def test_code_runs_on_gpus_of_its_major_number(gpu: Gpu, architectures: list[str], has_code: bool) -> None:
-    with (
-        nullcontext()
-        if has_code
-        else pytest.raises(EngineError, match=rf"^some 1\.0 has no code for {gpu.name}, whose")
-    ):
-        check_architecture(gpu, "some 1.0", architectures)
-
-
 @pytest.mark.parametrize(
     ("cuda", "available", "line"),
     [
@@ -297,13 +263,16 @@ def test_code_runs_on_gpus_of_its_major_number(gpu: Gpu, architectures: list[str
 def test_what_torch_lacks_is_said(
     cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_cuda = SimpleNamespace(is_available=lambda: available, get_arch_list=lambda: ["sm_90"])
+    of_cuda = SimpleNamespace(is_available=lambda: available)
     torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
     monkeypatch.setattr(requirements, "load", lambda _: torch)
     monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
     state = readiness_with("torch-cuda", H100)
     assert state.ready == available
     assert re.match(line, state.line)
+
+
+L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
 
 
 def test_precisions_that_a_gpu_lacks() -> None:
