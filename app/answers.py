@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..analysis.database.store import NATIVE, PLAIN, Store, readable
+from ..analysis.database.queries import NATIVE, PLAIN, readable
+from ..analysis.database.store import Store
 from ..core.errors import StoreError, UsageError, plural, unwritable
 from ..export.files import replacing
 from .console import print_lines, print_rows

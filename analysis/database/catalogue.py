@@ -9,6 +9,7 @@ holds are for people who open it with DuckDB.
 from __future__ import annotations
 
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +39,10 @@ DEFINITIONS = """
 """All definitions that have a part in storing rows."""
 LISTING_WORDS = frozenset({"show", "information_schema"})
 """Words of statements that list the names there are."""
+
+COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"
+EVERY = "every"
+"""Title of the section of columns.toml that speaks of every table and view."""
 
 
 @cache
@@ -78,7 +83,7 @@ def words_of(sql: str) -> set[str]:
     return set(re.findall(r"\w+", code.decode(errors="replace").lower()))
 
 
-class Names:
+class TemporaryViews:
     """The temporary views and macros of a connection.
 
     They are made where a statement names them, since to make all takes longer than most queries. A reader finds
@@ -94,26 +99,27 @@ class Names:
         tables = schema_tables() if read_only else ()
         self._definitions = {name: f"CREATE TEMP VIEW {name} AS FROM {main}.{name}" for name in tables}
         self._definitions |= temporary_definitions()
-        self.made = frozenset[str]()
+        self.names = frozenset[str]()
 
     def make(self, sql: str) -> None:
         """Make what a statement names, and what that is made of."""
         words = words_of(sql)
-        needed = set(self._definitions) if words & LISTING_WORDS else words & self._definitions.keys()
+        names = set(self._definitions) if words & LISTING_WORDS else words & self._definitions.keys()
+        names -= self.names
         for name, definition in reversed(self._definitions.items()):
-            if name in needed:
-                needed |= words_of(definition) & self._definitions.keys()
+            if name in names:
+                names |= (words_of(definition) & self._definitions.keys()) - self.names
         for name, definition in self._definitions.items():
-            if name in needed - self.made:
+            if name in names:
                 self._connection.execute(definition)
-        self.made |= needed
+        self.names |= names
 
 
 def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, file: str, exact: bool) -> None:
     """StoreError for a file that holds no results, or those of another schema, or whose tables are none.
 
     Args:
-        connection: names are looked up in DuckDB's own catalogue, see `Names`.
+        connection: names are looked up in DuckDB's own catalogue, see `TemporaryViews`.
         path: names the file in errors.
         file: its name in the connection.
         exact: everything that has a part in storing rows has to be as bandlens makes it: a trigger could delete some.
@@ -129,13 +135,13 @@ def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, file: str, e
             f"{path} has schema version {version} (written by bandlens {bandlens}), and this is version "
             f"{SCHEMA_VERSION}; run the study again with a new --db"
         )
-    strange = [f"table {name}" for name in schema_tables() if name not in tables]
+    differences = [f"table {name}" for name in schema_tables() if name not in tables]
     if exact:
         changes = frozenset(connection.execute(DEFINITIONS, [file]).fetchall()) ^ _schema_definitions()
-        strange = sorted({f"{kind} {name.removeprefix('main.')}" for kind, name, _ in changes})
-    if strange:
+        differences = sorted({f"{kind} {name.removeprefix('main.')}" for kind, name, _ in changes})
+    if differences:
         raise StoreError(
-            f"{path} is not as bandlens made it: {some_of(strange)}; put that right with DuckDB, or run the study "
+            f"{path} is not as bandlens made it: {some_of(differences)}; put that right with DuckDB, or run the study "
             "again with a new --db"
         )
 
@@ -147,3 +153,24 @@ def _schema_definitions() -> frozenset[Definition]:
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         connection.execute("".join(statements))
         return frozenset(connection.execute(DEFINITIONS, ["memory"]).fetchall())
+
+
+def explain_columns(connection: duckdb.DuckDBPyConnection) -> None:
+    """Write the meaning of every column of every table and view into a database; KeyError for one without a meaning."""
+    meanings = read_meanings()
+    comments = []
+    for table, column in connection.execute(COLUMNS).fetchall():
+        meaning = (meanings.get((table, column)) or meanings[EVERY, column]).replace("'", "''")
+        comments.append(f"COMMENT ON COLUMN {table}.{column} IS '{meaning}'")
+    connection.execute("; ".join(comments))
+
+
+def read_meanings() -> dict[tuple[str, str], str]:
+    """The meaning of each column by the table or view, or EVERY, and its name."""
+    sections = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
+    return {
+        (table, column): meaning
+        for title, columns in sections.items()
+        for table in title.split(", ")
+        for column, meaning in columns.items()
+    }

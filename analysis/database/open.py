@@ -16,9 +16,8 @@ import duckdb
 from ...core.errors import StoreError, UsageError, quoted
 from ...core.files import partial_prefix, remove_partial_files
 from ...core.version import __version__
-from .catalogue import SCHEMA_VERSION, Names, check_tables, schema
-from .columns import explain_columns
-from .errors import explained
+from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
+from .messages import explained
 from .store import Store
 
 MEMORY_LIMIT = "2GB"
@@ -68,9 +67,9 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
         create(path)
     with _connected(path, path, read_only) as connection:
         with explained(path):
-            names = Names(connection, read_only)
-            check_tables(connection, path, names.file, exact=not read_only)
-        yield Store(connection, path, names, read_only)
+            views = TemporaryViews(connection, read_only)
+            check_tables(connection, path, views.file, exact=not read_only)
+        yield Store(connection, path, views, read_only)
 
 
 def create(path: Path) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import socket
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import numpy as np
@@ -35,8 +32,9 @@ from ...core.records import (
     digest_of,
 )
 from ...core.version import __version__
-from .catalogue import Names, identifier
-from .errors import explained, explanation
+from .catalogue import TemporaryViews, identifier
+from .messages import explained, explanation
+from .queries import NATIVE, TimeLimit, is_made_of, readable, with_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,88 +81,18 @@ FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
 JOIN prediction ON prediction.cell = donor.id JOIN moved ON old_index = image_index AND new_index < taken
 """
 """Predictions of other cells for the first images of some cells; see `Store.reuse`."""
-PLAIN = frozenset(
-    {
-        *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint", "uinteger"),
-        *("ubigint", "float", "double", "varchar", "decimal", "uuid", "list", "array", "struct"),
-    }
-)
-"""Types whose every value any reader of tables can hold, or which are made of others."""
-NATIVE = PLAIN | {
-    *("null", "blob", "date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"),
-    *("timestamp with time zone", "timestamptz_ns", "map"),
-}
-"""Types whose values Arrow and Parquet hold whole. Arrow's times lack a zone, and its decimals are signed."""
-
 READING_STATEMENTS = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """The statements that a reader may give. DuckDB makes several of a PIVOT, and calls them MULTI."""
-
-
-class TimeLimit:
-    """The seconds that a connection may take for one answer, a context manager.
-
-    What the caller does between two parts of the answer does not count.
-    """
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
-        """`seconds` is the limit; 0 is none."""
-        self._connection, self._path, self._seconds = connection, path, seconds
-        self._used, self._start, self._exceeded = 0.0, math.inf, False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            if self._used + time.monotonic() - self._start > self._seconds:
-                self._exceeded = True
-                self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
-
-    def __enter__(self) -> Self:
-        if self._seconds:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._seconds:
-            self._thread.join()
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count the time of the block; StoreError where the limit interrupts its query."""
-        self._start = time.monotonic()
-        try:
-            yield
-        except Exception as error:
-            if not self._exceeded:
-                raise
-            raise StoreError(
-                f"{self._path}: the query took more than {self._seconds:g} s; ask for less, or allow more with "
-                "--timeout SECONDS (timeout=SECONDS in Python)"
-            ) from error
-        finally:
-            self._used += time.monotonic() - self._start
-            self._start = math.inf
-
-    def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        """The rows of an answer as they come."""
-        while True:
-            with self.counted():
-                try:
-                    batch = reader.read_next_batch()
-                except StopIteration:
-                    return
-            yield batch
 
 
 class Store:
     """An open results database. Made by `open_store`."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, names: Names, read_only: bool = False
+        self, connection: duckdb.DuckDBPyConnection, path: Path, views: TemporaryViews, read_only: bool = False
     ) -> None:
         self._connection = connection
-        self._names = names
+        self._views = views
         self.path = path
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
@@ -204,9 +132,9 @@ class Store:
             try:
                 with limit.counted():
                     relation = self._query(sql, parameters)
-                    is_plain = all(_is_made_of(kind, types) for kind in relation.types)
+                    is_plain = all(is_made_of(kind, types) for kind in relation.types)
                     if not is_plain or len({name.lower() for name in relation.columns}) < len(relation.columns):
-                        relation = relation.project(", ".join(_with_text(relation, types)))
+                        relation = relation.project(", ".join(with_text(relation, types)))
                     reader = relation.to_arrow_reader(rows)
                 with closing(reader):  # an answer of which rows are left keeps the next query from beginning
                     yield pa.RecordBatchReader.from_batches(reader.schema, limit.batches(reader))
@@ -240,7 +168,7 @@ class Store:
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         if self._read_only:
             self.statements(sql)
-        self._names.make(sql)
+        self._views.make(sql)
         relation = self._connection.sql(sql, params=list(parameters))
         if relation is None:
             raise UsageError("the query is empty; give one SELECT")
@@ -251,17 +179,17 @@ class Store:
             self._rows(sql, parameters)
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        self._names.make(sql)
+        self._views.make(sql)
         return self._connection.execute(sql, list(parameters)).fetchall()
 
     def checkpoint(self) -> None:
         """Write what the log beside the file holds into the file."""
-        self.execute(f"CHECKPOINT {identifier(self._names.file)}")
+        self.execute(f"CHECKPOINT {identifier(self._views.file)}")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block does, all of it or, where it raises, nothing."""
-        names = self._names.made
+        names = self._views.names
         self.execute("BEGIN")
         try:
             yield
@@ -269,7 +197,7 @@ class Store:
         except BaseException:
             with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
-            self._names.made = names  # temporary views that were made on the way are gone, too
+            self._views.names = names  # temporary views that were made on the way are gone, too
             raise
 
     def _load(self, statement: str, rows: Rows) -> None:
@@ -711,37 +639,6 @@ def _value_table(frame: pl.DataFrame) -> pl.DataFrame:
 
     keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
     return frame.select(*keys, *VALUE_COLUMNS)
-
-
-def _is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> bool:
-    """Whether a type is one of `types`, with all that it is made of."""
-    parts = kind.children if kind.id in ("list", "array", "struct", "map") else ()
-    # The length of an array is among its parts.
-    kinds = [part for _, part in parts if isinstance(part, duckdb.sqltypes.DuckDBPyType)]
-    is_empty = kind.id == "struct" and not kinds  # Parquet holds none
-    return kind.id in types and not is_empty and all(_is_made_of(part, types) for part in kinds)
-
-
-def _with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iterator[str]:
-    """The columns by their places, since names may be there twice; those that are not made of `types` as text.
-
-    To DuckDB names are the same that differ in case alone.
-    """
-    taken: set[str] = set()
-    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        free = next(free for free in itertools.chain([name], numbered) if free.lower() not in taken)
-        taken.add(free.lower())
-        quoted = free.replace('"', '""')
-        yield f'#{place}{"" if _is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
-
-
-def readable(rows: pl.DataFrame) -> pl.DataFrame:
-    """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
-    import polars as pl
-
-    decimals = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
-    return rows.with_columns(pl.col(decimals).cast(pl.Int128))
 
 
 def check_names(cells: Iterable[Cell]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ...analysis.database.consistency import Check, check_database
+from ...analysis.database.integrity import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError

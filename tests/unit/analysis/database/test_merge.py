@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made_up_results import cell, condition, image_set, part, store_study
 from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 
-from bandlens.analysis.database.consistency import check_database
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import GROUPS, IDENTITIES, LEFT_OUT, REFERENCES, merge
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.studies import delete_study, free_bytes

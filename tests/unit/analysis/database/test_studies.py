@@ -11,7 +11,7 @@ from small import Command
 
 import bandlens
 from bandlens.analysis.database.catalogue import schema
-from bandlens.analysis.database.consistency import check_database
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import (
     CELL_TABLES,

@@ -12,7 +12,7 @@ from PIL import Image
 from polars.testing import assert_frame_equal
 from small import ask, make_model, make_pictures, make_study, rows_of
 
-from bandlens.analysis.database.consistency import check_database
+from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
