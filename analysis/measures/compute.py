@@ -92,8 +92,8 @@ def compute_own(
         [study_id],
     ).item()
     digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
-    stored = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
-    changed = [measure for measure in measures if stored.get(measure.name) != digests[measure.name]]
+    previous = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
+    changed = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
     if not changed:
         return []
     selection = MeasureSelection(
@@ -219,7 +219,7 @@ class PeerAnswers:
 
     measures: Sequence[Measure[PeerOutcomes]]
     options: Options
-    _of_set: dict[int, dict[ConditionKey, list[PeerAnswer]]] = field(default_factory=dict)
+    _answers: dict[int, dict[ConditionKey, list[PeerAnswer]]] = field(default_factory=dict)
     _images: dict[int, ImageTruth] = field(default_factory=dict)
 
     def add(self, outcomes: Outcomes) -> None:
@@ -227,15 +227,15 @@ class PeerAnswers:
         if not images.labelled or not self.measures:
             return
         self._images[subject.image_set_id] = images
-        conditions = self._of_set.setdefault(subject.image_set_id, {})
-        for stored, cell in outcomes.cells.items():
+        conditions = self._answers.setdefault(subject.image_set_id, {})
+        for condition, cell in outcomes.cells.items():
             if cell.right is not None:
-                answers = conditions.setdefault(stored.key, [])
-                answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
+                answers = conditions.setdefault(condition.key, [])
+                answers.append(PeerAnswer(condition.cell, subject, np.packbits(cell.right[images.judged])))
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
-        for image_set, conditions in sorted(self._of_set.items()):
+        for image_set, conditions in sorted(self._answers.items()):
             images = self._images[image_set]
             clean: Peers | None = None
             # Clean images come first, since every other condition is compared with them.

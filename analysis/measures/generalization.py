@@ -161,8 +161,8 @@ def benchmarks_of_sets(
                 "parameters": json.dumps(dict(condition.parameters)),
                 "real": "real" in schemes.get(images.digest, ()),
             }
-            for images, of_set in sorted(conditions.items(), key=lambda pair: -pair[0].count)
-            for condition in of_set
+            for images, conditions_of_set in sorted(conditions.items(), key=lambda pair: -pair[0].count)
+            for condition in conditions_of_set
             if images.labelled
         ]
     )
@@ -240,10 +240,10 @@ def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[st
 def _by_checkpoint(cells: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, list[Row]]]:
     """Checkpoint -> name -> its cells, of each checkpoint that has any; a name of which it has none has no cells."""
     by_checkpoint: dict[int, dict[str, list[Row]]] = {}
-    for name, of_name in cells.items():
-        for cell in of_name:
-            of_checkpoint = by_checkpoint.setdefault(cell["checkpoint_id"], {accuracy: [] for accuracy in cells})
-            of_checkpoint[name].append(cell)
+    for name, rows in cells.items():
+        for cell in rows:
+            cells_of_names = by_checkpoint.setdefault(cell["checkpoint_id"], {accuracy: [] for accuracy in cells})
+            cells_of_names[name].append(cell)
     return by_checkpoint
 
 
@@ -257,9 +257,9 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey | None, Ben
     for cell in _cells(store, study_id):
         cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
     benchmarked: dict[ConditionKey | None, Benchmarked] = {}
-    for key, of_key in cells.items():
+    for key, rows in cells.items():
         under = {
-            name: [cell for cell in of_key if accuracy.probe == "clean" and _shows(cell, accuracy)]
+            name: [cell for cell in rows if accuracy.probe == "clean" and _shows(cell, accuracy)]
             for name, accuracy in ACCURACIES.items()
         }
         by_checkpoint = _by_checkpoint(under)
@@ -272,8 +272,8 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey | None, Ben
 def _complete_means(cells: Mapping[int, Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
     """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
     names, groups = set[str](), set[str]()
-    for of_checkpoint in cells.values():
-        gaps = {name: gap(of_checkpoint[name], accuracy) for name, accuracy in ACCURACIES.items()}
+    for cells_of_names in cells.values():
+        gaps = {name: gap(cells_of_names[name], accuracy) for name, accuracy in ACCURACIES.items()}
         names |= {
             name
             for name, accuracy in ACCURACIES.items()

@@ -69,15 +69,15 @@ def consistency_under(store: Store, images: str, probe: str, resamples: int = 10
     answers = answers.filter(pl.col("probe").is_in(["clean", probe]))
     losses = store.frame(LOSSES, [probe])
     conditions, peaks = [], []
-    for (checkpoint,), of_model in answers.group_by("checkpoint", maintain_order=True):
-        settings, kappas = _mean_kappas(of_model, people, resamples)
+    for (checkpoint,), model_answers in answers.group_by("checkpoint", maintain_order=True):
+        settings, kappas = _mean_kappas(model_answers, people, resamples)
         low, high = kappa_intervals(kappas)
         for setting, *numbers in zip(settings, kappas[:, 0], low, high, strict=True):
             row = {"checkpoint": checkpoint, "setting": setting, "people_lose": _loss(losses, setting)}
-            known = [None if np.isnan(number) else float(number) for number in numbers]
-            conditions.append(row | dict(zip(("kappa", "low", "high"), known, strict=True)))
-        tested = np.array([setting is not None for setting in settings])
-        defined = np.where(np.isnan(kappas[tested]), -np.inf, kappas[tested])
+            columns = [None if np.isnan(number) else float(number) for number in numbers]
+            conditions.append(row | dict(zip(("kappa", "low", "high"), columns, strict=True)))
+        perturbed = np.array([setting is not None for setting in settings])
+        defined = np.where(np.isnan(kappas[perturbed]), -np.inf, kappas[perturbed])
         if np.isfinite(defined[:, 0]).any():
             values = np.array([setting for setting in settings if setting is not None])
             highest = values[defined[:, np.isfinite(defined).any(axis=0)].argmax(axis=0)]
@@ -89,19 +89,19 @@ def consistency_under(store: Store, images: str, probe: str, resamples: int = 10
     return {"conditions": conditions, "peaks": peaks}
 
 
-def _mean_kappas(of_model: pl.DataFrame, people: pl.DataFrame, resamples: int) -> tuple[list[float | None], Floats]:
+def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame, resamples: int) -> tuple[list[float | None], Floats]:
     """The settings of one model, and its (settings, 1 + resamples) mean kappas to people, those of the data first."""
     keys = ["condition", "image"]
-    wide = of_model.pivot("setting", index=keys, values="correct", aggregate_function="first").drop_nulls()
-    settings = of_model["setting"].unique(maintain_order=True).to_list()
-    joined = people.join(wide, on=keys, maintain_order="left")
-    photographs = joined["image"].rank("dense").to_numpy().astype(np.intp) - 1
-    right = joined.select(wide.columns[2:]).to_numpy().T
+    wide = answers.pivot("setting", index=keys, values="correct", aggregate_function="first").drop_nulls()
+    settings = answers["setting"].unique(maintain_order=True).to_list()
+    judgements = people.join(wide, on=keys, maintain_order="left")
+    photographs = judgements["image"].rank("dense").to_numpy().astype(np.intp) - 1
+    right = judgements.select(wide.columns[2:]).to_numpy().T
     total, count = np.zeros((2, len(settings), 1 + resamples))
-    for _, rows in joined.with_row_index("row").group_by("subject", "condition", maintain_order=True):
-        seen = np.zeros(len(joined), bool)
+    for _, rows in judgements.with_row_index("row").group_by("subject", "condition", maintain_order=True):
+        seen = np.zeros(len(judgements), bool)
         seen[rows["row"].to_numpy()] = True
-        person = joined["correct"].to_numpy() & seen
+        person = judgements["correct"].to_numpy() & seen
         rows_of_person = np.concatenate([seen[None], person[None], right & seen, right & person])
         counted, _ = count_right(rows_of_person, photographs, resamples, 0)
         n, q, (p, agreed) = counted[0], counted[1], np.split(counted[2:], 2)
@@ -114,11 +114,11 @@ def _mean_kappas(of_model: pl.DataFrame, people: pl.DataFrame, resamples: int) -
 
 def _loss(losses: pl.DataFrame, setting: float | None) -> float | None:
     """The loss of people at a setting, or None outside of those that they saw."""
-    known = dict(losses.rows())
-    if setting is None or setting in known:
-        return known.get(setting)
+    loss_at = dict(losses.rows())
+    if setting is None or setting in loss_at:
+        return loss_at.get(setting)
     # The settings of a high-pass go up to infinity, where it filters nothing, and nothing lies halfway there.
-    tested = losses.filter(pl.col("setting").is_finite())
-    settings = tested["setting"].to_numpy()
+    finite = losses.filter(pl.col("setting").is_finite())
+    settings = finite["setting"].to_numpy()
     inside = len(settings) > 0 and settings[0] <= setting <= settings[-1]
-    return float(np.interp(setting, settings, tested["loss"].to_numpy())) if inside else None
+    return float(np.interp(setting, settings, finite["loss"].to_numpy())) if inside else None

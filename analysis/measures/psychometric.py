@@ -214,9 +214,9 @@ def estimate_band(
         return _without(too_little, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = _usable(right, images, floor)
-    drawn = _fit(right[:, usable], images[usable], floor, noise)
+    fits = _fit(right[:, usable], images[usable], floor, noise)
     return PsychometricBand(
-        *_judged(drawn, size, _why_too_few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
+        *_judged(fits, size, _why_too_few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
     )
 
 
@@ -249,10 +249,10 @@ def paired_band_intervals(
     independent = int(ids.max()) + 1
     numbers = []
     for right_of_run, floor in runs:
-        drawn = _fit(right_of_run[:, usable], images[usable], floor, noise)
-        band = PsychometricBand(*_judged(drawn, size, _why_too_few(independent)), 0.0, a.shape[1], independent)
-        defined = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
-        numbers.append({name: values for name, values in drawn.numbers(size).items() if name in defined})
+        fits = _fit(right_of_run[:, usable], images[usable], floor, noise)
+        band = PsychometricBand(*_judged(fits, size, _why_too_few(independent)), 0.0, a.shape[1], independent)
+        bounded = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
+        numbers.append({name: values for name, values in fits.numbers(size).items() if name in bounded})
     numbers_a, numbers_b = numbers
     return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
 
@@ -347,15 +347,15 @@ def estimate_band_of_counts(
         )
     share = right / trials
     random = np.random.default_rng(seed)
-    drawn = np.concatenate([right[None], random.binomial(trials, share, (resamples, *shape))]).astype(np.float64)
-    reference = drawn[:, 0].sum(axis=1) / trials[0].sum()
+    counts = np.concatenate([right[None], random.binomial(trials, share, (resamples, *shape))]).astype(np.float64)
+    reference = counts[:, 0].sum(axis=1) / trials[0].sum()
     total = int(trials.sum())
-    if drawn[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
+    if counts[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
         note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
         return _without(_nothing(note), noise_of(PUBLISHED), float(reference[0]), total, total)
-    drawn, reference = drawn[reference > 2 * floor], reference[reference > 2 * floor]
-    flat = drawn[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
-    all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
+    counts, reference = counts[reference > 2 * floor], reference[reference > 2 * floor]
+    flat = counts[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
+    all_trials = np.repeat(trials[1:].astype(np.float64), len(counts), axis=1)
     fits = _fit_levels(flat, all_trials, reference, floor, noise_of(PUBLISHED))
     return PsychometricBand(*_judged(fits, SIZE, None), float(reference[0]), total, total)
 

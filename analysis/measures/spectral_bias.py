@@ -119,11 +119,11 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
     estimates = {name: Estimate(ratio) if isinstance(ratio, float) else ratio for name, ratio in ratios.items()}
     if len(means) == len(PROBES):
         estimates[SHARE] = _share(estimates)
-    valued = [name for name in means if not np.isnan(estimates[name].value)]
-    if not valued:
+    names = [name for name in means if not np.isnan(estimates[name].value)]
+    if not names:
         return estimates
     clusters = outcomes.images.clusters
-    intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued, chance=chance)
+    intervals = spectral_intervals(_right(outcomes, names), clusters, options.resamples, means=names, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals and np.isfinite(intervals[name]).all():
@@ -137,8 +137,8 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
 def _at_chance(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The estimates with a value that are made of nothing but blind guesses."""
     chance = outcomes.subject.floor
-    valued = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
-    if not chance or not valued:
+    names = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
+    if not chance or not names:
         return {}
     clusters = outcomes.images.clusters
 
@@ -149,10 +149,10 @@ def _at_chance(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[st
     blind = f"that of a blind guess, {chance:.3g}"
     if guessed([outcomes.clean]):
         note = f"clean accuracy is not told from {blind}"
-        return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name in valued}
-    at_chance = [name for name in valued if name in PROBES and guessed(_filtered(name, outcomes))]
+        return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name in names}
+    at_chance = [name for name in names if name in PROBES and guessed(_filtered(name, outcomes))]
     states = {name: f"accuracy under each {PROBES[name]} of the bias is not told from {blind}" for name in at_chance}
-    if SHARE in valued and len(at_chance) == len(PROBES):
+    if SHARE in names and len(at_chance) == len(PROBES):
         states[SHARE] = f"accuracy under each filter of the bias is not told from {blind}"
     return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name, note in states.items()}
 
@@ -242,13 +242,13 @@ def spectral_intervals(
     resampled = _values(right, means, chance * images)
     intervals: dict[str, tuple[float, float]] = {}
     for name, (part, base) in _quotients(correct, means, chance).items():
-        value, drawn = resampled[name][0], resampled[name][1:]
+        value, values = resampled[name][0], resampled[name][1:]
         if chance and np.isnan(value):
             continue
         parts, bases = (np.bincount(ids, right).astype(np.float64) for right in (part, base))
         if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
-            intervals[name] = interval(drawn[~np.isnan(drawn)])
+            intervals[name] = interval(values[~np.isnan(values)])
         elif name in PROBES:
             intervals[name] = quotient(share_of(part + chance, ids), share_of(base + chance, ids), chance)
         elif base.any() and not chance:
@@ -285,15 +285,17 @@ def paired_spectral_intervals(
     values_b = _values(right[len(a) :], means, chance_b * images)
     influences_a, influences_b = _influences(a, ids, means, chance_a), _influences(b, ids, means, chance_b)
     for name in values_a:
-        drawn = values_b[name] - values_a[name]
-        if np.isnan(drawn[0]):
+        differences = values_b[name] - values_a[name]
+        if np.isnan(differences[0]):
             continue
         (influence_a, total_a), (influence_b, total_b) = influences_a[name], influences_b[name]
         influence = influence_b - influence_a
         if contributing(len(ids) * influence) >= FEWEST_APART:
-            intervals[name] = interval(drawn[1:][~np.isnan(drawn[1:])])
+            intervals[name] = interval(differences[1:][~np.isnan(differences[1:])])
         else:
-            intervals[name] = paired_interval(float(drawn[0]), influence, len(ids) / count / min(total_a, total_b))
+            intervals[name] = paired_interval(
+                float(differences[0]), influence, len(ids) / count / min(total_a, total_b)
+            )
     return intervals
 
 

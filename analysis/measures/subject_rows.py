@@ -128,8 +128,8 @@ def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, option
     for measure in applicable:
         if (why := lacks[measure.name]) and measure.is_bias:
             yield row_of(measure.name, nothing(State.MISSING, why))
-    determined = [measure for measure in applicable if not lacks[measure.name]]
-    for name, estimate in estimates_of(determined, outcomes, options):
+    complete = [measure for measure in applicable if not lacks[measure.name]]
+    for name, estimate in estimates_of(complete, outcomes, options):
         if not lacks.get(name):
             yield row_of(name, estimate)
 
@@ -139,10 +139,10 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
     available = outcomes.available
     applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
     estimates = {measure.name: [*_mean_estimates(measure, outcomes)] for measure in applicable if measure.values}
-    for place, (stored, cell) in enumerate(outcomes.cells.items()):
-        keys = stored.key._asdict()
-        for name, of_conditions in estimates.items():
-            if estimate := of_conditions[place]:
+    for place, (condition, cell) in enumerate(outcomes.cells.items()):
+        keys = condition.key._asdict()
+        for name, by_place in estimates.items():
+            if estimate := by_place[place]:
                 yield keys | row_of(name, estimate)
         for name, estimate in estimates_of(applicable, cell, options):
             yield keys | row_of(name, estimate)
@@ -157,11 +157,15 @@ def _mean_estimates(measure: Measure[CellOutcomes], outcomes: Outcomes) -> Itera
     most = max(1, CACHE_IMAGES // len(clusters))
     for block in (cells[first : first + most] for first in range(0, len(cells), most)):
         values = [read(cell) for cell in block]
-        shares = [of_cell and of_cell.share(clusters) for of_cell in values]
+        shares = [image_values and image_values.share(clusters) for image_values in values]
         references = [None if cell.is_clean else clean for cell, share in zip(block, shares, strict=True) if share]
         estimates = iter(all_less_clean([share for share in shares if share], references))
-        for of_cell, share in zip(values, shares, strict=True):
-            if of_cell is None:
+        for image_values, share in zip(values, shares, strict=True):
+            if image_values is None:
                 yield None
             else:
-                yield of_cell.judge(next(estimates)) if share else nothing(State.UNDETERMINED, of_cell.uncounted, 0)
+                yield (
+                    image_values.judge(next(estimates))
+                    if share
+                    else nothing(State.UNDETERMINED, image_values.uncounted, 0)
+                )

@@ -22,7 +22,7 @@ import scipy
 
 from .arrays import ALPHA, Floats, Whole, Z
 
-FEW = 30
+NORMAL_IMAGES = 30
 """Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""
 UNSEEN = 0.5
 """Weight of a cluster whose images are all alike, or all differ: it is counted among those that were seen."""
@@ -42,7 +42,7 @@ def wilson(share: Floats | float, n: Floats | float, quantile: Floats | float = 
 
 def independent_freedom(images: int) -> float:
     """The degrees of freedom of a number of independent images: infinite, as of a normal one, from 30 of them on."""
-    return images - 1.0 if images < FEW else np.inf
+    return images - 1.0 if images < NORMAL_IMAGES else np.inf
 
 
 def student(freedom: Floats, alpha: float = ALPHA) -> Floats:

@@ -12,7 +12,7 @@ from ...core.records import Crop
 from ..images.decision_spaces import decision_space
 from .layouts import Layout, classes_of
 
-SHOWN = 3
+NAMED_SETS = 3
 """The number of sets that a message names before it says how many more there are."""
 
 
@@ -151,7 +151,7 @@ def merged(by_set: Sequence[tuple[str, Faults]]) -> Faults:
             for label, faults_of_set in by_set
             if getattr(faults_of_set, part)
         ]
-        return (*every[:SHOWN], *([f"and {len(every) - SHOWN} more sets"] if len(every) > SHOWN else []))
+        return (*every[:NAMED_SETS], *([f"and {len(every) - NAMED_SETS} more sets"] if len(every) > NAMED_SETS else []))
 
     return Faults(lines("missing"), lines("surplus"))
 

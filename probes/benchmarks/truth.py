@@ -14,7 +14,7 @@ from ...core.untrusted import read_text
 from ..images.decision_spaces import imagenet_classes, wnids_of
 from .layouts import NUMBERED, Layout
 
-LARGEST = 1 << 24
+MOST_BYTES = 1 << 24
 """The most bytes that a list of labels may have: ten times those of the longest one."""
 
 Truth = dict[int, int]
@@ -79,7 +79,7 @@ def listed(file: Path) -> Layout:
 
 def _text(file: Path) -> str:
     try:
-        return read_text(file, LARGEST, pipe=True)
+        return read_text(file, MOST_BYTES, pipe=True)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); give the file that lists the labels") from error
     except ValueError as error:

@@ -29,13 +29,13 @@ PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.pa
 FORMATS = (1, 2)
 SECOND = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
-TOGETHER = 16
+SYNCED_ROWS = 16
 """The number of rows of pixels that go to the disk together."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
 MOST_IMAGES = 1 << 25
 """The most images that a set may have: a small file can describe any number."""
-LARGEST = 1 << 26
+MOST_BYTES = 1 << 26
 """The most bytes that set.json may have; it lists the files that were left out."""
 
 Lists = Sequence[Sequence[int]]
@@ -89,9 +89,9 @@ def write_row(file: int, row: int, pixels: NDArray[np.uint8]) -> None:
     while unwritten:
         written = os.pwrite(file, unwritten, offset)
         unwritten, offset = unwritten[written:], offset + written
-    if row % TOGETHER == TOGETHER - 1 and hasattr(os, "posix_fadvise"):
+    if row % SYNCED_ROWS == SYNCED_ROWS - 1 and hasattr(os, "posix_fadvise"):
         # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
-        os.posix_fadvise(file, offset - TOGETHER * length, TOGETHER * length, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file, offset - SYNCED_ROWS * length, SYNCED_ROWS * length, os.POSIX_FADV_DONTNEED)
 
 
 def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
@@ -211,7 +211,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
     file = folder / ABOUT
     try:
-        about = parse_json(read_text(file, LARGEST))
+        about = parse_json(read_text(file, MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
