@@ -103,7 +103,8 @@ def measure(
     from ...analysis.measures.compute import compute_own, stored_values
     from ...analysis.measures.own import read_measures
 
-    path, called = existing(db), name or (file.__name__ if callable(file) else Path(file).stem)
+    path = existing(db)
+    called = name or str(getattr(file, "__name__", "") if callable(file) else Path(file).stem)
     where = {"function": file} if callable(file) else {"file": str(Path(file).absolute())}
     measures = read_measures({called: {**where, **settings}}, Path())
     with open_store(path) as store:

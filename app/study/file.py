@@ -93,9 +93,9 @@ class Study:
         return cls(**_checked(path, {"name": path.stem} | _parsed(path, toml)), folder=path.parent, toml=toml)
 
     @property
-    def functions(self) -> list[str]:
-        """The probes and measures that are functions in memory, in words."""
-        return [f"{key.rstrip('s')} {name}" for key in TABLES for name, _ in _functions(getattr(self, key))]
+    def probes_in_memory(self) -> list[str]:
+        """The names of probes that are functions in memory."""
+        return [name for name, _ in _functions(self.probes)]
 
     @property
     def thread_count(self) -> int:

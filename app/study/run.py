@@ -45,8 +45,9 @@ def run_study(
 
     What was committed stays: a run that is interrupted loses `range_seconds` of work, of each worker.
     """
-    if workers is not None and work.study.functions:
-        raise UsageError(f"{work.study.functions[0]} is a function in memory, which workers lack; put it into a file")
+    if workers is not None and work.study.probes_in_memory:
+        name = work.study.probes_in_memory[0]
+        raise UsageError(f"probe {name} is a function in memory, which workers lack; put it into a file")
     progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
         if snapshot:

@@ -291,6 +291,13 @@ def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path
     values = bandlens.measure(tmp_path / "worst.py", database, "s", quantile=0.25)
     assert set(values["probe"]) == {"clean", "lowpass"}
     assert values["value"].null_count() == 0
+
+    def worst(confidence: Any, right: Any, quantile: float) -> Any:
+        return np.quantile(confidence[right], quantile)
+
+    columns = ["checkpoint", "image_set", "probe", "value", "low", "high"]
+    same_values = bandlens.measure(worst, database, "s", quantile=0.25)
+    assert same_values.select(columns).equals(values.select(columns))
     with pl.Config(), pytest.raises(UsageError, match="no results database"):
         bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
 

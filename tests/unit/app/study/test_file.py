@@ -16,9 +16,11 @@ import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.comparison.gates import Limits
+from bandlens.analysis.measures.own import read_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.core.errors import UsageError
+from bandlens.probes.grid import make_grid
 
 
 def work_of(file: Path) -> Work:
@@ -413,3 +415,29 @@ def test_models_have_absolute_paths_since_workers_have_another_current_folder(
     make_study(workplace)
     monkeypatch.chdir(workplace)
     assert {cell.variant.path for cell in work_of(Path("study.toml")).cells} == {workplace / "models" / "one.onnx"}
+
+
+def blur(images: Any, sigma: float = 1) -> Any:
+    return images * sigma
+
+
+def test_a_function_may_stand_for_a_probe_or_a_measure_and_its_name_runs_nothing() -> None:
+    probes = {"lowpass": {"cutoff": 0.3}, "blur": blur, "blurs": {"function": blur, "sigma": [0.5, 1]}}
+    study = Study("mine", ["*"], ["set"], probes=probes, measures={"worst": blur})
+    assert study.probes_in_memory == ["blur", "blurs"]
+    for same in (study, replace(study, engine="torch")):
+        assert same.probes == probes | {"blur": {"function": blur}}
+        assert same.measures == {"worst": {"function": blur}}
+        grid = make_grid(same.probes, same.folder)
+        assert [str(condition) for condition in grid.conditions[2:]] == [
+            "blur sigma=1",
+            "blurs sigma=0.5",
+            "blurs sigma=1",
+        ]
+    stored = tomllib.loads(study.toml)
+    assert stored["probes"]["blurs"] == {"function": "blur", "sigma": [0.5, 1]}
+    assert stored["measures"] == {"worst": {"function": "blur"}}
+    with pytest.raises(UsageError, match=r"unknown probe 'blur'.* a probe of your own needs"):
+        make_grid(stored["probes"], study.folder)
+    with pytest.raises(UsageError, match="measure worst must be a table with a file"):
+        read_measures(stored["measures"], study.folder)

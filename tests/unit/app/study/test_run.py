@@ -24,7 +24,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.sessions import background_commits
 from bandlens.app.study.workers import Workers
-from bandlens.core.errors import EngineError, StoreError
+from bandlens.core.errors import EngineError, StoreError, UsageError
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
@@ -199,3 +199,9 @@ def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes
     assert count == 2
     run_study(work, database, range_seconds=0)
     assert_frame_equal(rows_of(database), rows_of(direct))
+
+
+def test_a_function_in_memory_is_not_for_workers(work: Work, tmp_path: Path) -> None:
+    study = replace(work.study, probes={"blur": {"function": print}})
+    with pytest.raises(UsageError, match="probe blur is a function in memory, which workers lack; put it into a file"):
+        run_study(replace(work, study=study), tmp_path / "r.duckdb", workers=Workers(("cpu",)))
