@@ -23,7 +23,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from .errors import UsageError
 
@@ -119,24 +119,12 @@ def _relative_to_folder(folder: Path, file: str) -> str | None:
     return None
 
 
-class UserSource(NamedTuple):
-    """The files that a function of a user's is made of."""
-
-    file: Path
-    uses: tuple[str, ...] = ()
-    """Files beside it that it reads, or imports by a name that is made as it runs: paths relative to its folder, where
-    `*` stands for any name."""
-
-
-def parse_source(what: str, table: Mapping[str, Any], folder: Path) -> UserSource:
-    """The source of `what`, such as `probe blur`, which a study in `folder` describes by a table with `file`, and
-    perhaps `uses`.
-    """
-    return UserSource(folder / str(table["file"]), parse_uses(what, table))
-
-
 def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
-    """The patterns under `uses` in the table of a user's function."""
+    """The patterns under `uses` in the table of a user's function.
+
+    They are files beside it that it reads, or imports by a name that is made as it runs: paths relative to its folder,
+    where `*` stands for any name.
+    """
     uses = table.get("uses", [])
     patterns = [uses] if isinstance(uses, str) else uses
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -144,31 +132,29 @@ def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def source_digest(source: UserSource) -> str:
-    """sha256 over the names and contents of the source's files, in a fixed order."""
-    return UserModules(source).digest
-
-
 class UserModules(UserCode, Loader):
-    """The files of a source as they are now, and the package that their modules are members of."""
+    """A user's file and the files that belong to it, as they are now, and the package of their modules.
 
-    def __init__(self, source: UserSource) -> None:
-        root, names, digest = source.file.parent, list[str](), hashlib.sha256()
+    The digest is that of the names and contents of the files, in a fixed order.
+    """
+
+    def __init__(self, file: Path, uses: Sequence[str] = ()) -> None:
+        root, names, digest = file.parent, list[str](), hashlib.sha256()
         self._modules = dict[str, tuple[Path, bytes]]()
         """The file of each module and its content, by the name that import statements call the module."""
-        for path in source_files(source):
+        for path in _source_files(file, uses):
             name, content = path.relative_to(root).as_posix(), path.read_bytes()
             names.append(name)
             digest.update(f"{name}\0".encode() + content + b"\0")
             if ending := next(filter(name.endswith, MODULE_ENDINGS), None):
                 module = name.removesuffix(ending).removesuffix("/__init__").replace("/", ".")
                 self._modules[module] = path.absolute(), content
-        super().__init__(root.absolute(), source.uses, names, digest.hexdigest())
+        super().__init__(root.absolute(), uses, names, digest.hexdigest())
         self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
         _packages.setdefault(self.package, self)
 
     def load(self, file: Path) -> ModuleType:
-        """Import a file of the source, unless this process has done so."""
+        """Import the file, unless this process has done so."""
         return import_module(f"{self.package}.{file.stem}")
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
@@ -228,15 +214,15 @@ class _Finder:
 sys.meta_path.append(_Finder)
 
 
-def source_files(source: UserSource) -> list[Path]:
+def _source_files(file: Path, uses: Sequence[str]) -> list[Path]:
     """The file, what it uses, and every module beside it that these import, directly or not, sorted."""
-    root, files = source.file.parent, set[Path]()
-    pending = [source.file, *(path for pattern in source.uses for path in matching_files(root, pattern, source.file))]
+    root, files = file.parent, set[Path]()
+    pending = [file, *(path for pattern in uses for path in matching_files(root, pattern, file))]
     while pending:
         current = pending.pop()
         if current not in files:
             files.add(current)
-            if current == source.file or current.suffix == ".py":
+            if current == file or current.suffix == ".py":
                 pending += [path for module in _imported_modules(root, current) for path in _module_files(root, module)]
     return sorted(files)
 

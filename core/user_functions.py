@@ -27,7 +27,7 @@ from typing import Any
 from .errors import BandlensError, UsageError
 from .progress import step
 from .untrusted import one_line
-from .user_code import UserCode, UserModules, parse_source, parse_uses, runs_users_code
+from .user_code import UserCode, UserModules, parse_uses, runs_users_code
 
 log = logging.getLogger("bandlens")
 
@@ -51,23 +51,23 @@ def user_function(
 
         code = UserObject(what, named, folder, parse_uses(what, table))
         return UserFunction(what, getattr(named, "__name__", name), None, code, named, error)
-    source = parse_source(what, table, folder)
-    if not source.file.is_file():
-        raise UsageError(f"{what}: no file {source.file}; `file` is relative to the study's folder")
-    if source.file.suffix != ".py":
-        raise UsageError(f"{what}: {source.file} does not end in .py")
-    modules = UserModules(source)
+    file, uses = folder / str(table["file"]), parse_uses(what, table)
+    if not file.is_file():
+        raise UsageError(f"{what}: no file {file}; `file` is relative to the study's folder")
+    if file.suffix != ".py":
+        raise UsageError(f"{what}: {file} does not end in .py")
+    modules = UserModules(file, uses)
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
-    with _running(modules, what), _in_one_line(f"{what}: {source.file} does not load", modules, UsageError):
-        module = modules.load(source.file)
-    with _running(modules, what), _in_one_line(f"{what}: {named} in {source.file} cannot be used", modules, UsageError):
+    with _running(modules, what), _in_one_line(f"{what}: {file} does not load", modules, UsageError):
+        module = modules.load(file)
+    with _running(modules, what), _in_one_line(f"{what}: {named} in {file} cannot be used", modules, UsageError):
         function = getattr(module, str(named), None)
         if not callable(function):
             raise UsageError(
-                f'{what}: {source.file} has no function {named}({first}, …); rename one, or name it: function = "…"'
+                f'{what}: {file} has no function {named}({first}, …); rename one, or name it: function = "…"'
             )
-    return UserFunction(what, str(named), source.file, modules, function, error)
+    return UserFunction(what, str(named), file, modules, function, error)
 
 
 class UserFunction:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import BandlensError, UsageError
 from .untrusted import words_of
-from .user_code import UserCode, UserSource, is_of_python, matching_files, source_digest
+from .user_code import UserCode, UserModules, is_of_python, matching_files
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -129,6 +129,4 @@ def _is_of_library(module: str | None) -> bool:
 def _source_of_module(module: ModuleType) -> list[str]:
     """The digest of a user's module and those beside it that it imports; nothing for a library's."""
     file = module.__file__ or ""
-    return (
-        [] if _is_of_library(module.__name__) or not file.endswith(".py") else [source_digest(UserSource(Path(file)))]
-    )
+    return [] if _is_of_library(module.__name__) or not file.endswith(".py") else [UserModules(Path(file)).digest]
