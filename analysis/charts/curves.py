@@ -126,9 +126,9 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     down = base.mark_rule(strokeDash=[2, 2]).encode(x=x, y=y, y2=alt.Y2Datum(0), opacity=faded(0.5))
     bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
     rings = base.mark_point(size=110, strokeWidth=2.5, fill="white").encode(x=x, y=y)
-    marked = chart.copy(deep=False)
-    marked.layer = [*chart.layer, down, bars, rings]
-    return marked
+    chart_with_cuts = chart.copy(deep=False)
+    chart_with_cuts.layer = [*chart.layer, down, bars, rings]
+    return chart_with_cuts
 
 
 def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (0, 1)) -> dict[str, Any]:

@@ -59,24 +59,24 @@ def write_report(
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
         verdict, changes = changes_section(results, against) if results and against is not None else (None, None)
         head = [verdict_section(results, verdict) if results else _no_study(db), *([changes] if changes else [])]
-        others = []
+        sections = []
         if results:
-            others += [releases_section(results), *measured_sections(results)]
-            others += [consistency_section(results), correlations_section(results)]
-        others.append(contact_sheet(results))
+            sections += [releases_section(results), *measured_sections(results)]
+            sections += [consistency_section(results), correlations_section(results)]
+        sections.append(contact_sheet(results))
         if published or results is None:
             from .published import published_sections  # which loads tables of thousands of published models
 
-            others += published_sections(results)
+            sections += published_sections(results)
         if results:
-            others += [overview(results), provenance(results)]
-    parts = list(_with_names_apart([*head, *(section for section in others if section.is_filled)]))
+            sections += [overview(results), provenance(results)]
+    parts = list(_with_names_apart([*head, *(section for section in sections if section.is_filled)]))
     every_figure = [figure for part in parts for figure in part.figures]
-    chosen = choose_figures(every_figure, figures)
+    selection = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
     with writing(out, "name another file with --out"):
         write_bytes(out, page)
-    files = write_figures(chosen, folder, advance) if figures else []
+    files = write_figures(selection, folder, advance) if figures else []
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 
 

@@ -67,8 +67,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
         if name != ALL and name not in files and name not in groups:
             choices = dict.fromkeys((ALL, *groups, *files))
             raise UnknownName("figure", name, choices, f"`--figures {ALL}` writes each, and {INDEX} lists them")
-    chosen = {*names}
-    return [file for file in files.values() if chosen & {ALL, file.name, slug(file.figure.title)}]
+    return [file for file in files.values() if {*names} & {ALL, file.name, slug(file.figure.title)}]
 
 
 def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None]) -> list[Path]:

@@ -131,8 +131,8 @@ def filter_figures(results: ReportData) -> list[Figure]:
 
     Sets of conflicting cues come last, since the verdict says nothing about filters on them.
     """
-    conflicting = _conflicting(results)
-    sets = sorted(_perturbed(results), key=lambda entry: entry[1] in conflicting)
+    cue_sets = _conflicting(results)
+    sets = sorted(_perturbed(results), key=lambda entry: entry[1] in cue_sets)
     return [
         _accuracy_figure(results, filters, f"filters-{number}", f"Filters on {name}")
         for number, name, rows in sets
@@ -143,15 +143,15 @@ def filter_figures(results: ReportData) -> list[Figure]:
 def _curves(results: ReportData) -> Iterator[Figure]:
     """Yield a figure for each probe that is neither a filter nor acts on bands."""
     for number, name, rows in _perturbed(results):
-        charted = rows.filter(~_in_bands(), ~pl.col("cuts"), ~_crowded())
-        for (probe,), part in charted.group_by("probe", maintain_order=True):
+        curve_rows = rows.filter(~_in_bands(), ~pl.col("cuts"), ~_crowded())
+        for (probe,), part in curve_rows.group_by("probe", maintain_order=True):
             title = f"{words(str(probe))} on {name}"
             yield _accuracy_figure(results, part, f"{slug(str(probe))}-{number}", title)
 
 
 def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
     """The panels of some probes on one image set."""
-    image_set, seen = rows["image_set"][0], as_errors(results.select_choice(rows))
+    image_set, choice = rows["image_set"][0], as_errors(results.select_choice(rows))
     metrics = results.metrics.filter(image_set=image_set)
     cuts = {
         measure.shown.cut_of: metrics.filter(metric=measure.name)
@@ -160,19 +160,20 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
     }
     panels = {
         panel: mark_half_cuts(chart, cuts[probe], part) if probe in cuts else chart
-        for (probe,), part in seen.group_by("probe", maintain_order=True)
+        for (probe,), part in choice.group_by("probe", maintain_order=True)
         for panel, chart in probe_panels(part, str(probe)).items()
     }
-    labelled = rows["measure"][0] == "accuracy"
+    has_labels = rows["measure"][0] == "accuracy"
     captions = {
-        HALF_CAPTION.format(measure="accuracy above chance" if labelled else "agreement"): {*cuts} & {*seen["probe"]},
+        HALF_CAPTION.format(measure="accuracy above chance" if has_labels else "agreement"): {*cuts}
+        & {*choice["probe"]},
         CURVE_CAPTION: True,
-        CHANCE_CAPTION: labelled,
+        CHANCE_CAPTION: has_labels,
         CUES_CAPTION: image_set in _conflicting(results),
     }
     caption = " ".join(text for text, applies in captions.items() if applies)
     table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *CURVE_COLUMNS)
-    return Figure(name, title, caption, panels, 2, table, **key(seen))
+    return Figure(name, title, caption, panels, 2, table, **key(choice))
 
 
 def _bands(results: ReportData) -> Iterator[Figure]:
@@ -211,16 +212,16 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         size = results.image_sets.filter(name=name)["size"][0]
         clean = results.curve.filter(probe="clean", image_set=name).select("checkpoint", "top1", "measure")
         sound, measure = rows.filter(~pl.col("state").is_in(MEANINGLESS)), str(clean["measure"][0])
-        seen = results.select_choice(sound)
-        bars = {"shares": octave_bars(seen, clean, f"{measure} owed to octaves", size)} if len(seen) else {}
+        choice = results.select_choice(sound)
+        bars = {"shares": octave_bars(choice, clean, f"{measure} owed to octaves", size)} if len(choice) else {}
         caption = SHARES_CAPTION.format(measure=measure) + f" {AT_CHANCE}" * (len(sound) < len(rows))
         table = rows.filter(pl.col("metric").is_in(shares)).select(METRIC_COLUMNS)
         yield Figure(f"octaves-{number}", f"Octave shares on {name}", caption, bars, 1, table)
-        seen_pairs = seen.filter(pl.col("metric").is_in(pairs))
-        reach = float(seen_pairs.select(pl.col("value").abs().max().fill_null(0)).item())
+        pair_values = choice.filter(pl.col("metric").is_in(pairs))
+        reach = float(pair_values.select(pl.col("value").abs().max().fill_null(0)).item())
         maps = {
             str(model): pair_map(of_model, str(model), size, reach)
-            for (model,), of_model in seen_pairs.group_by("checkpoint", maintain_order=True)
+            for (model,), of_model in pair_values.group_by("checkpoint", maintain_order=True)
         }
         table, title = rows.filter(pl.col("metric").is_in(pairs)).select(METRIC_COLUMNS), f"Pairs of octaves on {name}"
         folded = len(maps) > OPEN_MODELS
@@ -229,12 +230,12 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
 
 def _groups(results: ReportData) -> Iterator[Figure]:
     """Yield the group means of generalization, with the benchmarks in the table."""
-    measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
-    seen = results.select_choice(measured)
-    panels = number_panels(seen, {group: words(group) for group in GROUPS}, series_of(seen))
-    if len(measured):
-        table = measured.select(METRIC_COLUMNS)
-        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
+    means = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
+    choice = results.select_choice(means)
+    panels = number_panels(choice, {group: words(group) for group in GROUPS}, series_of(choice))
+    if len(means):
+        table = means.select(METRIC_COLUMNS)
+        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(choice))
 
 
 def _numbers(results: ReportData) -> Iterator[Figure]:
@@ -242,10 +243,10 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
     titles = panel_titles() | results.own_titles
     names = [name for name, measure in MEASURES.items() if measure.shown.quantity] + [*results.own_titles]
     for number, image_set, rows in _by_image_set(results.metrics):
-        seen = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
-        panels, table = number_panels(seen, titles, series_of(seen)), rows.select(METRIC_COLUMNS)
+        choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
+        panels, table = number_panels(choice, titles, series_of(choice)), rows.select(METRIC_COLUMNS)
         title = f"Every number on {image_set}"
-        yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(seen))
+        yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(choice))
         yield from people_figures(results, image_set, number)
 
 
@@ -255,11 +256,11 @@ def _measures(results: ReportData) -> Section:
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(primary), pl.col("value").is_not_null())
     # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
-    charted = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~_crowded())
+    curve_rows = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~_crowded())
     figures = [
         _measure_figure(results, on_set.filter(metric=metric), name, number)
-        for number, name in enumerate(charted["image_set"].unique().sort(nulls_last=True), 1)
-        if len(on_set := charted.filter(pl.col("image_set").eq_missing(pl.lit(name))))
+        for number, name in enumerate(curve_rows["image_set"].unique().sort(nulls_last=True), 1)
+        if len(on_set := curve_rows.filter(pl.col("image_set").eq_missing(pl.lit(name))))
         for metric in on_set["metric"].unique().sort()
     ]
     parts, tables = numbers.filter(is_part), []
@@ -281,12 +282,12 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
-    seen = results.select_choice(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
+    choice = results.select_choice(rows.filter(~pl.col("state").is_in(MEANINGLESS))).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
     panels = {
         panel: chart
-        for (probe,), part in seen.sort("place").group_by("probe", maintain_order=True)
+        for (probe,), part in choice.sort("place").group_by("probe", maintain_order=True)
         for panel, chart in probe_panels(part, str(probe), domain).items()
     }
     table, folded = (
@@ -294,4 +295,4 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
         measure is not None and measure.shown.folded,
     )
     name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
-    return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(seen), folded=folded)
+    return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(choice), folded=folded)

@@ -136,12 +136,12 @@ def people_figures(results: ReportData, image_set: str, number: int) -> Iterator
         how="diagonal",
     )
     table = rows.sort("metric", "human", "subject").filter(~pl.col("human").all().over("metric"))
-    seen = results.select_choice(add_estimators(table.rename({"subject": "checkpoint"})))
+    choice = results.select_choice(add_estimators(table.rename({"subject": "checkpoint"})))
     panels = {
-        label_of(metric): number_chart(seen, metric, label_of(metric), series_of(seen))
-        for metric in seen["metric"].unique(maintain_order=True)
+        label_of(metric): number_chart(choice, metric, label_of(metric), series_of(choice))
+        for metric in choice["metric"].unique(maintain_order=True)
     }
     if panels:
         name, title = f"beside-people-{number}", f"Models on {image_set} beside people"
         folded = len(panels) > OPEN_PANELS
-        yield Figure(name, title, NUMBERS_CAPTION, panels, 3, table, **key(seen), folded=folded)
+        yield Figure(name, title, NUMBERS_CAPTION, panels, 3, table, **key(choice), folded=folded)

@@ -74,7 +74,7 @@ def published_sections(results: ReportData | None) -> Iterator[Section]:
     rows = []
     for row in relations(study, EVERYWHERE).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
-        complete = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
+        pairs = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(
             {
                 "bias": title_of(bias),
@@ -82,7 +82,7 @@ def published_sections(results: ReportData | None) -> Iterator[Section]:
                 "48 models": row["overall"],
                 "given ImageNet": row["partial"],
                 "within categories": row["within"],
-                "beyond the line (baseline standard)": pearson(*complete.select(pl.all().rank()).to_numpy().T),
+                "beyond the line (baseline standard)": pearson(*pairs.select(pl.all().rank()).to_numpy().T),
                 "R2 of ImageNet, a thousand": lines[benchmark].lines[0].r2,
             }
         )
@@ -123,9 +123,9 @@ def _training_figure(results: ReportData | None) -> Figure:
     points = training_points()
     models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
     if results is not None:
-        own = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
-        clean = own.filter(metric=ID_ACCURACY).select("checkpoint", imagenet="value")
-        top1 = own.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_"))
+        values = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
+        clean = values.filter(metric=ID_ACCURACY).select("checkpoint", imagenet="value")
+        top1 = values.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_"))
         top1 = top1.join(clean, on="checkpoint", maintain_order="left")
         models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
     panels = {
@@ -146,14 +146,14 @@ def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
         names = joined(store, results.label, values)
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
     classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].shown.published)}
-    own = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
-    yield from _own_figure(own, study, results)
+    metrics = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
+    yield from _own_figure(metrics, study, results)
 
 
 def _imagenet_accuracies(results: ReportData, names: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
     """Top-1 on ImageNet in percent of one's own models: checkpoint, imagenet, and whether measured or published."""
-    measured = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
-    accuracies = {name: (value, "measured") for name, value in measured}
+    top1 = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
+    accuracies = {name: (value, "measured") for name, value in top1}
     for name, model in names.drop_nulls("model").select("checkpoint", "model").rows():
         if name not in accuracies and (value := imagenet_top1(values, model)) is not None:
             accuracies[name] = (value, "published")
@@ -188,20 +188,20 @@ def _own_metrics(results: ReportData, classes: Mapping[str, int], imagenet: pl.D
 def _own_figure(metrics: pl.DataFrame, points: Mapping[str, pl.DataFrame], results: ReportData) -> Iterator[Figure]:
     """Yield the figure of one's own models among published points, if there are any."""
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
-    seen = results.select_choice(metrics.filter(is_sound))
-    if seen.is_empty():
+    choice = results.select_choice(metrics.filter(is_sound))
+    if choice.is_empty():
         return
     panels = {
         bias: layered(
             scatter_points(points[bias], bias, "imagenet"),
-            *_own_marks(seen.filter(metric=bias), bias),
+            *_own_marks(choice.filter(metric=bias), bias),
             picks=True,
             title=title_of(bias),
             height=170,
             width=220,
         )
         for bias in points
-        if bias in seen["metric"]
+        if bias in choice["metric"]
     }
     caption = OWN_CAPTION + f" {MEANINGLESS_CAPTION}" * (not metrics.select(is_sound.all()).item())
     rows = pl.concat([frame.select("model", "category") for frame in points.values()])

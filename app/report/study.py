@@ -61,10 +61,10 @@ def verdict_section(results: ReportData, against: Verdict | None) -> Section:
     if findings and findings[0] == f"{_title_of(findings[0])}.":
         findings = findings[1:]
     text = [*findings, *undetermined, *(f"Warning: {doubt}." for doubt in results.doubts)]
-    complete = int(results.cells["complete"].sum())
-    if complete < len(results.cells):
+    done = int(results.cells["complete"].sum())
+    if done < len(results.cells):
         text.append(
-            f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
+            f"{done:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
             "run` goes on where it stopped."
         )
     if not results.image_sets["labelled"].all():
@@ -99,8 +99,8 @@ def overview(results: ReportData) -> Section:
         "Predictions": cell(results.predictions),
         "Last run": cell(results.study["last_run"]),
     }
-    others = f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses."
-    return Section("overview", "Overview", [others] if results.other_studies else [], facts=facts)
+    note = f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses."
+    return Section("overview", "Overview", [note] if results.other_studies else [], facts=facts)
 
 
 def provenance(results: ReportData) -> Section:
