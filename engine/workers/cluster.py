@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...core.errors import EngineError, UsageError
@@ -59,7 +59,7 @@ def ray_workers(
         options = {f"num_{name.lower()}s": each, "max_restarts": 0, "max_task_retries": 0}
         remote = ray.remote(Actor).options(**options)
         workers += [RayWorker(ray, calls, remote, computer) for _ in range(room)]
-        yield workers, _Look(ray, calls)
+        yield workers, _look_at(ray, calls)
     finally:
         with suppress(ray.exceptions.RayError, EngineError):
             calls(lambda: [ray.kill(worker.actor) for worker in workers if worker.actor is not None], END_SECONDS)
@@ -137,21 +137,18 @@ class RayWorker:
         return future
 
 
-@dataclass(slots=True)
-class _Look:
-    """Looks now and then whether the cluster can still answer."""
+def _look_at(ray: Any, calls: TimedCalls) -> Callable[[], None]:
+    """A function that raises EngineError where the cluster cannot answer; it asks once a minute."""
+    driver, latest = calls(lambda: ray.get_runtime_context().get_node_id()), time.monotonic()
 
-    ray: Any
-    calls: TimedCalls
-    latest: float = field(default_factory=time.monotonic)
-
-    def __call__(self) -> None:
-        if time.monotonic() - self.latest < ANSWER_SECONDS:
+    def look() -> None:
+        nonlocal latest
+        if time.monotonic() - latest < ANSWER_SECONDS:
             return
-        self.latest = time.monotonic()
-        driver = self.calls(lambda: self.ray.get_runtime_context().get_node_id())
-        nodes = {node["NodeID"]: node["Alive"] for node in self.calls(self.ray.nodes)}
-        if not nodes.get(driver):
+        latest = time.monotonic()
+        if not any(node["Alive"] for node in calls(ray.nodes) if node["NodeID"] == driver):
             raise EngineError(
                 "the Ray cluster has lost this machine (its raylet is stopped); what was committed stays, run again"
             )
+
+    return look

@@ -140,19 +140,17 @@ def deadly(images, level):
     if level == 2:
         with open(Path(__file__).with_name("deaths"), "a") as file:
             file.write("x")
-        os.kill(WORKER, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
         signal.pause()
     return images.copy()
 """
-WORKER = 'os.getppid() if b"user_process" in Path("/proc/self/cmdline").read_bytes() else os.getpid()'
-"""The process of a worker, in a user's probe."""
 
 
 @BOTH
 def test_a_probe_that_aborts_ends_its_cells_after_three_tries_and_the_rest_goes_on(
     command: Command, workplace: Path, ray: None, options: tuple[str, ...]
 ) -> None:
-    (workplace / "deadly.py").write_text(DEADLY.replace("WORKER", WORKER))
+    (workplace / "deadly.py").write_text(DEADLY)
     probes = "lowpass = {cutoff = 0.3}\ndeadly = {file = 'deadly.py', level = [1, 2]}"
     study, database = make_study(workplace, probes=probes), workplace / "results.duckdb"
     answer = command("run", study, *options, "--db", database)
@@ -179,7 +177,7 @@ def hangs(images, level):
     except FileExistsError:
         return images * level
     if "HOW" == "stopped":
-        os.kill(WORKER, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(SECONDS)
     return images * level
 """
@@ -191,7 +189,7 @@ def test_a_worker_that_is_stopped_or_hangs_is_replaced(
     command: Command, workplace: Path, ray: None, options: tuple[str, ...], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "HANG_SECONDS", 20.0)
-    (workplace / "hangs.py").write_text(HANGS.replace("WORKER", WORKER).replace("HOW", how).replace("SECONDS", "3600"))
+    (workplace / "hangs.py").write_text(HANGS.replace("HOW", how).replace("SECONDS", "3600"))
     study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
     answer = command("run", study, "--db", workplace / "results.duckdb", *options, "--format", "json")
     assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
@@ -206,7 +204,7 @@ def test_a_healthy_slow_probe_is_left_alone(
 ) -> None:
     """It takes many times as long as what came before it."""
     monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.05)
-    (workplace / "hangs.py").write_text(HANGS.replace("WORKER", WORKER).replace("HOW", "slow").replace("SECONDS", "8"))
+    (workplace / "hangs.py").write_text(HANGS.replace("HOW", "slow").replace("SECONDS", "8"))
     study = make_study(workplace, probes="hangs = {file = 'hangs.py', level = 0.5}")
     answer = command("run", study, "--db", workplace / "results.duckdb", *options, "--format", "json")
     assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
