@@ -39,10 +39,10 @@ class Buffers:
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
-        array, read = self._free.get()
+        array, reached = self._free.get()
         if self._stopped:
             raise _Stopped
-        wait_for(self.xp, read)
+        wait_for(self.xp, reached)
         return array
 
     def give(self, array: Array) -> None:

@@ -132,8 +132,8 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
         tuning = as_record(Tuning, table | {"rates": rates})
         for rate in rates:
             arrays = ENGINES[rate.engine].arrays
-            known = rate.batch in BATCHES[arrays] and rate.engine in tuning.libraries
-            if not (known and rate.images_per_second > 0):
+            is_swept = rate.batch in BATCHES[arrays] and rate.engine in tuning.libraries
+            if not (is_swept and rate.images_per_second > 0):
                 raise ValueError(f"{rate} is no measurement")
         if not rates:
             raise ValueError("it has no rates")
@@ -236,8 +236,7 @@ def _add(file: Path, tables: Mapping[str, Any]) -> None:
     with suppress(OSError, ValueError):
         stored = parse_json(read_text(file, LARGEST))
     try:
-        kept = stored if isinstance(stored, dict) else {}
-        write_bytes(file, json.dumps({**kept, **tables}, indent=1).encode())
+        write_bytes(file, json.dumps({**(stored if isinstance(stored, dict) else {}), **tables}, indent=1).encode())
     except OSError as error:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
@@ -280,9 +279,9 @@ def measure_rate(
             while len(rates) < repeats:
                 started = time.perf_counter()
                 work(count)
-                taken = time.perf_counter() - started
-                if taken >= seconds:
-                    rates.append(count * batch / taken)
+                duration = time.perf_counter() - started
+                if duration >= seconds:
+                    rates.append(count * batch / duration)
                 else:
                     count *= 2
             return max(rates)

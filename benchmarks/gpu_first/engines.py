@@ -142,9 +142,9 @@ def run_over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Figures:
             started, inferring = time.perf_counter(), 0.0
             for outcomes in run(cells, bench.grid, replace(place, take=take), last=last):
                 inferring += sum(outcome.seconds for outcome in outcomes if isinstance(outcome, Finished))
-            taken = time.perf_counter() - started
-            yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / taken
-            yield f"{label}.{where}.busy", inferring / taken
+            duration = time.perf_counter() - started
+            yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / duration
+            yield f"{label}.{where}.busy", inferring / duration
 
 
 def rows_that_differ(bench: Bench) -> int:

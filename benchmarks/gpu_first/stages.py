@@ -173,8 +173,8 @@ def main(doc: str | None) -> None:
     limit = STAGES[options.stage].limit if options.stage else math.inf
     try:
         bench = make_bench(options.pretend, folder, limit)
-        whole = run_stage(bench, options.stage) if options.stage else run_stages(bench)
+        succeeded = run_stage(bench, options.stage) if options.stage else run_stages(bench)
         write_page(folder, read_results(bench))
     except (BandlensError, ImportError) as error:  # there is no GPU, or no torch
         sys.exit(str(error))
-    sys.exit(not whole)
+    sys.exit(not succeeded)

@@ -57,11 +57,11 @@ def hide_lost_memory() -> None:
 
     These errors only follow from the one that ends the run, which is told in a line.
     """
-    shown = sys.unraisablehook
+    hook = sys.unraisablehook
 
     def show(error: sys.UnraisableHookArgs) -> None:
         if error.exc_value is None or not is_of_cupy(error.exc_value):
-            shown(error)
+            hook(error)
 
     sys.unraisablehook = show
 

@@ -102,9 +102,9 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     started = time.monotonic()
     content = _build(trt, onnx_file, target, path)
     sha256 = hashlib.sha256(content).hexdigest()
-    made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
     write_bytes(path, content)
-    write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
+    write_bytes(path.with_suffix(".json"), json.dumps(identity | result, indent=1).encode())
     return TrtPlan(path, sha256, content, compared=False)
 
 
@@ -155,8 +155,8 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
 
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
     """The fields that the key of a TensorRT plan is a digest of."""
-    about = {"name": onnx_file.name, "precision": onnx_file.precision, **asdict(target)}
-    return about | {"trt_plan_version": TRT_PLAN_VERSION, "built_from": onnx_file.sha256}
+    identity = {"name": onnx_file.name, "precision": onnx_file.precision, **asdict(target)}
+    return identity | {"trt_plan_version": TRT_PLAN_VERSION, "built_from": onnx_file.sha256}
 
 
 def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:

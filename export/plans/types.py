@@ -18,7 +18,6 @@ class TensorRT(Protocol):
     __version__: str
     Builder: type[tensorrt.Builder]
     BuilderFlag: type[tensorrt.BuilderFlag]
-    DataType: type[tensorrt.DataType]
     Dims: type[tensorrt.Dims]
     ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     ILogger: type[tensorrt.ILogger]

@@ -43,8 +43,6 @@ class Logger:
 
 
 class Engine:
-    num_io_tensors = 2
-
     def __init__(self, content: bytes, batch: int) -> None:
         if any(tensor.data_type in HALVES for tensor in onnx.load_from_string(content).graph.initializer):
             # The CPU has no arithmetic in bfloat16, and leaves out casts to float16.
@@ -53,18 +51,9 @@ class Engine:
         self.batch = batch
         self.device_memory_size_v2 = 4 * int(np.prod(self.get_tensor_shape("images")))
 
-    def get_tensor_name(self, k: int) -> str:
-        return ("images", "logits")[k]
-
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
-
-    def get_tensor_dtype(self, name: str) -> str:
-        return "float"
-
-    def get_tensor_format(self, name: str) -> str:
-        return "linear"
 
     def create_engine_inspector(self) -> Inspector:
         return Inspector(self)
@@ -186,8 +175,6 @@ def pretend_tensorrt(card: DeferredCard) -> ModuleType:
         IProfiler=Profiler,
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         Runtime=partial(Runtime, card),
-        DataType=SimpleNamespace(FLOAT="float"),
-        TensorFormat=SimpleNamespace(LINEAR="linear"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
     )
     return module

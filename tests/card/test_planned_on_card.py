@@ -14,7 +14,7 @@ from pretend_gpu import pretend_gpu
 from small import ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.core.errors import DeviceError
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
@@ -81,7 +81,7 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     plans.ensure_trt_plan(device.trt, half, device.target(BATCH, ""))
     keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": precision, "batch": 0}
     keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}
-    gated = gate_study(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", precision)
+    gated = gate_study_precision(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", precision)
     assert gated.ran.cells == 4
     sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
     assert sessions == sorted([(precision, BATCH), ("fp32", BATCH)])

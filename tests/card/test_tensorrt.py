@@ -333,17 +333,6 @@ def test_a_plan_that_computes_something_else_is_refused(
     assert not tensorrt_session.shared_device().sessions
 
 
-@pytest.mark.parametrize(("name", "value"), [("get_tensor_dtype", "half"), ("get_tensor_format", "hwc8")])
-def test_a_plan_of_another_layout_is_named(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setattr(pretend_tensorrt.Engine, name, lambda *_: value)
-    with pytest.raises(
-        EngineError, match=rf"gives images .*{value}.* instead of images .* float linear.*; delete it, a"
-    ):
-        open_session(variant(make_model(tmp_path)), BATCH, 1)
-
-
 BUILDER = """
 import sys, time
 from pathlib import Path

@@ -159,7 +159,7 @@ MISTAKES = (
     ("too many arguments", SESSION, "execute_async_v3(self._device.stream.ptr)", "execute_async_v3(0, 0)"),
     ("exchanged arguments", PLAN, "serialized_network(network, config)", "serialized_network(config, network)"),
     ("a method of the session", SESSION, "execute_async_v3(", "execute_async_v4("),
-    ("a property of the session", SESSION, ".num_io_tensors", ".num_io_tensor"),
+    ("a property of the session", SESSION, ".device_memory_size_v2", ".device_memory_size_v9"),
     ("a declared name", TYPES, "    Runtime:", "    Runtme:"),
 )
 

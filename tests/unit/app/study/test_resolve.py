@@ -17,7 +17,7 @@ from bandlens.app.commands.export import export_words
 from bandlens.app.export import Lowering
 from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import ExportError, UnknownName, UsageError
@@ -248,7 +248,7 @@ def test_a_gate_runs_both_precisions_on_the_engine_of_the_study(tmp_path: Path) 
     keys["probes"] = {"lowpass": {"cutoff": 0.3}}
     study = Study(name="gated", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
     database = tmp_path / "results.duckdb"
-    gate_study(study, database, "fp32", "int8")
+    gate_study_precision(study, database, "fp32", "int8")
     assert ask(database, "SELECT DISTINCT engine, precision, batch FROM session ORDER BY ALL") == [
         ("onnxruntime", "fp32", 16), ("onnxruntime", "int8", 16)
     ]  # fmt: skip
