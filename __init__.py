@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from .export.models import categorize_model as categorize_model
     from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
-    from .probes.benchmarks.truth import Labels as Labels
+    from .probes.benchmarks.layouts import Labels as Labels
     from .probes.images.options import Contents as Contents
     from .probes.images.options import Draw as Draw
     from .probes.images.options import How as How
@@ -122,7 +122,7 @@ _LATER = {
     ".export.weights.registry": "Reading",
     ".app.study.file": "Study",
     ".probes.benchmarks.check": "Subset",
-    ".probes.benchmarks.truth": "Labels",
+    ".probes.benchmarks.layouts": "Labels",
     ".probes.images.options": "Contents Draw How",
     ".core.records": "Crop",
     ".core.version": "__version__",

@@ -6,7 +6,6 @@ same.
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import EngineError
+from ...core.processes import end_with_parent
 from ...core.threads import processors
 from .base import CACHE_IMAGES, NUMBERS, Estimate, Measure, Options, State, all_less_clean, nothing
 from .outcomes import SUBJECT_KEYS, CellOutcomes, ConditionKey, Outcomes
@@ -41,8 +41,6 @@ FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
 """Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
-PR_SET_PDEATHSIG = 1
-"""The request of Linux's prctl for a signal at the end of the process that started this one."""
 
 
 def subject_rows(
@@ -106,8 +104,7 @@ def _ended() -> EngineError:
 def _prepare_process() -> None:
     """Have a process end with the one that started it, and leave Ctrl-C to that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     threadpool_limits(1)  # arrays are small, and threads of the linear algebra would wait for each other
 
 

@@ -19,7 +19,7 @@ from .results import open as open_results
 
 if TYPE_CHECKING:
     from ...probes.benchmarks.check import Subset
-    from ...probes.benchmarks.truth import Labels
+    from ...probes.benchmarks.layouts import Labels
     from ...probes.images.image_set import ImageSet
     from ..spectrum import Spectrum
 
@@ -167,9 +167,8 @@ def pack_benchmark(
     and for broken images. After an error there is no set that is not whole.
     """
     from ...probes.benchmarks.check import WHOLE
-    from ...probes.benchmarks.layouts import find_benchmark
+    from ...probes.benchmarks.layouts import IN_PATHS, find_benchmark
     from ...probes.benchmarks.pack import pack_benchmark
-    from ...probes.benchmarks.truth import IN_PATHS
 
     return pack_benchmark(
         find_benchmark(benchmark),

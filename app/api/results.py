@@ -346,7 +346,7 @@ def consistency_under(images: str, probe: str, db: File = RESULTS) -> dict[str, 
     Returns the tables `conditions`: the mean kappa to humans under each, and what they lose there; and `peaks`, the
     setting of each model with the highest kappa, with a 95 % interval over images.
     """
-    from ...analysis.measures.human_errors import consistency_under
+    from ...analysis.measures.error_consistency import consistency_under
 
     with reading(db) as store:
         return consistency_under(store, images, probe)

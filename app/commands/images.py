@@ -108,7 +108,7 @@ def pack_benchmark(
         partial: what is there, though something is missing.
     """
     from ...probes.benchmarks.check import Subset
-    from ...probes.benchmarks.truth import Labels
+    from ...probes.benchmarks.layouts import Labels
 
     corruptions = tuple(word for word in only if not word.isdecimal())
     severities = tuple(int(word) for word in only if word.isdecimal())

@@ -1,15 +1,17 @@
-"""The layouts of the benchmarks' files: the part of a path that names the class of its image."""
+"""The classes of the benchmarks' images: by the part of a path that names one, or by a list of labels."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from ...core.errors import UnknownName
-from ...core.protocol import BENCHMARKS, STIMULI, Benchmark
-from ..images.decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
+from ...core.errors import ImageSetError, UnknownName, UsageError
+from ...core.protocol import BENCHMARKS, CLASSES, STIMULI, VALIDATION, Benchmark
+from ...core.untrusted import read_text
+from ..images.decision_spaces import DecisionSpace, decision_space, imagenet_classes, names_of, wnids_of
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 """An image of ImageNet's validation set, by its file number, 1 to 50,000."""
@@ -84,3 +86,154 @@ def find_benchmark(name: str) -> Benchmark:
 def classes_of(benchmark: Benchmark, layout: Layout) -> Mapping[str, int]:
     """The names that the benchmark's classes have in paths, and their numbers."""
     return layout.classes(decision_space(benchmark.decision_space))
+
+
+# Labels of validation images from files: the ground truth, and ReaL's lists
+
+MOST_BYTES = 1 << 24
+"""The most bytes that a list of labels may have: ten times those of the longest one."""
+
+Truth = dict[int, int]
+"""The class index of each validation image, by file number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a benchmark's images that its folders do not name."""
+
+    ground_truth: Path | None = None
+    """A list for images of ImageNet that lie in no class folders: see `read_truth`."""
+    real: Path | None = None
+    """ReaL's real.json."""
+    clusters: str = "none"
+    """The images that are not independent: "none" of them, or those of one "folder"."""
+
+
+IN_PATHS = Labels()
+
+
+def file_number(path: str) -> int | None:
+    """The number in ILSVRC2012_val_00000001.JPEG, or None for another name."""
+    name = NUMBERED.fullmatch(PurePosixPath(path).name)
+    return int(name[1]) if name else None
+
+
+def read_truth(file: Path) -> Truth:
+    """The classes of validation images by their file number, from any of the lists that are in use.
+
+    - a line an image: the file's name and its class, as an index from 0 to 999 or a WordNet id; with a space or a comma
+      between them, with or without a header, and whatever follows on the line does not matter;
+    - 50,000 lines in the order of file numbers, a WordNet id each;
+    - 50,000 lines in that order, an ILSVRC2012 id from 1 to 1000 each: the development kit's
+      ILSVRC2012_validation_ground_truth.txt, which needs the kit's meta.mat beside it.
+
+    Raises UsageError where the file cannot be read, ImageSetError naming the line that is none of these.
+    """
+    lines = [re.split(r"[\s,]+", line.strip()) for line in _text(file).splitlines() if line.strip()]
+    header = len(lines) > 1 and _number(lines[0]) is None and _number(lines[1]) is not None
+    if header or (lines and _number(lines[0]) is not None):
+        return _named(file, lines[header:], 1 + header)
+    if len(lines) != VALIDATION:
+        raise ImageSetError(
+            f"{file}: {len(lines)} lines without file names, and not one for each of {VALIDATION} images; "
+            "give the whole list, or one that names the files"
+        )
+    class_of = _wnid if lines[0][0].startswith("n") else _ilsvrc_ids(file)
+    return {number: class_of(file, number, line[0]) for number, line in enumerate(lines, start=1)}
+
+
+def listed(file: Path) -> Layout:
+    """The layout of images whose classes `file` lists by file number: see `read_truth`."""
+    truth, wnids = read_truth(file), list(imagenet_classes())
+
+    def class_of(path: str) -> str:
+        number = file_number(path)
+        return wnids[truth[number]] if number in truth else ""
+
+    return Layout(f"images are named ILSVRC2012_val_00000001.JPEG, and {file} lists them", class_of, wnids_of)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_text(file, MOST_BYTES, pipe=True)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}); give the file that lists the labels") from error
+    except ValueError as error:
+        raise ImageSetError(f"{file}: not a text file ({error}); give the file that lists the labels") from error
+
+
+def _number(fields: Sequence[str]) -> int | None:
+    name = fields[0] if PurePosixPath(fields[0]).suffix else f"{fields[0]}.JPEG"
+    return file_number(name)
+
+
+def _named(file: Path, lines: Sequence[Sequence[str]], first: int) -> Truth:
+    truth: Truth = {}
+    for at, fields in enumerate(lines, start=first):
+        number = _number(fields)
+        if number is None or len(fields) < 2:
+            raise ImageSetError(f"{file}: '{' '.join(fields)}' is no file name and class; mend line {at}")
+        if number in truth:
+            raise ImageSetError(f"{file}: '{fields[0]}' is listed twice; keep one of the lines")
+        truth[number] = (_wnid if fields[1].startswith("n") else _index)(file, at, fields[1])
+    return truth
+
+
+def _wnid(file: Path, line: int, text: str) -> int:
+    if text not in imagenet_classes():
+        raise ImageSetError(f"{file}, line {line}: '{text}' is none of ImageNet's 1000 WordNet ids")
+    return imagenet_classes()[text]
+
+
+def _index(file: Path, line: int, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < CLASSES):
+        raise ImageSetError(
+            f"{file}, line {line}: '{text}' is no class index from 0 to 999; lists that count from 1, or have a "
+            "background class, are not of this order"
+        )
+    return int(text)
+
+
+def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
+    """The function that reads an ILSVRC2012 id, by the meta.mat of the development kit."""
+    meta = file.with_name("meta.mat")
+    if not meta.is_file():
+        raise UsageError(
+            f"{file}: lists ILSVRC2012 ids, which only the development kit's meta.mat explains; put it beside the list"
+        )
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnids = {str(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])}
+    except Exception as error:  # a damaged file fails in as many ways as the format has parts
+        raise ImageSetError(f"{meta}: not the meta.mat of the ILSVRC2012 development kit; download it again") from error
+
+    def class_of(where: Path, line: int, text: str) -> int:
+        if text not in wnids:
+            raise ImageSetError(f"{where}, line {line}: '{text}' is no ILSVRC2012 id of {meta.name}")
+        return _wnid(meta, int(text), wnids[text])
+
+    return class_of
+
+
+def read_real(file: Path) -> list[tuple[int, ...]]:
+    """ReaL's real.json: for each validation image, by file number, the classes that count as right.
+
+    Raises UsageError where it cannot be read, ImageSetError where it is not such a list of 50,000.
+    """
+    try:
+        lists = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise ImageSetError(f"{file}: not JSON ({error}); download real.json again") from error
+    if not isinstance(lists, list) or len(lists) != VALIDATION:
+        kind = f"{len(lists)} entries" if isinstance(lists, list) else f"a JSON {type(lists).__name__}"
+        raise ImageSetError(
+            f"{file}: {kind}, not labels for each of the {VALIDATION} validation images; download real.json again"
+        )
+    for entry, classes in enumerate(lists, start=1):
+        if not isinstance(classes, list) or not all(
+            type(number) is int and 0 <= number < CLASSES for number in classes
+        ):
+            raise ImageSetError(f"{file}: entry {entry} is no list of classes from 0 to 999; download real.json again")
+    return [tuple(classes) for classes in lists]

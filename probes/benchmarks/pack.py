@@ -23,8 +23,17 @@ from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.sources import ImageSource, open_source
 from .check import WHOLE, Faults, Subset, faults, merged, refuse
-from .layouts import LAYOUTS, Layout, classes_of, texture_of
-from .truth import IN_PATHS, Labels, file_number, listed, read_real
+from .layouts import (
+    IN_PATHS,
+    LAYOUTS,
+    Labels,
+    Layout,
+    classes_of,
+    file_number,
+    listed,
+    read_real,
+    texture_of,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from bandlens.core.protocol import VALIDATION as IMAGES
-from bandlens.probes.benchmarks.truth import read_real, read_truth
+from bandlens.probes.benchmarks.layouts import read_real, read_truth
 from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.labels import labels_of_csv
 
@@ -94,7 +94,7 @@ def test_small_files_do_not_become_large(kit: Path, tmp_path: Path) -> None:
     code = """
 import numpy
 from pathlib import Path
-from bandlens.probes.benchmarks.truth import read_real, read_truth
+from bandlens.probes.benchmarks.layouts import read_real, read_truth
 from bandlens.probes.images.labels import labels_of_csv
 limit(1500)
 folder = Path(sys.argv[1])

@@ -16,6 +16,7 @@ WITHOUT_A_MODULE = {
     "analysis/database/test_label_schemes.py": "views of schema.sql",
     "analysis/database/test_views.py": "views of schema.sql",
     "analysis/published/test_papers.py": "numbers that papers printed",
+    "analysis/measures/test_human_errors.py": "error consistency along a probe",
     "app/commands/test_benchmarks.py": "`bandlens benchmarks`",
     "app/test_api.py": "the folder app/api",
     "app/study/test_names.py": "the names that belong to a study's version",

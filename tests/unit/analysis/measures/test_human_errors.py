@@ -13,7 +13,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.human_errors import consistency_under
+from bandlens.analysis.measures.error_consistency import consistency_under
 from bandlens.core.errors import UnknownName, UsageError
 
 N, BLURS = 400, (1.0, 3.0, 5.0, 7.0)

@@ -22,9 +22,8 @@ from bandlens.core.errors import BandlensError, ImageSetError, UnknownName, Usag
 from bandlens.core.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
 from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.check import Subset
-from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_benchmark
+from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
 from bandlens.probes.benchmarks.pack import pack_benchmark
-from bandlens.probes.benchmarks.truth import Labels
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check_image_set
 from bandlens.probes.images.options import Contents, How
