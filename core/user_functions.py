@@ -45,12 +45,12 @@ def user_function(
         first: what examples call its first parameter.
         error: the class of errors of calls.
     """
-    named = table.get("function") or name
-    if callable(named):
+    reference = table.get("function") or name
+    if callable(reference):
         from .user_objects import UserObject  # dis and pickle, for notebooks alone
 
-        code = UserObject(what, named, folder, parse_uses(what, table))
-        return UserFunction(what, getattr(named, "__name__", name), None, code, named, error)
+        code = UserObject(what, reference, folder, parse_uses(what, table))
+        return UserFunction(what, getattr(reference, "__name__", name), None, code, reference, error)
     file, uses = folder / str(table["file"]), parse_uses(what, table)
     if not file.is_file():
         raise UsageError(f"{what}: no file {file}; `file` is relative to the study's folder")
@@ -61,13 +61,13 @@ def user_function(
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
     with _running(modules, what), _in_one_line(f"{what}: {file} does not load", modules, UsageError):
         module = modules.load(file)
-    with _running(modules, what), _in_one_line(f"{what}: {named} in {file} cannot be used", modules, UsageError):
-        function = getattr(module, str(named), None)
+    with _running(modules, what), _in_one_line(f"{what}: {reference} in {file} cannot be used", modules, UsageError):
+        function = getattr(module, str(reference), None)
         if not callable(function):
             raise UsageError(
-                f'{what}: {file} has no function {named}({first}, …); rename one, or name it: function = "…"'
+                f'{what}: {file} has no function {reference}({first}, …); rename one, or name it: function = "…"'
             )
-    return UserFunction(what, str(named), file, modules, function, error)
+    return UserFunction(what, str(reference), file, modules, function, error)
 
 
 class UserFunction:
@@ -133,20 +133,20 @@ crash_notes: list[Callable[[str], None]] = []
 @contextmanager
 def _running(code: UserCode, what: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
     """Run a user's code in the block. `error` where it has read what is no part of its identity, whatever it raised."""
-    raised: BandlensError | None = None
+    failure: BandlensError | None = None
     try:
         with step(what), _standard_error(), code.at_work():
             yield
-    except BandlensError as failure:
-        raised = failure
+    except BandlensError as error_of_code:
+        failure = error_of_code
     if files := code.undeclared_files():
         uses = ", ".join(f'"{name}"' for name in [*code.uses, *files])
         raise error(
             f"{what} reads {', '.join(files)}, and nothing says that its results depend on that; add to its table in "
             f"the study: uses = [{uses}]"
-        ) from raised
-    if raised:
-        raise raised
+        ) from failure
+    if failure:
+        raise failure
 
 
 @contextmanager

@@ -191,13 +191,13 @@ class UserProbe:
         """Write into `out` what the function makes of a batch, whatever an image depends on."""
         pixels = batch.pixels
 
-        def taken(**available: Any) -> dict[str, Any]:
+        def reserved(**available: Any) -> dict[str, Any]:
             return {name: value for name, value in available.items() if name in self.reserved}
 
         def images_of(rows: slice) -> Array:
             return unit_range(xp, pixels[rows], xp.empty(pixels[rows].shape, dtype=xp.float32))
 
-        settings = dict(condition.parameters) | taken(seed=batch.seed, size=pixels.shape[-1], xp=xp)
+        settings = dict(condition.parameters) | reserved(seed=batch.seed, size=pixels.shape[-1], xp=xp)
         if self.reserved.isdisjoint(PER_IMAGE):
             self._store(xp, self.function(images_of(slice(None)), **settings), out)
             return
@@ -206,7 +206,9 @@ class UserProbe:
         ):
             rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
             image = slice(row, row + 1)
-            self._store(xp, self.function(images_of(image), **settings, **taken(rng=rng, index=position)), out[image])
+            self._store(
+                xp, self.function(images_of(image), **settings, **reserved(rng=rng, index=position)), out[image]
+            )
 
     def _store(self, xp: ModuleType, result: Any, out: Array) -> None:
         """Write a result into `out`; ProbeError says what was expected where it is no batch of images of that shape."""

@@ -56,7 +56,7 @@ class Answer(NamedTuple):
     """A number of the whole cell."""
     values: Floats | None
     """(n,): a number of every image."""
-    drawn: Floats
+    resamples: Floats
     """(RESAMPLES,): the number of the cell in resamples of its clusters; empty with few clusters."""
 
 
@@ -89,7 +89,7 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
         )
     function = user_function(f"measure {name}", name, table, folder, "predicted", StoreError)
     defaults = settings_of(function.parameters, RESERVED, function)
-    taken = tuple(parameter for parameter in function.parameters if parameter in RESERVED)
+    arguments = tuple(parameter for parameter in function.parameters if parameter in RESERVED)
     settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:
         if key not in defaults:
@@ -100,7 +100,7 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
     unit = table.get("unit", "")
     if not isinstance(unit, str):
         raise UsageError(f"measure {name}: unit must be text, such as share, not {unit!r}")
-    return OwnMeasure(name, function.title or name.replace("_", " "), unit, function, taken, settings)
+    return OwnMeasure(name, function.title or name.replace("_", " "), unit, function, arguments, settings)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class OwnMeasure:
     title: str
     unit: str
     function: UserFunction
-    taken: tuple[str, ...]
+    arguments: tuple[str, ...]
     """Names of RESERVED that the function takes."""
     settings: Mapping[str, Any]
     answers: dict[int, Answer] = field(default_factory=dict, repr=False)
@@ -137,7 +137,7 @@ class OwnMeasure:
 
     def needs(self, available: Available) -> str | None:
         """The labels or names that an image set lacks and the function takes, in words."""
-        lacking = [name for name in self.taken if name in OF_LABELS and not available.labelled]
+        lacking = [name for name in self.arguments if name in OF_LABELS and not available.labelled]
         return f"it takes {' and '.join(lacking)}, and the images have no labels" if lacking else None
 
     def clean_estimates(self, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
@@ -161,11 +161,11 @@ class OwnMeasure:
 
     def _answer(self, cell: CellOutcomes) -> Answer | str:
         """The answer of the function for a cell, or the reason why there is none."""
-        arrays = _arrays(cell, self.taken)
+        arrays = _arrays(cell, self.arguments)
         for name in ("confidence", "label_rank"):
             if name in arrays and arrays[name] is None:
                 return f"measure {self.name} takes {name}, which is not known of all predictions"
-        if "right" in self.taken and cell.right is None:
+        if "right" in self.arguments and cell.right is None:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             with self.function.at_work():
@@ -240,7 +240,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
     """The answers of a measure, with the columns of own_answer without the study."""
     numbers = {
-        cell: answer.drawn if answer.values is None else answer.values for cell, answer in measure.answers.items()
+        cell: answer.resamples if answer.values is None else answer.values for cell, answer in measure.answers.items()
     }
     rows = {
         "cell": list(numbers),
@@ -273,9 +273,9 @@ def paired_interval(a: Answer, b: Answer, clusters: Whole) -> Ends | None:
         ends = difference_interval(*(share_of((values - lowest) / span, clusters) for values in (a.values, b.values)))
         return None if ends is None else (span * ends[0], span * ends[1])
     # Both drew the same clusters, since resamples depend on clusters alone.
-    if a.values is not None or b.values is not None or len(a.drawn) != len(b.drawn):
+    if a.values is not None or b.values is not None or len(a.resamples) != len(b.resamples):
         return None
-    low, high = _percentiles(b.drawn - a.drawn)
+    low, high = _percentiles(b.resamples - a.resamples)
     return None if np.isnan(low) else (low, high)
 
 
@@ -294,10 +294,10 @@ def _value_of(answer: Answer) -> float:
 
 def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
     value, count = _value_of(answer), len(cell.images)
-    low, high = _percentiles(answer.drawn)
+    low, high = _percentiles(answer.resamples)
     if np.isnan(low):
         note = too_few_images(len(np.unique(cell.images.clusters)))
-        if len(answer.drawn):
+        if len(answer.resamples):
             note = "too many resamples of the images have no number for an interval"
         return Estimate(value, state=State.NO_INTERVAL, note=note, n=count)
     return Estimate(value, low, high, n=count)
@@ -315,6 +315,6 @@ def _range_of(*values: Floats) -> tuple[float, float]:
     return lowest, max(1.0, *(float(numbers.max()) for numbers in values)) - lowest
 
 
-def _percentiles(drawn: Floats) -> Ends:
-    defined = drawn[~np.isnan(drawn)]
-    return interval(defined) if len(drawn) and len(defined) >= ENOUGH * len(drawn) else (np.nan, np.nan)
+def _percentiles(numbers: Floats) -> Ends:
+    defined = numbers[~np.isnan(numbers)]
+    return interval(defined) if len(numbers) and len(defined) >= ENOUGH * len(numbers) else (np.nan, np.nan)

@@ -110,8 +110,8 @@ KEYS = [key.name for key in fields(Study) if key.name not in ("folder", "toml")]
 def _functions(tables: Any) -> list[tuple[str, Callable[..., Any]]]:
     """The names of tables that have, or are, a function in memory, and the functions."""
     items = tables.items() if isinstance(tables, Mapping) else ()
-    named = ((name, table.get("function") if isinstance(table, Mapping) else table) for name, table in items)
-    return [(name, function) for name, function in named if callable(function)]
+    pairs = ((name, table.get("function") if isinstance(table, Mapping) else table) for name, table in items)
+    return [(name, function) for name, function in pairs if callable(function)]
 
 
 def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
