@@ -164,9 +164,9 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
         for panel, chart in probe_panels(part, str(probe)).items()
     }
     has_labels = rows["measure"][0] == "accuracy"
+    half_caption = HALF_CAPTION.format(measure="accuracy above chance" if has_labels else "agreement")
     captions = {
-        HALF_CAPTION.format(measure="accuracy above chance" if has_labels else "agreement"): {*cuts}
-        & {*choice["probe"]},
+        half_caption: {*cuts} & {*choice["probe"]},
         CURVE_CAPTION: True,
         CHANCE_CAPTION: has_labels,
         CUES_CAPTION: image_set in _conflicting(results),
