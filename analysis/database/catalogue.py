@@ -18,7 +18,7 @@ import duckdb
 from ...core.errors import StoreError, some_of
 from ...core.protocol import STIMULI, STIMULUS_PROBES
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 Definition = tuple[str, str, str]
 """Kind, name, and the definition as DuckDB writes it."""
 PLAIN_TABLES = """
