@@ -9,7 +9,7 @@ and high ones (texture) of another; they depend on the cutoff at which the set w
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
 a share over clusters (`statistics.wilson`). A bias is `at_chance` where the cue accuracy is within that of blind
-guesses (`statistics.chance`), and `doubtful` below 20 decisions.
+guesses (`statistics.shares`), and `doubtful` below 20 decisions.
 
 Sources: Geirhos et al. 2019 (shapes), Gavrikov et al. 2025 (frequencies).
 """
@@ -24,8 +24,7 @@ import numpy as np
 
 from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..statistics.arrays import Mask, Whole
-from ..statistics.chance import within_chance
-from ..statistics.shares import share_of
+from ..statistics.shares import share_of, within_chance
 from ..statistics.wilson import share_of_sums
 from .base import (
     Available,

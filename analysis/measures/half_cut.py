@@ -22,9 +22,8 @@ from functools import partial
 import numpy as np
 
 from ..statistics.arrays import Floats, Mask
-from ..statistics.chance import within_chance
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
-from ..statistics.shares import share_of
+from ..statistics.shares import share_of, within_chance
 from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, nothing, too_few_images
 from .outcomes import Outcomes
 

@@ -28,8 +28,7 @@ import numpy as np
 
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
-from ..statistics.chance import within_chance
-from ..statistics.shares import Share, mean_interval, mean_intervals, share_of
+from ..statistics.shares import Share, mean_interval, mean_intervals, share_of, within_chance
 from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 

@@ -22,6 +22,11 @@ differ.
 Two numbers that share no images, with the interval (l, u) of each (MOVER, Zou & Donner 2008), have
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
+
+An accuracy p over n independent images is within chance, c = 1 / K for K classes, where Wilson's 99 % interval reaches
+c; clusters count by the effective number of `wilson`:
+
+    p - c <= 2.576 sqrt(c (1 - c) / n)
 """
 
 from __future__ import annotations
@@ -268,3 +273,13 @@ def quotient(share_a: Share, share_b: Share, chance: float = 0.0) -> tuple[float
         return least, high
     low = (a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below
     return max(least, low), high
+
+
+Z_99 = 2.5758293035489004
+"""The 99.5 % quantile of the standard normal distribution."""
+
+
+def within_chance(share: Share, chance: float) -> bool:
+    """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
+    *_, [effective] = wilson_intervals([share])
+    return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / effective)
