@@ -377,6 +377,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Something that was asked for and cannot be given."""
+
+    reason: str
+    """The reason, in words that say what to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A cell that ended with an error; what was stored of it stays."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from ...core.records import Missing
 from ..correlations.models import StudyTable, find_study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..statistics.power import detected_widths
@@ -17,20 +18,20 @@ from ..statistics.resampling import bootstrap, percentile_interval
 from .cells import Run
 
 
-def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame | str:
+def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame | Missing:
     """One row a bias, generalization and subset that both runs have, over the models that have both values in both.
 
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b, and the
-    smallest difference that is `detectable`. A resample takes the same models in both runs. Where there are none to
-    compare, it gives the reason in words.
+    smallest difference that is `detectable`. A resample takes the same models in both runs. It is missing
+    where there are none to compare.
     """
     if a.column is not None:
-        return f"two {a.column.replace('_', ' ')}s are compared, and correlations are of whole studies"
+        return Missing(f"two {a.column.replace('_', ' ')}s are compared, and correlations are of whole studies")
     tables = list[StudyTable]()
     for run in (a, b):
         table = find_study_table(run.store, run.label, with_errors=False)
-        if isinstance(table, str):
-            return f"{run.store.path}, {run.label}: {table}"
+        if isinstance(table, Missing):
+            return Missing(f"{run.store.path}, {run.label}: {table.reason}")
         tables.append(table)
     table_a, table_b = tables
     biases = [name for name in table_a.biases if name in table_b.biases]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from ...core.records import Missing
 from .cells import DIFFERS, Run, compare_cells, curves
 from .correlations import compare_correlations
 from .measures import compare_measures
@@ -97,8 +98,8 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         metrics,
         conditions,
         no_metrics(a, b),
-        pl.DataFrame(schema={"difference": pl.Float64}) if isinstance(correlations, str) else correlations,
-        correlations if isinstance(correlations, str) else None,
+        pl.DataFrame(schema={"difference": pl.Float64}) if isinstance(correlations, Missing) else correlations,
+        correlations.reason if isinstance(correlations, Missing) else None,
         compared.only_a,
         compared.only_b,
         compared.replaced,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import StoreError, UsageError, plural, quoted
 from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
+from ...core.records import Missing
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
@@ -173,23 +174,22 @@ class StudyTable:
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
     """As `find_study_table`; UsageError where there is none."""
     table = find_study_table(store, label, with_errors)
-    if isinstance(table, str):
-        raise UsageError(f"{store.path}, {label}: {table}")
+    if isinstance(table, Missing):
+        raise UsageError(f"{store.path}, {label}: {table.reason}")
     return table
 
 
-def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | str:
+def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | Missing:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
     Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
     are read from the predictions, which takes time; `with_errors` false leaves them out. Where there are too few
-    models, no metrics, or no accuracies, it gives the reason in words.
+    models, no metrics, or no accuracies, there is none.
     """
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST_MODELS:
-        return (
-            f"{plural(len(models), 'model')}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints"
-        )
+        count = plural(len(models), "model")
+        return Missing(f"{count}, and a correlation needs {FEWEST_MODELS}; run a study of more checkpoints")
     metrics = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     has_meaning = ~pl.col("state").is_in(MEANINGLESS)
     metrics = metrics.with_columns(pl.when(has_meaning).then(pl.col("value", "low", "high"))).drop("state")
@@ -197,7 +197,8 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     metric = metrics.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     metric = without_replaced(metric)
     if metric.is_empty():
-        return f"no metrics; run `bandlens analyze --db {quoted(store.path)} --study {quoted(label)}` first"
+        command = f"bandlens analyze --db {quoted(store.path)} --study {quoted(label)}"
+        return Missing(f"no metrics; run `{command}` first")
     read_errors = _group_errors
     accuracy = metrics.filter(
         pl.col("image_set").is_null(),
@@ -207,7 +208,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     if accuracy.is_empty():
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
-        return "no clean accuracy to correlate with; add a labelled image set to the study"
+        return Missing("no clean accuracy to correlate with; add a labelled image set to the study")
     on_several_sets = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
         metric=pl.when(on_several_sets).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
@@ -218,7 +219,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     duplicates = values.filter(values.select("checkpoint", "metric").is_duplicated())
     if len(duplicates):
         checkpoint, name = duplicates.select("checkpoint", "metric").row(0)
-        return f"{checkpoint} has {name} more than once; give each image set a name of its own"
+        return Missing(f"{checkpoint} has {name} more than once; give each image set a name of its own")
     errors = read_errors(store, label) if with_errors else {}
     table = _wide(models, values)
     return StudyTable(table, biases, groups, _control(store, label, groups), errors, titles, denominators)

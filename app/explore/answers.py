@@ -27,6 +27,7 @@ from ...analysis.measures.base import State
 from ...analysis.measures.octaves import SHARES
 from ...analysis.measures.outcomes import read_slices
 from ...core.errors import UsageError
+from ...core.records import Missing
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions, as_recorded, clean, png
 
@@ -120,7 +121,7 @@ class StudyTables:
     """One row a complete cell, with its accuracy and the digest of its condition."""
     conditions: pl.DataFrame
     """Conditions of the study in the order in which they are shown, as `read_conditions` gives them."""
-    table: StudyTable | str
+    table: StudyTable | Missing
     """Biases and accuracies of each model; or why there are none to correlate."""
     version: int
     """study.id of this version."""
@@ -225,8 +226,8 @@ class Answers:
         """Spearman's coefficient of a bias with an accuracy over these models, with its 95 % interval over models."""
         with self._database() as opened:
             table = self._tables(opened, study_label(opened.store, study)).table
-        if isinstance(table, str):
-            raise UsageError(table)
+        if isinstance(table, Missing):
+            raise UsageError(table.reason)
         if bias not in table.biases or group not in table.groups:
             raise UsageError(f"{study} has no {bias if bias not in table.biases else group}; choose another")
         frame = table.frame.filter(pl.col("checkpoint").is_in(list(models)))
@@ -429,10 +430,10 @@ def _is_right(label: int | None, predicted: int | None, label_rank: int | None) 
     return None if label is None or predicted is None else label_rank == 0
 
 
-def _metrics(table: StudyTable | str) -> dict[str, Any]:
+def _metrics(table: StudyTable | Missing) -> dict[str, Any]:
     """The values of the scatter, those that most models have first, or why there are none."""
-    if isinstance(table, str):
-        return {"why": table, "biases": [], "groups": [], "titles": {}, "rows": []}
+    if isinstance(table, Missing):
+        return {"why": table.reason, "biases": [], "groups": [], "titles": {}, "rows": []}
     columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
     rows = table.frame.select("checkpoint", *(column for column in columns if column in table.frame.columns))
     biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))

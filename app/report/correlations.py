@@ -11,6 +11,7 @@ from ...analysis.correlations.models import StudyTable
 from ...analysis.correlations.table import correlate_study
 from ...analysis.statistics.arrays import ALPHA
 from ...core.protocol import SUBSET_TITLES
+from ...core.records import Missing
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -30,7 +31,7 @@ MAP_CAPTION = (
 def correlations_section(results: ReportData) -> Section:
     """Heat maps of biases against generalization for one's own models; empty where there are none, see the verdict."""
     title, study = "Do biases explain generalization?", results.correlated
-    if isinstance(study, str):
+    if isinstance(study, Missing):
         return Section("correlations", title, [])
     table = correlations(study)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {counts(table)}"

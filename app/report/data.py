@@ -18,7 +18,7 @@ from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
 from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
-from ...core.records import enlarged_in_words
+from ...core.records import Missing, enlarged_in_words
 from .sections import Figure, Section
 
 DRAWN_MODELS = 48
@@ -73,7 +73,7 @@ class ReportData:
     sessions: pl.DataFrame
     cells: pl.DataFrame
     predictions: int
-    correlated: StudyTable | str
+    correlated: StudyTable | Missing
     """Biases and accuracies of each model; or why there is nothing to correlate."""
     gates: pl.DataFrame
     """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""

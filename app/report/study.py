@@ -10,6 +10,7 @@ from ...analysis.charts.grammar import vega_lite_version
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.verdict import Verdict
 from ...core.errors import plural
+from ...core.records import Missing
 from .data import ReportData
 from .measured import filter_figures
 from .page import cell
@@ -55,8 +56,9 @@ def verdict_section(results: ReportData, against: Verdict | None) -> Section:
     `against` is the verdict on the study that this one is compared with.
     """
     undetermined = [*(against.undetermined if against else []), *results.verdict.undetermined]
-    if isinstance(results.correlated, str):
-        undetermined.append(f"Not determined: whether biases explain generalization, since {results.correlated}.")
+    if isinstance(results.correlated, Missing):
+        why = results.correlated.reason
+        undetermined.append(f"Not determined: whether biases explain generalization, since {why}.")
     findings = _findings(results, against)
     if findings and findings[0] == f"{_title_of(findings[0])}.":
         findings = findings[1:]
