@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from .app.api.results import cite as cite
     from .app.api.results import compare as compare
     from .app.api.results import consistency as consistency
-    from .app.api.results import consistency_under as consistency_under
     from .app.api.results import correlate as correlate
     from .app.api.results import delete_study as delete_study
     from .app.api.results import explore as explore
@@ -108,7 +107,7 @@ _LATER = {
     ),
     ".app.api.published": "import_published published_table published_values relate_published show_published",
     ".app.api.results": (
-        "analyze cite compare consistency consistency_under correlate delete_study explore list_measures list_studies "
+        "analyze cite compare consistency correlate delete_study explore list_measures list_studies "
         "measure merge open rename_study report stored_study"
     ),
     ".app.api.studies": ("gate gate_precision import_predictions plan power run run_progress verify write_study"),

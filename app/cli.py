@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "run": ("run", "Run what the database lacks of a study"),
         "progress": ("study", "Say how far the run is that holds a results database, and how long it will take"),
         "import": ("study", "Bring what was made elsewhere into a results database"),
-        "analyze": ("analyze", "Compute spectral, critical-band and shape biases, and group means"),
+        "analyze": ("results", "Compute spectral, critical-band and shape biases, and group means"),
         "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
     },
     "Look": {
@@ -54,7 +54,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "sql": ("sql", "Ask the results database"),
         "compare": ("compare", "Compare two runs image by image"),
         "correlate": ("correlate", "Correlate every bias with every kind of generalization"),
-        "consistency": ("consistency", "Print how consistent the errors of models and humans are"),
+        "consistency": ("results", "Print how consistent the errors of models and humans are"),
         "published": (
             "published",
             "Published figures: import, show and relate them, and the study's correlation table",

@@ -50,7 +50,7 @@ def command(
     if "progress" in options:
         del options["progress"]
         fixed["progress"] = console.progress
-    _, *additions = _options(printer, texts[1].arguments)
+    additions = list(_options(printer, texts[1].arguments, 1))
     parameters = {addition.name: addition for addition in additions} | options
 
     def run(**values: Any) -> None:
@@ -84,10 +84,10 @@ class _Text:
         return cls("\n\n".join(text for text in paragraphs if not text.startswith(HIDDEN)), arguments)
 
 
-def _options(function: Callable[..., Any], helps: Mapping[str, str]) -> Iterator[Parameter]:
-    """The parameters of a function as typer takes them: keywords with types and settings that it knows."""
+def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int = 0) -> Iterator[Parameter]:
+    """The parameters of a function from the `first` on, as typer takes them: keywords with types that it knows."""
     names = _Names(getattr(function, "__globals__", {}))
-    for name, parameter in signature(function).parameters.items():
+    for name, parameter in [*signature(function).parameters.items()][first:]:
         annotation = eval(str(parameter.annotation), {}, names)  # noqa: S307 - of a module of this package
         settings: list[Any] = []
         if get_origin(annotation) is Annotated:

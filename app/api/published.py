@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from ...core.errors import UsageError
 from .files import RESULTS, File, path_of, reading
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,12 +41,17 @@ class Publication:
     """The number of people's single trials, which `bandlens analyze` sets models beside."""
 
 
-def import_published(source: str, folder: File | None = None, db: File = RESULTS) -> Publication:
+def import_published(
+    source: str, folder: Annotated[File | None, typer.Argument(metavar="DIR")] = None, db: Database = RESULTS
+) -> Publication:
     """Read a source's files into a results database, for SQL and other commands.
 
+    A source that ships needs no DIR. Effective robustness, as the testbed defines it and over 1,000 classes, is added
+    where a source has the accuracies.
+
     Args:
-        source: the name of a source.
-        folder: the folder of its files; a source that ships needs none.
+        source: a source that `published show` lists.
+        folder: the folder of the source's files.
         db: the results database; made if there is none.
     """
     from ...analysis.database.open import open_store
@@ -72,13 +80,21 @@ FITS = "fits"
 """The word for the lines that effective robustness is measured from, in place of a model."""
 
 
-def show_published(model: str | None = None, db: File | None = None) -> dict[str, pl.DataFrame]:
-    """Show where published figures come from, or where a model stands among them.
+ImportedSources = Annotated[File | None, typer.Option(help="Also the sources imported into this results database.")]
+
+
+def show_published(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL|fits")] = None, db: ImportedSources = None
+) -> dict[str, pl.DataFrame]:
+    """Print the sources of published figures; or where a model stands among all of timm's, and all figures of it.
+
+    With --db and no model also which published model each checkpoint is, by its weights, study or name. Of a model:
+    its rank, and what its ImageNet accuracy lets one expect by the line of all timm models, and by that of models
+    trained in its way (within).
 
     Args:
-        model: its name in any source, or a checkpoint of the database; or `fits`, the lines that effective robustness
-            is measured from.
-        db: a results database, whose imported sources are shown, too.
+        model: a model, by its name in any source, or a checkpoint of --db; or the lines that effective robustness is
+            measured from.
 
     Returns tables by name. Without a model: `sources`, and `checkpoints` of the database with the published model that
     each one is, by its weights, study or name. Of a model: `places`, its ranks among timm's models beside what its
@@ -112,16 +128,16 @@ def show_published(model: str | None = None, db: File | None = None) -> dict[str
 
 
 def relate_published(
-    models: Literal["study", "timm", "critical-band"] = "timm", db: File | None = None
+    models: Literal["study", "timm", "critical-band"] = "timm", db: ImportedSources = None
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Correlate biases with accuracies within and between families of models.
+    """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
+
+    Spearman's coefficients; p shuffles models within their families, or families as wholes.
 
     Args:
         models: whose biases and accuracies.
-        db: a results database, whose imported sources are taken, too.
 
-    Returns Spearman's coefficients, whose p shuffles models within their families or families as wholes, and sentences
-    on their signs.
+    Returns the rows, and sentences on their signs.
     """
     from ...analysis.published.relate import ground, relations, sentences
 
@@ -132,7 +148,7 @@ def relate_published(
 
 
 def published_table() -> list[dict[str, Any]]:
-    """Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published."""
+    """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published."""
     from ...analysis.published.figures import correlation_table, shipped_figures
 
     return correlation_table(shipped_figures())

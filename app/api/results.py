@@ -14,7 +14,8 @@ import typer
 from ...core.errors import UnknownName, UsageError, some_of
 from ...core.progress import Progress, silent
 from .files import RESULTS, File, existing, path_of, reading
-from .options import Database, StudyName, StudyOfProbes, complete_study
+from .options import Database, OnlyStudy, StudyName, StudyOfProbes, complete_study
+from .studies import read_study
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,27 +40,32 @@ def open(db: File) -> Results:  # noqa: A001 - as in `bandlens.open("results.duc
 
 
 def analyze(
-    db: File = RESULTS,
-    study: str | Study = "*",
+    db: Database = RESULTS,
+    study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE", autocompletion=complete_study)] = "*",
     *,
-    resamples: int = 1000,
-    rgb_reference: bool = False,
-    conditions: bool = False,
+    resamples: Annotated[int, typer.Option(min=100)] = 1000,
+    rgb_reference: Annotated[bool, typer.Option("--rgb-reference")] = False,
+    conditions: Annotated[bool, typer.Option("--conditions")] = False,
     progress: Progress = silent,
 ) -> pl.DataFrame:
-    """Compute the biases and group means of a study, and keep them in the view `metric`, whose rows these are.
+    """Compute spectral, critical-band and shape biases, and group means, and keep them in the view `metric`.
 
-    The view `condition_metric` gets the metrics of every condition, and the table `error_consistency` which images
-    every two models, and people, have right and wrong together.
+    The table `error_consistency` gets which images every two models, and people, have right and wrong together.
+
+    The view `condition_metric` gets shape bias, calibration and the like under every condition, and how they differ
+    from those of the clean images.
+
+    With a study file its own measures ([measures]) are computed as well, where their files, parameters or cells have
+    changed; what is there of built-in ones stays, unless an option says how to estimate.
 
     Args:
-        db: the results database.
-        study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
-            that changed; built-in ones as well where it has no values of them yet, or options are not the defaults.
-        resamples: of the bootstrap over images, at least 100.
+        study: name, or name@version; * is the newest version of each; or the file of one, whose own measures are
+            computed too.
+        resamples: of the bootstrap over images.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
-        conditions: return the metrics of every condition instead.
-        progress: shows how far it is.
+        conditions: the metrics of every condition instead of the others.
+
+    Returns the rows of the view.
     """
     from ...analysis.database.open import open_store
     from ...analysis.measures.base import Options
@@ -67,12 +73,13 @@ def analyze(
     from ...analysis.measures.error_consistency import judged_images, write_consistencies
     from ...analysis.measures.outcomes import subjects
     from ...analysis.measures.own import read_measures
+    from ..study.file import is_study_file
 
     path, options = existing(db), Options(resamples, rgb_reference)
-    if isinstance(study, str):
-        name, measures = study, []
-    else:
-        name, measures = study.name, read_measures(study.measures, study.folder)
+    name, measures = str(study), []
+    if is_study_file(study):
+        read = read_study(study)
+        name, measures = read.name, read_measures(read.measures, read.folder)
     with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
@@ -121,7 +128,6 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     """
     from ...analysis.measures.own import read_measures
     from ...analysis.measures.registry import MEASURES
-    from .studies import read_study
 
     measures = list(MEASURES.values())
     if study is not None:
@@ -139,28 +145,40 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     ]
 
 
+def read_pair(text: str) -> tuple[str, str]:
+    """One of A and one of B, as X,Y; UsageError where there are not two."""
+    name_a, comma, name_b = text.partition(",")
+    if not (name_a and comma and name_b) or "," in name_b:
+        raise UsageError(f"{text}: give one of A and one of B, as X,Y")
+    return name_a, name_b
+
+
+Pair = Annotated[tuple[str, str] | None, typer.Option(metavar="X,Y", parser=read_pair)]
+
+
 def compare(
-    a: str,
-    b: str | None = None,
-    db: File = RESULTS,
+    a: Annotated[str, typer.Argument(autocompletion=complete_study)],
+    b: Annotated[str | None, typer.Argument(autocompletion=complete_study)] = None,
+    db: Database = RESULTS,
     *,
     study: str | None = None,
-    checkpoints: tuple[str, str] | None = None,
-    image_sets: tuple[str, str] | None = None,
-    precisions: tuple[str, str] | None = None,
+    checkpoints: Pair = None,
+    image_sets: Pair = None,
+    precisions: Pair = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Compare two runs image by image, or two checkpoints, image sets or precisions; differences are B less A.
+    """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
+
+    Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.
 
     Args:
-        a: a study, as name or name@version, or a results database.
-        b: what to compare it with; by default itself, for two checkpoints, image sets or precisions of it.
-        db: the results database of studies.
-        study: which one of a database that holds several.
-        checkpoints: the checkpoint of A, and that of B.
-        image_sets: likewise, by name.
-        precisions: likewise, such as fp32 and int8; each is that of the newest version that was run in it.
-        progress: shows how far it is.
+        a: a study, as name or name@version; or a database.
+        b: what to compare it with; left out, A, for two of its own.
+        study: which study of a database given as A or B; by default the only one.
+        checkpoints: compare checkpoint X of A with Y of B.
+        image_sets: compare image set X of A with Y of B.
+        precisions: compare the newest version of A that ran in precision X with that of B in Y.
 
     Raises UsageError where there is nothing to compare.
     """
@@ -249,26 +267,29 @@ class Correlated:
 
 def correlate(
     db: File | None = None,
-    study: str | None = None,
+    study: OnlyStudy = None,
     *,
-    biases: Sequence[str] = (),
+    biases: Annotated[Sequence[str], typer.Option("--bias")] = (),
     method: Literal["spearman", "pearson", "kendall"] = "spearman",
-    resamples: int = 10_000,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000)] = 10_000,
     target: Literal["raw", "effective"] = "raw",
     baseline: Literal["testbed", "standard", "timm"] = "standard",
 ) -> Correlated:
-    """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
+    """Correlate every bias with every kind of generalization: with intervals, permutation tests and correction.
+
+    Without a database, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 
     Args:
-        db: the results database whose metrics and accuracies are taken; by default the published figures are.
-        study: name or name@version in the database; by default the only one.
-        biases: some of the biases instead of all.
-        method: the coefficient.
-        resamples: of the bootstrap over models, and as many permutations.
+        db: take metrics and accuracies from this results database; by default the published ones.
+        biases: a bias to correlate, again for more; by default all.
+        method: which coefficient.
+        resamples: of the bootstrap over models, and permutations.
         target: accuracies as they are, or effective robustness.
-        baseline: the definition of effective robustness: `testbed` is that of Taori et al. 2020, for benchmarks over
-            whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
+        baseline: which definition of effective robustness; only testbed is that of Taori et al. 2020, for benchmarks
+            over whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
     """
+    if study is not None and db is None:
+        raise UsageError("a study is one of a database; give --db too, or neither for the published figures")
     import polars as pl
 
     from ...analysis.correlations.table import correlate_study
@@ -317,39 +338,36 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
 
 
 def consistency(
-    images: str, db: File = RESULTS, *, pairs: bool = False, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Rows on how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
+    images: str,
+    db: Database = RESULTS,
+    *,
+    probe: str | None = None,
+    pairs: Annotated[bool, typer.Option("--pairs")] = False,
+    progress: Progress = silent,
+) -> dict[str, list[dict[str, Any]]]:
+    """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
+
+    Models are those with a clean run on the images; humans are there after `bandlens published import humans`. With
+    humans, the means of kappa over them, with intervals over images, and the lowest and highest kappa of a pair;
+    without, or with --pairs, every two subjects, and the most that their accuracies allow.
+
+    With --probe, of models that a study ran on the images under it: at which setting do they err most as humans do?
 
     Args:
         images: a stimulus set, benchmark or image set of the database.
-        db: the results database.
-        pairs: a row for every two subjects, even where there are humans, and else the means over humans, whose
-            intervals are over images.
-        progress: shows how far it is.
+        probe: models under every condition of it, and where kappa is highest.
+        pairs: every two subjects, even where there are humans.
+
+    Returns the table `kappa`; with a probe the tables `conditions`, the mean kappa to humans under each, and what they
+    lose there, and `peaks`, the setting of each model with the highest kappa.
     """
-    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
+    from ...analysis.measures.error_consistency import consistencies, consistency_under, mean_consistencies
 
     with reading(db) as store:
+        if probe is not None:
+            return consistency_under(store, images, probe)
         means = [] if pairs else mean_consistencies(store, images, progress)
-        return means or consistencies(store, images, progress=progress).to_dicts()
-
-
-def consistency_under(images: str, probe: str, db: File = RESULTS) -> dict[str, list[dict[str, Any]]]:
-    """How consistent errors of models under a probe are with those of humans, and at which setting they are most so.
-
-    Args:
-        images: a stimulus set that humans saw, on which models ran with the probe.
-        probe: such as `gaussian_lowpass`.
-        db: the results database.
-
-    Returns the tables `conditions`: the mean kappa to humans under each, and what they lose there; and `peaks`, the
-    setting of each model with the highest kappa, with a 95 % interval over images.
-    """
-    from ...analysis.measures.error_consistency import consistency_under
-
-    with reading(db) as store:
-        return consistency_under(store, images, probe)
+        return {"kappa": means or consistencies(store, images, progress=progress).to_dicts()}
 
 
 def report(

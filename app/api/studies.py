@@ -14,7 +14,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.progress import Progress, silent
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
-from .options import Database, EngineOfStudy
+from .options import Database, EngineOfStudy, complete_study
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -256,13 +256,13 @@ def run_progress(db: Database = RESULTS) -> list[RunProgress]:
 
 
 def gate(
-    study: Study | File,
+    study: Annotated[Study | File, typer.Argument(autocompletion=complete_study)],
     against: str = "",
-    db: File = RESULTS,
+    db: Database = RESULTS,
     *,
     margin: float | None = None,
     flips: float | None = None,
-    slices: Sequence[str] = (),
+    slices: Annotated[Sequence[str], typer.Option(metavar="KIND")] = (),
     progress: Progress = silent,
 ) -> Gated:
     """Find out whether a release answers no worse than the one before it.
@@ -271,18 +271,16 @@ def gate(
     `release_gate`. The limits are those of the study's table [gate], unless others are named.
 
     Args:
-        study: a study, as file; or one that was run, as name or name@version.
-        against: the release before it: name or name@version in the database, or another database.
-        db: the results database of the study.
+        study: the study: a TOML file, or one that was run, as name or name@version.
+        against: the release before: name or name@version in the database, or another database.
         margin: the loss that a release has to stay below; by default the study's, or 0.01.
         flips: the largest share of negative flips; by default the study's, or any.
-        slices: judge by `class`, or `attribute`, too.
-        progress: shows how far it is.
+        slices: judge by `class`, or `attribute`, too; by default as the study says.
 
     Raises UsageError where there is nothing to compare, or a limit makes no sense.
     """
     from ...analysis.comparison.gates import name_limit
-    from ..study.file import Study, check_limit
+    from ..study.file import check_limit, is_study_file
     from ..study.gate import gate_study_release
 
     if not against:
@@ -294,18 +292,18 @@ def gate(
     limits = {key: value for key, value in thresholds.items() if value is not None}
     for key, value in limits.items():
         check_limit(name_limit(key), value, key)
-    is_name = not isinstance(study, Study) and Path(study).suffix != ".toml" and not Path(study).is_file()
-    return gate_study_release(str(study) if is_name else read_study(study), against, Path(db), limits, progress)
+    run = read_study(study) if is_study_file(study) else str(study)
+    return gate_study_release(run, against, Path(db), limits, progress)
 
 
 def gate_precision(
     study: Study | File,
     candidate: str | None = None,
     reference: str = "fp32",
-    db: File = RESULTS,
+    db: Database = RESULTS,
     *,
-    checkpoints: Sequence[str] = (),
-    images: int = GATE_IMAGES,
+    checkpoints: Annotated[Sequence[str], typer.Option("--checkpoint", metavar="C")] = (),
+    images: Annotated[int, typer.Option(min=0)] = GATE_IMAGES,
     progress: Progress = silent,
 ) -> Gated:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
@@ -315,14 +313,12 @@ def gate_precision(
     What passes on them may be run on all.
 
     Args:
-        study: what to run.
+        study: the study: a TOML file.
         candidate: what is in question: a precision of the study's engine, or ENGINE:PRECISION; by default the study's
             precision.
         reference: what is trusted, likewise.
-        db: the results database.
-        checkpoints: some of the study's, instead of all.
-        images: so many of each set, drawn from all classes evenly; 0 takes all.
-        progress: shows how far it is.
+        checkpoints: one of the study's checkpoints; may be repeated.
+        images: of each image set, drawn from all classes evenly; 0 takes all.
     """
     from ..study.gate import gate_study_precision
 

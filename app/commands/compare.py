@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import UsageError, plural, some_of
-from .. import api
-from ..api.options import complete_study
+from ...core.errors import plural, some_of
+from ..api import results
 from ..console import (
     TableFormat,
     condition_in_words,
     print_document,
     print_note,
     print_tables,
-    progress,
     setting_in_words,
 )
 from ..formats import Format
-from .options import Database
+from ..terminal import command
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,78 +46,21 @@ LAST = (
 """Columns of a cell after the condition and the difference."""
 
 
-def compare(
-    a: Annotated[
-        str,
-        typer.Argument(
-            help="A study, as name or name@version; or a database.", show_default=False, autocompletion=complete_study
-        ),
-    ],
-    b: Annotated[
-        str | None,
-        typer.Argument(
-            help="What to compare it with; left out, A, for two of its own.",
-            show_default=False,
-            autocompletion=complete_study,
-        ),
-    ] = None,
-    db: Database = Path("results.duckdb"),
-    study: Annotated[
-        str | None,
-        typer.Option("--study", help="Which study of a database given as A or B.", show_default="the only one"),
-    ] = None,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option("--checkpoints", metavar="X,Y", help="Compare checkpoint X of A with Y of B.", show_default="all"),
-    ] = None,
-    image_sets: Annotated[
-        str | None,
-        typer.Option("--image-sets", metavar="X,Y", help="Compare image set X of A with Y of B.", show_default="all"),
-    ] = None,
-    precisions: Annotated[
-        str | None,
-        typer.Option(
-            "--precisions",
-            metavar="X,Y",
-            help="Compare the newest version of A that ran in precision X with that of B in Y.",
-            show_default=False,
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="List what shows no difference, too.")] = False,
+def print_comparison(
+    comparison: Comparison,
+    everything: Annotated[bool, typer.Option("--all")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
+    """Examples: bandlens compare study@1 study@2 --db results.duckdb, bandlens compare study --checkpoints
+    resnet50.a1_in1k,resnet50.a2_in1k
 
-    Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
-    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.
-
-    Example: bandlens compare study@1 study@2 --db results.duckdb
-
-    Example: bandlens compare study --checkpoints resnet50.a1_in1k,resnet50.a2_in1k
+    Args:
+        everything: list what shows no difference, too.
     """
-    comparison = api.results.compare(
-        a,
-        b,
-        db,
-        study=study,
-        checkpoints=_pair("--checkpoints", checkpoints),
-        image_sets=_pair("--image-sets", image_sets),
-        precisions=_pair("--precisions", precisions),
-        progress=progress,
-    )
     if table_format.is_for_programs:
         print_document(_document(comparison, comparison if everything else comparison.what_differs()), table_format)
     else:
         _print(comparison, comparison if everything else comparison.beyond_chance(), table_format)
-
-
-def _pair(option: str, text: str | None) -> tuple[str, str] | None:
-    if text is None:
-        return None
-    name_a, comma, name_b = text.partition(",")
-    if not (name_a and comma and name_b) or "," in name_b:
-        raise UsageError(f"{option} {text}: give one of A and one of B, as X,Y")
-    return name_a, name_b
 
 
 def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
@@ -241,3 +181,6 @@ def _in_words(row: dict[str, Any]) -> dict[str, Any]:
 
 def _filled(frame: pl.DataFrame) -> list[str]:
     return [column for column in frame.columns if frame[column].null_count() < len(frame)]
+
+
+COMMANDS: dict[str, Any] = {"compare": command(results.compare, print_comparison)}

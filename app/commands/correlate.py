@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ...core.errors import UsageError
 from ...core.protocol import SUBSET_TITLES
-from .. import api
+from ..api import results
 from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format
-from .options import OneStudy
+from ..terminal import command
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-def correlate(
-    db: Annotated[
-        Path | None,
-        typer.Option("--db", help="Take metrics and accuracies from this results database.", show_default="published"),
-    ] = None,
-    study: OneStudy = None,
-    bias: Annotated[
-        list[str] | None, typer.Option("--bias", help="A bias to correlate, again for more.", show_default="all")
-    ] = None,
-    method: Annotated[
-        Literal["spearman", "pearson", "kendall"], typer.Option("--method", help="Which coefficient.")
-    ] = "spearman",
-    resamples: Annotated[
-        int, typer.Option("--resamples", help="Of the bootstrap over models, and permutations.", min=100, max=100_000)
-    ] = 10_000,
-    target: Annotated[
-        Literal["raw", "effective"], typer.Option("--target", help="Accuracies as they are, or effective robustness.")
-    ] = "raw",
-    baseline: Annotated[
-        Literal["testbed", "standard", "timm"],
-        typer.Option("--baseline", help="Which definition of effective robustness; only testbed is Taori's."),
-    ] = "standard",
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Correlate every bias with every kind of generalization: with intervals, permutation tests and correction.
-
-    Without --db, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
-
-    Example: bandlens correlate --method kendall --format csv
-    """
-    if study and not db:
-        raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
-    correlated = api.results.correlate(
-        db, study, biases=bias or (), method=method, resamples=resamples, target=target, baseline=baseline
-    )
+def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens correlate --method kendall --format csv"""
     rows = correlated.rows
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
@@ -140,3 +103,6 @@ def _tests_in_words(rows: pl.DataFrame) -> str:
         f"{text}\nno correlation was found in {len(uncertain)} after Holm; one smaller than "
         f"{' to '.join(sizes)}{by_models} could not have been found"
     )
+
+
+COMMANDS: dict[str, Any] = {"correlate": command(results.correlate, print_correlated)}

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ...core.errors import BandlensError, Undecided, plural, unwritable
-from .. import api
+from ..api import studies
+from ..api.files import File
 from ..console import (
     TableFormat,
     condition_in_words,
@@ -20,11 +21,9 @@ from ..console import (
     print_document,
     print_note,
     print_tables,
-    progress,
 )
 from ..formats import Format, Rows, junit_text
-from ..study import GATE_IMAGES
-from .options import Database
+from ..terminal import command
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -47,9 +46,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Junit = Annotated[
-    Path | None, typer.Option("--junit", help="Write the verdicts as JUnit's XML, too.", show_default="no file")
-]
 SHOWN = (
     *(
         "checkpoint",
@@ -71,93 +67,19 @@ MOST_ROWS = 60
 """The number of rows that do not pass and are listed for people: a comment on a pull request has no room for all."""
 
 
-@app.command()
-def release(
-    study: Annotated[
-        str,
-        typer.Argument(
-            help="The study: a TOML file, or one that was run, as name or name@version.", show_default=False
-        ),
-    ],
-    against: Annotated[
-        str,
-        typer.Option(
-            help="The release before: name or name@version in the database, or another database.", show_default=False
-        ),
-    ] = "",
-    margin: Annotated[
-        float | None,
-        typer.Option(help="The loss that a release has to stay below.", show_default="the study's, or 0.01"),
-    ] = None,
-    flips: Annotated[
-        float | None, typer.Option(help="The largest share of negative flips.", show_default="the study's, or any")
-    ] = None,
-    slices: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND", help="Judge by `class`, or `attribute`, too.", show_default="the study's, or none"
-        ),
-    ] = None,
-    junit: Junit = None,
-    db: Database = Path("results.duckdb"),
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Find out whether a release answers no worse than the one before it.
+def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableFormat = Format.table) -> None:
+    """Exit status 0 if all pass, 1 if one fails, 3 if none fails and one has too few images to tell.
 
-    Each condition passes, fails or is undecided: exit status 0 if all pass, 1 if one fails, 3 if none fails and one has
-    too few images to tell. Predictions that lack are run first; verdicts are kept in the view `release_gate`.
+    Examples: bandlens gate study.toml --against main.duckdb --margin 0.01 --junit gate.xml, bandlens gate precision
+    study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
 
-    Example: bandlens gate study.toml --against main.duckdb --margin 0.01 --junit gate.xml
+    Args:
+        junit: write the verdicts as JUnit's XML, too.
     """
-    gated = api.studies.gate(study, against, db, margin=margin, flips=flips, slices=slices or (), progress=progress)
-    _report(gated, junit, table_format)
-
-
-@app.command()
-def precision(
-    study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
-    candidate: Annotated[
-        str | None,
-        typer.Option(
-            help="What is in question: a precision of the study's engine, or ENGINE:PRECISION.",
-            show_default="the study's precision",
-        ),
-    ] = None,
-    reference: Annotated[str, typer.Option(help="What is trusted, likewise.")] = "fp32",
-    checkpoints: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--checkpoint", metavar="C", help="One of the study's checkpoints; may be repeated.", show_default="all"
-        ),
-    ] = None,
-    images: Annotated[
-        int, typer.Option(min=0, help="Of each image set, drawn from all classes evenly; 0 takes all.")
-    ] = GATE_IMAGES,
-    junit: Junit = None,
-    db: Database = Path("results.duckdb"),
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
-
-    Exit status 0 if every checkpoint and condition passes, 1 if one fails, 3 if none fails and one has too few images
-    to tell. The limits are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Rows are kept in the view
-    `gate`. At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images.
-    What passes on them may be run on all.
-
-    Example: bandlens gate precision study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
-    """
-    gated = api.studies.gate_precision(
-        study, candidate, reference, db, checkpoints=checkpoints or (), images=images, progress=progress
-    )
-    _report(gated, junit, table_format)
-
-
-def _report(gated: Gated, junit: Path | None, table_format: Format) -> None:
-    """Print the table, write the file for CI services, and raise what the exit status says."""
     counts, failed = gated.counts, gated.ran.get("failed")
     rows = [{"condition": condition_in_words(row)} | row for row in gated.rows.to_dicts()]
     if junit is not None:
-        _write_junit(junit, gated.label, rows)
+        _write_junit(Path(junit), gated.label, rows)
     headline = f"{gated.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
@@ -258,3 +180,8 @@ def _number_in_words(row: Mapping[str, Any], name: str, limit: str) -> str:
         return ""
     low, high = (f"{row[end]:.4g}" if row[end] is not None else "-" for end in (f"{name}_low", f"{name}_high"))
     return f"{name} {row[name]:.4g} [{low}, {high}], {limit.replace('max_flips', 'limit')} {row[limit]:g}"
+
+
+app.command("release")(command(studies.gate, print_verdicts))
+app.command("precision")(command(studies.gate_precision, print_verdicts))
+COMMANDS: dict[str, Any] = {"gate": app}

@@ -2,74 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ...core.protocol import SUBSET_TITLES
-from .. import api
+from ..api import published
 from ..console import TableFormat, print_note, print_rows, print_tables
 from ..formats import Format
-from .options import Database
+from ..terminal import command
 
 if TYPE_CHECKING:
     import polars as pl
 
-app = typer.Typer(
-    help="Published figures: import, show and relate them, and the study's correlation table.", no_args_is_help=True
-)
-
-AtlasDb = Annotated[
-    Path | None, typer.Option("--db", help="Also the sources imported into this results database.", show_default="none")
-]
+    from ..api.published import Publication
 
 
-@app.command("import")
-def import_(
-    source: Annotated[str, typer.Argument(help="A source that `published show` lists.", show_default=False)],
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="The folder of the source's files.", show_default=False)
-    ] = None,
-    db: Database = Path("results.duckdb"),
-) -> None:
-    """Read a source's files into a results database, for SQL and other commands.
-
-    A source that ships needs no DIR. Effective robustness, as the testbed defines it and over 1,000 classes, is added
-    where a source has the accuracies.
-
-    Example: bandlens published import critical-band critical-band-masking --db results.duckdb
-    """
-    publication = api.published.import_published(source, folder, db)
+def print_publication(publication: Publication, db: Path) -> None:
+    """Example: bandlens published import critical-band critical-band-masking --db results.duckdb"""
     print(f"{db}: {publication.values} values of {publication.models} models from {publication.source}")
     print(publication.terms)
     if publication.trials:
         print(f"{publication.trials:,} trials of people: run `bandlens analyze` again to set models beside them")
 
 
-@app.command()
-def show(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL|fits]",
-            help="A model, by its name in any source, or a checkpoint of --db; or the lines that effective robustness "
-            "is measured from.",
-            show_default="the sources",
-        ),
-    ] = None,
-    db: AtlasDb = None,
-    table_format: TableFormat = Format.table,
+def print_published(
+    frames: Mapping[str, pl.DataFrame], model: str | None, table_format: TableFormat = Format.table
 ) -> None:
-    """Print the sources of published figures; or where a model stands among all of timm's, and all figures of it.
-
-    With --db and no model also which published model each checkpoint is, by its weights, study or name. Of a model:
-    its rank, and what its ImageNet accuracy lets one expect by the line of all timm models, and by that of models
-    trained in its way (within).
-
-    Example: bandlens published show tf_efficientnet_lite0.in1k
-    """
-    frames = api.published.show_published(model, db)
+    """Example: bandlens published show tf_efficientnet_lite0.in1k"""
     if table_format.is_for_programs:
         print_tables({title: frame.to_dicts() for title, frame in frames.items()}, table_format)
         return
@@ -103,21 +63,9 @@ def _shown(name: str, frame: pl.DataFrame) -> list[dict[str, Any]]:
     return frame.drop(hidden.get(name, ()), strict=False).to_dicts()
 
 
-@app.command()
-def relate(
-    models: Annotated[
-        Literal["study", "timm", "critical-band"], typer.Option("--models", help="Whose biases and accuracies.")
-    ] = "timm",
-    db: AtlasDb = None,
-    table_format: TableFormat = Format.table,
-) -> None:
-    """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
-
-    Spearman's coefficients; p shuffles models within their families, or families as wholes.
-
-    Example: bandlens published relate --models study
-    """
-    rows, sentences = api.published.relate_published(models, db)
+def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens published relate --models study"""
+    rows, sentences = related
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return
@@ -141,13 +89,8 @@ def _two_decimals(name: str, value: Any) -> Any:
     return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
 
 
-@app.command()
-def table(table_format: TableFormat = Format.table) -> None:
-    """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published.
-
-    Example: bandlens published table --format latex
-    """
-    rows = api.published.published_table()
+def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens published table --format latex"""
     if table_format.is_for_programs:
         print_rows(rows, table_format)
         return
@@ -169,3 +112,13 @@ def _wide(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
             coefficient = f"{coefficient:.2f}"
         rows_by_bias.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
     return list(rows_by_bias.values())
+
+
+COMMANDS: dict[str, Any] = {
+    "published": {
+        "import": command(published.import_published, print_publication),
+        "show": command(published.show_published, print_published),
+        "relate": command(published.relate_published, print_relations),
+        "table": command(published.published_table, print_correlations),
+    }
+}

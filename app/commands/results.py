@@ -1,17 +1,54 @@
-"""`bandlens measures`, `report`, `explore` and `cite`: what a results database holds."""
+"""`bandlens analyze`, `measures`, `consistency`, `report`, `explore` and `cite`: what a results database holds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import amount, plural
 from ..api import results
-from ..console import print_table
+from ..console import TableFormat, condition_in_words, log, print_rows, print_table, print_tables
+from ..formats import Format, Rows
 from ..terminal import command
 
 if TYPE_CHECKING:
+    from polars import DataFrame
+
     from ..api.files import File
     from ..report.build import Written
+
+
+TITLES = ("study", "checkpoint", "image_set")
+"""Columns that become headings on a terminal without room for them."""
+CONDITION_COLUMNS = (
+    *(*TITLES, "metric", "condition", "value", "low", "high", "state"),
+    *("difference", "difference_low", "difference_high", "n", "note"),
+)
+"""Columns of the table of conditions, each with its parameters in words."""
+
+
+def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens analyze --db results.duckdb --format csv"""
+    rows = metrics.to_dicts()
+    if not rows:
+        log.info(
+            "no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing, and which it will have"
+        )
+    if conditions and not table_format.is_for_programs:
+        rows = [row | {"condition": condition_in_words(row)} for row in rows]
+        shown = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
+        print_rows(shown, table_format, titles=(*TITLES, "metric"))
+    else:
+        hidden = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
+        print_rows(metrics.drop(*hidden, strict=False).to_dicts(), table_format, titles=TITLES)
+
+
+def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens consistency cue-conflict --db results.duckdb"""
+    if "kappa" in tables:
+        print_rows(tables["kappa"], table_format, titles=("images", "condition"))
+    else:
+        print_tables(tables, table_format, titles=("checkpoint",))
 
 
 def print_text(text: str) -> None:
@@ -41,6 +78,8 @@ COMMANDS: dict[str, Any] = {
     "measures": {
         "list": command(results.list_measures, print_table, "Example: bandlens measures list --study study.toml")
     },
+    "analyze": command(results.analyze, print_metrics),
+    "consistency": command(results.consistency, print_consistency),
     "report": command(results.report, print_written),
     "explore": command(results.explore, print_nothing, tell=print_address),
     "cite": command(results.cite, print_text),

@@ -156,6 +156,11 @@ def is_study_name(text: str) -> bool:
     return bool(text) and "@" not in text and text != "*" and text.isprintable()
 
 
+def is_study_file(study: object) -> bool:
+    """Whether a study is a file or made in Python, and not the name of one that was run."""
+    return isinstance(study, Study) or Path(str(study)).suffix == ".toml" or Path(str(study)).is_file()
+
+
 def _check_key(where: str | Path, key: str, value: Any) -> None:
     kind, words = KINDS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
