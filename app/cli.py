@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
         "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
         "profile": ("models", "Time the layers of a model, or find the first that two engines compute differently"),
-        "run": ("run", "Run what the database lacks of a study"),
+        "run": ("plan", "Run what the database lacks of a study"),
         "progress": ("study", "Say how far the run is that holds a results database, and how long it will take"),
         "import": ("study", "Bring what was made elsewhere into a results database"),
         "analyze": ("results", "Compute spectral, critical-band and shape biases, and group means"),
@@ -84,10 +84,7 @@ class LoadedCommands(Mapping[str, Any]):
             module_name, line = self._lines[name]
             module = import_module(f".commands.{module_name}", __package__)
             group = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
-            commands = getattr(module, "COMMANDS", {})
-            if name not in commands:
-                function = getattr(module, name.replace("-", "_"), None)
-                commands = {name: module.app if function is None else function}
+            commands = module.COMMANDS
             if isinstance(commands[name], dict):
                 below = typer.Typer(name=name, help=f"{line}.", no_args_is_help=True, rich_markup_mode=None)
                 for word, function in commands[name].items():

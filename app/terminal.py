@@ -35,16 +35,17 @@ HIDDEN = ("Args:", "Returns ", "Raises ")
 
 
 def command(
-    function: Callable[..., Any], printer: Callable[..., Any], example: str = "", **fixed: Any
+    function: Callable[..., Any], printer: Callable[..., Any] | None = None, example: str = "", **fixed: Any
 ) -> Callable[..., None]:
     """Make a function of options that calls `function` and prints its result, for typer to call.
 
     Args:
-        function: a function of `api`.
-        printer: prints what that returns.
+        function: a function of `api`, or a thin one above it.
+        printer: prints what that returns; a function without one prints by itself.
         example: the end of the help, where the printer is one of many commands and has none.
         fixed: arguments of the function that are no options.
     """
+    printer = printer or _print_nothing
     texts = [_Text.read(function), _Text.read(printer)]
     options = {option.name: option for option in _options(function, texts[0].arguments) if option.name not in fixed}
     if "progress" in options:
@@ -54,7 +55,8 @@ def command(
     parameters = {addition.name: addition for addition in additions} | options
 
     def run(**values: Any) -> None:
-        result = function(**{name: values[name] for name in options}, **fixed)
+        # What was not typed has the default that Python has.
+        result = function(**{name: values[name] for name in options if values[name] is not None}, **fixed)
         printer(result, **{addition.name: values[addition.name] for addition in additions})
 
     order = [*options, *(name for name in parameters if name not in options)]
@@ -62,6 +64,10 @@ def command(
     run.__doc__ = "\n\n".join(filter(None, (texts[0].help, example or texts[1].help)))
     run.__signature__ = Signature([parameters[name] for name in order])  # type: ignore[attr-defined]
     return run
+
+
+def _print_nothing(_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +106,9 @@ def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int 
             setting.default = f"--{name.replace('_', '-')}"  # inside of Annotated, the first name stands here
         if setting.help is None and name in helps:
             setting.help = helps[name][0].upper() + helps[name][1:]
-        if parameter.default in (None, ()) or (needed and isinstance(setting, ArgumentInfo)):
-            setting.show_default = False
+        default = list(parameter.default) or None if isinstance(parameter.default, tuple) else parameter.default
+        setting.show_default = not (default is None or (needed and isinstance(setting, ArgumentInfo)))
         kind = str if setting.parser else _plain_type(annotation)
-        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, setting])
 
 

@@ -12,6 +12,7 @@ import typer
 
 from ...core.errors import UnknownName, UsageError
 from ...core.progress import Progress, silent
+from ..console import log
 from ..study import GATE_IMAGES
 from .files import RESULTS, File, existing, path_of
 from .options import Database, EngineOfStudy, complete_study
@@ -93,13 +94,23 @@ def resolve(study: Study | File, engine: str | None = None, db: File | None = No
 
 
 def _work(study: Study | Work | File, engine: str | None, db: File) -> Work:
+    """The study, resolved on this machine; the log says which engine and batch were chosen for it, and why."""
     from ..study.resolve import Work
 
-    return study if isinstance(study, Work) else resolve(study, engine, db)
+    if isinstance(study, Work):
+        return study
+    work = resolve(study, engine, db)
+    for line in work.choices:
+        log.info(line)
+    return work
 
 
-def plan(study: Study | Work | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
-    """Plan a run of the study: the cells that it would compute, and the time that it would take here."""
+def plan(study: Study | Work | File, db: Database = RESULTS, *, engine: EngineOfStudy = None) -> Plan:
+    """Show what a run would do: which cells are done, missing or stale, the time, and which metrics there will be.
+
+    Args:
+        study: the study: a TOML file.
+    """
     from ..study.plan import plan_study
 
     return plan_study(_work(study, engine, db), Path(db))
@@ -192,43 +203,49 @@ def _possible(difference: float) -> float | None:
     return difference if difference <= 1 else None
 
 
+def read_devices(text: str) -> list[str]:
+    """Names of devices between commas."""
+    return [name.strip() for name in text.split(",")]
+
+
 def run(
     study: Study | Work | File,
-    db: File = RESULTS,
+    db: Database = RESULTS,
     *,
-    engine: str | None = None,
-    require_gate: bool = False,
+    engine: EngineOfStudy = None,
+    require_gate: Annotated[bool, typer.Option("--require-gate")] = False,
     executor: str = "local",
-    devices: Sequence[str] = (),
+    devices: Annotated[Sequence[str], typer.Option(metavar="0,1", parser=read_devices)] = (),
     address: str | None = None,
-    snapshot: File | None = None,
+    snapshot: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     raise_failures: bool = True,
     progress: Progress = silent,
 ) -> Summary:
-    """Run what the database lacks of a study, given as such or as a file. Interrupted, it goes on where it stopped.
+    """Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.
+
+    `bandlens init` writes a study file for the models and images that are here.
 
     Args:
-        study: what to run.
-        db: the results database; made if there is none.
-        engine: instead of the study's.
-        require_gate: raise, rather than warn, where the study's precision has not passed its gate.
-        executor: local, or ray for workers on a Ray cluster.
-        devices: local: a process on each, which sees no other GPU: numbers, names of `nvidia-smi -L`, or `cpu`.
-        address: ray: host:port of the cluster, or auto; by default RAY_ADDRESS.
-        snapshot: a copy for readers, renewed now and then while this runs.
+        study: the study: a TOML file.
+        require_gate: refuse, rather than warn of, a precision that `gate` has not passed.
+        executor: local; or ray: workers on a Ray cluster.
+        devices: local: a process on each of these GPUs, by number or name of `nvidia-smi -L`; or cpu,cpu.
+        address: ray: HOST:PORT of the cluster, or auto; by default $RAY_ADDRESS.
+        snapshot: a copy for readers, renewed while this runs; name it with --db.
         raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
-        progress: shows how far it is.
     """
     from ..study.run import run_study
 
+    work = _work(study, engine, db)
     summary = run_study(
-        _work(study, engine, db),
+        work,
         Path(db),
         require_gate=require_gate,
         workers=_workers(executor, devices, address),
         snapshot=path_of(snapshot),
         progress=progress,
     )
+    summary = replace(summary, own_measures=bool(work.study.measures))
     return summary.raise_failures() if raise_failures else summary
 
 
@@ -332,7 +349,7 @@ def gate_precision(
 
 
 def verify(
-    study: Annotated[Study | Work | File | None, typer.Argument()] = None,
+    study: Annotated[Study | Work | File | None, typer.Argument(metavar="STUDY")] = None,
     db: Database = RESULTS,
     *,
     cells: Annotated[int, typer.Option(min=0)] = 3,

@@ -11,12 +11,11 @@ import typer
 
 from ...core.errors import StoreError, UsageError, amount, plural, quoted
 from ..api import results, studies
-from ..api.files import File
-from ..api.options import StudyName
+from ..api.files import RESULTS, File
+from ..api.options import Database, StudyName
 from ..console import TableFormat, print_document, print_lines, print_rows
 from ..formats import Format
 from ..terminal import command
-from .options import Database
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -45,16 +44,16 @@ def print_renamed(versions: int, name: str, to: str) -> None:
     print(f"{name} is now {to}: {plural(versions, 'version')}")
 
 
-def delete(
-    name: StudyName,
-    db: Database = Path("results.duckdb"),
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+def delete(name: StudyName, db: Database = RESULTS, yes: Annotated[bool, typer.Option("--yes", "-y")] = False) -> None:
     """Delete a version of a study, or all versions of a name: with the predictions that nothing else uses.
 
     Cells that other versions or studies have, or that a gate has compared, stay. It asks first.
 
     Example: bandlens studies delete mine@1
+
+    Args:
+        name: a study, or one version of it: name@version.
+        yes: do not ask.
     """
 
     def confirm(deletion: Deletion) -> bool:
@@ -73,7 +72,7 @@ def delete(
     going, staying = _deletion_in_words(deletion)
     print(f"deleted {going}; {staying}")
     print(
-        f"{amount(free)} of {amount(db.stat().st_size)} are free now; "
+        f"{amount(free)} of {amount(Path(db).stat().st_size)} are free now; "
         f"`bandlens merge {quoted(db)} --out NEW.duckdb` makes a copy without them"
     )
 
@@ -147,7 +146,7 @@ COMMANDS: dict[str, Any] = {
         "list": command(results.list_studies, print_studies),
         "show": command(results.stored_study, print_study),
         "rename": command(results.rename_study, print_renamed),
-        "delete": delete,
+        "delete": command(delete),
     },
     "merge": command(results.merge, print_merged, raise_contradictions=False),
     "verify": command(studies.verify, print_verified),

@@ -1,4 +1,4 @@
-"""`bandlens plan`."""
+"""`bandlens plan` and `run`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import amount, plural, some_of
+from ...core.errors import amount, plural, quoted, some_of
 from ...core.untrusted import one_line
-from .. import api
+from ..api import studies
 from ..console import TableFormat, duration, print_document, print_note, print_rows
 from ..formats import Format
 from ..study import GATE_IMAGES
-from .options import Database, EngineOption, StudyFile, resolve_study
+from ..terminal import command
 
 if TYPE_CHECKING:
     from ..study.plan import Plan
+    from ..study.record import Summary
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
@@ -28,20 +29,16 @@ MOST_LINES = 5
 """The number of lines on what would be found, except in JSON and CSV."""
 
 
-def plan(
-    study: StudyFile,
-    db: Database = Path("results.duckdb"),
-    engine: EngineOption = None,
-    summary: Annotated[
-        bool, typer.Option("--summary", help="Print the last lines alone: what is to run, its time and its room.")
-    ] = False,
+def print_plan(
+    planned: Plan,
+    summary: Annotated[bool, typer.Option("--summary")] = False,
     table_format: TableFormat = Format.table,
 ) -> None:
-    """Show what a run would do: which cells are done, missing or stale, the time, and which metrics there will be.
+    """Example: bandlens plan study.toml --db results.duckdb
 
-    Example: bandlens plan study.toml --db results.duckdb
+    Args:
+        summary: print the last lines alone: what is to run, its time and its room.
     """
-    planned = api.studies.plan(resolve_study(study, engine, db), db)
     if table_format.is_for_programs:
         print_document(_document(planned), table_format)
         return
@@ -164,3 +161,27 @@ def _document(planned: Plan) -> dict[str, Any]:
         "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
         "doubts": planned.doubts,
     }
+
+
+def print_summary(summary: Summary, study: Path, db: Path, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens run study.toml --db results.duckdb"""
+    if table_format != Format.table:
+        print_document({"study": summary.label, **summary.numbers}, table_format)
+    elif summary.ran or summary.failed:
+        rate = summary.predictions / summary.seconds
+        next_command = f"analyze{f' --study {quoted(study)}' if summary.own_measures else ''} --db {quoted(db)}"
+        print(
+            f"{summary.label}: ran {summary.ran:,} of {plural(summary.cells, 'cell')}, "
+            f"{plural(summary.predictions, 'prediction')} in {duration(summary.seconds)} ({rate:,.0f} a second), "
+            f"into {db}"
+            f"{'' if summary.failed else f'; next: bandlens {next_command}'}"
+        )
+    else:
+        print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
+    summary.raise_failures()
+
+
+COMMANDS: dict[str, Any] = {
+    "plan": command(studies.plan, print_plan),
+    "run": command(studies.run, print_summary, raise_failures=False),
+}

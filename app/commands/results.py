@@ -70,10 +70,6 @@ def print_address(address: str, sets: int) -> None:
     print(f"{address}\n{plural(sets, 'image set')} found{hint}; Ctrl-C ends it", flush=True)
 
 
-def print_nothing(_: None) -> None:
-    """Example: bandlens explore --db results.duckdb --images sets"""
-
-
 COMMANDS: dict[str, Any] = {
     "measures": {
         "list": command(results.list_measures, print_table, "Example: bandlens measures list --study study.toml")
@@ -81,6 +77,8 @@ COMMANDS: dict[str, Any] = {
     "analyze": command(results.analyze, print_metrics),
     "consistency": command(results.consistency, print_consistency),
     "report": command(results.report, print_written),
-    "explore": command(results.explore, print_nothing, tell=print_address),
+    "explore": command(
+        results.explore, example="Example: bandlens explore --db results.duckdb --images sets", tell=print_address
+    ),
     "cite": command(results.cite, print_text),
 }

@@ -7,14 +7,15 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from ...core.errors import UsageError
 from ...core.untrusted import read_text
-from ..api.files import reading
-from .options import Database
+from ..api.files import RESULTS, File, path_of, reading
+from ..api.options import Database
+from ..terminal import command
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
 LONGEST = 1 << 24
@@ -22,27 +23,15 @@ LONGEST = 1 << 24
 STDIN = Path("-")
 
 
-def sql(
-    query: Annotated[
-        str | None,
-        typer.Argument(help="A SELECT, or several with ; between them, in DuckDB's SQL.", show_default=False),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", metavar="FILE", help="Statements from a file; - is standard input."),
-    ] = None,
-    db: Database = Path("results.duckdb"),
-    format: Annotated[  # noqa: A002
-        AnswerFormat | None,
-        typer.Option("--format", help="How to write the answer.", show_default="by the ending of --out, or table"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A file instead of the terminal.", show_default=False)
-    ] = None,
-    line: Annotated[bool, typer.Option("--line", help="Show each row as lines of field and value.")] = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a query may take; 0 is no limit.")
-    ] = 60,
+def answer(
+    query: Annotated[str | None, typer.Argument()] = None,
+    *,
+    file: Annotated[File | None, typer.Option("--file", "-f", metavar="FILE")] = None,
+    db: Database = RESULTS,
+    format: AnswerFormat | None = None,  # noqa: A002
+    out: File | None = None,
+    line: Annotated[bool, typer.Option("--line")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 60,
 ) -> None:
     """Ask the results database. The query can read it and nothing else: no other file, no network, no change.
 
@@ -51,10 +40,18 @@ def sql(
     Several statements are answered one after another, with an empty line between two answers. Without a query, standard
     input holds it, if that is no terminal. Without --db, it is the database that $BANDLENS_DB names.
 
-    Example: bandlens sql -f query.sql --format markdown
+    Examples: bandlens sql -f query.sql --format markdown, bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER
+    BY ALL" --format csv
 
-    Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
+    Args:
+        query: a SELECT, or several with ; between them, in DuckDB's SQL.
+        file: statements from a file; - is standard input.
+        format: how to write the answer; by default by the ending of --out, or table.
+        out: a file instead of the terminal.
+        line: show each row as lines of field and value.
+        timeout: how long a query may take; 0 is no limit.
     """
+    file, out = path_of(file), path_of(out)
     if query is None and file is None and not sys.stdin.isatty():
         file = STDIN
     if (query is None) == (file is None):
@@ -105,3 +102,6 @@ def _content(file: Path) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None
+
+
+COMMANDS: dict[str, Any] = {"sql": command(answer)}

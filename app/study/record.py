@@ -50,6 +50,8 @@ class Summary:
     predictions: int
     seconds: float
     failed: list[Failed]
+    own_measures: bool = False
+    """Whether the study has measures of the user's own, which `bandlens analyze` computes from its file."""
 
     @property
     def numbers(self) -> dict[str, Any]:

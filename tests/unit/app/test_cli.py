@@ -87,7 +87,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         (["plan", "no.toml"], 2, "bandlens: no study file no.toml; `bandlens init no.toml` writes one"),
         (["plan", "no"], 2, "bandlens: no study file no; `bandlens init no.toml` writes one"),
         (
-            ["analyze", "a.duckdb"],
+            ["plan", "a.duckdb"],
             2,
             "bandlens: no study file a.duckdb; a results database is given with --db a.duckdb",
         ),

@@ -12,7 +12,7 @@ from bandlens.analysis.published.figures import (
     correlation_table,
     shipped_figures,
 )
-from bandlens.app.commands.published import app
+from bandlens.app.cli import app
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
@@ -70,9 +70,9 @@ def test_a_bias_that_does_not_vary_has_no_correlation() -> None:
 
 
 def test_the_table_command_prints_three_tables_or_one_list() -> None:
-    printed = CliRunner().invoke(app, ["table"]).output
+    printed = CliRunner().invoke(app, ["published", "table"]).output
     for word in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "Concepts"):
         assert word in printed
     assert printed.count("critical_bandwidth") == 3
-    rows = json.loads(CliRunner().invoke(app, ["table", "--format", "json"]).output)
+    rows = json.loads(CliRunner().invoke(app, ["published", "table", "--format", "json"]).output)
     assert rows == correlation_table(shipped_figures())

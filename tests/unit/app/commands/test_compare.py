@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from typer.testing import CliRunner
 
@@ -12,17 +11,15 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.paired import paired
-from bandlens.app.commands.compare import compare
+from bandlens.app.cli import app
 from bandlens.core.errors import BandlensError
 from bandlens.probes.grid import PUBLISHED, make_grid
 
-app = typer.Typer()
-app.command()(compare)
 LOW = [condition("lowpass", cutoff=round(0.05 * k, 2)) for k in range(1, 16)]
 
 
 def call(*words: str | Path) -> str:
-    result = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["compare", *map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 

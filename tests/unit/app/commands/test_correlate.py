@@ -1,11 +1,11 @@
 import json
+from inspect import signature
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
-import typer
 from made_up_results import cell, image_set, model, part, store_study, store_values
 from typer.testing import CliRunner
 
@@ -14,17 +14,14 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.figures import correlation_table, shipped_figures
 from bandlens.analysis.published.relate import BASELINES, GROUNDS
 from bandlens.analysis.statistics.coefficients import METHODS
-from bandlens.app.commands.correlate import correlate
-from bandlens.app.commands.published import relate, table
-from bandlens.app.formats import Format
+from bandlens.app.cli import app
+from bandlens.app.commands import published
+from bandlens.app.commands.correlate import COMMANDS
 from bandlens.core.errors import BandlensError, UsageError
-
-app = typer.Typer()
-app.command()(correlate)
 
 
 def call(*words: str | Path) -> str:
-    result = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["correlate", *map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 
@@ -86,10 +83,10 @@ def test_the_published_figures_are_the_default() -> None:
 
 def test_what_can_be_chosen_is_what_there_is() -> None:
     """The command spells the choices out, so that its help needs no NumPy."""
-    choices = get_type_hints(correlate) | get_type_hints(relate)
-    assert [*get_args(choices["method"])] == [*METHODS]
-    assert [*get_args(choices["baseline"])] == [*BASELINES]
-    assert [*get_args(choices["models"])] == [*GROUNDS]
+    related = published.COMMANDS["published"]["relate"]
+    options = {**signature(COMMANDS["correlate"]).parameters, **signature(related).parameters}
+    choices = {name: [*get_args(get_args(options[name].annotation)[0])] for name in ("method", "baseline", "models")}
+    assert choices == {"method": [*METHODS], "baseline": [*BASELINES], "models": [*GROUNDS]}
 
 
 def test_json_has_every_column_of_every_row() -> None:
@@ -99,9 +96,9 @@ def test_json_has_every_column_of_every_row() -> None:
     assert {row["method"] for row in rows} == {"kendall"}
 
 
-def test_the_published_table_is_that_of_the_shipped_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    table(table_format=Format.json)
-    assert json.loads(capsys.readouterr().out) == correlation_table(shipped_figures())
+def test_the_published_table_is_that_of_the_shipped_figures() -> None:
+    printed = CliRunner().invoke(app, ["published", "table", "--format", "json"]).output
+    assert json.loads(printed) == correlation_table(shipped_figures())
 
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:

@@ -65,8 +65,10 @@ def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_p
     assert f"cannot read a query from {tmp_path}/none.sql: No such file or directory; give --file" in message
 
 
-def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:
-    assert "give one query, such as" in refusal(command("sql", "SELECT 1", "--interactive", "--db", database), 2)
+def test_a_query_or_a_file_but_not_both(command: Command, database: Path, tmp_path: Path) -> None:
+    assert "give one query, such as" in refusal(
+        command("sql", "SELECT 1", "-f", tmp_path / "a.sql", "--db", database), 2
+    )
 
 
 def test_without_a_query_standard_input_holds_it(command: Command, database: Path) -> None:
