@@ -55,7 +55,7 @@ def command(
     parameters = {addition.name: addition for addition in additions} | options
 
     def run(**values: Any) -> None:
-        # What was not typed has the default that Python has.
+        # An option that was not typed has the default that Python has.
         result = function(**{name: values[name] for name in options if values[name] is not None}, **fixed)
         printer(result, **{addition.name: values[addition.name] for addition in additions})
 
