@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -97,8 +96,6 @@ class Store:
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
         """Called between transactions; see `database.snapshots`."""
-        self._sessions: dict[tuple[Any, ...], int] = {}
-        """Ids that were looked up: a commit of a minute's work of 48 checkpoints needs each of theirs."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 0) -> pl.DataFrame:
         """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types.
@@ -442,33 +439,17 @@ class Store:
             outcomes: of a failed cell the error is kept, and what was stored of it stays.
             sessions: what each variant ran on.
         """
-        self.commit_all([(outcomes, sessions)])
-
-    def commit_all(self, ranges: Sequence[tuple[Sequence[Outcome], Mapping[Variant, SessionInfo]]]) -> None:
-        """`commit` of several ranges in one transaction, which takes little longer than that of one."""
-        import polars as pl
-
-        finished = [[outcome for outcome in outcomes if isinstance(outcome, Finished)] for outcomes, _ in ranges]
-        failed = [outcome for outcomes, _ in ranges for outcome in outcomes if isinstance(outcome, Failed)]
-        parts = list(itertools.chain(*finished))
-        ran, cards = list[tuple[Any, ...]](), dict[tuple[Any, ...], str | None]()
-        for (_, sessions), parts_of_range in zip(ranges, finished, strict=True):
-            for part in parts_of_range:
-                ran.append(_session(part.cell.variant, sessions))
-                cards.setdefault(ran[-1], sessions[part.cell.variant].card)
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         with self.transaction():
-            if parts:
-                ids = self._ids_of([part.cell.key for part in parts])
-                session_ids = self._session_ids(cards)
-                self._add_parts(finished, ids, [session_ids[session] for session in ran])
-                rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
-                self._load("INSERT INTO prediction FROM loaded", pl.concat(rows))
+            if finished:
+                ids = self._ids_of([part.cell.key for part in finished])
+                self._add_parts(finished, ids, self._session_ids({part.cell.variant for part in finished}, sessions))
+                self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
                 self._mark_complete(ids.values())
-            for failure in failed:
-                self._fail(failure)
-        if parts:  # now that they are there to stay
-            self._sessions |= session_ids
-        if parts or failed:
+            for outcome in outcomes:
+                if isinstance(outcome, Failed):
+                    self.execute("UPDATE cell SET error = ? WHERE key = ?", [outcome.error, outcome.cell.key])
+        if outcomes:
             self.after_commit()
 
     def reuse(self, places: NDArray[np.int64], pairs: Sequence[tuple[str, str, int]]) -> None:
@@ -498,14 +479,13 @@ class Store:
         with explained(self.path), self._loaded({"key": keys}):
             return dict(self._rows("SELECT key, id FROM cell SEMI JOIN loaded USING (key)"))
 
-    def _session_ids(self, cards: Mapping[tuple[Any, ...], str | None]) -> dict[tuple[Any, ...], int]:
-        """The id of each session, as `_session` gives them; those that are not known are added with their card."""
-        ids = {session: self._sessions[session] for session in cards if session in self._sessions}
-        new = [session for session in cards if session not in ids]
-        if not new:
-            return ids
-        columns = {name: list(column) for name, column in zip(SESSION, zip(*new, strict=True), strict=True)}
-        columns["card"] = [cards[session] for session in new]
+    def _session_ids(
+        self, variants: Collection[Variant], sessions: Mapping[Variant, SessionInfo]
+    ) -> dict[Variant, int]:
+        """The id of the session that each variant ran in; one that is not known is added, with its card."""
+        keys = {variant: _session(variant, sessions) for variant in variants}
+        columns = dict(zip(SESSION, map(list, zip(*keys.values(), strict=True)), strict=True))
+        columns["card"] = [sessions[variant].card for variant in keys]
         names = ", ".join(columns)
         self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", columns)
         same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
@@ -514,20 +494,20 @@ class Store:
                 f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
                 f"ON {same} AND session.versions = loaded.versions::JSON"
             )
-        return ids | {row[:-1]: row[-1] for row in rows}
+        ids = {row[:-1]: row[-1] for row in rows}
+        return {variant: ids[key] for variant, key in keys.items()}
 
     def _add_parts(
-        self, ranges: Sequence[Sequence[Finished]], cells: Mapping[str, int], sessions: Sequence[int]
+        self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[Variant, int]
     ) -> None:
-        finished = list(itertools.chain(*ranges))
         columns = {
             "cell": [cells[part.cell.key] for part in finished],
             "first": [part.first for part in finished],
             "count": [len(part.predictions.predicted) for part in finished],
-            "session": sessions,
+            "session": [sessions[part.cell.variant] for part in finished],
             "seconds": [part.seconds for part in finished],
-            "right1": [*itertools.chain.from_iterable(_below(1, parts) for parts in ranges)],
-            "right5": [*itertools.chain.from_iterable(_below(5, parts) for parts in ranges)],
+            "right1": [_count_below(1, part.predictions.label_rank) for part in finished],
+            "right5": [_count_below(5, part.predictions.label_rank) for part in finished],
         }
         names = ", ".join(columns)
         self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", columns)
@@ -540,9 +520,6 @@ class Store:
             "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count",
             {"cell": [*cells]},
         )
-
-    def _fail(self, failure: Failed) -> None:
-        self.execute("UPDATE cell SET error = ? WHERE key = ?", [failure.error, failure.cell.key])
 
     # Metrics, gates, published figures
 
@@ -677,23 +654,14 @@ def _octave(frequency: float | None) -> int | None:
     return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
 
 
-def _below(rank: int, finished: Sequence[Finished]) -> Sequence[int | None]:
-    """How many images of each part have their label among the `rank` highest logits.
+def _count_below(rank: int, label_ranks: NDArray[np.uint16] | None) -> int | None:
+    """How many images have their label among the `rank` highest logits.
 
     None without labels, and where that of an image is not known: of an unknown rank it is known that it is not 0.
     """
-    ranks = [part.predictions.label_rank for part in finished]
-    labelled = [rank for rank in ranks if rank is not None]
-    if len(labelled) < len(finished):
-        return [None] * len(finished)
-    joined, ends = np.concatenate(labelled), np.cumsum([0, *map(len, labelled)])
-    counts, unknown = (_sums(chosen, ends) for chosen in (joined < rank, joined == UNKNOWN_RANK))
-    return [None if missing and rank > 1 else int(count) for count, missing in zip(counts, unknown, strict=True)]
-
-
-def _sums(chosen: NDArray[np.bool_], ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """How many are chosen between each end and the next."""
-    return np.diff(np.concatenate([[0], np.cumsum(chosen)])[ends])
+    if label_ranks is None or (rank > 1 and (label_ranks == UNKNOWN_RANK).any()):
+        return None
+    return int((label_ranks < rank).sum())
 
 
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pl.DataFrame:

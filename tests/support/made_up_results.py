@@ -121,7 +121,8 @@ def store_study(
     ranges = dict[ImageSetInfo, list[Finished]]()  # each range of a commit is of one image set
     for outcome in missing:
         ranges.setdefault(outcome.cell.image_set, []).append(outcome)
-    store.commit_all([(outcomes, sessions) for outcomes in ranges.values()])
+    for outcomes in ranges.values():
+        store.commit(outcomes, sessions)
     return label
 
 

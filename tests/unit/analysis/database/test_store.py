@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -203,30 +202,6 @@ def test_a_session_keeps_what_its_card_did_at_the_first_commit(store: Store) -> 
         info = replace(SESSION, card=f'{{"celsius": {celsius}}}')
         store.commit([part(clean_cell, [1, 2], first=first)], {clean_cell.variant: info})
     assert store.frame("SELECT card->>'celsius' FROM session").rows() == [("60",)]
-
-
-def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_failed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = image_set(5)
-    clean_cell = cell(images)
-    store.begin_study("s", "", [clean_cell], [images])
-    looked_up, load, full = [], Store._load, True
-
-    def watched(self: Store, statement: str, table: Any) -> None:
-        looked_up.extend(["session"] * ("INTO session " in statement))
-        if full and "INTO prediction " in statement:
-            raise StoreError("no space left")
-        load(self, statement, table)
-
-    monkeypatch.setattr(Store, "_load", watched)
-    with pytest.raises(StoreError, match="no space left"):
-        store.commit([part(clean_cell, [1])], {clean_cell.variant: SESSION})
-    full = False
-    for first in range(5):
-        store.commit([part(clean_cell, [1], first=first)], {clean_cell.variant: SESSION})
-    assert len(looked_up) == 2
-    assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 5
 
 
 # Studies
