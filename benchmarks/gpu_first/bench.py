@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import math
 import platform
@@ -129,7 +130,9 @@ def pretend_card(folder: Path) -> Any:
     from pretend_cupy import compile_kernels, kernel_launcher
     from pretend_gpu import pretend_gpu
 
-    return pretend_gpu(pytest.MonkeyPatch(), kernel_launcher(compile_kernels(folder)))
+    kernels = folder / "kernels.so"
+    library = ctypes.CDLL(str(kernels)) if kernels.exists() else compile_kernels(folder)
+    return pretend_gpu(pytest.MonkeyPatch(), kernel_launcher(library))
 
 
 def has_photographs() -> bool:
