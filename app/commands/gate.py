@@ -47,20 +47,8 @@ app = typer.Typer(
 )
 
 SHOWN = (
-    *(
-        "checkpoint",
-        "image_set",
-        "condition",
-        "slice",
-        "measure",
-        "n",
-        "before",
-        "now",
-        "loss",
-        "loss_low",
-        "loss_high",
-    ),
-    *("flips", "flips_low", "flips_high", "relative_flips", "verdict", "needed"),
+    *("checkpoint", "image_set", "condition", "slice", "measure", "n", "before", "now"),
+    *("loss", "loss_low", "loss_high", "flips", "flips_low", "flips_high", "relative_flips", "verdict", "needed"),
 )
 """Columns of the rows that do not pass, where they are not empty."""
 MOST_ROWS = 60

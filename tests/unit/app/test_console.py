@@ -53,6 +53,7 @@ COMMANDS = {
     "correlate, published": "correlate --resamples 100",
     "correlate, effective": "correlate --resamples 100 --target effective",
     "doctor": "doctor",
+    "gate, release": f"gate release {STUDIES[1]} --against {STUDIES[0]} --db results.duckdb",
     "gate": f"gate precision {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
     "measures": "measures list",
     "plan": f"plan {STUDIES[1]}.toml --db gated.duckdb",
