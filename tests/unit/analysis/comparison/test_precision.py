@@ -17,8 +17,8 @@ from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gates import Limits, not_passed, verdict
-from bandlens.analysis.comparison.precision import flip_interval, gate_cells, images_needed
+from bandlens.analysis.comparison.gates import SAME, Limits, not_passed, verdict
+from bandlens.analysis.comparison.precision import flip_interval, gate_cells, gate_precision, images_needed
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired_difference
 from bandlens.core.records import Cell, Finished
@@ -256,6 +256,19 @@ def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) ->
     assert kept["max_flips"].to_list() == [0.01, 0.1]
     assert kept["decided"][0] == bf16_gate["decided"][0]
     assert after["decided"][0] > before["decided"][0]
+
+
+def test_a_cell_that_is_its_own_reference_passes_on_few_images(store: Store) -> None:
+    """A finished file runs at its own precision, whichever is asked for."""
+    images, labels = image_set(10, labels=[0] * 10), np.zeros(10, int)
+    finished, pair = cell(images, LOWPASS), (cell(images), cell(images, precision="int8"))
+    add(store, images, [part(gate_cell, labels, labels) for gate_cell in (finished, *pair)])
+    gated = gate_precision(store, "int8 against fp32", [pair, (finished, finished)], LIMITS)
+    assert gated.rows.select("probe", "verdict", "note").rows() == [
+        ("clean", "undecided", None),
+        ("lowpass", "pass", SAME),
+    ]
+    assert (gated.same, gated.counts) == (1, {"pass": 1, "fail": 0, "undecided": 1})
 
 
 def test_pairs_that_are_not_complete_are_left_out(store: Store) -> None:
