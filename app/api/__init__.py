@@ -4,9 +4,3 @@ What is wrong is raised as an error of `core/errors.py`. Paths are text or `Path
 shows how far it is: `with progress(what, total, unit) as advance`, then `advance(amount)` as it goes on; by default
 nothing. Heavy libraries are imported by the functions that need them.
 """
-
-from . import images as images
-from . import models as models
-from . import published as published
-from . import results as results
-from . import studies as studies

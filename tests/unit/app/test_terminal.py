@@ -1,0 +1,102 @@
+"""A function and a printer become a command: its options, its help, and the arguments that each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from bandlens.app.api.files import File
+from bandlens.app.cli import app as bandlens_app
+from bandlens.app.terminal import command
+from bandlens.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from bandlens.app.study.file import Study
+
+MOST_OPTIONS = 15
+
+
+def work(
+    study: Study | File,
+    names: Sequence[str] = (),
+    *,
+    size: Annotated[int, typer.Option(min=1)] = 3,
+    pair: Annotated[tuple[str, str] | None, typer.Option(parser=lambda text: tuple(text.split(",")))] = None,
+    deep: bool = False,
+    hidden: int = 7,
+    progress: Progress = silent,
+) -> dict[str, object]:
+    """Do the work.
+
+    It takes a while.
+
+    Args:
+        study: the study, whose
+            text goes on.
+        size: how large.
+
+    Returns all arguments. Raises nothing.
+    """
+    return {"study": study, "names": names, "size": size, "pair": pair, "deep": deep, "hidden": hidden, "bar": progress}
+
+
+def show(result: dict[str, object], study: Path, loud: Annotated[bool, typer.Option("--loud")] = False) -> None:
+    """Example: work a.toml
+
+    Args:
+        loud: say it loudly.
+    """
+    result.pop("bar")
+    print(study, loud, sorted(result.items()))
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(command(work, show, hidden=8))
+    return app
+
+
+def test_help_is_what_the_docstrings_say(app: typer.Typer) -> None:
+    printed = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
+    for text in ("Do the work.", "It takes a while.", "Example: work a.toml", "The study, whose text goes on."):
+        assert text in printed
+    for text in ("How large.", "Say it loudly.", "STUDY <path>", "--names <list[str]>", "x>=1"):
+        assert text in printed
+    assert not [text for text in ("Returns", "Raises", "Args:", "hidden", "progress") if text in printed]
+
+
+def test_the_function_and_the_printer_get_their_arguments(app: typer.Typer) -> None:
+    printed = CliRunner().invoke(app, ["a.toml"]).output
+    usual = "[('deep', False), ('hidden', 8), ('names', ()), ('pair', None), ('size', 3), ('study', "
+    assert printed == f"a.toml False {usual}{Path('a.toml')!r})]\n"
+    words = ["a.toml", "--names", "x", "--names", "y", "--pair", "1,2", "--deep", "--loud", "--size", "5"]
+    printed = CliRunner().invoke(app, words).output
+    assert (
+        "a.toml True [('deep', True), ('hidden', 8), ('names', ['x', 'y']), ('pair', ('1', '2')), ('size', 5)"
+        in printed
+    )
+
+
+def test_a_function_without_a_printer_prints_by_itself() -> None:
+    app = typer.Typer()
+    app.command()(command(lambda: print("done")))
+    assert CliRunner().invoke(app, []).output == "done\n"
+
+
+def test_no_command_has_more_options_than_a_reader_can_hold() -> None:
+    counts: dict[str, int] = {}
+
+    def walk(group: object, path: str) -> None:
+        for name, below in getattr(group, "commands", {}).items():
+            walk(below, f"{path} {name}")
+            counts[f"{path} {name}"] = sum(option.opts[0].startswith("-") for option in below.params)
+
+    walk(get_command(bandlens_app), "bandlens")
+    assert {name: count for name, count in counts.items() if count > MOST_OPTIONS} == {}
