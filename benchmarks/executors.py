@@ -76,7 +76,8 @@ class Timer:
 def ray_of(processors: int) -> Iterator[None]:
     """A cluster of so many processors, to which this process is connected."""
     ray = import_ray()
-    ray.init(num_cpus=processors, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=processors, **quiet)
     try:
         yield
     finally:

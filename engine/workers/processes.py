@@ -7,7 +7,6 @@ a socket, on which it gets its `sys.path` and its Computer, then requests, and a
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import os
 import signal
 import socket
@@ -150,7 +149,6 @@ def main() -> None:
     """Answer requests until there is nobody to ask."""
     if sys.platform == "linux":  # elsewhere the process ends after its request
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    faulthandler.enable()
     connection = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:

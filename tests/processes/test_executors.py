@@ -163,9 +163,8 @@ def test_a_probe_that_aborts_ends_its_cells_after_three_tries_and_the_rest_goes_
         ("deadly", 20),
         ("lowpass", 20),
     ]
-    assert "failed when last tried: 1 cell, the first: one, images.set, deadly level=2" in command(
-        "plan", study, "--db", database
-    ).out  # fmt: skip
+    [failed] = json.loads(command("plan", study, "--db", database, "--format", "json").out)["failed"]
+    assert failed["cell"] == "one, images.set, deadly level=2"
 
 
 HANGS = """

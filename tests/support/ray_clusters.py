@@ -20,6 +20,7 @@ def ray_cluster(cpus: int = 2) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie in it, and their paths must be short
     try:
         ray.init(
+            address="local",
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
