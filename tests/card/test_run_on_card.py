@@ -182,7 +182,7 @@ def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
         xp = pretend_gpu(patch, bench.launcher, seed)
         draw_threads(patch, prefetch, seed)
         patch.setattr(torch_session, "photograph_crops", crops)
-        xp.free = working_bytes(bench.images.info.size, BATCH) + room
+        xp.free = working_bytes(bench.images.info.size, BATCH) * 3 // 4 + room  # the buffers are there already
         with torch_on(xp.card, patch):
             yield xp
             if xp.card.lost is None:
