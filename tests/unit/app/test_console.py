@@ -80,8 +80,8 @@ FOR_JSON = {
 }
 """Numbers that a command leaves to JSON."""
 WITHOUT_JSON = (
-    *("benchmarks pack ", "checkpoints show ", "export", "images ", "merge ", "profile ", "progress "),
-    *("run ", "sql "),
+    *("benchmarks pack ", "checkpoints show ", "export", "images ", "merge ", "profile "),
+    *("progress ", "run ", "sql "),
 )
 """Commands whose tables are those of others, are asked for in SQL or with --format, need packed files, hold times, or
 say what was done."""
