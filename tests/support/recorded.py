@@ -251,7 +251,10 @@ def prepare(recording: Recording, cue_conflict: Path | None) -> None:
 
 def write_studies(recording: Recording) -> None:
     """Write the studies that come with bandlens, with less of everything, and those of DATA."""
-    texts = {name: recording.run(f"study {name}").stdout for name in DATA["shipped"]}
+    texts = {}
+    for name in DATA["shipped"]:
+        recording.run(f"init {name}.toml --study {name}")
+        texts[name] = (recording.scratch / f"{name}.toml").read_text()
     texts["fourier-map"] = texts["fourier-map"].replace("= 1000", "= 4").replace("\nfourier = {}", DATA["waves"])
     for name in ("frequency-conflict", "photographed"):
         texts[name] = texts["shape-under-filters"].replace("cue-conflict", name).replace("shape-under-filters", name)
