@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import signal
-import threading
+import sys
+
+PR_SET_PDEATHSIG = 1
+"""The request of Linux's prctl for a signal at the end of the thread that started this process."""
 
 
 def end_with_parent() -> None:
-    """From now on, end this process when the one that started it is gone, also in the middle of a call."""
-    threading.Thread(target=_end_without, args=[os.getppid()], daemon=True).start()
+    """Have Linux kill this process once the thread that started it is gone, also in the middle of a call.
 
-
-def _end_without(parent: int) -> None:
-    # Linux could send a signal (PR_SET_PDEATHSIG), but does so when the thread that started this process ends, and that
-    # may be one that perturbs.
-    while os.getppid() == parent:
-        threading.Event().wait(0.5)
-    os._exit(1)
+    Elsewhere a process ends when it has answered, and finds nobody to answer to.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def describe_exit(code: int) -> str:
     """How a process ended, by the code that it was waited for with: `ended with exit status 1`."""
     if code >= 0:
         return f"ended with exit status {code}"
-    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
     return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"

@@ -6,9 +6,7 @@ a socket, on which it gets its `sys.path` and its Computer, then requests, and a
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, cast
 
 from ...core.errors import EngineError, UsageError, some_of
+from ...core.processes import describe_exit, end_with_parent
 from ..backends.base import engine_of
 from ..device.devices import gpus
 from ..device.requirements import usable
@@ -36,8 +35,6 @@ CARD_NAMES = ("GPU-", "MIG-")
 PROGRAM = __name__
 END_SECONDS = 1.0
 """Seconds that a killed process has to end: one that waits for a driver dies when that comes back."""
-PR_SET_PDEATHSIG = 1
-"""The request of Linux's prctl for a signal at the end of the process that started this one."""
 
 
 def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
@@ -136,19 +133,14 @@ class ProcessWorker:
 def describe_end(process: subprocess.Popen[bytes]) -> str:
     """Say how a process ended that does not answer any more."""
     try:
-        code = process.wait(END_SECONDS)
+        return describe_exit(process.wait(END_SECONDS))
     except subprocess.TimeoutExpired:
         return "closed its connection"
-    if code >= 0:
-        return f"ended with exit status {code}"
-    name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
-    return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
 
 
 def main() -> None:
     """Answer requests until there is nobody to ask."""
-    if sys.platform == "linux":  # elsewhere the process ends after its request
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     connection = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
