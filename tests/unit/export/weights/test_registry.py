@@ -83,16 +83,13 @@ def test_unknown_names_name_the_nearest() -> None:
         key_rule("robusd")
 
 
-def test_select_wants_exactly_one_way_of_asking() -> None:
-    assert select([], every=True) == checkpoints()
-    assert [row.name for row in select(["tv2_resnet50", "tv_resnet50", "tv2_resnet50"])] == [
-        "tv2_resnet50",
-        "tv_resnet50",
-    ]
-    assert len(select([], category="stylized")) == 3
-    for names, every, category in (([], False, None), (["tv_resnet50"], True, None), ([], True, "stylized")):
-        with pytest.raises(UsageError, match="--all"):
-            select(names, every, category)
+def test_words_select_names_categories_or_all_each_once() -> None:
+    assert select(["all", "tv_resnet50"]) == checkpoints()
+    names = [row.name for row in select(["tv2_resnet50", "tv_resnet50", "tv2_resnet50"])]
+    assert names == ["tv2_resnet50", "tv_resnet50"]
+    assert select(["category:stylized"]) == by_category("stylized")
+    with pytest.raises(UsageError, match="category:C"):
+        select([])
 
 
 def test_normalizations_have_names_or_numbers() -> None:
