@@ -208,8 +208,8 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
     tested_cells, changed_cells = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
     clean_cells = tested_cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
     cases = pl.concat([biases.select(columns), clean_cells.select(columns)])
-    several = cells["image_set"].n_unique() > 1
-    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), several))]
+    names_image_set = cells["image_set"].n_unique() > 1
+    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), names_image_set))]
     if changes:
         names = cases["checkpoint"].unique()
         who = name_b
@@ -277,17 +277,17 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
+def _change_in_words(metric: str, cases: pl.DataFrame, names_image_set: bool) -> str:
     """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
-    `several` says whether the runs have several image sets, so that a single case has to name its own.
+    `names_image_set` says that a single case has to name its image set, since the runs have several.
     """
     verb, what = CHANGES[metric]
     rows = cases.filter(pl.col("differs").fill_null(False))
     if len(cases) == 1 and len(rows):
         row = rows.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
-        image_words = f" on {row['image_set']}" if several else ""
+        image_words = f" on {row['image_set']}" if names_image_set else ""
         return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
     sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
     return " and ".join(

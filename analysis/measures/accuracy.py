@@ -42,9 +42,9 @@ def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
 def _real_values(cell: CellOutcomes) -> ImageValues | None:
     if not len(cell.images.accepted):
         return None
-    listed, right = real_right(cell.images, cell.decisions)
+    listed, hits = real_right(cell.images, cell.decisions)
     values, counted = np.zeros((2, len(cell.images)), bool)
-    values[listed], counted[listed] = right, True
+    values[listed], counted[listed] = hits, True
     return ImageValues(values, counted)
 
 

@@ -61,8 +61,8 @@ def _gap_values(cell: CellOutcomes) -> ImageValues | None:
 def _square_values(cell: CellOutcomes) -> ImageValues | None:
     if (pair := _confidence_and_right(cell)) is None:
         return None
-    confidence, right = pair
-    return ImageValues(np.square(confidence - right))
+    confidence, hits = pair
+    return ImageValues(np.square(confidence - hits))
 
 
 def _doubt_near_chance(chance: float, estimate: Estimate) -> Estimate:

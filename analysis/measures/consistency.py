@@ -46,7 +46,7 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
 def _mean_kappas(peers: Peers) -> dict[int, Share]:
     """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
     clusters = peers.images.clusters[peers.images.judged]
-    means = (share_of(row, clusters) for row in consistency_with_others(peers.right))
+    means = (share_of(row, clusters) for row in consistency_with_others(peers.hits))
     return dict(zip(peers.checkpoints, means, strict=True))
 
 

@@ -247,14 +247,14 @@ def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] 
 def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
     cells = band_cells(outcomes)
-    rights = [cell.right for cell in cells]
-    if any(right is None for right in rights):
+    cell_hits = [cell.right for cell in cells]
+    if any(hits is None for hits in cell_hits):
         return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
     settings = settings_of(outcomes.available)
     percent = {
-        setting: 100 * (right.sum() / len(right))
-        for setting, right in zip(settings, rights, strict=True)
-        if right is not None
+        setting: 100 * (hits.sum() / len(hits))
+        for setting, hits in zip(settings, cell_hits, strict=True)
+        if hits is not None
     }
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
@@ -282,8 +282,8 @@ def at_chance(reference: float, floor: float) -> str | None:
 
 
 def _clean_percent(outcomes: Outcomes) -> float | None:
-    right = outcomes.clean.right if outcomes.clean else None
-    return None if right is None else 100 * float(right.sum() / len(right))
+    hits = outcomes.clean.right if outcomes.clean else None
+    return None if hits is None else 100 * float(hits.sum() / len(hits))
 
 
 def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:

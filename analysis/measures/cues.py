@@ -73,8 +73,8 @@ def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask
     first, either = _named_cues(cell)
     yield cues.bias, first, either
     for number in np.unique(images.first_cue[conflicting]):
-        of_class = images.first_cue == number
-        yield f"{cues.bias}_{cell.class_names.get(int(number), number)}", first & of_class, either & of_class
+        class_mask = images.first_cue == number
+        yield f"{cues.bias}_{cell.class_names.get(int(number), number)}", first & class_mask, either & class_mask
     yield cues.accuracy, either, conflicting
 
 
@@ -114,11 +114,11 @@ def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
 
 
 def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
-    right, sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
-    if not sizes.any():
+    part_sizes, base_sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
+    if not base_sizes.any():
         return nothing(State.UNDETERMINED, NEITHER)
-    value = float(right.sum() / sizes.sum())
-    low, high = share_of_sums(right, sizes)
+    value = float(part_sizes.sum() / base_sizes.sum())
+    low, high = share_of_sums(part_sizes, base_sizes)
     if low is None or high is None:
         return Estimate(value, state=State.NO_INTERVAL, note=too_few_images(1))
     return Estimate(value, low, high)
@@ -130,9 +130,9 @@ def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
         return {}
     shares_a, shares_b = (
         {
-            name: share_of(part[whole], a.images.clusters[whole])
-            for name, part, whole in cue_shares(clean, cues)
-            if whole.any()
+            name: share_of(part[base], a.images.clusters[base])
+            for name, part, base in cue_shares(clean, cues)
+            if base.any()
         }
         for clean in (a.clean, b.clean)
     )

@@ -35,7 +35,7 @@ def _values(cell: CellOutcomes) -> ImageValues:
 def _shares(cell: CellOutcomes) -> dict[str, Share]:
     names = [cell.class_names.get(1 << label, str(label)) for label in range(_right(cell).shape[1])]
     columns = zip(names, _right(cell).T, strict=True)
-    return {f"{NAME}_{name}": share_of(right, cell.images.clusters) for name, right in columns}
+    return {f"{NAME}_{name}": share_of(hits, cell.images.clusters) for name, hits in columns}
 
 
 def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:

@@ -225,7 +225,7 @@ def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, An
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     """The arrays and class names that a function takes."""
     decisions, images, rank = cell.decisions, cell.images, cell.decisions.known_rank
-    read: Mapping[str, Callable[[], Any]] = {
+    getters: Mapping[str, Callable[[], Any]] = {
         "predicted": lambda: decisions.predicted.astype(np.int64),
         "label": lambda: images.label,
         "right": lambda: cell.right,
@@ -234,7 +234,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
         "cluster": lambda: images.clusters,
         "class_names": lambda: dict(cell.class_names),
     }
-    return {name: read[name]() for name in names}
+    return {name: getters[name]() for name in names}
 
 
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:

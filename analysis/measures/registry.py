@@ -160,9 +160,9 @@ def determined_metrics(
     for images, condition in conditions:
         by_set.setdefault(images, []).append(condition)
     determined: list[Determined] = []
-    for images, of_set in by_set.items():
+    for images, set_conditions in by_set.items():
         available = Available(
-            of_set, schemes.get(images.digest, ()), images.labelled, (classes or {}).get(images.digest, CLASSES)
+            set_conditions, schemes.get(images.digest, ()), images.labelled, (classes or {}).get(images.digest, CLASSES)
         )
         determined += _together(images.name, (*GRID_MEASURES, *own_measures), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
@@ -203,12 +203,12 @@ def condition_metrics(
         if cell.condition.probe != "clean":
             models.setdefault(cell.image_set, set()).add(cell.model)
     metrics: dict[str, list[str]] = {}
-    for images, of_set in models.items():
+    for images, set_models in models.items():
         available = Available(
             (),
             schemes.get(images.digest, ()),
             images.labelled,
-            checkpoints=len(of_set),
+            checkpoints=len(set_models),
             sliced=images.digest in sliced,
             multilabel=images.decision_space == MULTILABEL,
         )

@@ -143,8 +143,8 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     predictions.check_distinct("model", "file_name")
     judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
     predictions.refuse("file_name", judged["label"].is_null(), "no label for this file")
-    right = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
-    wide = right.pivot("model", index="file_name", values="right").sort("file_name")
+    hits = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
+    wide = hits.pivot("model", index="file_name", values="right").sort("file_name")
     names = wide.columns[1:]
     if short := [name for name in names if wide[name].null_count()]:
         raise StoreError(f"{files[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")

@@ -66,9 +66,9 @@ class Spread:
 
 def resample_weights(n: int, resamples: int, seed: int) -> Floats:
     """(resamples, n): how often each model is drawn, n draws with replacement."""
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    drawn += n * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    indices = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    indices += n * np.arange(resamples)[:, None]
+    return np.bincount(indices.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
@@ -140,10 +140,10 @@ def percentile_interval(resampled: Floats) -> Interval:
     return _between(resampled, ends, 1 - ends)
 
 
-def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[Interval]:
+def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) -> list[Interval]:
     """The bias-corrected and accelerated intervals (Efron 1987) of coefficients of x (a, n) with y (b, n).
 
-    drawn: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
+    distributions: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
     """
     n = x.shape[-1]
     estimate, jackknife = coefficients(method, x, y, np.ones(n)), _weighted(method, x, y, 1 - np.eye(n))
@@ -151,7 +151,7 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[
     intervals = []
     with np.errstate(invalid="ignore", divide="ignore"):
         a = np.where((d == 0).all(axis=0), 0, (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5))
-        for resampled in drawn:
+        for resampled in distributions:
             defined = (~np.isnan(resampled)).sum(axis=0)
             below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
             z0 = scipy.special.ndtri(below)
