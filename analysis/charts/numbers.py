@@ -58,8 +58,8 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
 
     Only what the critical band gives has an estimator.
     """
-    estimators = {name: measure.shown.estimator or None for name, measure in MEASURES.items()}
-    numbers = {name: measure.shown.quantity for name, measure in MEASURES.items() if measure.shown.quantity}
+    estimators = {name: measure.display.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.display.quantity for name, measure in MEASURES.items() if measure.display.quantity}
     metric, state = pl.col("metric"), pl.col("state")
     doubt = pl.when(state == State.OK).then(pl.lit(SOUND)).otherwise(pl.lit(DOUBTFUL))
     return metrics.with_columns(

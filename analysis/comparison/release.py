@@ -57,7 +57,7 @@ BLOCK_NUMBERS = 4_000_000
 FLIPS = "negative flips"
 """The name that their rows have in the column of measures."""
 JUDGED: Mapping[str, Measure[CellOutcomes]] = {
-    measure.name: measure for measure in CONDITION_MEASURES if measure.shown.sense and measure.values
+    measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
 }
 """Name -> measure that a release can be judged by."""
 
@@ -151,7 +151,7 @@ class ReleasePair:
             counted = images[~np.isnan(before[:, images] + now[:, images]).any(axis=0)]
             if len(counted):
                 values = before[:, counted], now[:, counted]
-                d = JUDGED[measure].shown.sense * (values[0] - values[1])
+                d = JUDGED[measure].display.sense * (values[0] - values[1])
                 yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
 
     def _contributions(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
@@ -327,7 +327,7 @@ def _read_pair(
     )
     if any(cell.right is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
-    names = limits.measures or [name for name, measure in JUDGED.items() if measure.shown.primary]
+    names = limits.measures or [name for name, measure in JUDGED.items() if measure.display.primary]
     pair = ReleasePair(
         cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
         (_stacked(cells_a, images_a, _read_hits), _stacked(cells_b, images_b, _read_hits)),

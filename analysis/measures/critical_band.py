@@ -41,12 +41,12 @@ from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from .base import (
     MEANINGLESS,
     Available,
+    Display,
     Estimate,
     Measure,
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     nothing,
     with_unit,
@@ -316,18 +316,20 @@ def _measures(
     measure = partial(
         Measure, scope=Scope.GRID, applies=has_band, needs=_lacking_conditions, estimates=band_estimates, people=people
     )
-    shown = partial(Shown, group="critical band", estimator="published")
+    make_display = partial(Display, group="critical band", estimator="published")
     for name, number in PUBLISHED.items():
         unit, title = UNITS[number], f"{SHORT[number]}{words}"
         if suffix:
-            yield measure(f"{name}{suffix}", shown=shown(title, unit))
+            yield measure(f"{name}{suffix}", display=make_display(title, unit))
             continue
         published = PublishedFigure((f"metric/criticalband/{COLUMNS[number]}",))
         panel = with_unit(TITLES[number], unit)
-        yield measure(name, shown=shown(title, unit, quantity=number, panel=panel, published=published), is_bias=True)
+        yield measure(
+            name, display=make_display(title, unit, quantity=number, panel=panel, published=published), is_bias=True
+        )
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
-        yield measure(f"critical_threshold_{frequency}{suffix}", shown=shown(title, "steps"))
+        yield measure(f"critical_threshold_{frequency}{suffix}", display=make_display(title, "steps"))
 
 
 MEASURES: Sequence[Measure[Outcomes]] = (

@@ -28,6 +28,7 @@ from ..statistics.shares import share_of, within_chance
 from ..statistics.wilson import share_of_sums
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     ImageValues,
@@ -35,7 +36,6 @@ from .base import (
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     Words,
     nothing,
@@ -155,11 +155,11 @@ def _conflicts(cues: Cues, available: Available) -> bool:
     return cues.second in available.schemes
 
 
-def _shown(cues: Cues, name: str) -> Shown:
+def _display(cues: Cues, name: str) -> Display:
     is_bias = name == cues.bias
     words = Words({State.OK: VERDICTS[name]}, CHANGES[name], cues.accuracy) if is_bias else Words(change=CHANGES[name])
     published = PublishedFigure(("shape-bias",), SPACE_CLASSES["sixteen"]) if name == SHAPE_CUES.bias else None
-    return Shown(TITLES[name], group=cues.bias, folded=not is_bias, quantity=name, words=words, published=published)
+    return Display(TITLES[name], group=cues.bias, folded=not is_bias, quantity=name, words=words, published=published)
 
 
 def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
@@ -169,7 +169,7 @@ def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
         yield Measure(
             name,
             Scope.GRID,
-            _shown(cues, name),
+            _display(cues, name),
             applies=partial(_conflicts, cues),
             estimates=estimates,
             differences=differences,
@@ -179,7 +179,7 @@ def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
 
 MEASURES = tuple(measure for cues in CUES for measure in _measures(cues))
 CONDITION_MEASURES = tuple(
-    Measure(name, Scope.CONDITION, _shown(cues, name), applies=partial(_conflicts, cues), values=values)
+    Measure(name, Scope.CONDITION, _display(cues, name), applies=partial(_conflicts, cues), values=values)
     for cues in CUES
     for name, values in ((cues.bias, _bias_values), (cues.accuracy, _accuracy_values))
 )

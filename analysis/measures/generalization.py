@@ -43,12 +43,12 @@ from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     Scope,
-    Shown,
     State,
     estimate_of,
     less_clean,
@@ -391,7 +391,7 @@ MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
         _measure(
             f"top1_{name}",
-            shown=Shown(f"top-1 {name}", "percent"),
+            display=Display(f"top-1 {name}", "percent"),
             applies=partial(_has, name),
             needs=partial(_lacking_sets, name),
         )
@@ -400,7 +400,7 @@ MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
         _measure(
             group,
-            shown=Shown(group, "percent"),
+            display=Display(group, "percent"),
             applies=partial(_has, group),
             needs=partial(_lacking_members, group),
         )

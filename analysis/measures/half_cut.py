@@ -24,7 +24,7 @@ import numpy as np
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import share_of, within_chance
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, nothing, too_few_images
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, nothing, too_few_images
 from .outcomes import Outcomes
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
@@ -151,7 +151,7 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
     return Measure(
         name,
         Scope.GRID,
-        Shown(title, "cycles per image", quantity=name, words=words, cut_of=probe),
+        Display(title, "cycles per image", quantity=name, words=words, cut_of=probe),
         applies=partial(_applies, probe),
         needs=partial(_lacks, probe),
         estimates=partial(half_cut_estimates, name),

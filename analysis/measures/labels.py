@@ -16,7 +16,7 @@ import numpy as np
 
 from ..statistics.arrays import Mask
 from ..statistics.shares import Share, share_of
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, Shown, less_clean, paired_intervals
+from .base import Available, Display, Ends, Estimate, ImageValues, Measure, Options, Scope, less_clean, paired_intervals
 from .outcomes import CellOutcomes
 
 NAME = "label_accuracy"
@@ -58,7 +58,7 @@ MEASURES = (
     Measure(
         NAME,
         Scope.CONDITION,
-        Shown("accuracy over labels", sense=1),
+        Display("accuracy over labels", sense=1),
         applies=_has_labels_apart,
         estimates=label_estimates,
         differences=label_differences,

@@ -29,7 +29,7 @@ import numpy as np
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.shares import Share, mean_interval, mean_intervals, share_of, within_chance
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, estimate_of, nothing
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 
 PROBE = "octaves"
@@ -155,7 +155,7 @@ MEASURES = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"accuracy owed to octave {octave}",
                 group="octave_share",
                 words=Words({State.OK: f"owes {{value}} of all images to octave {octave}"}),
@@ -165,7 +165,7 @@ MEASURES = (
         for name, octave in zip(SHARES, OCTAVES, strict=True)
     ),
     *(
-        _measure(name, shown=Shown(f"interaction of octaves {first} and {second}", group="octave_pair"))
+        _measure(name, display=Display(f"interaction of octaves {first} and {second}", group="octave_pair"))
         for name, (first, second) in zip(PAIRS, combinations(OCTAVES, 2), strict=True)
     ),
 )

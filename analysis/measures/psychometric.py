@@ -49,7 +49,7 @@ from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, nothing, too_few_images, with_unit
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -679,7 +679,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"psych. {TITLES[number]}",
                 UNITS[number],
                 group="psychometric channel",
@@ -696,7 +696,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"threshold of octave {octave}", "noise_sd", group="psychometric thresholds", estimator="psychometric"
             ),
             applies=partial(_has_octave, octave),

@@ -22,12 +22,12 @@ from ..statistics.arrays import LEVEL
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     Scope,
-    Shown,
     State,
     less_clean,
     nothing,
@@ -111,7 +111,7 @@ MEASURES = tuple(
     Measure(
         name,
         Scope.CONDITION,
-        Shown(title, folded=False),
+        Display(title, folded=False),
         applies=_has_slices,
         estimates=slice_estimates,
         differences=slice_differences,

@@ -43,13 +43,13 @@ from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_o
 from ..statistics.wilson import contributing, share_of_sums
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     Words,
     nothing,
@@ -348,7 +348,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
     for bias, title in TITLES.items():
         name, side = f"{CORRECTED}{bias}" if above_chance else bias, SIDES.get(bias)
         columns = [f"metric/bandpass/{side[0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS] if side else ()
-        shown = Shown(
+        display = Display(
             f"{title} above chance" if above_chance else title,
             quantity=name,
             words=Words(change=("relies", f"on {side} frequencies") if side else None),
@@ -359,7 +359,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
         yield Measure(
             name,
             Scope.GRID,
-            shown,
+            display,
             applies=_applies_to_few_classes if above_chance else _applies,
             needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,
             estimates=estimates,
