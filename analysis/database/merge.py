@@ -129,7 +129,7 @@ class Contradiction:
     """The largest difference of a confidence."""
     databases: tuple[Path, ...]
     """The two databases."""
-    ran: tuple[str, ...]
+    sessions: tuple[str, ...]
     """Engine, precision, device, batch, threads and versions that each of them ran on."""
 
 
@@ -339,14 +339,14 @@ class _Merger:
             "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
-        ran = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
+        session_rows = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
         return Contradiction(
             cell=self._run(CELL_IN_WORDS.format(cell=cell))[0][0],
             images=images,
             classes=classes,
             confidence=confidence,
             databases=tuple(self.paths[origin] for *_, origin, _ in sides),
-            ran=tuple(sessions for ((sessions,),) in ran),
+            sessions=tuple(session for ((session,),) in session_rows),
         )
 
     def _decide(self, pairs: Sequence[int], preference: int | None) -> bool:

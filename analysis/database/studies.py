@@ -138,7 +138,7 @@ class Deletion:
     cells: int
     """Cells that nothing else uses."""
     predictions: int
-    kept: int
+    remaining_cells: int
     """Cells of the versions that stay, since others use them, or a precision gate has compared them."""
 
 
