@@ -258,7 +258,8 @@ def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     }
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
-    rgb = _clean_percent(outcomes) if options.rgb_reference else None
+    clean_hits = outcomes.clean.right if options.rgb_reference and outcomes.clean else None
+    rgb = None if clean_hits is None else 100 * float(clean_hits.sum() / len(clean_hits))
     size = outcomes.subject.size
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
         estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
@@ -279,11 +280,6 @@ def at_chance(reference: float, floor: float) -> str | None:
     if not floor or reference > 2 * floor:
         return None
     return f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
-
-
-def _clean_percent(outcomes: Outcomes) -> float | None:
-    hits = outcomes.clean.right if outcomes.clean else None
-    return None if hits is None else 100 * float(hits.sum() / len(hits))
 
 
 def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:

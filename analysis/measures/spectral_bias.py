@@ -122,7 +122,7 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
     if not names:
         return estimates
     clusters = outcomes.images.clusters
-    intervals = spectral_intervals(_right(outcomes, names), clusters, options.resamples, means=names, chance=chance)
+    intervals = spectral_intervals(_read_hits(outcomes, names), clusters, options.resamples, means=names, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals and np.isfinite(intervals[name]).all():
@@ -174,7 +174,7 @@ def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None, chanc
     if clean_right is None or not clean_right.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
-    hits = _right(outcomes, [name])
+    hits = _read_hits(outcomes, [name])
     above = hits.sum(axis=1) / hits.shape[1] - chance
     if above[0] <= 0:
         return nothing(State.AT_CHANCE, f"clean accuracy is no greater than that of a blind guess, {chance:.3g}")
@@ -191,7 +191,7 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
     return Estimate(high / (low + high))
 
 
-def _right(outcomes: Outcomes, means: Sequence[str]) -> Mask:
+def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
     """(1 + 5 a mean, n): right or wrong of the clean images, then of each mean's filter at BIAS_CUTOFFS."""
     cells = [outcomes.clean, *(cell for name in means for cell in _filtered(name, outcomes))]
     return np.array([cell.right for cell in cells if cell is not None])
@@ -211,7 +211,7 @@ def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -
     if not means:
         return {}
     intervals = paired_spectral_intervals(
-        _right(a, means), _right(b, means), a.images.clusters, means=means, chances=chances
+        _read_hits(a, means), _read_hits(b, means), a.images.clusters, means=means, chances=chances
     )
     return {f"{CORRECTED}{name}": ends for name, ends in intervals.items()} if above_chance else intervals
 

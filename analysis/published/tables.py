@@ -25,11 +25,8 @@ class SourceTable:
 
     def where(self, row: int, column: str) -> str:
         """The place of a cell, in words."""
-        return f"{self._row(row)}, column {column or 'model'}"
-
-    def _row(self, row: int) -> str:
-        number = row + 1 + (self.headers or 0)
-        return f"{self.file}, {'row' if self.headers is None else 'line'} {number}"
+        unit, number = "row" if self.headers is None else "line", row + 1 + (self.headers or 0)
+        return f"{self.file}, {unit} {number}, column {column or 'model'}"
 
     def refuse(self, column: str, mask: pl.Series, why: str) -> None:
         """StoreError for the first row of which `mask` is true; in `why`, {value} and {value!a} stand for its cell."""
