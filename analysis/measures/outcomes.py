@@ -305,7 +305,7 @@ class PredictionReader:
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
         cells = {
-            _stored(row): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
+            _read_condition(row): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
             for row, cell_decisions in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored_condition.condition for stored_condition in cells]
@@ -340,7 +340,7 @@ class PredictionReader:
         return dict(self.store.frame("SELECT id, classes FROM checkpoint").rows())
 
 
-def _stored(row: Mapping[str, Any]) -> StoredCondition:
+def _read_condition(row: Mapping[str, Any]) -> StoredCondition:
     parameters = tuple(json.loads(row["parameters"]).items())
     condition = Condition(row["probe"], parameters, row["digest"])
     return StoredCondition(row["condition_id"], row["cell"], condition, row["parameters"])

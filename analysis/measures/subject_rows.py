@@ -112,10 +112,10 @@ def row_of(name: str, estimate: Estimate) -> Row:
     return {"metric": name} | estimate.row()
 
 
-def estimates_of(measures: Iterable[Measure[Any]], read: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
+def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
     """The estimates of measures, each function called once."""
     for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
-        yield from function(read, options).items()
+        yield from function(outcomes, options).items()
 
 
 def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:

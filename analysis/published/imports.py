@@ -70,13 +70,13 @@ UNITS: Mapping[str, str] = {
 }
 
 
-def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
+def _bands(model: str, hits: Any, trials: Any) -> Iterator[dict[str, Any]]:
     keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
-    band = fit_band(integer_thresholds(100 * right / trials))
+    band = fit_band(integer_thresholds(100 * hits / trials))
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
         yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
+    estimates = estimate_band_of_counts(hits, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
     for metric, unit in UNITS.items():
         numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
         yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}

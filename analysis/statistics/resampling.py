@@ -59,8 +59,8 @@ class Spread:
         """Which variables have an interval, of one model at least."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
-    def drawn(self, values: Floats, normal: Floats) -> Floats:
-        """Values moved by standard normal numbers: its 2.5 and 97.5 % quantiles are the interval's ends."""
+    def move(self, values: Floats, normal: Floats) -> Floats:
+        """Move values by standard normal numbers; the ends of the interval are the 2.5 and 97.5 % quantiles."""
         return np.asarray(values + normal / Z * np.where(normal > 0, self.up, self.down))
 
 
@@ -110,7 +110,7 @@ def crossed_bootstrap(
             factors = together.standard_normal((len(normal), shared.shape[-1]))
             moved = np.einsum("rk,vnk->rvn", factors, shared[driven], optimize=True)
             normal[:, driven] = np.where(has_factors[driven], moved, normal[:, driven])
-        moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
+        moved_x, moved_y = x_spread.move(x, normal[:, : len(x)]), y_spread.move(y, normal[:, len(x) :])
         resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(resampled)
 
