@@ -122,7 +122,7 @@ class Results:
         """
         metrics = self._select_having(THRESHOLDS, "thresholds", study, image_set)
         models, frequencies = metrics.group_by("checkpoint", maintain_order=True), self._frequencies(metrics)
-        return two_a_row(channel_chart(of_model, str(name), **frequencies) for (name,), of_model in models)
+        return two_a_row(channel_chart(model_metrics, str(name), **frequencies) for (name,), model_metrics in models)
 
     def plot_octaves(self, study: str = "*", image_set: str | None = None) -> Any:
         """An Altair chart of thresholds on one image set, models down and octaves of noise across.

@@ -83,13 +83,13 @@ class UsageError(BandlensError):
 
 
 class UnknownName(UsageError):
-    """`UnknownName("checkpoint", "tv_resnet5", known)` names the nearest known names."""
+    """`UnknownName("checkpoint", "tv_resnet5", names)` gives the nearest known names."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        known = list(known)
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+    def __init__(self, kind: str, name: str, names: Iterable[str], hint: str = "") -> None:
+        names = list(names)
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
         did_you_mean = f"; did you mean {' or '.join(near)}?" if near else ""
-        listed = f"; known: {', '.join(known)}" if not near and 0 < len(known) <= 12 else ""
+        listed = f"; known: {', '.join(names)}" if not near and 0 < len(names) <= 12 else ""
         super().__init__(f"unknown {kind} '{name}'{did_you_mean}{listed}{'; ' + hint if hint else ''}")
 
 

@@ -58,8 +58,8 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
 
     Only what the critical band gives has an estimator.
     """
-    estimators = {name: measure.shown.estimator or None for name, measure in MEASURES.items()}
-    numbers = {name: measure.shown.quantity for name, measure in MEASURES.items() if measure.shown.quantity}
+    estimators = {name: measure.display.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.display.quantity for name, measure in MEASURES.items() if measure.display.quantity}
     metric, state = pl.col("metric"), pl.col("state")
     doubt = pl.when(state == State.OK).then(pl.lit(SOUND)).otherwise(pl.lit(DOUBTFUL))
     return metrics.with_columns(
@@ -185,7 +185,7 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
     shares = shares.join(clean, on="checkpoint", maintain_order="left")
     models = shares.sort("checkpoint", "metric").group_by("checkpoint", maintain_order=True)
     names = octave_names(size)
-    parts = [part for _, of_model in models for part in _bar_parts(of_model.to_dicts(), names)]
+    parts = [part for _, model_shares in models for part in _bar_parts(model_shares.to_dicts(), names)]
     rows = pl.DataFrame(parts, infer_schema_length=None)
     hues = {name: hue for name, hue in zip(names, OCTAVE_HUES, strict=True) if name in rows["part"]}
     measure = str(clean["measure"][0])

@@ -142,7 +142,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     matched = match_cells(a, b, cells_a, cells_b)
     rows = [pl.DataFrame(schema=CELLS)]
     for _, group in matched.filter(~pl.col("same")).group_by("checkpoint", "image_set", maintain_order=True):
-        rows.append(_compare_group(a, b, group))
+        words = group.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
+        rows.append(pl.concat([words, pair_cells(a.store, b.store, group).rows], how="horizontal"))
         advance(len(group))
     cells = pl.concat(rows, how="diagonal")
     p = cells["p"].fill_null(np.nan).to_numpy()
@@ -250,12 +251,6 @@ def read_cells(run: Run) -> pl.DataFrame:
         which = ", ".join(duplicates.select(MATCH).row(0))
         raise UsageError(f"{run.store.path}, {run.label}: {which} is there twice; give each image set its own name")
     return cells
-
-
-def _compare_group(a: Run, b: Run, cells: pl.DataFrame) -> pl.DataFrame:
-    """The columns of CELLS without the adjusted p, for cells of one checkpoint and image set."""
-    words = cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN)
-    return pl.concat([words, pair_cells(a.store, b.store, cells).rows], how="horizontal")
 
 
 # One pair of cells, image by image

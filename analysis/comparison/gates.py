@@ -76,7 +76,7 @@ class Gated:
     an interval."""
     lacking: str = ""
     """Cells that only one of the two has, in words; empty where there are none."""
-    ran: Mapping[str, Any] = field(default_factory=dict)
+    run_summary: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of the run of what lacked; empty where nothing was to be run."""
 
     @property

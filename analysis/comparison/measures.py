@@ -48,7 +48,7 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     a test, are left out.
     """
     numbers = _joined(a, b, METRICS, METRIC_KEYS)
-    primary = [measure.name for measure in CONDITION_MEASURES if measure.shown.primary]
+    primary = [measure.name for measure in CONDITION_MEASURES if measure.display.primary]
     conditions = _joined(a, b, CONDITIONS, CONDITION_KEYS).filter(~pl.col("metric").is_in(primary))
     changes = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
     intervals = pl.DataFrame(list(_paired(a, b, changes)), PAIRED, orient="row")

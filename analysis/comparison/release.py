@@ -57,7 +57,7 @@ BLOCK_NUMBERS = 4_000_000
 FLIPS = "negative flips"
 """The name that their rows have in the column of measures."""
 JUDGED: Mapping[str, Measure[CellOutcomes]] = {
-    measure.name: measure for measure in CONDITION_MEASURES if measure.shown.sense and measure.values
+    measure.name: measure for measure in CONDITION_MEASURES if measure.display.sense and measure.values
 }
 """Name -> measure that a release can be judged by."""
 
@@ -89,7 +89,7 @@ class ReleasePair:
 
     conditions: pl.DataFrame
     """The columns that tell the conditions apart, a row each."""
-    right: tuple[Mask, Mask]
+    hits: tuple[Mask, Mask]
     """(conditions, n): what is right before and now."""
     values: Mapping[str, tuple[Floats, Floats]]
     """Measure -> (conditions, n) before and now; NaN for images that do not count."""
@@ -99,9 +99,9 @@ class ReleasePair:
     def rows(self, slices: Iterable[Slice], limits: Limits) -> pl.DataFrame:
         """The rows of slices, each a name and its images, before `decide` corrects them."""
         blocks = list[dict[str, Any]]()
-        lost, limit = self.right[0] & ~self.right[1], limits.negative_flips
+        flip_mask, limit = self.hits[0] & ~self.hits[1], limits.negative_flips
         for name, images in slices:
-            flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (lost, *self.right))
+            flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (flip_mask, *self.hits))
             flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - share_a, 1 - share_b)}
             for measure, d, (mean_before, mean_now), counted in self._losses(images):
                 sums, sizes, _ = sums_by_cluster(d, self.clusters[counted])
@@ -114,7 +114,7 @@ class ReleasePair:
                 block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
                 blocks.append(block | flip_columns)
             if limit is not None:
-                share, effective, freedom = flip_share(lost[:, images], self.clusters[images])
+                share, effective, freedom = flip_share(flip_mask[:, images], self.clusters[images])
                 low, high = wilson(share, effective, student(freedom))
                 above = p_above(share, effective, freedom, limit)
                 block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": share_a}
@@ -151,7 +151,7 @@ class ReleasePair:
             counted = images[~np.isnan(before[:, images] + now[:, images]).any(axis=0)]
             if len(counted):
                 values = before[:, counted], now[:, counted]
-                d = JUDGED[measure].shown.sense * (values[0] - values[1])
+                d = JUDGED[measure].display.sense * (values[0] - values[1])
                 yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
 
     def _contributions(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
@@ -278,10 +278,10 @@ def check_names(limits: Limits) -> None:
     _check_known("slices", limits.slices, SLICES)
 
 
-def _check_known(key: str, names: Iterable[str], known: Collection[str]) -> None:
+def _check_known(key: str, names: Iterable[str], choices: Collection[str]) -> None:
     for name in names:
-        if name not in known:
-            raise UnknownName(f"name in {name_limit(key)}", name, known)
+        if name not in choices:
+            raise UnknownName(f"name in {name_limit(key)}", name, choices)
 
 
 def _select_cells(run: Run, limits: Limits) -> pl.DataFrame:
@@ -327,10 +327,10 @@ def _read_pair(
     )
     if any(cell.right is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
-    names = limits.measures or [name for name, measure in JUDGED.items() if measure.shown.primary]
+    names = limits.measures or [name for name, measure in JUDGED.items() if measure.display.primary]
     pair = ReleasePair(
         cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
-        (_stacked(cells_a, images_a, _right), _stacked(cells_b, images_b, _right)),
+        (_stacked(cells_a, images_a, _read_hits), _stacked(cells_b, images_b, _read_hits)),
         {
             name: (
                 _stacked(cells_a, images_a, partial(_values, JUDGED[name])),
@@ -361,7 +361,7 @@ def _stacked(cells: Sequence[CellOutcomes], images: Whole, numbers: Callable[[Ce
     return np.stack([numbers(cell)[images] for cell in cells])
 
 
-def _right(cell: CellOutcomes) -> Mask:
+def _read_hits(cell: CellOutcomes) -> Mask:
     return np.asarray(cell.right)
 
 

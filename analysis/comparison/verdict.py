@@ -22,14 +22,16 @@ from ..measures.registry import GRID_MEASURES, MEASURES, title_of
 from .cells import DIFFERS, Run, compare_cells, two_of
 from .measures import compare_measures
 
-STATE_WORDS = {measure.name: measure.shown.words.verdict for measure in GRID_MEASURES if measure.shown.words.verdict}
+STATE_WORDS = {
+    measure.name: measure.display.words.verdict for measure in GRID_MEASURES if measure.display.words.verdict
+}
 """Measure -> what a model does in each state."""
 CHANGES = {"clean": ("is", "accurate without perturbation")} | {
-    measure.name: measure.shown.words.change for measure in GRID_MEASURES if measure.shown.words.change
+    measure.name: measure.display.words.change for measure in GRID_MEASURES if measure.display.words.change
 }
 """Measure -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
 NEEDS_ALIKE = {
-    measure.name: measure.shown.words.needs_alike for measure in GRID_MEASURES if measure.shown.words.needs_alike
+    measure.name: measure.display.words.needs_alike for measure in GRID_MEASURES if measure.display.words.needs_alike
 }
 """Measure -> the one that has to be alike in both runs for a sentence about it."""
 NAMED_MODELS = 5
@@ -129,10 +131,10 @@ def estimate_in_words(row: Mapping[str, Any]) -> str | None:
     template = STATE_WORDS[row["metric"]].get(State(row["state"]))
     if template is None or row["value"] is None:
         return None
-    value, low, high = (_number(row[name], MEASURES[row["metric"]].shown.unit) for name in ("value", "low", "high"))
+    value, low, high = (_number(row[name], MEASURES[row["metric"]].display.unit) for name in ("value", "low", "high"))
     # Words on a cut at an end of the tested ones say on which side it lies; resamples may cross that end.
     interval = f" [{low}, {high}]" if low and (row["state"] == State.OK.value or low != high) else ""
-    percent = " %" if MEASURES[row["metric"]].shown.unit == "share" else ""
+    percent = " %" if MEASURES[row["metric"]].display.unit == "share" else ""
     accuracy = "accuracy above chance" if row["labelled"] else "clean predictions"
     text = template.format(accuracy=accuracy, value=f"{value}{percent}{interval}")
     return text.replace(" 1 cycles ", " 1 cycle ")
@@ -166,7 +168,7 @@ def _undetermined(rows: pl.DataFrame) -> Iterator[str]:
     for (metric, image_set, state, note), estimates in rows.group_by(
         "metric", "image_set", "state", "note", maintain_order=True
     ):
-        words = MEASURES[str(metric)].shown.words
+        words = MEASURES[str(metric)].display.words
         remedy = {**REMEDIES, **words.remedies}.get(State(state))
         if state == State.CENSORED_BELOW and words.lowest is not None and (estimates["value"] <= words.lowest).all():
             remedy = "nothing lower can be tested"
@@ -208,8 +210,8 @@ def differences_in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFr
     tested_cells, changed_cells = cells.filter(pl.col("p").is_not_null()), cells.filter(DIFFERS)
     clean_cells = tested_cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
     cases = pl.concat([biases.select(columns), clean_cells.select(columns)])
-    several = cells["image_set"].n_unique() > 1
-    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), several))]
+    names_image_set = cells["image_set"].n_unique() > 1
+    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name), names_image_set))]
     if changes:
         names = cases["checkpoint"].unique()
         who = name_b
@@ -271,23 +273,23 @@ def difference_in_words(row: Mapping[str, Any]) -> str:
     A row with a `metric` whose unit is none of a share has one digit after the point, and its unit.
     """
     measure = MEASURES.get(row.get("metric", ""))
-    unit = "" if measure is None or measure.shown.unit == "share" else measure.shown.unit
+    unit = "" if measure is None or measure.display.unit == "share" else measure.display.unit
     digits = "+.1f" if unit else "+.3f"
     interval = "" if row["low"] is None else f" [{row['low']:{digits}}, {row['high']:{digits}}]"
     return f"{row['difference']:{digits}}{interval} {unit}".rstrip()
 
 
-def _change_in_words(metric: str, cases: pl.DataFrame, several: bool) -> str:
+def _change_in_words(metric: str, cases: pl.DataFrame, names_image_set: bool) -> str:
     """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`.
 
-    `several` says whether the runs have several image sets, so that a single case has to name its own.
+    `names_image_set` says that a single case has to name its image set, since the runs have several.
     """
     verb, what = CHANGES[metric]
     rows = cases.filter(pl.col("differs").fill_null(False))
     if len(cases) == 1 and len(rows):
         row = rows.row(0, named=True)
         word = "less" if row["difference"] < 0 else "more"
-        image_words = f" on {row['image_set']}" if several else ""
+        image_words = f" on {row['image_set']}" if names_image_set else ""
         return f"{verb} {word} {what}{image_words}: {difference_in_words(row)}"
     sides = {"less": rows.filter(pl.col("difference") < 0), "more": rows.filter(pl.col("difference") >= 0)}
     return " and ".join(

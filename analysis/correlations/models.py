@@ -230,7 +230,7 @@ def denominators_of(biases: Iterable[tuple[str, str]]) -> dict[str, Collection[s
     groups: dict[str, set[str]] = {}
     for name, image_set in biases:
         measure = MEASURES.get(name.partition(" (")[0])
-        if measure and measure.shown.ratio_to_clean:
+        if measure and measure.display.ratio_to_clean:
             groups.setdefault(name, {ID_GROUP, ID_BENCHMARK}).add(clean_group(image_set))
     return dict(groups)
 

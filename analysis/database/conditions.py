@@ -65,5 +65,5 @@ def frequency_settings() -> pl.Expr:
 
 
 def _frequency_setting(row: Mapping[str, Any]) -> str | None:
-    known = row["place"] is not None and row["cycles"] is not None
-    return frequency_in_words(**row) if known else None
+    has_frequency = row["place"] is not None and row["cycles"] is not None
+    return frequency_in_words(**row) if has_frequency else None

@@ -129,7 +129,7 @@ class Contradiction:
     """The largest difference of a confidence."""
     databases: tuple[Path, ...]
     """The two databases."""
-    ran: tuple[str, ...]
+    sessions: tuple[str, ...]
     """Engine, precision, device, batch, threads and versions that each of them ran on."""
 
 
@@ -201,8 +201,8 @@ def _check_names(paths: Sequence[Path], out: Path) -> None:
     for path in paths:
         if path.exists():  # opening it says what is wrong with one that is not there
             stat = path.stat()
-            if known := files.get((stat.st_dev, stat.st_ino)):
-                raise UsageError(f"{known} and {path} are one file; name each database once")
+            if first_path := files.get((stat.st_dev, stat.st_ino)):
+                raise UsageError(f"{first_path} and {path} are one file; name each database once")
             files[stat.st_dev, stat.st_ino] = path
 
 
@@ -339,14 +339,14 @@ class _Merger:
             "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
-        ran = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
+        session_rows = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
         return Contradiction(
             cell=self._run(CELL_IN_WORDS.format(cell=cell))[0][0],
             images=images,
             classes=classes,
             confidence=confidence,
             databases=tuple(self.paths[origin] for *_, origin, _ in sides),
-            ran=tuple(sessions for ((sessions,),) in ran),
+            sessions=tuple(session for ((session,),) in session_rows),
         )
 
     def _decide(self, pairs: Sequence[int], preference: int | None) -> bool:
@@ -406,14 +406,14 @@ class _Merger:
 
     def _copy_predictions(self, origin: int, path: Path) -> int:
         """Copy what the database has of the cells that are taken from it; gives the number of predictions."""
-        taken = f"(SELECT id AS cell, new FROM chosen WHERE origin = {origin} AND n > 0) AS taken USING (cell)"
+        chosen_cells = f"(SELECT id AS cell, new FROM chosen WHERE origin = {origin} AND n > 0) AS taken USING (cell)"
         self._run(
             f"INSERT INTO merged.part SELECT * EXCLUDE (origin, new) REPLACE (new AS cell) "
-            f"FROM ({self._mapped('part', origin)}) JOIN {taken}"
+            f"FROM ({self._mapped('part', origin)}) JOIN {chosen_cells}"
         )
         ((count,),) = self._run(
             "INSERT INTO merged.prediction SELECT * EXCLUDE (new) REPLACE (new AS cell) "
-            f"FROM {self._databases[origin]}.prediction JOIN {taken}"
+            f"FROM {self._databases[origin]}.prediction JOIN {chosen_cells}"
         )
         ((expected,),) = self._run(f"SELECT coalesce(sum(n), 0)::BIGINT FROM chosen WHERE origin = {origin}")
         if count != expected:

@@ -104,11 +104,11 @@ def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iter
 
     To DuckDB names are the same that differ in case alone.
     """
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        free = next(free for free in itertools.chain([name], numbered) if free.lower() not in taken)
-        taken.add(free.lower())
+        free = next(free for free in itertools.chain([name], numbered) if free.lower() not in used_names)
+        used_names.add(free.lower())
         quoted = free.replace('"', '""')
         yield f'#{place}{"" if is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
 

@@ -319,10 +319,10 @@ class Store:
 
     def _add_images(self, images: Images) -> None:
         info = images.info
-        known = self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])
-        if len(known):
-            self._name_classes(known.item(), images)
-            self._keep_attributes(known.item(), images)
+        image_sets = self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])
+        if len(image_sets):
+            self._name_classes(image_sets.item(), images)
+            self._keep_attributes(image_sets.item(), images)
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         first_scheme = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
@@ -460,18 +460,18 @@ class Store:
             pairs: the keys of an old cell and of a new one without predictions, and how many of the images to take.
         """
         keys, donors, counts = zip(*pairs, strict=True)
-        taken = {"donor": donors, "key": keys, "taken": counts}
+        transfers = {"donor": donors, "key": keys, "taken": counts}
         moved = {"old_index": places, "new_index": np.arange(len(places))}
         with self.transaction(), self._loaded(moved, "moved"):
             columns = "cell.id, new_index, predicted, label_rank, confidence, best_rank"
-            self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", taken)
+            self._load(f"INSERT INTO prediction SELECT {columns} {MOVED}", transfers)
             self._load(
                 "INSERT INTO part (cell, first, count, session, seconds, right1, right5) "
                 "SELECT cell.id, min(new_index), count(*), part.session, part.seconds * count(*) / part.count, "
                 f"sum((label_rank = 0)::INTEGER), right5_of(label_rank) {MOVED} "
                 "JOIN part ON part.cell = donor.id AND old_index >= part.first AND old_index < part.first + part.count "
                 "GROUP BY cell.id, part.first, part.count, part.session, part.seconds",
-                taken,
+                transfers,
             )
             self._mark_complete(self._ids_of(keys).values())
 
@@ -548,8 +548,8 @@ class Store:
         """
         import polars as pl
 
-        of_study = pl.lit(study, pl.Int32).alias("study")
-        described = measures.with_columns(of_study)
+        study_column = pl.lit(study, pl.Int32).alias("study")
+        described = measures.with_columns(study_column)
         with self.transaction():
             for table, column in (("measure_value", "metric"), ("own_answer", "metric"), ("own_measure", "name")):
                 self._load(
@@ -560,7 +560,7 @@ class Store:
             self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
             self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
             for part in answers:
-                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(of_study))
+                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(study_column))
 
     def _replace(self, table: str, frame: pl.DataFrame, where: str = "true", parameters: Sequence[Any] = ()) -> None:
         """Replace the rows of a table that a condition names."""
@@ -645,8 +645,8 @@ def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
 def _session(variant: Variant, sessions: Mapping[Variant, SessionInfo]) -> tuple[Any, ...]:
     """The columns of SESSION for what a variant ran on."""
     info = sessions[variant]
-    ran = (info.device, info.batch, info.threads, info.versions)
-    return variant.engine, variant.precision, *ran, variant.model.sha256, variant.sha256
+    environment = (info.device, info.batch, info.threads, info.versions)
+    return variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256
 
 
 def _octave(frequency: float | None) -> int | None:

@@ -50,8 +50,8 @@ def earlier_label(store: Store, against: str, name: str) -> str:
     """
     if not names_database(against):
         return study_label(store, against)
-    known = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
-    label = study_label(store, name) if known else last_run(store)
+    versions = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
+    label = study_label(store, name) if versions else last_run(store)
     if label is None:
         raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
     return label
@@ -138,7 +138,7 @@ class Deletion:
     cells: int
     """Cells that nothing else uses."""
     predictions: int
-    kept: int
+    remaining_cells: int
     """Cells of the versions that stay, since others use them, or a precision gate has compared them."""
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..statistics.arrays import Mask, Whole
-from .base import Available, Estimate, ImageValues, Measure, Scope, Shown, State, as_it_is, has_labels
+from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, as_it_is, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
@@ -42,9 +42,9 @@ def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
 def _real_values(cell: CellOutcomes) -> ImageValues | None:
     if not len(cell.images.accepted):
         return None
-    listed, right = real_right(cell.images, cell.decisions)
+    listed, hits = real_right(cell.images, cell.decisions)
     values, counted = np.zeros((2, len(cell.images)), bool)
-    values[listed], counted[listed] = right, True
+    values[listed], counted[listed] = hits, True
     return ImageValues(values, counted)
 
 
@@ -71,23 +71,23 @@ MEASURES = (
     Measure(
         "accuracy",
         Scope.CONDITION,
-        Shown("accuracy", sense=1, primary=True),
+        Display("accuracy", sense=1, primary=True),
         applies=has_labels,
         values=_right_values,
     ),
     Measure(
         "agreement",
         Scope.CONDITION,
-        Shown("agreement", sense=1, primary=True),
+        Display("agreement", sense=1, primary=True),
         applies=_unlabelled,
         values=_agreement_values,
     ),
     Measure(
         "accuracy_real",
         Scope.CONDITION,
-        Shown("accuracy by ReaL", sense=1),
+        Display("accuracy by ReaL", sense=1),
         applies=listed_by_real,
         values=_real_values,
     ),
 )
-CONFIDENCE = Measure("confidence", Scope.CONDITION, Shown("confidence"), values=_confidence_values)
+CONFIDENCE = Measure("confidence", Scope.CONDITION, Display("confidence"), values=_confidence_values)

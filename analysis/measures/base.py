@@ -331,7 +331,7 @@ class PublishedFigure:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Display:
     """The appearance of a measure in charts, tables, sentences and correlations."""
 
     title: str
@@ -373,7 +373,7 @@ class Measure(Generic[Read]):
     name: str
     """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
     scope: Scope
-    shown: Shown
+    display: Display
     applies: Callable[[Available], bool] = always
     """Whether an image set has the measure at all, or some of what it needs."""
     needs: Callable[[Available], str | None] = lacks_nothing

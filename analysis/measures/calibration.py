@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from ..statistics.arrays import Floats, Mask
-from .base import Available, Estimate, ImageValues, Measure, Scope, Shown, State
+from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State
 from .outcomes import CellOutcomes
 
 BINS = 15
@@ -61,8 +61,8 @@ def _gap_values(cell: CellOutcomes) -> ImageValues | None:
 def _square_values(cell: CellOutcomes) -> ImageValues | None:
     if (pair := _confidence_and_right(cell)) is None:
         return None
-    confidence, right = pair
-    return ImageValues(np.square(confidence - right))
+    confidence, hits = pair
+    return ImageValues(np.square(confidence - hits))
 
 
 def _doubt_near_chance(chance: float, estimate: Estimate) -> Estimate:
@@ -76,14 +76,14 @@ MEASURES = (
     Measure(
         "expected_calibration_error",
         Scope.CONDITION,
-        Shown("expected calibration error", "probability", folded=False),
+        Display("expected calibration error", "probability", folded=False),
         applies=_applies,
         values=_gap_values,
     ),
     Measure(
         "top1_brier_score",
         Scope.CONDITION,
-        Shown("Brier score of the top-1", "squared probability", sense=-1),
+        Display("Brier score of the top-1", "squared probability", sense=-1),
         applies=_applies,
         values=_square_values,
     ),

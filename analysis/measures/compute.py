@@ -242,8 +242,8 @@ class PeerAnswers:
             for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
                 answers = sorted(conditions[key], key=lambda answer: answer.cell)
                 count = int(images.judged.sum())
-                right = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
-                peers = Peers(images, [answer.subject.checkpoint_id for answer in answers], right, clean)
+                hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
+                peers = Peers(images, [answer.subject.checkpoint_id for answer in answers], hits, clean)
                 if key.is_clean:
                     clean = peers
                 rows = [

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..statistics.consistency import consistency_with_others, error_consistency
 from ..statistics.shares import Share, mean_intervals, share_of
-from .base import Available, Estimate, Measure, Options, Scope, Shown, State, all_less_clean, has_labels, nothing
+from .base import Available, Display, Estimate, Measure, Options, Scope, State, all_less_clean, has_labels, nothing
 from .outcomes import CellOutcomes, PeerOutcomes, Peers
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
@@ -46,7 +46,7 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
 def _mean_kappas(peers: Peers) -> dict[int, Share]:
     """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
     clusters = peers.images.clusters[peers.images.judged]
-    means = (share_of(row, clusters) for row in consistency_with_others(peers.right))
+    means = (share_of(row, clusters) for row in consistency_with_others(peers.hits))
     return dict(zip(peers.checkpoints, means, strict=True))
 
 
@@ -81,7 +81,7 @@ MEASURES = (
     Measure(
         CLEAN_NAME,
         Scope.CONDITION,
-        Shown("error consistency with clean", "kappa", folded=False),
+        Display("error consistency with clean", "kappa", folded=False),
         applies=has_labels,
         estimates=_clean_estimates,
     ),
@@ -90,7 +90,7 @@ MODEL_MEASURES: Sequence[Measure[PeerOutcomes]] = (
     Measure(
         MODEL_NAME,
         Scope.MODELS,
-        Shown("error consistency with other models", "kappa", folded=False),
+        Display("error consistency with other models", "kappa", folded=False),
         applies=_several_models,
         estimates=model_estimates,
     ),

@@ -41,12 +41,12 @@ from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from .base import (
     MEANINGLESS,
     Available,
+    Display,
     Estimate,
     Measure,
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     nothing,
     with_unit,
@@ -247,18 +247,19 @@ def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] 
 def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
     cells = band_cells(outcomes)
-    rights = [cell.right for cell in cells]
-    if any(right is None for right in rights):
+    cell_hits = [cell.right for cell in cells]
+    if any(hits is None for hits in cell_hits):
         return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
     settings = settings_of(outcomes.available)
     percent = {
-        setting: 100 * (right.sum() / len(right))
-        for setting, right in zip(settings, rights, strict=True)
-        if right is not None
+        setting: 100 * (hits.sum() / len(hits))
+        for setting, hits in zip(settings, cell_hits, strict=True)
+        if hits is not None
     }
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
-    rgb = _clean_percent(outcomes) if options.rgb_reference else None
+    clean_hits = outcomes.clean.right if options.rgb_reference and outcomes.clean else None
+    rgb = None if clean_hits is None else 100 * float(clean_hits.sum() / len(clean_hits))
     size = outcomes.subject.size
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
         estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
@@ -279,11 +280,6 @@ def at_chance(reference: float, floor: float) -> str | None:
     if not floor or reference > 2 * floor:
         return None
     return f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
-
-
-def _clean_percent(outcomes: Outcomes) -> float | None:
-    right = outcomes.clean.right if outcomes.clean else None
-    return None if right is None else 100 * float(right.sum() / len(right))
 
 
 def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:
@@ -316,18 +312,20 @@ def _measures(
     measure = partial(
         Measure, scope=Scope.GRID, applies=has_band, needs=_lacking_conditions, estimates=band_estimates, people=people
     )
-    shown = partial(Shown, group="critical band", estimator="published")
+    make_display = partial(Display, group="critical band", estimator="published")
     for name, number in PUBLISHED.items():
         unit, title = UNITS[number], f"{SHORT[number]}{words}"
         if suffix:
-            yield measure(f"{name}{suffix}", shown=shown(title, unit))
+            yield measure(f"{name}{suffix}", display=make_display(title, unit))
             continue
         published = PublishedFigure((f"metric/criticalband/{COLUMNS[number]}",))
         panel = with_unit(TITLES[number], unit)
-        yield measure(name, shown=shown(title, unit, quantity=number, panel=panel, published=published), is_bias=True)
+        yield measure(
+            name, display=make_display(title, unit, quantity=number, panel=panel, published=published), is_bias=True
+        )
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
-        yield measure(f"critical_threshold_{frequency}{suffix}", shown=shown(title, "steps"))
+        yield measure(f"critical_threshold_{frequency}{suffix}", display=make_display(title, "steps"))
 
 
 MEASURES: Sequence[Measure[Outcomes]] = (

@@ -28,6 +28,7 @@ from ..statistics.shares import share_of, within_chance
 from ..statistics.wilson import share_of_sums
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     ImageValues,
@@ -35,7 +36,6 @@ from .base import (
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     Words,
     nothing,
@@ -73,8 +73,8 @@ def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask
     first, either = _named_cues(cell)
     yield cues.bias, first, either
     for number in np.unique(images.first_cue[conflicting]):
-        of_class = images.first_cue == number
-        yield f"{cues.bias}_{cell.class_names.get(int(number), number)}", first & of_class, either & of_class
+        class_mask = images.first_cue == number
+        yield f"{cues.bias}_{cell.class_names.get(int(number), number)}", first & class_mask, either & class_mask
     yield cues.accuracy, either, conflicting
 
 
@@ -114,11 +114,11 @@ def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
 
 
 def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
-    right, sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
-    if not sizes.any():
+    part_sizes, base_sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
+    if not base_sizes.any():
         return nothing(State.UNDETERMINED, NEITHER)
-    value = float(right.sum() / sizes.sum())
-    low, high = share_of_sums(right, sizes)
+    value = float(part_sizes.sum() / base_sizes.sum())
+    low, high = share_of_sums(part_sizes, base_sizes)
     if low is None or high is None:
         return Estimate(value, state=State.NO_INTERVAL, note=too_few_images(1))
     return Estimate(value, low, high)
@@ -130,9 +130,9 @@ def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
         return {}
     shares_a, shares_b = (
         {
-            name: share_of(part[whole], a.images.clusters[whole])
-            for name, part, whole in cue_shares(clean, cues)
-            if whole.any()
+            name: share_of(part[base], a.images.clusters[base])
+            for name, part, base in cue_shares(clean, cues)
+            if base.any()
         }
         for clean in (a.clean, b.clean)
     )
@@ -155,11 +155,11 @@ def _conflicts(cues: Cues, available: Available) -> bool:
     return cues.second in available.schemes
 
 
-def _shown(cues: Cues, name: str) -> Shown:
+def _display(cues: Cues, name: str) -> Display:
     is_bias = name == cues.bias
     words = Words({State.OK: VERDICTS[name]}, CHANGES[name], cues.accuracy) if is_bias else Words(change=CHANGES[name])
     published = PublishedFigure(("shape-bias",), SPACE_CLASSES["sixteen"]) if name == SHAPE_CUES.bias else None
-    return Shown(TITLES[name], group=cues.bias, folded=not is_bias, quantity=name, words=words, published=published)
+    return Display(TITLES[name], group=cues.bias, folded=not is_bias, quantity=name, words=words, published=published)
 
 
 def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
@@ -169,7 +169,7 @@ def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
         yield Measure(
             name,
             Scope.GRID,
-            _shown(cues, name),
+            _display(cues, name),
             applies=partial(_conflicts, cues),
             estimates=estimates,
             differences=differences,
@@ -179,7 +179,7 @@ def _measures(cues: Cues) -> Iterator[Measure[Outcomes]]:
 
 MEASURES = tuple(measure for cues in CUES for measure in _measures(cues))
 CONDITION_MEASURES = tuple(
-    Measure(name, Scope.CONDITION, _shown(cues, name), applies=partial(_conflicts, cues), values=values)
+    Measure(name, Scope.CONDITION, _display(cues, name), applies=partial(_conflicts, cues), values=values)
     for cues in CUES
     for name, values in ((cues.bias, _bias_values), (cues.accuracy, _accuracy_values))
 )

@@ -71,15 +71,16 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
     """
     judged = _read_judgements(store, images)
 
-    def compare(of_first: list[_Pairs]) -> pl.DataFrame:
+    def compare(subject_pairs: list[_Pairs]) -> pl.DataFrame:
         blocks = [
-            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples) for pairs in of_first
+            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples)
+            for pairs in subject_pairs
         ]
         numbers = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        seconds = [second for pairs in of_first for second in pairs.seconds]
-        humans = [count for pairs in of_first for count in pairs.humans]
+        seconds = [second for pairs in subject_pairs for second in pairs.seconds]
+        humans = [count for pairs in subject_pairs for count in pairs.humans]
         # Polars takes six times as long for the frame where it repeats a value itself.
-        repeated = ([value] * len(seconds) for value in (images, of_first[0].condition, of_first[0].first))
+        repeated = ([value] * len(seconds) for value in (images, subject_pairs[0].condition, subject_pairs[0].first))
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
     frames = [pl.DataFrame(schema=SCHEMA)]
@@ -143,11 +144,11 @@ def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator
     `with_humans` leaves out those of two models.
     """
     for (condition,), answers in judged.group_by("condition", maintain_order=True):
-        who, right, clusters, photographs = _by_subject(answers)
+        who, outcomes, clusters, photographs = _by_subject(answers)
         for first, (subject, human) in enumerate(who):
             if with_humans and not human:
                 continue
-            both = (right != UNSEEN) & (right[first] != UNSEEN)
+            both = (outcomes != UNSEEN) & (outcomes[first] != UNSEEN)
             # Seconds that judged the same images come together, since their numbers are computed as arrays.
             keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(both)]
             pairs = []
@@ -161,8 +162,8 @@ def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator
                             subject,
                             [who[row][0] for row in rows],
                             [human + who[row][1] for row in rows],
-                            right[first, images] == 1,
-                            right[rows][:, images] == 1,
+                            outcomes[first, images] == 1,
+                            outcomes[rows][:, images] == 1,
                             None if clusters is None else clusters[images],
                             photographs[images],
                         )
@@ -174,8 +175,8 @@ def _count_pairs(judged: pl.DataFrame, with_humans: bool = False) -> int:
     """The number of pairs if every two subjects of a condition judged an image in common."""
     subjects = judged.select("condition", "subject", "human").unique()
     models = subjects.filter(~pl.col("human")) if with_humans else subjects.clear()
-    of_all, of_models = (frame.group_by("condition").len()["len"].to_list() for frame in (subjects, models))
-    return sum(comb(count, 2) for count in of_all) - sum(comb(count, 2) for count in of_models)
+    subject_counts, model_counts = (frame.group_by("condition").len()["len"].to_list() for frame in (subjects, models))
+    return sum(comb(count, 2) for count in subject_counts) - sum(comb(count, 2) for count in model_counts)
 
 
 def _by_subject(
@@ -192,16 +193,16 @@ def _by_subject(
         .agg(pl.col("cluster").max(), pl.col("photograph").first())
         .with_row_index("column")
     )
-    placed = judged.join(subjects, on=["subject", "human"], maintain_order="left")
-    placed = placed.join(images.select("image", "column"), on="image", maintain_order="left")
-    right = np.full((len(subjects), len(images)), UNSEEN, np.int8)
-    right[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["correct"].to_numpy()
+    positions = judged.join(subjects, on=["subject", "human"], maintain_order="left")
+    positions = positions.join(images.select("image", "column"), on="image", maintain_order="left")
+    outcomes = np.full((len(subjects), len(images)), UNSEEN, np.int8)
+    outcomes[positions["row"].to_numpy(), positions["column"].to_numpy()] = positions["correct"].to_numpy()
     # An image that no model saw is in no cluster and stands for itself.
     cluster = images.select(pl.coalesce("cluster", -1 - pl.col("column").cast(pl.Int64)))
     clusters = cluster.to_series().to_numpy()
     alone = len(np.unique(clusters)) == len(clusters)
     who = subjects.select("subject", "human").rows()
-    return who, right, None if alone else clusters, images["photograph"].to_numpy()
+    return who, outcomes, None if alone else clusters, images["photograph"].to_numpy()
 
 
 def write_consistencies(store: Store, images: list[str], resamples: int = 1000, progress: Progress = silent) -> None:
@@ -228,17 +229,17 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
     with progress("comparing errors with humans", _count_pairs(judged, with_humans=True), "pairs") as advance:
         for pairs in chain.from_iterable(_pairs_by_first(judged, with_humans=True)):
-            for second, count, right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
+            for second, count, second_right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
                 subject = "humans" if count == 2 else second
                 subjects.setdefault(subject, set()).add((pairs.first, second))
                 # The kappa is a mean over images, if it is defined.
-                contributions = consistency_with_others(np.stack([pairs.first_right, right]))[0]
+                contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
                 if not np.isnan(contributions).any():
                     shares.setdefault(subject, []).append(share_of(contributions, pairs.photographs))
             advance(len(pairs.seconds))
     return [
-        {"subject": subject, "pairs": len(of_subject)} | _mean_kappa(shares.get(subject, []))
-        for subject, of_subject in subjects.items()
+        {"subject": subject, "pairs": len(subject_pairs)} | _mean_kappa(shares.get(subject, []))
+        for subject, subject_pairs in subjects.items()
         if any(subjects.values())
     ]
 
@@ -329,13 +330,13 @@ def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame, resamples: int) ->
     settings = answers["setting"].unique(maintain_order=True).to_list()
     judgements = people.join(wide, on=keys, maintain_order="left")
     photographs = judgements["image"].rank("dense").to_numpy().astype(np.intp) - 1
-    right = judgements.select(wide.columns[2:]).to_numpy().T
+    hits = judgements.select(wide.columns[2:]).to_numpy().T
     total, count = np.zeros((2, len(settings), 1 + resamples))
     for _, rows in judgements.with_row_index("row").group_by("subject", "condition", maintain_order=True):
-        seen = np.zeros(len(judgements), bool)
-        seen[rows["row"].to_numpy()] = True
-        person = judgements["correct"].to_numpy() & seen
-        rows_of_person = np.concatenate([seen[None], person[None], right & seen, right & person])
+        answer_mask = np.zeros(len(judgements), bool)
+        answer_mask[rows["row"].to_numpy()] = True
+        person = judgements["correct"].to_numpy() & answer_mask
+        rows_of_person = np.concatenate([answer_mask[None], person[None], hits & answer_mask, hits & person])
         counted, _ = count_right(rows_of_person, photographs, resamples, 0)
         n, q, (p, agreed) = counted[0], counted[1], np.split(counted[2:], 2)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -43,12 +43,12 @@ from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     Scope,
-    Shown,
     State,
     estimate_of,
     less_clean,
@@ -315,16 +315,16 @@ def _measure_benchmark(
     if lacks := gap(cells, accuracy):
         return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
-    chosen = {_place(cell): cell for cell in reversed(cells)}
-    doubled = [chosen[place] for place, count in Counter(map(_place, cells)).items() if count > 1]
-    shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in chosen.values()]
-    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), doubled, accuracy)))
+    cells_by_place = {_place(cell): cell for cell in reversed(cells)}
+    doubled = [cells_by_place[place] for place, count in Counter(map(_place, cells)).items() if count > 1]
+    shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in cells_by_place.values()]
+    return Measured(mean_of(shares), "; ".join(_doubts(list(cells_by_place.values()), doubled, accuracy)))
 
 
-def _doubts(chosen: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -> Iterator[str]:
+def _doubts(cells: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -> Iterator[str]:
     """Give the notes on the chosen cells; the `doubled` of them stand for several sets each."""
     benchmark = BENCHMARKS[accuracy.benchmark]
-    smallest, spaces = min(cell["count"] for cell in chosen), {cell["decision_space"] for cell in chosen}
+    smallest, spaces = min(cell["count"] for cell in cells), {cell["decision_space"] for cell in cells}
     if accuracy.last:
         yield f"its last {accuracy.last} images alone, as published"
     if smallest != benchmark.count:
@@ -337,14 +337,14 @@ def _doubts(chosen: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) -
 
 def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
     decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
-    index, right = np.arange(len(images)), np.asarray(decisions.rank == 0)
+    index, hits = np.arange(len(images)), np.asarray(decisions.rank == 0)
     if accuracy.scheme == "real":
-        index, right = real_right(images, decisions)
+        index, hits = real_right(images, decisions)
     if accuracy.last:
         last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
         counted = np.isin(index, last)
-        index, right = index[counted], right[counted]
-    return share_of(right, clusters[index])
+        index, hits = index[counted], hits[counted]
+    return share_of(hits, clusters[index])
 
 
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
@@ -391,7 +391,7 @@ MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
         _measure(
             f"top1_{name}",
-            shown=Shown(f"top-1 {name}", "percent"),
+            display=Display(f"top-1 {name}", "percent"),
             applies=partial(_has, name),
             needs=partial(_lacking_sets, name),
         )
@@ -400,7 +400,7 @@ MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
         _measure(
             group,
-            shown=Shown(group, "percent"),
+            display=Display(group, "percent"),
             applies=partial(_has, group),
             needs=partial(_lacking_members, group),
         )

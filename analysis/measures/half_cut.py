@@ -24,7 +24,7 @@ import numpy as np
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import share_of, within_chance
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, nothing, too_few_images
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, nothing, too_few_images
 from .outcomes import Outcomes
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
@@ -55,13 +55,13 @@ def _lacks(probe: str, available: Available) -> str | None:
     return f"{probe} has one cutoff, and a cut takes {FEWEST_CUTS}"
 
 
-def half_cuts(right: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:
+def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> Floats:
     """Cut (m,) that leaves half of what is right of clean images, from right answers (1 + cuts, m): clean ones first.
 
     The rows are in the order in which a filter leaves more and more; `guessed` is how many blind guesses give, (m,) or
     one number. NaN where no more than those are right when clean.
     """
-    above = right - guessed
+    above = counts - guessed
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.where(above[0] > 0, above[1:] / above[0], np.nan)
     octaves = np.log2(np.maximum(cuts, 0.5))
@@ -76,42 +76,42 @@ def half_cuts(right: Floats, cuts: Sequence[int], guessed: Floats | float) -> Fl
     return np.where(np.isnan(ratios[0]), np.nan, cut)
 
 
-def _right(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
+def _read_curve(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
     """(1 + cuts, n) right or wrong, clean first, then as a filter leaves more and more; and the cuts. None without."""
     cells = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
-    rights = [None if outcomes.clean is None else outcomes.clean.right, *(cells[c].right for c in sorted(cells))]
-    answers = [right for right in rights if right is not None]
+    cell_hits = [None if outcomes.clean is None else outcomes.clean.right, *(cells[c].right for c in sorted(cells))]
+    answers = [hits for hits in cell_hits if hits is not None]
     cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(cells)]
-    return (np.array(answers), cuts) if len(answers) == len(rights) else None
+    return (np.array(answers), cuts) if len(answers) == len(cell_hits) else None
 
 
 def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     """The cut with its interval over images."""
     probe, chance = PROBES[name], outcomes.subject.floor
-    read = _right(probe, outcomes)
-    if read is None:
+    curve = _read_curve(probe, outcomes)
+    if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
-    (right, cuts), clusters = read, outcomes.images.clusters
-    if not right[0].any() or within_chance(share_of(right[0], clusters), chance):
+    (hits, cuts), clusters = curve, outcomes.images.clusters
+    if not hits[0].any() or within_chance(share_of(hits[0], clusters), chance):
         note = f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
         return {name: nothing(State.AT_CHANCE, note)}
-    images = float(right.shape[1])
-    value = float(half_cuts(right.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
-    state, why = _state(right, cuts, chance)
+    images = float(hits.shape[1])
+    value = float(half_cuts(hits.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
+    state, why = _state(hits, cuts, chance)
     estimate = Estimate(value, state=state, note=why)
     ids = np.unique(clusters, return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS:
         note = too_few_images(int(ids.max()) + 1)
         return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
-    counts, sizes = count_right(right, ids, options.resamples, 0)
+    counts, sizes = count_right(hits, ids, options.resamples, 0)
     values = half_cuts(counts, cuts, chance * sizes)[1:]
     low, high = interval(values[~np.isnan(values)])
     return {name: replace(estimate, low=low, high=high)}
 
 
-def _state(right: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
+def _state(hits: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
     """The state of a cut, and a note where it lies at an end of the tested cuts."""
-    shares = right.mean(axis=1) - chance
+    shares = hits.mean(axis=1) - chance
     ratios = shares[1:] / shares[0]
     if (ratios >= 0.5).all():
         side, note = cuts[0] <= cuts[-1], f"half or more is left even at {_in_words(cuts[0])}"
@@ -128,14 +128,14 @@ def _in_words(cut: int) -> str:
 
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """The paired interval of the difference of two cuts, where both have a value."""
-    reads = [read for outcomes in (a, b) if (read := _right(PROBES[name], outcomes))]
+    curves = [curve for outcomes in (a, b) if (curve := _read_curve(PROBES[name], outcomes))]
     ids = np.unique(a.images.clusters, return_inverse=True)[1]
-    if ids.max() + 1 < FEWEST_CLUSTERS or len(reads) < 2:
+    if ids.max() + 1 < FEWEST_CLUSTERS or len(curves) < 2:
         return {}
     values_a, values_b = (
         half_cuts(counts, cuts, outcomes.subject.floor * sizes)[1:]
-        for outcomes, (right, cuts) in zip((a, b), reads, strict=True)
-        for counts, sizes in [count_right(right, ids, RESAMPLES, 0)]
+        for outcomes, (hits, cuts) in zip((a, b), curves, strict=True)
+        for counts, sizes in [count_right(hits, ids, RESAMPLES, 0)]
     )
     differences = values_b - values_a
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}
@@ -151,7 +151,7 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
     return Measure(
         name,
         Scope.GRID,
-        Shown(title, "cycles per image", quantity=name, words=words, cut_of=probe),
+        Display(title, "cycles per image", quantity=name, words=words, cut_of=probe),
         applies=partial(_applies, probe),
         needs=partial(_lacks, probe),
         estimates=partial(half_cut_estimates, name),

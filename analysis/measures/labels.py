@@ -16,26 +16,26 @@ import numpy as np
 
 from ..statistics.arrays import Mask
 from ..statistics.shares import Share, share_of
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, Shown, less_clean, paired_intervals
+from .base import Available, Display, Ends, Estimate, ImageValues, Measure, Options, Scope, less_clean, paired_intervals
 from .outcomes import CellOutcomes
 
 NAME = "label_accuracy"
 
 
-def _right(cell: CellOutcomes) -> Mask:
+def _read_hits(cell: CellOutcomes) -> Mask:
     """(n, labels): whether each label is decided rightly; a blind guess is right in one of 2^labels cases."""
     bits = np.arange(round(-math.log2(cell.floor)))
     return np.asarray((cell.decisions.predicted ^ cell.images.label)[:, None] >> bits & 1 == 0)
 
 
 def _values(cell: CellOutcomes) -> ImageValues:
-    return ImageValues(_right(cell).mean(axis=1))
+    return ImageValues(_read_hits(cell).mean(axis=1))
 
 
 def _shares(cell: CellOutcomes) -> dict[str, Share]:
-    names = [cell.class_names.get(1 << label, str(label)) for label in range(_right(cell).shape[1])]
-    columns = zip(names, _right(cell).T, strict=True)
-    return {f"{NAME}_{name}": share_of(right, cell.images.clusters) for name, right in columns}
+    names = [cell.class_names.get(1 << label, str(label)) for label in range(_read_hits(cell).shape[1])]
+    columns = zip(names, _read_hits(cell).T, strict=True)
+    return {f"{NAME}_{name}": share_of(hits, cell.images.clusters) for name, hits in columns}
 
 
 def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
@@ -58,7 +58,7 @@ MEASURES = (
     Measure(
         NAME,
         Scope.CONDITION,
-        Shown("accuracy over labels", sense=1),
+        Display("accuracy over labels", sense=1),
         applies=_has_labels_apart,
         estimates=label_estimates,
         differences=label_differences,

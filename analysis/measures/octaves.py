@@ -29,7 +29,7 @@ import numpy as np
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.shares import Share, mean_interval, mean_intervals, share_of, within_chance
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, Words, estimate_of, nothing
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 
 PROBE = "octaves"
@@ -49,12 +49,12 @@ def _weights(members: int) -> Whole:
     """
     free = len(OCTAVES) - members
     return np.array(
-        [[_weight({*mask}, {*chosen}, free) for mask in MASKS] for chosen in combinations(OCTAVES, members)]
+        [[_weight({*mask}, {*subset}, free) for mask in MASKS] for subset in combinations(OCTAVES, members)]
     )
 
 
-def _weight(mask: set[str], chosen: set[str], free: int) -> int:
-    size, sign = len(mask - chosen), 1 - 2 * (len(chosen - mask) % 2)
+def _weight(mask: set[str], subset: set[str], free: int) -> int:
+    size, sign = len(mask - subset), 1 - 2 * (len(subset - mask) % 2)
     return sign * factorial(size) * factorial(free - size)
 
 
@@ -66,10 +66,10 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
 def read_values(outcomes: Outcomes) -> Mask | None:
     """v, (128, n): which images are right under each of MASKS; None where those of some are not known."""
     cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
-    rights = [cells[mask or NO_OCTAVE].right for mask in MASKS[:-1]]
-    rights.append(None if outcomes.clean is None else outcomes.clean.right)
-    answers = [right for right in rights if right is not None]
-    return np.array(answers) if len(answers) == len(rights) else None
+    cell_hits = [cells[mask or NO_OCTAVE].right for mask in MASKS[:-1]]
+    cell_hits.append(None if outcomes.clean is None else outcomes.clean.right)
+    answers = [hits for hits in cell_hits if hits is not None]
+    return np.array(answers) if len(answers) == len(cell_hits) else None
 
 
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
@@ -95,10 +95,10 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     if len(labels) > MOST_LABELS or outcomes.clean is None:
         return
     for label in labels:
-        of_class, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
-        if len(np.unique(images.clusters[of_class])) > 1:
+        class_mask, class_name = images.label == label, outcomes.clean.class_names.get(int(label), label)
+        if len(np.unique(images.clusters[class_mask])) > 1:
             for name, numbers in shares.items():
-                yield f"{name}_{class_name}", share_of(numbers[of_class], images.clusters[of_class])
+                yield f"{name}_{class_name}", share_of(numbers[class_mask], images.clusters[class_mask])
 
 
 def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
@@ -155,7 +155,7 @@ MEASURES = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"accuracy owed to octave {octave}",
                 group="octave_share",
                 words=Words({State.OK: f"owes {{value}} of all images to octave {octave}"}),
@@ -165,7 +165,7 @@ MEASURES = (
         for name, octave in zip(SHARES, OCTAVES, strict=True)
     ),
     *(
-        _measure(name, shown=Shown(f"interaction of octaves {first} and {second}", group="octave_pair"))
+        _measure(name, display=Display(f"interaction of octaves {first} and {second}", group="octave_pair"))
         for name, (first, second) in zip(PAIRS, combinations(OCTAVES, 2), strict=True)
     ),
 )

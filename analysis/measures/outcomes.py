@@ -239,7 +239,11 @@ class Outcomes:
 
     def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
         """The conditions of a probe."""
-        return {stored.condition: cell for stored, cell in self.cells.items() if stored.condition.probe == probe}
+        return {
+            stored_condition.condition: cell
+            for stored_condition, cell in self.cells.items()
+            if stored_condition.condition.probe == probe
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +253,7 @@ class Peers:
     images: ImageTruth
     checkpoints: Sequence[int]
     """checkpoint.id of each model."""
-    right: Mask
+    hits: Mask
     """(m, judged images): whether each of the images on which errors are compared is right."""
     clean: Peers | None
     """The models that answered on the clean images; None of these themselves."""
@@ -301,10 +305,10 @@ class PredictionReader:
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
         cells = {
-            _stored(row): CellOutcomes(images, of_cell, clean, names, subject.floor)
-            for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
+            _read_condition(row): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
+            for row, cell_decisions in zip(rows.rows(named=True), decisions, strict=True)
         }
-        conditions = [stored.condition for stored in cells]
+        conditions = [stored_condition.condition for stored_condition in cells]
         available = Available(
             conditions,
             images.schemes,
@@ -336,7 +340,7 @@ class PredictionReader:
         return dict(self.store.frame("SELECT id, classes FROM checkpoint").rows())
 
 
-def _stored(row: Mapping[str, Any]) -> StoredCondition:
+def _read_condition(row: Mapping[str, Any]) -> StoredCondition:
     parameters = tuple(json.loads(row["parameters"]).items())
     condition = Condition(row["probe"], parameters, row["digest"])
     return StoredCondition(row["condition_id"], row["cell"], condition, row["parameters"])
@@ -356,8 +360,8 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
 
     def classes(scheme: str) -> Whole:
         column = np.full(len(clusters), -1, np.int64)
-        index, of_image = labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy().T
-        column[index] = of_image
+        index, image_classes = labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy().T
+        column[index] = image_classes
         return column
 
     real = labels.filter(pl.col("scheme") == "real").select("image_index", "class").to_numpy()

@@ -25,7 +25,19 @@ from ..database.store import Store
 from ..statistics.arrays import Floats, Whole
 from ..statistics.images import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, estimate_of, nothing, too_few_images
+from .base import (
+    Available,
+    Display,
+    Ends,
+    Estimate,
+    Measure,
+    Options,
+    Scope,
+    State,
+    estimate_of,
+    nothing,
+    too_few_images,
+)
 from .outcomes import CellOutcomes, Decisions, Outcomes
 from .registry import MEASURES
 
@@ -126,14 +138,14 @@ class OwnMeasure:
 
     @property
     def condition_measure(self) -> Measure[CellOutcomes]:
-        shown = Shown(self.title, self.unit, folded=False)
-        return Measure(self.name, Scope.CONDITION, shown, estimates=self.estimates, needs=self.needs)
+        display = Display(self.title, self.unit, folded=False)
+        return Measure(self.name, Scope.CONDITION, display, estimates=self.estimates, needs=self.needs)
 
     @property
     def grid_measure(self) -> Measure[Outcomes]:
         """The number of the clean images, which `correlate` sets against generalization."""
-        shown = Shown(self.title, self.unit)
-        return Measure(self.name, Scope.GRID, shown, estimates=self.clean_estimates, needs=self.needs, is_bias=True)
+        display = Display(self.title, self.unit)
+        return Measure(self.name, Scope.GRID, display, estimates=self.clean_estimates, needs=self.needs, is_bias=True)
 
     def needs(self, available: Available) -> str | None:
         """The labels or names that an image set lacks and the function takes, in words."""
@@ -225,7 +237,7 @@ def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, An
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     """The arrays and class names that a function takes."""
     decisions, images, rank = cell.decisions, cell.images, cell.decisions.known_rank
-    read: Mapping[str, Callable[[], Any]] = {
+    getters: Mapping[str, Callable[[], Any]] = {
         "predicted": lambda: decisions.predicted.astype(np.int64),
         "label": lambda: images.label,
         "right": lambda: cell.right,
@@ -234,7 +246,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
         "cluster": lambda: images.clusters,
         "class_names": lambda: dict(cell.class_names),
     }
-    return {name: read[name]() for name in names}
+    return {name: getters[name]() for name in names}
 
 
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:

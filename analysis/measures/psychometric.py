@@ -49,7 +49,7 @@ from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Ends, Estimate, Measure, Options, Scope, Shown, State, nothing, too_few_images, with_unit
+from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -208,15 +208,18 @@ def estimate_band(
     """
     ids = np.unique(np.arange(correct.shape[1]) if clusters is None else clusters, return_inverse=True)[1]
     noise = noise_of(settings)
-    right, images = count_right(correct, ids, resamples, seed)
+    hit_counts, images = count_right(correct, ids, resamples, seed)
     independent = int(ids.max()) + 1
-    if too_little := _too_little(right, images, floor):
-        return _without(too_little, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
+    if too_little := _too_little(hit_counts, images, floor):
+        return _without(too_little, noise, float(hit_counts[0, 0] / images[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
-    usable = _usable(right, images, floor)
-    fits = _fit(right[:, usable], images[usable], floor, noise)
+    usable = _usable(hit_counts, images, floor)
+    fits = _fit(hit_counts[:, usable], images[usable], floor, noise)
     return PsychometricBand(
-        *_judged(fits, size, _why_too_few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
+        *_judged(fits, size, _why_too_few(independent)),
+        float(hit_counts[0, 0] / images[0]),
+        correct.shape[1],
+        independent,
     )
 
 
@@ -241,15 +244,15 @@ def paired_band_intervals(
     noise = noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
-    right, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
-    runs = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
-    if any(_too_little(right_of_run, images, floor) for right_of_run, floor in runs):
+    hit_counts, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
+    runs = list(zip((hit_counts[: len(a)], hit_counts[len(a) :]), floors, strict=True))
+    if any(_too_little(run_counts, images, floor) for run_counts, floor in runs):
         return {}
-    usable = np.logical_and(*(_usable(right_of_run, images, floor) for right_of_run, floor in runs))
+    usable = np.logical_and(*(_usable(run_counts, images, floor) for run_counts, floor in runs))
     independent = int(ids.max()) + 1
     numbers = []
-    for right_of_run, floor in runs:
-        fits = _fit(right_of_run[:, usable], images[usable], floor, noise)
+    for run_counts, floor in runs:
+        fits = _fit(run_counts[:, usable], images[usable], floor, noise)
         band = PsychometricBand(*_judged(fits, size, _why_too_few(independent)), 0.0, a.shape[1], independent)
         bounded = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
         numbers.append({name: values for name, values in fits.numbers(size).items() if name in bounded})
@@ -257,21 +260,21 @@ def paired_band_intervals(
     return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
 
 
-def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
-    """The state of all numbers where too little is right without noise; `right` is (conditions, 1 + resamples)."""
-    reference = right[0, 0] / images[0]
+def _too_little(hit_counts: Floats, images: Floats, floor: float) -> Estimate | None:
+    """The state of all numbers where too little is right without noise; `hit_counts` is (conditions, 1 + resamples)."""
+    reference = hit_counts[0, 0] / images[0]
     if why := at_chance(reference, floor):
         return nothing(State.AT_CHANCE, why)
-    if right[0, 0] < FEWEST_RIGHT:
+    if hit_counts[0, 0] < FEWEST_RIGHT:
         return _nothing(
-            f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
+            f"{hit_counts[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
         )
     return None
 
 
-def _usable(right: Floats, images: Floats, floor: float) -> Mask:
+def _usable(hit_counts: Floats, images: Floats, floor: float) -> Mask:
     """Which resamples have a threshold."""
-    return np.asarray((right[0] > 0) & (right[0] / images > 2 * floor))
+    return np.asarray((hit_counts[0] > 0) & (hit_counts[0] / images > 2 * floor))
 
 
 def _why_too_few(independent: int) -> str | None:
@@ -298,12 +301,12 @@ class _Fits:
         return numbers | {f"threshold_{f}": sds for f, sds in thresholds}
 
 
-def _fit(right: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
+def _fit(hit_counts: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
     """Thresholds and channels of right answers (conditions, R) among images (R,)."""
     present = noise.present[:, :, None]
-    levels, trials = (np.where(present, counts, 0.0) for counts in (right[noise.rows], images))
+    levels, trials = (np.where(present, counts, 0.0) for counts in (hit_counts[noise.rows], images))
     flat = (len(levels), -1)
-    return _fit_levels(levels.reshape(flat), trials.reshape(flat), right[0] / images, floor, noise)
+    return _fit_levels(levels.reshape(flat), trials.reshape(flat), hit_counts[0] / images, floor, noise)
 
 
 def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float, noise: Noise) -> _Fits:
@@ -390,9 +393,9 @@ def _threshold(
 def _channel(fits: _Fits, size: int, too_few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity."""
     (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, :1]
-    met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
-    if met < FEWEST_FREQUENCIES:
-        note = f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
+    inside_count = int(((sensitivity >= low) & (sensitivity <= high)).sum())
+    if inside_count < FEWEST_FREQUENCIES:
+        note = f"{inside_count} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
         return (_nothing(note),) * 3
     bounds = np.stack(channel_bounds(fits.noise), axis=1)
     for name, fit, ends in zip(("height", "centre", "width"), fits.channel, bounds, strict=True):
@@ -458,30 +461,30 @@ noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
 
 
 def fit_thresholds(
-    right: Floats, images: Floats, reference: Floats, floor: float = 0.0, x: Floats = LEVELS[:, None]
+    hits: Floats, images: Floats, reference: Floats, floor: float = 0.0, x: Floats = LEVELS[:, None]
 ) -> tuple[Floats, Floats]:
     """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
 
-    right (levels, R): right answers; x (levels, R) or (levels, 1): where the levels lie; images (R,) or (levels, R):
+    hits (levels, R): right answers; x (levels, R) or (levels, 1): where the levels lie; images (R,) or (levels, R):
     answers in all, 0 at a level that does not count; reference (R,): the accuracy at noise_sd 0, above 2 * floor.
     """
-    data = (right, images, reference, np.full_like(reference, floor), np.broadcast_to(x, right.shape))
+    data = (hits, images, reference, np.full_like(reference, floor), np.broadcast_to(x, hits.shape))
     low, high = threshold_bounds(x)
     sensitivities = np.arange(low[0] + 2, high[0] - 1, 0.5)
-    start = best_start(_threshold_starts(sensitivities, right, images, reference, floor, x))
+    start = best_start(_threshold_starts(sensitivities, hits, images, reference, floor, x))
     sensitivity, log_slope = maximize(_binomial, start, low, high, data)
     return sensitivity, np.exp2(log_slope)
 
 
 def _threshold_starts(
-    sensitivities: Floats, right: Floats, images: Floats, reference: Floats, floor: float, x: Floats
+    sensitivities: Floats, hits: Floats, images: Floats, reference: Floats, floor: float, x: Floats
 ) -> Iterator[tuple[tuple[float, float], Floats]]:
     """Yield starts (S, log2 slope) with their log-likelihoods (R,), which are those of `_binomial` to the bit.
 
     The data are as for `fit_thresholds`. An accuracy depends on the reference and on x + S, of which there are few
     among resamples and levels, so that its logarithms are computed once for each two of them and looked up.
     """
-    wrong = images - right
+    misses = images - hits
     references, column = np.unique(reference, return_inverse=True)
     levels, level = np.unique(x, return_inverse=True)
     offsets = np.unique(levels + sensitivities[:, None])
@@ -493,7 +496,7 @@ def _threshold_starts(
         row = np.searchsorted(offsets, levels + sensitivity)[level.reshape(x.shape)]
         place = row * len(references) + column
         for log_slope, log_p, log_q in tables:
-            yield (sensitivity, log_slope), (right * log_p.take(place) + wrong * log_q.take(place)).sum(axis=0)
+            yield (sensitivity, log_slope), (hits * log_p.take(place) + misses * log_q.take(place)).sum(axis=0)
 
 
 def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
@@ -517,16 +520,16 @@ def _accuracy(theta: Floats, reference: Floats, floor: Floats, x: Floats) -> Flo
 
 
 def _binomial(
-    theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
+    theta: Floats, hits: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
     sensitivity, slope = theta[0], np.exp2(theta[1])
     images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
     p = _accuracy(theta, reference, floor, x)
-    value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
+    value = (hits * np.log(p) + (images - hits) * np.log1p(-p)).sum(axis=0)
     height, variance = reference - floor, p * (1 - p)
     share = (p - floor) / height
     rise = height * share * (1 - share)  # dp / dlog-odds
-    score = rise * (right - images * p) / variance
+    score = rise * (hits - images * p) / variance
     weight = rise**2 * images / variance
     jacobian = np.empty((2, *p.shape))
     jacobian[0], jacobian[1] = -slope, -np.log(2) * slope * (x + sensitivity)
@@ -676,7 +679,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"psych. {TITLES[number]}",
                 UNITS[number],
                 group="psychometric channel",
@@ -693,7 +696,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(
             name,
-            shown=Shown(
+            display=Display(
                 f"threshold of octave {octave}", "noise_sd", group="psychometric thresholds", estimator="psychometric"
             ),
             applies=partial(_has_octave, octave),

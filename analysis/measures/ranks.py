@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.records import UNKNOWN_RANK
 from .accuracy import listed_by_real
-from .base import ImageValues, Measure, Scope, Shown, has_labels
+from .base import Display, ImageValues, Measure, Scope, has_labels
 from .outcomes import CellOutcomes
 
 
@@ -31,14 +31,14 @@ MEASURES = (
     Measure(
         "reciprocal_rank",
         Scope.CONDITION,
-        Shown("mean reciprocal rank", sense=1),
+        Display("mean reciprocal rank", sense=1),
         applies=has_labels,
         values=_values,
     ),
     Measure(
         "reciprocal_rank_real",
         Scope.CONDITION,
-        Shown("mean reciprocal rank by ReaL", sense=1),
+        Display("mean reciprocal rank by ReaL", sense=1),
         applies=listed_by_real,
         values=_real_values,
     ),

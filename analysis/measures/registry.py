@@ -29,7 +29,7 @@ from . import (
     slices,
     spectral_bias,
 )
-from .base import Available, Estimate, Measure, Shown
+from .base import Available, Display, Estimate, Measure
 from .outcomes import CellOutcomes, Outcomes
 
 GRID_MEASURES: Sequence[Measure[Outcomes]] = (
@@ -61,7 +61,7 @@ MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _AL
 """Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
 
 
-_SHOWN: Mapping[str, Shown] = {measure.name: measure.shown for measure in GRID_MEASURES}
+_DISPLAYS: Mapping[str, Display] = {measure.name: measure.display for measure in GRID_MEASURES}
 
 
 def biases() -> list[str]:
@@ -70,7 +70,7 @@ def biases() -> list[str]:
 
 
 STAND_INS: Mapping[str, str] = {
-    measure.shown.stands_for: measure.name for measure in GRID_MEASURES if measure.shown.stands_for
+    measure.display.stands_for: measure.name for measure in GRID_MEASURES if measure.display.stands_for
 }
 """Measure -> the one that takes its place in comparisons, correlations and charts, where an image set has both."""
 
@@ -84,17 +84,17 @@ def without_replaced(values: pl.DataFrame) -> pl.DataFrame:
 
 def label_of(name: str) -> str:
     """The title of a number in charts and tables; `NAME (IMAGE SET)` is one of several image sets."""
-    return _described(name, lambda shown: shown.label)
+    return _described(name, lambda display: display.label)
 
 
 def title_of(name: str) -> str:
     """The label without its unit."""
-    return _described(name, lambda shown: shown.title)
+    return _described(name, lambda display: display.title)
 
 
-def _described(name: str, words: Callable[[Shown], str]) -> str:
+def _described(name: str, words: Callable[[Display], str]) -> str:
     measure, bracket, image_set = name.partition(" (")
-    return words(MEASURES[measure].shown) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
+    return words(MEASURES[measure].display) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
 
 
 def people_estimates() -> dict[str, Estimate]:
@@ -105,17 +105,19 @@ def people_estimates() -> dict[str, Estimate]:
 
 def panel_titles() -> dict[str, str]:
     """The quantities that a report draws, and what their panels are called."""
-    return {shown.quantity: shown.panel or shown.label for shown in _SHOWN.values() if shown.quantity}
+    return {display.quantity: display.panel or display.label for display in _DISPLAYS.values() if display.quantity}
 
 
 def measures_in(group: str) -> list[str]:
     """Names of the measures of many conditions that are listed under one name, in their order."""
-    return [name for name, shown in _SHOWN.items() if shown.group == group]
+    return [name for name, display in _DISPLAYS.items() if display.group == group]
 
 
 def measure_named(quantity: str, estimator: str) -> str:
     """Name of the measure that estimates a quantity by an estimator."""
-    return next(name for name, shown in _SHOWN.items() if (shown.quantity, shown.estimator) == (quantity, estimator))
+    return next(
+        name for name, display in _DISPLAYS.items() if (display.quantity, display.estimator) == (quantity, estimator)
+    )
 
 
 # Which measures a study has
@@ -160,9 +162,9 @@ def determined_metrics(
     for images, condition in conditions:
         by_set.setdefault(images, []).append(condition)
     determined: list[Determined] = []
-    for images, of_set in by_set.items():
+    for images, set_conditions in by_set.items():
         available = Available(
-            of_set, schemes.get(images.digest, ()), images.labelled, (classes or {}).get(images.digest, CLASSES)
+            set_conditions, schemes.get(images.digest, ()), images.labelled, (classes or {}).get(images.digest, CLASSES)
         )
         determined += _together(images.name, (*GRID_MEASURES, *own_measures), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
@@ -173,7 +175,7 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
     """Measures of one group that lack the same are one entry; otherwise each that lacks something is one by itself."""
     lacks = lacking(measures, available)
     applicable = [measure for measure in measures if measure.name in lacks]
-    for group, grouped in groupby(applicable, lambda measure: measure.shown.group or measure.name):
+    for group, grouped in groupby(applicable, lambda measure: measure.display.group or measure.name):
         names = [measure.name for measure in grouped]
         reasons = {lacks[name] for name in names}
         if len(reasons) == 1:
@@ -203,12 +205,12 @@ def condition_metrics(
         if cell.condition.probe != "clean":
             models.setdefault(cell.image_set, set()).add(cell.model)
     metrics: dict[str, list[str]] = {}
-    for images, of_set in models.items():
+    for images, set_models in models.items():
         available = Available(
             (),
             schemes.get(images.digest, ()),
             images.labelled,
-            checkpoints=len(of_set),
+            checkpoints=len(set_models),
             sliced=images.digest in sliced,
             multilabel=images.decision_space == MULTILABEL,
         )

@@ -22,12 +22,12 @@ from ..statistics.arrays import LEVEL
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     Scope,
-    Shown,
     State,
     less_clean,
     nothing,
@@ -53,13 +53,13 @@ def slice_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
     """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
     shares, clean = _shares(cell), {} if cell.is_clean else _shares(cell.unperturbed())
     estimates = {f"{ACCURACY}_{_words(key)}": less_clean(share, clean.get(key)) for key, share in shares.items()}
-    chosen = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
+    large_shares = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
     names = {name for name, _ in shares}
     for part in ("", *(f"_{name}" for name in sorted(names) if len(names) > 1)):
-        of_part = {key: share for key, share in chosen.items() if part in ("", f"_{key[0]}")}
-        estimates[WORST + part] = _least(of_part)
+        part_shares = {key: share for key, share in large_shares.items() if part in ("", f"_{key[0]}")}
+        estimates[WORST + part] = _least(part_shares)
         if clean:
-            estimates[LOSS + part] = _largest_loss(of_part, clean)
+            estimates[LOSS + part] = _largest_loss(part_shares, clean)
     return estimates
 
 
@@ -111,7 +111,7 @@ MEASURES = tuple(
     Measure(
         name,
         Scope.CONDITION,
-        Shown(title, folded=False),
+        Display(title, folded=False),
         applies=_has_slices,
         estimates=slice_estimates,
         differences=slice_differences,

@@ -43,13 +43,13 @@ from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_o
 from ..statistics.wilson import contributing, share_of_sums
 from .base import (
     Available,
+    Display,
     Ends,
     Estimate,
     Measure,
     Options,
     PublishedFigure,
     Scope,
-    Shown,
     State,
     Words,
     nothing,
@@ -122,7 +122,7 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
     if not names:
         return estimates
     clusters = outcomes.images.clusters
-    intervals = spectral_intervals(_right(outcomes, names), clusters, options.resamples, means=names, chance=chance)
+    intervals = spectral_intervals(_read_hits(outcomes, names), clusters, options.resamples, means=names, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals and np.isfinite(intervals[name]).all():
@@ -142,8 +142,8 @@ def _at_chance(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[st
     clusters = outcomes.images.clusters
 
     def guessed(cells: Sequence[CellOutcomes | None]) -> bool:
-        rights = [cell.right for cell in cells if cell is not None]
-        return all(right is not None and within_chance(share_of(right, clusters), chance) for right in rights)
+        cell_hits = [cell.right for cell in cells if cell is not None]
+        return all(hits is not None and within_chance(share_of(hits, clusters), chance) for hits in cell_hits)
 
     blind = f"that of a blind guess, {chance:.3g}"
     if guessed([outcomes.clean]):
@@ -174,8 +174,8 @@ def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None, chanc
     if clean_right is None or not clean_right.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
-    rights = _right(outcomes, [name])
-    above = rights.sum(axis=1) / rights.shape[1] - chance
+    hits = _read_hits(outcomes, [name])
+    above = hits.sum(axis=1) / hits.shape[1] - chance
     if above[0] <= 0:
         return nothing(State.AT_CHANCE, f"clean accuracy is no greater than that of a blind guess, {chance:.3g}")
     return math.fsum(above[1:] / above[0]) / len(BIAS_CUTOFFS)
@@ -191,7 +191,7 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
     return Estimate(high / (low + high))
 
 
-def _right(outcomes: Outcomes, means: Sequence[str]) -> Mask:
+def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
     """(1 + 5 a mean, n): right or wrong of the clean images, then of each mean's filter at BIAS_CUTOFFS."""
     cells = [outcomes.clean, *(cell for name in means for cell in _filtered(name, outcomes))]
     return np.array([cell.right for cell in cells if cell is not None])
@@ -211,7 +211,7 @@ def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -
     if not means:
         return {}
     intervals = paired_spectral_intervals(
-        _right(a, means), _right(b, means), a.images.clusters, means=means, chances=chances
+        _read_hits(a, means), _read_hits(b, means), a.images.clusters, means=means, chances=chances
     )
     return {f"{CORRECTED}{name}": ends for name, ends in intervals.items()} if above_chance else intervals
 
@@ -237,14 +237,14 @@ def spectral_intervals(
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
         return {}
-    right, images = count_right(correct, ids, resamples, seed)
-    resampled = _values(right, means, chance * images)
+    hit_counts, images = count_right(correct, ids, resamples, seed)
+    resampled = _values(hit_counts, means, chance * images)
     intervals: dict[str, tuple[float, float]] = {}
     for name, (part, base) in _quotients(correct, means, chance).items():
         value, values = resampled[name][0], resampled[name][1:]
         if chance and np.isnan(value):
             continue
-        parts, bases = (np.bincount(ids, right).astype(np.float64) for right in (part, base))
+        parts, bases = (np.bincount(ids, numbers).astype(np.float64) for numbers in (part, base))
         if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
             intervals[name] = interval(values[~np.isnan(values)])
@@ -277,11 +277,11 @@ def paired_spectral_intervals(
     count = int(ids.max()) + 1
     if count < FEWEST_CLUSTERS:
         return {}
-    right, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
+    hit_counts, images = count_right(np.concatenate([a, b]), ids, resamples, seed)
     intervals = {}
     chance_a, chance_b = chances
-    values_a = _values(right[: len(a)], means, chance_a * images)
-    values_b = _values(right[len(a) :], means, chance_b * images)
+    values_a = _values(hit_counts[: len(a)], means, chance_a * images)
+    values_b = _values(hit_counts[len(a) :], means, chance_b * images)
     influences_a, influences_b = _influences(a, ids, means, chance_a), _influences(b, ids, means, chance_b)
     for name in values_a:
         differences = values_b[name] - values_a[name]
@@ -312,23 +312,23 @@ def _influences(
     return influences
 
 
-def _values(right: Floats, means: Sequence[str], guessed: Floats) -> dict[str, Floats]:
+def _values(hit_counts: Floats, means: Sequence[str], guessed: Floats) -> dict[str, Floats]:
     """Name -> its values (resamples,), NaN where it has none, from right answers (1 + 5 a mean, resamples)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             name: np.where(base > 0, part / base, np.nan)
-            for name, (part, base) in _quotients(right, means, guessed).items()
+            for name, (part, base) in _quotients(hit_counts, means, guessed).items()
         }
 
 
-def _quotients(right: NDArray[Any], means: Sequence[str], guessed: Floats | float) -> dict[str, tuple[Floats, Floats]]:
+def _quotients(hits: NDArray[Any], means: Sequence[str], guessed: Floats | float) -> dict[str, tuple[Floats, Floats]]:
     """Name -> (part, whole), (m,) each, whose sums its value is the quotient of; right answers are (1 + 5 a mean, m).
 
     `guessed` is how many of them blind guesses give, (m,) or one number for all. The share is left out where only one
     of the two means is there.
     """
-    clean = right[0] - guessed
-    means_of_cutoffs = right[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1) - guessed
+    clean = hits[0] - guessed
+    means_of_cutoffs = hits[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1) - guessed
     filtered = dict(zip(means, means_of_cutoffs, strict=True))
     quotients = {name: (part, clean) for name, part in filtered.items()}
     if filtered.keys() == PROBES.keys():
@@ -348,7 +348,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
     for bias, title in TITLES.items():
         name, side = f"{CORRECTED}{bias}" if above_chance else bias, SIDES.get(bias)
         columns = [f"metric/bandpass/{side[0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS] if side else ()
-        shown = Shown(
+        display = Display(
             f"{title} above chance" if above_chance else title,
             quantity=name,
             words=Words(change=("relies", f"on {side} frequencies") if side else None),
@@ -359,7 +359,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
         yield Measure(
             name,
             Scope.GRID,
-            shown,
+            display,
             applies=_applies_to_few_classes if above_chance else _applies,
             needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,
             estimates=estimates,

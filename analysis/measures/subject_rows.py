@@ -112,10 +112,10 @@ def row_of(name: str, estimate: Estimate) -> Row:
     return {"metric": name} | estimate.row()
 
 
-def estimates_of(measures: Iterable[Measure[Any]], read: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
+def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
     """The estimates of measures, each function called once."""
     for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
-        yield from function(read, options).items()
+        yield from function(outcomes, options).items()
 
 
 def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
@@ -147,13 +147,13 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
 
 def _mean_estimates(measure: Measure[CellOutcomes], outcomes: Outcomes) -> Iterator[Estimate | None]:
     """Yield the mean over images of a measure that has `values`, under each condition; None where there are none."""
-    read = measure.values or (lambda _: None)
+    read_values = measure.values or (lambda _: None)
     clusters, cells = outcomes.images.clusters, [*outcomes.cells.values()]
-    clean_values = read(outcomes.clean) if outcomes.clean else None
+    clean_values = read_values(outcomes.clean) if outcomes.clean else None
     clean = clean_values.share(clusters) if clean_values and clean_values.comparable else None
     most = max(1, CACHE_IMAGES // len(clusters))
     for block in (cells[first : first + most] for first in range(0, len(cells), most)):
-        values = [read(cell) for cell in block]
+        values = [read_values(cell) for cell in block]
         shares = [image_values and image_values.share(clusters) for image_values in values]
         references = [None if cell.is_clean else clean for cell, share in zip(block, shares, strict=True) if share]
         estimates = iter(all_less_clean([share for share in shares if share], references))

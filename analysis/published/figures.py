@@ -35,10 +35,10 @@ PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
 FEWEST_RESAMPLES = 100
 """Resamples of a table whose intervals are not shown."""
 BIASES: Mapping[str, tuple[str, ...]] = {
-    measure.name: measure.shown.published.columns
+    measure.name: measure.display.published.columns
     for module in (cues, spectral_bias, critical_band)
     for measure in module.MEASURES
-    if measure.shown.published
+    if measure.display.published
 }
 """Figure -> the published columns that it is the mean of."""
 

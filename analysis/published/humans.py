@@ -81,9 +81,9 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
         yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
 
 
-def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
+def _share(hits: pl.Series, images: pl.Series) -> dict[str, Any]:
     """The columns value, low, high and n of a share of answers."""
-    share = share_of(right.to_numpy(), images.rank("dense").to_numpy().astype(np.int64))
+    share = share_of(hits.to_numpy(), images.rank("dense").to_numpy().astype(np.int64))
     low, high = share_interval(share)
     return {"value": share.value, "low": low, "high": high, "n": share.images}
 

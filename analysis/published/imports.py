@@ -70,13 +70,13 @@ UNITS: Mapping[str, str] = {
 }
 
 
-def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
+def _bands(model: str, hits: Any, trials: Any) -> Iterator[dict[str, Any]]:
     keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
-    band = fit_band(integer_thresholds(100 * right / trials))
+    band = fit_band(integer_thresholds(100 * hits / trials))
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
         yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
+    estimates = estimate_band_of_counts(hits, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
     for metric, unit in UNITS.items():
         numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
         yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
@@ -143,8 +143,8 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     predictions.check_distinct("model", "file_name")
     judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
     predictions.refuse("file_name", judged["label"].is_null(), "no label for this file")
-    right = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
-    wide = right.pivot("model", index="file_name", values="right").sort("file_name")
+    hits = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
+    wide = hits.pivot("model", index="file_name", values="right").sort("file_name")
     names = wide.columns[1:]
     if short := [name for name in names if wide[name].null_count()]:
         raise StoreError(f"{files[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")

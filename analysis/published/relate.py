@@ -320,9 +320,9 @@ def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[st
             )
     # Fewer than three models, or values that are all alike, have no coefficient.
     study_rows = [] if study is None else study.drop_nulls("overall").to_dicts()
-    of_study = {(row["bias"], row["benchmark"]): row for row in study_rows}
+    rows_by_benchmark = {(row["bias"], row["benchmark"]): row for row in study_rows}
     for row in table.drop_nulls("overall").to_dicts():
-        counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
+        counterpart = rows_by_benchmark.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
         if (
             counterpart
             and row["overall"] * counterpart["overall"] < 0

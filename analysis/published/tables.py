@@ -25,15 +25,12 @@ class SourceTable:
 
     def where(self, row: int, column: str) -> str:
         """The place of a cell, in words."""
-        return f"{self._row(row)}, column {column or 'model'}"
+        unit, number = "row" if self.headers is None else "line", row + 1 + (self.headers or 0)
+        return f"{self.file}, {unit} {number}, column {column or 'model'}"
 
-    def _row(self, row: int) -> str:
-        number = row + 1 + (self.headers or 0)
-        return f"{self.file}, {'row' if self.headers is None else 'line'} {number}"
-
-    def refuse(self, column: str, wrong: pl.Series, why: str) -> None:
-        """StoreError for the first row of which `wrong` is true; in `why`, {value} and {value!a} stand for its cell."""
-        if (row := first_true(wrong)) is not None:
+    def refuse(self, column: str, mask: pl.Series, why: str) -> None:
+        """StoreError for the first row of which `mask` is true; in `why`, {value} and {value!a} stand for its cell."""
+        if (row := first_true(mask)) is not None:
             value = self.rows[column][row]
             why = why.replace("{value!a}", ascii(value)).replace("{value}", str(value))
             raise StoreError(f"{self.where(row, column)}: {why}")
@@ -77,14 +74,14 @@ class SourceTable:
         text = self.rows[column].str.strip_chars().str.replace_all(",", "")
         text = text.set(text == "", None)
         values = text.cast(pl.Float64, strict=False)
-        wrong = (values.is_null() & text.is_not_null()) | values.is_nan() | values.is_infinite()
-        self.refuse(column, wrong, "'{value}' is not a number; fetch the file again")
+        mask = (values.is_null() & text.is_not_null()) | values.is_nan() | values.is_infinite()
+        self.refuse(column, mask, "'{value}' is not a number; fetch the file again")
         return values
 
 
-def first_true(wrong: pl.Series) -> int | None:
-    """The first row of which it is true."""
-    rows = wrong.fill_null(False).arg_true()
+def first_true(mask: pl.Series) -> int | None:
+    """The first row of which the mask is true; None where there is none."""
+    rows = mask.fill_null(False).arg_true()
     return int(rows[0]) if len(rows) else None
 
 

@@ -156,8 +156,8 @@ def benjamini_hochberg(p: Floats) -> Floats:
 
 def _adjusted(p: Floats, rule: Callable[[Floats, Floats], Floats]) -> Floats:
     """Apply the rule, which is given ascending p-values and their ranks from 1."""
-    made = np.flatnonzero(~np.isnan(p))
-    made = made[np.argsort(p[made], kind="stable")]
+    order = np.flatnonzero(~np.isnan(p))
+    order = order[np.argsort(p[order], kind="stable")]
     adjusted = np.full(len(p), np.nan)
-    adjusted[made] = np.minimum(1, rule(p[made], np.arange(1.0, len(made) + 1)))
+    adjusted[order] = np.minimum(1, rule(p[order], np.arange(1.0, len(order) + 1)))
     return adjusted

@@ -115,8 +115,8 @@ def error_consistencies(
         images: Floats | int = n
     else:
         ids = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-        right, images = count_right(np.concatenate([first[None], seconds, both]), ids, resamples, seed)
-        first_right, (second_right, both_right) = right[:1], np.split(right[1:], 2)
+        hit_counts, images = count_right(np.concatenate([first[None], seconds, both]), ids, resamples, seed)
+        first_right, (second_right, both_right) = hit_counts[:1], np.split(hit_counts[1:], 2)
     p, q = first_right / images, second_right / images
     observed = (images - first_right - second_right + 2 * both_right) / images
     kappa = kappa_of(observed, p, q)
@@ -162,26 +162,26 @@ def kappa_intervals(kappa: Floats) -> tuple[Floats, Floats]:
     """Ends (m,) of the intervals of kappas (m, 1 + resamples), of the data first; NaN with too few that have one."""
     low, high = np.full((2, len(kappa)), np.nan)
     undefined = np.isnan(kappa)
-    whole = ~undefined.any(axis=1)
-    if whole.any():
-        low[whole], high[whole] = intervals(kappa[whole, 1:])
-    for row in np.flatnonzero(~whole & ~undefined[:, 0]):
+    complete_rows = ~undefined.any(axis=1)
+    if complete_rows.any():
+        low[complete_rows], high[complete_rows] = intervals(kappa[complete_rows, 1:])
+    for row in np.flatnonzero(~complete_rows & ~undefined[:, 0]):
         defined = kappa[row, 1:][~undefined[row, 1:]]
         if len(defined) >= ENOUGH * (kappa.shape[1] - 1):
             low[row], high[row] = intervals(defined)
     return low, high
 
 
-def consistency_with_others(right: Mask) -> Floats:
+def consistency_with_others(hits: Mask) -> Floats:
     """(m, n) contributions of each image to the mean kappa of each of m observers with the m - 1 others.
 
     Args:
-        right: (m, n), which of the same n images each has right; m is at least 2.
+        hits: (m, n), which of the same n images each has right; m is at least 2.
 
     Their mean over images is the mean kappa, and they vary as it does, by the formula above. NaN for an observer of
     whom a kappa is undefined.
     """
-    outcomes = right.astype(np.float64)
+    outcomes = hits.astype(np.float64)
     count = outcomes.shape[1]
     p = outcomes.mean(axis=1)
     away, both = outcomes - p[:, None], outcomes @ outcomes.T / count

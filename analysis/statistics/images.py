@@ -24,35 +24,35 @@ def count_right(correct: Mask, ids: Index, resamples: int, seed: int) -> tuple[F
 
     `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1. The draws are a function of `seed`.
     """
-    held = int(ids.max()) + 1
-    table = np.stack([np.bincount(ids, weights=row, minlength=held) for row in correct] + [np.bincount(ids)])
+    cluster_count = int(ids.max()) + 1
+    table = np.stack([np.bincount(ids, weights=row, minlength=cluster_count) for row in correct] + [np.bincount(ids)])
     # Float32 holds counts up to 2^24 as they are, and multiplies twice as fast.
     table = table.astype(np.float32 if len(ids) < 1 << 24 else np.float64)
-    draws = _kept_draws if draws_are_kept(held, resamples) else _draws
-    resampled = [table @ times.T for times in draws(held, resamples, seed)]
+    draws = _kept_draws if draws_are_kept(cluster_count, resamples) else _draws
+    resampled = [table @ times.T for times in draws(cluster_count, resamples, seed)]
     counts = np.concatenate([table.sum(axis=1, keepdims=True), *resampled], axis=1).astype(np.float64)
     return counts[:-1], counts[-1]
 
 
-def draws_are_kept(held: int, resamples: int) -> bool:
+def draws_are_kept(cluster_count: int, resamples: int) -> bool:
     """Whether draws of so many clusters are kept, since every model of a study asks for the same."""
-    return resamples * held <= _DRAWS_AT_ONCE
+    return resamples * cluster_count <= _DRAWS_AT_ONCE
 
 
-def _draws(held: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+def _draws(cluster_count: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
     """(…, C): how often each cluster is drawn, for some resamples at a time."""
     rng = np.random.default_rng(seed)
-    step = max(1, _DRAWS_AT_ONCE // held)
+    step = max(1, _DRAWS_AT_ONCE // cluster_count)
     for first in range(0, resamples, step):
         size = min(step, resamples - first)
-        drawn = rng.integers(held, size=(size, held)) + np.arange(size)[:, None] * held
-        times = np.bincount(drawn.ravel(), minlength=size * held).reshape(size, held)
+        indices = rng.integers(cluster_count, size=(size, cluster_count)) + np.arange(size)[:, None] * cluster_count
+        times = np.bincount(indices.ravel(), minlength=size * cluster_count).reshape(size, cluster_count)
         yield times.astype(np.float32)
 
 
 @lru_cache(maxsize=2)
-def _kept_draws(held: int, resamples: int, seed: int) -> tuple[NDArray[np.float32], ...]:
-    return tuple(_draws(held, resamples, seed))
+def _kept_draws(cluster_count: int, resamples: int, seed: int) -> tuple[NDArray[np.float32], ...]:
+    return tuple(_draws(cluster_count, resamples, seed))
 
 
 def interval(values: Floats) -> tuple[float, float]:

@@ -116,9 +116,9 @@ def paired_difference(
         freedom[spread] = np.minimum(count - 1, 2 * deviations[spread].sum(axis=1) ** 2 / fourth[spread])
     independent = (squares - n * mean[:, 0] ** 2) * n / (n - 1)
     effect = ((clustered + UNSEEN * (sizes**2).mean()) / (independent + UNSEEN * sizes.mean())).clip(1)
-    u, v, whole = (squares + total) / 2 / effect + 1, (squares - total) / 2 / effect + 1, n / effect + 2
-    centre = (u - v) / whole
-    error = np.sqrt(((u + v) / whole - centre**2) / whole)
+    u, v, trials = (squares + total) / 2 / effect + 1, (squares - total) / 2 / effect + 1, n / effect + 2
+    centre = (u - v) / trials
+    error = np.sqrt(((u + v) / trials - centre**2) / trials)
     return PairedDifference(centre, error, np.maximum(1, freedom), effect)
 
 

@@ -129,24 +129,24 @@ def _hits(kernel: Floats, permuted: Whole, folds: Whole) -> Mask:
     classes = int(permuted.max()) + 1
     hits = np.zeros(permuted.shape, np.bool_)
     for fold in np.unique(folds):
-        held, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        train, test = kernel[np.ix_(rest, rest)], kernel[np.ix_(held, rest)]
+        test_rows, train_rows = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        train, test = kernel[np.ix_(train_rows, train_rows)], kernel[np.ix_(test_rows, train_rows)]
         mean = train.mean(axis=0)
         train = train - mean - mean[:, None] + mean.mean()
         test = test - mean - test.mean(axis=1, keepdims=True) + mean.mean()
-        strength = train.trace() / len(rest)
+        strength = train.trace() / len(train_rows)
         if strength <= 0:
             weights = np.zeros_like(test)
         else:
-            weights = solve(train + strength * np.eye(len(rest)), test.T, assume_a="pos").T
+            weights = solve(train + strength * np.eye(len(train_rows)), test.T, assume_a="pos").T
         for first in range(0, len(permuted), AT_ONCE):
             part = permuted[first : first + AT_ONCE]
-            rows = (np.arange(len(part))[:, None] * classes + part[:, rest]).ravel()
-            columns = np.tile(np.arange(len(rest)), len(part))
-            shape = (len(part) * classes, len(rest))
+            rows = (np.arange(len(part))[:, None] * classes + part[:, train_rows]).ravel()
+            columns = np.tile(np.arange(len(train_rows)), len(part))
+            shape = (len(part) * classes, len(train_rows))
             targets = csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
             counts = targets.sum(axis=1)[:, None]
             outputs = np.where(counts > 0, targets @ weights.T / np.maximum(counts, 1), -np.inf)
             predicted = outputs.reshape(len(part), classes, -1).argmax(axis=1)
-            hits[first : first + len(part), held] = predicted == part[:, held]
+            hits[first : first + len(part), test_rows] = predicted == part[:, test_rows]
     return hits

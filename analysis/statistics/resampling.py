@@ -59,16 +59,16 @@ class Spread:
         """Which variables have an interval, of one model at least."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
-    def drawn(self, values: Floats, normal: Floats) -> Floats:
-        """Values moved by standard normal numbers: its 2.5 and 97.5 % quantiles are the interval's ends."""
+    def move(self, values: Floats, normal: Floats) -> Floats:
+        """Move values by standard normal numbers; the ends of the interval are the 2.5 and 97.5 % quantiles."""
         return np.asarray(values + normal / Z * np.where(normal > 0, self.up, self.down))
 
 
 def resample_weights(n: int, resamples: int, seed: int) -> Floats:
     """(resamples, n): how often each model is drawn, n draws with replacement."""
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    drawn += n * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    indices = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    indices += n * np.arange(resamples)[:, None]
+    return np.bincount(indices.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
@@ -110,7 +110,7 @@ def crossed_bootstrap(
             factors = together.standard_normal((len(normal), shared.shape[-1]))
             moved = np.einsum("rk,vnk->rvn", factors, shared[driven], optimize=True)
             normal[:, driven] = np.where(has_factors[driven], moved, normal[:, driven])
-        moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
+        moved_x, moved_y = x_spread.move(x, normal[:, : len(x)]), y_spread.move(y, normal[:, len(x) :])
         resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(resampled)
 
@@ -140,10 +140,10 @@ def percentile_interval(resampled: Floats) -> Interval:
     return _between(resampled, ends, 1 - ends)
 
 
-def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[Interval]:
+def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) -> list[Interval]:
     """The bias-corrected and accelerated intervals (Efron 1987) of coefficients of x (a, n) with y (b, n).
 
-    drawn: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
+    distributions: resampled coefficients, (resamples, a, b) of each kind, which has an interval of its own.
     """
     n = x.shape[-1]
     estimate, jackknife = coefficients(method, x, y, np.ones(n)), _weighted(method, x, y, 1 - np.eye(n))
@@ -151,7 +151,7 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *drawn: Floats) -> list[
     intervals = []
     with np.errstate(invalid="ignore", divide="ignore"):
         a = np.where((d == 0).all(axis=0), 0, (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5))
-        for resampled in drawn:
+        for resampled in distributions:
             defined = (~np.isnan(resampled)).sum(axis=0)
             below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
             z0 = scipy.special.ndtri(below)

@@ -61,10 +61,10 @@ class Share:
     """(C,): images of each cluster, in the set that has most of them."""
 
 
-def share_of(right: Mask | Floats, clusters: Whole) -> Share:
+def share_of(scores: Mask | Floats, clusters: Whole) -> Share:
     """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
-    value, n = float(right.mean()), len(right)
-    away = right - value
+    value, n = float(scores.mean()), len(scores)
+    away = scores - value
     independent = float(np.square(away).mean()) / n
     if (clusters[1:] > clusters[:-1]).all():  # each image stands for itself
         return Share(value, n, clusters, away / n, independent, 1.0, np.ones(n))
@@ -148,18 +148,18 @@ FEWEST_APART = 10
 """Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
 
 
-def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each, `right` in [0, 1].
+def ratio_interval(scores: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of scores / clean, the ratio of two shares of one set's n images; (n,) each, scores in [0, 1].
 
     There is none where nothing is right when clean, or with one cluster.
     """
     distinct, place = np.unique(clusters, return_inverse=True)
     if not clean.any() or len(distinct) == 1:
         return None, None
-    ratio = right.sum() / clean.sum()
-    deviations = np.bincount(place, right - ratio * clean).astype(np.float64)
+    ratio = scores.sum() / clean.sum()
+    deviations = np.bincount(place, scores - ratio * clean).astype(np.float64)
     if contributing(deviations) < FEWEST_APART:
-        return quotient(share_of(right, clusters), share_of(clean, clusters))
+        return quotient(share_of(scores, clusters), share_of(clean, clusters))
     half = Z * sqrt((deviations**2).sum() * len(distinct) / (len(distinct) - 1)) / clean.sum()
     return max(0.0, float(ratio - half)), float(ratio + half)
 
@@ -243,9 +243,9 @@ def _exact(share: Share) -> tuple[float, float]:
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
     low, high, effective = (float(number[0]) for number in wilson_intervals([share]))
-    n, right = effective, effective * share.value
-    below = float(scipy.special.betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
-    above = float(scipy.special.betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0
+    n, hits = effective, effective * share.value
+    below = float(scipy.special.betaincinv(hits, n - hits + 1, ALPHA / 2)) if hits > 0 else 0.0
+    above = float(scipy.special.betaincinv(hits + 1, n - hits, 1 - ALPHA / 2)) if hits < n else 1.0
     return min(below, low), max(above, high)
 
 

@@ -90,39 +90,39 @@ def widening(deviations: Floats, sizes: Floats | Whole, independent: Floats) -> 
 
 
 def share_of_sums(
-    right: Floats, sizes: Floats, widest: Floats | float | None = None
+    hits: Floats, sizes: Floats, widest: Floats | float | None = None
 ) -> tuple[float, float] | tuple[None, None]:
-    """Ends of the interval of sum right / sum sizes, from right answers and answers by cluster, (clusters,).
+    """Ends of the interval of sum hits / sum sizes, from right answers and answers by cluster, (clusters,).
 
     Clusters without an answer say nothing. No interval where fewer than two clusters have one. For `widest`, see
     `interval_of_sums`.
     """
-    right, sizes = right[sizes > 0], sizes[sizes > 0]
+    hits, sizes = hits[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return None, None
-    low, high, _ = interval_of_sums(right, sizes, widest)
+    low, high, _ = interval_of_sums(hits, sizes, widest)
     return float(low), float(high)
 
 
 def interval_of_sums(
-    right: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
+    hits: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """(low, high, effective) of shares sum right / sum sizes, from right answers (…, clusters) and sizes (clusters,).
+    """(low, high, effective) of shares sum hits / sum sizes, from right answers (…, clusters) and sizes (clusters,).
 
     Every cluster has an answer. `widest` is `widening` where none is given: sizes that are numbers of right answers,
     and no plan of what to photograph, have 1.
     """
-    share, effective, freedom = counted_share(right, sizes, widest)
+    share, effective, freedom = counted_share(hits, sizes, widest)
     return *wilson(share, effective, student(freedom)), effective
 
 
 def counted_share(
-    right: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
+    hits: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """(share, effective, degrees of freedom) of what `interval_of_sums` takes: what the interval is made of."""
     n = sizes.sum()
-    share = np.asarray(right.sum(axis=-1) / n)
-    deviations, independent = (right - sizes * share[..., None]) / n, share * (1 - share) / n
+    share = np.asarray(hits.sum(axis=-1) / n)
+    deviations, independent = (hits - sizes * share[..., None]) / n, share * (1 - share) / n
     if widest is None:
         widest = widening(deviations, sizes, independent)
     return share, *effective_images(share, deviations, independent, round(n), widest)
@@ -160,8 +160,8 @@ def effective_images(
         fourth = (deviations**4).sum(axis=-1)
         spread = fourth * float(images) ** 4 > NO_SPREAD
         # The square of an array differs from that of a number in its last bit; float_power takes both for numbers.
-        seen = np.where(spread, 2 * np.float_power(second, 2) / np.where(spread, fourth, 1), np.inf)
-        freedom = np.minimum(count - 1, seen)
+        estimate = np.where(spread, 2 * np.float_power(second, 2) / np.where(spread, fourth, 1), np.inf)
+        freedom = np.minimum(count - 1, estimate)
         variance = second * (count / max(1, count - 1)) * widest
     else:
         freedom, variance = np.full(np.shape(share), independent_freedom(count)), second

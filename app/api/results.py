@@ -136,8 +136,8 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
     return [
         {
             "name": measure.name,
-            "title": measure.shown.title,
-            "unit": measure.shown.unit,
+            "title": measure.display.title,
+            "unit": measure.display.unit,
             "scope": measure.scope.value,
             "bias": measure.is_bias,
         }

@@ -82,7 +82,8 @@ def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
     return (
         f"{', '.join(deletion.labels)}: {plural(deletion.cells, 'cell')} with "
         f"{plural(deletion.predictions, 'prediction')}",
-        f"{plural(deletion.kept, 'cell')} {'stays' if deletion.kept == 1 else 'stay'}, which something else uses",
+        f"{plural(deletion.remaining_cells, 'cell')} {'stays' if deletion.remaining_cells == 1 else 'stay'}, "
+        "which something else uses",
     )
 
 
@@ -96,8 +97,8 @@ def print_merged(merged: Merged, databases: Sequence[File], table_format: TableF
             "confidence": contradiction.confidence,
             **{
                 f"{database}_{side}": value
-                for side, path, ran in zip("ab", contradiction.databases, contradiction.ran, strict=True)
-                for database, value in (("database", str(path)), ("ran", ran))
+                for side, path, session in zip("ab", contradiction.databases, contradiction.sessions, strict=True)
+                for database, value in (("database", str(path)), ("ran", session))
             },
         }
         for contradiction in merged.contradictions

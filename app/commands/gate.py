@@ -64,20 +64,26 @@ def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableF
     Args:
         junit: write the verdicts as JUnit's XML, too.
     """
-    counts, failed = gated.counts, gated.ran.get("failed")
+    counts, failed = gated.counts, gated.run_summary.get("failed")
     rows = [{"condition": condition_in_words(row)} | row for row in gated.rows.to_dicts()]
     if junit is not None:
         _write_junit(Path(junit), gated.label, rows)
     headline = f"{gated.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
-        document = {"compared": gated.label, **counts, **facts, "worst": gated.worst and dict(gated.worst), **gated.ran}
+        document = {
+            "compared": gated.label,
+            **counts,
+            **facts,
+            "worst": gated.worst and dict(gated.worst),
+            **gated.run_summary,
+        }
         print_document(document | {"checkpoints": _summaries(gated), "rows": rows}, table_format)
     else:
         _print(gated, headline, rows, facts, table_format)
     if failed:
         raise BandlensError(
-            f"{len(failed)} of {gated.ran['cells']} cells failed, the first: {failed[0]['cell']}: "
+            f"{len(failed)} of {gated.run_summary['cells']} cells failed, the first: {failed[0]['cell']}: "
             f"{failed[0]['error']}; the others are stored and compared, and the next gate tries the failed ones again"
         )
     if counts["fail"]:
@@ -117,7 +123,7 @@ def _summaries(gated: Gated) -> list[dict[str, Any]]:
 
 
 def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table_format: Format) -> None:
-    note, ran = partial(print_note, table_format=table_format), gated.ran
+    note, ran = partial(print_note, table_format=table_format), gated.run_summary
     if ran:
         note(
             f"ran {ran['ran']:,} of {plural(ran['cells'], 'cell')}, {plural(ran['predictions'], 'prediction')} in "

@@ -154,9 +154,9 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
     image_set, choice = rows["image_set"][0], as_errors(results.select_choice(rows))
     metrics = results.metrics.filter(image_set=image_set)
     cuts = {
-        measure.shown.cut_of: metrics.filter(metric=measure.name)
+        measure.display.cut_of: metrics.filter(metric=measure.name)
         for measure in GRID_MEASURES
-        if measure.shown.cut_of and measure.name in metrics["metric"]
+        if measure.display.cut_of and measure.name in metrics["metric"]
     }
     panels = {
         panel: mark_half_cuts(chart, cuts[probe], part) if probe in cuts else chart
@@ -241,7 +241,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
 def _numbers(results: ReportData) -> Iterator[Figure]:
     """Yield each quantity of each model on an image set, with its interval, and models beside people."""
     titles = panel_titles() | results.own_titles
-    names = [name for name, measure in MEASURES.items() if measure.shown.quantity] + [*results.own_titles]
+    names = [name for name, measure in MEASURES.items() if measure.display.quantity] + [*results.own_titles]
     for number, image_set, rows in _by_image_set(results.metrics):
         choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
         panels, table = number_panels(choice, titles, series_of(choice)), rows.select(METRIC_COLUMNS)
@@ -252,7 +252,7 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
 
 def _measures(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe; parts of a measure are a table."""
-    primary = [name for name, measure in MEASURES.items() if measure.shown.primary]
+    primary = [name for name, measure in MEASURES.items() if measure.display.primary]
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(primary), pl.col("value").is_not_null())
     # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
@@ -278,7 +278,7 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     metric, domain = rows["metric"][0], (0.0, 1.0)
     title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
     # Shares are drawn from 0 to 1, and other numbers as far as they reach.
-    if measure is None or measure.shown.unit != "share":
+    if measure is None or measure.display.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
@@ -292,7 +292,7 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
     }
     table, folded = (
         rows.sort("checkpoint", "place").select(MEASURE_COLUMNS),
-        measure is not None and measure.shown.folded,
+        measure is not None and measure.display.folded,
     )
     name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
     return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(choice), folded=folded)

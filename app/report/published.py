@@ -145,7 +145,7 @@ def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
         values = atlas(store)
         names = joined(store, results.label, values)
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
-    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].shown.published)}
+    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].display.published)}
     metrics = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
     yield from _own_figure(metrics, study, results)
 

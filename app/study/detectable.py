@@ -43,7 +43,7 @@ STORED_CELLS = """
 SELECT DISTINCT cell, clean_cell, image_set_id, detail.labelled, itself, digest, checkpoint_id, probe, parameters
 FROM study_detail AS detail JOIN image_set ON image_set.id = image_set_id WHERE NOT itself ORDER BY ALL
 """
-KAPPAS = {name for name, measure in MEASURES.items() if measure.shown.unit == "kappa"}
+KAPPAS = {name for name, measure in MEASURES.items() if measure.display.unit == "kappa"}
 """Measures of error consistency, whose spread is that of each condition."""
 
 
@@ -62,7 +62,7 @@ class Detectable:
     """The source of the standard error, in words."""
 
     def __str__(self) -> str:
-        unit = MEASURES[self.measure].shown.unit if self.measure in MEASURES else ""
+        unit = MEASURES[self.measure].display.unit if self.measure in MEASURES else ""
         if unit == "share" and self.difference > 1:
             return f"{self.measure} none"
         return f"{self.measure} {self.difference:.2g} {unit if unit not in ('share', 'kappa') else ''}".rstrip()

@@ -74,7 +74,7 @@ def gate_study_precision(
         )
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            return replace(gate_precision(store, ran.label, pairs, study.gate, advance), ran=ran.numbers)
+            return replace(gate_precision(store, ran.label, pairs, study.gate, advance), run_summary=ran.numbers)
 
 
 def _resolved(study: Study, option: str, text: str) -> Work:
@@ -121,7 +121,7 @@ def gate_study_release(
             store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
-    return replace(gated, ran=ran.numbers) if ran else gated
+    return replace(gated, run_summary=ran.numbers) if ran else gated
 
 
 NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")

@@ -82,7 +82,7 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     keys = {"models": str(tmp_path / "models"), "engine": "tensorrt", "precision": precision, "batch": 0}
     keys |= {"probes": {"lowpass": {"cutoff": 0.3}}}
     gated = gate_study_precision(replace(study, toml="", **keys), tmp_path / "results.duckdb", "fp32", precision)
-    assert gated.ran["cells"] == 4
+    assert gated.run_summary["cells"] == 4
     sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
     assert sessions == sorted([(precision, BATCH), ("fp32", BATCH)])
 

@@ -52,6 +52,6 @@ def test_killed_and_gated_again_it_goes_on_where_it_stopped(tmp_path: Path) -> N
     total, stored = COUNT * 2 * 2 * 2, ask(db, "SELECT count(*) FROM prediction")[0][0]
     result = gate_study_precision(Study.read(study), db, *ENGINES)
     assert 0 < stored < total
-    assert result.ran["predictions"] == total - stored
+    assert result.run_summary["predictions"] == total - stored
     assert_frame_equal(rows_of(db), rows_of(whole))
     assert_frame_equal(result.rows.drop("cell"), expected.drop("cell"))

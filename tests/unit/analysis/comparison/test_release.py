@@ -168,7 +168,7 @@ def test_independent_rows_have_sidaks_quantile() -> None:
 
 def test_equal_rows_are_one() -> None:
     pair = simulated(np.random.default_rng(0), [0], 3000)
-    pair = pair_of(*(np.repeat(mask, 40, axis=0) for mask in pair.right))
+    pair = pair_of(*(np.repeat(mask, 40, axis=0) for mask in pair.hits))
     assert np.quantile(pair.largest(whole(pair), 1), 0.95) == pytest.approx(norm.ppf(0.975), abs=0.08)
 
 

@@ -144,7 +144,7 @@ def test_a_study_without_filters_says_what_to_do(tmp_path: Path, analyzed: bool)
 
 def test_every_state_that_determines_nothing_says_what_to_do() -> None:
     for measure in GRID_MEASURES:
-        if (words := measure.shown.words).verdict:
+        if (words := measure.display.words).verdict:
             assert {*REMEDIES, *words.remedies} == {*State} - {State.OK, State.DOUBTFUL}
 
 

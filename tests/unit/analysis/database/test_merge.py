@@ -248,8 +248,8 @@ def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], t
     (contradiction,) = refused.contradictions
     assert (contradiction.images, contradiction.classes, contradiction.confidence) == (5, 2, 0)
     assert contradiction.databases == tuple(pair)
-    for ran in contradiction.ran:
-        assert ran == 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
+    for session in contradiction.sessions:
+        assert session == 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
     with pytest.raises(StoreError, match=r"contradict each other, 1 times in all, the first: net, set, lowpass"):
         refused.raise_contradictions()
     assert sorted(tmp_path.iterdir()) == sorted(pair)

@@ -210,7 +210,7 @@ def test_cells_of_a_gate_stay(filled: Store) -> None:
         [gated, gated],
     )
     deletion = delete_study(filled, "alone")
-    assert (deletion.cells, deletion.kept) == (0, 1)
+    assert (deletion.cells, deletion.remaining_cells) == (0, 1)
     assert filled.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
 
 

@@ -132,7 +132,7 @@ def test_values_without_intervals_are_not_moved(method: Method) -> None:
 
 def test_drawn_values_keep_the_ends_of_their_interval() -> None:
     spread = Spread(np.array([[1.0]]), np.array([[3.0]]))
-    drawn = spread.drawn(np.array([[10.0]]), np.random.default_rng(0).standard_normal((40_000, 1, 1)))
+    drawn = spread.move(np.array([[10.0]]), np.random.default_rng(0).standard_normal((40_000, 1, 1)))
     assert np.quantile(drawn, [0.025, 0.5, 0.975]) == pytest.approx([9, 10, 13], abs=0.1)
 
 

@@ -157,9 +157,9 @@ def test_gates_reuse_what_they_ran(study: Path) -> None:
     database = study.with_name("results.duckdb")
     plain = Study.read(study)
     first = gate_study_precision(plain, database, "fp32", "torch:fp32")
-    assert first.ran is not None
-    assert first.ran["predictions"] == 2 * OLD * len(resolve(plain).cells)
+    assert first.run_summary is not None
+    assert first.run_summary["predictions"] == 2 * OLD * len(resolve(plain).cells)
     work = grow(study)
-    again = gate_study_precision(work.study, database, "fp32", "torch:fp32").ran
+    again = gate_study_precision(work.study, database, "fp32", "torch:fp32").run_summary
     assert again is not None
     assert again["predictions"] == 2 * NEW * len(work.cells)
