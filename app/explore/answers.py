@@ -70,7 +70,7 @@ ANSWERS = """
 SELECT cell, image_index, predicted, label_rank, confidence
 FROM prediction WHERE cell IN ({cells}) AND image_index IN ({which})
 """
-SHOWN = """
+IMAGES_OF_PAGE = """
 SELECT image.image_index, image.path, truth.class AS label
 FROM image
 LEFT JOIN label AS truth
@@ -261,7 +261,7 @@ class Answers:
             page = fitting.slice(query.offset, min(query.limit, PAGE_TILES))
             numbers = _listed(page["image_index"])
             images = page.join(
-                store.frame(SHOWN.format(which=numbers), [cell_a["image_set_id"]]),
+                store.frame(IMAGES_OF_PAGE.format(which=numbers), [cell_a["image_set_id"]]),
                 on="image_index",
                 maintain_order="left",
             )
@@ -387,8 +387,8 @@ class Answers:
 
 def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """The conditions that some cell has, told by their frequencies where these are the same on all image sets."""
-    several = pl.col("cycles").n_unique() > 1
-    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~several).then(pl.col("cycles").first()))
+    varies = pl.col("cycles").n_unique() > 1
+    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~varies).then(pl.col("cycles").first()))
     return conditions.join(cycles, on="digest", maintain_order="left").with_columns(
         setting_in_cycles=frequency_settings()
     )

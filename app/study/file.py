@@ -203,7 +203,7 @@ def stored_limits(label: str, toml: str) -> Limits:
 
 
 # A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.
-LARGEST = 1 << 18
+MOST_BYTES = 1 << 18
 """The most bytes that a study file may have."""
 MOST_DOTS = 1000
 """The most dots that a line may have: the time that a dotted key takes grows with the square of its parts."""
@@ -211,10 +211,10 @@ MOST_DOTS = 1000
 
 def _text(file: Path) -> str:
     try:
-        return read_text(file, LARGEST, pipe=True)
+        return read_text(file, MOST_BYTES, pipe=True)
     except FileNotFoundError:
-        known = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
-        advice = f"did you mean {known}?" if known.is_file() else f"`bandlens init {known}` writes one"
+        toml_file = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
+        advice = f"did you mean {toml_file}?" if toml_file.is_file() else f"`bandlens init {toml_file}` writes one"
         if file.suffix == ".duckdb":
             advice = f"a results database is given with --db {file}"
         raise UsageError(f"no study file {file}; {advice}") from None
@@ -266,8 +266,8 @@ def _written(where: str, keys: Mapping[str, Any]) -> str:
         size = len(toml.encode())
     except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
         raise UsageError(f"{where} cannot be written as TOML: {error}; give text, numbers, lists and tables") from None
-    if size > LARGEST:
-        raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {LARGEST:,} are read")
+    if size > MOST_BYTES:
+        raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {MOST_BYTES:,} are read")
     return toml
 
 
