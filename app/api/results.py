@@ -78,8 +78,8 @@ def analyze(
     path, options = existing(db), Options(resamples, rgb_reference)
     name, measures = str(study), []
     if is_study_file(study):
-        read = read_study(study)
-        name, measures = read.name, read_measures(read.measures, read.folder)
+        study = read_study(study)
+        name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
@@ -131,8 +131,8 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
 
     measures = list(MEASURES.values())
     if study is not None:
-        read = read_study(study)
-        measures += [measure.grid_measure for measure in read_measures(read.measures, read.folder)]
+        study = read_study(study)
+        measures += [measure.grid_measure for measure in read_measures(study.measures, study.folder)]
     return [
         {
             "name": measure.name,

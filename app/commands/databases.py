@@ -96,16 +96,16 @@ def print_merged(merged: Merged, databases: Sequence[File], table_format: TableF
             "confidence": contradiction.confidence,
             **{
                 f"{database}_{side}": value
-                for side, path, ran in zip("ab", contradiction.databases, contradiction.ran, strict=True)
-                for database, value in (("database", str(path)), ("ran", ran))
+                for side, path, sessions in zip("ab", contradiction.databases, contradiction.ran, strict=True)
+                for database, value in (("database", str(path)), ("ran", sessions))
             },
         }
         for contradiction in merged.contradictions
     ]
     counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
     if table_format != Format.table:
-        found = {"contradicted": merged.contradicted, "contradictions": contradictions}
-        print_document({"studies": merged.studies, **counts, **found}, table_format)
+        document = {"studies": merged.studies, **counts, "contradicted": merged.contradicted}
+        print_document(document | {"contradictions": contradictions}, table_format)
     elif contradictions:
         print_lines(contradictions)
     out = merged.raise_contradictions().out

@@ -71,9 +71,9 @@ def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: Table
         return
     columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
     titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
-    shown = _two_decimals if table_format == Format.table else lambda _name, value: value
+    format_value = _two_decimals if table_format == Format.table else lambda _name, value: value
     print_rows(
-        [{titles.get(name, name): shown(name, row[name]) for name in columns} for row in rows.to_dicts()],
+        [{titles.get(name, name): format_value(name, row[name]) for name in columns} for row in rows.to_dicts()],
         table_format,
         "{} models of {} families".format(*rows.select("n", "families").max().row(0)),
     )

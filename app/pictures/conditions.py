@@ -116,8 +116,8 @@ class Conditions:
         position = np.array([index])
         batch = Batch(images.take(position), images.keys[position], position, seed)
         perturb = self._families[condition.probe].perturb
-        [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
-        pixels: NDArray[np.uint8] = np.round(made[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+        [(_, batch_pixels)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
+        pixels: NDArray[np.uint8] = np.round(batch_pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
         return pixels
 
 

@@ -66,16 +66,16 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP), 2 * MARGIN + down * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for tile_number, (row, index, caption) in enumerate(zip(tiles, places, captions, strict=False)):
-        left, top = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
+        x, y = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
         pictures = [clean(images, index)]
         if perturbed:
             condition, seed = settings[_condition_key(row)]
             pictures.append(conditions.apply(images, index, condition, seed))
         for number, pixels in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(tile, (left + number * TILE, top))
+            sheet.paste(tile, (x + number * TILE, y))
         for number, line in enumerate(caption):
-            draw.text((left, top + TILE + 2 + number * LINE), line, "black", font)
+            draw.text((x, y + TILE + 2 + number * LINE), line, "black", font)
     write_png(sheet, out)
     return len(tiles)
 

@@ -63,11 +63,11 @@ def verdict_section(results: ReportData, against: Verdict | None) -> Section:
     if findings and findings[0] == f"{_title_of(findings[0])}.":
         findings = findings[1:]
     text = [*findings, *undetermined, *(f"Warning: {doubt}." for doubt in results.doubts)]
-    done = int(results.cells["complete"].sum())
-    if done < len(results.cells):
+    complete_count = int(results.cells["complete"].sum())
+    if complete_count < len(results.cells):
         text.append(
-            f"{done:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
-            "run` goes on where it stopped."
+            f"{complete_count:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; "
+            "`bandlens run` goes on where it stopped."
         )
     if not results.image_sets["labelled"].all():
         text.append(AGREEMENT)

@@ -69,12 +69,12 @@ def gate_study_precision(
             reuse_predictions(work, store)
             return f"{names[1]} against {names[0]}"
 
-        ran = run_whole(
+        summary = run_whole(
             work, store, begin, stored_images(work, store), range_seconds, keep_progress(database, progress)
         )
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            return replace(gate_precision(store, ran.label, pairs, study.gate, advance), ran=ran.numbers)
+            return replace(gate_precision(store, summary.label, pairs, study.gate, advance), ran=summary.numbers)
 
 
 def _resolved(study: Study, option: str, text: str) -> Work:
@@ -99,15 +99,15 @@ def gate_study_release(
     with open_store(Path(against) if other_database else database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
         label_a = earlier_label(store, against, name.partition("@")[0])
-    ran = None
+    summary = None
     if isinstance(study, Study):
         check_names(replace(study.gate, **limits))  # before what may run for hours
-        ran = run_study(resolve(study, database), database, progress=progress).raise_failures()
+        summary = run_study(resolve(study, database), database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
         is_other_file = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
-        run_a, run_b = Run(store_a, label_a), Run(store_b, ran.label if ran else study_label(store_b, name))
+        run_a, run_b = Run(store_a, label_a), Run(store_b, summary.label if summary else study_label(store_b, name))
         limits_of_study = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
         _refuse_unfinished(run_b, replace(limits_of_study, **limits), against)
         names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
@@ -121,7 +121,7 @@ def gate_study_release(
             store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
-    return replace(gated, ran=ran.numbers) if ran else gated
+    return replace(gated, ran=summary.numbers) if summary else gated
 
 
 NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")

@@ -72,9 +72,9 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
     if usual and tuning and best and best.engine != usual.engine:
         change = tuning.change(best.engine, study.thread_count)
         preferred = usual.engine if change else best.engine
-        stored = _stored_engines(study, database) if database is not None and database.exists() else set()
-        kept = [name for name in (usual.engine, best.engine) if name in stored and readiness(name).ready]
-        engine = next(iter(kept), preferred)
+        engines = _stored_engines(study, database) if database is not None and database.exists() else set()
+        candidates = [name for name in (usual.engine, best.engine) if name in engines and readiness(name).ready]
+        engine = next(iter(candidates), preferred)
         if engine != preferred:
             why = f"{database} has its predictions; `--engine {preferred}` runs all anew"
         elif change:
@@ -268,13 +268,13 @@ def _models(entries: list[str], folder: Path | None) -> list[Model]:
         if exported is None:
             exported = [load_model(folder, name) for name in model_names(folder)]
         category = entry.removeprefix("category:")
-        chosen = {model.name: model for model in exported if entry == "*" or model.category == category}
+        entry_models = {model.name: model for model in exported if entry == "*" or model.category == category}
         if not exported:
             raise UsageError(
                 f"no models in {folder or models_folder()}, so no '{entry}'; name their folder in the study, as in "
                 'models = "models", or see `bandlens export`'
             )
-        if not chosen:
+        if not entry_models:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
-        models |= chosen
+        models |= entry_models
     return list(models.values())
