@@ -43,7 +43,7 @@ from .study.file import is_study_name
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
-NEEDED = ("file_name", "predicted_class")
+PREDICTION_COLUMNS = ("file_name", "predicted_class")
 PROBABILITY = "predicted_probability"
 SUFFIXES = (".parquet", ".csv")
 IMPORTED_CELLS = """
@@ -76,7 +76,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
 
     Raises UsageError where the file or the checkpoint in it is not there, and StoreError where the file is unsound.
     """
-    table = _select_model(_read(file, NEEDED), checkpoint)
+    table = _select_model(_read(file, PREDICTION_COLUMNS), checkpoint)
     if images.labels is None:
         raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
     predicted, probability = _in_order(table, images)

@@ -221,10 +221,10 @@ def _shrink(block: Table, width: int, shortest: int) -> Table:
     lengths = dict.fromkeys(names, longest or shortest)
     if longest is None:
         lengths[first] = max(shortest, width - _width(columns, shortest) - 3)
-    return {name: _shortened(name, cells, lengths.get(name)) for name, cells in block.items()}
+    return {name: _shorten_column(name, cells, lengths.get(name)) for name, cells in block.items()}
 
 
-def _shortened(name: str, cells: Sequence[str], longest: int | None) -> Sequence[str]:
+def _shorten_column(name: str, cells: Sequence[str], longest: int | None) -> Sequence[str]:
     """The cells, of which no line is longer than `longest` or the name of the column."""
     widest, fixed = _measure(name, tuple(cells))
     limit = max(longest or widest, len(name))

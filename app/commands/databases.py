@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...analysis.database.studies import Deletion
     from ..study.verify import Verified
 
-RECOMPUTED = ("first", "images", "differing", "confidence", "same_session")
+RECOMPUTED_COLUMNS = ("first", "images", "differing", "confidence", "same_session")
 """Columns on a cell that was computed again."""
 
 
@@ -125,7 +125,7 @@ def print_verified(verified: Verified, db: File, table_format: TableFormat = For
         {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
     ]
     recomputed = [
-        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED}
+        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED_COLUMNS}
         for part in verified.recomputed
     ]
     if table_format != Format.table:

@@ -89,11 +89,11 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         sets_by_metrics: dict[str, list[str]] = {}
         for image_set, names in lists.items():
             sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
-        for listed, image_sets in sets_by_metrics.items():
-            note(f"{words} {some_of(image_sets)}: {listed}")
-    for lacking in planned.metrics:
-        if lacking.why:
-            note(f"no {lacking}: {lacking.why}")
+        for metric_names, image_sets in sets_by_metrics.items():
+            note(f"{words} {some_of(image_sets)}: {metric_names}")
+    for determined in planned.metrics:
+        if determined.why:
+            note(f"no {determined}: {determined.why}")
     for line in _detectable_in_words(planned):
         note(line)
     for doubt in planned.doubts:

@@ -18,7 +18,7 @@ from ..api.options import Database
 from ..terminal import command
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
-LONGEST = 1 << 24
+MOST_BYTES = 1 << 24
 """The most bytes of a query in a file."""
 STDIN = Path("-")
 
@@ -98,7 +98,7 @@ def _text(query: str) -> str:
 def _content(file: Path) -> str:
     """The query in a file, or in what is piped in; UsageError where it cannot be read."""
     try:
-        return read_text(Path("/dev/stdin") if file == STDIN else file, LONGEST, pipe=True)
+        return read_text(Path("/dev/stdin") if file == STDIN else file, MOST_BYTES, pipe=True)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None

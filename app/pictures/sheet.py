@@ -91,9 +91,9 @@ def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str,
     labelled = []
     for (probe, _), members in rows.items():
         settings = [condition.facts.setting_at(size).split(", ") for condition in members]
-        shared = [words for words in settings[0] if all(words in setting for setting in settings)]
-        labels = [", ".join(words for words in setting if words not in shared) for setting in settings]
-        title = ", ".join([probe.replace("_", " "), *filter(None, shared)])
+        common_words = [words for words in settings[0] if all(words in setting for setting in settings)]
+        labels = [", ".join(words for words in setting if words not in common_words) for setting in settings]
+        title = ", ".join([probe.replace("_", " "), *filter(None, common_words)])
         labelled.append((title, dict(zip(members, labels, strict=True))))
     return labelled
 

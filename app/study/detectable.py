@@ -98,7 +98,7 @@ def detectable_differences(
         name = images.info.name
         if len(models[images.info.digest]) < 2:
             continue
-        rows.append(_of_accuracy(images, _spread(spreads, images, "accuracy"), cells))
+        rows.append(_detectable_accuracy(images, _spread(spreads, images, "accuracy"), cells))
         biases_of_set = [bias for image_set, bias in biases if image_set == name]
         kappas = [metric for metric in condition_metrics.get(name, ()) if metric in KAPPAS]
         for metric, tests in (dict.fromkeys(biases_of_set, len(biases_of_set)) | dict.fromkeys(kappas, cells)).items():
@@ -127,7 +127,7 @@ def _spread(spreads: pl.DataFrame, images: ImageSet, measure: str) -> tuple[floa
     return (None if row[0] is None else row[0] / sqrt(images.info.count)), row[1]
 
 
-def _of_accuracy(images: ImageSet, spread: tuple[float | None, float | None], tests: int) -> Detectable:
+def _detectable_accuracy(images: ImageSet, spread: tuple[float | None, float | None], tests: int) -> Detectable:
     width, discordance = spread
     if width is None:
         effect = design_effect(images.clusters)

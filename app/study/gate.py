@@ -43,7 +43,7 @@ def gate_study_precision(
     """
     # Both run on the engine of the study, which may be that of a tuning of its own precision.
     study = replace(study, engine=settle_engine(study, database)[0].engine)
-    works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
+    works = _resolve_precision(study, "reference", reference), _resolve_precision(study, "candidate", candidate)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
     # A finished file of another precision runs at its own, whichever is asked for.
     pairs = list(zip(works[0].cells, works[1].cells, strict=True))
@@ -77,7 +77,7 @@ def gate_study_precision(
             return replace(gate_precision(store, summary.label, pairs, study.gate, advance), ran=summary.numbers)
 
 
-def _resolved(study: Study, option: str, text: str) -> Work:
+def _resolve_precision(study: Study, option: str, text: str) -> Work:
     engine, _, precision = text.rpartition(":")
     if not precision or (":" in text and not engine):
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")

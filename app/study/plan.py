@@ -170,11 +170,11 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
 def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    fewest: dict[str, int] = {}
+    class_counts: dict[str, int] = {}
     for model, images in dict.fromkeys((cell.model, cell.image_set) for cell in work.cells):
         classes = classes_decided(images.decision_space, model.classes)
-        fewest[images.digest] = min(fewest.get(images.digest, classes), classes)
-    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], fewest)
+        class_counts[images.digest] = min(class_counts.get(images.digest, classes), classes)
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], class_counts)
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:

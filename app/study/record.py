@@ -107,18 +107,18 @@ def record_study(work: Work, store: Store) -> str:
 
 def reuse_predictions(work: Work, store: Store) -> None:
     """Give recorded cells without predictions those that can be reused."""
-    for places, pairs in _reusable(work, store, store.progress(work.cells)):
+    for places, pairs in _find_reusable(work, store, store.progress(work.cells)):
         store.reuse(places, pairs)
 
 
 def stored_images(work: Work, store: Store) -> dict[str, int]:
     """Cell key -> number of its images that are done: those that are stored, or will be as soon as it is recorded."""
     image_counts = store.progress(work.cells)
-    donor_counts = {key: count for _, pairs in _reusable(work, store, image_counts) for key, _, count in pairs}
+    donor_counts = {key: count for _, pairs in _find_reusable(work, store, image_counts) for key, _, count in pairs}
     return image_counts | donor_counts
 
 
-def _reusable(
+def _find_reusable(
     work: Work, store: Store, image_counts: Mapping[str, int]
 ) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, str, int]]]]:
     """Predictions of cells on sets that the study's image sets were before images came or went.

@@ -116,11 +116,11 @@ def _recompute(work: Work, store: Store, tasks: Sequence[Task], progress: Progre
             (part,) = [outcome for outcomes in bench.compute(task) for outcome in outcomes]
             if not isinstance(part, Finished):
                 raise BandlensError(f"{part.cell}: {part.error}; it was stored without that")
-            yield _compared(store, part, bench.infos()[part.cell.variant])
+            yield _compare_part(store, part, bench.infos()[part.cell.variant])
             advance(task.predictions)
 
 
-def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
+def _compare_part(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
     predictions, count = part.predictions, len(part.predictions.predicted)
     rows = store.frame(
         "SELECT predicted, confidence FROM prediction JOIN cell ON cell.id = prediction.cell "
