@@ -146,16 +146,16 @@ def _print_layout(rows: Rows, title: str | None, titles: Sequence[str], whole: s
         if place:
             print()
         if heading := ": ".join(filter(None, (title and printable(title), heading))):
-            print(_filled(heading, width), end="\n\n")
+            print(_fill_text(heading, width), end="\n\n")
         print("\n\n".join(draw(block, numeric) for block in blocks))
     if layout.repeated:
         values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
-        print(_filled(f"in every row: {values}", width))
+        print(_fill_text(f"in every row: {values}", width))
     if layout.left_out:
-        print(_filled(f"left out for width: {', '.join(layout.left_out)}; {whole} shows all", width))
+        print(_fill_text(f"left out for width: {', '.join(layout.left_out)}; {whole} shows all", width))
 
 
-def _filled(text: str, width: int | None) -> str:
+def _fill_text(text: str, width: int | None) -> str:
     return text if width is None else textwrap.fill(text, width, break_on_hyphens=False)
 
 

@@ -61,10 +61,10 @@ def write_file(file: Path, text: str) -> None:
 def _selections(models: Sequence[Model], sets: Sequence[ImageSet]) -> Iterator[Selection]:
     """Models and image sets that may make one study: the most of them first, and all of them again where none does."""
     yield models, sets
-    fitting = [(model, images) for model in models for images in sets if takes_images(model, images.info)]
-    yield _distinct(fitting)
-    yield from (_distinct([pair for pair in fitting if pair[1] is images]) for images in sets)
-    yield from (([model], [images]) for model, images in fitting)
+    pairs = [(model, images) for model in models for images in sets if takes_images(model, images.info)]
+    yield _distinct(pairs)
+    yield from (_distinct([pair for pair in pairs if pair[1] is images]) for images in sets)
+    yield from (([model], [images]) for model, images in pairs)
     yield models, sets
 
 

@@ -324,16 +324,17 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
             f"--name {name} is for one model, and {len(sources)} were given; leave it out, and each is called like its "
             "file"
         )
-    named: dict[str, Path] = {}
+    source_of: dict[str, Path] = {}
     for source in sources:
         file_name = source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".tar")).stem
         model_name = file_name if name is None else name
-        if model_name in named:
+        if model_name in source_of:
             raise UsageError(
-                f"{named[model_name]} and {source} would both be called {model_name}; export each alone, with a --name"
+                f"{source_of[model_name]} and {source} would both be called {model_name}; export each alone, with a "
+                "--name"
             )
-        named[model_name] = source
-    return named
+        source_of[model_name] = source
+    return source_of
 
 
 def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
@@ -385,8 +386,8 @@ def _onnx_file(
         images = None if calibration is None else _calibration(Path(calibration), model.image_size)
         make_onnx_file(model, precision, images)
     onnx_file = load_onnx_file(model, precision)
-    about = describe_model(onnx_file.models, model.name) if onnx_file.itself else describe_onnx_file(model, precision)
-    return onnx_file, about.get("parity", {})
+    record = describe_model(onnx_file.models, model.name) if onnx_file.itself else describe_onnx_file(model, precision)
+    return onnx_file, record.get("parity", {})
 
 
 def _calibration(path: Path, size: int) -> Calibration:

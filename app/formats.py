@@ -114,9 +114,9 @@ def junit_text(title: str, suites: Mapping[str, Sequence[tuple[str, str, str]]])
         counts = Counter(verdict for _, verdict, _ in cases)
         numbers = {"tests": len(cases), "failures": counts["fail"], "skipped": counts["undecided"], "errors": 0}
         attributes = {"name": printable(suite)} | {name: str(number) for name, number in numbers.items()}
-        of_suite = ElementTree.SubElement(root, "testsuite", attributes)
+        suite_element = ElementTree.SubElement(root, "testsuite", attributes)
         for name, verdict, message in cases:
-            case = ElementTree.SubElement(of_suite, "testcase", classname=printable(suite), name=printable(name))
+            case = ElementTree.SubElement(suite_element, "testcase", classname=printable(suite), name=printable(name))
             if verdict != "pass":
                 kind = "failure" if verdict == "fail" else "skipped"
                 ElementTree.SubElement(case, kind, message=printable(message))

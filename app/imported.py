@@ -43,10 +43,10 @@ from .study.file import is_study_name
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
-NEEDED = ("file_name", "predicted_class")
+PREDICTION_COLUMNS = ("file_name", "predicted_class")
 PROBABILITY = "predicted_probability"
 SUFFIXES = (".parquet", ".csv")
-STORED = """
+IMPORTED_CELLS = """
 SELECT cell.engine, model_sha256, cell.onnx_sha256, condition.digest AS condition, shown.name, shown.benchmark,
        shown.corruption, shown.severity, image_set.* EXCLUDE (id, name, benchmark, corruption, severity)
 FROM study_version JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell
@@ -76,7 +76,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
 
     Raises UsageError where the file or the checkpoint in it is not there, and StoreError where the file is unsound.
     """
-    table = _select_model(_read(file, NEEDED), checkpoint)
+    table = _select_model(_read(file, PREDICTION_COLUMNS), checkpoint)
     if images.labels is None:
         raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
     predicted, probability = _in_order(table, images)
@@ -134,18 +134,18 @@ def study_with(store: Store, added: Cell) -> list[Cell]:
 
     Raises UsageError where a study of that name ran here, or the cells' checkpoints or image sets cannot be told apart.
     """
-    stored = store.frame(STORED, [added.model.name]).rows(named=True)
-    if any(row["engine"] != ENGINE for row in stored):
+    rows = store.frame(IMPORTED_CELLS, [added.model.name]).rows(named=True)
+    if any(row["engine"] != ENGINE for row in rows):
         raise UsageError(
             f"{store.path}: the study {added.model.name} is not of imported predictions; "
             "give it another name with `bandlens studies rename`"
         )
-    cells = [_stored(row, added) for row in stored if row["digest"] != added.image_set.digest]
+    cells = [_read_cell(row, added) for row in rows if row["digest"] != added.image_set.digest]
     check_names([*cells, added])
     return [*cells, added]
 
 
-def _stored(row: Mapping[str, Any], like: Cell) -> Cell:
+def _read_cell(row: Mapping[str, Any], like: Cell) -> Cell:
     """A cell of the database: like a cell of the same checkpoint, but on another image set."""
     model = replace(like.model, sha256=row["model_sha256"])
     images = ImageSetInfo(**{field.name: row[field.name] for field in fields(ImageSetInfo)})
@@ -219,8 +219,8 @@ def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
     column = table.rows[name]
     if not column.dtype.is_integer():
         raise StoreError(f"{table.where(0, name)}: {column.dtype} is no class; give numbers from 0 to 999")
-    wrong = column.is_null() | ~column.is_between(0, CLASSES - 1).fill_null(False)
-    table.refuse(name, wrong, "{value} is no class from 0 to 999")
+    is_invalid = column.is_null() | ~column.is_between(0, CLASSES - 1).fill_null(False)
+    table.refuse(name, is_invalid, "{value} is no class from 0 to 999")
     return np.asarray(column.to_numpy(), np.int64)
 
 
@@ -231,8 +231,8 @@ def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], ND
     probability = np.full(len(files), np.nan, np.float32)
     if PROBABILITY in table.rows.columns:
         column = table.rows[PROBABILITY].cast(pl.Float64, strict=False)
-        wrong = column.is_null() | column.is_nan() | ~column.is_between(0, 1)
-        table.refuse(PROBABILITY, wrong.fill_null(True), "{value} is no probability")
+        is_invalid = column.is_null() | column.is_nan() | ~column.is_between(0, 1)
+        table.refuse(PROBABILITY, is_invalid.fill_null(True), "{value} is no probability")
         probability = column.to_numpy().astype(np.float32)
     by_path = set(files) & set(images.paths)
     names = list(images.paths) if by_path else [PurePosixPath(path).name for path in images.paths]

@@ -67,8 +67,8 @@ def _folder() -> str:
     from ..export.files import home
 
     place = home()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    return f"{place} ({amount(shutil.disk_usage(existing).free)} free)"
+    folder = next(folder for folder in (place, *place.parents) if folder.exists())
+    return f"{place} ({amount(shutil.disk_usage(folder).free)} free)"
 
 
 def gpu_rows(cards: Gpus) -> list[tuple[str, str]]:

@@ -195,8 +195,8 @@ def _keys(columns: Table, headings: Table, width: int) -> tuple[Sequence[str], i
     for number in range(len(keys), 0, -1):
         key_columns = {name: columns[name] for name in keys[:number]}
         for longest in range(SHORTEST, SHORTEST_KEY - 1, -1):
-            others = (_size(name, cells, longest) for name, cells in columns.items() if name not in key_columns)
-            if _width(key_columns, longest) + max(others, default=0) <= width:
+            sizes = (_size(name, cells, longest) for name, cells in columns.items() if name not in key_columns)
+            if _width(key_columns, longest) + max(sizes, default=0) <= width:
                 return keys[:number], longest
     return keys[:1], SHORTEST_KEY
 
@@ -215,16 +215,16 @@ def _fold(columns: Table, keys: Sequence[str], width: int, longest: int) -> list
 def _shrink(block: Table, width: int, shortest: int) -> Table:
     """Shorten the texts of a block until it fits: the longest ones first, and those of its first column last."""
     first, *names = block
-    others = {name: block[name] for name in names}
+    columns = {name: block[name] for name in names}
     room = width - _size(first, block[first])
-    longest = next((number for number in range(width, shortest - 1, -1) if _width(others, number) <= room), None)
+    longest = next((number for number in range(width, shortest - 1, -1) if _width(columns, number) <= room), None)
     lengths = dict.fromkeys(names, longest or shortest)
     if longest is None:
-        lengths[first] = max(shortest, width - _width(others, shortest) - 3)
-    return {name: _shortened(name, cells, lengths.get(name)) for name, cells in block.items()}
+        lengths[first] = max(shortest, width - _width(columns, shortest) - 3)
+    return {name: _shorten_column(name, cells, lengths.get(name)) for name, cells in block.items()}
 
 
-def _shortened(name: str, cells: Sequence[str], longest: int | None) -> Sequence[str]:
+def _shorten_column(name: str, cells: Sequence[str], longest: int | None) -> Sequence[str]:
     """The cells, of which no line is longer than `longest` or the name of the column."""
     widest, fixed = _measure(name, tuple(cells))
     limit = max(longest or widest, len(name))

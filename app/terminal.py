@@ -98,8 +98,8 @@ def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int 
         settings: list[Any] = []
         if get_origin(annotation) is Annotated:
             annotation, *settings = get_args(annotation)
-        needed = parameter.default is Parameter.empty
-        setting = copy(settings[0]) if settings else typer.Argument() if needed else typer.Option()
+        is_required = parameter.default is Parameter.empty
+        setting = copy(settings[0]) if settings else typer.Argument() if is_required else typer.Option()
         if isinstance(setting, ArgumentInfo):
             setting.metavar = setting.metavar or name.upper()
         elif setting.default is ...:
@@ -107,7 +107,7 @@ def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int 
         if setting.help is None and name in helps:
             setting.help = helps[name][0].upper() + helps[name][1:]
         default = list(parameter.default) or None if isinstance(parameter.default, tuple) else parameter.default
-        setting.show_default = not (default is None or (needed and isinstance(setting, ArgumentInfo)))
+        setting.show_default = not (default is None or (is_required and isinstance(setting, ArgumentInfo)))
         kind = str if setting.parser else _plain_type(annotation)
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, setting])
 

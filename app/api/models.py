@@ -333,7 +333,7 @@ def profile(
     return Profile(variant, count, layers, measure_roofline(arrays_of(variant.engine), precision, threads))
 
 
-COMPARED = 2
+LAYER_PHOTOGRAPHS = 2
 """Photographs on which layers are compared: a ResNet-50's values take 100 MB for each of them."""
 
 
@@ -342,7 +342,7 @@ def _compare_layers(reference: Variant, variant: Variant, threads: int) -> list[
     from ...engine.backends.layers import LARGEST_DIFFERENCE, compare_layers
     from ...export.photographs import photograph_crops
 
-    images = photograph_crops(reference.model.image_size)[:COMPARED]
+    images = photograph_crops(reference.model.image_size)[:LAYER_PHOTOGRAPHS]
     values_a, values_b = (layer_values(side, images, threads) for side in (reference, variant))
     close = max(LARGEST_DIFFERENCE[side.precision] for side in (reference, variant))
     return compare_layers(content_of(reference), values_a, values_b, close)

@@ -78,8 +78,8 @@ def analyze(
     path, options = existing(db), Options(resamples, rgb_reference)
     name, measures = str(study), []
     if is_study_file(study):
-        read = read_study(study)
-        name, measures = read.name, read_measures(read.measures, read.folder)
+        study = read_study(study)
+        name, measures = study.name, read_measures(study.measures, study.folder)
     with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
@@ -111,13 +111,13 @@ def measure(
     from ...analysis.measures.own import read_measures
 
     path = existing(db)
-    called = name or str(getattr(file, "__name__", "") if callable(file) else Path(file).stem)
+    measure_name = name or str(getattr(file, "__name__", "") if callable(file) else Path(file).stem)
     where = {"function": file} if callable(file) else {"file": str(Path(file).absolute())}
-    measures = read_measures({called: {**where, **settings}}, Path())
+    measures = read_measures({measure_name: {**where, **settings}}, Path())
     with open_store(path) as store:
         label = study_label(store, None if study == "*" else study)
         compute_own(store, label, measures)
-        return stored_values(store, label, conditions=True).filter(metric=called)
+        return stored_values(store, label, conditions=True).filter(metric=measure_name)
 
 
 def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
@@ -131,8 +131,8 @@ def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
 
     measures = list(MEASURES.values())
     if study is not None:
-        read = read_study(study)
-        measures += [measure.grid_measure for measure in read_measures(read.measures, read.folder)]
+        study = read_study(study)
+        measures += [measure.grid_measure for measure in read_measures(study.measures, study.folder)]
     return [
         {
             "name": measure.name,
@@ -426,7 +426,7 @@ def explore(
         browser: open the page in a browser as well.
         tell: called with the address, token included, and the number of image sets found.
     """
-    from ..pictures.conditions import DEEPEST, find_sets
+    from ..pictures.conditions import SEARCH_DEPTH, find_sets
 
     try:
         from ..explore.server import serve
@@ -441,8 +441,8 @@ def explore(
     sets = find_sets(places)
     if images and not sets:
         raise UsageError(
-            f"no image set in {', '.join(map(str, places))}, nor {DEEPEST} folders down; name with --images the folder "
-            "that `bandlens images pack --out` wrote to, or the one above"
+            f"no image set in {', '.join(map(str, places))}, nor {SEARCH_DEPTH} folders down; name with --images the "
+            "folder that `bandlens images pack --out` wrote to, or the one above"
         )
 
     def show(address: str, count: int) -> None:

@@ -33,10 +33,11 @@ def shipped_study(name: str) -> str:
     """The text of a study file that comes along; UnknownName for a name that has none."""
     from importlib.resources import files
 
-    known = {file.name.removesuffix(".toml"): file for file in files("bandlens.app").joinpath("studies").iterdir()}
-    if name not in known:
-        raise UnknownName("study", name, known)
-    return known[name].read_text(encoding="utf-8")
+    folder = files("bandlens.app").joinpath("studies")
+    file_by_name = {file.name.removesuffix(".toml"): file for file in folder.iterdir()}
+    if name not in file_by_name:
+        raise UnknownName("study", name, file_by_name)
+    return file_by_name[name].read_text(encoding="utf-8")
 
 
 def write_study(
@@ -76,8 +77,8 @@ def read_study(study: Study | File, engine: str | None = None) -> Study:
     """The study of a file, or the study itself; with another engine where one is given."""
     from ..study.file import Study
 
-    read = study if isinstance(study, Study) else Study.read(study)
-    return replace(read, engine=engine or read.engine)
+    study = study if isinstance(study, Study) else Study.read(study)
+    return replace(study, engine=engine or study.engine)
 
 
 def resolve(study: Study | File, engine: str | None = None, db: File | None = None) -> Work:
@@ -339,13 +340,13 @@ def gate_precision(
     """
     from ..study.gate import gate_study_precision
 
-    read = read_study(study)
-    read = replace(
-        read,
-        checkpoints=list(checkpoints) or read.checkpoints,
-        limit=min(filter(None, (read.limit, images)), default=0),
+    study = read_study(study)
+    study = replace(
+        study,
+        checkpoints=list(checkpoints) or study.checkpoints,
+        limit=min(filter(None, (study.limit, images)), default=0),
     )
-    return gate_study_precision(read, Path(db), reference, candidate or read.precision, progress=progress)
+    return gate_study_precision(study, Path(db), reference, candidate or study.precision, progress=progress)
 
 
 def verify(

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from ...analysis.comparison.runs import Comparison
 
-NAMED = 10
+MOST_CELLS = 10
 """The number of cells of one run alone that are listed."""
 MOST_CONDITIONS = 7
 """The number of conditions of a probe that are listed where they were replaced."""
 TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
-COUNTED = {
+TABLE_NOUNS = {
     "cells": "cell(s)",
     "curves": "curve(s)",
     "metrics": "metric(s)",
@@ -39,7 +39,7 @@ COUNTED = {
     "correlations": "correlation(s)",
 }
 """Tables of a comparison, and the name of their rows in one line."""
-LAST = (
+CELL_COLUMNS = (
     "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "detectable",
     "differs_in", "note",
 )  # fmt: skip
@@ -105,10 +105,10 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         if len(cells):
             count = f"{len(cells)} {'cell is' if len(cells) == 1 else 'cells are'}"
-            note(f"{count} in {side} only: {_named(cells)}")
+            note(f"{count} in {side} only: {_cells_in_words(cells)}")
     in_words = table_format == Format.table
     tables = {
-        f"Cells: {checkpoint} on {image_set}": _of_cells(cells, in_words)
+        f"Cells: {checkpoint} on {image_set}": _cell_rows(cells, in_words)
         for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True)
     }
     frames = {
@@ -117,19 +117,19 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
         "Metrics of conditions": shown.conditions,
         "Correlations": shown.correlations,
     }
-    tables |= {title: _shown(frame) for title, frame in frames.items() if len(frame)}
+    tables |= {title: _rows_in_words(frame) for title, frame in frames.items() if len(frame)}
     if in_words and tables:
         print()
     print_tables(tables, table_format, titles=TITLES)
     if comparison.no_correlations:
         note(f"\nCorrelations: {comparison.no_correlations}")
-    if counts := _unlisted(comparison, shown):
+    if counts := _hidden_counts(comparison, shown):
         note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
 
 
-def _unlisted(comparison: Comparison, shown: Comparison) -> str:
+def _hidden_counts(comparison: Comparison, shown: Comparison) -> str:
     """The numbers of rows that are compared and not shown, such as `49 cells, 1 curve`; empty where all are shown."""
-    counts = {name: len(getattr(comparison, table)) - len(getattr(shown, table)) for table, name in COUNTED.items()}
+    counts = {name: len(getattr(comparison, table)) - len(getattr(shown, table)) for table, name in TABLE_NOUNS.items()}
     return ", ".join(
         f"{count:,} {name.replace('(s)', '' if count == 1 else 's')}" for name, count in counts.items() if count
     )
@@ -141,19 +141,19 @@ def _conditions(probe: str, parameters: list[str]) -> str:
     return some_of(settings, MOST_CONDITIONS, "; ")
 
 
-def _named(cells: pl.DataFrame) -> str:
+def _cells_in_words(cells: pl.DataFrame) -> str:
     names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
-    return some_of(names, NAMED, "; ")
+    return some_of(names, MOST_CELLS, "; ")
 
 
-def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
+def _cell_rows(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
     """Rows of one checkpoint and image set, which a table need not repeat.
 
     With the difference and its interval `in_words`, 80 columns have room for both.
     """
     from ...analysis.comparison.verdict import difference_in_words
 
-    columns = [name for name in ("difference", *LAST) if name in _filled(cells)]
+    columns = [name for name in ("difference", *CELL_COLUMNS) if name in _filled_columns(cells)]
     rows = cells.to_dicts()
     if in_words:
         rows = [row | {"difference": None if row["difference"] is None else difference_in_words(row)} for row in rows]
@@ -162,13 +162,13 @@ def _of_cells(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
     return [{"condition": condition_in_words(row)} | {name: row[name] for name in columns} for row in rows]
 
 
-def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
+def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    columns = [column for column in frame.columns if column == "cycles" or column in _filled(frame)]
-    return [_in_words(row) for row in frame.select(columns).to_dicts()]
+    columns = [column for column in frame.columns if column == "cycles" or column in _filled_columns(frame)]
+    return [_row_in_words(row) for row in frame.select(columns).to_dicts()]
 
 
-def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+def _row_in_words(row: dict[str, Any]) -> dict[str, Any]:
     if "at" in row:
         at = setting_in_words(row["probe"], row["at"], row["cycles"])
         return {name: value for name, value in row.items() if name != "cycles"} | {"at": at}
@@ -179,7 +179,7 @@ def _in_words(row: dict[str, Any]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in words.items() if name not in ("parameters", "cycles")}
 
 
-def _filled(frame: pl.DataFrame) -> list[str]:
+def _filled_columns(frame: pl.DataFrame) -> list[str]:
     return [column for column in frame.columns if frame[column].null_count() < len(frame)]
 
 

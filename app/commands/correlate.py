@@ -41,7 +41,7 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
 
 def _print_subset(rows: pl.DataFrame, title: str, partial_on: str | None) -> None:
     over_images = rows["low_images"].is_not_null().any()
-    print_rows([_shown(row, partial_on, over_images) for row in rows.to_dicts()], title=title)
+    print_rows([_row_for_people(row, partial_on, over_images) for row in rows.to_dicts()], title=title)
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()
@@ -56,7 +56,7 @@ def _numbers(row: dict[str, Any], partial_on: str | None) -> dict[str, Any]:
     return numbers | {f"given {partial_on}" if partial_on else "partial": row["partial"]}
 
 
-def _shown(row: dict[str, Any], partial_on: str | None, over_images: bool) -> dict[str, Any]:
+def _row_for_people(row: dict[str, Any], partial_on: str | None, over_images: bool) -> dict[str, Any]:
     """The row for a terminal, in two decimals."""
     return {
         "bias": row["bias"],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...analysis.database.studies import Deletion
     from ..study.verify import Verified
 
-RECOMPUTED = ("first", "images", "differing", "confidence", "same_session")
+RECOMPUTED_COLUMNS = ("first", "images", "differing", "confidence", "same_session")
 """Columns on a cell that was computed again."""
 
 
@@ -97,16 +97,16 @@ def print_merged(merged: Merged, databases: Sequence[File], table_format: TableF
             "confidence": contradiction.confidence,
             **{
                 f"{database}_{side}": value
-                for side, path, session in zip("ab", contradiction.databases, contradiction.sessions, strict=True)
-                for database, value in (("database", str(path)), ("ran", session))
+                for side, path, sessions in zip("ab", contradiction.databases, contradiction.sessions, strict=True)
+                for database, value in (("database", str(path)), ("ran", sessions))
             },
         }
         for contradiction in merged.contradictions
     ]
     counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
     if table_format != Format.table:
-        found = {"contradicted": merged.contradicted, "contradictions": contradictions}
-        print_document({"studies": merged.studies, **counts, **found}, table_format)
+        document = {"studies": merged.studies, **counts, "contradicted": merged.contradicted}
+        print_document(document | {"contradictions": contradictions}, table_format)
     elif contradictions:
         print_lines(contradictions)
     out = merged.raise_contradictions().out
@@ -126,7 +126,7 @@ def print_verified(verified: Verified, db: File, table_format: TableFormat = For
         {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
     ]
     recomputed = [
-        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED}
+        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED_COLUMNS}
         for part in verified.recomputed
     ]
     if table_format != Format.table:

@@ -117,8 +117,8 @@ def export_words(
         heads = words.timm if with_head is None else [_backbone(with_head(model)) for model in words.timm]
         exports |= pretrained_models(heads, folder)
     check_calibration(exports, lowering, folder)
-    own = name_sources(words.files, name)
-    if own:
+    own_sources = name_sources(words.files, name)
+    if own_sources:
         check_name(category, "category")
         reading = Reading(OWN, weights, trust)
         for source in words.files:
@@ -127,7 +127,7 @@ def export_words(
         unsaid = normalization is None and all(source.is_dir() for source in words.files)
         channels = None if unsaid else read_normalization(normalization)
         # A finished file may be int8 itself.
-        check_calibration([key for key, file in own.items() if file.suffix != ".onnx"], lowering, folder)
+        check_calibration([key for key, file in own_sources.items() if file.suffix != ".onnx"], lowering, folder)
 
         def export_file(source: Path, model_name: str) -> Model:
             model = models.export(
@@ -147,9 +147,9 @@ def export_words(
                 _tell_choices(model_name, models.describe_model(model_name, out), class_names is not None)
             return model
 
-        exports |= {key: partial(export_file, source, key) for key, source in own.items()}
+        exports |= {key: partial(export_file, source, key) for key, source in own_sources.items()}
     rows, failed = _lower_all(exports, lowering)
-    for row in rows if own else ():
+    for row in rows if own_sources else ():
         choice = models.describe_model(row["name"], out).get("weights", NO_CHOICE)
         row |= {"weights": choice["taken"], "weights_left": choice["left"]}
     return rows, failed

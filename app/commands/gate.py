@@ -46,7 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-SHOWN = (
+OPEN_ROW_COLUMNS = (
     *("checkpoint", "image_set", "condition", "slice", "measure", "n", "before", "now"),
     *("loss", "loss_low", "loss_high", "flips", "flips_low", "flips_high", "relative_flips", "verdict", "needed"),
 )
@@ -123,11 +123,11 @@ def _summaries(gated: Gated) -> list[dict[str, Any]]:
 
 
 def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table_format: Format) -> None:
-    note, ran = partial(print_note, table_format=table_format), gated.run_summary
-    if ran:
+    note, numbers = partial(print_note, table_format=table_format), gated.run_summary
+    if numbers:
         note(
-            f"ran {ran['ran']:,} of {plural(ran['cells'], 'cell')}, {plural(ran['predictions'], 'prediction')} in "
-            f"{duration(ran['seconds'])}"
+            f"ran {numbers['ran']:,} of {plural(numbers['cells'], 'cell')}, "
+            f"{plural(numbers['predictions'], 'prediction')} in {duration(numbers['seconds'])}"
         )
     note(gated.rule)
     if gated.same:
@@ -144,8 +144,8 @@ def _print(gated: Gated, headline: str, rows: Rows, facts: dict[str, Any], table
         columns = ("checkpoint", "image_set", "condition", "slice", "measure", "loss", "loss_low", "loss_high")
         tables["Worst loss, with an interval that allows for the choice"] = [{name: worst[name] for name in columns}]
     if open_rows:
-        shown = [name for name in SHOWN if any(row[name] not in (None, "") for row in open_rows)]
-        tables["Rows that do not pass"] = [{name: row[name] for name in shown} for row in open_rows[:MOST_ROWS]]
+        open_columns = [name for name in OPEN_ROW_COLUMNS if any(row[name] not in (None, "") for row in open_rows)]
+        tables["Rows that do not pass"] = [{name: row[name] for name in open_columns} for row in open_rows[:MOST_ROWS]]
     if table_format != Format.table:  # notes go elsewhere, and a pull request shows the tables alone
         facts = facts | {"rows_not_listed": max(0, len(open_rows) - MOST_ROWS)}
         tables["Limits, and what is not judged"] = [facts]

@@ -73,8 +73,8 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
         note(f"predictions of smaller maps of waves: {maps}")
     for probe in planned.own_probes:
-        named = one_line(some_of(probe.files or ["its source"], MOST_FILES))
-        note(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
+        file_names = one_line(some_of(probe.files or ["its source"], MOST_FILES))
+        note(f"{probe.name} depends on {file_names}; what it reads elsewhere is not seen")
     if planned.gate_predictions:
         note(
             f"`bandlens gate precision` takes {GATE_IMAGES:,} images of each set at most, and runs "
@@ -89,11 +89,11 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         sets_by_metrics: dict[str, list[str]] = {}
         for image_set, names in lists.items():
             sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
-        for listed, image_sets in sets_by_metrics.items():
-            note(f"{words} {some_of(image_sets)}: {listed}")
-    for lacking in planned.metrics:
-        if lacking.why:
-            note(f"no {lacking}: {lacking.why}")
+        for metric_names, image_sets in sets_by_metrics.items():
+            note(f"{words} {some_of(image_sets)}: {metric_names}")
+    for determined in planned.metrics:
+        if determined.why:
+            note(f"no {determined}: {determined.why}")
     for line in _detectable_in_words(planned):
         note(line)
     for doubt in planned.doubts:
@@ -106,8 +106,8 @@ def _detectable_in_words(planned: Plan) -> Iterator[str]:
     """A line for the image sets that have the same figures, for some of them at most, and one for correlations."""
     sets_by_words: dict[str, list[str]] = {}
     for image_set, rows in groupby(planned.detectable, lambda row: row.image_set):
-        of_basis = {basis: ", ".join(map(str, same)) for basis, same in groupby(rows, lambda row: row.basis)}
-        words = "; ".join(f"{listed} ({basis})" for basis, listed in of_basis.items())
+        figures_by_basis = {basis: ", ".join(map(str, same)) for basis, same in groupby(rows, lambda row: row.basis)}
+        words = "; ".join(f"{figures} ({basis})" for basis, figures in figures_by_basis.items())
         sets_by_words.setdefault(words, []).append(f"of two models on {image_set}" if image_set else "over all models")
     heading = "smallest difference that 80 % of such studies find after Holm"
     for words, places in list(sets_by_words.items())[:MOST_LINES]:

@@ -33,7 +33,7 @@ def print_published(
     if table_format.is_for_programs:
         print_tables({title: frame.to_dicts() for title, frame in frames.items()}, table_format)
         return
-    tables = {_title(name, frame): _shown(name, frame) for name, frame in frames.items() if len(frame)}
+    tables = {_title(name, frame): _rows_for_people(name, frame) for name, frame in frames.items() if len(frame)}
     print_tables(tables, table_format, titles=("model", "metric", "unit"))
     if "sources" in frames:
         sources_lacking = [row["source"] for row in frames["sources"].to_dicts() if row["here"] is None]
@@ -51,7 +51,7 @@ def _title(name: str, frame: pl.DataFrame) -> str:
     return f"{model} (expected: by the line of all timm models; within: by that of {training} models)"
 
 
-def _shown(name: str, frame: pl.DataFrame) -> list[dict[str, Any]]:
+def _rows_for_people(name: str, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table for people, without what stands in its title or is empty."""
     hidden = {
         "sources": ("values", "here", "repository", "title"),
@@ -71,9 +71,9 @@ def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: Table
         return
     columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
     titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
-    shown = _two_decimals if table_format == Format.table else lambda _name, value: value
+    format_value = _two_decimals if table_format == Format.table else lambda _name, value: value
     print_rows(
-        [{titles.get(name, name): shown(name, row[name]) for name in columns} for row in rows.to_dicts()],
+        [{titles.get(name, name): format_value(name, row[name]) for name in columns} for row in rows.to_dicts()],
         table_format,
         "{} models of {} families".format(*rows.select("n", "families").max().row(0)),
     )
@@ -98,12 +98,12 @@ def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = F
     for subset, title in SUBSET_TITLES.items():
         rows_of_subset = [row for row in rows if row["subset"] == subset]
         counts = sorted({row["n"] for row in rows_of_subset})
-        rows_by_bias = _wide(rows_of_subset, in_words=table_format == Format.table)
+        rows_by_bias = _rows_by_bias(rows_of_subset, in_words=table_format == Format.table)
         tables[f"{title} models (n = {', '.join(map(str, counts))})"] = rows_by_bias
     print_tables(tables, table_format)
 
 
-def _wide(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
+def _rows_by_bias(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
     """A row for each bias, with a column for each group; `in_words`, coefficients have two decimals."""
     rows_by_bias: dict[str, dict[str, Any]] = {}
     for row in rows:

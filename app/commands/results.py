@@ -36,8 +36,8 @@ def print_metrics(metrics: DataFrame, conditions: bool, table_format: TableForma
         )
     if conditions and not table_format.is_for_programs:
         rows = [row | {"condition": condition_in_words(row)} for row in rows]
-        shown = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
-        print_rows(shown, table_format, titles=(*TITLES, "metric"))
+        table_rows = [{name: row[name] for name in CONDITION_COLUMNS} for row in rows]
+        print_rows(table_rows, table_format, titles=(*TITLES, "metric"))
     else:
         hidden = ("study_id", "checkpoint_id", "image_set_id", "condition_id", "cycles")
         print_rows(metrics.drop(*hidden, strict=False).to_dicts(), table_format, titles=TITLES)

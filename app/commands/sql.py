@@ -18,7 +18,7 @@ from ..api.options import Database
 from ..terminal import command
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]
-LONGEST = 1 << 24
+MOST_BYTES = 1 << 24
 """The most bytes of a query in a file."""
 STDIN = Path("-")
 
@@ -57,13 +57,13 @@ def answer(
     if (query is None) == (file is None):
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one')
     ending = out.suffix.removeprefix(".") if out else ""
-    chosen = format or (ending if ending in get_args(AnswerFormat) else "table")
-    if out is not None and chosen == "table":
+    answer_format = format or (ending if ending in get_args(AnswerFormat) else "table")
+    if out is not None and answer_format == "table":
         raise UsageError(
             f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
         )
-    if out is None and chosen in ("parquet", "arrow") and sys.stdout.isatty():
-        raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
+    if out is None and answer_format in ("parquet", "arrow") and sys.stdout.isatty():
+        raise UsageError(f"{answer_format.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
     if query is not None:
@@ -81,10 +81,10 @@ def answer(
     with reading(db) as store:
         from ..answers import print_answers, write_answers
 
-        if chosen == "table":
+        if answer_format == "table":
             print_answers(store, text, timeout, line)
         else:
-            write_answers(store, text, timeout, chosen, out)
+            write_answers(store, text, timeout, answer_format, out)
 
 
 def _text(query: str) -> str:
@@ -98,7 +98,7 @@ def _text(query: str) -> str:
 def _content(file: Path) -> str:
     """The query in a file, or in what is piped in; UsageError where it cannot be read."""
     try:
-        return read_text(Path("/dev/stdin") if file == STDIN else file, LONGEST, pipe=True)
+        return read_text(Path("/dev/stdin") if file == STDIN else file, MOST_BYTES, pipe=True)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None

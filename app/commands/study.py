@@ -58,8 +58,8 @@ def print_progress(states: Sequence[RunProgress], db: Path, table_format: TableF
 
 def _times(state: RunProgress) -> str:
     """The time that is left, and the age of the figures."""
-    left = "time left not known yet" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
-    return f"as of {duration(max(0.0, time.time() - state.written))} ago; {left}"
+    rest = "time left not known yet" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
+    return f"as of {duration(max(0.0, time.time() - state.written))} ago; {rest}"
 
 
 def print_imports(imports: Sequence[Imported], db: Path) -> None:

@@ -47,7 +47,7 @@ SELECTIONS = {
 """Name of a selection -> what it asks of the answers of model a, and of model b where there is one."""
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
-SELECTED = """
+IMAGES_OF_QUERY = """
 SELECT a.image_index, measured.value
 FROM prediction AS a
 LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a.image_index
@@ -70,7 +70,7 @@ ANSWERS = """
 SELECT cell, image_index, predicted, label_rank, confidence
 FROM prediction WHERE cell IN ({cells}) AND image_index IN ({which})
 """
-SHOWN = """
+IMAGES_OF_PAGE = """
 SELECT image.image_index, image.path, truth.class AS label
 FROM image
 LEFT JOIN label AS truth
@@ -181,7 +181,7 @@ class Answers:
             )
             labels = opened.store.frame(query)["label"].to_list()
             cells = tables.cells
-            pictured = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
+            picture_digests = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
         # The order and the looks are those of the report's curves.
         models = cells.select("checkpoint", "category").unique().sort("checkpoint")
         field = "checkpoint" if series_of(models) == "model" else "category"
@@ -196,7 +196,7 @@ class Answers:
             ],
             "image_sets": [
                 {"name": row["image_set"], "labelled": row["labelled"], "n": row["n"],
-                 "own_cycles": row["own_cycles"], "pictures": row["digest"] in pictured}
+                 "own_cycles": row["own_cycles"], "pictures": row["digest"] in picture_digests}
                 for row in cells.unique("image_set", maintain_order=True).to_dicts()
             ],
             "conditions": [
@@ -247,7 +247,7 @@ class Answers:
             cells = tables.cells.filter(image_set=query.image_set, condition=query.condition)
             cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
-                SELECTED.format(
+                IMAGES_OF_QUERY.format(
                     where=SELECTIONS[query.selection],
                     order="value DESC" if query.measure else ORDERS.get(query.selection, "a.image_index"),
                 ),
@@ -259,9 +259,9 @@ class Answers:
                 ],
             )
             page = fitting.slice(query.offset, min(query.limit, PAGE_TILES))
-            numbers = _listed(page["image_index"])
+            numbers = _sql_list(page["image_index"])
             images = page.join(
-                store.frame(SHOWN.format(which=numbers), [cell_a["image_set_id"]]),
+                store.frame(IMAGES_OF_PAGE.format(which=numbers), [cell_a["image_set_id"]]),
                 on="image_index",
                 maintain_order="left",
             )
@@ -352,8 +352,8 @@ class Answers:
     def _images(self, store: Store, digest: str) -> ImageSet | None:
         """The images of a set of the database, all or some of a set that was found."""
         if digest not in self._sets:
-            fitting = (as_recorded(store, images, digest) for images in self._packed)
-            self._sets[digest] = next((images for images in fitting if images), None)
+            selections = (as_recorded(store, images, digest) for images in self._packed)
+            self._sets[digest] = next((images for images in selections if images), None)
         return self._sets[digest]
 
     def _tables(self, opened: _Open, label: str) -> StudyTables:
@@ -387,14 +387,14 @@ class Answers:
 
 def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """The conditions that some cell has, told by their frequencies where these are the same on all image sets."""
-    several = pl.col("cycles").n_unique() > 1
-    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~several).then(pl.col("cycles").first()))
+    varies = pl.col("cycles").n_unique() > 1
+    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~varies).then(pl.col("cycles").first()))
     return conditions.join(cycles, on="digest", maintain_order="left").with_columns(
         setting_in_cycles=frequency_settings()
     )
 
 
-def _listed(numbers: Iterable[int]) -> str:
+def _sql_list(numbers: Iterable[int]) -> str:
     """Numbers for IN (…), -1 if there are none. DuckDB skips what it need not read by a list in the text alone."""
     return ", ".join(map(str, map(int, numbers))) or "-1"
 
@@ -409,7 +409,7 @@ def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
 
 def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, list[dict[str, Any]]]:
     """Image -> what each model says of it, perturbed and clean."""
-    ids = _listed([*cells["cell"], *cells["clean_cell"].drop_nulls()])
+    ids = _sql_list([*cells["cell"], *cells["clean_cell"].drop_nulls()])
     predictions = store.frame(ANSWERS.format(cells=ids, which=numbers))
     reference = predictions.select(
         "image_index", clean_cell="cell", clean="predicted", clean_rank="label_rank", clean_confidence="confidence"

@@ -98,9 +98,9 @@ class Doorkeeper:
         parameters = parse_qs(request.url.query)
         if request.url.path == "/" and self._is_token(parameters.get("token", [""])[0]):
             rest = urlencode({name: values for name, values in parameters.items() if name != "token"}, doseq=True)
-            entered = RedirectResponse(f"/?{rest}" if rest else "/", 303)
-            entered.set_cookie(self._name, self._token, httponly=True, samesite="strict")
-            return entered
+            redirect = RedirectResponse(f"/?{rest}" if rest else "/", 303)
+            redirect.set_cookie(self._name, self._token, httponly=True, samesite="strict")
+            return redirect
         if not self._is_token(request.cookies.get(self._name, "")):
             return PlainTextResponse(
                 "Open the address that `bandlens explore` printed, with its token, or add &token=TOKEN to a link.\n",
@@ -112,7 +112,7 @@ class Doorkeeper:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
-MALFORMED = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
+REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
 """Errors of requests that the page does not make."""
 
 
@@ -124,7 +124,7 @@ async def answer_in_thread(answer: Callable[[], Response]) -> Response:
         why = str(error)
     except OSError as error:
         why = f"{error.filename}: {error.strerror}"
-    except MALFORMED:
+    except REQUEST_ERRORS:
         why = "the page asked for what is not there; load it again"
     return _json({"error": why}, 400)
 

@@ -20,17 +20,17 @@ from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 
-DEEPEST = 4
+SEARCH_DEPTH = 4
 """Levels below a folder at which image sets are looked for: imagenet-c/fog/3 lies three below."""
 
-ALIKE = ("size", "preprocessing", "labelled", "decision_space")
+SHARED_FACTS = ("size", "preprocessing", "labelled", "decision_space")
 """Facts that a selection of a set's images shares with the whole set."""
 
 
 def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
     """The image sets at and below the folders, by their digest; those that are damaged are left out."""
     sets: dict[str, ImageSet] = {}
-    for path in dict.fromkeys(path for folder in folders for path in _places(folder)):
+    for path in dict.fromkeys(path for folder in folders for path in _candidate_folders(folder)):
         try:
             images = open_image_set(path)
         except BandlensError:
@@ -39,8 +39,8 @@ def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
     return sets
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    for depth in range(DEEPEST + 1):
+def _candidate_folders(folder: Path) -> Iterator[Path]:
+    for depth in range(SEARCH_DEPTH + 1):
         yield from sorted(file.parent for file in folder.glob("*/" * depth + ABOUT))
 
 
@@ -55,7 +55,7 @@ def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
     recorded = store.frame(
         "SELECT id, count, size, preprocessing, labelled, decision_space FROM image_set WHERE digest = ?", [digest]
     ).rows(named=True)
-    if not recorded or any(getattr(images.info, name) != recorded[0][name] for name in ALIKE):
+    if not recorded or any(getattr(images.info, name) != recorded[0][name] for name in SHARED_FACTS):
         return None
     rows = store.frame(
         "SELECT path, label.class FROM image JOIN image_set ON image_set.id = image_set LEFT JOIN label "
@@ -90,14 +90,14 @@ class Conditions:
 
     def find(self, probe: str, parameters: str, digest: str) -> Condition:
         """The condition with these parameters, a JSON object, and this digest; UsageError as `why_not` has it."""
-        condition = self._again(probe, parameters, digest)
+        condition = self._find_version(probe, parameters, digest)
         if condition is None:
             raise UsageError(str(self.why_not(probe, parameters, digest)))
         return condition
 
     def why_not(self, probe: str, parameters: str, digest: str) -> str | None:
         """Why the condition cannot be applied again; None where it can."""
-        if self._again(probe, parameters, digest):
+        if self._find_version(probe, parameters, digest):
             return None
         if probe in KNOWN and KNOWN[probe].attack:
             return f"{probe} needs the network: its images are not drawn again"
@@ -105,7 +105,7 @@ class Conditions:
             return f"{probe} is a probe of one's own; name the study file that has it"
         return f"{probe} {parameters} was made by another version of the probe; run it again to see it"
 
-    def _again(self, probe: str, parameters: str, digest: str) -> Condition | None:
+    def _find_version(self, probe: str, parameters: str, digest: str) -> Condition | None:
         if digest in self._known or probe not in FAMILIES:
             return self._known.get(digest)
         conditions = make_grid({probe: json.loads(parameters)}, Path()).conditions
@@ -116,8 +116,8 @@ class Conditions:
         position = np.array([index])
         batch = Batch(images.take(position), images.keys[position], position, seed)
         perturb = self._families[condition.probe].perturb
-        [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
-        pixels: NDArray[np.uint8] = np.round(made[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+        [(_, batch_pixels)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
+        pixels: NDArray[np.uint8] = np.round(batch_pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
         return pixels
 
 

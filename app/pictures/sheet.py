@@ -91,9 +91,9 @@ def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str,
     labelled = []
     for (probe, _), members in rows.items():
         settings = [condition.facts.setting_at(size).split(", ") for condition in members]
-        shared = [words for words in settings[0] if all(words in setting for setting in settings)]
-        labels = [", ".join(words for words in setting if words not in shared) for setting in settings]
-        title = ", ".join([probe.replace("_", " "), *filter(None, shared)])
+        common_words = [words for words in settings[0] if all(words in setting for setting in settings)]
+        labels = [", ".join(words for words in setting if words not in common_words) for setting in settings]
+        title = ", ".join([probe.replace("_", " "), *filter(None, common_words)])
         labelled.append((title, dict(zip(members, labels, strict=True))))
     return labelled
 
@@ -123,16 +123,16 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
     draw = ImageDraw.Draw(sheet)
     title_font, *fonts = (ImageFont.load_default(size) for size in (14, 12, 11, 10, 9))
     for row, (title, tiles) in enumerate(rows):
-        top = MARGIN + row * (TILE + GAP + 2 * LABEL)
-        draw.text((MARGIN, top), title, "black", title_font)
+        y = MARGIN + row * (TILE + GAP + 2 * LABEL)
+        draw.text((MARGIN, y), title, "black", title_font)
         for column, (condition, label) in enumerate(tiles):
-            left = MARGIN + column * (TILE + GAP)
+            x = MARGIN + column * (TILE + GAP)
             pixels, stretch = stretched(pictures[condition])
             tile = Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(tile, (left, top + LABEL))
-            draw.text((left + 3, top + LABEL + 2), stretch, "white", fonts[0], stroke_width=1, stroke_fill="black")
+            sheet.paste(tile, (x, y + LABEL))
+            draw.text((x + 3, y + LABEL + 2), stretch, "white", fonts[0], stroke_width=1, stroke_fill="black")
             font = next((font for font in fonts if font.getlength(label) <= TILE), fonts[-1])
-            draw.text((left, top + LABEL + TILE), label, "black", font)
+            draw.text((x, y + LABEL + TILE), label, "black", font)
     write_png(sheet, out)
     return len(pictures)
 

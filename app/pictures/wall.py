@@ -19,7 +19,7 @@ from .conditions import Conditions, as_recorded, clean
 from .sheet import write_png
 
 TILE, GAP, LINE, MARGIN = 132, 6, 15, 12
-ACROSS = 6
+ROW_TILES = 6
 """Tiles in a row of the wall."""
 WALL_TILES = 240
 """Tiles that a wall shows at most."""
@@ -47,35 +47,37 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     if rows.is_empty():
         raise UsageError("the query has no rows, so there is nothing to show")
     digests = store.frame("SELECT digest FROM image_set ORDER BY id")["digest"]
-    recorded = [selection for digest in digests if (selection := as_recorded(store, images, digest))]
-    places = _places_in_set(rows, images, recorded)
+    selections = [selection for digest in digests if (selection := as_recorded(store, images, digest))]
+    places = _places_in_set(rows, images, selections)
     tiles = rows.head(WALL_TILES).to_dicts()
-    perturbed = {"probe", "parameters"} <= set(rows.columns)
-    across = min(ACROSS, len(tiles))
+    has_conditions = {"probe", "parameters"} <= set(rows.columns)
+    across = min(ROW_TILES, len(tiles))
     settings: dict[tuple[str, str, int | None], tuple[Condition, int]] = {}
-    if perturbed:
+    if has_conditions:
         for key in dict.fromkeys(map(_condition_key, tiles)):
-            settings[key] = _condition_and_seed(store, images.info.name, recorded, conditions, key)
+            settings[key] = _condition_and_seed(store, images.info.name, selections, conditions, key)
     captions = [
-        _caption(row, images.paths[index], settings[_condition_key(row)][0] if perturbed else None, images.info.size)
+        _caption(
+            row, images.paths[index], settings[_condition_key(row)][0] if has_conditions else None, images.info.size
+        )
         for row, index in zip(tiles, places, strict=False)
     ]
-    width, lines = (2 if perturbed else 1) * TILE + GAP, max(map(len, captions))
+    width, lines = (2 if has_conditions else 1) * TILE + GAP, max(map(len, captions))
     height = TILE + lines * LINE + 2 * GAP
     down = -(-len(tiles) // across)
     sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP), 2 * MARGIN + down * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for tile_number, (row, index, caption) in enumerate(zip(tiles, places, captions, strict=False)):
-        left, top = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
+        x, y = MARGIN + tile_number % across * (width + GAP), MARGIN + tile_number // across * height
         pictures = [clean(images, index)]
-        if perturbed:
+        if has_conditions:
             condition, seed = settings[_condition_key(row)]
             pictures.append(conditions.apply(images, index, condition, seed))
         for number, pixels in enumerate(pictures):
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
-            sheet.paste(tile, (left + number * TILE, top))
+            sheet.paste(tile, (x + number * TILE, y))
         for number, line in enumerate(caption):
-            draw.text((left, top + TILE + 2 + number * LINE), line, "black", font)
+            draw.text((x, y + TILE + 2 + number * LINE), line, "black", font)
     write_png(sheet, out)
     return len(tiles)
 
@@ -143,8 +145,5 @@ def _caption(row: Mapping[str, Any], path: str, condition: Condition | None, siz
     for name, value in row.items():
         if name not in hidden and value is not None:
             lines.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    return [_fitted(printable(line)) for line in lines]
-
-
-def _fitted(line: str) -> str:
-    return line if len(line) <= LINE_LETTERS else f"{line[: LINE_LETTERS - 1]}…"
+    texts = [printable(line) for line in lines]
+    return [text if len(text) <= LINE_LETTERS else f"{text[: LINE_LETTERS - 1]}…" for text in texts]

@@ -19,7 +19,7 @@ from ...core.errors import plural
 from .data import ReportData
 from .sections import Figure, Section
 
-BESIDE = 5
+HALF_PAGE_MODELS = 5
 """Models that leave room for their numbers on half of a page."""
 CAPTION = (
     "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
@@ -62,10 +62,10 @@ def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
     before, after, difference and the ends low and high of its 95 % interval are in percentage points.
     """
     keys = ["image_set", "probe", "parameters"]
-    compared = comparison.cells.filter(pl.col("difference").is_not_null()).join(
+    cells = comparison.cells.filter(pl.col("difference").is_not_null()).join(
         results.curve.select(*keys, "cycles").unique(), on=keys, how="left", maintain_order="left"
     )
-    rows = with_facts(compared, results.conditions)
+    rows = with_facts(cells, results.conditions)
     return rows.sort("image_set", "place", "checkpoint").select(
         "checkpoint",
         "image_set",
@@ -100,5 +100,5 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int
         probe: difference_map(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
         for (probe,), part in results.select_choice(rows).group_by("probe", maintain_order=True)
     }
-    table, columns = rows.drop("image_set", "differs"), 2 if len(results.choice) <= BESIDE else 1
+    table, columns = rows.drop("image_set", "differs"), 2 if len(results.choice) <= HALF_PAGE_MODELS else 1
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, columns, table)

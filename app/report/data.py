@@ -188,11 +188,11 @@ def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> 
         key: (names[checkpoint], image_sets[image_set])
         for key, checkpoint, image_set in frames["cells"].select("key", "checkpoint", "image_set").rows()
     }
-    enlarged = frames["image_sets"].filter(pl.col("own_cycles").is_not_null()).select("name", "own_cycles")
+    cycles_of_sets = frames["image_sets"].filter(pl.col("own_cycles").is_not_null()).select("name", "own_cycles")
     return [
         *doubt_counts_of_study(store, study_id),
         *doubt_accuracies(store, cells),
-        *(enlarged_in_words(*row) for row in enlarged.rows()),
+        *(enlarged_in_words(*row) for row in cycles_of_sets.rows()),
     ]
 
 
@@ -209,6 +209,6 @@ def choose(models: pl.DataFrame, most: int = DRAWN_MODELS) -> list[str]:
 
     `models` has checkpoint, category, and accuracy, which may be null.
     """
-    ordered = models.sort("category", "accuracy", "checkpoint")["checkpoint"]
-    steps = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
-    return ordered.gather(steps).sort().to_list()
+    names = models.sort("category", "accuracy", "checkpoint")["checkpoint"]
+    steps = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return names.gather(steps).sort().to_list()

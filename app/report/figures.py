@@ -85,7 +85,7 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
             for ending in ENDINGS:
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending))
             advance(1)
-        for name in _listed(folder / INDEX) - {*names}:
+        for name in _read_index(folder / INDEX) - {*names}:
             for ending in ENDINGS:
                 (folder / f"{name}.{ending}").unlink(missing_ok=True)
         rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
@@ -148,7 +148,7 @@ def in_points(svg: str, unit: str) -> str:
     return re.sub(r'width="([\d.]+)" height="([\d.]+)"', shorter, svg, count=1)
 
 
-def _listed(index: Path) -> set[str]:
+def _read_index(index: Path) -> set[str]:
     """Names without endings in the list of an earlier report; none where the file is no such list."""
     try:
         rows = pl.read_csv(regular(index), infer_schema=False)
@@ -161,5 +161,5 @@ def _listed(index: Path) -> set[str]:
 
 def distinct_name(name: str, names: Container[str]) -> str:
     """The name, or with a number behind it where it is among the names."""
-    numbered = (f"{name}-{number}" for number in count(2))
-    return next(free for free in chain([name], numbered) if free not in names)
+    numbered_names = (f"{name}-{number}" for number in count(2))
+    return next(free for free in chain([name], numbered_names) if free not in names)

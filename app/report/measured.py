@@ -220,8 +220,8 @@ def _octaves(results: ReportData) -> Iterator[Figure]:
         pair_values = choice.filter(pl.col("metric").is_in(pairs))
         reach = float(pair_values.select(pl.col("value").abs().max().fill_null(0)).item())
         maps = {
-            str(model): pair_map(of_model, str(model), size, reach)
-            for (model,), of_model in pair_values.group_by("checkpoint", maintain_order=True)
+            str(model): pair_map(model_pairs, str(model), size, reach)
+            for (model,), model_pairs in pair_values.group_by("checkpoint", maintain_order=True)
         }
         table, title = rows.filter(pl.col("metric").is_in(pairs)).select(METRIC_COLUMNS), f"Pairs of octaves on {name}"
         folded = len(maps) > OPEN_MODELS

@@ -46,10 +46,10 @@ def _kappas(results: ReportData) -> Iterator[Figure]:
         *(pl.when(single).then(pl.col(name).first()).alias(name) for name in ("low", "high", "most")),
         pl.col("n").sum(),
     )
-    renamed = means.rename({"first_subject": "first", "second_subject": "second"})
+    kappas = means.rename({"first_subject": "first", "second_subject": "second"})
     panels = {
         str(images): kappa_map(rows, str(images))
-        for (images,), rows in renamed.group_by("images", maintain_order=True)
+        for (images,), rows in kappas.group_by("images", maintain_order=True)
         if rows["kappa"].is_not_null().any()
     }
     if panels:

@@ -132,8 +132,8 @@ def _training_figure(results: ReportData | None) -> Figure:
         shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
         for shift in EVERYWHERE
     }
-    lines = training_lines(shipped_values())
-    rows = [{"training": way, **row} for way, of_way in lines.items() for row in line_rows(of_way)]
+    lines_by_training = training_lines(shipped_values())
+    rows = [{"training": way, **row} for way, lines in lines_by_training.items() for row in line_rows(lines)]
     table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(EVERYWHERE)).drop("over", "up_to", "above")
     table = table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
     return Figure("atlas-training", "Accuracy by way of training", TRAINING_CAPTION, panels, 2, table)
@@ -213,13 +213,13 @@ def _own_marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
     """Yield one's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
     rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
     number, x = ("value", "value", ".3f"), alt.X("value:Q", title=label_of(bias))
-    lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
+    lines, points = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     if len(lines):
         rules = plot(lines).mark_rule(color=INK, strokeDash=[4, 2])
         yield rules.encode(x=x, tooltip=tips("model", "image_set", number, "state"))
     accuracy = ("imagenet", "top-1 on ImageNet, %", ".1f")
     sound = pl.col("state") == State.OK
-    for part, fill in ((placed.filter(sound), INK), (placed.filter(~sound), "white")):
+    for part, fill in ((points.filter(sound), INK), (points.filter(~sound), "white")):
         if len(part):
             tooltip = tips("model", "image_set", number, "state", accuracy, "imagenet_is")
             yield diamonds(part, x, alt.Y("imagenet:Q"), tooltip, fill)

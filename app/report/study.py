@@ -63,11 +63,11 @@ def verdict_section(results: ReportData, against: Verdict | None) -> Section:
     if findings and findings[0] == f"{_title_of(findings[0])}.":
         findings = findings[1:]
     text = [*findings, *undetermined, *(f"Warning: {doubt}." for doubt in results.doubts)]
-    done = int(results.cells["complete"].sum())
-    if done < len(results.cells):
+    complete_count = int(results.cells["complete"].sum())
+    if complete_count < len(results.cells):
         text.append(
-            f"{done:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
-            "run` goes on where it stopped."
+            f"{complete_count:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; "
+            "`bandlens run` goes on where it stopped."
         )
     if not results.image_sets["labelled"].all():
         text.append(AGREEMENT)
@@ -112,14 +112,14 @@ def provenance(results: ReportData) -> Section:
         "bandlens": str(study["bandlens"]),
         "Host": str(study["host"]),
         "First run": cell(study["first_run"]),
-        "Precision": _listed(cells["precision"]),
-        "Seeds": _listed(cells["seed"]),
-        "Decision space": _listed(cells["decision_space"]),
+        "Precision": _join_values(cells["precision"]),
+        "Seeds": _join_values(cells["seed"]),
+        "Decision space": _join_values(cells["decision_space"]),
         "Charts": f"Vega-Lite {vega_lite_version()}",
     }
-    failed, gates = cells.filter(pl.col("error").is_not_null()), results.gates.select(GATE_COLUMNS)
-    causes = failed.group_by("error", maintain_order=True).agg(cells=pl.len())
-    headless = [] if results.checkpoints["head"].count() else ["head"]
+    failed_cells, gates = cells.filter(pl.col("error").is_not_null()), results.gates.select(GATE_COLUMNS)
+    causes = failed_cells.group_by("error", maintain_order=True).agg(cells=pl.len())
+    empty_columns = [] if results.checkpoints["head"].count() else ["head"]
     versions = [
         ", ".join(f"{name} {version}" for name, version in json.loads(text).items())
         for text in results.sessions["versions"]
@@ -128,8 +128,8 @@ def provenance(results: ReportData) -> Section:
     tables = [
         *([Table("Precision gates", count_verdicts(gates))] if len(gates) else []),
         *([Table("Precision gates, by condition", gates, folded=True)] if len(gates) else []),
-        *([Table("Cells that failed", causes)] if len(failed) else []),
-        Table("Models", results.checkpoints.drop("id", *headless)),
+        *([Table("Cells that failed", causes)] if len(failed_cells) else []),
+        Table("Models", results.checkpoints.drop("id", *empty_columns)),
         Table("Image sets", results.image_sets.drop("id", "corruption", "severity")),
         Table("Sessions: engine, device, library versions", sessions),
         Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),
@@ -138,5 +138,5 @@ def provenance(results: ReportData) -> Section:
     return Section("provenance", "Provenance", text, tables=tables, facts=facts, listing=str(study["toml"]))
 
 
-def _listed(values: pl.Series) -> str:
+def _join_values(values: pl.Series) -> str:
     return ", ".join(str(value) for value in values.unique().sort()) or "–"

@@ -39,7 +39,7 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
         return images
     as_packed = tuple(range(len(images.class_names)))
     numberings: dict[tuple[int, ...], Model] = {}
-    named: ModelClasses | None = None
+    matching_classes: ModelClasses | None = None
     for model in models:
         classes = _classes_of(model)
         if classes is None and space == MULTILABEL:
@@ -48,9 +48,9 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
                 "or number the labels in the CSV file"
             )
         numbers = None if classes is None else _numbers(images.info.name, images.class_names, classes, model)
-        named = named if numbers is None else classes
+        matching_classes = matching_classes if numbers is None else classes
         numberings.setdefault(as_packed if numbers is None else numbers, model)
-    if named is None:
+    if matching_classes is None:
         return images
     if len(numberings) > 1:
         (numbers_a, model_a), (numbers_b, model_b), *_ = numberings.items()
@@ -63,7 +63,7 @@ def match_labels(images: ImageSet, models: Sequence[Model]) -> ImageSet:
     (numbers,) = numberings
     if numbers != as_packed:
         images = open_image_set(images.folder, images.draw, numbers)
-    return replace(images, class_names=named.names)
+    return replace(images, class_names=matching_classes.names)
 
 
 def _classes_of(model: Model) -> ModelClasses | None:

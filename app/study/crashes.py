@@ -62,7 +62,11 @@ def read_crashes(database: Path) -> dict[str, str]:
             frames = re.findall(
                 r'^  File "(.+)", line (\d+)', words.partition("Current thread")[2] or words, re.MULTILINE
             )
-            lines = [f" in {Path(path).name}, line {line}" for path, line in frames if not _is_known(path)]
+            lines = [
+                f" in {Path(path).name}, line {line}"
+                for path, line in frames
+                if not (is_of_python(path) or Path(path).is_relative_to(PACKAGE))
+            ]
             crashes[digest] = (
                 f"it ended an earlier run: {fault[1]}{''.join(lines[:1])}; mend it, or run with --devices, where "
                 "it ends its own cells alone"
@@ -74,7 +78,3 @@ def read_crashes(database: Path) -> dict[str, str]:
 def _maker_name(database: Path) -> Path:
     """The name from which the hidden files are called; other commands on the database leave them alone."""
     return database.with_name(f"{database.name}.crash")
-
-
-def _is_known(path: str) -> bool:
-    return is_of_python(path) or Path(path).is_relative_to(PACKAGE)

@@ -81,9 +81,9 @@ def detectable_differences(
     """
     spreads = pl.DataFrame(schema=SPREADS)
     if store is not None:
-        stored = store.frame(STORED_SPREADS)
-        spreads = pl.concat([spreads, stored, *_accuracy_spreads(store, work)], how="diagonal_relaxed")
-    determined = [(of.image_set, name) for of in metrics if not of.why for name in of.metrics]
+        frames = (spreads, store.frame(STORED_SPREADS), *_accuracy_spreads(store, work))
+        spreads = pl.concat(frames, how="diagonal_relaxed")
+    determined = [(row.image_set, name) for row in metrics if not row.why for name in row.metrics]
     biases = [
         (image_set, name)
         for image_set, name in determined
@@ -98,7 +98,7 @@ def detectable_differences(
         name = images.info.name
         if len(models[images.info.digest]) < 2:
             continue
-        rows.append(_of_accuracy(images, _spread(spreads, images, "accuracy"), cells))
+        rows.append(_detectable_accuracy(images, _spread(spreads, images, "accuracy"), cells))
         biases_of_set = [bias for image_set, bias in biases if image_set == name]
         kappas = [metric for metric in condition_metrics.get(name, ()) if metric in KAPPAS]
         for metric, tests in (dict.fromkeys(biases_of_set, len(biases_of_set)) | dict.fromkeys(kappas, cells)).items():
@@ -121,13 +121,13 @@ def _is_bias(metric: str) -> bool:
 
 def _spread(spreads: pl.DataFrame, images: ImageSet, measure: str) -> tuple[float | None, float | None]:
     """The width of an interval on these images, and the discordance: those of the same images, or else of all."""
-    of_measure = spreads.filter(measure=measure)
-    of_images = of_measure.filter(digest=images.info.digest)
-    row = (of_measure if of_images.is_empty() else of_images).select(pl.median("width", "discordance")).row(0)
+    measure_spreads = spreads.filter(measure=measure)
+    set_spreads = measure_spreads.filter(digest=images.info.digest)
+    row = (measure_spreads if set_spreads.is_empty() else set_spreads).select(pl.median("width", "discordance")).row(0)
     return (None if row[0] is None else row[0] / sqrt(images.info.count)), row[1]
 
 
-def _of_accuracy(images: ImageSet, spread: tuple[float | None, float | None], tests: int) -> Detectable:
+def _detectable_accuracy(images: ImageSet, spread: tuple[float | None, float | None], tests: int) -> Detectable:
     width, discordance = spread
     if width is None:
         effect = design_effect(images.clusters)
@@ -141,13 +141,13 @@ def _accuracy_spreads(store: Store, work: Work) -> Iterator[pl.DataFrame]:
     """Rows of SPREADS for the accuracies of some pairs of models under some conditions of earlier runs."""
     cells = store.frame(STORED_CELLS)
     digests = [images.info.digest for images in work.image_sets]
-    of_study = cells.filter(pl.col("digest").is_in(digests))
-    chosen = cells if of_study.is_empty() else of_study
-    for _, of_set in list(chosen.group_by("image_set_id", maintain_order=True))[:MOST_SETS]:
-        models = of_set.partition_by("checkpoint_id", maintain_order=True)
+    study_cells = cells.filter(pl.col("digest").is_in(digests))
+    source_cells = cells if study_cells.is_empty() else study_cells
+    for _, set_cells in list(source_cells.group_by("image_set_id", maintain_order=True))[:MOST_SETS]:
+        models = set_cells.partition_by("checkpoint_id", maintain_order=True)
         for cells_a, cells_b in list(pairwise(models))[:MOST_PAIRS]:
             settings_a, settings_b = (
-                of.unique(["probe", "parameters"], maintain_order=True) for of in (cells_a, cells_b)
+                side.unique(["probe", "parameters"], maintain_order=True) for side in (cells_a, cells_b)
             )
             pairs = settings_a.join(settings_b, on=["probe", "parameters"], suffix="_b", maintain_order="left")
             if pairs.is_empty():
@@ -155,7 +155,7 @@ def _accuracy_spreads(store: Store, work: Work) -> Iterator[pl.DataFrame]:
             pairs = pairs.gather_every(max(1, len(pairs) // MOST_CONDITIONS)).head(MOST_CONDITIONS)
             rows = pair_cells(store, store, pairs).rows.filter(pl.col("low").is_not_null())
             yield rows.select(
-                digest=pl.lit(of_set["digest"][0]),
+                digest=pl.lit(set_cells["digest"][0]),
                 measure=pl.lit("accuracy"),
                 width=(pl.col("high") - pl.col("low")) * pl.col("n").sqrt(),
                 discordance=(pl.col("lost") + pl.col("gained")) / pl.col("n"),

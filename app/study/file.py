@@ -78,8 +78,8 @@ class Study:
             table = keys[key][name] if isinstance(keys[key][name], Mapping) else {}
             # The name in the text makes nobody call the function: without a `file`, such a table is refused.
             keys[key] = {**keys[key], name: {**table, "function": getattr(function, "__name__", name)}}
-        toml = _written(where, keys)
-        checked = _checked(where, _parsed(where, toml))
+        toml = _write_toml(where, keys)
+        checked = _check_table(where, _parse_toml(where, toml))
         for (key, name), function in functions.items():
             checked[key][name]["function"] = function
         for key, value in ({"toml": toml} | checked).items():
@@ -90,7 +90,7 @@ class Study:
         """Parse and check a study file; UsageError says what is wrong with which key."""
         path = Path(file)
         toml = _text(path)
-        return cls(**_checked(path, {"name": path.stem} | _parsed(path, toml)), folder=path.parent, toml=toml)
+        return cls(**_check_table(path, {"name": path.stem} | _parse_toml(path, toml)), folder=path.parent, toml=toml)
 
     @property
     def probes_in_memory(self) -> list[str]:
@@ -114,7 +114,7 @@ def _functions(tables: Any) -> list[tuple[str, Callable[..., Any]]]:
     return [(name, function) for name, function in pairs if callable(function)]
 
 
-def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
+def _check_table(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a study, checked."""
     for key in table:
         if key not in KEYS:
@@ -199,11 +199,11 @@ def check_limit(where: str, value: Any, key: str) -> None:
 def stored_limits(label: str, toml: str) -> Limits:
     """The table [gate] of the text that a study was stored with."""
     where = f"study {label}"
-    return _limits(where, _parsed(where, toml).get("gate", {}))
+    return _limits(where, _parse_toml(where, toml).get("gate", {}))
 
 
 # A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.
-LARGEST = 1 << 18
+MOST_BYTES = 1 << 18
 """The most bytes that a study file may have."""
 MOST_DOTS = 1000
 """The most dots that a line may have: the time that a dotted key takes grows with the square of its parts."""
@@ -211,10 +211,10 @@ MOST_DOTS = 1000
 
 def _text(file: Path) -> str:
     try:
-        return read_text(file, LARGEST, pipe=True)
+        return read_text(file, MOST_BYTES, pipe=True)
     except FileNotFoundError:
-        known = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
-        advice = f"did you mean {known}?" if known.is_file() else f"`bandlens init {known}` writes one"
+        toml_file = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
+        advice = f"did you mean {toml_file}?" if toml_file.is_file() else f"`bandlens init {toml_file}` writes one"
         if file.suffix == ".duckdb":
             advice = f"a results database is given with --db {file}"
         raise UsageError(f"no study file {file}; {advice}") from None
@@ -226,7 +226,7 @@ def _text(file: Path) -> str:
         raise UsageError(f"{file} cannot be read as TOML: {error}") from None
 
 
-def _parsed(where: str | Path, toml: str) -> dict[str, Any]:
+def _parse_toml(where: str | Path, toml: str) -> dict[str, Any]:
     """The table that the text of a study holds; UsageError where it is no TOML, or holds what must not be stored."""
     try:
         if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
@@ -254,7 +254,7 @@ def _refuse_huge_numbers(where: str | Path, value: Any) -> None:
 
 
 # A study that is made in Python is written as the file that would say the same.
-def _written(where: str, keys: Mapping[str, Any]) -> str:
+def _write_toml(where: str, keys: Mapping[str, Any]) -> str:
     """The keys as TOML, without those that have their defaults."""
     import tomli_w
 
@@ -266,8 +266,8 @@ def _written(where: str, keys: Mapping[str, Any]) -> str:
         size = len(toml.encode())
     except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
         raise UsageError(f"{where} cannot be written as TOML: {error}; give text, numbers, lists and tables") from None
-    if size > LARGEST:
-        raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {LARGEST:,} are read")
+    if size > MOST_BYTES:
+        raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {MOST_BYTES:,} are read")
     return toml
 
 

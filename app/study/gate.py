@@ -43,7 +43,7 @@ def gate_study_precision(
     """
     # Both run on the engine of the study, which may be that of a tuning of its own precision.
     study = replace(study, engine=settle_engine(study, database)[0].engine)
-    works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
+    works = _resolve_precision(study, "reference", reference), _resolve_precision(study, "candidate", candidate)
     names = [f"{work.study.engine}:{work.study.precision}" for work in works]
     # A finished file of another precision runs at its own, whichever is asked for.
     pairs = list(zip(works[0].cells, works[1].cells, strict=True))
@@ -69,15 +69,16 @@ def gate_study_precision(
             reuse_predictions(work, store)
             return f"{names[1]} against {names[0]}"
 
-        ran = run_whole(
+        summary = run_whole(
             work, store, begin, stored_images(work, store), range_seconds, keep_progress(database, progress)
         )
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            return replace(gate_precision(store, ran.label, pairs, study.gate, advance), run_summary=ran.numbers)
+            gated = gate_precision(store, summary.label, pairs, study.gate, advance)
+            return replace(gated, run_summary=summary.numbers)
 
 
-def _resolved(study: Study, option: str, text: str) -> Work:
+def _resolve_precision(study: Study, option: str, text: str) -> Work:
     engine, _, precision = text.rpartition(":")
     if not precision or (":" in text and not engine):
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
@@ -99,15 +100,15 @@ def gate_study_release(
     with open_store(Path(against) if other_database else database, read_only=True) as store:
         # The newest version of a name is another one once the release has run.
         label_a = earlier_label(store, against, name.partition("@")[0])
-    ran = None
+    summary = None
     if isinstance(study, Study):
         check_names(replace(study.gate, **limits))  # before what may run for hours
-        ran = run_study(resolve(study, database), database, progress=progress).raise_failures()
+        summary = run_study(resolve(study, database), database, progress=progress).raise_failures()
     with ExitStack() as stack:
         store_b = stack.enter_context(open_store(database, read_only=True))
         is_other_file = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
-        run_a, run_b = Run(store_a, label_a), Run(store_b, ran.label if ran else study_label(store_b, name))
+        run_a, run_b = Run(store_a, label_a), Run(store_b, summary.label if summary else study_label(store_b, name))
         limits_of_study = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
         _refuse_unfinished(run_b, replace(limits_of_study, **limits), against)
         names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
@@ -121,7 +122,7 @@ def gate_study_release(
             store.write_release(run_b.label, against_label, gated.rows.drop(NOT_STORED))
     except StoreError as error:
         log.warning(f"bandlens: warning: the verdicts are not kept: {error}")
-    return replace(gated, run_summary=ran.numbers) if ran else gated
+    return replace(gated, run_summary=summary.numbers) if summary else gated
 
 
 NOT_STORED = (*MATCH, "cycles", "flips_low", "flips_high", "max_flips", "note")

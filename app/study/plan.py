@@ -79,7 +79,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     Stale are cells of the newest version of the study that this one no longer has: they stay, and the views stop
     showing them once this one has run.
     """
-    done: dict[str, int] = {}
+    image_counts: dict[str, int] = {}
     stale: list[tuple[str, str, str]] = []
     rates: dict[Variant, float] = {}
     errors: dict[str, str] = {}
@@ -89,28 +89,28 @@ def plan_study(work: Work, database: Path) -> Plan:
     ]
     measures = read_measures(work.study.measures, work.study.folder)
     metrics = metrics_of(work, measures)
-    of_conditions = condition_metrics(
+    metrics_by_set = condition_metrics(
         work.cells,
         _schemes(work),
         [measure.condition_measure for measure in measures],
         {images.info.digest for images in work.image_sets if images.attributes},
     )
     if not database.exists():
-        detectable = detectable_differences(work, metrics, of_conditions, None)
+        detectable = detectable_differences(work, metrics, metrics_by_set, None)
     else:
         with open_store(database, read_only=True) as store:
-            done, stale, rates = (
+            image_counts, stale, rates = (
                 stored_images(work, store),
                 store.stale(work.study.name, work.cells),
                 store.rates({cell.variant for cell in work.cells}),
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
             doubts += doubt_results(work, store)
-            detectable = detectable_differences(work, metrics, of_conditions, store)
+            detectable = detectable_differences(work, metrics, metrics_by_set, store)
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         group = (cell.model.name, cell.image_set.name, cell.condition.probe)
-        counts.setdefault(group, Counter())[_state(cell, done.get(cell.key))] += 1
+        counts.setdefault(group, Counter())[_state(cell, image_counts.get(cell.key))] += 1
     for group in stale:
         counts.setdefault(group, Counter())["stale"] += 1
     names = ("checkpoint", "image_set", "probe")
@@ -119,8 +119,8 @@ def plan_study(work: Work, database: Path) -> Plan:
         dict(zip(names, group, strict=True)) | {state: count[state] for state in states}
         for group, count in counts.items()
     ]
-    missing = missing_cells(work.cells, done)
-    lacking = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
+    missing = missing_cells(work.cells, image_counts)
+    lacking = {cell.key: cell.image_set.count - image_counts.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, lacking, rates)
     gated = [] if work.study.precision == "fp32" else by_attack(work.cells)[0]
     return Plan(
@@ -134,7 +134,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         smaller_maps=smaller_maps_of(work.grid, missing, lacking),
         packed=packed_for(work),
         metrics=metrics,
-        condition_metrics=of_conditions,
+        condition_metrics=metrics_by_set,
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
         own_probes=[family for family in work.grid.families.values() if family.files is not None],
@@ -170,11 +170,11 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
 def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    fewest: dict[str, int] = {}
+    class_counts: dict[str, int] = {}
     for model, images in dict.fromkeys((cell.model, cell.image_set) for cell in work.cells):
         classes = classes_decided(images.decision_space, model.classes)
-        fewest[images.digest] = min(fewest.get(images.digest, classes), classes)
-    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], fewest)
+        class_counts[images.digest] = min(class_counts.get(images.digest, classes), classes)
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], class_counts)
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:
@@ -206,16 +206,16 @@ def _estimate_perturbed(
 ) -> tuple[float, str]:
     study = work.study
     variants = list(dict.fromkeys(cell.variant for cell in cells))
-    known = {variant: rates[variant] for variant in variants if variant in rates}
+    rate_of_variant = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
-    if not known:
+    if not rate_of_variant:
         measured, rate = _measure_first(
             variants, lambda variant: measure_rate(variant, study.batch, study.thread_count)
         )
-        known = {measured: rate}
+        rate_of_variant = {measured: rate}
         basis = f"one batch of {measured.model.name}, measured now"
-    usual = float(np.median(list(known.values())))
-    return sum(lacking[cell.key] / known.get(cell.variant, usual) for cell in cells), basis
+    usual = float(np.median(list(rate_of_variant.values())))
+    return sum(lacking[cell.key] / rate_of_variant.get(cell.variant, usual) for cell in cells), basis
 
 
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
@@ -294,15 +294,15 @@ def _operations(passes: Mapping[Model, int]) -> float | None:
     """Operations of so many forward passes of each model; models of one known architecture are counted once."""
     from ...export.onnx.operations import count_operations  # ONNX, which a run would load to say what a study lacks
 
-    known: dict[tuple[str, int, int], float] = {}
+    operations_by_kind: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:
         for model, count in passes.items():
             architecture = model.sha256 if model.architecture == FINISHED else model.architecture
             kind = (architecture, model.image_size, model.classes)
-            if kind not in known:
-                known[kind] = count_operations(verify_model(model))
-            total += count * known[kind]
+            if kind not in operations_by_kind:
+                operations_by_kind[kind] = count_operations(verify_model(model))
+            total += count * operations_by_kind[kind]
     except ExportError:
         return None
     return total

@@ -20,9 +20,9 @@ from ...core.progress import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
 
 ENDING = "progress"
-LARGEST = 4096
+MOST_BYTES = 4096
 """The most bytes of such a file."""
-SECONDS = 1.0
+WRITE_SECONDS = 1.0
 """Seconds between two states that are written."""
 
 
@@ -59,17 +59,17 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
 
     @contextmanager
     def keep(activity: str, total: float | None, unit: str) -> Iterator[Advance]:
-        done, due, started = 0.0, 0.0, time.time()
+        position, due, started = 0.0, 0.0, time.time()
 
         def advance(amount: float = 1, /) -> None:
-            nonlocal done, due
+            nonlocal position, due
             show(amount)
-            done += amount
+            position += amount
             if total and time.monotonic() >= due:
                 state = RunProgress(
-                    activity, done, float(total), unit, os.getpid(), socket.gethostname(), started, time.time()
+                    activity, position, float(total), unit, os.getpid(), socket.gethostname(), started, time.time()
                 )
-                due = time.monotonic() + SECONDS
+                due = time.monotonic() + WRITE_SECONDS
                 with suppress(OSError):
                     draft = file.with_name(f"{file.name}.new")
                     draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
@@ -89,10 +89,10 @@ def keep_progress(database: Path, progress: Progress) -> Progress:
 def read_progress(database: Path) -> list[RunProgress]:
     """Read what the processes that write to a database last said of their progress; it is not opened."""
     # A host, as it stands in these names, and a number have no dot: r.2 is another database than r.
-    of_database = re.compile(rf"\.{re.escape(database.name)}\.[\w-]+\.\d+\.{ENDING}").fullmatch
+    match_database = re.compile(rf"\.{re.escape(database.name)}\.[\w-]+\.\d+\.{ENDING}").fullmatch
     states = []
-    for file in sorted(file for file in database.parent.glob(f".*.{ENDING}") if of_database(file.name)):
+    for file in sorted(file for file in database.parent.glob(f".*.{ENDING}") if match_database(file.name)):
         with suppress(OSError, ValueError, KeyError, TypeError):  # it is gone by now, or somebody else's
-            table = parse_json(read_text(file, LARGEST))
+            table = parse_json(read_text(file, MOST_BYTES))
             states.append(as_record(RunProgress, table | {"gone": lost_its_maker(file, database.name)}))
     return states

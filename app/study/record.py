@@ -64,10 +64,10 @@ class Summary:
         """This summary, where no cell failed; or BandlensError, which names the first."""
         if self.failed:
             first, count = self.failed[0], len(self.failed)
-            stored = "the others are stored, and " if count < self.cells else ""
+            clause = "the others are stored, and " if count < self.cells else ""
             raise BandlensError(
                 f"{count} of {self.cells} cells failed, the first: {first.cell}: {first.error}; "
-                f"{stored}the next run tries the failed ones again"
+                f"{clause}the next run tries the failed ones again"
             )
         return self
 
@@ -93,8 +93,8 @@ class Committed:
     def summarize(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
         """The summary of a run over `cells`, of which `missing` were not complete before."""
         seconds = time.monotonic() - self.started
-        ran = {cell.key for cell in missing} - {failure.cell.key for failure in self.failed}
-        return Summary(label, len(cells), len(ran), self.predictions, seconds, self.failed)
+        completed_keys = {cell.key for cell in missing} - {failure.cell.key for failure in self.failed}
+        return Summary(label, len(cells), len(completed_keys), self.predictions, seconds, self.failed)
 
 
 def record_study(work: Work, store: Store) -> str:
@@ -107,19 +107,19 @@ def record_study(work: Work, store: Store) -> str:
 
 def reuse_predictions(work: Work, store: Store) -> None:
     """Give recorded cells without predictions those that can be reused."""
-    for places, pairs in _reusable(work, store, store.progress(work.cells)):
+    for places, pairs in _find_reusable(work, store, store.progress(work.cells)):
         store.reuse(places, pairs)
 
 
 def stored_images(work: Work, store: Store) -> dict[str, int]:
     """Cell key -> number of its images that are done: those that are stored, or will be as soon as it is recorded."""
-    done = store.progress(work.cells)
-    reused = {key: count for _, pairs in _reusable(work, store, done) for key, _, count in pairs}
-    return done | reused
+    image_counts = store.progress(work.cells)
+    donor_counts = {key: count for _, pairs in _find_reusable(work, store, image_counts) for key, _, count in pairs}
+    return image_counts | donor_counts
 
 
-def _reusable(
-    work: Work, store: Store, done: Mapping[str, int]
+def _find_reusable(
+    work: Work, store: Store, image_counts: Mapping[str, int]
 ) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, str, int]]]]:
     """Predictions of cells on sets that the study's image sets were before images came or went.
 
@@ -127,23 +127,23 @@ def _reusable(
     that of one that has some of these images and is the same otherwise, and how many of them it has. A probe of the
     user's may ask for an image's place, so its predictions are reused where that has not changed.
     """
-    left = {cell.key: cell for cell in work.cells if not done.get(cell.key)}
+    empty_cells = {cell.key: cell for cell in work.cells if not image_counts.get(cell.key)}
     for images in work.image_sets:
         for earlier in reversed(earlier_sets(images)):
             moved = not np.array_equal(earlier.places, np.arange(len(earlier.places)))
             donors = {
                 replace(cell, image_set=replace(cell.image_set, digest=earlier.digest)): cell
-                for cell in left.values()
+                for cell in empty_cells.values()
                 if cell.image_set.digest == images.info.digest
                 and not (moved and work.grid.family(cell.condition).files is not None)
             }
-            stored = store.progress(list(donors))
-            counts = {donor: np.searchsorted(earlier.places, stored.get(donor.key, 0)) for donor in donors}
+            donor_counts = store.progress(list(donors))
+            counts = {donor: np.searchsorted(earlier.places, donor_counts.get(donor.key, 0)) for donor in donors}
             pairs = [(cell.key, donor.key, int(counts[donor])) for donor, cell in donors.items() if counts[donor]]
             if pairs:
                 yield earlier.places, pairs
                 for key, _, _ in pairs:
-                    del left[key]
+                    del empty_cells[key]
 
 
 def class_names(work: Work) -> ClassNames:
@@ -153,11 +153,11 @@ def class_names(work: Work) -> ClassNames:
     return {space.name: dict(zip(space.ids, space.names, strict=True)) for space in spaces}
 
 
-def missing_cells(cells: Sequence[Cell], done: Mapping[str, int]) -> list[Cell]:
-    """The cells that lack images; `done` has the number of images that are stored of each key."""
-    return [cell for cell in cells if done.get(cell.key, 0) < cell.image_set.count]
+def missing_cells(cells: Sequence[Cell], image_counts: Mapping[str, int]) -> list[Cell]:
+    """The cells that lack images; `image_counts` has the number of images that are stored of each key."""
+    return [cell for cell in cells if image_counts.get(cell.key, 0) < cell.image_set.count]
 
 
-def images_left(cells: Sequence[Cell], done: Mapping[str, int]) -> int:
+def images_left(cells: Sequence[Cell], image_counts: Mapping[str, int]) -> int:
     """The number of predictions that the cells lack."""
-    return sum(cell.image_set.count - done.get(cell.key, 0) for cell in cells)
+    return sum(cell.image_set.count - image_counts.get(cell.key, 0) for cell in cells)

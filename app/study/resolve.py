@@ -72,9 +72,9 @@ def settle_engine(study: Study, database: Path | None) -> tuple[Study, list[str]
     if usual and tuning and best and best.engine != usual.engine:
         change = tuning.change(best.engine, study.thread_count)
         preferred = usual.engine if change else best.engine
-        stored = _stored_engines(study, database) if database is not None and database.exists() else set()
-        kept = [name for name in (usual.engine, best.engine) if name in stored and readiness(name).ready]
-        engine = next(iter(kept), preferred)
+        engines = _stored_engines(study, database) if database is not None and database.exists() else set()
+        candidates = [name for name in (usual.engine, best.engine) if name in engines and readiness(name).ready]
+        engine = next(iter(candidates), preferred)
         if engine != preferred:
             why = f"{database} has its predictions; `--engine {preferred}` runs all anew"
         elif change:
@@ -174,10 +174,10 @@ def _without_training_images(images: ImageSet, models: Sequence[Model], overlap:
             f"bandlens: {images.info.name} was packed otherwise than the training images of {some_of(unlike)}, so that "
             "images of both are not recognized; pack both with the same options"
         )
-    trained = {
+    training_masks = {
         model: np.isin(images.keys, np.array(training_keys_of(model), np.uint64)) for model in models if model.head
     }
-    model, worst = max(trained.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
+    model, worst = max(training_masks.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
     if model is None or model.head is None or not worst.any():
         return images
     name, count = images.info.name, images.info.count
@@ -187,7 +187,7 @@ def _without_training_images(images: ImageSet, models: Sequence[Model], overlap:
             f"{trained_on}, and accuracy on these says nothing of new ones; pack others, or put "
             'overlap = "leave out" into the study'
         )
-    rows = np.flatnonzero(~np.any(list(trained.values()), axis=0))
+    rows = np.flatnonzero(~np.any(list(training_masks.values()), axis=0))
     if not len(rows):
         raise UsageError(f"{trained_on}, and no image remains; pack others")
     log.info(f"bandlens: {trained_on}; {count - len(rows)} images are left out")
@@ -208,13 +208,13 @@ def takes_images(model: Model, images: ImageSetInfo) -> bool:
 
 def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> None:
     """UsageError, which says what to pack, unless every model has an image set and every image set a model."""
-    lacking: dict[str, list[str]] = {}
+    models_by_crop: dict[str, list[str]] = {}
     for model in models:
         if not any(takes_images(model, images) for images in image_sets):
             how = model.crop.options if model.crop else f"--size {model.image_size}"
-            lacking.setdefault(how, []).append(model.name)
-    if lacking:
-        needs = [f"one for {some_of(names)} with {how}" for how, names in lacking.items()]
+            models_by_crop.setdefault(how, []).append(model.name)
+    if models_by_crop:
+        needs = [f"one for {some_of(names)} with {how}" for how, names in models_by_crop.items()]
         raise UsageError(
             f"no image set of the study has the pixels that all of its checkpoints take; pack {', '.join(needs)}"
         )
@@ -232,14 +232,14 @@ def _image_sets(study: Study, paths: list[str]) -> list[Path]:
         if "*" not in path:
             folders[study.folder / path] = None
             continue
-        fitting = _fitting(study.folder, f"{path.rstrip('/')}/{ABOUT}")
-        if not fitting:
+        set_folders = _glob_folders(study.folder, f"{path.rstrip('/')}/{ABOUT}")
+        if not set_folders:
             raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
-        folders.update(dict.fromkeys(fitting))
+        folders.update(dict.fromkeys(set_folders))
     return list(folders)
 
 
-def _fitting(folder: Path, pattern: str) -> list[Path]:
+def _glob_folders(folder: Path, pattern: str) -> list[Path]:
     """The folders of the files that fit, sorted; patterns may be absolute."""
     start = Path(Path(pattern).anchor)
     try:
@@ -268,13 +268,13 @@ def _models(entries: list[str], folder: Path | None) -> list[Model]:
         if exported is None:
             exported = [load_model(folder, name) for name in model_names(folder)]
         category = entry.removeprefix("category:")
-        chosen = {model.name: model for model in exported if entry == "*" or model.category == category}
+        entry_models = {model.name: model for model in exported if entry == "*" or model.category == category}
         if not exported:
             raise UsageError(
                 f"no models in {folder or models_folder()}, so no '{entry}'; name their folder in the study, as in "
                 'models = "models", or see `bandlens export`'
             )
-        if not chosen:
+        if not entry_models:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
-        models |= chosen
+        models |= entry_models
     return list(models.values())

@@ -55,19 +55,19 @@ def run_study(
 
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
-        done = stored_images(work, store)
-        if images_left(work.cells, done):
+        image_counts = stored_images(work, store)
+        if images_left(work.cells, image_counts):
             _tell_gaps(work)
         warn(doubt_numbers(work))
         begin = partial(record_study, work, store)
         if workers is None:
             has_own_probes = any(family.files is not None for family in work.grid.families.values())
             with note_crashes(database) if has_own_probes else nullcontext():
-                summary = run_whole(work, store, begin, done, range_seconds, progress, crashes)
+                summary = run_whole(work, store, begin, image_counts, range_seconds, progress, crashes)
         else:
             from .workers import run_on_workers  # sockets and other processes, which a run in this one does without
 
-            summary = run_on_workers(work, store, begin, done, workers, range_seconds, progress)
+            summary = run_on_workers(work, store, begin, image_counts, workers, range_seconds, progress)
         warn(doubt_results(work, store))
         if len({failure.cell.condition for failure in summary.failed}) > 1:
             warn(failures_in_words(summary.failed))
@@ -103,25 +103,25 @@ def _tell_gaps(work: Work) -> None:
 
     measures = read_measures(work.study.measures, work.study.folder)
     if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
-        named = some_of(gaps, MOST_GAPS, "; ")
-        log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")
+        words = some_of(gaps, MOST_GAPS, "; ")
+        log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
 
 
 def run_whole(
     work: Work,
     store: Store,
     begin: Callable[[], str],
-    done: Mapping[str, int],
+    image_counts: Mapping[str, int],
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = silent,
     crashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
     """Run the cells that are not complete in this process, and commit range by range.
 
-    `done` has the number of images that are stored of each key. `begin` records all cells and gives the label of the
+    `image_counts` has the number of stored images of each key. `begin` records all cells and gives the label of the
     summary. Cells of conditions that have `crashes` fail: by digest, what came of one.
     """
-    committed, todo = Committed(), missing_cells(work.cells, done)
+    committed, todo = Committed(), missing_cells(work.cells, image_counts)
     committed.failed += [
         Failed(cell, crashes[cell.condition.digest]) for cell in todo if cell.condition.digest in crashes
     ]
@@ -132,11 +132,11 @@ def run_whole(
         store.commit(committed.failed, {})
         for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
             with (
-                progress(activity, images_left(cells, done), "predictions") as advance,
+                progress(activity, images_left(cells, image_counts), "predictions") as advance,
                 background_commits(store, committed.throttled) as commit,
             ):
                 for task in whole_tasks(cells, work.grid):
-                    for outcomes in bench.compute(task, done, range_seconds, advance):
+                    for outcomes in bench.compute(task, image_counts, range_seconds, advance):
                         commit(outcomes, bench.infos())
                         committed.add(outcomes)
     warn(list(committed.throttled))

@@ -70,13 +70,13 @@ def verify_study(
         checks = [*check_database(store), _check_files(work, progress)]
         recomputed = list(_recompute(work, store, _draw_ranges(work, store, cells, images, seed), progress))
     limit = work.study.gate.flips
-    wrong = [
+    problems = [
         f"{part.cell}: {part.differing} of {part.images} images from {part.first} on are predicted otherwise"
         for part in recomputed
         # On the same machine nothing may differ; on another, what a precision gate lets pass.
         if part.differing > (0 if part.same_session else limit * part.images)
     ]
-    return Verified([*checks, Check("recomputed", len(recomputed), wrong)], recomputed)
+    return Verified([*checks, Check("recomputed", len(recomputed), problems)], recomputed)
 
 
 def _check_files(work: Work, progress: Progress) -> Check:
@@ -99,12 +99,13 @@ def _check_files(work: Work, progress: Progress) -> Check:
 def _draw_ranges(work: Work, store: Store, cells: int, images: int, seed: int) -> list[Task]:
     """Random cells of those that are stored, each with a random range of its images that begins with a batch."""
     random, batch = np.random.default_rng(seed), work.study.batch
-    done = store.progress(work.cells)
-    stored = [cell for cell in work.cells if done.get(cell.key, 0)]
-    drawn = [stored[row] for row in sorted(random.permutation(len(stored))[:cells])]
-    firsts = [batch * int(random.integers(-(-done[cell.key] // batch))) for cell in drawn]
+    image_counts = store.progress(work.cells)
+    stored_cells = [cell for cell in work.cells if image_counts.get(cell.key, 0)]
+    sample = [stored_cells[row] for row in sorted(random.permutation(len(stored_cells))[:cells])]
+    firsts = [batch * int(random.integers(-(-image_counts[cell.key] // batch))) for cell in sample]
     return [
-        Task((cell,), first, min(first + images, done[cell.key])) for cell, first in zip(drawn, firsts, strict=True)
+        Task((cell,), first, min(first + images, image_counts[cell.key]))
+        for cell, first in zip(sample, firsts, strict=True)
     ]
 
 
@@ -115,11 +116,11 @@ def _recompute(work: Work, store: Store, tasks: Sequence[Task], progress: Progre
             (part,) = [outcome for outcomes in bench.compute(task) for outcome in outcomes]
             if not isinstance(part, Finished):
                 raise BandlensError(f"{part.cell}: {part.error}; it was stored without that")
-            yield _compared(store, part, bench.infos()[part.cell.variant])
+            yield _compare_part(store, part, bench.infos()[part.cell.variant])
             advance(task.predictions)
 
 
-def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
+def _compare_part(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
     predictions, count = part.predictions, len(part.predictions.predicted)
     rows = store.frame(
         "SELECT predicted, confidence FROM prediction JOIN cell ON cell.id = prediction.cell "

@@ -113,7 +113,7 @@ class RunLedger:
 
     record: Callable[[], str]
     """Records the study, and gives its label."""
-    done: dict[str, int]
+    image_counts: dict[str, int]
     """Cell key -> number of its images that are stored."""
     commit: Commit
     advance: Advance
@@ -124,13 +124,13 @@ class RunLedger:
         self.label = self.label or self.record()
 
     def request(self, task: Task) -> Request:
-        return {cell.key: self.done.get(cell.key, 0) for cell in task.cells}
+        return {cell.key: self.image_counts.get(cell.key, 0) for cell in task.cells}
 
     def accept(self, task: Task, reply: Reply) -> Task | None:
         for outcomes in reply.ranges:
             self._store(outcomes, reply.sessions)
         failed = {failure.cell.key for failure in self.committed.failed}
-        rest = [cell for cell in missing_cells(task.cells, self.done) if cell.key not in failed]
+        rest = [cell for cell in missing_cells(task.cells, self.image_counts) if cell.key not in failed]
         return task.limited_to(rest) if rest else None
 
     def fail(self, task: Task, error: str) -> None:
@@ -141,7 +141,7 @@ class RunLedger:
         for outcome in outcomes:
             if not isinstance(outcome, Failed):
                 count = len(outcome.predictions.predicted)
-                self.done[outcome.cell.key] = outcome.first + count
+                self.image_counts[outcome.cell.key] = outcome.first + count
                 self.advance(count)
         self.committed.add(outcomes)
 
@@ -153,22 +153,22 @@ def run_on_workers(
     work: Work,
     store: Store,
     begin: Callable[[], str],
-    done: dict[str, int],
+    image_counts: dict[str, int],
     workers: Workers,
     range_seconds: float,
     progress: Progress = silent,
 ) -> Summary:
     """Run the cells that are not complete on workers; a task that failed three times fails its cells.
 
-    `done` has the number of images that are stored of each key. `begin` records all cells and gives the label of the
+    `image_counts` has the number of stored images of each key. `begin` records all cells and gives the label of the
     summary. A worker answers after about `range_seconds`.
     """
-    todo, committed = missing_cells(work.cells, done), Committed()
+    todo, committed = missing_cells(work.cells, image_counts), Committed()
     with (
-        progress("running", images_left(todo, done), "predictions") as advance,
+        progress("running", images_left(todo, image_counts), "predictions") as advance,
         background_commits(store, committed.throttled, dict) as commit,
     ):
-        ledger = RunLedger(begin, done, commit, advance, committed)
+        ledger = RunLedger(begin, image_counts, commit, advance, committed)
         if todo:
             with _start(work, todo, workers, range_seconds) as (started, look):
                 Schedule(started, whole_tasks(todo, work.grid), ledger, look).run()

@@ -28,7 +28,7 @@ NOBODY = 2**22 + 1
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is written."""
-    monkeypatch.setattr(progress_file, "SECONDS", 0.0)
+    monkeypatch.setattr(progress_file, "WRITE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
