@@ -68,17 +68,17 @@ KERNEL = "_kernel_time"
 
 
 def _layer(name: str, runs: Sequence[Mapping[str, Any]]) -> Layer:
-    about = runs[0]["args"]
+    arguments = runs[0]["args"]
     inputs, outputs = (
-        [shape for tensor in about[key] for shape in tensor.values()]
+        [shape for tensor in arguments[key] for shape in tensor.values()]
         for key in ("input_type_shape", "output_type_shape")
     )
-    operator, output = about["op_name"], outputs[0] if outputs else []
-    moved = sum(float(about[key]) for key in ("activation_size", "parameter_size", "output_size"))
+    operator, output = arguments["op_name"], outputs[0] if outputs else []
+    traffic = sum(float(arguments[key]) for key in ("activation_size", "parameter_size", "output_size"))
     if any(name in operator for name in PRODUCTS) and not any(len(shape) > 1 for shape in inputs[1:]):
-        moved += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
+        traffic += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
     seconds = median(run["dur"] for run in runs) / 1e6
-    return Layer(name, operator, seconds, moved, count_product(operator, inputs, output))
+    return Layer(name, operator, seconds, traffic, count_product(operator, inputs, output))
 
 
 def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:

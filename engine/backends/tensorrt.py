@@ -134,17 +134,17 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     ]
 
 
-def _layer(name: str, seconds: float, about: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
-    moved = 0
-    for tensor in (*about.get("Inputs", ()), *about.get("Outputs", ())):
+def _layer(name: str, seconds: float, layer: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
+    traffic = 0
+    for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
         words = f"{tensor.get('Format/Datatype', '')} {tensor.get('Datatype', '')}"
         size = next((size for word, size in ITEMSIZES.items() if word in words), 4)
-        moved += size * math.prod(tensor["Dimensions"])
-    weights = about.get("Weights", {})
-    moved += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
-    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", about.get("Metadata", "")) or name.split(" + ")
+        traffic += size * math.prod(tensor["Dimensions"])
+    weights = layer.get("Weights", {})
+    traffic += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
+    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", layer.get("Metadata", "")) or name.split(" + ")
     count = batch * sum(operations.get(node, 0) for node in dict.fromkeys(nodes))
-    return Layer(name, about.get("LayerType", ""), seconds, moved, count)
+    return Layer(name, layer.get("LayerType", ""), seconds, traffic, count)
 
 
 class Device:
