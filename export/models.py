@@ -41,7 +41,7 @@ MOST_CLASSES = 1 << 16
 """The number of classes that predictions can be stored for: they are stored in 16 bits."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
-LARGEST = 1 << 26
+MOST_DESCRIPTION_BYTES = 1 << 26
 """The most bytes that a description may have: with the keys of a few million training images."""
 
 
@@ -54,9 +54,9 @@ def check_name(name: str, kind: str = "model") -> str:
     return name
 
 
-def save_model(model: Model, content: bytes, made: Mapping[str, Any]) -> None:
+def save_model(model: Model, content: bytes, provenance: Mapping[str, Any]) -> None:
     """Write the ONNX file to `model.path` and its description beside it, each in one step; or ExportError."""
-    write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **made})
+    write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **provenance})
 
 
 def write_described(path: Path, content: bytes, description: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         hint = f"export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
-    return dict(parse_json(read_text(path, LARGEST)))
+    return dict(parse_json(read_text(path, MOST_DESCRIPTION_BYTES)))
 
 
 def class_names_of(model: Model) -> list[str] | None:

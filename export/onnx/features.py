@@ -109,15 +109,15 @@ def _gated_tensor(
     factors: Iterable[str], makers: Mapping[str, onnx.NodeProto], constants: Collection[str]
 ) -> str | None:
     """The tensor x where factors are functions of its numbers alone, as in the x f(x) of SiLU and GELU; else None."""
-    waiting, seen, sources = list(factors), set[str](), set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name in constants:
+    queue, visited, sources = list(factors), set[str](), set[str]()
+    while queue:
+        name = queue.pop()
+        if name in visited or name in constants:
             continue
-        seen.add(name)
+        visited.add(name)
         maker = makers.get(name)
         if maker is not None and maker.op_type in ELEMENTWISE:
-            waiting += maker.input
+            queue += maker.input
         else:
             sources.add(name)
     return sources.pop() if len(sources) == 1 else None

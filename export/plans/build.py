@@ -53,7 +53,7 @@ def gpu_settings() -> list[str]:
 def setting_choices() -> list[str]:
     """The combinations of SETTINGS that WITHOUT allows: those of most words first, and at last none of them."""
     words = [word for word in gpu_settings() if word in SETTINGS]
-    return [" ".join(chosen) for count in range(len(words), -1, -1) for chosen in combinations(words, count)]
+    return [" ".join(choice) for count in range(len(words), -1, -1) for choice in combinations(words, count)]
 
 
 @cache
@@ -187,10 +187,10 @@ def last_error(lines: list[str]) -> str:
 
 
 def _read_timings(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> None:
-    stored = file.read_bytes() if file.exists() else b""
+    timings = file.read_bytes() if file.exists() else b""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX has these calls, and they do nothing
-        cache = config.create_timing_cache(stored)
+        cache = config.create_timing_cache(timings)
         if cache is None or not config.set_timing_cache(cache, False):
             lines.append(f"WARNING: {file} is of another GPU or TensorRT; timing anew")
             config.set_timing_cache(config.create_timing_cache(b""), False)

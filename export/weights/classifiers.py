@@ -157,8 +157,8 @@ def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
     shorter = min(photograph.size)
     width, height = (crop.resize if crop.squash else crop.resize * side // shorter for side in photograph.size)
     resized = photograph.resize((width, height), Resampling[crop.interpolation.upper()])
-    left, top = (round((side - crop.size) / 2) for side in (width, height))
-    pixels = np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)), np.float64)
+    x, y = (round((side - crop.size) / 2) for side in (width, height))
+    pixels = np.asarray(resized.crop((x, y, x + crop.size, y + crop.size)), np.float64)
     return pixels.transpose(2, 0, 1)
 
 

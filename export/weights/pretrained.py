@@ -56,8 +56,8 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
     full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     if not headed and any(full == published.name for published in checkpoints()):
         raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
-    named = config.label_names or timm.data.infer_imagenet_subset(config.to_dict()) is not None
-    if not headed and (not config.num_classes or (not named and config.num_classes <= LARGEST_EMBEDDING)):
+    has_names = config.label_names or timm.data.infer_imagenet_subset(config.to_dict()) is not None
+    if not headed and (not config.num_classes or (not has_names and config.num_classes <= LARGEST_EMBEDDING)):
         raise ExportError(f"{full} is a backbone without classes; {GIVE_HEAD}")
     if not config.hf_hub_id:
         raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, and export the file")

@@ -126,8 +126,8 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
     if _is_tar(head):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
-    known = [name for name, sign in OTHER.items() if head.startswith(sign)]
-    for name in known or ["text"] * _is_text(head):
+    kinds = [name for name, sign in OTHER.items() if head.startswith(sign)]
+    for name in kinds or ["text"] * _is_text(head):
         raise CheckpointError(f"{path} is {name}, not weights; give a file that torch.save or safetensors wrote")
 
 
@@ -165,14 +165,14 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
     names = ema_names()
     containers: list[Candidate] = []
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
-    seen = {id(content)}  # a small file can hold one container a million times
+    container_ids = {id(content)}  # a small file can hold one container a million times
     for _ in range(DEEPEST + 1):
         next_level = []
         for path, container in level:
             groups: dict[str, dict[str, Any]] = {}
             for key, value in container.items():
-                if isinstance(value, Mapping) and id(value) not in seen:
-                    seen.add(id(value))
+                if isinstance(value, Mapping) and id(value) not in container_ids:
+                    container_ids.add(id(value))
                     next_level.append(((*path, str(key)), value))
                 start, point, rest = str(key).partition(".")
                 averaged = bool(point) and start in names
