@@ -130,8 +130,8 @@ def bands_and_gains(
 
 def _from_both_sides(matrix: Array, images: Array) -> Array:
     """Matrix x image x matrix' of each; the second product is one of two matrices, which a GPU starts at once."""
-    made = matrix @ images
-    return (made.reshape(-1, made.shape[-1]) @ matrix.T).reshape(*made.shape[:-1], -1)
+    product = matrix @ images
+    return (product.reshape(-1, product.shape[-1]) @ matrix.T).reshape(*product.shape[:-1], -1)
 
 
 def _rms(xp: ModuleType, images: Array) -> Array:

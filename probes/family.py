@@ -189,10 +189,10 @@ class Family:
         if parameter.name not in table and not parameter.published:
             raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
         raw = table.get(parameter.name, parameter.published)
-        several = isinstance(raw, (list, tuple))
-        if parameter.pair and several:
-            several = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
-        listed = raw if several else [raw]
+        is_list = isinstance(raw, (list, tuple))
+        if parameter.pair and is_list:
+            is_list = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
+        listed = raw if is_list else [raw]
         if not listed:
             raise UsageError(
                 f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"

@@ -142,8 +142,12 @@ def pack_benchmark(
     clusters = clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, subset)
-    done = {place: packed for place in places if (packed := packed_already(benchmark, place, crop, subset, how.stream))}
-    todo = [place for place in places if place not in done]
+    sets = {
+        place: image_set
+        for place in places
+        if (image_set := packed_already(benchmark, place, crop, subset, how.stream))
+    }
+    todo = [place for place in places if place not in sets]
     for place in todo:
         refuse_early(place.source, place.out, how)
     look = partial(_look, benchmark, layout, real, subset)
@@ -167,8 +171,8 @@ def pack_benchmark(
         with writing(place.out):
             if benchmark.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        done[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
-    return [done[place] for place in places]
+        sets[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
+    return [sets[place] for place in places]
 
 
 def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[int, ...]]]:
@@ -221,8 +225,8 @@ def _look(
             f"{place.source}: '{source.paths[0]}' lies in no class folder; list the labels with --ground-truth"
         )
     members.sort(key=lambda row: (classes[names[row]], source.paths[row]))
-    chosen = subset.choose([classes[names[row]] for row in members])
-    rows = [members[at] for at in chosen]
+    indices = subset.choose([classes[names[row]] for row in members])
+    rows = [members[at] for at in indices]
     labels = np.array([classes[names[row]] for row in rows], np.int32)
     schemes = _schemes(benchmark, place.source, [source.paths[row] for row in rows], real)
     return source, Choice(rows, labels, schemes), faults(benchmark, layout, names, source.paths, subset)
