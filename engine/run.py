@@ -239,7 +239,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
-    started = time.monotonic()
+    range_start = time.monotonic()
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
@@ -249,9 +249,9 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     with blas_threads(xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
-            if time.monotonic() - started > range_seconds:
+            if time.monotonic() - range_start > range_seconds:
                 yield group.flush()
-                started = time.monotonic()
+                range_start = time.monotonic()
             for work in works[condition]:
                 if not work.error:
                     progress(_infer(group, work, first, pixels, images))
@@ -283,7 +283,7 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     rows = slice(first + begin, first + end)
     labels = None if resources.labels is None else resources.labels[rows]
     session, condition = resources.sessions[work.cell.variant], work.cell.condition
-    started = point(resources.xp)
+    start = point(resources.xp)
     try:
         with named_range(resources.xp, "model"):
             if condition.facts.attack:
@@ -302,6 +302,6 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
         best = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
     work.columns.append((resources.decision.classes(predicted), rank, confidence, best))
-    work.times.append((started, point(resources.xp)))
+    work.times.append((start, point(resources.xp)))
     work.pending += end - begin
     return end - begin

@@ -38,7 +38,7 @@ FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
 MOST_TUNING_BYTES = 1 << 20
 """The most bytes that the file may have."""
-SWEPT: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
+SWEPT_ENGINES: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
 """The engines that are measured, by the array module; of two that are as fast, the first is taken."""
 BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (64, 128, 256, 512, 1024, 2048)}
 """The batches that each of them is measured at."""
@@ -81,7 +81,7 @@ class Tuning:
     card: Mapping[str, Any] | None
     """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
-    """In the order of SWEPT and batches; without those that an engine refused, or the device has no room for."""
+    """In the order of SWEPT_ENGINES and batches, without those that an engine refused or the device has no room for."""
     way: int = 0
     """The RATE_VERSION of the program that measured them; 0 where it kept none."""
 
@@ -167,10 +167,10 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
-    engines = [engine for engine in SWEPT[arrays] if precision in ENGINES[engine].precisions]
+    engines = [engine for engine in SWEPT_ENGINES[arrays] if precision in ENGINES[engine].precisions]
     engines = [engine for engine in engines if readiness(engine).ready]
     if not engines:
-        raise EngineError(f"none of {', '.join(SWEPT[arrays])} runs {precision} here; tune another precision")
+        raise EngineError(f"none of {', '.join(SWEPT_ENGINES[arrays])} runs {precision} here; tune another precision")
     file = model.path.parent / FILE
     _add(file, {})  # it shows, before minutes of work, whether the folder can be written
     pattern = f"{escape(model.name)}.{precision}.b*.*"
@@ -277,9 +277,9 @@ def measure_rate(
                 work(1)
             rates, count = list[float](), 1
             while len(rates) < repeats:
-                started = time.perf_counter()
+                start = time.perf_counter()
                 work(count)
-                duration = time.perf_counter() - started
+                duration = time.perf_counter() - start
                 if duration >= seconds:
                     rates.append(count * batch / duration)
                 else:

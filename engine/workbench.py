@@ -21,7 +21,7 @@ from .device.streams import first_error, gpu_errors
 from .run import RunResources, make_resources, run
 from .tasks import Task
 
-WHOLE = float("inf")
+UNLIMITED_SECONDS = float("inf")
 """Seconds after which a part is yielded, where a task's rows come all at once."""
 
 
@@ -80,7 +80,7 @@ class Workbench:
         self,
         task: Task,
         starts: Mapping[str, int] | None = None,
-        range_seconds: float = WHOLE,
+        range_seconds: float = UNLIMITED_SECONDS,
         progress: Progress = lambda _: None,
     ) -> Generator[list[Outcome]]:
         """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.

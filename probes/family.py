@@ -143,9 +143,9 @@ class Family:
 
     def words(self, setting: Mapping[str, Value], without: Container[str] = ()) -> str:
         """A setting in words, without its hidden parameters and those of `without`."""
-        usual = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
+        defaults = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
         return in_words(
-            (name, value) for name, value in setting.items() if name not in without and usual.get(name) != value
+            (name, value) for name, value in setting.items() if name not in without and defaults.get(name) != value
         )
 
     def axes_of(self, settings: Sequence[Mapping[str, Value]]) -> tuple[Axis, ...]:
@@ -192,13 +192,13 @@ class Family:
         is_list = isinstance(raw, (list, tuple))
         if parameter.pair and is_list:
             is_list = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
-        listed = raw if is_list else [raw]
-        if not listed:
+        values = raw if is_list else [raw]
+        if not values:
             raise UsageError(
                 f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"
             )
         try:
-            return [parameter.parse(value) for value in listed]
+            return [parameter.parse(value) for value in values]
         except ValueError as error:
             raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
 

@@ -57,13 +57,13 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
         return images
     if sigma == inf:
         return xp.zeros_like(images)
-    down, both = xp.empty_like(images), xp.empty_like(images)
+    down, blurred = xp.empty_like(images), xp.empty_like(images)
     blocks = _blocks(xp, images.shape[-1], sigma)
     for rows, columns, part, _ in blocks:
         xp.matmul(part, images[:, columns], out=down[:, rows])
     for rows, columns, _, transpose in blocks:
-        xp.matmul(down[..., columns], transpose, out=both[..., rows])
-    return both
+        xp.matmul(down[..., columns], transpose, out=blurred[..., rows])
+    return blurred
 
 
 def perturb(

@@ -194,9 +194,11 @@ def _compile(
 
 
 def _check_processor(variant: Variant, precision: Precision) -> None:
-    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision.capability not in has:
-        raise EngineError(f"{variant}: this processor has no {variant.precision}, only {', '.join(has)}; take fp32")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.capability not in capabilities:
+        raise EngineError(
+            f"{variant}: this processor has no {variant.precision}, only {', '.join(capabilities)}; take fp32"
+        )
     if variant.precision == "int8" and not _multiplies_exactly():
         raise EngineError(
             f"{variant}: on this processor OpenVINO's int8 saturates at 16 bits (it has no VNNI), so predictions would "

@@ -70,14 +70,14 @@ def pgd(
     low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
     iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
     rows = torch.arange(len(images), device=images.device)  # those that are still attacked
-    ended: list[tuple[Tensor, Tensor, Tensor]] = []
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(budget.steps):
         logits, gradient = loss_gradient(searched or network, iterate, labels)
         if until_fooled and searched is not None:
             with torch.no_grad():
                 logits = network(iterate)
         if until_fooled and (out := fooled(logits, labels)).any():
-            ended.append((rows[out], iterate.detach()[out], logits[out]))
+            results.append((rows[out], iterate.detach()[out], logits[out]))
             rows, labels, gradient, low, high, iterate = (
                 tensor.detach()[~out] for tensor in (rows, labels, gradient, low, high, iterate)
             )
@@ -86,10 +86,10 @@ def pgd(
         _move(iterate, within(gradient.sign_(), budget.band), budget.step, low, high)
     if len(rows):
         with torch.no_grad():
-            ended.append((rows, iterate.detach(), network(iterate)))
-    positions, attacked, scores = (torch.cat(column) for column in zip(*ended, strict=True))
+            results.append((rows, iterate.detach(), network(iterate)))
+    positions, iterates, scores = (torch.cat(column) for column in zip(*results, strict=True))
     order = positions.argsort()
-    return Attacked(attacked.index_select(0, order), scores.index_select(0, order))
+    return Attacked(iterates.index_select(0, order), scores.index_select(0, order))
 
 
 pgd_any = partial(pgd, until_fooled=True)

@@ -53,7 +53,7 @@ from .references import kept_logits
 if TYPE_CHECKING:
     import tensorrt
 
-WRONG = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
+WRONG_DIFFERENCE = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
 """The difference of a plan's logits from ONNX Runtime's, relative to the largest logit, from which it is refused.
 
 What a library rounds is ten times smaller, and what it misreads, a layout or a type, is about as large as the logits.
@@ -108,7 +108,7 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
 
 def _is_wrong(parity: Parity, precision: str) -> bool:
     if precision != "int8":
-        return not parity.relative_difference <= WRONG[precision]  # NaN is refused too
+        return not parity.relative_difference <= WRONG_DIFFERENCE[precision]  # NaN is refused too
     # Without VNNI, ONNX Runtime itself cuts off sums: then a difference says nothing.
     differs = parity.top1_disagreements > WRONG_SHARE * parity.images and not for_int8()
     return differs or not parity.relative_difference < np.inf

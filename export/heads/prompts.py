@@ -46,10 +46,10 @@ class PromptHead:
                 f"{self.source} holds {array.shape} {array.dtype}; class embeddings are (classes, d) floating-point "
                 f"numbers of 2 to {MOST_CLASSES:,} classes"
             )
-        if bad := np.flatnonzero(~(np.isfinite(array).all(axis=1) & array.any(axis=1))).tolist():
+        if bad_classes := np.flatnonzero(~(np.isfinite(array).all(axis=1) & array.any(axis=1))).tolist():
             raise UsageError(
-                f"{self.source}: the embedding of class {bad[0]} (from 0) is not finite or all 0; embed its prompts "
-                "again"
+                f"{self.source}: the embedding of class {bad_classes[0]} (from 0) is not finite or all 0; embed its "
+                "prompts again"
             )
         if not (np.isfinite(scale) and scale > 0):
             raise UsageError(f"{self.source}: {SCALE_KEY} is {scale:g}; give the factor of the cosines, above 0")

@@ -94,10 +94,10 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
     """
     import numpy as np
 
-    bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
-    if bad:
+    bad_images = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
+    if bad_images:
         state = "NaN" if np.isnan(outputs).any() else "infinite"
-        images = f"{len(bad)} of {len(outputs)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
+        images = f"{len(bad_images)} of {len(outputs)} images (numbers {some_of(map(str, bad_images), 5)}, from 0)"
         raise ExportError(
             f"{network} gives {kind} that are {state} for {images}; "
             "nothing was written; do weights, normalization and architecture belong together?"

@@ -35,23 +35,23 @@ LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
 GRAPHS = "graphs"
 """The word for CUDA graphs, which is none either."""
-WITHOUT = "BANDLENS_GPU_WITHOUT"
+WITHOUT_VARIABLE = "BANDLENS_GPU_WITHOUT"
 """Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
-    """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
+    """The words that WITHOUT_VARIABLE does not leave out; UsageError for a word in it that is none."""
     words = (*SETTINGS, LAYOUT, GRAPHS)
-    left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
-    if unknown := left_out.difference(words):
-        raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
-    return [word for word in words if word not in left_out]
+    excluded_words = set(filter(None, os.environ.get(WITHOUT_VARIABLE, "").split(",")))
+    if unknown_words := excluded_words.difference(words):
+        raise UsageError(f"{WITHOUT_VARIABLE} names {some_of(sorted(unknown_words))}; it may name {', '.join(words)}")
+    return [word for word in words if word not in excluded_words]
 
 
 def setting_choices() -> list[str]:
-    """The combinations of SETTINGS that WITHOUT allows: those of most words first, and at last none of them."""
+    """The combinations of SETTINGS that WITHOUT_VARIABLE allows: those of most words first, at last none."""
     words = [word for word in gpu_settings() if word in SETTINGS]
     return [" ".join(choice) for count in range(len(words), -1, -1) for choice in combinations(words, count)]
 

@@ -99,10 +99,10 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     _log.warning("building a TensorRT plan: %s", reason)
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
-    started = time.monotonic()
+    start = time.monotonic()
     content = _build(trt, onnx_file, target, path)
     sha256 = hashlib.sha256(content).hexdigest()
-    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - start, 1)}
     write_bytes(path, content)
     write_bytes(path.with_suffix(".json"), json.dumps(identity | result, indent=1).encode())
     return TrtPlan(path, sha256, content, compared=False)

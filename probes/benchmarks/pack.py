@@ -77,26 +77,30 @@ def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: 
         for corruption in corruptions
         for severity in severities
     ]
-    present = [place for place in sets if place.source.is_dir()]
-    lacking = [place for place in sets if place not in present]
-    refuse(benchmark, str(source), _faults(benchmark, source, corruptions, lacking, subset))
-    if not present:
+    present_sets = [place for place in sets if place.source.is_dir()]
+    missing_sets = [place for place in sets if place not in present_sets]
+    refuse(benchmark, str(source), _faults(benchmark, source, corruptions, missing_sets, subset))
+    if not present_sets:
         raise ImageSetError(
             f"{source}: holds nothing of {benchmark.name}; its folders are named <corruption>/<severity>"
         )
-    return present
+    return present_sets
 
 
 def _faults(
-    benchmark: Benchmark, source: Path, corruptions: Sequence[str], lacking: Sequence[BenchmarkSet], subset: Subset
+    benchmark: Benchmark, source: Path, corruptions: Sequence[str], missing_sets: Sequence[BenchmarkSet], subset: Subset
 ) -> Faults:
-    """The faults of a folder of corruptions, of whose sets some are `lacking`."""
+    """The faults of a folder of corruptions, which lacks `missing_sets`."""
     folders = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and folder.name[0] != ".")
-    strange = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
-    surplus = [f"{len(strange)} folders are none of its corruptions ({some_of(strange)})"] if strange else []
-    absent = [name for name in corruptions if name not in folders]
-    severities = [place.label for place in lacking if place.corruption not in absent]
-    missing = [f"{len(absent)} of {len(corruptions)} corruptions are missing ({some_of(absent)})"] if absent else []
+    strays = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
+    surplus = [f"{len(strays)} folders are none of its corruptions ({some_of(strays)})"] if strays else []
+    missing_corruptions = [name for name in corruptions if name not in folders]
+    severities = [place.label for place in missing_sets if place.corruption not in missing_corruptions]
+    missing = (
+        [f"{len(missing_corruptions)} of {len(corruptions)} corruptions are missing ({some_of(missing_corruptions)})"]
+        if missing_corruptions
+        else []
+    )
     missing += [f"{len(severities)} severities are missing ({some_of(severities)})"] if severities else []
     return Faults(() if subset.partial else tuple(missing), tuple(surplus))
 
@@ -109,9 +113,9 @@ def packed_already(
         return None
     images = open_image_set(place.out)
     info, count = images.info, images.info.count + len(images.skipped)
-    packed = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
+    identity = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
     preprocessing = subset.preprocessing(benchmark, crop, count)
-    if packed != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.allows(
+    if identity != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.allows(
         benchmark, count
     ):
         raise UsageError(f"{place.out}: is another set, or was packed otherwise; remove it or choose another folder")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
 FORMATS = (1, 2)
-SECOND = ("class_names", "decision_space", "schemes", "streamed")
+FORMAT_2_ENTRIES = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
 SYNCED_ROWS = 16
 """The number of rows of pixels that go to the disk together."""
@@ -203,7 +203,9 @@ def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write set.json."""
-    text = json.dumps({"format": 2 if any(name in description for name in SECOND) else 1, **description}, indent=1)
+    text = json.dumps(
+        {"format": 2 if any(name in description for name in FORMAT_2_ENTRIES) else 1, **description}, indent=1
+    )
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
