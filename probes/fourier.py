@@ -39,7 +39,7 @@ from .noise import FOURIER, random_words
 
 MAP = tuple(range(-31, 32))
 NORM = 15.7
-HIGHEST = 10_000
+HIGHEST_FREQUENCY = 10_000
 OCTAVES = (0, 1, 2, 3, 4)
 """Octaves whose waves the map holds all of."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
@@ -143,7 +143,7 @@ def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
     return setting | {name: -int(setting[name]) for name in ("row", "column")}
 
 
-FREQUENCY = integer_in(-HIGHEST, HIGHEST)
+FREQUENCY = integer_in(-HIGHEST_FREQUENCY, HIGHEST_FREQUENCY)
 FOURIER_BASIS = Family(
     "fourier",
     "a wave of (row, column) cycles per image and of an L2 norm added to each channel",

@@ -42,9 +42,9 @@ MASKS = tuple(
 """All masks but that of the image itself, from the fewest octaves to the most."""
 COARSE = 3
 """Octaves whose sums are all held: eight images, of which an addition of the finer octaves makes each mask."""
-SMALLEST = 16
+SMALLEST_SIZE = 16
 """Pixels a side from which on an image has octaves worth the name."""
-HIGHEST = 10_000
+HIGHEST_FREQUENCY = 10_000
 
 
 def rings(size: int) -> NDArray[np.int64]:
@@ -166,11 +166,11 @@ def _band(value: Any) -> str:
     try:
         edges = [int(edge) for edge in value.split(" to ")] if isinstance(value, str) else value
         low, high = edges
-        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST:
+        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST_FREQUENCY:
             raise ValueError
     except (ValueError, TypeError):
         raise ValueError(
-            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST}, not {value!r}"
+            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST_FREQUENCY}, not {value!r}"
         ) from None
     return f"{low} to {high}"
 
@@ -182,8 +182,8 @@ def band_of(condition: Condition) -> tuple[int, int]:
 
 
 def check_size(condition: Condition, size: int) -> None:
-    if size < SMALLEST:
-        raise ProbeError(f"{condition.probe} needs {SMALLEST} pixels a side or more, not {size}")
+    if size < SMALLEST_SIZE:
+        raise ProbeError(f"{condition.probe} needs {SMALLEST_SIZE} pixels a side or more, not {size}")
 
 
 def check_size_of_band(condition: Condition, size: int) -> None:

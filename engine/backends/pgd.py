@@ -83,7 +83,9 @@ def pgd(
             )
             if not len(rows):
                 break
-        _move(iterate, within(gradient.sign_(), budget.band), budget.step, low, high)
+        # The bounds do projection and clipping at once, since the image lies within both.
+        with torch.no_grad():
+            iterate.add_(within(gradient.sign_(), budget.band), alpha=budget.step).clamp_(low, high)
     if len(rows):
         with torch.no_grad():
             results.append((rows, iterate.detach(), network(iterate)))
@@ -121,9 +123,3 @@ def within(change: Tensor, band: Band) -> Tensor:
         mask[half - r : half + r, half - r : half + r] = weight
     filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * torch.fft.ifftshift(mask)).real
     return filtered
-
-
-def _move(iterate: Tensor, direction: Tensor, step: float, low: Tensor, high: Tensor) -> None:
-    """One step, in place. The bounds do projection and clipping at once, since the image lies within both."""
-    with torch.no_grad():
-        iterate.add_(direction, alpha=step).clamp_(low, high)

@@ -35,7 +35,7 @@ FOREIGN = {
 """Files that people take for torch's weights: where they have which bytes."""
 OTHER_KINDS = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip archive": b"\x1f\x8b"}
 """Files that people give by mistake, and their first bytes."""
-DEEPEST = 3
+MOST_LEVELS = 3
 """Levels of containers in containers that are searched for tensors."""
 
 
@@ -166,7 +166,7 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
     containers: list[Candidate] = []
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
     container_ids = {id(content)}  # a small file can hold one container a million times
-    for _ in range(DEEPEST + 1):
+    for _ in range(MOST_LEVELS + 1):
         next_level = []
         for path, container in level:
             groups: dict[str, dict[str, Any]] = {}
