@@ -52,15 +52,17 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
         if work.ended or not (work.pending or work.error):
             continue
         if work.error is None:
-            held, row = predictions.select(slice(row, row + work.pending)), row + work.pending
-            bad = np.flatnonzero(np.isnan(held.confidence))
-            if not len(bad):
+            cell_predictions, row = predictions.select(slice(row, row + work.pending)), row + work.pending
+            nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
+            if not len(nan_rows):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.
                 seconds = sum(seconds_between(xp, start, end) for start, end in work.times)
-                outcomes.append(Finished(work.cell, work.first, held, seconds))
+                outcomes.append(Finished(work.cell, work.first, cell_predictions, seconds))
                 work.first, work.columns, work.times, work.pending = work.first + work.pending, [], [], 0
                 continue
-            work.error = f"logits are not finite at image {work.first + bad[0]}; check the weights and the precision"
+            work.error = (
+                f"logits are not finite at image {work.first + nan_rows[0]}; check the weights and the precision"
+            )
         work.ended = True
         outcomes.append(Failed(work.cell, work.error))
     return outcomes

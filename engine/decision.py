@@ -39,9 +39,9 @@ class Decision:
         """
         if decides_by_logits(self.space):
             return logits
-        chosen, means = _operators(self.xp, self.space)
+        logit_indices, means = _operators(self.xp, self.space)
         xp = self.xp
-        members = xp.take(logits, chosen, axis=1)
+        members = xp.take(logits, logit_indices, axis=1)
         if means is None:
             return members
         exact = members.astype(xp.float64)
@@ -66,13 +66,13 @@ class Decision:
 def _operators(xp: ModuleType, name: str) -> tuple[Array, Array | None]:
     """The m logits that count; and where classes have several, the (m, k) float64 matrix of means over them."""
     members = decision_space(name).members
-    chosen = np.concatenate(members)
-    if len(chosen) == len(members):
-        return xp.asarray(chosen), None
-    means = np.zeros((len(chosen), len(members)))
-    sizes = [len(indices) for indices in members]
-    means[np.arange(len(chosen)), np.repeat(np.arange(len(members)), sizes)] = np.repeat(1 / np.array(sizes), sizes)
-    return xp.asarray(chosen), xp.asarray(means)
+    indices = np.concatenate(members)
+    if len(indices) == len(members):
+        return xp.asarray(indices), None
+    means = np.zeros((len(indices), len(members)))
+    sizes = [len(class_members) for class_members in members]
+    means[np.arange(len(indices)), np.repeat(np.arange(len(members)), sizes)] = np.repeat(1 / np.array(sizes), sizes)
+    return xp.asarray(indices), xp.asarray(means)
 
 
 @cache
@@ -106,11 +106,11 @@ def best_rank(xp: ModuleType, scores: Array, accepted: Array) -> Array:
 
     `accepted` is (n, k) int32, the right classes of each image ascending, then -1.
     """
-    known, classes = accepted >= 0, xp.maximum(accepted, 0)
+    is_label, classes = accepted >= 0, xp.maximum(accepted, 0)
     # The right class with the highest score, of equal ones the first, is the one that the fewest others precede.
-    best = xp.where(known, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
+    best = xp.where(is_label, xp.take_along_axis(scores, classes, axis=1), xp.float32(-xp.inf)).argmax(axis=1)
     rank = reduce_logits(xp, scores, xp.take_along_axis(classes, best[:, None], axis=1)[:, 0])[1]
-    return xp.where(known[:, 0], rank, xp.uint16(UNKNOWN_RANK))
+    return xp.where(is_label[:, 0], rank, xp.uint16(UNKNOWN_RANK))
 
 
 def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:

@@ -39,10 +39,10 @@ class Buffers:
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
-        array, reached = self._free.get()
+        array, read_point = self._free.get()
         if self._stopped:
             raise _Stopped
-        wait_for(self.xp, reached)
+        wait_for(self.xp, read_point)
         return array
 
     def give(self, array: Array) -> None:
@@ -64,22 +64,22 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     Leaving the block ends the thread as soon as it asks for a buffer.
     """
-    ready: SimpleQueue[tuple[str, object, Point]] = SimpleQueue()
+    queue: SimpleQueue[tuple[str, object, Point]] = SimpleQueue()
     xp = buffers.xp
 
     def work() -> None:
         try:
             with perturbing_stream(xp):
                 for item in produce(buffers.take):
-                    ready.put(("item", item, point(xp)))
-            ready.put(("end", None, None))
+                    queue.put(("item", item, point(xp)))
+            queue.put(("end", None, None))
         except _Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - any error is raised again where the items are awaited
-            ready.put(("error", error, None))
+            queue.put(("error", error, None))
 
     def items() -> Iterator[T]:
-        while (message := ready.get())[0] == "item":
+        while (message := queue.get())[0] == "item":
             wait_for(xp, message[2])
             yield cast(T, message[1])
         if isinstance(message[1], BaseException):

@@ -65,7 +65,7 @@ def run(
     one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
     """
     last = resources.image_set.info.count if last is None else last
-    works = [CellProgress(cell, done) for cell, done in cells if done < last]
+    works = [CellProgress(cell, first) for cell, first in cells if first < last]
     if not works:
         return
     if not runs_on_gpu(works[0].cell):
@@ -99,23 +99,23 @@ def _run_works(
     xp = resources.xp
     with device_errors(xp, images.size, resources.batch), network_stream(xp):
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
-            chosen = set(conditions)
-            members = [work for work in works if work.cell.condition in chosen]
+            condition_set = set(conditions)
+            members = [work for work in works if work.cell.condition in condition_set]
             for seed in dict.fromkeys(work.cell.seed for work in members):
-                of_seed = [work for work in members if work.cell.seed == seed]
-                group = _Group(perturb, seed, of_seed, resources, last)
+                works_of_seed = [work for work in members if work.cell.seed == seed]
+                group = _Group(perturb, seed, works_of_seed, resources, last)
                 yield from _run_group(group, range_seconds, progress)
 
 
 def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
     """UsageError where images have several labels each, and a model decides one, or the other way round."""
-    several = image_set.info.decision_space == MULTILABEL
+    multilabel = image_set.info.decision_space == MULTILABEL
     for model in models:
-        if image_set.labels is not None and model.multilabel != several:
+        if image_set.labels is not None and model.multilabel != multilabel:
             raise UsageError(
-                f"image set {image_set.info.name} has {'several labels' if several else 'one label'} an image, and "
-                f"{model.name} decides {'one' if several else 'several'}; pack it {'without' if several else 'with'} "
-                f"--decision-space {MULTILABEL}, or leave one of them out"
+                f"image set {image_set.info.name} has {'several labels' if multilabel else 'one label'} an image, and "
+                f"{model.name} decides {'one' if multilabel else 'several'}; pack it "
+                f"{'without' if multilabel else 'with'} --decision-space {MULTILABEL}, or leave one of them out"
             )
 
 
@@ -184,8 +184,8 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
             take = pixels_of(xp, image_set, batch)
         with network_stream(xp):
             labels = decision.score_indices(image_set.labels)
-            several = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
-            accepted = None if several is None else xp.asarray(several.padded(image_set.info.count))
+            label_lists = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
+            accepted = None if label_lists is None else xp.asarray(label_lists.padded(image_set.info.count))
     return RunResources(xp, image_set, sessions, batch, take, decision, labels, accepted, arrays)
 
 
@@ -239,7 +239,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
-    started = time.monotonic()
+    range_start = time.monotonic()
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
@@ -249,9 +249,9 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     with blas_threads(xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
-            if time.monotonic() - started > range_seconds:
+            if time.monotonic() - range_start > range_seconds:
                 yield group.flush()
-                started = time.monotonic()
+                range_start = time.monotonic()
             for work in works[condition]:
                 if not work.error:
                     progress(_infer(group, work, first, pixels, images))
@@ -283,7 +283,7 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     rows = slice(first + begin, first + end)
     labels = None if resources.labels is None else resources.labels[rows]
     session, condition = resources.sessions[work.cell.variant], work.cell.condition
-    started = point(resources.xp)
+    start = point(resources.xp)
     try:
         with named_range(resources.xp, "model"):
             if condition.facts.attack:
@@ -302,6 +302,6 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
         predicted, rank, confidence = reduce_logits(resources.xp, scores, labels)
         best = None if resources.accepted is None else best_rank(resources.xp, scores, resources.accepted[rows])
     work.columns.append((resources.decision.classes(predicted), rank, confidence, best))
-    work.times.append((started, point(resources.xp)))
+    work.times.append((start, point(resources.xp)))
     work.pending += end - begin
     return end - begin

@@ -52,8 +52,8 @@ class Task:
     def halves(self) -> list[Task]:
         """The task as two, or as it is where it has one cell: conditions apart first, since networks share images."""
         if len(conditions := list(dict.fromkeys(cell.condition for cell in self.cells))) > 1:
-            chosen = set(conditions[: len(conditions) // 2])
-            halves = [[cell for cell in self.cells if (cell.condition in chosen) == side] for side in (True, False)]
+            first_half = set(conditions[: len(conditions) // 2])
+            halves = [[cell for cell in self.cells if (cell.condition in first_half) == side] for side in (True, False)]
         else:
             middle = len(self.cells) // 2
             halves = [[*self.cells[:middle]], [*self.cells[middle:]]]
@@ -90,8 +90,8 @@ def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
         cells_of_set = [cell for cell in perturbed if cell.image_set.digest == digest]
         for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in cells_of_set))):
-            chosen = set(conditions)
-            members = [cell for cell in cells_of_set if cell.condition in chosen]
+            condition_set = set(conditions)
+            members = [cell for cell in cells_of_set if cell.condition in condition_set]
             for seed in dict.fromkeys(cell.seed for cell in members):
                 yield _over_all_images([cell for cell in members if cell.seed == seed])
     for variant in dict.fromkeys(cell.variant for cell in attacked):

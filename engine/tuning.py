@@ -36,13 +36,13 @@ from .device.streams import device_errors, gpu_errors, network_stream
 
 FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""
-LARGEST = 1 << 20
+MOST_TUNING_BYTES = 1 << 20
 """The most bytes that the file may have."""
-SWEPT: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
+SWEPT_ENGINES: Mapping[str, tuple[str, ...]] = {"numpy": (CPU_ENGINE, "openvino"), "cupy": ("tensorrt",)}
 """The engines that are measured, by the array module; of two that are as fast, the first is taken."""
 BATCHES: Mapping[str, tuple[int, ...]] = {"numpy": (8, 16, 32, 64, 128), "cupy": (64, 128, 256, 512, 1024, 2048)}
 """The batches that each of them is measured at."""
-SECONDS = 0.5
+MEASUREMENT_SECONDS = 0.5
 """The least time of a measurement."""
 REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
@@ -50,7 +50,7 @@ CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
 PLAIN: Mapping[str, Mapping[str, Any]] = {"tensorrt": {"settings": ""}}
 """Options of sessions in a sweep, by engine: TensorRT's plans are plain, whatever else lies there."""
-WAY = 2
+RATE_VERSION = 2
 """The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
 _log = logging.getLogger("bandlens")
@@ -81,9 +81,9 @@ class Tuning:
     card: Mapping[str, Any] | None
     """The state of the GPU after the sweep, the fields of a CardState."""
     rates: Sequence[Rate]
-    """In the order of SWEPT and batches; without those that an engine refused, or the device has no room for."""
+    """In the order of SWEPT_ENGINES and batches, without those that an engine refused or the device has no room for."""
     way: int = 0
-    """The WAY of the program that measured them; 0 where it kept none."""
+    """The RATE_VERSION of the program that measured them; 0 where it kept none."""
 
     @property
     def best(self) -> Rate:
@@ -100,7 +100,7 @@ class Tuning:
         """The change since it was measured that makes the engine's rates void, in words; empty where there is none."""
         if not readiness(engine).ready:
             return f"{engine} is not ready"
-        if self.way != WAY:
+        if self.way != RATE_VERSION:
             return "it is of engines that ran batches in another way"
         if self.device != (device := _device(ENGINES[engine].arrays, threads)):
             return f"it is of {self.device}, and this is {device}"
@@ -125,7 +125,7 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
     if not file.is_file():
         return None
     try:
-        table = parse_json(read_text(file, LARGEST)).get(precision)
+        table = parse_json(read_text(file, MOST_TUNING_BYTES)).get(precision)
         if table is None:
             return None
         rates = [as_record(Rate, rate) for rate in table["rates"]]
@@ -167,10 +167,10 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
     Raises EngineError where no engine runs the model at that precision, and ExportError where nothing can be written.
     """
     arrays = ENGINES[choose_engine().engine].arrays
-    engines = [engine for engine in SWEPT[arrays] if precision in ENGINES[engine].precisions]
+    engines = [engine for engine in SWEPT_ENGINES[arrays] if precision in ENGINES[engine].precisions]
     engines = [engine for engine in engines if readiness(engine).ready]
     if not engines:
-        raise EngineError(f"none of {', '.join(SWEPT[arrays])} runs {precision} here; tune another precision")
+        raise EngineError(f"none of {', '.join(SWEPT_ENGINES[arrays])} runs {precision} here; tune another precision")
     file = model.path.parent / FILE
     _add(file, {})  # it shows, before minutes of work, whether the folder can be written
     pattern = f"{escape(model.name)}.{precision}.b*.*"
@@ -186,7 +186,7 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
         libraries={engine: readiness(engine).line for engine in engines},
         card=None if state is None else asdict(state),
         rates=rates,
-        way=WAY,
+        way=RATE_VERSION,
     )
     best = tuning.best_of("tensorrt")
     if best is not None:
@@ -204,7 +204,7 @@ def _sweep(variant: Variant, threads: int) -> list[Rate]:
     rates = []
     for batch in BATCHES[ENGINES[variant.engine].arrays]:
         try:
-            speed = measure_rate(variant, batch, threads, SECONDS, REPEATS, **PLAIN.get(variant.engine, {}))
+            speed = measure_rate(variant, batch, threads, MEASUREMENT_SECONDS, REPEATS, **PLAIN.get(variant.engine, {}))
         except BandlensError as error:
             _log.warning("%s at batch %s is left out: %s", variant, batch, error)
             break
@@ -220,7 +220,7 @@ def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
     for word in (word for word in gpu_settings() if word in SETTINGS):
         settings = " ".join(filter(None, (rate.settings, word)))
         try:
-            speed = measure_rate(variant, rate.batch, threads, SECONDS, REPEATS, settings=settings)
+            speed = measure_rate(variant, rate.batch, threads, MEASUREMENT_SECONDS, REPEATS, settings=settings)
         except BandlensError as error:
             _log.warning("%s with the setting %s is left out: %s", variant, word, error)
             continue
@@ -232,11 +232,11 @@ def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
 
 def _add(file: Path, tables: Mapping[str, Any]) -> None:
     """Add tables to the file, in place of what is damaged."""
-    stored: Any = {}
+    content: Any = {}
     with suppress(OSError, ValueError):
-        stored = parse_json(read_text(file, LARGEST))
+        content = parse_json(read_text(file, MOST_TUNING_BYTES))
     try:
-        write_bytes(file, json.dumps({**(stored if isinstance(stored, dict) else {}), **tables}, indent=1).encode())
+        write_bytes(file, json.dumps({**(content if isinstance(content, dict) else {}), **tables}, indent=1).encode())
     except OSError as error:
         raise ExportError(f"cannot write {file}: {error.strerror}; make its folder writable") from error
 
@@ -277,9 +277,9 @@ def measure_rate(
                 work(1)
             rates, count = list[float](), 1
             while len(rates) < repeats:
-                started = time.perf_counter()
+                start = time.perf_counter()
                 work(count)
-                duration = time.perf_counter() - started
+                duration = time.perf_counter() - start
                 if duration >= seconds:
                     rates.append(count * batch / duration)
                 else:

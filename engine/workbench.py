@@ -21,7 +21,7 @@ from .device.streams import first_error, gpu_errors
 from .run import RunResources, make_resources, run
 from .tasks import Task
 
-WHOLE = float("inf")
+UNLIMITED_SECONDS = float("inf")
 """Seconds after which a part is yielded, where a task's rows come all at once."""
 
 
@@ -79,21 +79,21 @@ class Workbench:
     def compute(
         self,
         task: Task,
-        done: Mapping[str, int] | None = None,
-        range_seconds: float = WHOLE,
+        starts: Mapping[str, int] | None = None,
+        range_seconds: float = UNLIMITED_SECONDS,
         progress: Progress = lambda _: None,
     ) -> Generator[list[Outcome]]:
         """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
 
         Args:
             task: the task.
-            done: cell key -> number of its images that are done: it goes on from there, or from the task's first.
+            starts: cell key -> number of its images that are done: it goes on from there, or from the task's first.
             range_seconds: parts are yielded after about this time.
             progress: called with the number of predictions made since the last call.
 
         Raises DeviceError when the device is lost or out of memory, and what image sets raise when they are opened.
         """
-        done = done or {}
+        starts = starts or {}
         images = self._images_of(task)
         if task.attack:
             self._open_attacked(task.variants[0])
@@ -109,7 +109,7 @@ class Workbench:
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._resources = self._resources or make_resources(xp, images, self.sessions)
-        cells = [(cell, max(task.first, done.get(cell.key, 0))) for cell in task.cells]
+        cells = [(cell, max(task.first, starts.get(cell.key, 0))) for cell in task.cells]
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:

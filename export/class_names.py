@@ -21,7 +21,7 @@ KEYS = (
 """Keys under which training scripts keep the names of classes: Lightning's, torchvision's, timm's, mmpretrain's."""
 PLACES = ("hyper_parameters", "datamodule_hyper_parameters", "meta", "config", "pretrained_cfg")
 """Containers beside the weights in which these keys may lie; hyperparameters are those of Lightning."""
-LARGEST = 1 << 22
+MOST_NAMES_BYTES = 1 << 22
 """The most bytes that a list of names may have."""
 LONGEST_TEXTS = 1 << 20
 """Characters of all texts beside weights that are read as lists of names: Python takes seconds for a few millions."""
@@ -32,7 +32,7 @@ PLACEHOLDER = re.compile(r"(LABEL_|class_?)?\d+", re.IGNORECASE)
 def read_class_names(file: Path) -> list[str]:
     """The lines of a UTF-8 file, each the name of a class; UsageError where one is empty."""
     try:
-        names = [line.strip() for line in read_text(file, LARGEST, pipe=True).rstrip().splitlines()]
+        names = [line.strip() for line in read_text(file, MOST_NAMES_BYTES, pipe=True).rstrip().splitlines()]
     except OSError as error:
         raise UsageError(f"{file}: cannot read the names of classes ({error.strerror}); check the path") from error
     except ValueError as error:
@@ -55,7 +55,7 @@ def notes_of(content: Any) -> dict[str, Any]:
 def notes_beside(weights: Path) -> dict[str, Any]:
     """The same of the config.json in the folder of a weights file; none where that is no such file."""
     try:
-        return notes_of(parse_json(read_text(weights.with_name("config.json"), LARGEST)))
+        return notes_of(parse_json(read_text(weights.with_name("config.json"), MOST_NAMES_BYTES)))
     except (OSError, ValueError):
         return {}
 

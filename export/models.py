@@ -25,7 +25,7 @@ from .files import models_folder, write_bytes
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=()-]{0,199}(?<! )")
 """Names that can name a file, with an ending, on any file system. A comma separates the two names of a comparison."""
-ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+EXTERNAL_DATA = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
 PRECISIONS = ("fp32", "fp16", "int8")
 """The precisions of ONNX files."""
@@ -41,7 +41,7 @@ MOST_CLASSES = 1 << 16
 """The number of classes that predictions can be stored for: they are stored in 16 bits."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
-LARGEST = 1 << 26
+MOST_DESCRIPTION_BYTES = 1 << 26
 """The most bytes that a description may have: with the keys of a few million training images."""
 
 
@@ -54,9 +54,9 @@ def check_name(name: str, kind: str = "model") -> str:
     return name
 
 
-def save_model(model: Model, content: bytes, made: Mapping[str, Any]) -> None:
+def save_model(model: Model, content: bytes, provenance: Mapping[str, Any]) -> None:
     """Write the ONNX file to `model.path` and its description beside it, each in one step; or ExportError."""
-    write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **made})
+    write_described(model.path, content, asdict(model) | {"path": model.path.name, "bytes": len(content), **provenance})
 
 
 def write_described(path: Path, content: bytes, description: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         hint = f"export it into {folder} with `bandlens export`"
         raise UnknownName("model", name, model_names(folder), hint)
-    return dict(parse_json(read_text(path, LARGEST)))
+    return dict(parse_json(read_text(path, MOST_DESCRIPTION_BYTES)))
 
 
 def class_names_of(model: Model) -> list[str] | None:
@@ -163,10 +163,10 @@ def name_classes(model: Model, names: Sequence[str]) -> None:
     _describe_again(model, {"class_names": list(names)})
 
 
-def check_distinct(names: Sequence[str], whose: str) -> None:
+def check_distinct(names: Sequence[str], kind: str) -> None:
     """UsageError unless each name stands once: labels are matched by names."""
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"several {whose} are called {some_of(repeated)}; give each its own name")
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"several {kind} are called {some_of(duplicates)}; give each its own name")
 
 
 def categorize_model(model: Model, category: str) -> Model:
@@ -200,7 +200,7 @@ def read_onnx(path: Path, sha256: str, hint: str) -> bytes:
     Engines would look for those files wherever they happen to run: they are no part of the sha256, and may be anyone's.
     """
     content = read_verified(path, sha256, hint)
-    if b"location" in content and ELSEWHERE.search(content):
+    if b"location" in content and EXTERNAL_DATA.search(content):
         raise ExportError(f"{path} keeps weights in other files; {hint}")
     return content
 

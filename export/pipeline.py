@@ -212,14 +212,14 @@ def import_onnx(
     """
     _check_user_name(name)
     heading = Heading(request, name, folder or models_folder()) if isinstance(request, HeadRequest) else None
-    taken = take_onnx(path, normalization, image_size, heading, request == MULTILABEL)
+    file = take_onnx(path, normalization, image_size, heading, request == MULTILABEL)
     facts = ModelFacts(
-        *(name, OWN, FINISHED, f"file:{path.name}", taken.sha256, normalization, taken.image_size),
-        precision=taken.precision,
-        notes=taken.metadata if heading is None else {},
+        *(name, OWN, FINISHED, f"file:{path.name}", file.sha256, normalization, file.image_size),
+        precision=file.precision,
+        notes=file.metadata if heading is None else {},
         multilabel=request == MULTILABEL,
     )
-    return _save(facts, taken.content, taken.classes, taken.parity, {"adapted": taken.adapted}, folder, heading)
+    return _save(facts, file.content, file.classes, file.parity, {"adapted": file.adapted}, folder, heading)
 
 
 def export_network(
@@ -335,8 +335,8 @@ def _export(
         content, expected = heading.add(content, outputs, size)
         classes = expected.shape[1]
     parity = check_parity(expected, content, images, name)
-    made = {"opset": OPSET, "torch": torch.__version__, "adapted": [GREY] if grey else [], **description}
-    return _save(facts, content, classes, parity, made, folder, heading)
+    provenance = {"opset": OPSET, "torch": torch.__version__, "adapted": [GREY] if grey else [], **description}
+    return _save(facts, content, classes, parity, provenance, folder, heading)
 
 
 @dataclass(slots=True)
@@ -347,7 +347,7 @@ class Heading:
     name: str
     folder: Path
     """The folder of the model."""
-    made: MadeHead | None = None
+    made_head: MadeHead | None = None
     """The head, once it has been added."""
 
     @property
@@ -360,8 +360,8 @@ class Heading:
 
     def add(self, content: bytes, features: NDArray[np.float32], size: int) -> tuple[bytes, NDArray[np.floating]]:
         self.request.head.check_network(self.name, size, None)
-        self.made = self.request.head.make(content, features.shape[1], self.name, self.folder)
-        linear = self.made.linear
+        self.made_head = self.request.head.make(content, features.shape[1], self.name, self.folder)
+        linear = self.made_head.linear
         return append_head(content, linear.weight, linear.bias, linear.unit), linear.logits(features)
 
 
@@ -370,11 +370,11 @@ def _save(
     content: bytes,
     classes: int,
     parity: Parity,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     folder: Path | None,
     heading: Heading | None = None,
 ) -> tuple[Model, Parity]:
-    head, adapted = heading and heading.made, list(made["adapted"])
+    head, adapted = heading and heading.made_head, list(provenance["adapted"])
     if facts.multilabel or classes == 1:
         content = append_label_sets(content, classes)
         adapted.append(LABEL_SETS.format(classes) if facts.multilabel else ONE_LOGIT)
@@ -400,5 +400,5 @@ def _save(
     notes: dict[str, Any] = {"class_names": names} if names else {}
     if head and len(head.keys):
         notes["training_keys"] = head.keys.astype(">u8").tobytes().hex()
-    save_model(model, content, {**made, **notes, "adapted": adapted, "parity": asdict(parity)})
+    save_model(model, content, {**provenance, **notes, "adapted": adapted, "parity": asdict(parity)})
     return model, parity

@@ -42,8 +42,8 @@ def _share(value: Any) -> float:
     """A number in [0, 1], or a fraction such as "0.5/255": steps of 8-bit images have no short decimals."""
     try:
         if isinstance(value, str):
-            above, below = value.split("/")
-            value = float(above) / float(below)
+            numerator, denominator = value.split("/")
+            value = float(numerator) / float(denominator)
         if isinstance(value, bool) or not 0 <= value <= 1:  # NaN is in no range
             raise ValueError
     except (ValueError, TypeError, ZeroDivisionError):
@@ -86,8 +86,8 @@ def gradients_of(condition: Condition) -> str:
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
-    usual = {"band": EVERYTHING, "gradients": GRADIENTS[0]}
-    return {name: value for name, value in setting.items() if usual.get(name) != value}
+    defaults = {"band": EVERYTHING, "gradients": GRADIENTS[0]}
+    return {name: value for name, value in setting.items() if defaults.get(name) != value}
 
 
 def check_size(condition: Condition, size: int) -> None:

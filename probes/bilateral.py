@@ -51,25 +51,25 @@ def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: flo
     pull, weights = np.zeros_like(values), np.ones_like(values[:, :1])  # a pixel is its own neighbour
     scratch = np.empty_like(values), np.empty_like(weights), np.empty_like(weights)
     exponent = np.float32(-0.5 / sigma_color**2)
-    for down, right in np.argwhere(space > 0) - r:
-        shift = down * padded.shape[-1] + right
+    for dy, dx in np.argwhere(space > 0) - r:
+        shift = dy * padded.shape[-1] + dx
         if shift <= 0:  # the pair was taken before, or is a pixel with itself
             continue
         first, second = np.s_[..., :-shift], np.s_[..., shift:]
-        apart, weight, magnitude = (array[first] for array in scratch)
-        np.subtract(values[second], values[first], out=apart)
-        np.abs(apart[:, :1], out=weight)
-        weight += np.abs(apart[:, 1:2], out=magnitude)
-        weight += np.abs(apart[:, 2:], out=magnitude)
+        differences, weight, magnitude = (array[first] for array in scratch)
+        np.subtract(values[second], values[first], out=differences)
+        np.abs(differences[:, :1], out=weight)
+        weight += np.abs(differences[:, 1:2], out=magnitude)
+        weight += np.abs(differences[:, 2:], out=magnitude)
         weight *= weight
         weight *= exponent
         np.exp(weight, out=weight)
-        weight *= space[down + r, right + r]
+        weight *= space[dy + r, dx + r]
         weights[first] += weight
         weights[second] += weight
-        apart *= weight
-        pull[first] += apart
-        pull[second] -= apart
+        differences *= weight
+        pull[first] += differences
+        pull[second] -= differences
     pull /= weights
     pull += values
     inner = slice(r, r + size)

@@ -130,8 +130,8 @@ def bands_and_gains(
 
 def _from_both_sides(matrix: Array, images: Array) -> Array:
     """Matrix x image x matrix' of each; the second product is one of two matrices, which a GPU starts at once."""
-    made = matrix @ images
-    return (made.reshape(-1, made.shape[-1]) @ matrix.T).reshape(*made.shape[:-1], -1)
+    product = matrix @ images
+    return (product.reshape(-1, product.shape[-1]) @ matrix.T).reshape(*product.shape[:-1], -1)
 
 
 def _rms(xp: ModuleType, images: Array) -> Array:
@@ -150,10 +150,10 @@ def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
     The rule shifts the image's pixel to get there. Gives the mask of the pixels that no shift can save, since the
     shifted pixel itself would leave [0, 1] on the other side.
     """
-    below, above = mixed < 0, mixed > 1
-    xp.copyto(mixed, xp.float32(0.1), where=below)  # putmask takes four times as long
-    xp.copyto(mixed, xp.float32(0.9), where=above)
-    return (below & (noise < -REDRAW_ABOVE)) | (above & (noise > REDRAW_ABOVE))
+    underflow, overflow = mixed < 0, mixed > 1
+    xp.copyto(mixed, xp.float32(0.1), where=underflow)  # putmask takes four times as long
+    xp.copyto(mixed, xp.float32(0.9), where=overflow)
+    return (underflow & (noise < -REDRAW_ABOVE)) | (overflow & (noise > REDRAW_ABOVE))
 
 
 class NoiseStream(NamedTuple):
@@ -175,8 +175,8 @@ def redraw(xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: fl
         normals = unit_normals_at(xp, stream.seed, stream.keys[image], stream.draw, pixel, attempt)
         value = grey[image, row, column] + xp.float32(noise_sd) * normals
         mixed[image, row, column] = value
-        again = (value < 0) | (value > 1)
-        image, row, column = image[again], row[again], column[again]
+        is_outside = (value < 0) | (value > 1)
+        image, row, column = image[is_outside], row[is_outside], column[is_outside]
 
 
 class Reach(NamedTuple):

@@ -143,9 +143,9 @@ class Family:
 
     def words(self, setting: Mapping[str, Value], without: Container[str] = ()) -> str:
         """A setting in words, without its hidden parameters and those of `without`."""
-        usual = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
+        defaults = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
         return in_words(
-            (name, value) for name, value in setting.items() if name not in without and usual.get(name) != value
+            (name, value) for name, value in setting.items() if name not in without and defaults.get(name) != value
         )
 
     def axes_of(self, settings: Sequence[Mapping[str, Value]]) -> tuple[Axis, ...]:
@@ -189,16 +189,16 @@ class Family:
         if parameter.name not in table and not parameter.published:
             raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
         raw = table.get(parameter.name, parameter.published)
-        several = isinstance(raw, (list, tuple))
-        if parameter.pair and several:
-            several = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
-        listed = raw if several else [raw]
-        if not listed:
+        is_list = isinstance(raw, (list, tuple))
+        if parameter.pair and is_list:
+            is_list = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
+        values = raw if is_list else [raw]
+        if not values:
             raise UsageError(
                 f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"
             )
         try:
-            return [parameter.parse(value) for value in listed]
+            return [parameter.parse(value) for value in values]
         except ValueError as error:
             raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
 

@@ -39,7 +39,7 @@ from .noise import FOURIER, random_words
 
 MAP = tuple(range(-31, 32))
 NORM = 15.7
-HIGHEST = 10_000
+HIGHEST_FREQUENCY = 10_000
 OCTAVES = (0, 1, 2, 3, 4)
 """Octaves whose waves the map holds all of."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
@@ -53,9 +53,9 @@ def wave(xp: ModuleType, size: int, row: int | Array, column: int | Array) -> Ar
     turn = 2 * np.pi / size
     down = turn * (row * xp.arange(size) % size) + np.pi / 4
     across = turn * (column * xp.arange(size) % size)
-    left = np.sqrt(2) / size * xp.stack([xp.cos(down), -xp.sin(down)], axis=-1)
-    right = xp.stack([xp.cos(across), xp.sin(across)], axis=-2)
-    return left.astype(xp.float32) @ right.astype(xp.float32)
+    row_factors = np.sqrt(2) / size * xp.stack([xp.cos(down), -xp.sin(down)], axis=-1)
+    column_factors = xp.stack([xp.cos(across), xp.sin(across)], axis=-2)
+    return row_factors.astype(xp.float32) @ column_factors.astype(xp.float32)
 
 
 def signs(xp: ModuleType, seed: int, keys: Array) -> Array:
@@ -74,11 +74,11 @@ def perturb(
     channels = range(len(images)) if xp is np else [slice(None)]
     for condition in conditions:
         noise = wave(xp, size, int(condition["row"]), int(condition["column"])) * xp.float32(condition["norm"])
-        either = xp.stack([-noise, noise])
+        signed_noise = xp.stack([-noise, noise])
         out = buffer()
         for channel in channels:
             target = out.reshape(images.shape)[channel]
-            xp.add(images[channel], either[positive[channel]], out=target)
+            xp.add(images[channel], signed_noise[positive[channel]], out=target)
             xp.clip(target, 0, 1, out=target)
         yield condition, out
 
@@ -112,10 +112,10 @@ def perturb_by_bin(
     word = random_words(xp, batch.seed, batch.keys, FOURIER, 4)[:, 3].astype(xp.uint64)
     for condition in conditions:
         waves = xp.asarray(waves_of(int(condition["octave"]), float(condition["orientation"])))
-        drawn = waves[(word * xp.uint64(len(waves)) >> xp.uint64(32)).astype(xp.int64)]
+        image_waves = waves[(word * xp.uint64(len(waves)) >> xp.uint64(32)).astype(xp.int64)]
         out = buffer()
         for part in chunks(xp, len(images)):
-            noise = wave(xp, size, drawn[part, :1], drawn[part, 1:]) * xp.float32(condition["norm"])
+            noise = wave(xp, size, image_waves[part, :1], image_waves[part, 1:]) * xp.float32(condition["norm"])
             target = out[part]
             xp.multiply(noise[:, None], sign[part], out=target)
             xp.add(images[part], target, out=target)
@@ -143,7 +143,7 @@ def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
     return setting | {name: -int(setting[name]) for name in ("row", "column")}
 
 
-FREQUENCY = integer_in(-HIGHEST, HIGHEST)
+FREQUENCY = integer_in(-HIGHEST_FREQUENCY, HIGHEST_FREQUENCY)
 FOURIER_BASIS = Family(
     "fourier",
     "a wave of (row, column) cycles per image and of an L2 norm added to each channel",

@@ -30,7 +30,7 @@ BACKGROUND = 0.4423
 TRUNCATE = 4
 ROWS = 32
 """Rows of a block on NumPy. A GPU takes the whole matrix at once."""
-WIDEST = 1000
+LARGEST_SIGMA = 1000
 UNFILTERED = "inf"
 """The sigma of a high-pass that removes the background alone. JSON has no infinity, so it is a word."""
 
@@ -57,13 +57,13 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
         return images
     if sigma == inf:
         return xp.zeros_like(images)
-    down, both = xp.empty_like(images), xp.empty_like(images)
+    down, blurred = xp.empty_like(images), xp.empty_like(images)
     blocks = _blocks(xp, images.shape[-1], sigma)
     for rows, columns, part, _ in blocks:
         xp.matmul(part, images[:, columns], out=down[:, rows])
     for rows, columns, _, transpose in blocks:
-        xp.matmul(down[..., columns], transpose, out=both[..., rows])
-    return both
+        xp.matmul(down[..., columns], transpose, out=blurred[..., rows])
+    return blurred
 
 
 def perturb(
@@ -97,16 +97,16 @@ def _sigma_or_inf(value: Any) -> float | str:
     if value in (UNFILTERED, inf):
         return UNFILTERED
     try:
-        return number_in(0, WIDEST)(value)
+        return number_in(0, LARGEST_SIGMA)(value)
     except ValueError:
-        raise ValueError(f'must be a number in [0, {WIDEST}] or "{UNFILTERED}", not {value!r}') from None
+        raise ValueError(f'must be a number in [0, {LARGEST_SIGMA}] or "{UNFILTERED}", not {value!r}') from None
 
 
 GAUSSIAN_LOWPASS = Family(
     "gaussian_lowpass",
     "grey, blurred with a Gaussian of sigma pixels",
     1,
-    (Parameter("sigma", number_in(0, WIDEST), (0.0, 1.0, 3.0, 5.0, 7.0, 10.0, 15.0, 40.0)),),
+    (Parameter("sigma", number_in(0, LARGEST_SIGMA), (0.0, 1.0, 3.0, 5.0, 7.0, 10.0, 15.0, 40.0)),),
     perturb,
 )
 GAUSSIAN_HIGHPASS = Family(

@@ -20,13 +20,13 @@ LUMINANCE = (0.2125, 0.7154, 0.0721)
 
 def grey(xp: ModuleType, pixels: Array) -> Array:
     """(n, size, size) float32 in [0, 1] of (n, 3, size, size) uint8 RGB."""
-    made = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.float32)
+    luminance = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.float32)
     red, green, blue = (xp.float32(weight / 255) for weight in LUMINANCE)
     for part in chunks(xp, len(pixels)):
-        target = xp.multiply(pixels[part, 0], red, out=made[part])
+        target = xp.multiply(pixels[part, 0], red, out=luminance[part])
         target += pixels[part, 1] * green
         target += pixels[part, 2] * blue
-    return made
+    return luminance
 
 
 def at_contrast(xp: ModuleType, image: Array, contrast: float) -> Array:

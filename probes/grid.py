@@ -123,8 +123,8 @@ def _with_axes(family: Family, axis: Any) -> Family:
     names = [axis] if isinstance(axis, str) else axis
     if not isinstance(names, list) or len(names) > 2 or not all(isinstance(parameter, str) for parameter in names):
         raise UsageError(f"probe {family.name}: axis must be a parameter, or a list of two for a map, not {axis!r}")
-    known = [parameter.name for parameter in family.parameters]
+    choices = [parameter.name for parameter in family.parameters]
     for parameter in names:
-        if parameter not in known:
-            raise UnknownName(f"axis of probe {family.name}", parameter, known, "an axis is a parameter of the probe")
+        if parameter not in choices:
+            raise UnknownName(f"axis of probe {family.name}", parameter, choices, "an axis is a parameter of the probe")
     return replace(family, axes=tuple(Axis(parameter) for parameter in names))

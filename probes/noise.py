@@ -75,8 +75,8 @@ def words_in_arrays(xp: ModuleType, seed: int, keys: Array, draw: int, count: in
     block = xp.arange(blocks, dtype=xp.uint32)[None, :]
     words = xp.empty((len(keys), 4, blocks), dtype=xp.uint32)
     for part in chunks(xp, len(keys)):
-        for place, made in enumerate(philox4x32(xp, counter(xp, block, keys[part, None], draw, stream), seed)):
-            words[part, place] = made
+        for place, block_words in enumerate(philox4x32(xp, counter(xp, block, keys[part, None], draw, stream), seed)):
+            words[part, place] = block_words
     return words.reshape(len(keys), -1)[:, :count]
 
 

@@ -36,13 +36,15 @@ from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter
 from .kernels import launch
 
-MASKS = tuple("".join(kept) or NO_OCTAVE for count in range(len(OCTAVES)) for kept in combinations(OCTAVES, count))
+MASKS = tuple(
+    "".join(octaves) or NO_OCTAVE for count in range(len(OCTAVES)) for octaves in combinations(OCTAVES, count)
+)
 """All masks but that of the image itself, from the fewest octaves to the most."""
 COARSE = 3
 """Octaves whose sums are all held: eight images, of which an addition of the finer octaves makes each mask."""
-SMALLEST = 16
+SMALLEST_SIZE = 16
 """Pixels a side from which on an image has octaves worth the name."""
-HIGHEST = 10_000
+HIGHEST_FREQUENCY = 10_000
 
 
 def rings(size: int) -> NDArray[np.int64]:
@@ -62,11 +64,11 @@ class Spectra:
         for part in chunks(xp, len(pixels)):
             self._spectra[part] = xp.fft.rfft2(pixels[part].astype(xp.float64) / 255)
 
-    def keep(self, kept: NDArray[np.bool_], out: Array) -> Array:
+    def keep(self, mask: NDArray[np.bool_], out: Array) -> Array:
         """Fill `out`, float32 images, with the coefficients of a mask that is laid out as `rings`, before the clip."""
-        mask = self._xp.asarray(kept, dtype=self._xp.float32)
+        factors = self._xp.asarray(mask, dtype=self._xp.float32)
         for part in chunks(self._xp, len(out)):
-            out[part] = self._xp.fft.irfft2(self._spectra[part] * mask, s=self._shape[-2:])
+            out[part] = self._xp.fft.irfft2(self._spectra[part] * factors, s=self._shape[-2:])
         return out
 
 
@@ -81,19 +83,22 @@ def perturb(
         if any(octave in str(condition["keep"]) for condition in conditions)
     }
     mean = (batch.pixels.mean(axis=(2, 3), keepdims=True, dtype=xp.float64) / 255).astype(xp.float32)
-    split = [
+    entries = [
         (_members(condition, OCTAVES[COARSE:]), _members(condition, OCTAVES[:COARSE]), condition)
         for condition in conditions
     ]
-    coarse = {kept: _sum(xp, [mean, *map(fields.__getitem__, kept)]) for kept in {kept for _, kept, _ in split}}
+    coarse = {
+        octaves: _sum(xp, [mean, *map(fields.__getitem__, octaves)])
+        for octaves in {octaves for _, octaves, _ in entries}
+    }
     for octave in OCTAVES[:COARSE]:
         fields.pop(octave, None)
-    for finer, members in groupby(sorted(split, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
-        fine = _sum(xp, [fields[octave] for octave in finer]) if finer else None
-        for _, kept, condition in members:
+    for fine_octaves, members in groupby(sorted(entries, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
+        fine = _sum(xp, [fields[octave] for octave in fine_octaves]) if fine_octaves else None
+        for _, coarse_octaves, condition in members:
             out = buffer()
             clip_sum = clip_sum_in_arrays if xp is np else clip_sum_in_kernel
-            clip_sum(xp, coarse[kept], fine, out)
+            clip_sum(xp, coarse[coarse_octaves], fine, out)
             yield condition, out
 
 
@@ -161,11 +166,11 @@ def _band(value: Any) -> str:
     try:
         edges = [int(edge) for edge in value.split(" to ")] if isinstance(value, str) else value
         low, high = edges
-        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST:
+        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST_FREQUENCY:
             raise ValueError
     except (ValueError, TypeError):
         raise ValueError(
-            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST}, not {value!r}"
+            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST_FREQUENCY}, not {value!r}"
         ) from None
     return f"{low} to {high}"
 
@@ -177,8 +182,8 @@ def band_of(condition: Condition) -> tuple[int, int]:
 
 
 def check_size(condition: Condition, size: int) -> None:
-    if size < SMALLEST:
-        raise ProbeError(f"{condition.probe} needs {SMALLEST} pixels a side or more, not {size}")
+    if size < SMALLEST_SIZE:
+        raise ProbeError(f"{condition.probe} needs {SMALLEST_SIZE} pixels a side or more, not {size}")
 
 
 def check_size_of_band(condition: Condition, size: int) -> None:

@@ -64,9 +64,9 @@ def scramble_factors(xp: ModuleType, shifts: Array, width: float, size: int) -> 
 def opposite_shifts(xp: ModuleType, seed: int, keys: Array, size: int) -> Array:
     """(n, size, size / 2 + 1) float32 in (-1, 1), laid out as the spectra of `rfft2` are; zero where nothing shifts."""
     half = size // 2
-    drawn = uniform(xp, random_words(xp, seed, keys, PHASES, size * half)).reshape(-1, size, half)
+    draws = uniform(xp, random_words(xp, seed, keys, PHASES, size * half)).reshape(-1, size, half)
     shifts = xp.zeros((len(keys), size, half + 1), dtype=xp.float32)
-    shifts[..., :half] = drawn
+    shifts[..., :half] = draws
     shifts[:, half] = 0
     shifts[:, 0, 0] = 0
     shifts[:, half + 1 :, 0] = -shifts[:, half - 1 : 0 : -1, 0]

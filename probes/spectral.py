@@ -58,10 +58,10 @@ def spectrum(xp: ModuleType, images: Array) -> Array:
     """X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images; the even frequencies come first."""
     even, odd = fourier_bases(xp, images.shape[-1])
     half = images.shape[-1] // 2
-    left, right = images[..., :half], images[..., half:]
-    rows = xp.concatenate([(left + right) @ even, (left - right) @ odd], axis=-1)
-    top, bottom = rows[..., :half, :], rows[..., half:, :]
-    return xp.concatenate([even.T @ (top + bottom), odd.T @ (top - bottom)], axis=-2)
+    left_half, right_half = images[..., :half], images[..., half:]
+    rows = xp.concatenate([(left_half + right_half) @ even, (left_half - right_half) @ odd], axis=-1)
+    top_half, bottom_half = rows[..., :half, :], rows[..., half:, :]
+    return xp.concatenate([even.T @ (top_half + bottom_half), odd.T @ (top_half - bottom_half)], axis=-2)
 
 
 def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
@@ -71,7 +71,7 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
         return xp.zeros_like(images)
     if r == size // 2:
         return images
-    evens, odds = _kept(r)
+    evens, odds = _count_rows(r)
     inner = xp.empty((*transformed.shape[:-2], evens + odds, evens + odds), dtype=xp.float32)
     _cut(transformed, r, inner)
     even, odd = (basis[:, :count] for basis, count in zip(fourier_bases(xp, size), (evens, odds), strict=True))
@@ -87,20 +87,20 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
     return low
 
 
-def _kept(r: int) -> tuple[int, int]:
+def _count_rows(r: int) -> tuple[int, int]:
     """How many rows of a spectrum up to frequency r are of even frequencies, and how many of odd ones."""
     return 1 + r // 2 * 2, (r + 1) // 2 * 2
 
 
 def _cut(transformed: Array, r: int, inner: Array) -> None:
     """Fill `inner` with the spectrum up to frequency r, whose edges are weighed as the one-sided block does."""
-    evens, _ = _kept(r)
-    parts, first = (slice(evens), slice(evens, None)), (0, _kept(transformed.shape[-1] // 2)[0])
+    evens, _ = _count_rows(r)
+    parts, first = (slice(evens), slice(evens, None)), (0, _count_rows(transformed.shape[-1] // 2)[0])
     for row, column in PARITIES:
         block = inner[..., parts[row], parts[column]]
         height, width = block.shape[-2:]
-        top, left = first[row], first[column]
-        block[...] = transformed[..., top : top + height, left : left + width]
+        first_row, first_column = first[row], first[column]
+        block[...] = transformed[..., first_row : first_row + height, first_column : first_column + width]
         if row == r % 2:
             block[..., -2:, :] *= 0.5
         if column == r % 2:
@@ -162,9 +162,9 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
                 else:
                     out[...] = 0
             return
-        kept, quarters = _kept(r), []
+        counts, quarters = _count_rows(r), []
         for (row, column), block in zip(PARITIES, blocks, strict=True):
-            height, width = kept[row], kept[column]
+            height, width = counts[row], counts[column]
             # Rows and columns from here on are those of frequency r itself.
             edges = [count - 2 if parity == r % 2 else count for count, parity in ((height, row), (width, column))]
             cut = xp.empty((height, channels, width), dtype=xp.float32)
@@ -177,10 +177,11 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
     return fill
 
 
-def _times(left: Array, block: Array, right: Array) -> Array:
+def _times(row_matrix: Array, block: Array, column_matrix: Array) -> Array:
     """(rows, channels, columns) multiplied by a matrix from either side."""
     rows, channels, columns = block.shape
-    return ((left @ block.reshape(rows, -1)).reshape(-1, columns) @ right).reshape(len(left), channels, -1)
+    product = (row_matrix @ block.reshape(rows, -1)).reshape(-1, columns) @ column_matrix
+    return product.reshape(len(row_matrix), channels, -1)
 
 
 def perturb(

@@ -27,7 +27,7 @@ from ..core.progress import Progress, silent
 from ..core.protocol import OCTAVES, octave_edges
 from ..core.threads import in_parallel
 from .images.image_set import ImageSet
-from .octaves import SMALLEST, rings
+from .octaves import SMALLEST_SIZE, rings
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -49,10 +49,10 @@ class Powers:
 
 def check_size(images: ImageSet) -> None:
     """UsageError for images that are too small to have octaves."""
-    if images.info.size < SMALLEST:
+    if images.info.size < SMALLEST_SIZE:
         raise UsageError(
-            f"{images.folder}: a spectrum needs {SMALLEST} pixels a side or more, not {images.info.size}; pack larger "
-            "images"
+            f"{images.folder}: a spectrum needs {SMALLEST_SIZE} pixels a side or more, not {images.info.size}; pack "
+            "larger images"
         )
 
 

@@ -248,11 +248,11 @@ class UserProbe:
         row = rows[int(np.random.default_rng(int(batch.keys[0])).integers(len(rows)))]
         key = (xp, int(batch.keys[row]), int(batch.positions[row]), batch.seed)
         picture = self._pictures.setdefault(key, _rows_of(xp, batch, [row]))
-        alone, again = (self._called(xp, picture, condition)[0] for _ in range(2))
-        watch = _Watch(picture, _values_of(xp, alone))
-        if bool((xp.abs(alone - again) > ROUNDING).any()):
+        values, repeated_values = (self._called(xp, picture, condition)[0] for _ in range(2))
+        watch = _Watch(picture, _values_of(xp, values))
+        if bool((xp.abs(values - repeated_values) > ROUNDING).any()):
             watch.refusal = self._refusal(picture, 0, "when it is called again")
-        elif _differ(xp, alone, images[row]):
+        elif _differ(xp, values, images[row]):
             watch.refusal = self._refusal(picture, 0, "by itself than beside others")
         else:
             self._check_batch(xp, batch, images, condition, watch)
@@ -284,9 +284,9 @@ class UserProbe:
         if _differ(xp, _values_of(xp, results[-1]), watch.values):
             watch.refusal = self._refusal(trial, -1, "later in the run")
 
-    def _refusal(self, batch: Batch, place: int, when: str) -> str:
+    def _refusal(self, batch: Batch, place: int, occasion: str) -> str:
         return (
-            f"{self.what} gives image {batch.positions[place]} of the set, counted from 0, other values {when}; "
+            f"{self.what} gives image {batch.positions[place]} of the set, counted from 0, other values {occasion}; "
             f"treat each image by itself, and draw random numbers from rng alone: {self.with_rng}"
         )
 

@@ -23,7 +23,7 @@ from bandlens.engine.cell_progress import CellProgress, flush
 from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
 from bandlens.engine.run import make_resources, run
-from bandlens.engine.tuning import REPEATS, SECONDS, measure_rate
+from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
 
 from .bench import Bench
 from .checks import Figures
@@ -66,7 +66,7 @@ def measure_rates(bench: Bench) -> Figures:
             if bench.late(120):
                 continue
             variant = variant_of(model, "tensorrt", precision)
-            rate = measure_rate(variant, batch, 0, SECONDS, REPEATS)
+            rate = measure_rate(variant, batch, 0, MEASUREMENT_SECONDS, REPEATS)
             yield f"{precision}.{batch}", rate
             best[precision] = max(rate, best.get(precision, 0))
             if (fastest := trtexec_rate(make_plan(variant, batch, ""), batch)) is not None:
@@ -97,7 +97,7 @@ def try_settings(bench: Bench) -> Figures:
         name, started = settings.replace(" ", "_") or "plain", time.perf_counter()
         with open_session(variant, bench.sizes.batch, 0, settings=settings):
             yield f"{name}.seconds", time.perf_counter() - started
-        yield name, measure_rate(variant, bench.sizes.batch, 0, SECONDS, REPEATS, settings=settings)
+        yield name, measure_rate(variant, bench.sizes.batch, 0, MEASUREMENT_SECONDS, REPEATS, settings=settings)
 
 
 # Runs

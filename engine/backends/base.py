@@ -121,10 +121,10 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
     precisions = engine_of(engine).precisions
     if precision not in precisions:
         arrays = engine_of(engine).arrays
-        able = [name for name, row in ENGINES.items() if row.arrays == arrays and precision in row.precisions]
-        instead = f", or engine to {' or '.join(able)} for {precision}" if able else ""
+        engines = [name for name, row in ENGINES.items() if row.arrays == arrays and precision in row.precisions]
+        advice = f", or engine to {' or '.join(engines)} for {precision}" if engines else ""
         raise EngineError(
-            f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them{instead}"
+            f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them{advice}"
         )
     onnx_file = load_onnx_file(model, precisions[precision])
     if precision == "fp32" and onnx_file.precision in precisions:
@@ -164,7 +164,7 @@ def check_images(variant: Variant, images: Array, shape: tuple[int, ...], dtype:
 
 PART = 4
 """The most images that a thread of a CPU runs at once."""
-WHOLE = b"DynamicQuantizeLinear"
+WHOLE_BATCH_OPERATOR = b"DynamicQuantizeLinear"
 """An operator that scales integers by the values of the whole batch, so that every image depends on the others."""
 
 
@@ -174,7 +174,7 @@ def part_of(content: bytes, batch: int, threads: int) -> int:
     Threads share a batch by such parts, and each runs the whole network on one. A part's activations stay in the
     thread's cache, and no layer waits for all threads, as it does where they share each layer: docs/decisions/0030.
     """
-    if WHOLE in content:
+    if WHOLE_BATCH_OPERATOR in content:
         return batch
     return max(size for size in range(1, PART + 1) if batch % size == 0 and (size == 1 or size * threads <= batch))
 
@@ -218,10 +218,10 @@ def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) ->
     """
     module = _module_of(variant)
     if not hasattr(module, "layer_values"):
-        able = [name for name, row in ENGINES.items() if row.module != engine_of(variant.engine).module]
+        engines = [name for name, row in ENGINES.items() if row.module != engine_of(variant.engine).module]
         raise EngineError(
             f"{variant}: its layers show no values, since a plan that showed them would fuse others; compare "
-            f"{' or '.join(able)}"
+            f"{' or '.join(engines)}"
         )
     return cast("Mapping[str, NDArray[Any]]", module.layer_values(variant, images, threads))
 

@@ -78,8 +78,8 @@ def with_all_outputs(content: bytes) -> bytes:
     import onnx
 
     model = onnx.load_from_string(content)
-    known = {value.name for value in model.graph.output}
-    names = [name for name, operator in nodes_of(content) if operator != "Constant" and name not in known]
+    outputs = {value.name for value in model.graph.output}
+    names = [name for name, operator in nodes_of(content) if operator != "Constant" and name not in outputs]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return bytes(model.SerializeToString())
 

@@ -68,17 +68,17 @@ KERNEL = "_kernel_time"
 
 
 def _layer(name: str, runs: Sequence[Mapping[str, Any]]) -> Layer:
-    about = runs[0]["args"]
+    arguments = runs[0]["args"]
     inputs, outputs = (
-        [shape for tensor in about[key] for shape in tensor.values()]
+        [shape for tensor in arguments[key] for shape in tensor.values()]
         for key in ("input_type_shape", "output_type_shape")
     )
-    operator, output = about["op_name"], outputs[0] if outputs else []
-    moved = sum(float(about[key]) for key in ("activation_size", "parameter_size", "output_size"))
+    operator, output = arguments["op_name"], outputs[0] if outputs else []
+    traffic = sum(float(arguments[key]) for key in ("activation_size", "parameter_size", "output_size"))
     if any(name in operator for name in PRODUCTS) and not any(len(shape) > 1 for shape in inputs[1:]):
-        moved += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
+        traffic += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
     seconds = median(run["dur"] for run in runs) / 1e6
-    return Layer(name, operator, seconds, moved, count_product(operator, inputs, output))
+    return Layer(name, operator, seconds, traffic, count_product(operator, inputs, output))
 
 
 def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
@@ -233,10 +233,13 @@ class Provider:
     """The provider's own options."""
 
 
-SHARED = {"session.use_env_allocators": "1"}
-GPU_ONLY = SHARED | {"session.disable_cpu_ep_fallback": "1", "session.use_device_allocator_for_initializers": "1"}
+SHARED_ALLOCATORS = {"session.use_env_allocators": "1"}
+GPU_ONLY = SHARED_ALLOCATORS | {
+    "session.disable_cpu_ep_fallback": "1",
+    "session.use_device_allocator_for_initializers": "1",
+}
 PROVIDERS: dict[str, Provider] = {
-    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED, {}),
+    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED_ALLOCATORS, {}),
     # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
     # CUDA graphs stay off: a graph keeps the addresses of its activations, and the arena that all sessions share may
     # hand these to what a session that is opened later keeps there.
@@ -299,8 +302,8 @@ def _on_gpu(engine: str) -> Shared:
         raise EngineError(readiness(engine).line)
     xp, ort = arrays_of(engine), load(ONNXRUNTIME_GPU)
     ort.set_default_logger_severity(SILENT)
-    as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
-    ort.create_and_register_allocator_v2(PROVIDERS[engine].name, _arena(ort, "Cuda"), {}, as_requested)
+    arena_settings = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    ort.create_and_register_allocator_v2(PROVIDERS[engine].name, _arena(ort, "Cuda"), {}, arena_settings)
     versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}
     return Shared(ort, xp, gpu.name, versions, network_stream(xp))
 

@@ -67,10 +67,10 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
         seconds = median(run[number].real_time.total_seconds() for run in counts[RUNS:])
         if info.status == info.status.EXECUTED and (op := nodes.get(info.node_name)):
             tensors = [*op.inputs(), *op.outputs()]
-            moved = sum(math.prod(tensor.get_shape()) * tensor.get_element_type().size for tensor in tensors)
+            traffic = sum(math.prod(tensor.get_shape()) * tensor.get_element_type().size for tensor in tensors)
             inputs, output = [list(tensor.get_shape()) for tensor in op.inputs()], list(op.get_output_shape(0))
             operations = count_product(info.node_type, inputs, output)
-            layers.append(Layer(info.node_name, info.node_type, seconds, moved, operations))
+            layers.append(Layer(info.node_name, info.node_type, seconds, traffic, operations))
     return layers
 
 
@@ -194,9 +194,11 @@ def _compile(
 
 
 def _check_processor(variant: Variant, precision: Precision) -> None:
-    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision.capability not in has:
-        raise EngineError(f"{variant}: this processor has no {variant.precision}, only {', '.join(has)}; take fp32")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.capability not in capabilities:
+        raise EngineError(
+            f"{variant}: this processor has no {variant.precision}, only {', '.join(capabilities)}; take fp32"
+        )
     if variant.precision == "int8" and not _multiplies_exactly():
         raise EngineError(
             f"{variant}: on this processor OpenVINO's int8 saturates at 16 bits (it has no VNNI), so predictions would "
@@ -226,20 +228,20 @@ def _check_executed(variant: Variant, compiled: Any, precision: Precision, quant
     """
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
-    executed = Counter(
+    counts = Counter(
         info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) in MULTIPLICATIONS
     )
-    if not executed:
+    if not counts:
         raise EngineError(
             f"{variant}: OpenVINO finds no convolution and no matrix product in this network, by whose arithmetic "
             "bandlens checks the precision that runs; run the network with engine onnxruntime or torch"
         )
-    at_precision = sum(count for name, count in executed.items() if name in precision.executed)
-    expected = quantized if variant.precision == "int8" else executed.total()
+    at_precision = sum(count for name, count in counts.items() if name in precision.executed)
+    expected = quantized if variant.precision == "int8" else counts.total()
     if hint != precision.hint or at_precision < max(expected, 1):
-        ran = ", ".join(f"{count} in {name}" for name, count in executed.items())
+        summary = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise EngineError(
-            f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({ran}, the "
+            f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({summary}, the "
             f"rest in {hint}); take another precision, or engine onnxruntime"
         )
 
@@ -247,6 +249,6 @@ def _check_executed(variant: Variant, compiled: Any, precision: Precision, quant
 def _reason(error: Exception) -> str:
     """The error in one line, without the places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
-    named = [line.removeprefix("-- ") for line in words if line.startswith("-- ")]
-    return " ".join(named or words[:2]) or type(error).__name__
+    messages = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
+    details = [line.removeprefix("-- ") for line in messages if line.startswith("-- ")]
+    return " ".join(details or messages[:2]) or type(error).__name__

@@ -70,26 +70,28 @@ def pgd(
     low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
     iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
     rows = torch.arange(len(images), device=images.device)  # those that are still attacked
-    ended: list[tuple[Tensor, Tensor, Tensor]] = []
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(budget.steps):
         logits, gradient = loss_gradient(searched or network, iterate, labels)
         if until_fooled and searched is not None:
             with torch.no_grad():
                 logits = network(iterate)
         if until_fooled and (out := fooled(logits, labels)).any():
-            ended.append((rows[out], iterate.detach()[out], logits[out]))
+            results.append((rows[out], iterate.detach()[out], logits[out]))
             rows, labels, gradient, low, high, iterate = (
                 tensor.detach()[~out] for tensor in (rows, labels, gradient, low, high, iterate)
             )
             if not len(rows):
                 break
-        _move(iterate, within(gradient.sign_(), budget.band), budget.step, low, high)
+        # The bounds do projection and clipping at once, since the image lies within both.
+        with torch.no_grad():
+            iterate.add_(within(gradient.sign_(), budget.band), alpha=budget.step).clamp_(low, high)
     if len(rows):
         with torch.no_grad():
-            ended.append((rows, iterate.detach(), network(iterate)))
-    positions, attacked, scores = (torch.cat(column) for column in zip(*ended, strict=True))
+            results.append((rows, iterate.detach(), network(iterate)))
+    positions, iterates, scores = (torch.cat(column) for column in zip(*results, strict=True))
     order = positions.argsort()
-    return Attacked(attacked.index_select(0, order), scores.index_select(0, order))
+    return Attacked(iterates.index_select(0, order), scores.index_select(0, order))
 
 
 pgd_any = partial(pgd, until_fooled=True)
@@ -121,9 +123,3 @@ def within(change: Tensor, band: Band) -> Tensor:
         mask[half - r : half + r, half - r : half + r] = weight
     filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * torch.fft.ifftshift(mask)).real
     return filtered
-
-
-def _move(iterate: Tensor, direction: Tensor, step: float, low: Tensor, high: Tensor) -> None:
-    """One step, in place. The bounds do projection and clipping at once, since the image lies within both."""
-    with torch.no_grad():
-        iterate.add_(direction, alpha=step).clamp_(low, high)

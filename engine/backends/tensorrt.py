@@ -53,7 +53,7 @@ from .references import kept_logits
 if TYPE_CHECKING:
     import tensorrt
 
-WRONG = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
+WRONG_DIFFERENCE = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
 """The difference of a plan's logits from ONNX Runtime's, relative to the largest logit, from which it is refused.
 
 What a library rounds is ten times smaller, and what it misreads, a layout or a type, is about as large as the logits.
@@ -108,7 +108,7 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
 
 def _is_wrong(parity: Parity, precision: str) -> bool:
     if precision != "int8":
-        return not parity.relative_difference <= WRONG[precision]  # NaN is refused too
+        return not parity.relative_difference <= WRONG_DIFFERENCE[precision]  # NaN is refused too
     # Without VNNI, ONNX Runtime itself cuts off sums: then a difference says nothing.
     differs = parity.top1_disagreements > WRONG_SHARE * parity.images and not for_int8()
     return differs or not parity.relative_difference < np.inf
@@ -134,17 +134,17 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     ]
 
 
-def _layer(name: str, seconds: float, about: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
-    moved = 0
-    for tensor in (*about.get("Inputs", ()), *about.get("Outputs", ())):
+def _layer(name: str, seconds: float, layer: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
+    traffic = 0
+    for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
         words = f"{tensor.get('Format/Datatype', '')} {tensor.get('Datatype', '')}"
         size = next((size for word, size in ITEMSIZES.items() if word in words), 4)
-        moved += size * math.prod(tensor["Dimensions"])
-    weights = about.get("Weights", {})
-    moved += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
-    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", about.get("Metadata", "")) or name.split(" + ")
+        traffic += size * math.prod(tensor["Dimensions"])
+    weights = layer.get("Weights", {})
+    traffic += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
+    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", layer.get("Metadata", "")) or name.split(" + ")
     count = batch * sum(operations.get(node, 0) for node in dict.fromkeys(nodes))
-    return Layer(name, about.get("LayerType", ""), seconds, moved, count)
+    return Layer(name, layer.get("LayerType", ""), seconds, traffic, count)
 
 
 class Device:

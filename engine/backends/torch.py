@@ -125,9 +125,9 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
             if name not in layers:
                 tensors = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
                 results = _tensors(result)
-                moved = sum(tensor.nbytes for tensor in (*tensors, *results))
+                traffic = sum(tensor.nbytes for tensor in (*tensors, *results))
                 operations = count_product(step.operator, [tensor.shape for tensor in tensors], results[0].shape)
-                layers[name] = Layer(name, step.operator, 0.0, moved, operations)
+                layers[name] = Layer(name, step.operator, 0.0, traffic, operations)
             return result
 
         return replace(step, run=run)
@@ -146,7 +146,7 @@ def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) ->
     """The values of all nodes of the file for these images, in float32 where numpy has no such type."""
     values: dict[str, NDArray[Any]] = {}
 
-    def kept(step: Step) -> Step:
+    def record_values(step: Step) -> Step:
         def run(*inputs: Any, **attributes: Any) -> Any:
             result = step.run(*inputs, **attributes)
             for name, tensor in zip(step.outputs, _tensors(result), strict=False):
@@ -156,7 +156,7 @@ def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) ->
 
         return replace(step, run=run)
 
-    with _open_steps(variant, len(images), threads, kept) as session, torch_errors(variant), torch.no_grad():
+    with _open_steps(variant, len(images), threads, record_values) as session, torch_errors(variant), torch.no_grad():
         session.network(session.place(images))
     return values
 
@@ -215,7 +215,7 @@ def checked_network(variant: Variant, device: str) -> Network:
     onnx_file = onnx_file_of(variant)
     comparable = read_for_cpu(onnx_file)
     try:
-        read = OnnxNetwork(comparable if ENGINES[variant.engine].arrays == "numpy" else content_of(variant))
+        onnx_network = OnnxNetwork(comparable if ENGINES[variant.engine].arrays == "numpy" else content_of(variant))
     except BandlensError as error:
         raise EngineError(f"{variant}: {error}") from error
     except Exception as error:
@@ -224,8 +224,8 @@ def checked_network(variant: Variant, device: str) -> Network:
             f"{variant.model.name} again"
         ) from error
     with torch_errors(variant), torch.no_grad():
-        network: Network = read.to(device)
-        logits = network(placed(images, device)).cpu().numpy()
+        network: Network = onnx_network.to(device)
+        logits = network(place_on(images, device)).cpu().numpy()
     expected = kept_logits(onnx_file, comparable, images)
     finite = np.isfinite(expected).all(axis=1)  # those that are not fail the cell of an image that has them
     if finite.any():
@@ -265,7 +265,7 @@ def _require_exact(
         )
 
 
-def placed(images: NDArray[Any], device: str) -> Tensor:
+def place_on(images: NDArray[Any], device: str) -> Tensor:
     """(n, 3, S, S) on the device, laid out as convolutions want."""
     return torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
 
@@ -285,7 +285,7 @@ class TorchSession:
         self.variant, self.info = variant, info
         self._device = device
         self._shape = (info.batch, 3, variant.model.image_size, variant.model.image_size)
-        self.place = partial(placed, device=device)
+        self.place = partial(place_on, device=device)
         with ExitStack() as settings:
             settings.enter_context(exact(threads))
             network = load(variant, device)

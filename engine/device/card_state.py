@@ -38,12 +38,12 @@ class CardState:
     """Whether the card is split into instances (MIG), each of which has a part of its rate."""
 
     def __str__(self) -> str:
-        slowed = f"slowed down by {' and '.join(self.throttled)}" if self.throttled else ""
+        slowdown = f"slowed down by {' and '.join(self.throttled)}" if self.throttled else ""
         values = (
             (self.sm_mhz, f"{self.sm_mhz} of {self.largest_sm_mhz} MHz, memory {self.memory_mhz} MHz"),
             (self.watts, f"{self.watts} W"),
             (self.celsius, f"{self.celsius} °C"),
-            (slowed, slowed),
+            (slowdown, slowdown),
             (self.mig, "MIG"),
         )
         return ", ".join(words for value, words in values if value)

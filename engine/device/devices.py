@@ -18,7 +18,7 @@ from .streams import is_of_cupy
 GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
 """Engines of a GPU, of which `auto` takes the first that is ready."""
 CPU_ENGINE = "onnxruntime"
-OR_CPU = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
+CPU_ADVICE = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def choose_engine() -> EngineChoice:
 def choose(machine: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
     """`choose_engine` from what is known of a machine: its GPUs, and whether each engine is ready."""
     if isinstance(machine, Problem):
-        raise EngineError(f"{machine.message}{OR_CPU}")
+        raise EngineError(f"{machine.message}{CPU_ADVICE}")
     if isinstance(machine, NoGpu):
         if not state(CPU_ENGINE).ready:
             raise EngineError(f"{machine.reason}, and for the CPU: {state(CPU_ENGINE).line}")
@@ -101,17 +101,17 @@ def choose(machine: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
     name = machine[0].name
     engine = next((engine for engine in GPU_ENGINES if state(engine).ready), None)
     if engine is None:
-        raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{OR_CPU}")
-    behind = "" if engine == GPU_ENGINES[0] else f"; {GPU_ENGINES[0]} is not ready, `bandlens doctor` says why"
-    return EngineChoice(engine, f"{state(engine).line} on {name}{behind}")
+        raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{CPU_ADVICE}")
+    note = "" if engine == GPU_ENGINES[0] else f"; {GPU_ENGINES[0]} is not ready, `bandlens doctor` says why"
+    return EngineChoice(engine, f"{state(engine).line} on {name}{note}")
 
 
 def _wrong_with(engines: Sequence[str], state: Callable[[str], Readiness]) -> str:
     """Say what each of the engines lacks; a lack of several is said once."""
-    lacking: dict[str, list[str]] = {}
+    engines_of_line: dict[str, list[str]] = {}
     for engine in engines:
-        lacking.setdefault(state(engine).line, []).append(engine)
-    return ", ".join(f"{' and '.join(names)} ({line})" for line, names in lacking.items())
+        engines_of_line.setdefault(state(engine).line, []).append(engine)
+    return ", ".join(f"{' and '.join(names)} ({line})" for line, names in engines_of_line.items())
 
 
 def processor_name(root: Path = Path("/")) -> str:

@@ -72,13 +72,13 @@ def ask_driver(cuda: ctypes.CDLL, driver: str) -> tuple[Gpu, ...]:
     _call(cuda, "cuDeviceGetCount", byref(count))
     if not count.value:
         raise EngineError(_explained(cuda, "cuDeviceGetCount", NO_DEVICE))
-    first, *further = (_describe(cuda, ordinal, driver or newest) for ordinal in range(count.value))
+    first, *rest = (_describe(cuda, ordinal, driver or newest) for ordinal in range(count.value))
     if _capability(cuda, 0) < OLDEST_CAPABILITY:
         raise EngineError(
             f"{first.name} has compute capability {first.capability}, and CUDA 13 needs 7.5 or higher; where "
             "there is a newer GPU too, name that one alone in CUDA_VISIBLE_DEVICES"
         )
-    return first, *further
+    return first, *rest
 
 
 def _describe(cuda: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:

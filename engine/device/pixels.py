@@ -77,20 +77,20 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
             f"the host has no memory for two batches of {batch} images that the GPU can read ({words_of(error)}); take "
             "a smaller batch, or allow this user more locked memory (ulimit -l)"
         ) from error
-    copied: list[Any] = [None, None]
+    copy_events: list[Any] = [None, None]
     turn = 0
 
     def take(rows: NDArray[np.int64]) -> Array:
         nonlocal turn
         turn = 1 - turn
-        if copied[turn] is not None:
-            copied[turn].synchronize()  # the card reads this memory after `set` has returned
+        if copy_events[turn] is not None:
+            copy_events[turn].synchronize()  # the card reads this memory after `set` has returned
         host = staging[turn][: len(rows)]
         images.take(rows, out=host)
         pixels = xp.empty(host.shape, dtype=xp.uint8)
         stream = xp.cuda.get_current_stream()
         pixels.set(host, stream=stream)
-        copied[turn] = stream.record()
+        copy_events[turn] = stream.record()
         return pixels
 
     return take

@@ -146,8 +146,8 @@ def two_onnxruntimes() -> str:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             return ""
-    both = " and ".join(f"{package} {version}" for package, version in versions.items())
-    return f"{both} are installed together, and each overwrites the other's files; {ONNXRUNTIME_GPU.mend}"
+    packages = " and ".join(f"{package} {version}" for package, version in versions.items())
+    return f"{packages} are installed together, and each overwrites the other's files; {ONNXRUNTIME_GPU.mend}"
 
 
 OLDEST_FOR: Mapping[str, tuple[int, int]] = {"bf16": (8, 0)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from .streams import blas_threads, finish, point, seconds_between
 
-COPIED = 1 << 27
+COPY_BYTES = 1 << 27
 """Bytes that are copied: more than the caches of processors and cards keep."""
 SIDE = {"numpy": 1536, "cupy": 8192}
 """Rows and columns of the matrices that are multiplied, by the array module: enough to keep the device busy."""
@@ -50,7 +50,7 @@ def measure_roofline(xp: ModuleType, precision: str, threads: int) -> Roofline:
         threads: threads of the products on a CPU. The copy has one, which most of a processor's bandwidth takes.
     """
     dtype = xp.float32 if xp is np or precision == "fp32" else xp.float16
-    source, copy = xp.ones(COPIED, xp.uint8), xp.empty(COPIED, xp.uint8)
+    source, copy = xp.ones(COPY_BYTES, xp.uint8), xp.empty(COPY_BYTES, xp.uint8)
     side = SIDE[xp.__name__]
     matrix_a, matrix_b, product = (xp.ones((side, side), dtype) for _ in range(3))
 
@@ -66,6 +66,6 @@ def measure_roofline(xp: ModuleType, precision: str, threads: int) -> Roofline:
 
     with blas_threads(xp, threads):
         return Roofline(
-            bandwidth=2 * COPIED / fastest(lambda: xp.copyto(copy, source)),
+            bandwidth=2 * COPY_BYTES / fastest(lambda: xp.copyto(copy, source)),
             rate=2 * side**3 / fastest(lambda: xp.matmul(matrix_a, matrix_b, out=product)),
         )

@@ -50,13 +50,13 @@ def ray_workers(
     try:
         if connects:
             _connect(ray, calls, address)
-        name, each = ("GPU", 1) if engine_of(engine).arrays == "cupy" else ("CPU", threads)
+        name, amount = ("GPU", 1) if engine_of(engine).arrays == "cupy" else ("CPU", threads)
         # A worker lies on one node.
-        room = sum(int(node["Resources"].get(name, 0) / each) for node in calls(ray.nodes) if node["Alive"])
+        room = sum(int(node["Resources"].get(name, 0) / amount) for node in calls(ray.nodes) if node["Alive"])
         if not room:
             advice = "add a node with a GPU" if name == "GPU" else "set `threads` in the study"
-            raise UsageError(f"a worker takes {each} {name}s, and no node of the Ray cluster has them; {advice}")
-        options = {f"num_{name.lower()}s": each, "max_restarts": 0, "max_task_retries": 0}
+            raise UsageError(f"a worker takes {amount} {name}s, and no node of the Ray cluster has them; {advice}")
+        options = {f"num_{name.lower()}s": amount, "max_restarts": 0, "max_task_retries": 0}
         remote = ray.remote(Actor).options(**options)
         workers += [RayWorker(ray, calls, remote, computer) for _ in range(room)]
         yield workers, _look_at(ray, calls)
@@ -139,13 +139,13 @@ class RayWorker:
 
 def _look_at(ray: Any, calls: TimedCalls) -> Callable[[], None]:
     """A function that raises EngineError where the cluster cannot answer; it asks once a minute."""
-    driver, latest = calls(lambda: ray.get_runtime_context().get_node_id()), time.monotonic()
+    driver, last_check = calls(lambda: ray.get_runtime_context().get_node_id()), time.monotonic()
 
     def look() -> None:
-        nonlocal latest
-        if time.monotonic() - latest < ANSWER_SECONDS:
+        nonlocal last_check
+        if time.monotonic() - last_check < ANSWER_SECONDS:
             return
-        latest = time.monotonic()
+        last_check = time.monotonic()
         if not any(node["Alive"] for node in calls(ray.nodes) if node["NodeID"] == driver):
             raise EngineError(
                 "the Ray cluster has lost this machine (its raylet is stopped); what was committed stays, run again"

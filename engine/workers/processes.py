@@ -52,14 +52,14 @@ def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
     machine = cast("tuple[Gpu, ...]", gpus())
     # Cards that are hidden from this process are hidden from its processes too.
     visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
-    offered = dict(zip(map(str, range(len(machine))), visible or map(str, range(len(machine))), strict=False))
+    card_of_number = dict(zip(map(str, range(len(machine))), visible or map(str, range(len(machine))), strict=False))
     for name in names:
-        if name not in offered and not name.startswith(CARD_NAMES):
+        if name not in card_of_number and not name.startswith(CARD_NAMES):
             cards = some_of(f"{number} ({gpu.name})" for number, gpu in enumerate(machine))
             raise UsageError(f"{option}: there is no GPU {name!r} here; CUDA offers {cards}")
-    cards_of_names = [offered.get(name, name) for name in names]
-    if twice := [name for name, card in zip(names, cards_of_names, strict=True) if cards_of_names.count(card) > 1]:
-        raise UsageError(f"{option}: GPU {twice[-1]} is there twice; a process takes a whole GPU")
+    cards_of_names = [card_of_number.get(name, name) for name in names]
+    if duplicates := [name for name, card in zip(names, cards_of_names, strict=True) if cards_of_names.count(card) > 1]:
+        raise UsageError(f"{option}: GPU {duplicates[-1]} is there twice; a process takes a whole GPU")
     return [{VISIBLE: card} for card in cards_of_names]
 
 

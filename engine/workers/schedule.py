@@ -139,7 +139,7 @@ class Schedule:
 
     def run(self) -> None:
         """Compute all tasks; EngineError where no worker can."""
-        latest = time.monotonic()
+        last_answer = time.monotonic()
         for worker in self.workers:
             self._start(worker)
         while True:
@@ -147,15 +147,15 @@ class Schedule:
             # A worker that opens, on a node that may never come, is waited for only while there is work for it.
             if not self.busy and (self.idle or not self.opening):
                 return
-            ended, pending = wait([*self.opening, *self.busy], LOOK_SECONDS, FIRST_COMPLETED)
-            for future in ended:
+            finished, pending = wait([*self.opening, *self.busy], LOOK_SECONDS, FIRST_COMPLETED)
+            for future in finished:
                 self._receive(future)
             self._replace_hung(pending)
             self.look()
-            if ended:
-                latest = time.monotonic()
-            elif time.monotonic() - latest >= TELL_SECONDS:
-                latest = time.monotonic()
+            if finished:
+                last_answer = time.monotonic()
+            elif time.monotonic() - last_answer >= TELL_SECONDS:
+                last_answer = time.monotonic()
                 self.ledger.tell(f"nothing came for {TELL_SECONDS:.0f} s; waiting for {self._waits_for()}")
 
     def _start(self, worker: Worker) -> None:

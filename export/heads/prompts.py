@@ -23,7 +23,7 @@ SCALE = 100.0
 """The logit scale where none is given: that of OpenAI's CLIP."""
 SCALE_KEY = "logit_scale"
 """The name of the tensor in a safetensors file that holds the scale, as it multiplies: not its logarithm."""
-LARGEST = 1 << 30
+MOST_EMBEDDINGS_BYTES = 1 << 30
 """The most bytes that a file of embeddings may have."""
 
 
@@ -46,10 +46,10 @@ class PromptHead:
                 f"{self.source} holds {array.shape} {array.dtype}; class embeddings are (classes, d) floating-point "
                 f"numbers of 2 to {MOST_CLASSES:,} classes"
             )
-        if bad := np.flatnonzero(~(np.isfinite(array).all(axis=1) & array.any(axis=1))).tolist():
+        if bad_classes := np.flatnonzero(~(np.isfinite(array).all(axis=1) & array.any(axis=1))).tolist():
             raise UsageError(
-                f"{self.source}: the embedding of class {bad[0]} (from 0) is not finite or all 0; embed its prompts "
-                "again"
+                f"{self.source}: the embedding of class {bad_classes[0]} (from 0) is not finite or all 0; embed its "
+                "prompts again"
             )
         if not (np.isfinite(scale) and scale > 0):
             raise UsageError(f"{self.source}: {SCALE_KEY} is {scale:g}; give the factor of the cosines, above 0")
@@ -84,8 +84,8 @@ def read_prompts(file: Path, class_names: list[str] | None = None) -> PromptHead
     Raises UsageError where the file cannot be read, or holds something else.
     """
     try:
-        if regular(file).stat().st_size > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes")
+        if regular(file).stat().st_size > MOST_EMBEDDINGS_BYTES:
+            raise ValueError(f"more than {MOST_EMBEDDINGS_BYTES:,} bytes")
         tensors: Mapping[str, Any]
         if file.suffix == ".npy":
             tensors = {"embeddings": np.load(file, allow_pickle=False)}

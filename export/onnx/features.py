@@ -85,48 +85,50 @@ def refuse_features(content: bytes, network: str, width: int) -> None:
             constants.update((node.output[0], attribute.t) for attribute in node.attribute)
         elif node.op_type == "Identity" and node.input[0] in constants:  # equal weights are kept once
             constants[node.output[0]] = constants[node.input[0]]
-    last, passed = makers.get(output), set[str]()
+    last, kinds = makers.get(output), set[str]()
     while last is not None:
         kind, inputs = last.op_type, [name for name in last.input if name not in constants]
         if kind == "Mul" and len(inputs) > 1 and (source := _gated_tensor(inputs, makers, constants)):
             kind, inputs = "Swish", [source]
-        walks_on = ARRANGES | POOLINGS | ACTIVATIONS | (ARITHMETIC if len(inputs) == 1 else set())
-        if kind not in walks_on or not inputs:
+        transparent_kinds = ARRANGES | POOLINGS | ACTIVATIONS | (ARITHMETIC if len(inputs) == 1 else set())
+        if kind not in transparent_kinds or not inputs:
             break
-        if not _limits_logits(last, constants, passed):
-            passed.add(kind)
+        if not _limits_logits(last, constants, kinds):
+            kinds.add(kind)
         last = makers.get(inputs[0])
-    kind, active = last.op_type if last else "", passed & ACTIVATIONS
-    squeezed = active == {"Relu"} and bool(passed & POOLINGS) and _is_pointwise(last) and width % STEP_OF_WIDTHS != 0
-    scores = kind in GIVES_SCORES and (kind not in LINEAR or not active or squeezed)
-    hidden = last is not None and not scores and bool(passed & (ACTIVATIONS | POOLINGS))
+    kind, activations = last.op_type if last else "", kinds & ACTIVATIONS
+    squeezed = (
+        activations == {"Relu"} and bool(kinds & POOLINGS) and _is_pointwise(last) and width % STEP_OF_WIDTHS != 0
+    )
+    scores = kind in GIVES_SCORES and (kind not in LINEAR or not activations or squeezed)
+    hidden = last is not None and not scores and bool(kinds & (ACTIVATIONS | POOLINGS))
     if FEATURES.fullmatch(output) or kind in NORMALIZATIONS_OF_FEATURES or hidden:
-        unless = "; if these are logits, export it without its last activation" if active else ""
-        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{unless}")
+        advice = "; if these are logits, export it without its last activation" if activations else ""
+        raise ExportError(f"{network} gives features ({output}), not logits; {GIVE_HEAD}{advice}")
 
 
 def _gated_tensor(
     factors: Iterable[str], makers: Mapping[str, onnx.NodeProto], constants: Collection[str]
 ) -> str | None:
     """The tensor x where factors are functions of its numbers alone, as in the x f(x) of SiLU and GELU; else None."""
-    waiting, seen, sources = list(factors), set[str](), set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name in constants:
+    queue, visited, sources = list(factors), set[str](), set[str]()
+    while queue:
+        name = queue.pop()
+        if name in visited or name in constants:
             continue
-        seen.add(name)
+        visited.add(name)
         maker = makers.get(name)
         if maker is not None and maker.op_type in ELEMENTWISE:
-            waiting += maker.input
+            queue += maker.input
         else:
             sources.add(name)
     return sources.pop() if len(sources) == 1 else None
 
 
-def _limits_logits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], passed: Collection[str]) -> bool:
+def _limits_logits(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], kinds: Collection[str]) -> bool:
     """Whether a node keeps logits of both signs within limits, as a clip may, and tanh if its values are scaled."""
     if node.op_type == "Tanh":
-        return bool(ARITHMETIC.intersection(passed))
+        return bool(ARITHMETIC.intersection(kinds))
     lower = constants.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
     return lower is not None and lower.data_type != 0 and bool(numpy_helper.to_array(lower) < 0)
 

@@ -18,7 +18,7 @@ from typing import Any
 from ...core.errors import ExportError, UnknownName
 from ...core.records import Model
 from ...core.untrusted import parse_json, read_text
-from ..models import LARGEST, PRECISIONS, read_onnx, write_described
+from ..models import MOST_DESCRIPTION_BYTES, PRECISIONS, read_onnx, write_described
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ def check_precision(precision: str) -> str:
     return precision
 
 
-def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[str, Any]) -> OnnxFile:
+def save_onnx_file(model: Model, precision: str, content: bytes, provenance: Mapping[str, Any]) -> OnnxFile:
     """Write an ONNX file that was made from the model's fp32 file, and its description beside it; or ExportError."""
     path = _path(model, check_precision(precision))
     sha256 = hashlib.sha256(content).hexdigest()
-    about = {"precision": precision, "sha256": sha256, "bytes": len(content), "made_from": model.sha256}
-    write_described(path, content, about | dict(made))
+    description = {"precision": precision, "sha256": sha256, "bytes": len(content), "made_from": model.sha256}
+    write_described(path, content, description | dict(provenance))
     return OnnxFile(precision, path, sha256, model.path.parent)
 
 
@@ -90,7 +90,7 @@ def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
     path = _path(model, precision)
     hint = _hint(OnnxFile(precision, path, "", model.path.parent))
     try:
-        description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
+        description: dict[str, Any] = parse_json(read_text(_description_path(path), MOST_DESCRIPTION_BYTES))
         kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
     except FileNotFoundError:
         raise ExportError(f"{model.name} has no {precision} file in {path.parent}; {hint}") from None

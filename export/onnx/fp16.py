@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ...core.errors import ExportError
 from .graph import rename_tensor, to_bytes
 
-LARGEST = float(np.finfo(np.float16).max)
-SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+SMALLEST_FLOAT16 = float(np.finfo(np.float16).smallest_subnormal)
 
 HALVES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
@@ -98,11 +98,11 @@ def _check_range(initializer: TensorProto) -> None:
         return
     values = np.abs(numpy_helper.to_array(initializer))
     largest = float(values[np.isfinite(values)].max(initial=0))
-    if largest > LARGEST:
+    if largest > LARGEST_FLOAT16:
         raise ExportError(
-            f"{initializer.name} holds {largest:.3g}, and float16 ends at {LARGEST:.0f}; use fp32 or int8"
+            f"{initializer.name} holds {largest:.3g}, and float16 ends at {LARGEST_FLOAT16:.0f}; use fp32 or int8"
         )
-    if 0 < largest < SMALLEST:
+    if 0 < largest < SMALLEST_FLOAT16:
         raise ExportError(
             f"{initializer.name} holds nothing above {largest:.2g}, which vanishes in float16; use fp32 or int8"
         )

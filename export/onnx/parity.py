@@ -94,10 +94,10 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
     """
     import numpy as np
 
-    bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
-    if bad:
+    bad_images = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
+    if bad_images:
         state = "NaN" if np.isnan(outputs).any() else "infinite"
-        images = f"{len(bad)} of {len(outputs)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
+        images = f"{len(bad_images)} of {len(outputs)} images (numbers {some_of(map(str, bad_images), 5)}, from 0)"
         raise ExportError(
             f"{network} gives {kind} that are {state} for {images}; "
             "nothing was written; do weights, normalization and architecture belong together?"
@@ -124,12 +124,12 @@ def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = 
         raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
     # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
     if outputs.min() > 0 and outputs.max() <= 1:
-        shifted = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
-        several = "; if images may have several labels, export it with --head multilabel"
+        shift_advice = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
+        label_advice = "; if images may have several labels, export it with --head multilabel"
         raise ExportError(
             f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
             "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
-            f"{'' if multilabel or outputs.shape[1] == 1 else shifted}{'' if multilabel else several}"
+            f"{'' if multilabel or outputs.shape[1] == 1 else shift_advice}{'' if multilabel else label_advice}"
         )
     return outputs
 

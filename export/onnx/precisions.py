@@ -54,10 +54,10 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
     # The file's bytes depend on the versions of these.
     packages = ("onnx", "onnxruntime", *(["nncf"] if precision == "int8" else []))
     versions = {name: import_module(name).__version__ for name in packages}
-    made: dict[str, object] = {"versions": versions, "parity": asdict(parity)}
+    provenance: dict[str, object] = {"versions": versions, "parity": asdict(parity)}
     if calibration is not None:
-        made["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
-    return save_onnx_file(model, precision, lowered, made), parity
+        provenance["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
+    return save_onnx_file(model, precision, lowered, provenance), parity
 
 
 def read_for_cpu(onnx_file: OnnxFile) -> bytes:

@@ -24,7 +24,7 @@ from .parity import join_outputs, run_in_batches, split_batches
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SECONDS = 300.0
+TRIAL_SECONDS = 300.0
 """Seconds that the file may take to open and to run on all images."""
 
 
@@ -44,11 +44,11 @@ def try_logits(content: bytes, images: NDArray[np.float32], batch: int, file: st
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for this process, which ends that one
-                timeout=SECONDS,
+                timeout=TRIAL_SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise ExportError(
-                f"{file} does not come back from {len(images)} images within {SECONDS:g} s, and so nothing was "
+                f"{file} does not come back from {len(images)} images within {TRIAL_SECONDS:g} s, and so nothing was "
                 "written; does it loop without an end?"
             ) from None
         if (error := folder / "error.txt").exists():

@@ -35,25 +35,25 @@ LAYOUT = "nhwc"
 """The word for the layout of ONNX Runtime's CUDA provider, which is no setting of a plan."""
 GRAPHS = "graphs"
 """The word for CUDA graphs, which is none either."""
-WITHOUT = "BANDLENS_GPU_WITHOUT"
+WITHOUT_VARIABLE = "BANDLENS_GPU_WITHOUT"
 """Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
 MISREAD = "defaulting to int8"
 """A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
-    """The words that WITHOUT does not leave out; UsageError for a word in it that is none."""
+    """The words that WITHOUT_VARIABLE does not leave out; UsageError for a word in it that is none."""
     words = (*SETTINGS, LAYOUT, GRAPHS)
-    left_out = set(filter(None, os.environ.get(WITHOUT, "").split(",")))
-    if unknown := left_out.difference(words):
-        raise UsageError(f"{WITHOUT} names {some_of(sorted(unknown))}; it may name {', '.join(words)}")
-    return [word for word in words if word not in left_out]
+    excluded_words = set(filter(None, os.environ.get(WITHOUT_VARIABLE, "").split(",")))
+    if unknown_words := excluded_words.difference(words):
+        raise UsageError(f"{WITHOUT_VARIABLE} names {some_of(sorted(unknown_words))}; it may name {', '.join(words)}")
+    return [word for word in words if word not in excluded_words]
 
 
 def setting_choices() -> list[str]:
-    """The combinations of SETTINGS that WITHOUT allows: those of most words first, and at last none of them."""
+    """The combinations of SETTINGS that WITHOUT_VARIABLE allows: those of most words first, at last none."""
     words = [word for word in gpu_settings() if word in SETTINGS]
-    return [" ".join(chosen) for count in range(len(words), -1, -1) for chosen in combinations(words, count)]
+    return [" ".join(choice) for count in range(len(words), -1, -1) for choice in combinations(words, count)]
 
 
 @cache
@@ -187,10 +187,10 @@ def last_error(lines: list[str]) -> str:
 
 
 def _read_timings(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> None:
-    stored = file.read_bytes() if file.exists() else b""
+    timings = file.read_bytes() if file.exists() else b""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX has these calls, and they do nothing
-        cache = config.create_timing_cache(stored)
+        cache = config.create_timing_cache(timings)
         if cache is None or not config.set_timing_cache(cache, False):
             lines.append(f"WARNING: {file} is of another GPU or TensorRT; timing anew")
             config.set_timing_cache(config.create_timing_cache(b""), False)

@@ -23,7 +23,7 @@ from ...core.errors import ExportError, advice_on
 from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
 from ..files import write_bytes
-from ..models import LARGEST, read_verified
+from ..models import MOST_DESCRIPTION_BYTES, read_verified
 from ..onnx.files import OnnxFile, read_onnx_file
 from ..onnx.parity import Parity
 from .build import build_trt_plan
@@ -99,10 +99,10 @@ def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> Tr
     _log.warning("building a TensorRT plan: %s", reason)
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
-    started = time.monotonic()
+    start = time.monotonic()
     content = _build(trt, onnx_file, target, path)
     sha256 = hashlib.sha256(content).hexdigest()
-    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - start, 1)}
     write_bytes(path, content)
     write_bytes(path.with_suffix(".json"), json.dumps(identity | result, indent=1).encode())
     return TrtPlan(path, sha256, content, compared=False)
@@ -112,8 +112,8 @@ def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
     """Keep in the plan's description how far its logits lie from ONNX Runtime's; a folder may be read-only by now."""
     file = trt_plan.path.with_suffix(".json")
     with suppress(OSError, ValueError):
-        about = parse_json(read_text(file, LARGEST)) | {"parity": asdict(parity)}
-        write_bytes(file, json.dumps(about, indent=1).encode())
+        description = parse_json(read_text(file, MOST_DESCRIPTION_BYTES)) | {"parity": asdict(parity)}
+        write_bytes(file, json.dumps(description, indent=1).encode())
 
 
 def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
@@ -169,16 +169,16 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     """The TensorRT plan, or a line that says why there is none."""
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
-    description = path.with_suffix(".json")
-    if not description.is_file():
+    file = path.with_suffix(".json")
+    if not file.is_file():
         place = "of {library} for {gpu} at batch {batch}".format_map(identity)
         return f"{onnx_file.name} has no {onnx_file.precision} plan {place}"
     try:
-        about = parse_json(read_text(description, LARGEST))
-        sha256 = str(about["sha256"])
-        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in about)
+        description = parse_json(read_text(file, MOST_DESCRIPTION_BYTES))
+        sha256 = str(description["sha256"])
+        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in description)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{description} is damaged ({error})"
+        return f"{file} is damaged ({error})"
     except ExportError as error:
         return str(error)
 
@@ -186,8 +186,8 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
 def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
     """Whether a file belongs to a plan of that batch and of these settings."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        about = parse_json(read_text(path.with_suffix(".json"), LARGEST))
-        return bool((about["batch"], about["settings"]) == (batch, settings))
+        description = parse_json(read_text(path.with_suffix(".json"), MOST_DESCRIPTION_BYTES))
+        return bool((description["batch"], description["settings"]) == (batch, settings))
     return False
 
 
@@ -201,9 +201,9 @@ def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str,
     """The descriptions of the plans of that name and precision; a damaged one describes no plan."""
     for path in sorted(folder.glob(f"{escape(name)}.{precision}.b*.json")):
         try:
-            plan = parse_json(read_text(path, LARGEST))
-            named = (plan["name"], plan["precision"]) == (name, precision)
-            if named and isinstance(plan["batch"], int) and isinstance(plan["built_from"], str):
+            plan = parse_json(read_text(path, MOST_DESCRIPTION_BYTES))
+            is_match = (plan["name"], plan["precision"]) == (name, precision)
+            if is_match and isinstance(plan["batch"], int) and isinstance(plan["built_from"], str):
                 yield plan
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -112,10 +112,10 @@ def _together(inputs: Sequence[Tensor | None], device: torch.device) -> list[Ten
 
 
 def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
-    takes, gives = ([value.name for value in values] for values in (graph.input, graph.output))
-    if [name for name in takes if name not in weights] != ["images"] or gives != ["logits"]:
+    inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
+    if [name for name in inputs if name not in weights] != ["images"] or outputs != ["logits"]:
         raise EngineError(
-            f"the ONNX file takes {', '.join(takes)} and gives {', '.join(gives)}; export the model again"
+            f"the ONNX file takes {', '.join(inputs)} and gives {', '.join(outputs)}; export the model again"
         )
     uses = Counter(name for node in graph.node for name in node.input)
     makers = {name: node.op_type for node in graph.node for name in node.output}
@@ -127,10 +127,10 @@ def _steps(graph: onnx.GraphProto, weights: set[str]) -> list[Step]:
         run, attributes = _operator(node)
         if node.op_type == "Relu" and uses[node.input[0]] == 1 and makers.get(node.input[0]) in UNSAVED:
             attributes["inplace"] = True
-        done = {name for name in (*node.input, *node.output) if name and last[name] == number} - {"logits"}
+        last_used = sorted({name for name in (*node.input, *node.output) if name and last[name] == number} - {"logits"})
         together = node.op_type not in HOST and not node.op_type.startswith("Reduce")
         steps.append(
-            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(sorted(done)), together)
+            Step(node.op_type, run, tuple(node.input), tuple(node.output), attributes, tuple(last_used), together)
         )
     return steps
 

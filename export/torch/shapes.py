@@ -20,8 +20,8 @@ def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
 
 
 def reshape(x: Tensor, sizes: Tensor, *, allowzero: int = 0) -> Tensor:
-    kept = [x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(ints(sizes))]
-    return x.reshape(kept)
+    output_sizes = [x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(ints(sizes))]
+    return x.reshape(output_sizes)
 
 
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
@@ -68,11 +68,11 @@ def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, ste
     along = ints(axes) if axes is not None else list(range(len(starts)))
     strides = ints(steps) if steps is not None else [1] * len(along)
     for axis, start, end, step in zip(along, ints(starts), ints(ends), strides, strict=True):
-        chosen = range(x.shape[axis])[start:end:step]  # the file may say 2^63 - 1 for the end
+        indices = range(x.shape[axis])[start:end:step]  # the file may say 2^63 - 1 for the end
         if step == 1:
-            x = x.narrow(axis, chosen.start, len(chosen))
+            x = x.narrow(axis, indices.start, len(indices))
         else:
-            x = x.index_select(axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
+            x = x.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=x.device))
     return x
 
 

@@ -100,8 +100,8 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
     try:
         factory: Factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except ImportError as error:
-        here = Path(f"{module.replace('.', '/')}.py").is_file()
-        advice = "write PYTHONPATH=. before the command, as that file is here" if here else "is it on PYTHONPATH?"
+        is_file = Path(f"{module.replace('.', '/')}.py").is_file()
+        advice = "write PYTHONPATH=. before the command, as that file is here" if is_file else "is it on PYTHONPATH?"
         raise UsageError(f"architecture '{architecture}': {error}; {advice}") from error
     except (AttributeError, ValueError) as error:
         raise UsageError(f"architecture '{architecture}': {error}; name a class or function of it") from error

@@ -106,8 +106,8 @@ def labels_of(config: Any) -> dict[int, str]:
 
     labels = {number: name for number, name in config.id2label.items() if isinstance(name, str)}
     categories = ResNet50_Weights.DEFAULT.meta["categories"]
-    common = sum(labels.get(number, "").partition(",")[0] == name for number, name in enumerate(categories))
-    return {} if 2 * common > len(categories) else labels
+    matches = sum(labels.get(number, "").partition(",")[0] == name for number, name in enumerate(categories))
+    return {} if 2 * matches > len(categories) else labels
 
 
 def read_preprocessing(folder: Path) -> tuple[Normalization, Crop]:
@@ -143,8 +143,8 @@ def _crops(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Crop
     interpolation = Resampling(settings.get("resample") or Resampling.BILINEAR).name.lower()
     if shape != (3, shape[-1], shape[-1]) or interpolation not in INTERPOLATIONS:
         return
-    stated = settings.get("size") or {}
-    sides = [side for side in (stated.values() if isinstance(stated, Mapping) else [stated]) if side]
+    size = settings.get("size") or {}
+    sides = [side for side in (size.values() if isinstance(size, Mapping) else [size]) if side]
     shares = (settings["crop_pct"],) if settings.get("crop_pct") else SHARES
     for resize in sorted({*sides, *(int(side / share) for side in sides for share in shares)}):
         for squash in (True, False):
@@ -157,8 +157,8 @@ def _cropped(photograph: Image.Image, crop: Crop) -> NDArray[np.float64]:
     shorter = min(photograph.size)
     width, height = (crop.resize if crop.squash else crop.resize * side // shorter for side in photograph.size)
     resized = photograph.resize((width, height), Resampling[crop.interpolation.upper()])
-    left, top = (round((side - crop.size) / 2) for side in (width, height))
-    pixels = np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)), np.float64)
+    x, y = (round((side - crop.size) / 2) for side in (width, height))
+    pixels = np.asarray(resized.crop((x, y, x + crop.size, y + crop.size)), np.float64)
     return pixels.transpose(2, 0, 1)
 
 

@@ -160,18 +160,19 @@ def _huggingface(address: str, partial: Path) -> str | None:
     # The hub states the sha256 of every large file, which comes from another server.
     metadata = get_hf_file_metadata(url)
     _check_redirect(url, metadata.location)
-    stated = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
+    hub_sha256 = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
     file = Path(hf_hub_download(repository, name, local_dir=folder))
     sha256 = sha256_of(file)
-    if stated and stated != sha256:
+    if hub_sha256 and hub_sha256 != sha256:
         shutil.rmtree(folder)
         raise CheckpointError(
-            f"{address} has sha256 {sha256[:8]}… but the hub states {stated[:8]}…; it was thrown away, fetch it again"
+            f"{address} has sha256 {sha256[:8]}… but the hub states {hub_sha256[:8]}…; it was thrown away, "
+            "fetch it again"
         )
     file.replace(partial)
     shutil.rmtree(folder)
-    return stated
+    return hub_sha256
 
 
 def _gdrive(identity: str, partial: Path) -> None:

@@ -76,7 +76,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
         return path
     partial = path.parent / "partial" / path.name
     try:
-        stated = download(source, partial)
+        server_sha256 = download(source, partial)
     except CheckpointError:
         raise
     # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
@@ -85,7 +85,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
             f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
         ) from error
     try:
-        _verify_and_record(source, partial, path, stated)
+        _verify_and_record(source, partial, path, server_sha256)
     except CheckpointError:
         partial.unlink()
         raise
@@ -99,34 +99,34 @@ def _root(error: BaseException) -> BaseException:
     return _root(cause) if cause is not None else error
 
 
-def _verify_and_record(source: Origin, arrived: Path, path: Path, stated: str | None) -> None:
-    """Verify the file `arrived`, which is or will be `path`, and record its sha256 if none is recorded yet.
+def _verify_and_record(source: Origin, file: Path, path: Path, server_sha256: str | None) -> None:
+    """Verify a file, which is or will be `path`, and record its sha256 if none is recorded yet.
 
-    `stated` is the sha256 that the server states of it, if any: the file has that.
+    `server_sha256` is the sha256 that the server states of it, if any: the file has that.
     """
-    title = html_title(arrived)
+    title = html_title(file)
     if title is not None:
         if source.kind == "gdrive":
             raise CheckpointError(f"{drive_answer(source.address, title)}, and save it as {path}")
         raise CheckpointError(f"{source} answered with a web page ('{title}') instead of weights; try again later")
-    sha256, digits = sha256_of(arrived), published_digits(source)
+    sha256, digits = sha256_of(file), published_digits(source)
     if not sha256.startswith(digits):
         raise CheckpointError(
             f"{path.name} from {source} has sha256 {sha256[:8]}… but its name says {digits}; "
             f"delete {path} if it is there, and fetch again"
         )
     lock_file = path.parent / LOCK
-    locked = _read_lock(lock_file)
-    recorded = locked.get(path.name, {}).get("sha256", sha256)
-    if recorded != sha256:
+    records = _read_lock(lock_file)
+    recorded_sha256 = records.get(path.name, {}).get("sha256", sha256)
+    if recorded_sha256 != sha256:
         raise CheckpointError(
-            f"{path.name} from {source} has sha256 {sha256[:8]}… but {recorded[:8]}… when first fetched; "
+            f"{path.name} from {source} has sha256 {sha256[:8]}… but {recorded_sha256[:8]}… when first fetched; "
             f"delete {path} if it is there, and fetch again, or remove its entry from {lock_file} to accept it"
         )
-    if path.name not in locked:
-        locked[path.name] = {"sha256": sha256, "bytes": arrived.stat().st_size, "source": without_secrets(str(source))}
-        write_bytes(lock_file, json.dumps(locked, indent=1, sort_keys=True).encode())
-        if not (stated or digits):
+    if path.name not in records:
+        records[path.name] = {"sha256": sha256, "bytes": file.stat().st_size, "source": without_secrets(str(source))}
+        write_bytes(lock_file, json.dumps(records, indent=1, sort_keys=True).encode())
+        if not (server_sha256 or digits):
             _log.warning(
                 one_line(
                     f"bandlens: warning: {path.name} from {source} is trusted as it is, for neither its name nor its "
@@ -139,25 +139,25 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        locked: dict[str, dict[str, Any]] = parse_json(read_text(path, 1 << 24))
-        if not isinstance(locked, dict) or not all(isinstance(locked[name]["sha256"], str) for name in locked):
+        records: dict[str, dict[str, Any]] = parse_json(read_text(path, 1 << 24))
+        if not isinstance(records, dict) or not all(isinstance(records[name]["sha256"], str) for name in records):
             raise ValueError("it does not list files with their sha256")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; delete it to record the files anew") from error
-    return locked
+    return records
 
 
 def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState]:
     """Compare the files on disk with the lock file, one row per file; nothing is downloaded."""
     folder = folder or weights_folder()
-    locked = _read_lock(folder / LOCK)
-    return [_verified(checkpoint.name, path, locked.get(path.name)) for _, path in local_files(checkpoint, folder)]
+    records = _read_lock(folder / LOCK)
+    return [_verified(checkpoint.name, path, records.get(path.name)) for _, path in local_files(checkpoint, folder)]
 
 
-def _verified(name: str, path: Path, locked: dict[str, Any] | None) -> FileState:
+def _verified(name: str, path: Path, record: dict[str, Any] | None) -> FileState:
     if not path.exists():
         return FileState(name, path, None, "not fetched")
     sha256 = sha256_of(path)
-    if locked is None:
+    if record is None:
         return FileState(name, path, sha256, "not recorded")
-    return FileState(name, path, sha256, "ok" if sha256 == locked["sha256"] else "changed")
+    return FileState(name, path, sha256, "ok" if sha256 == record["sha256"] else "changed")

@@ -53,23 +53,27 @@ def pretrained(name: str, headed: bool = False) -> Pretrained:
     if not has_weights:
         raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
     config = timm.models.get_pretrained_cfg(name)
-    full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-    if not headed and any(full == published.name for published in checkpoints()):
-        raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
-    named = config.label_names or timm.data.infer_imagenet_subset(config.to_dict()) is not None
-    if not headed and (not config.num_classes or (not named and config.num_classes <= LARGEST_EMBEDDING)):
-        raise ExportError(f"{full} is a backbone without classes; {GIVE_HEAD}")
+    full_name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    if not headed and any(full_name == published.name for published in checkpoints()):
+        raise UsageError(
+            f"{full_name} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full_name}`"
+        )
+    has_names = config.label_names or timm.data.infer_imagenet_subset(config.to_dict()) is not None
+    if not headed and (not config.num_classes or (not has_names and config.num_classes <= LARGEST_EMBEDDING)):
+        raise ExportError(f"{full_name} is a backbone without classes; {GIVE_HEAD}")
     if not config.hf_hub_id:
-        raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, and export the file")
+        raise ExportError(
+            f"the weights of {full_name} are not on the Hugging Face hub; download them, and export the file"
+        )
     data: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]
     if (channels, width) != (3, height) or mode not in ("center", "squash") or interpolation not in INTERPOLATIONS:
         images = f"{channels} x {height} x {width}, {mode}, {interpolation}"
-        raise ExportError(f"{full} takes images that image sets do not have ({images}); take another model")
+        raise ExportError(f"{full_name} takes images that image sets do not have ({images}); take another model")
     crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
-    return Pretrained(full, Origin("timm", config.hf_hub_id), (mean, std), crop, _class_names(config))
+    return Pretrained(full_name, Origin("timm", config.hf_hub_id), (mean, std), crop, _class_names(config))
 
 
 def _class_names(config: Any) -> list[str] | None:

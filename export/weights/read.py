@@ -33,9 +33,9 @@ FOREIGN = {
     "a NumPy array": (0, b"\x93NUMPY"),
 }
 """Files that people take for torch's weights: where they have which bytes."""
-OTHER = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip archive": b"\x1f\x8b"}
+OTHER_KINDS = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip archive": b"\x1f\x8b"}
 """Files that people give by mistake, and their first bytes."""
-DEEPEST = 3
+MOST_LEVELS = 3
 """Levels of containers in containers that are searched for tensors."""
 
 
@@ -126,8 +126,8 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
     if _is_tar(head):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
-    known = [name for name, sign in OTHER.items() if head.startswith(sign)]
-    for name in known or ["text"] * _is_text(head):
+    kinds = [name for name, sign in OTHER_KINDS.items() if head.startswith(sign)]
+    for name in kinds or ["text"] * _is_text(head):
         raise CheckpointError(f"{path} is {name}, not weights; give a file that torch.save or safetensors wrote")
 
 
@@ -165,14 +165,14 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
     names = ema_names()
     containers: list[Candidate] = []
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
-    seen = {id(content)}  # a small file can hold one container a million times
-    for _ in range(DEEPEST + 1):
+    container_ids = {id(content)}  # a small file can hold one container a million times
+    for _ in range(MOST_LEVELS + 1):
         next_level = []
         for path, container in level:
             groups: dict[str, dict[str, Any]] = {}
             for key, value in container.items():
-                if isinstance(value, Mapping) and id(value) not in seen:
-                    seen.add(id(value))
+                if isinstance(value, Mapping) and id(value) not in container_ids:
+                    container_ids.add(id(value))
                     next_level.append(((*path, str(key)), value))
                 start, point, rest = str(key).partition(".")
                 averaged = bool(point) and start in names
@@ -296,10 +296,10 @@ def read_weights(
         content = read(path, trust)
         part = apply_rule(key_rule(rule), content, str(path), choice, expected)
         weights.notes |= notes_of(content)
-        repeated = weights.tensors.keys() & part.tensors.keys()
-        if repeated:
+        duplicates = weights.tensors.keys() & part.tensors.keys()
+        if duplicates:
             raise CheckpointError(
-                f"{path}: {some_of(sorted(repeated))} also came from the file before it; use one of them"
+                f"{path}: {some_of(sorted(duplicates))} also came from the file before it; use one of them"
             )
         weights.tensors |= part.tensors
         for reason, keys in part.dropped.items():
@@ -316,10 +316,10 @@ def count_classes_of_head(initial: Mapping[str, Tensor], tensors: Mapping[str, T
     Then all tensors of the same name that differ in shape differ in their first dimension, from one number to another.
     """
     shapes = [(tuple(initial[name].shape), tuple(tensors[name].shape)) for name in initial.keys() & tensors.keys()]
-    changes = [(before, after) for before, after in shapes if before != after]
-    if any(not before or not after or before[1:] != after[1:] for before, after in changes):
+    changes = [(initial_shape, shape) for initial_shape, shape in shapes if initial_shape != shape]
+    if any(not initial_shape or not shape or initial_shape[1:] != shape[1:] for initial_shape, shape in changes):
         return None
-    numbers = {(before[0], after[0]) for before, after in changes}
+    numbers = {(initial_shape[0], shape[0]) for initial_shape, shape in changes}
     return numbers.pop()[1] if len(numbers) == 1 else None
 
 
@@ -330,24 +330,24 @@ def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
     CheckpointError for any other key that is missing, surplus, of another shape, complex, or not finite.
     """
     state, tensors = network.state_dict(), weights.tensors
-    required = {name for name in state if not name.endswith("num_batches_tracked")}
-    common = sorted(tensors.keys() & state.keys())
+    required_names = {name for name in state if not name.endswith("num_batches_tracked")}
+    shared_names = sorted(tensors.keys() & state.keys())
     problems = {
-        "missing": sorted(required - tensors.keys()),
+        "missing": sorted(required_names - tensors.keys()),
         "surplus": sorted(tensors.keys() - state.keys()),
         "misshapen": [
             f"{name} {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
-            for name in common
+            for name in shared_names
             if tensors[name].shape != state[name].shape
         ],
         # torch would drop their imaginary parts.
         "complex instead of real": [
-            name for name in common if tensors[name].is_complex() and not state[name].is_complex()
+            name for name in shared_names if tensors[name].is_complex() and not state[name].is_complex()
         ],
         # Tensors of another shape are not looked into: a small file can describe a tensor of any size.
         "not finite": [
             name
-            for name in common
+            for name in shared_names
             if tensors[name].shape == state[name].shape and not bool(torch.isfinite(tensors[name]).all())
         ],
     }

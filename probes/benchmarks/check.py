@@ -50,8 +50,8 @@ class Subset:
         """The identity of what is done to the pixels, and of which images: for the digest and for every result."""
         if count >= benchmark.count:
             return crop.key
-        chosen = [f"the first {self.per_class} of each class"] if self.per_class else []
-        return "; ".join([crop.key, f"{count} of {benchmark.count} images", *chosen])
+        selection = [f"the first {self.per_class} of each class"] if self.per_class else []
+        return "; ".join([crop.key, f"{count} of {benchmark.count} images", *selection])
 
     def allows(self, benchmark: Benchmark, count: int) -> bool:
         """Whether a set of so many images can be this subset of the benchmark."""
@@ -108,16 +108,16 @@ def _missing(
         yield f"there are {total} images, fewer than the {subset.limit} wanted"
     if subset.partial:
         return
-    absent = [name for name in classes if not counts.get(name)]
-    if absent:
-        yield f"{len(absent)} of {len(classes)} classes have no image ({some_of(absent)})"
+    empty_classes = [name for name in classes if not counts.get(name)]
+    if empty_classes:
+        yield f"{len(empty_classes)} of {len(classes)} classes have no image ({some_of(empty_classes)})"
     if subset.limit is not None:
         return
     need = subset.per_class or benchmark.per_class
-    few = [f"{name} {counts[name]}" for name in classes if need and 0 < counts.get(name, 0) < need]
-    if few:
-        yield f"{len(few)} classes have fewer than {need} images ({some_of(few)})"
-    if not absent and not few and subset.per_class is None and total < benchmark.count:
+    small_classes = [f"{name} {counts[name]}" for name in classes if need and 0 < counts.get(name, 0) < need]
+    if small_classes:
+        yield f"{len(small_classes)} classes have fewer than {need} images ({some_of(small_classes)})"
+    if not empty_classes and not small_classes and subset.per_class is None and total < benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
 
 
@@ -129,16 +129,18 @@ def _surplus(
     names: Sequence[str],
     paths: Sequence[str],
 ) -> Iterable[str]:
-    strange = {name: path for name, path in zip(reversed(names), reversed(paths), strict=True) if name not in counts}
-    if strange:
+    strays = {name: path for name, path in zip(reversed(names), reversed(paths), strict=True) if name not in counts}
+    if strays:
         number = sum(name not in counts for name in names)
-        examples = some_of([f"'{strange[name]}'" for name in sorted(strange)])
+        examples = some_of([f"'{strays[name]}'" for name in sorted(strays)])
         yield f"{number} images are of none of its {len(classes)} classes ({examples}): {layout.words}"
-    many = [f"{name} {counts[name]}" for name in counts if benchmark.per_class and counts[name] > benchmark.per_class]
-    if many:
-        yield f"{len(many)} classes have more than {benchmark.per_class} images ({some_of(many)})"
+    large_classes = [
+        f"{name} {counts[name]}" for name in counts if benchmark.per_class and counts[name] > benchmark.per_class
+    ]
+    if large_classes:
+        yield f"{len(large_classes)} classes have more than {benchmark.per_class} images ({some_of(large_classes)})"
     total = sum(counts.values())
-    if not many and total > benchmark.count:
+    if not large_classes and total > benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
 
 
@@ -146,12 +148,12 @@ def merged(by_set: Sequence[tuple[str, Faults]]) -> Faults:
     """The faults of several sets as those of one, each with the label of its set, if it has one."""
 
     def lines(part: str) -> tuple[str, ...]:
-        every = [
+        texts = [
             ": ".join(filter(None, (label, "; ".join(getattr(faults_of_set, part)))))
             for label, faults_of_set in by_set
             if getattr(faults_of_set, part)
         ]
-        return (*every[:NAMED_SETS], *([f"and {len(every) - NAMED_SETS} more sets"] if len(every) > NAMED_SETS else []))
+        return (*texts[:NAMED_SETS], *([f"and {len(texts) - NAMED_SETS} more sets"] if len(texts) > NAMED_SETS else []))
 
     return Faults(lines("missing"), lines("surplus"))
 

@@ -75,12 +75,12 @@ def pack_frequency_conflict(
             yield row, path, partial(conflict, images, row, int(partners[row]), r)
 
     preprocessing = f"{info.preprocessing}; up to {r} cycles of each, and above {r} of another class's, drawn by {seed}"
-    about = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, preprocessing, True, info.decision_space)
+    set_info = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, preprocessing, True, info.decision_space)
     with new_folder(out) as folder:
         file = folder / PIXELS
         # The workers share the processors already; the threads of each product would be in their way.
         one_thread = threadpool_limits(1, "blas")
-        with one_thread, rows_of(file) as keep, how.progress(f"packing {about.name}", count, "images") as advance:
+        with one_thread, rows_of(file) as keep, how.progress(f"packing {set_info.name}", count, "images") as advance:
             sha256s, _ = hash_rows(conflicts(), keep, out, how, advance)
         index = Index(
             paths,
@@ -92,7 +92,7 @@ def pack_frequency_conflict(
         names = {} if images.class_names is None else {"class_names": images.class_names}
         with writing(out):
             finish_pixels(file, info.size, range(count))
-            describe(folder, index, about, skipped={}, ignored=0, **names)
+            describe(folder, index, set_info, skipped={}, ignored=0, **names)
     return open_image_set(out)
 
 

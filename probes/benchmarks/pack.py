@@ -77,26 +77,30 @@ def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: 
         for corruption in corruptions
         for severity in severities
     ]
-    present = [place for place in sets if place.source.is_dir()]
-    lacking = [place for place in sets if place not in present]
-    refuse(benchmark, str(source), _faults(benchmark, source, corruptions, lacking, subset))
-    if not present:
+    present_sets = [place for place in sets if place.source.is_dir()]
+    missing_sets = [place for place in sets if place not in present_sets]
+    refuse(benchmark, str(source), _faults(benchmark, source, corruptions, missing_sets, subset))
+    if not present_sets:
         raise ImageSetError(
             f"{source}: holds nothing of {benchmark.name}; its folders are named <corruption>/<severity>"
         )
-    return present
+    return present_sets
 
 
 def _faults(
-    benchmark: Benchmark, source: Path, corruptions: Sequence[str], lacking: Sequence[BenchmarkSet], subset: Subset
+    benchmark: Benchmark, source: Path, corruptions: Sequence[str], missing_sets: Sequence[BenchmarkSet], subset: Subset
 ) -> Faults:
-    """The faults of a folder of corruptions, of whose sets some are `lacking`."""
+    """The faults of a folder of corruptions, which lacks `missing_sets`."""
     folders = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and folder.name[0] != ".")
-    strange = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
-    surplus = [f"{len(strange)} folders are none of its corruptions ({some_of(strange)})"] if strange else []
-    absent = [name for name in corruptions if name not in folders]
-    severities = [place.label for place in lacking if place.corruption not in absent]
-    missing = [f"{len(absent)} of {len(corruptions)} corruptions are missing ({some_of(absent)})"] if absent else []
+    strays = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
+    surplus = [f"{len(strays)} folders are none of its corruptions ({some_of(strays)})"] if strays else []
+    missing_corruptions = [name for name in corruptions if name not in folders]
+    severities = [place.label for place in missing_sets if place.corruption not in missing_corruptions]
+    missing = (
+        [f"{len(missing_corruptions)} of {len(corruptions)} corruptions are missing ({some_of(missing_corruptions)})"]
+        if missing_corruptions
+        else []
+    )
     missing += [f"{len(severities)} severities are missing ({some_of(severities)})"] if severities else []
     return Faults(() if subset.partial else tuple(missing), tuple(surplus))
 
@@ -109,9 +113,9 @@ def packed_already(
         return None
     images = open_image_set(place.out)
     info, count = images.info, images.info.count + len(images.skipped)
-    packed = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
+    identity = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
     preprocessing = subset.preprocessing(benchmark, crop, count)
-    if packed != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.allows(
+    if identity != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.allows(
         benchmark, count
     ):
         raise UsageError(f"{place.out}: is another set, or was packed otherwise; remove it or choose another folder")
@@ -142,8 +146,12 @@ def pack_benchmark(
     clusters = clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, subset)
-    done = {place: packed for place in places if (packed := packed_already(benchmark, place, crop, subset, how.stream))}
-    todo = [place for place in places if place not in done]
+    sets = {
+        place: image_set
+        for place in places
+        if (image_set := packed_already(benchmark, place, crop, subset, how.stream))
+    }
+    todo = [place for place in places if place not in sets]
     for place in todo:
         refuse_early(place.source, place.out, how)
     look = partial(_look, benchmark, layout, real, subset)
@@ -167,8 +175,8 @@ def pack_benchmark(
         with writing(place.out):
             if benchmark.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        done[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
-    return [done[place] for place in places]
+        sets[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
+    return [sets[place] for place in places]
 
 
 def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[int, ...]]]:
@@ -221,8 +229,8 @@ def _look(
             f"{place.source}: '{source.paths[0]}' lies in no class folder; list the labels with --ground-truth"
         )
     members.sort(key=lambda row: (classes[names[row]], source.paths[row]))
-    chosen = subset.choose([classes[names[row]] for row in members])
-    rows = [members[at] for at in chosen]
+    indices = subset.choose([classes[names[row]] for row in members])
+    rows = [members[at] for at in indices]
     labels = np.array([classes[names[row]] for row in rows], np.int32)
     schemes = _schemes(benchmark, place.source, [source.paths[row] for row in rows], real)
     return source, Choice(rows, labels, schemes), faults(benchmark, layout, names, source.paths, subset)

@@ -31,10 +31,10 @@ def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
     Raises ImageSetError naming the row, counted from 1 with the header, where a path is not among `paths`, has a name
     twice, or lacks a name or value; and UsageError where there is no such file.
     """
-    known, values = set(paths), dict[tuple[str, str], str]()
+    path_set, values = set(paths), dict[tuple[str, str], str]()
     for row, (path, name, value) in csv_rows(file, COLUMNS, "attributes", "give a CSV file of path, name, value"):
         where = f"{file}, row {row}"
-        if path not in known:
+        if path not in path_set:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
         if (
             not (name and value and name.isprintable() and value.isprintable()) or "=" in name
@@ -62,8 +62,8 @@ def select_images(slices: Slices, rows: NDArray[np.int64], count: int) -> Slices
     """The slices of some of `count` images: those at `rows`, numbered in their order."""
     place = np.full(count, -1, np.int64)
     place[rows] = np.arange(len(rows))
-    placed = {key: np.sort(place[images]) for key, images in slices.items()}
-    return {key: images[images >= 0] for key, images in placed.items() if (images >= 0).any()}
+    positions = {key: np.sort(place[images]) for key, images in slices.items()}
+    return {key: images[images >= 0] for key, images in positions.items() if (images >= 0).any()}
 
 
 def write_attributes(folder: Path, slices: Slices) -> None:
@@ -110,14 +110,14 @@ def read_attributes(folder: Path, count: int) -> Slices:
     rows: dict[tuple[str, str], list[int]] = {}
     for image, name, value in zip(images.tolist(), names, values, strict=True):
         rows.setdefault((name, value), []).append(image)
-    return {key: np.array(sorted(of_slice), np.int64) for key, of_slice in rows.items()}
+    return {key: np.array(sorted(slice_images), np.int64) for key, slice_images in rows.items()}
 
 
 def add_attributes(folder: Path, slices: Slices, paths: Sequence[str], file: Path) -> Slices:
     """Add the attributes of a CSV file to a set that has `slices`; an attribute of the same name is replaced."""
-    added = make_slices(attributes_of_csv(file, paths), paths)
-    replaced = {name for name, _ in added}
-    kept = {key: images for key, images in slices.items() if key[0] not in replaced}
-    merged = dict(sorted({**kept, **added}.items()))
-    write_attributes(folder, merged)
-    return merged
+    new_slices = make_slices(attributes_of_csv(file, paths), paths)
+    new_names = {name for name, _ in new_slices}
+    old_slices = {key: images for key, images in slices.items() if key[0] not in new_names}
+    all_slices = dict(sorted({**old_slices, **new_slices}.items()))
+    write_attributes(folder, all_slices)
+    return all_slices

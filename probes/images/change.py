@@ -39,20 +39,20 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
     """
     with files.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, kept = files.read_index(path, images.info.count), images.info.count
+        index, old_count = files.read_index(path, images.info.count), images.info.count
         crop, clusters_of = _crop(images, source), _clustering(path, index)
         photographs = open_source(source)
         rows = _new_rows(path, index, source, photographs.paths)
         classes, names = _labels(images, source, photographs.paths, labels)
         if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
             how.say(f"{path}: new classes: {some_of(new_classes)}")
-        if known := (total := len(photographs.paths)) - len(rows):
-            how.say(f"{path} has {known:,} of the {total:,} paths of {source} already, and keeps its images")
-        how.say(f"{path}: {files.need_space(path, kept + len(rows), 0 if images.streamed else crop.size)}")
+        if duplicates := (total := len(photographs.paths)) - len(rows):
+            how.say(f"{path} has {duplicates:,} of the {total:,} paths of {source} already, and keeps its images")
+        how.say(f"{path}: {files.need_space(path, old_count + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
         with nowhere() if images.streamed else rows_of(pixels) as keep:
             sha256s, skipped, sides = hash_photographs(
-                photographs, rows, lambda place, row: keep(kept + place, row), crop, images.info.name, how
+                photographs, rows, lambda place, row: keep(old_count + place, row), crop, images.info.name, how
             )
         if not sha256s:
             raise ImageSetError(f"{source}: all of the {len(rows)} new images are broken; repair them")
@@ -69,7 +69,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         )
         with files.writing(path):
             if not images.streamed:
-                files.finish_pixels(pixels, crop.size, [*range(kept), *(kept + place for place in places)])
+                files.finish_pixels(pixels, crop.size, [*range(old_count), *(old_count + place for place in places)])
             broken = {name: why for name, why in images.skipped.items() if name not in paths} | skipped
             _finish(folder, images, larger, broken, names)
             write_attributes(folder, images.attributes)
@@ -111,15 +111,15 @@ def _crop(images: ImageSet, source: Path) -> Crop:
 
 def _clustering(path: Path, index: files.Index) -> Clustering:
     """The function that gave the set its clusters, which do not tell it: each folder may have one image."""
-    clusters_of = CLUSTERINGS.get(str(files.read_about(path).get("clusters")), clusters_none)
+    clusters_of = CLUSTERINGS.get(str(files.read_description(path).get("clusters")), clusters_none)
     if not np.array_equal(clusters_of(index.paths), index.clusters):
         raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
     return clusters_of
 
 
 def _new_rows(path: Path, index: files.Index, source: Path, paths: Sequence[str]) -> list[int]:
-    stored = set(index.paths)
-    rows = [row for row, name in enumerate(paths) if name not in stored]
+    path_set = set(index.paths)
+    rows = [row for row, name in enumerate(paths) if name not in path_set]
     if not rows:
         raise UsageError(f"{path} has all {len(paths)} images of {source} already, by their paths; nothing is new")
     return rows
@@ -159,11 +159,11 @@ def _finish(
     folder: Path, images: ImageSet, index: files.Index, skipped: dict[str, str], names: Sequence[str] | None
 ) -> None:
     """Write the new set's description and index beside its pixels, with the indexes of the sets that it was before."""
-    earlier = [*files.earlier_indexes(images.folder), files.INDEX]
-    for number, name in enumerate(earlier, start=1):
+    indexes = [*files.earlier_indexes(images.folder), files.INDEX]
+    for number, name in enumerate(indexes, start=1):
         shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
-    about = files.read_about(images.folder)
-    more: dict[str, Any] = {key: about[key] for key in ("streamed", "crop", "clusters") if key in about}
+    description = files.read_description(images.folder)
+    more: dict[str, Any] = {key: description[key] for key in ("streamed", "crop", "clusters") if key in description}
     if names is not None:
         more["class_names"] = list(names)
     describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)

@@ -173,18 +173,18 @@ def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
 
 def _planar(shape: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]:
     """`planar` of a photograph whose width and height are `shape`."""
-    placed = _placed(*shape, crop)
-    if (placed.width, placed.height) == shape:
-        photo = rows(0, placed.height).crop(placed.box)
-    elif shape[1] - placed.height > max(0, 2 * (shape[0] - placed.width)):
+    placement = _place(*shape, crop)
+    if (placement.width, placement.height) == shape:
+        photo = rows(0, placement.height).crop(placement.box)
+    elif shape[1] - placement.height > max(0, 2 * (shape[0] - placement.width)):
         # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
-        photo = _resized(rows(0, shape[1]), placed.width, placed.height, crop.interpolation).crop(placed.box)
+        photo = _resized(rows(0, shape[1]), placement.width, placement.height, crop.interpolation).crop(placement.box)
     else:
-        photo = _resized_crop(shape, rows, placed, crop.interpolation)
+        photo = _resized_crop(shape, rows, placement, crop.interpolation)
     return np.stack([np.asarray(band) for band in photo.split()])
 
 
-class _Placed(NamedTuple):
+class _Placement(NamedTuple):
     """The resized photograph, and the square crop in it."""
 
     width: int
@@ -198,7 +198,7 @@ class _Placed(NamedTuple):
         return (self.x, self.y, self.x + self.size, self.y + self.size)
 
 
-def _placed(width: int, height: int, crop: Crop) -> _Placed:
+def _place(width: int, height: int, crop: Crop) -> _Placement:
     """The sides that the crop resizes a photograph of this width and height to, and where its square lies then."""
     size, resize = crop.size, crop.resize
     if crop.fixed and (width, height) != (size, size):
@@ -206,12 +206,12 @@ def _placed(width: int, height: int, crop: Crop) -> _Placed:
     long = resize if crop.squash else int(resize * max(width, height) / min(width, height))
     width, height = (resize, long) if width <= height else (long, resize)
     _refuse_more_pixels_than_allowed(width, height)
-    return _Placed(width, height, round((width - size) / 2), round((height - size) / 2), size)
+    return _Placement(width, height, round((width - size) / 2), round((height - size) / 2), size)
 
 
-def _resized_crop(shape: tuple[int, int], rows: Rows, placed: _Placed, interpolation: str) -> Photo:
+def _resized_crop(shape: tuple[int, int], rows: Rows, placement: _Placement, interpolation: str) -> Photo:
     """Resize in width, then in height, and crop: bit for bit, without most of what the crop drops."""
-    width, height, x, y, size = placed
+    width, height, x, y, size = placement
     first, end = 0, shape[1]
     exact = height < width and height in EXACT
     if exact:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
 FORMATS = (1, 2)
-SECOND = ("class_names", "decision_space", "schemes", "streamed")
+FORMAT_2_ENTRIES = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
 SYNCED_ROWS = 16
 """The number of rows of pixels that go to the disk together."""
@@ -201,24 +201,26 @@ def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
     raise ImageSetError(f"{file}: expected {shape} uint8, found {stored_shape} {dtype}; pack the images again")
 
 
-def write_about(folder: Path, about: dict[str, Any]) -> None:
+def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write set.json."""
-    text = json.dumps({"format": 2 if any(name in about for name in SECOND) else 1, **about}, indent=1)
+    text = json.dumps(
+        {"format": 2 if any(name in description for name in FORMAT_2_ENTRIES) else 1, **description}, indent=1
+    )
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
     file = folder / ABOUT
     try:
-        about = parse_json(read_text(file, MOST_BYTES))
+        description = parse_json(read_text(file, MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
         raise damaged(file, error) from error
-    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+    if not isinstance(description, dict) or description.get("format") not in FORMATS:
         raise ImageSetError(f"{file}: not format {' or '.join(map(str, FORMATS))}; pack the images again")
-    return about
+    return description
 
 
 def damaged(file: Path, error: Exception) -> ImageSetError:
@@ -271,7 +273,7 @@ def changed_folder(path: Path) -> Iterator[Path]:
 
     Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name.
     """
-    read_about(path)
+    read_description(path)
     lock = os.open(path, os.O_RDONLY)
     try:
         with writing(path):

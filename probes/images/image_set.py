@@ -133,12 +133,12 @@ def open_image_set(
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format, KeyError for
     a path that it does not have.
     """
-    about = files.read_about(path)
+    description = files.read_description(path)
     try:
-        info = as_record(ImageSetInfo, about)
-        skipped, ignored = dict(about["skipped"]), int(about["ignored"])
-        class_names = about.get("class_names")
-        crop = _crop(about["crop"], info.size) if about.keys() & {"crop", "streamed"} else None
+        info = as_record(ImageSetInfo, description)
+        skipped, ignored = dict(description["skipped"]), int(description["ignored"])
+        class_names = description.get("class_names")
+        crop = _crop(description["crop"], info.size) if description.keys() & {"crop", "streamed"} else None
         if class_names is not None and not (
             isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
         ):
@@ -146,13 +146,13 @@ def open_image_set(
         index = files.read_index(path, info.count)
         source = (
             PackedPixels(path, info.size, index.paths, index.sha256s)
-            if crop is None or "streamed" not in about
-            else open_stream(Path(about["streamed"]), crop, index.paths, index.sha256s)
+            if crop is None or "streamed" not in description
+            else open_stream(Path(description["streamed"]), crop, index.paths, index.sha256s)
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
-    whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
-    if not whole or sorted(index.schemes) != about.get("schemes", []):
+    is_complete = len(index.paths) == info.count and (index.labels is not None) == info.labelled
+    if not is_complete or sorted(index.schemes) != description.get("schemes", []):
         raise ImageSetError(f"{path / files.INDEX}: does not fit {files.ABOUT}; pack the images again")
     try:
         keys = files.image_keys(index.sha256s)

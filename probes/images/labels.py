@@ -58,11 +58,11 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
 
 
 def labels_of_names(
-    source: Path, paths: Sequence[str], known: Sequence[str] = ()
+    source: Path, paths: Sequence[str], set_classes: Sequence[str] = ()
 ) -> tuple[NDArray[np.int32], list[str]]:
     """Classes of images by the first folder of their paths, and its names: sorted as text, as ImageFolder sorts them.
 
-    Raises ImageSetError where an image lies in no folder, or all lie in one and there are no `known` classes beside it.
+    Raises ImageSetError where an image lies in no folder, or all lie in one and there are no `set_classes` beside it.
     """
     parents = [_top(path) for path in paths]
     if "" in parents:
@@ -70,7 +70,7 @@ def labels_of_names(
             f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it"
         )
     names = sorted(set(parents))
-    if len(names) < 2 and not known:
+    if len(names) < 2 and not set_classes:
         raise ImageSetError(
             f"{source}: all images lie in '{names[0]}', and one class is none; give the folder that holds the classes"
         )
@@ -142,50 +142,52 @@ def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
 
 
 def labels_of_csv(
-    file: Path, paths: Sequence[str], several: bool = False
+    file: Path, paths: Sequence[str], multilabel: bool = False
 ) -> tuple[NDArray[np.int32], list[str] | None]:
     """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
 
     Every path must be listed exactly once, and nothing else. Classes are integers, 0 to 65535, without names; or names,
-    at least one of which is no number, which are sorted as text. Where images may have `several` labels, a path has a
-    row for each, or one without a class; numbers are from 0 to 14, and classes are the sets of labels, numbered by
-    their bits, or named.
+    at least one of which is no number, which are sorted as text. Where images may have several labels, which
+    `multilabel` says, a path has a row for each, or one without a class; numbers are from 0 to 14, and classes are the
+    sets of labels, numbered by their bits, or named.
     Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is no such file.
     """
-    listed: dict[str, list[str]] = {path: [] for path in paths}
+    labels_of_path: dict[str, list[str]] = {path: [] for path in paths}
     rows: dict[tuple[str, str], int] = {}
     for row, (path, label) in csv_rows(file, ("path", "class"), "labels", LABELS_ADVICE):
         where = f"{file}, row {row}"
-        if path not in listed:
+        if path not in labels_of_path:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
-        if (listed[path] and not several) or label in listed[path]:
-            more = "" if several else f", or pack with --decision-space {MULTILABEL} if images may have several labels"
+        if (labels_of_path[path] and not multilabel) or label in labels_of_path[path]:
+            more = (
+                "" if multilabel else f", or pack with --decision-space {MULTILABEL} if images may have several labels"
+            )
             raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows{more}")
-        if not label and not several:
+        if not label and not multilabel:
             raise ImageSetError(f"{where}: the class is missing; write its name, or a number from 0")
-        listed[path].append(label)
+        labels_of_path[path].append(label)
         rows[path, label] = row
-    named, largest = (
+    has_names, largest = (
         not all(_is_number(label) for _, label in rows if label),
-        MOST_LABELS - 1 if several else LARGEST_CLASS,
+        MOST_LABELS - 1 if multilabel else LARGEST_CLASS,
     )
     for (_, label), row in rows.items():
-        if label and not named and not (label.isdigit() and len(label) <= 9 and int(label) <= largest):
+        if label and not has_names and not (label.isdigit() and len(label) <= 9 and int(label) <= largest):
             raise ImageSetError(
                 f"{file}, row {row}: class '{label}' must be an integer from 0 to {largest}, or all must be names"
             )
-    missing = [path for path, labels in listed.items() if not labels]
+    missing = [path for path, labels in labels_of_path.items() if not labels]
     if missing:
         raise ImageSetError(
             f"{file}: it lacks {plural(len(missing), 'image')}, the first '{missing[0]}'; add a row for each"
         )
-    label_sets = [list(filter(None, labels)) for labels in listed.values()]
-    if not named:
+    label_sets = [list(filter(None, labels)) for labels in labels_of_path.values()]
+    if not has_names:
         numbers = [{int(label) for label in labels} for labels in label_sets]  # 1 and 01 are one label
         return np.array(
-            [sum(1 << number for number in each) if several else min(each) for each in numbers], np.int32
+            [sum(1 << number for number in each) if multilabel else min(each) for each in numbers], np.int32
         ), None
-    classes = [label_set_in_words(labels) if several else labels[0] for labels in label_sets]
+    classes = [label_set_in_words(labels) if multilabel else labels[0] for labels in label_sets]
     names = sorted(set(classes))
     return _numbered(file, classes, names), names
 

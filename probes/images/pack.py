@@ -29,7 +29,7 @@ from .files import (
     need_space,
     new_folder,
     refuse_taken,
-    write_about,
+    write_description,
     write_index,
     write_row,
     writing,
@@ -192,8 +192,8 @@ def hash_photographs(
     place = {row: at for at, row in enumerate(rows)}
     sides = dict[int, tuple[int, int]]()
     photographs = (
-        (place[row], source.paths[row], partial(_cropped, read, crop, sides, place[row]))
-        for row, read in source.read(place)
+        (place[row], source.paths[row], partial(_cropped, read_bytes, crop, sides, place[row]))
+        for row, read_bytes in source.read(place)
     )
     with how.progress(f"packing {name}", len(place), "images") as advance:
         sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
@@ -248,9 +248,9 @@ def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> Non
         count=len(index.paths),
         labelled=index.labels is not None,
     )
-    about = {name: value for name, value in asdict(info).items() if (name, value) not in _USUAL.items()}
+    description = {name: value for name, value in asdict(info).items() if (name, value) not in _USUAL.items()}
     schemes = {"schemes": sorted(index.schemes)} if index.schemes else {}
-    write_about(folder, about | schemes | more | {"pillow": pillow})
+    write_description(folder, description | schemes | more | {"pillow": pillow})
 
 
 def pack(
@@ -289,16 +289,16 @@ def pack(
 
 
 def labels_of_source(
-    source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace, known: Sequence[str] = ()
+    source: Path, paths: Sequence[str], labels: Path | None, space: DecisionSpace, set_classes: Sequence[str] = ()
 ) -> tuple[NDArray[np.int32] | None, list[str] | None]:
     """The classes of the images, None where they have none, and the names of classes that are the user's own.
 
-    The images may all be of one of the `known` classes.
+    The images may all be of one of the `set_classes`.
     """
     names: list[str] | None = None
     classes: NDArray[np.int32] | None
     if labels == FOLDERS:
-        classes, names = labels_of_names(source, paths, known)
+        classes, names = labels_of_names(source, paths, set_classes)
     elif labels:
         classes, names = labels_of_csv(labels, paths, space.name == MULTILABEL)
     elif space.name == MULTILABEL:

@@ -83,16 +83,16 @@ class PackedPixels:
         return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
     def _read(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        unread = pixels.reshape(-1).data
-        offset = self._start + row * len(unread)
-        while unread:
+        remainder = pixels.reshape(-1).data
+        offset = self._start + row * len(remainder)
+        while remainder:
             try:
-                count = os.preadv(self._file, [unread], offset)
+                count = os.preadv(self._file, [remainder], offset)
             except OSError as error:
                 raise ImageSetError(f"{self._name(row)} cannot be read ({words_of(error)}); try again") from error
             if not count:
                 raise ImageSetError(f"{self._name(row)} is cut off in {files.PIXELS}; pack the images again")
-            unread, offset = unread[count:], offset + count
+            remainder, offset = remainder[count:], offset + count
 
     def _check(self, row: int, pixels: NDArray[np.uint8]) -> None:
         if hashlib.sha256(pixels.data).hexdigest() != self._sha256s[row]:

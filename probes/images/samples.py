@@ -188,16 +188,16 @@ def _png_colours(data: bytes, width: int, height: int) -> NDArray[np.uint16]:
     row_bytes = 1 + 6 * width
     unpacked = zlib.decompressobj().decompress(bytes(packed), height * row_bytes)
     rows = np.frombuffer(unpacked, np.uint8).reshape(height, row_bytes)
-    kinds, stored = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
+    kinds, residuals = rows[:, 0], rows[:, 1:].reshape(height, width, 6)
     # A column to the left and a row above are 0, as the format has it.
     values = np.zeros((height + 1, width + 1, 6), np.int16)
     for diagonal in range(width + height - 1):
         y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
         x = diagonal - y
-        left, above, corner = values[y + 1, x], values[y, x + 1], values[y, x]
-        to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
-        nearest_of_two = np.where(to_above <= to_corner, above, corner)
-        nearest = np.where((to_left <= to_above) & (to_left <= to_corner), left, nearest_of_two)
-        predictions = [np.zeros_like(left), left, above, (left + above) // 2, nearest]
-        values[y + 1, x + 1] = (stored[y, x] + np.choose(kinds[y][:, None], predictions)) & 255
+        west, north, corner = values[y + 1, x], values[y, x + 1], values[y, x]
+        to_west, to_north, to_corner = abs(north - corner), abs(west - corner), abs(west + north - 2 * corner)
+        nearest_of_two = np.where(to_north <= to_corner, north, corner)
+        nearest = np.where((to_west <= to_north) & (to_west <= to_corner), west, nearest_of_two)
+        predictions = [np.zeros_like(west), west, north, (west + north) // 2, nearest]
+        values[y + 1, x + 1] = (residuals[y, x] + np.choose(kinds[y][:, None], predictions)) & 255
     return np.ascontiguousarray(values[1:, 1:].astype(np.uint8)).view(">u2").astype(np.uint16)

@@ -449,7 +449,7 @@ def test_a_file_that_never_comes_back_is_one_line(
     taken, _ = import_onnx(tmp_path / "ends.onnx", "ends", NONE, tmp_path / "models")
     assert taken.classes == 3
     endless(tmp_path / "mine.onnx", images_at_most)
-    monkeypatch.setattr("bandlens.export.onnx.trial.SECONDS", 4.0)
+    monkeypatch.setattr("bandlens.export.onnx.trial.TRIAL_SECONDS", 4.0)
     with pytest.raises(ExportError) as caught:
         import_onnx(tmp_path / "mine.onnx", "mine", NONE, tmp_path / "models")
     file = tmp_path / "mine.onnx" if images_at_most == 0 else f"the model of {tmp_path / 'mine.onnx'}"

@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_images(tmp_path / "images.set", make_pictures(20))
     make_study(tmp_path, engine="auto", batch=0, threads=0, probes="lowpass = {cutoff = 0.3}")
     monkeypatch.setattr(tuning, "BATCHES", {"numpy": BATCHES})
-    monkeypatch.setattr(tuning, "SECONDS", 0.01)
+    monkeypatch.setattr(tuning, "MEASUREMENT_SECONDS", 0.01)
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def test_what_export_measures_is_what_a_run_takes(command: Command, place: Path)
     assert [(rate["engine"], rate["batch"]) for rate in table["rates"]] == [
         (engine, batch) for engine in engines for batch in BATCHES
     ]
-    assert (table["model"], table["card"], table["way"]) == ("one", None, tuning.WAY)
+    assert (table["model"], table["card"], table["way"]) == ("one", None, tuning.RATE_VERSION)
     assert table["device"] == f"{processor_name()}, threads: {processors()}"
     assert table["libraries"] == {engine: readiness(engine).line for engine in engines}
     fastest = max(rate["images_per_second"] for rate in table["rates"])

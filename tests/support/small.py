@@ -23,7 +23,7 @@ from waiting import LIMIT_SECONDS
 from bandlens.analysis.database.open import open_store
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
-from bandlens.engine.tuning import FILE, WAY
+from bandlens.engine.tuning import FILE, RATE_VERSION
 from bandlens.export.models import save_model
 from bandlens.export.normalization import Normalization
 from bandlens.probes.images.image_set import ImageSet
@@ -135,7 +135,7 @@ def tune_by_hand(
 ) -> Path:
     """The tuning of this machine with images a second by engine and batch, written as `export --tune` does."""
     rates = {("onnxruntime", 64): 20.0, ("openvino", 16): 40.0} if rates is None else rates
-    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None, "way": WAY}
+    tuning: dict[str, Any] = {"model": "m0", "date": "2026-11-28", "card": None, "way": RATE_VERSION}
     tuning["device"] = f"{processor_name()}, threads: {threads}"
     tuning |= {"libraries": {engine: readiness(engine).line for engine, _ in rates}}
     tuning["rates"] = [

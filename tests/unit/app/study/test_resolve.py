@@ -24,7 +24,7 @@ from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.backends.base import BATCH
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
-from bandlens.engine.tuning import FILE, WAY, usual_batch
+from bandlens.engine.tuning import FILE, RATE_VERSION, usual_batch
 from bandlens.export.models import load_model
 from bandlens.export.onnx.files import save_onnx_file
 
@@ -152,7 +152,7 @@ def test_of_rates_that_are_close_the_usual_engine_and_the_smaller_batch_are_take
             {"libraries": {"onnxruntime": "onnxruntime 1.0", "openvino": "openvino 1.0"}},
             f"it is of openvino 1.0, and this is {readiness('openvino').line}",
         ),
-        ({"way": WAY - 1}, "it is of engines that ran batches in another way"),
+        ({"way": RATE_VERSION - 1}, "it is of engines that ran batches in another way"),
     ],
     ids=["device", "libraries", "way"],
 )

@@ -456,5 +456,5 @@ def test_fifty_thousand_images_open(tmp_path: Path) -> None:
     with (tmp_path / "pixels.npy").open("r+b") as file:
         file.write(image_files._header(count, 1))
     description = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
-    image_files.write_about(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
+    image_files.write_description(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
     assert open_image_set(tmp_path).paths == paths

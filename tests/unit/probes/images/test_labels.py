@@ -111,7 +111,7 @@ def test_images_with_several_labels_are_of_the_class_of_their_set(
     text: str, labels: list[int], names: list[str] | None, tmp_path: Path
 ) -> None:
     file = csv(tmp_path, "path,class\n" + text.replace("'", '"'))
-    numbers, classes = labels_of_csv(file, PATHS, several=True)
+    numbers, classes = labels_of_csv(file, PATHS, multilabel=True)
     assert (numbers.tolist(), classes) == (labels, names)
 
 
@@ -125,7 +125,7 @@ def test_images_with_several_labels_are_of_the_class_of_their_set(
 )
 def test_rows_of_several_labels_that_cannot_be_read_are_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match=message):
-        labels_of_csv(csv(tmp_path, "path,class\n" + text), PATHS, several=True)
+        labels_of_csv(csv(tmp_path, "path,class\n" + text), PATHS, multilabel=True)
 
 
 def test_folders_at_the_top_are_classes_as_image_folder_has_them(tmp_path: Path) -> None:
