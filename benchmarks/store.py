@@ -3,7 +3,7 @@
 Appending: Store.commit, range by range as a run does; the first ranges in turn with a bare INSERT of an Arrow table
 that is ready into a file with nothing but that table. Then, on the file opened anew: the `accuracy` view, in turn with
 one GROUP BY over the predictions, which is the least that reading them would cost; and what `plan` reads to tell the
-smallest differences that a study of the same models would find. Everything on two threads.
+smallest differences that a study of the same models would find. Everything on two processors.
 
 label_rank, predicted and confidence are drawn for each prediction, so nothing repeats. The database is deleted.
 """
@@ -11,6 +11,7 @@ label_rank, predicted and confidence are drawn for each prediction, so nothing r
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,7 +33,6 @@ from bandlens.probes.grid import PUBLISHED, make_grid
 
 CLASSES = 1000
 CONDITIONS = 52
-THREADS = "SET threads = 2"
 COLUMNS = "cell INTEGER, image_index UINTEGER, predicted USMALLINT, label_rank USMALLINT, confidence REAL"
 VIEW = "FROM accuracy"
 PLAIN = (
@@ -94,7 +94,6 @@ def fill(path: Path, study: str, count: int, checkpoints: range, size: int) -> i
     image_set = images(count)
     cells = all_cells(image_set.info, checkpoints.stop)[checkpoints.start :]
     with open_store(path) as store:
-        store.execute(THREADS)
         store.begin_study(study, "", list(itertools.chain(*cells)), [image_set])
         for parts in ranges(cells, image_set.labels, size):
             store.commit(parts, {parts[0].cell.variant: SESSION})
@@ -134,11 +133,9 @@ def append(path: Path, image_set: LabelledFiles, checkpoints: int, size: int) ->
     counts, commits, inserts = [], [], []
     beside = path.with_suffix(".bare")
     bare = duckdb.connect(str(beside))
-    bare.execute(THREADS)
     bare.execute(f"CREATE TABLE prediction ({COLUMNS})")
     opened = open_store(path)
     store = opened.__enter__()
-    store.execute(THREADS)
     store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
     for number, parts in enumerate(ranges(cells, image_set.labels, size)):
         sessions = {parts[0].cell.variant: SESSION}
@@ -155,7 +152,6 @@ def append(path: Path, image_set: LabelledFiles, checkpoints: int, size: int) ->
 def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], list[float]]:
     """Seconds of the view when the file has just been opened, of the view again and again, and of the plain query."""
     with open_store(path) as store:
-        store.execute(THREADS)
         first = timed(lambda: store.frame(VIEW))()
         rows = len(store.frame(VIEW))
         if rows != cells:
@@ -170,7 +166,6 @@ def planning(path: Path, image_set: LabelledFiles, checkpoints: int, repeats: in
     models = list(dict.fromkeys(cell.model for cell in cells))
     work: Any = SimpleNamespace(cells=cells, models=models, image_sets=[image_set])
     with open_store(path, read_only=True) as store:
-        store.execute(THREADS)
         return in_turn({"": timed(lambda: detectable_differences(work, [], {}, store))}, repeats)[""]
 
 
@@ -185,6 +180,7 @@ def main() -> None:
     )
     count, checkpoints = (5_000, 6) if options.quick else (50_000, options.checkpoints)
     image_set = images(count)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # DuckDB has a thread for each
     machine("duckdb", "numpy", "pyarrow", "polars")
     with folder(options.keep) as scratch:
         path = scratch / "synthetic.duckdb"
