@@ -15,7 +15,7 @@ import sys
 from _common import arguments, folder, machine, ratio, ratios, run_program, table
 from store import fill
 
-ASKED = """
+QUESTIONS = """
 import json, sys, time
 from pathlib import Path
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
@@ -24,20 +24,20 @@ from bandlens.app.explore import server  # its libraries take memory, too
 answers, seconds = Answers(Path(sys.argv[1]), {}, Conditions()), {}
 def timed(name, work):
     started = time.perf_counter()
-    found = work()
+    answer = work()
     seconds.setdefault(name, []).append(time.perf_counter() - started)
-    return found
+    return answer
 study = timed("study, first", lambda: answers.study(None))
 timed("study, again", lambda: answers.study(None))
 names = [model["name"] for model in study["models"]]
-conditions = [one["id"] for one in study["conditions"]][1:]
+conditions = [condition["id"] for condition in study["conditions"]][1:]
 for turn in range(int(sys.argv[2])):
     condition, a, b = conditions[turn % len(conditions)], names[turn % len(names)], names[(turn + 1) % len(names)]
     for selection in SELECTIONS:
         asks = ("synthetic", "synthetic", condition, a, b, selection, None, names)
         timed(selection, lambda: answers.images(ImageQuery(*asks)))
     with answers._database() as opened:
-        cells = opened.known[study["study"]].cells.filter(condition=condition, checkpoint=a).row(0, named=True)
+        cells = opened.tables[study["study"]].cells.filter(condition=condition, checkpoint=a).row(0, named=True)
         plain = (
             "SELECT count(*) FROM prediction AS a JOIN prediction AS c USING (image_index) "
             "WHERE a.cell = ? AND c.cell = ? AND a.predicted <> c.predicted"
@@ -57,7 +57,7 @@ def main() -> None:
         count, checkpoints = (2_000, 4) if options.quick else (50_000, options.checkpoints)
         try:
             predictions = fill(path, "synthetic", count, range(checkpoints), min(12_500, count))
-            printed, _ = run_program(sys.executable, "-P", "-c", ASKED, path, options.repeats)
+            printed, _ = run_program(sys.executable, "-P", "-c", QUESTIONS, path, options.repeats)
         finally:
             path.unlink(missing_ok=True)
     seconds = json.loads(printed)
