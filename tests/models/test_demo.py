@@ -73,7 +73,7 @@ def test_the_first_screen_has_a_sentence_and_sound_numbers(demo: tuple[Path, str
 
 
 def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
-    command = f"bandlens published place {MODEL} --db results.duckdb"
+    command = f"bandlens published show {MODEL} --db results.duckdb"
     placed = printed_by(command, demo[0], environment_in(demo[0]))
     assert "efficientnet_lite0 is tf_efficientnet_lite0.in1k, by its weights" in placed
     assert re.search(r"timm +imagenet +74\.85 +1150 +1266", placed)

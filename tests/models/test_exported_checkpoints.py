@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,6 @@ from bandlens.app.cli import app
 from bandlens.app.console import listen
 from bandlens.core.errors import BandlensError
 from bandlens.core.records import Model
-from bandlens.engine.device import devices, requirements
-from bandlens.engine.device.driver import Gpu
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
@@ -100,21 +97,6 @@ def test_one_of_the_48_is_exported_once(fp16: tuple[Path, Result]) -> None:
     (row,) = json.loads(fp16[1].stdout)
     assert row["precision"] == "fp16"
     assert json.loads(run("export", "tv_resnet50", *FP16).stdout) == [row]
-
-
-def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT-RTX in the place of TensorRT, and a GPU by name only: plans are built, not run."""
-    gpu = Gpu("NVIDIA H100 80GB HBM3", 80 * 2**30, "9.0", "580.1")
-    monkeypatch.setattr(devices, "readiness", lambda _: devices.Readiness(True, "tensorrt_rtx"))
-    monkeypatch.setattr(devices, "gpus", lambda: (gpu,))
-    monkeypatch.setattr(requirements, "load", lambda _: rtx)
-    make_model(tmp_path, "mine", size=64)
-    words = ("export", "mine", "--out", tmp_path, "--precision", "fp32,fp16", "--batch", 4, "--format", "json")
-    plans = [Path(row["trt_plan"]) for row in json.loads(run(*words).stdout)]
-    assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in plans] == ["mine.fp32.b4", "mine.fp16.b4"]
-    assert all(path.stat().st_size > 0 for path in plans)
-    assert "(9.0)" in json.loads(plans[0].with_suffix(".json").read_text())["gpu"]
-    assert "an int8 file has scales of its own" in str(failure(run(*words, "--precision", "int8", "--refit")))
 
 
 @pytest.fixture
