@@ -22,7 +22,9 @@ TRIES = 3
 STARTS = 3
 """The number of starts in a row without success after which a worker is left alone."""
 HANG_SECONDS = 3600.0
-"""Seconds without an answer after which a worker counts as hung."""
+"""Seconds without an answer after which a worker counts as hung at its task."""
+OPEN_SECONDS = 3600.0
+"""The same while it opens, which may take a node that is started first."""
 LOOK_SECONDS = 0.5
 """Seconds between two looks for workers that hang."""
 TELL_SECONDS = 120.0
@@ -234,10 +236,12 @@ class Schedule:
             self.ledger.tell(f"a worker did not start {STARTS} times, and is left alone: {self.errors.pop()}")
 
     def _replace_hung(self, pending: Iterable[Future[Any]]) -> None:
-        now = time.monotonic()
-        for future in [future for future in pending if now - self.began.get(future, now) > HANG_SECONDS]:
+        for future in pending:
+            seconds = OPEN_SECONDS if future in self.opening else HANG_SECONDS
+            if time.monotonic() - self.began[future] <= seconds:
+                continue
             del self.began[future]
-            error = EngineError(f"its worker did not answer for {HANG_SECONDS / 60:.0f} minutes")
+            error = EngineError(f"its worker did not answer for {seconds / 60:.0f} minutes")
             if future in self.opening:
                 self._start_failed(self.opening.pop(future), error)
             else:

@@ -168,7 +168,7 @@ def _run(
     """The run has a process of its own; exit status 1 is one of bandlens's errors."""
     from bandlens.engine.workers import cluster, schedule
 
-    schedule.HANG_SECONDS, cluster.ANSWER_SECONDS = PATIENCE, PATIENCE
+    schedule.HANG_SECONDS = schedule.OPEN_SECONDS = cluster.ANSWER_SECONDS = PATIENCE
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
     if room:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))

@@ -275,10 +275,10 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, ray: None, t
 
 
 WAITS = """
-import os, time
+import time
 from pathlib import Path
 def waits(images, level):
-    Path(__file__).with_name(f"started{os.getpid()}").touch()
+    Path(__file__).with_name("started").touch()
     time.sleep(600)
     return images
 """
@@ -292,8 +292,10 @@ def test_processes_of_devices_end_with_their_run(workplace: Path, number: signal
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "bandlens", *words], stderr=subprocess.PIPE, text=True
     ) as driver:
-        wait_until(lambda: len(list(workplace.glob("started*"))) == 2, driver)
-        processes = [Path(f"/proc/{path.name.removeprefix('started')}") for path in workplace.glob("started*")]
+        wait_until((workplace / "started").exists, driver)
+        children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+        processes = [Path("/proc", number) for number in children]
+        assert len(processes) >= len(DEVICES)
         started = time.monotonic()
         driver.send_signal(number)
         _, lines = driver.communicate(timeout=LIMIT_SECONDS)

@@ -28,7 +28,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["bandlens.app.cli", "typer", "pyarrow", "duckdb", "numpy", "polars"])
+@pytest.mark.parametrize("module", ["bandlens.app.cli", "typer", "pyarrow", "duckdb", "numpy"])
 def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "r.duckdb").touch()
     result = subprocess.run(
