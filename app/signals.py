@@ -15,8 +15,6 @@ from types import FrameType
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on"
 GRACE_SECONDS = 1.5
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HANDLED_MARK = bytes([0])
-"""A byte that is no signal's number; it marks the signals before it in the pipe as handled."""
 TELL = bytes([255])
 """A byte that is no signal's number; it asks the watching thread to print the message."""
 
@@ -43,15 +41,6 @@ def obey() -> None:
 def interrupted() -> bool:
     """Whether one of the signals has come."""
     return bool(_received)
-
-
-def forgive() -> bool:
-    """Go on after Ctrl-C, as a prompt does that ends one answer and asks for the next. False after other signals."""
-    if any(number != signal.SIGINT for number in _received):
-        return False
-    _received.clear()
-    os.write(_write_end, HANDLED_MARK)
-    return True
 
 
 def tell() -> int:
@@ -103,9 +92,7 @@ def _watch() -> None:
     signal_number, end = 0, 0.0
     while select.select([_read_end], [], [], max(end - time.monotonic(), 0) if signal_number else None)[0]:
         byte = os.read(_read_end, 1)
-        if byte == HANDLED_MARK:
-            signal_number = 0
-        elif byte == TELL:
+        if byte == TELL:
             _print_message()
         elif byte[0] in ENDING:
             if signal_number:

@@ -238,9 +238,6 @@ class Options:
 
     resamples: int = 1000
     """Resamples of the images, for intervals that are percentiles."""
-    rgb_reference: bool = False
-    """Whether the clean accuracy in colour is the reference of normalized thresholds, instead of that on grey images
-    without noise."""
 
     def __post_init__(self) -> None:
         if self.resamples < FEWEST_RESAMPLES:

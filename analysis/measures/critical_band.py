@@ -172,14 +172,14 @@ def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> t
     return tuple(int(j) for j in first)
 
 
-def normalized_thresholds(accuracy: ArrayLike, rgb_clean: float | None = None) -> tuple[int, ...]:
-    """The `_norm` thresholds: relative to the accuracy at noise_sd 0, or to the clean accuracy in colour if given.
+def normalized_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
+    """The `_norm` thresholds: relative to the accuracy at noise_sd 0.
 
-    The study does not say which of the two it used. Noise_sd 0 is one condition, repeated over the columns of
-    `accuracy` in percent; should the columns differ, their mean is the reference.
+    The study does not say whether it took that or the clean accuracy in colour. Noise_sd 0 is one condition, repeated
+    over the columns of `accuracy` in percent; should the columns differ, their mean is the reference.
     """
     percent = np.asarray(accuracy, dtype=np.float64)
-    return integer_thresholds(percent, float(percent[0].mean()) if rgb_clean is None else rgb_clean)
+    return integer_thresholds(percent, float(percent[0].mean()))
 
 
 def center(octave: Any, size: int) -> NDArray[np.float64]:
@@ -244,7 +244,7 @@ def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] 
 # The measures
 
 
-def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+def band_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
     """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
     cells = band_cells(outcomes)
     cell_hits = [cell.right for cell in cells]
@@ -258,11 +258,9 @@ def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
     }
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
-    clean_hits = outcomes.clean.right if options.rgb_reference and outcomes.clean else None
-    rgb = None if clean_hits is None else 100 * float(clean_hits.sum() / len(clean_hits))
     size = outcomes.subject.size
-    if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
-        estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
+    if accuracy[0, 0] > 0:
+        estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy), size), ""))
     else:
         estimates = dict.fromkeys(PUBLISHED, nothing(State.UNDETERMINED, "nothing is right without noise"))
     estimates |= dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))

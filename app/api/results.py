@@ -44,7 +44,6 @@ def analyze(
     study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE", autocompletion=complete_study)] = "*",
     *,
     resamples: Annotated[int, typer.Option(min=100)] = 1000,
-    rgb_reference: Annotated[bool, typer.Option("--rgb-reference")] = False,
     conditions: Annotated[bool, typer.Option("--conditions")] = False,
     progress: Progress = silent,
 ) -> pl.DataFrame:
@@ -62,7 +61,6 @@ def analyze(
         study: name, or name@version; * is the newest version of each; or the file of one, whose own measures are
             computed too.
         resamples: of the bootstrap over images.
-        rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: the metrics of every condition instead of the others.
 
     Returns the rows of the view.
@@ -75,7 +73,7 @@ def analyze(
     from ...analysis.measures.own import read_measures
     from ..study.file import is_study_file
 
-    path, options = existing(db), Options(resamples, rgb_reference)
+    path, options = existing(db), Options(resamples)
     name, measures = str(study), []
     if is_study_file(study):
         study = read_study(study)

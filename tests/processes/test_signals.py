@@ -193,24 +193,3 @@ def test_a_signal_is_obeyed_where_nobody_reads_the_message() -> None:
             assert process.wait(LIMIT_SECONDS) == 130
         finally:
             process.kill()
-
-
-PROMPT = """
-import signal, threading, time
-from bandlens.app import signals
-signals.GRACE_SECONDS = 2  # a busy machine forgives within it
-signals.obey()
-for _ in range(3):
-    try:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(10)
-    except KeyboardInterrupt:
-        print(signals.forgive())
-time.sleep(3)
-print("went on", signals.interrupted())
-"""
-
-
-def test_a_prompt_goes_on_after_ctrl_c() -> None:
-    result = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "True\n" * 3 + "went on False\n", "")

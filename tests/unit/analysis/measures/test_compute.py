@@ -124,18 +124,11 @@ def test_a_bias_of_few_images_without_the_other_says_so(store: Store, outcomes: 
     assert note(store, "low_frequency_bias") == "10 independent images are too few for an interval"
 
 
-@pytest.mark.parametrize("rgb_reference", [False, True])
-def test_the_published_critical_band_is_that_of_the_accuracies(
-    store: Store, outcomes: Outcomes, rgb_reference: bool
-) -> None:
+def test_the_published_critical_band_is_that_of_the_accuracies(store: Store, outcomes: Outcomes) -> None:
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES, rgb_reference))
+    compute_measures(store, "s", Options(RESAMPLES))
     percent = matrix(outcomes)
-    reference = 100 * outcomes[CLEAN].mean() if rgb_reference else None
-    for suffix, thresholds in (
-        ("", normalized_thresholds(percent, reference)),
-        ("_raw", integer_thresholds(percent)),
-    ):
+    for suffix, thresholds in (("", normalized_thresholds(percent)), ("_raw", integer_thresholds(percent))):
         band = fit_band(thresholds)
         assert band.state != "degenerate"
         assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(band.bandwidth)

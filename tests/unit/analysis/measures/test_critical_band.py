@@ -48,12 +48,10 @@ def test_the_strongest_noise_that_passes_counts_though_a_weaker_one_fails() -> N
     assert integer_thresholds(dip) == (0,) * 7
 
 
-def test_normalized_thresholds_are_relative_to_no_noise_or_to_color() -> None:
+def test_normalized_thresholds_are_relative_to_no_noise() -> None:
     low = accuracies("0123443", top=40.0)
     assert integer_thresholds(low) == (4,) * 7
     assert normalized_thresholds(low) == (0, 1, 2, 3, 4, 4, 3)
-    assert normalized_thresholds(low, rgb_clean=79.0) == (0, 1, 2, 3, 4, 4, 3)
-    assert normalized_thresholds(low, rgb_clean=80.0) == (4,) * 7
 
 
 @needs_published
