@@ -43,7 +43,7 @@ class Backbone:
     """A network that gives features, and the head that makes a classifier of it."""
 
     source: str | PathLike[str] | nn.Module
-    """The network, as `bandlens.export` takes it; its outputs are features."""
+    """The network, as `bandlens.export_model` takes it; its outputs are features."""
     head: str | PathLike[str] | NDArray[np.floating]
     """A packed, labelled image set to train a head on; or class embeddings, (classes, d): a .npy or .safetensors file,
     or an array."""
@@ -96,7 +96,7 @@ class MultiLabel:
     """A network each of whose outputs, logits or those of a last sigmoid, decides a label by itself."""
 
     source: str | PathLike[str] | nn.Module
-    """The network, as `bandlens.export` takes it."""
+    """The network, as `bandlens.export_model` takes it."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def fetch_weights(names: Checkpoints) -> Iterator[Path]:
         raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
 
 
-def export(
+def export_model(
     source: File | nn.Module | Backbone | MultiLabel,
     name: str | None = None,
     *,

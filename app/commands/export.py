@@ -130,7 +130,7 @@ def export_words(
         check_calibration([key for key, file in own_sources.items() if file.suffix != ".onnx"], lowering, folder)
 
         def export_file(source: Path, model_name: str) -> Model:
-            model = models.export(
+            model = models.export_model(
                 source if with_head is None else with_head(source),
                 model_name,
                 architecture=None if source.suffix == ".onnx" else architecture,

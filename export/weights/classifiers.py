@@ -92,7 +92,7 @@ def image_size_of(config: Any) -> int:
     if len(set(sides)) > 1:
         raise ExportError(
             f"the network takes images of {' x '.join(map(str, sides))} pixels, and only square ones can be measured; "
-            "resize square images inside the network, and export it with bandlens.export"
+            "resize square images inside the network, and export it with bandlens.export_model"
         )
     return int(sides[0])
 
@@ -181,7 +181,7 @@ def _transformers(folder: Path) -> Iterator[Any]:
     except Exception as error:
         raise ExportError(
             f"transformers cannot load {folder}: {first_line(error)}; load it yourself, and export the network with "
-            "bandlens.export"
+            "bandlens.export_model"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_a_file_of_features_becomes_a_classifier_that_a_study_runs(
 def test_tokens_of_a_network_in_memory_are_pooled_and_get_a_head(pool: str, folder: Path, tmp_path: Path) -> None:
     network = Tower(pooled=False)
     backbone = bandlens.Backbone(network, folder / "train.set", method="logistic", pool=pool)
-    model = bandlens.export(backbone, "tower", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(backbone, "tower", image_size=64, out=tmp_path, **PLAIN)
     assert model.head is not None
     assert (model.head.method, model.head.source, model.classes) == ("logistic", "train.set", 2)
     assert 0.5 < (model.head.accuracy or 0) <= 1
@@ -147,7 +148,7 @@ def test_prompts_are_the_cosines_that_torch_computes(folder: Path, tmp_path: Pat
     network, prompts = Tower(), np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
     names = [f"a photo of {number}" for number in range(7)]
     backbone = bandlens.Backbone(network, prompts, class_names=names)
-    model = bandlens.export(backbone, "clip", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(backbone, "clip", image_size=64, out=tmp_path, **PLAIN)
     images = photograph_crops(64)
     with torch.inference_mode():
         embeddings = functional.normalize(network(torch.from_numpy(images)))
@@ -165,7 +166,7 @@ def test_every_engine_runs_a_headed_transformer(engine: str, folder: Path, tmp_p
     if not readiness(engine).ready:
         pytest.skip(readiness(engine).line)
     prompts = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
-    model = bandlens.export(bandlens.Backbone(Tower(), prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(bandlens.Backbone(Tower(), prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
     images = np.ascontiguousarray(photograph_crops(64)[:4])
     expected = onnx_logits(verify_model(model), images)
     with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
@@ -176,7 +177,7 @@ def test_every_engine_runs_a_headed_transformer(engine: str, folder: Path, tmp_p
 def test_a_headed_transformer_is_attacked_along_the_gradient_of_torch(tmp_path: Path) -> None:
     prompts = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
     network = Tower()
-    model = bandlens.export(bandlens.Backbone(network, prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(bandlens.Backbone(network, prompts), "clip", image_size=64, out=tmp_path, **PLAIN)
     gradients = []
     for logits_of in (
         OnnxNetwork(verify_model(model)),
@@ -222,7 +223,8 @@ def test_features_without_a_head_are_refused_by_every_way_in(folder: Path, tmp_p
     pooled = nn.Sequential(nn.Conv2d(3, 24, 7, 3), nn.BatchNorm2d(24), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     hidden = nn.Sequential(*pooled, nn.Linear(24, 20), nn.Hardswish(), nn.Dropout())
     for network in (Tower(pooled=False), Unit(), Normed(), bare, pooled.eval(), hidden.eval()):
-        message = refusal(lambda: bandlens.export(network, "tower", image_size=64, out=tmp_path / "models", **PLAIN))  # noqa: B023
+        out = tmp_path / "models"
+        message = refusal(partial(bandlens.export_model, network, "tower", image_size=64, out=out, **PLAIN))
         assert "--head" in message
     for number, (network, name) in enumerate(
         [(Tower(pooled=False), "out"), (Unit(), "out"), (Tower(), "image_embeds"), (pooled, "out"), (hidden, "out")]
@@ -254,7 +256,9 @@ def test_heads_that_do_not_fit_are_refused_and_nothing_is_written(
         options = options | {"head": folder / options["head"]}
     backbone = bandlens.Backbone(Tower(), **options)
     out = tmp_path / "models"
-    assert message in refusal(lambda: bandlens.export(backbone, "tower", image_size=64, out=out, **PLAIN), UsageError)
+    assert message in refusal(
+        lambda: bandlens.export_model(backbone, "tower", image_size=64, out=out, **PLAIN), UsageError
+    )
     assert not out.exists()
 
 
@@ -315,7 +319,7 @@ def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
     file, train = solar
     token = bandlens.Backbone(file, train, output="/backbone/layernorm/Add_1_output_0", pool="token")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    model = bandlens.export(token, "vit_s_focus", mean=mean, std=std, out=tmp_path / "models")
+    model = bandlens.export_model(token, "vit_s_focus", mean=mean, std=std, out=tmp_path / "models")
     assert model.head is not None
     assert class_names_of(model) == ["defective", "functional"]
     low, high = proportion_confint(round(100 * (model.head.accuracy or 0)), 100, method="wilson")

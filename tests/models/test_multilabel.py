@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_network_of_labels_decides_each_by_its_own_logit(way: str, sigmoid: bool, tmp_path: Path) -> None:
     network = Labelled(sigmoid)
     source = network if way == "memory" else write_onnx(network, tmp_path / "labels.onnx")
-    model = bandlens.export(
+    model = bandlens.export_model(
         bandlens.MultiLabel(source),
         "mine",
         image_size=64 if way == "memory" else None,
@@ -145,7 +145,7 @@ def test_a_study_judges_label_by_label(folder: Path, tmp_path: Path, command: Co
 def test_every_engine_gives_the_same_labels(engine: str, tmp_path: Path) -> None:
     if not readiness(engine).ready:
         pytest.skip(readiness(engine).line)
-    model = bandlens.export(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path, **PLAIN)
     images = np.ascontiguousarray(photograph_crops(64)[:8])
     with open_session(variant_of(model, engine, "fp32"), 8, 1) as session:
         logits = np.array(session.infer(images))
@@ -156,7 +156,7 @@ def test_int8_leaves_the_layer_of_label_sets_as_it_is(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     pictures = make_pictures(20, 64)
     make_images(tmp_path / "calibration.set", pictures)
-    model = bandlens.export(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path, **PLAIN)
+    model = bandlens.export_model(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path, **PLAIN)
     (row,) = lower(model, Lowering(["int8"], tmp_path / "calibration.set"))
     logits = onnx_logits(Path(row["file"]).read_bytes(), pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255)
     # Labels of small logits alone may flip; the answer is exactly 0 as in fp32, and no set of equal rank exists.
@@ -165,7 +165,9 @@ def test_int8_leaves_the_layer_of_label_sets_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_has_one_label_and_what_has_several_are_told_apart(folder: Path, tmp_path: Path, command: Command) -> None:
-    model = bandlens.export(bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path / "models", **PLAIN)
+    model = bandlens.export_model(
+        bandlens.MultiLabel(Labelled()), "mine", image_size=64, out=tmp_path / "models", **PLAIN
+    )
     make_model(tmp_path / "plain", "plain", size=64, classes=8)
     make_images(tmp_path / "single.set", make_pictures(6, 64), labels=[0, 1, 2, 0, 1, 2])
     pack = ("images", "pack", folder / "pictures", "--size", 64, "--resize", 64, "--decision-space", "multilabel")
@@ -185,11 +187,11 @@ def test_what_has_one_label_and_what_has_several_are_told_apart(folder: Path, tm
         assert message in answer.err
     assert command(*pack, "--out", tmp_path / "bare.set").code == 2
     with pytest.raises(UsageError, match="has several labels an image, and a head is trained on one each"):
-        bandlens.export(bandlens.Backbone(Labelled(), tmp_path / "several.set"), "h", image_size=64, **PLAIN)
+        bandlens.export_model(bandlens.Backbone(Labelled(), tmp_path / "several.set"), "h", image_size=64, **PLAIN)
     with pytest.raises(UsageError, match="2 names were given for the 3 labels of mine"):
         bandlens.name_classes(model, ["a", "b"])
     with pytest.raises(UsageError, match="a published checkpoint has classes of its own"):
-        bandlens.export(bandlens.MultiLabel("timm:resnet18.tv_in1k"))
+        bandlens.export_model(bandlens.MultiLabel("timm:resnet18.tv_in1k"))
     # Numbered as the outputs are, labels need no names.
     study = make_study(tmp_path, models="models", images=["several.set"], probes="lowpass = {cutoff = 0.5}")
     assert command("run", study, "--db", tmp_path / "results.duckdb").code == 0
@@ -203,4 +205,4 @@ def test_probabilities_of_another_last_layer_are_refused(tmp_path: Path) -> None
             return 1 / (1 + (-self.logits(images)).exp())
 
     with pytest.raises(ExportError, match=r"export the network without its last sigmoid$"):
-        bandlens.export(bandlens.MultiLabel(Likely()), "mine", image_size=64, out=tmp_path, **PLAIN)
+        bandlens.export_model(bandlens.MultiLabel(Likely()), "mine", image_size=64, out=tmp_path, **PLAIN)

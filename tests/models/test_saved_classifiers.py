@@ -127,14 +127,14 @@ def test_images_are_what_the_folders_processor_makes(kind: str, tmp_path: Path) 
 
 def test_what_a_folder_lacks_is_one_line(saved: Path, tmp_path: Path) -> None:
     def export(folder: Path, **keys: Any) -> str:
-        return str(refusal(lambda: bandlens.export(folder, "tiny", **keys, out=tmp_path / "models")))
+        return str(refusal(lambda: bandlens.export_model(folder, "tiny", **keys, out=tmp_path / "models")))
 
     folder = Path(shutil.copytree(saved, tmp_path / "changed"))
     assert "leave out --image-size" in export(folder, image_size=32)
     assert "is a folder, whose config.json names the architecture" in export(folder, architecture="resnet18")
     (folder / "preprocessor_config.json").rename(tmp_path / "preprocessor_config.json")
     assert "has no preprocessor_config.json, which says how images are made; say it with" in export(folder)
-    model = bandlens.export(folder, "said", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
+    model = bandlens.export_model(folder, "said", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
     assert (model.image_size, model.crop, model.normalization) == (64, None, "none")
 
     for changes, message in (
@@ -156,7 +156,7 @@ def test_what_a_folder_lacks_is_one_line(saved: Path, tmp_path: Path) -> None:
         "auto_map": {"AutoModelForImageClassification": "evil.Evil", "AutoConfig": "evil.C"},
     }
     (folder / "config.json").write_text(json.dumps(config | own_code))
-    assert "load it yourself, and export the network with bandlens.export" in export(folder, **itself)
+    assert "load it yourself, and export the network with bandlens.export_model" in export(folder, **itself)
 
     transformers.ViTModel(transformers.ViTConfig.from_pretrained(saved)).save_pretrained(tmp_path / "headless")
     assert "lacks 2 tensors of a ViTForImageClassification (classifier.bias, classifier.weight)" in export(
@@ -178,7 +178,7 @@ def test_a_backbone_gets_a_head_on_what_transformers_calls_its_features(
     network.save_pretrained(tmp_path / "backbone")
     size = network.config.image_size
     prompts, images = np.random.default_rng(0).normal(size=(3, network.config.hidden_size)), photograph_crops(size)
-    model = bandlens.export(
+    model = bandlens.export_model(
         bandlens.Backbone(tmp_path / "backbone", prompts, pool=pool),
         "zero", mean=(0, 0, 0), std=(1, 1, 1), image_size=size, out=tmp_path / "models",
     )  # fmt: skip
@@ -197,7 +197,7 @@ def test_a_classifier_is_a_backbone_without_its_own_head(saved: Path, tmp_path: 
 
     def export(pool: str | None) -> Any:
         backbone = bandlens.Backbone(saved, prompts, pool=pool)
-        return bandlens.export(backbone, "zero", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
+        return bandlens.export_model(backbone, "zero", mean=(0, 0, 0), std=(1, 1, 1), out=tmp_path / "models")
 
     assert "say how its tokens are pooled: `pool` is token or mean" in str(refusal(lambda: export(None)))
     model = export("token")
@@ -221,7 +221,7 @@ def test_imagenets_own_names_are_left_to_image_sets(saved: Path, tmp_path: Path)
     )
     torch.manual_seed(0)
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "saved")
-    model = bandlens.export(
+    model = bandlens.export_model(
         tmp_path / "saved", "resnet", mean=(0, 0, 0), std=(1, 1, 1), image_size=64, out=tmp_path / "models"
     )
     assert (model.classes, class_names_of(model)) == (1000, None)

@@ -72,7 +72,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
     folders = ("core", "export", "engine", "probes", "analysis", "app")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
     expected = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
-    expected |= {file.name for file in ROOT.glob("*.py")} | {"py.typed"}
+    expected |= {file.name for file in ROOT.glob("*.py")} | {"py.typed", "__init__.pyi"}
     assert expected == {name.removeprefix("bandlens/") for name in wheel if name.startswith("bandlens/")}
 
 

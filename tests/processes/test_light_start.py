@@ -60,7 +60,7 @@ def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
     command = [sys.executable, "-I", "-S", "-c", OBEYED, str(PACKAGE)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     modules = set(result.stdout.split())
-    ours = {"bandlens", "bandlens.export", "bandlens.__main__", "bandlens.app", "bandlens.app.signals"}
+    ours = {"bandlens", "bandlens.__main__", "bandlens.app", "bandlens.app.signals"}
     assert {name for name in modules if name.startswith("bandlens")} == ours
     assert not modules & {"typing", "re", "json", "pathlib", "dataclasses", "difflib", "urllib"}
 
@@ -130,15 +130,3 @@ batch = Batch(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.uint64), np.arang
 [_] = grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 8, 8), np.float32))
 """
     assert loaded_by(code, ("torch", "cupy"), tmp_path) == set()
-
-
-def test_the_folder_export_can_be_called_whoever_imported_it() -> None:
-    code = (
-        "import bandlens\n"
-        "for _ in range(2):\n"
-        "    try: bandlens.export('tv_resnet5')\n"
-        "    except bandlens.UnknownName: print(bandlens.export.weights.registry.checkpoint('tv_resnet50').name)\n"
-        "    import bandlens.export.models"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["tv_resnet50"] * 2
