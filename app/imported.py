@@ -36,7 +36,7 @@ from ..core.records import (
     digest_of,
 )
 from ..export.files import sha256_of
-from ..probes.clean import CLEAN
+from ..probes.family import CLEAN
 from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set
 from .study.file import is_study_name

@@ -45,6 +45,12 @@ def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
+def unit_range(xp: ModuleType, pixels: Array, out: Array | None = None) -> Array:
+    """uint8 [0, 255] to float32 [0, 1] by division, as torchvision's ToTensor does, into `out` where that is given."""
+    out = xp.empty(pixels.shape, dtype=xp.float32) if out is None else out
+    return xp.divide(pixels, xp.float32(255), out=out)
+
+
 def constants(xp: ModuleType, matrices: Iterable[np.ndarray]) -> tuple[Array, ...]:
     """Float32 copies to keep. On a GPU other streams may read them once the run that made them has ended."""
     return tuple(xp.asarray(matrix, dtype=xp.float32) for matrix in matrices)

@@ -18,7 +18,7 @@ same. That finds other images, so `gradients = "bf16"` is part of a condition, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from ..core.errors import ProbeError
 from ..core.protocol import EPS, STEP, STEPS
 from ..core.records import Condition
-from .arrays import Array, to_numpy
-from .family import Axis, Batch, Buffer, Family, Parameter, Value, even_size, integer_in
+from .arrays import to_numpy
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, even_size, integer_in, one_of
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
@@ -74,12 +74,6 @@ def band_of(condition: Condition) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _gradients(value: Any) -> str:
-    if value not in GRADIENTS:
-        raise ValueError(f"must be {' or '.join(GRADIENTS)}, not {value!r}")
-    return str(value)
-
-
 def gradients_of(condition: Condition) -> str:
     """The precision of an attack's gradients, one of GRADIENTS."""
     return str(dict(condition.parameters).get("gradients", GRADIENTS[0]))
@@ -100,9 +94,7 @@ def check_size(condition: Condition, size: int) -> None:
         raise ProbeError(f"{condition}: the band has no frequency of images of {size} pixels; widen it")
 
 
-def start_attack(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def start_attack(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Give the starts of attacks: the places in the ball around each image at which a network begins.
 
     Arrays are (n, 3, size, size) float32, uniform in (-1, 1), in units of eps; a `family.Perturb` but for that range.
@@ -119,7 +111,7 @@ BUDGET = (
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
     Parameter("band", _band, (EVERYTHING,), pair=True),
-    Parameter("gradients", _gradients, (GRADIENTS[0],)),
+    Parameter("gradients", one_of(*GRADIENTS), (GRADIENTS[0],)),
 )
 
 PGD_LINF, PGD_ANY = (

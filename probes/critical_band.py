@@ -35,7 +35,7 @@ from ..core.errors import ProbeError
 from ..core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ..core.records import FREQUENCY_TITLES, Condition
 from .arrays import Array, chunks, constants
-from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, integer_in, number_in, one_of
 from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
@@ -45,6 +45,8 @@ BLUR = np.array([1, 4, 6, 4, 1]) * np.sqrt(2) / 16
 CONTRAST, MEAN = 0.2, 0.449
 REDRAW_ABOVE = 0.9
 """Noise beyond this cannot be undone by shifting the pixel to 0.1 or 0.9, so it is drawn again."""
+DARKEST = MEAN - CONTRAST
+"""No pixel of a grey image is darker than this, nor brighter than the same distance below 1."""
 
 
 @cache
@@ -179,36 +181,18 @@ def redraw(xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: fl
         image, row, column = image[is_outside], row[is_outside], column[is_outside]
 
 
-class Reach(NamedTuple):
-    """How far images and a band go, which decides whether pixels need a look at all: at small sd they do not."""
-
-    darkest: float
-    brightest: float
-    strongest: float
-    """The band's largest magnitude at noise_sd 1."""
-
-
-def reaches(grey: Array, bands: Sequence[Array], parts: Sequence[slice]) -> list[list[Reach]]:
-    """For every band and part of the images. On a GPU every number of it waits for the device."""
-    tones = [(float(grey[part].min()), float(grey[part].max())) for part in parts]
-    return [
-        [
-            Reach(*tone, max(float(band[part].max()), -float(band[part].min())))
-            for part, tone in zip(parts, tones, strict=True)
-        ]
-        for band in bands
-    ]
-
-
 def mix_in_arrays(
-    xp: ModuleType, grey: Array, band: Array, noise_sd: float, reach: Reach, stream: NoiseStream, out: Array
+    xp: ModuleType, grey: Array, band: Array, noise_sd: float, peak: float, stream: NoiseStream, out: Array
 ) -> None:
-    """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`."""
+    """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`.
+
+    `peak` is the band's largest magnitude: at a small noise_sd no pixel can leave the range, and none is looked at.
+    """
     mixed = out[:, 0]
     noise = xp.multiply(band, xp.float32(noise_sd), out=out[:, 1])  # a place to work in
     xp.add(grey, noise, out=mixed)
-    strongest = noise_sd * reach.strongest
-    if reach.darkest < strongest or reach.brightest + strongest > 1:
+    strongest = noise_sd * peak
+    if strongest > DARKEST:
         unsaved = bring_into_range(xp, mixed, noise)
         if strongest > REDRAW_ABOVE:
             redraw(xp, grey, mixed, unsaved, noise_sd, stream)
@@ -227,9 +211,7 @@ def mix_in_kernel(
     launch("mix_noise", (size * size, count), out, grey, band, gain, noise_sd, keys, seed, draw, size * size)
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yields the noiseless condition first, then the conditions of each draw together."""
     grey = xp.empty((len(batch.pixels), *batch.pixels.shape[2:]), dtype=xp.float32)
     for part in chunks(xp, len(grey)):
@@ -247,7 +229,7 @@ def _draw(condition: Condition) -> int:
 
 def _one_draw(
     xp: ModuleType, batch: Batch, grey: Array, draw: int, conditions: list[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+) -> Perturbed:
     count, size = len(grey), grey.shape[-1]
     frequencies = sorted({int(c["frequency"]) for c in conditions}) if draw >= 0 else []
     # An array a band: one for all of them is so large that it would be mapped, and its pages cleared, for every batch.
@@ -261,7 +243,7 @@ def _one_draw(
             noise_bands(xp, noise, frequencies, places)
         else:
             gains = list(bands_and_gains(xp, noise, frequencies, places))
-    reached = reaches(grey, bands, parts) if xp is np else None
+    peaks = [[float(abs(band[part]).max()) for part in parts] for band in bands] if xp is np else []
     for condition in conditions:
         out, sd = buffer(), float(condition["noise_sd"])
         if sd == 0:
@@ -269,12 +251,12 @@ def _one_draw(
         else:
             f = frequencies.index(int(condition["frequency"]))
             band = bands[f]
-            if reached is None:
-                mix_in_kernel(grey, band, gains[f], sd, NoiseStream(batch.seed, batch.keys, draw), out)
-            else:
-                for part, reach in zip(parts, reached[f], strict=True):
+            if xp is np:
+                for part, peak in zip(parts, peaks[f], strict=True):
                     stream = NoiseStream(batch.seed, batch.keys[part], draw)
-                    mix_in_arrays(xp, grey[part], band[part], sd, reach, stream, out[part])
+                    mix_in_arrays(xp, grey[part], band[part], sd, peak, stream, out[part])
+            else:
+                mix_in_kernel(grey, band, gains[f], sd, NoiseStream(batch.seed, batch.keys, draw), out)
         yield condition, out
 
 

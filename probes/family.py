@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..core.errors import ProbeError, UnknownName, UsageError
 from ..core.records import Condition, Facts, digest_of, in_words
 from ..core.records import Value as Value  # under its own name, which says that families import it from here
-from .arrays import Array
+from .arrays import Array, unit_range
 
 MOST_CONDITIONS = 100_000
 
@@ -38,7 +38,8 @@ Buffer = Callable[[], Array]
 """Gives an (n, 3, size, size) float32 array to fill, whose content is undefined; a family holds at most two that it has
 not yielded."""
 
-Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Iterator[tuple[Condition, Array]]]
+Perturbed = Iterator[tuple[Condition, Array]]
+Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Perturbed]
 """Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1].
 
 A buffer is not touched once it has been yielded, since sessions read it then. On a GPU all of this runs in the stream
@@ -54,6 +55,12 @@ def even_size(condition: Condition, size: int) -> None:
     """The `check_size` of families that take an even number of pixels a side."""
     if size % 2:
         raise ProbeError(f"{condition.probe} needs an even number of pixels a side, not {size}")
+
+
+def check_highest(condition: Condition, highest: int, size: int) -> None:
+    """ProbeError where images of so many pixels a side do not hold the condition's highest cycles per image."""
+    if highest > size // 2:
+        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {highest}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +241,12 @@ def one_of(*names: str) -> Callable[[Any], str]:
         return str(value)
 
     return parse
+
+
+def show(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+    """Yield the unperturbed images."""
+    for condition in conditions:
+        yield condition, unit_range(xp, batch.pixels, buffer())
+
+
+CLEAN = Family("clean", "the images as they are", 1, (), show)

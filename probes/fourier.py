@@ -23,18 +23,16 @@ lowest frequencies, 1,985 different ones, at a norm of 15.7 for 224 pixels: an R
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ProbeError
 from ..core.records import Condition
-from .arrays import Array, chunks
-from .clean import unit_range
-from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in
+from .arrays import Array, chunks, unit_range
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, check_highest, integer_in, number_in
 from .noise import FOURIER, random_words
 
 MAP = tuple(range(-31, 32))
@@ -64,11 +62,9 @@ def signs(xp: ModuleType, seed: int, keys: Array) -> Array:
     return (words >> xp.uint32(31)).astype(xp.float32) * 2 - 1
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     size = batch.pixels.shape[-1]
-    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32)).reshape(-1, size, size)
+    images = unit_range(xp, batch.pixels).reshape(-1, size, size)
     positive = (signs(xp, batch.seed, batch.keys).ravel() > 0).astype(int)
     # A channel at a time on NumPy: it stays in the cache, and one number picks a wave without a copy.
     channels = range(len(images)) if xp is np else [slice(None)]
@@ -99,15 +95,13 @@ def waves_of(octave: int, orientation: float) -> NDArray[np.int64]:
     return np.stack([row[inside], column[inside]], axis=1)
 
 
-def perturb_by_bin(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb_by_bin(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """One draw an image serves all bins: the same share of the way through each bin's waves.
 
     It is the fourth word of FOURIER; the signs are made of the other three.
     """
     size = batch.pixels.shape[-1]
-    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32))
+    images = unit_range(xp, batch.pixels)
     sign = signs(xp, batch.seed, batch.keys)
     word = random_words(xp, batch.seed, batch.keys, FOURIER, 4)[:, 3].astype(xp.uint64)
     for condition in conditions:
@@ -124,16 +118,11 @@ def perturb_by_bin(
 
 
 def check_size(condition: Condition, size: int) -> None:
-    _check_highest(condition, max(abs(int(condition[name])) for name in ("row", "column")), size)
+    check_highest(condition, max(abs(int(condition[name])) for name in ("row", "column")), size)
 
 
 def check_size_of_bin(condition: Condition, size: int) -> None:
-    _check_highest(condition, 2 ** (int(condition["octave"]) + 1) - 1, size)
-
-
-def _check_highest(condition: Condition, highest: int, size: int) -> None:
-    if highest > size // 2:
-        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {highest}")
+    check_highest(condition, 2 ** (int(condition["octave"]) + 1) - 1, size)
 
 
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:

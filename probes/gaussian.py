@@ -12,7 +12,7 @@ Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks"
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from math import inf
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core.records import Condition
 from .arrays import Array, chunks, constants
-from .family import Axis, Batch, Buffer, Family, Parameter, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, number_in
 from .grey import grey
 
 BACKGROUND = 0.4423
@@ -66,9 +66,7 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
     return blurred
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yields the conditions by sigma."""
     images = grey(xp, batch.pixels)
     images -= xp.float32(BACKGROUND)

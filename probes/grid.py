@@ -11,20 +11,16 @@ from ..core.errors import UnknownName, UsageError
 from ..core.records import Condition, Value, in_words
 from ..core.user_code import TABLE_KEYS
 from .attacks import ATTACKS
-from .bilateral import BILATERAL
-from .clean import CLEAN
-from .colour import CHANNEL_SHUFFLE, GREY_BLEND
 from .critical_band import CRITICAL_BAND
-from .family import Axis, Family, Perturb
+from .family import CLEAN, Axis, Family, Perturb
 from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
-from .grey import CONTRAST
+from .grey import CONTRAST, UNIFORM_NOISE
 from .octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
-from .patches import PATCH_SHUFFLE
 from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
 from .power_law import POWER_LAW_NOISE
 from .spectral import HIGHPASS, LOWPASS
-from .uniform_noise import UNIFORM_NOISE
+from .suppression import BILATERAL, CHANNEL_SHUFFLE, GREY_BLEND, PATCH_SHUFFLE
 from .user import user_family
 
 FAMILIES = {

@@ -20,7 +20,7 @@ Source: bands as in the visual frequency analysis of arXiv 2409.05817; masks of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, groupby
 from types import ModuleType
 from typing import Any
@@ -31,9 +31,8 @@ from numpy.typing import NDArray
 from ..core.errors import ProbeError
 from ..core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..core.records import Condition
-from .arrays import Array, chunks
-from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter
+from .arrays import Array, chunks, unit_range
+from .family import Batch, Buffer, Family, Parameter, Perturbed, check_highest
 from .kernels import launch
 
 MASKS = tuple(
@@ -72,9 +71,7 @@ class Spectra:
         return out
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yield the masks by their finer octaves, whose sum is made once for all masks that have it."""
     spectra, edges = Spectra(xp, batch.pixels), octave_edges(batch.pixels.shape[-1])
     fields: dict[str, Array] = {
@@ -132,12 +129,10 @@ def _sum(xp: ModuleType, images: Sequence[Array]) -> Array:
     return total
 
 
-def perturb_band(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb_band(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yield what a band's rings are, with the mean, or what they leave of the image."""
     spectra = Spectra(xp, batch.pixels)
-    images = unit_range(xp, batch.pixels, _empty(xp, batch))
+    images = unit_range(xp, batch.pixels)
     for condition in conditions:
         low, high = band_of(condition)
         inside = (low < spectra.rings) & (spectra.rings <= high)
@@ -188,9 +183,7 @@ def check_size(condition: Condition, size: int) -> None:
 
 def check_size_of_band(condition: Condition, size: int) -> None:
     check_size(condition, size)
-    _, high = band_of(condition)
-    if high > size // 2:
-        raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {high}")
+    check_highest(condition, band_of(condition)[1], size)
 
 
 OCTAVE_MASK = Family(

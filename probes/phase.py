@@ -25,14 +25,15 @@ Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 
 import numpy as np
 
 from ..core.records import Condition
 from .arrays import Array, chunks
-from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .family import Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
 from .grey import grey
 from .noise import PHASES, UNPAIRED_PHASES, random_words, uniform
 
@@ -85,7 +86,7 @@ def multiply_spectra(
     buffer: Buffer,
     draw: Callable[[ModuleType, int, Array, int], Array],
     factors: Callable[[ModuleType, Array, float, int], Array],
-) -> Iterator[tuple[Condition, Array]]:
+) -> Perturbed:
     """Yield the grey images with their spectra multiplied by the factors of what is drawn for each image."""
     count, size = len(batch.pixels), batch.pixels.shape[-1]
     shifts = draw(xp, batch.seed, batch.keys, size)
@@ -98,24 +99,12 @@ def multiply_spectra(
         yield condition, out
 
 
-def perturb_scramble(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
-    return multiply_spectra(xp, batch, conditions, buffer, unpaired_shifts, scramble_factors)
-
-
-def perturb_shift(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
-    return multiply_spectra(xp, batch, conditions, buffer, opposite_shifts, shift_factors)
-
-
 PHASE_SCRAMBLE = Family(
     "phase_scramble",
     "grey, with the phases of its Fourier transform scrambled by up to width degrees, as people saw it",
     2,
     (Parameter("width", number_in(0, 180), WIDTHS),),
-    perturb_scramble,
+    partial(multiply_spectra, draw=unpaired_shifts, factors=scramble_factors),
     random=True,
     check_size=even_size,
 )
@@ -125,7 +114,7 @@ PHASE_SHIFT = Family(
     "grey, with the phases of its Fourier transform shifted by up to width degrees, and its amplitudes kept",
     1,
     (Parameter("width", number_in(0, 180), WIDTHS),),
-    perturb_shift,
+    partial(multiply_spectra, draw=opposite_shifts, factors=shift_factors),
     random=True,
     check_size=even_size,
 )

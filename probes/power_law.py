@@ -9,7 +9,7 @@ serves all exponents and levels. Source: the definition of 1/f noise in two dime
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from types import ModuleType
@@ -17,9 +17,8 @@ from types import ModuleType
 import numpy as np
 
 from ..core.records import Condition
-from .arrays import Array, chunks, constants
-from .clean import unit_range
-from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
+from .arrays import Array, chunks, constants, unit_range
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
 from .noise import POWER_LAW, unit_normal_fields
 
 
@@ -45,12 +44,10 @@ def unit_noise(xp: ModuleType, white: Array, exponent: float) -> Array:
     return noise
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yields the conditions of each exponent together."""
     size = batch.pixels.shape[-1]
-    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32))
+    images = unit_range(xp, batch.pixels)
     white = unit_normal_fields(xp, batch.seed, batch.keys, POWER_LAW, size)
     parts = list(chunks(xp, len(images)))
     for exponent, members in groupby(sorted(conditions, key=_exponent), key=_exponent):

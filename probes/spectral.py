@@ -22,9 +22,8 @@ import numpy as np
 
 from ..core.protocol import CUTOFFS
 from ..core.records import FREQUENCY_TITLES, Condition
-from .arrays import Array, chunks, constants
-from .clean import unit_range
-from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
+from .arrays import Array, chunks, constants, unit_range
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, even_size, number_in
 from .kernels import launch
 
 PARITIES = tuple(product(range(2), repeat=2))
@@ -118,7 +117,7 @@ Fill = Callable[[int, Sequence[tuple[Condition, Array]]], None]
 def filters_in_arrays(xp: ModuleType, pixels: Array) -> Fill:
     """The filters of (n, 3, size, size) uint8 images, whose transform is taken here."""
     count, size = len(pixels), pixels.shape[-1]
-    images = unit_range(xp, pixels, xp.empty(pixels.shape, dtype=xp.float32))
+    images = unit_range(xp, pixels)
     transformed = xp.empty((count, 3, size - 1, size - 1), dtype=xp.float32)
     for part in chunks(xp, count):
         transformed[part] = spectrum(xp, images[part])
@@ -184,9 +183,7 @@ def _times(row_matrix: Array, block: Array, column_matrix: Array) -> Array:
     return product.reshape(len(row_matrix), channels, -1)
 
 
-def perturb(
-    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
-) -> Iterator[tuple[Condition, Array]]:
+def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yields the conditions by radius, a low-pass and the high-pass of the same radius together."""
     size = batch.pixels.shape[-1]
     fill = (filters_in_arrays if xp is np else filters_in_kernels)(xp, batch.pixels)

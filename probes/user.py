@@ -43,8 +43,7 @@ from ..core.errors import ProbeError, UsageError
 from ..core.records import Condition, digest_of
 from ..core.untrusted import words_of
 from ..core.user_functions import UserFunction, settings_of, user_function
-from .arrays import Array, to_numpy
-from .clean import unit_range
+from .arrays import Array, to_numpy, unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
 
 RESERVED: Mapping[str, str] = {
@@ -195,7 +194,7 @@ class UserProbe:
             return {name: value for name, value in available.items() if name in self.reserved}
 
         def images_of(rows: slice) -> Array:
-            return unit_range(xp, pixels[rows], xp.empty(pixels[rows].shape, dtype=xp.float32))
+            return unit_range(xp, pixels[rows])
 
         settings = dict(condition.parameters) | reserved(seed=batch.seed, size=pixels.shape[-1], xp=xp)
         if self.reserved.isdisjoint(PER_IMAGE):

@@ -7,7 +7,7 @@ import numpy as np
 from ...analysis.database.store import Store
 from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts
 from ...engine.decision import ALL
-from ...probes.clean import CLEAN
+from ...probes.family import CLEAN
 from .resolve import Work, takes_images
 
 

@@ -29,7 +29,6 @@ from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
-from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.critical_band import CRITICAL_BAND
 from bandlens.probes.family import Family
 from bandlens.probes.grid import FAMILIES
@@ -43,6 +42,7 @@ from bandlens.probes.noise import (
     words_in_arrays,
 )
 from bandlens.probes.spectral import HIGHPASS, LOWPASS
+from bandlens.probes.suppression import BILATERAL
 
 CLOSE = 2e-6
 """The largest distance of a GPU's results from NumPy's: twice what CUDA's own functions may differ by, see below."""
@@ -271,8 +271,8 @@ def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, keys: Any) -> Any:
     out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
-    ((reach,),) = critical_band.reaches(grey, [band], [slice(None)])
-    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, critical_band.NoiseStream(seed, keys, draw), out)
+    peak = float(abs(band).max())
+    critical_band.mix_in_arrays(xp, grey, band, noise_sd, peak, critical_band.NoiseStream(seed, keys, draw), out)
     return out
 
 

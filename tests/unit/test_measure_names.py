@@ -10,7 +10,7 @@ import pytest
 
 from bandlens.analysis.measures.registry import MEASURES
 from bandlens.core.protocol import ACCURACIES, GROUPS
-from bandlens.probes.clean import CLEAN
+from bandlens.probes.family import CLEAN
 from bandlens.probes.grid import KNOWN
 
 ROOT = Path(__file__).parents[2]

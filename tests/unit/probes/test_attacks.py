@@ -25,7 +25,7 @@ def test_gradients_in_fp32_are_the_condition_without_any(family: Family) -> None
     assert [plain] == family.conditions({})
     assert [gradients_of(condition) for condition in (plain, coarse)] == ["fp32", "bf16"]
     assert coarse.digest != plain.digest
-    with pytest.raises(UsageError, match=f"{family.name}: gradients must be fp32 or bf16, not 'tf32'"):
+    with pytest.raises(UsageError, match=f"{family.name}: gradients must be one of fp32, bf16, not 'tf32'"):
         family.conditions({"gradients": "tf32"})
 
 
