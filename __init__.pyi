@@ -68,7 +68,7 @@ from .core.errors import UnknownName as UnknownName
 from .core.errors import UsageError as UsageError
 from .core.records import Crop as Crop
 from .core.version import __version__ as __version__
-from .export.models import categorize_model as categorize_model
+from .export.model_files import categorize_model as categorize_model
 from .export.weights.registry import Reading as Reading
 from .probes.benchmarks.check import Subset as Subset
 from .probes.benchmarks.layouts import Labels as Labels

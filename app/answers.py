@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..analysis.database.queries import NATIVE, PLAIN, readable
 from ..analysis.database.store import Store
 from ..core.errors import StoreError, UsageError, plural, unwritable
-from ..export.files import replacing
+from ..core.files import replacing
 from .console import print_lines, print_rows
 from .formats import paper_text
 

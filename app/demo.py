@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import UsageError
 from ..core.records import Model
-from ..export.models import load_model, model_names
+from ..export.model_files import load_model, model_names
 from ..probes.images.image_set import ImageSet, open_image_set
 from ..probes.images.options import Contents
 from ..probes.images.pack import pack_arrays

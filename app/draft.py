@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.errors import BandlensError, UsageError, some_of
 from ..core.records import Model
-from ..export.models import load_model, model_names
+from ..export.model_files import load_model, model_names
 from ..probes.images.image_set import ImageSet
 from .pictures.conditions import find_sets
 from .study.file import Study

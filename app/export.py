@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..export.heads.prompts import PromptHead
     from ..export.heads.training import TrainedHead, TrainingImages
-    from ..export.onnx.files import OnnxFile
+    from ..export.model_files import OnnxFile
     from ..export.onnx.precisions import Calibration
     from ..export.pipeline import HeadRequest
 
@@ -115,7 +115,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         """UnknownName for a precision that does not exist, UsageError for precisions that are one text."""
-        from ..export.onnx.files import check_precision
+        from ..export.model_files import check_precision
 
         if isinstance(self.precisions, str):  # whose letters would be the precisions
             names = read_precisions([self.precisions])
@@ -228,7 +228,7 @@ class Sources:
             folder: the folder of exported models.
             weights: whether a word that is no name is a file of weights, though there is none.
         """
-        from ..export.models import model_names
+        from ..export.model_files import model_names
         from ..export.weights.registry import CATEGORY, checkpoints, select
 
         published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
@@ -298,7 +298,7 @@ def named_models(
     names: Sequence[str], lowering: Lowering, folder: Path, image_size: int | None, trust: bool
 ) -> Exports:
     """Models by name; those of the 48 that are in the folder are loaded, unless fp32 files are asked for."""
-    from ..export.models import load_model, model_names
+    from ..export.model_files import load_model, model_names
     from ..export.weights.registry import checkpoints
 
     published, exported = {checkpoint.name for checkpoint in checkpoints()}, model_names(folder)
@@ -339,7 +339,7 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
 
 def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
     """UsageError if an int8 ONNX file of one of these models would have to be made without images."""
-    from ..export.models import load_model, model_names
+    from ..export.model_files import load_model, model_names
 
     if "int8" not in lowering.precisions or lowering.calibration is not None:
         return
@@ -377,8 +377,7 @@ def _onnx_file(
     model: Model, precision: str, calibration: str | PathLike[str] | None
 ) -> tuple[OnnxFile, dict[str, Any]]:
     """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
-    from ..export.models import describe_model
-    from ..export.onnx.files import describe_onnx_file, load_onnx_file
+    from ..export.model_files import describe_model, describe_onnx_file, load_onnx_file
 
     if precision != model.precision and (precision == "fp16" or (precision == "int8" and calibration is not None)):
         from ..export.onnx.precisions import make_onnx_file

@@ -23,6 +23,7 @@ from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..core.errors import StoreError, UsageError
+from ..core.files import sha256_of
 from ..core.protocol import CLASSES, SIZE
 from ..core.records import (
     UNKNOWN_RANK,
@@ -35,7 +36,6 @@ from ..core.records import (
     Variant,
     digest_of,
 )
-from ..export.files import sha256_of
 from ..probes.family import CLEAN
 from ..probes.images.attributes import Slices, attributes_of_csv, make_slices
 from ..probes.images.image_set import open_image_set

@@ -64,7 +64,7 @@ def memory(root: Path = Path("/")) -> int:
 
 
 def _folder() -> str:
-    from ..export.files import home
+    from ..export.model_files import home
 
     place = home()
     folder = next(folder for folder in (place, *place.parents) if folder.exists())

@@ -337,7 +337,7 @@ def _export(models: Path) -> None:
     import torch
     import torchvision
 
-    from bandlens.export.normalization import NORMALIZATIONS
+    from bandlens.export.model_files import NORMALIZATIONS
     from bandlens.export.photographs import photograph_crops
     from bandlens.export.pipeline import export_user_checkpoint
 
@@ -362,7 +362,7 @@ def resnet50_with_biases(models: Path, count: int) -> list[Model]:
     import onnx
     from onnx import numpy_helper
 
-    from bandlens.export.models import load_model, save_model
+    from bandlens.export.model_files import load_model, save_model
 
     resnet50(models)
     first = load_model(models, MODEL)

@@ -20,7 +20,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
 from torchvision.transforms.functional import to_tensor
 
 from bandlens.core.records import Condition
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 
 
 class Stimulus:

@@ -20,8 +20,7 @@ import numpy as np
 from _common import MODEL, SIZE, arguments, folder, in_turn, machine, photographs, ratio, ratios, resnet50, table, timed
 
 from bandlens.engine.backends.base import variant_of
-from bandlens.export.models import load_model
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS, load_model
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 
 if TYPE_CHECKING:

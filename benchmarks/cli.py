@@ -16,7 +16,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.records import Finished, Model, Predictions, SessionInfo, digest_of
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 
 IMAGES, CLASSES = 64, 1000
 

@@ -20,7 +20,7 @@ from _common import BATCH, MODEL, Variant
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import ENGINES, Session, open_session, variant_of
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
 COMPARED = ("onnxruntime", "openvino")

@@ -17,7 +17,7 @@ from torch import nn
 
 from bandlens.export.heads.linear import METHODS, fit_head
 from bandlens.export.heads.training import TrainingImages, compute_features
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.probes.images.image_set import open_image_set
 

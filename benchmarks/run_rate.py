@@ -28,7 +28,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.core.records import Cell
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import make_resources, run
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 

@@ -1,4 +1,4 @@
-"""Partial files: their names until they are whole, how they take their place, and the removal of those left behind.
+"""Files that are written in one step: partial files, how they take their place, and the removal of those left behind.
 
 A partial file lies in the folder of the file that it will be. Its name says which process of which machine makes it, so
 that others can tell whether it is still being made.
@@ -7,11 +7,15 @@ that others can tell whether it is still being made.
 from __future__ import annotations
 
 import ctypes
+import errno
+import hashlib
 import os
 import re
+import secrets
 import shutil
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
 
@@ -42,6 +46,36 @@ def lost_its_maker(partial: Path, name: str | None = None) -> bool:
     """Whether a process of this machine that has ended made a partial file on the way to `name`, or to any name."""
     maker = re.match(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
     return maker is not None and not _runs(int(maker[1]))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not.
+
+    A link stays, and what it leads to is replaced; the new file has the mode and the owner of the old one.
+    """
+    path = behind_links(path)
+    if path.is_dir():  # `.` has no name that a file beside it could take up
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(path.parent, path.name)
+    temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        take_name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_in_place(partial: Path, path: Path) -> None:

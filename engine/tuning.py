@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import BandlensError, EngineError, ExportError
+from ..core.files import write_bytes
 from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text
-from ..export.files import write_bytes
 from ..export.photographs import photograph_crops
 from ..export.plans.build import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of

@@ -1,4 +1,4 @@
-"""The names of a model's classes: listed in a text file, or found beside its weights.
+"""The names of a model's classes: listed in a text file, found beside its weights, or kept beside its file.
 
 NAME.json keeps them as `class_names`, a list in the order of the logits. By them the labels of image sets are matched.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError
+from ..core.errors import ExportError, UsageError, some_of
+from ..core.records import Model, label_set_in_words
 from ..core.untrusted import parse_json, read_text
+from .model_files import describe_model, update_description
 
 KEYS = (
     *("class_names", "classes", "CLASSES", "label_names", "labels", "names"),
@@ -106,3 +109,43 @@ def _in_order(value: Any) -> list[str]:
         value = [by_number.get(number) for number in range(len(value))]
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     return list(value) if is_list and all(isinstance(name, str) and name for name in value) else []
+
+
+def class_names_of(model: Model) -> list[str] | None:
+    """The names of a model's classes in the order of its logits, where its description has them; else None.
+
+    Raises ExportError for a description whose names are not one a class, or one a label.
+    """
+    names, count = describe_model(model.path.parent, model.name).get("class_names"), model.named[0]
+    if names is None:
+        return None
+    if not (isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)):
+        path = model.path.with_name(f"{model.name}.json")
+        raise ExportError(f"{path} is damaged: class_names are not {count} texts; export {model.name} again")
+    if not model.multilabel:
+        return names
+    return [
+        label_set_in_words(name for label, name in enumerate(names) if number >> label & 1)
+        for number in range(model.classes)
+    ]
+
+
+def name_classes(model: Model, names: Sequence[str]) -> None:
+    """Keep the names of the model's classes, or of its labels.
+
+    Raises UsageError unless each has one of its own, and where the folder cannot be written.
+    """
+    count, kind = model.named
+    if len(names) != count:
+        raise UsageError(
+            f"{len(names)} names were given for the {count} {kind} of {model.name}, whose names stay as they were; "
+            "give one name for each, in the order of the logits"
+        )
+    check_distinct(names, f"{kind} of {model.name}")
+    update_description(model, {"class_names": list(names)})
+
+
+def check_distinct(names: Sequence[str], kind: str) -> None:
+    """UsageError unless each name stands once: labels are matched by names."""
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"several {kind} are called {some_of(duplicates)}; give each its own name")

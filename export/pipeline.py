@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ..core.errors import ExportError, UsageError
+from ..core.files import sha256_of
 from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Crop, Model, digest_of
 from ..core.untrusted import first_line
 from .class_names import find_class_names
-from .files import models_folder, sha256_of, weights_folder
 from .heads.prompts import PromptHead
 from .heads.training import MadeHead, TrainedHead
-from .models import FINISHED, GREY, LABEL_SETS, MOST_CLASSES, ONE_LOGIT, check_name, save_model
-from .normalization import NORMALIZATIONS, Normalization, normalization_name
+from .model_files import (
+    FINISHED,
+    GREY,
+    LABEL_SETS,
+    MOST_CLASSES,
+    NORMALIZATIONS,
+    ONE_LOGIT,
+    Normalization,
+    check_name,
+    models_folder,
+    normalization_name,
+    save_model,
+)
 from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
@@ -29,7 +40,7 @@ from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_logits, check_pa
 from .photographs import photograph_crops
 from .weights.architectures import build
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
-from .weights.fetch import fetch, fetch_files
+from .weights.fetch import fetch, fetch_files, weights_folder
 from .weights.pretrained import load_pretrained, pool_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
 from .weights.registry import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints

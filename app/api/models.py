@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...core.records import Model, Variant
     from ...engine.backends.layers import Layer, LayerDifference
     from ...engine.device.roofline import Roofline
-    from ...export.normalization import Channels
+    from ...export.model_files import Channels
     from ..sensitivity import Sensitivity
 
 
@@ -216,7 +216,7 @@ def _channels(name: str, numbers: Sequence[float] | float) -> Channels:
 
 def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
     """The description of an exported model, as it lies beside its file."""
-    from ...export.models import describe_model
+    from ...export.model_files import describe_model
 
     return describe_model(_models_folder(out), name)
 
@@ -240,7 +240,7 @@ def sensitivity(
         engine: torch or torch-cuda: one with gradients.
         progress: shows how far it is.
     """
-    from ...export.models import load_model
+    from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set
     from ..sensitivity import measure_sensitivity
     from ..study.class_names import match_labels
@@ -351,7 +351,7 @@ def _compare_layers(reference: Variant, variant: Variant, threads: int) -> list[
 def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:
     from ...engine.backends.base import variant_of
     from ...engine.device.devices import choose_engine
-    from ...export.models import load_model
+    from ...export.model_files import load_model
 
     if engine == "auto":
         engine = choose_engine().engine
@@ -367,13 +367,12 @@ def name_classes(model: Model, names: File | Sequence[str]) -> None:
 
     Raises UsageError where the file cannot be read, has another number of names, or the folder cannot be written.
     """
-    from ...export.class_names import read_class_names
-    from ...export.models import name_classes
+    from ...export.class_names import name_classes, read_class_names
 
     name_classes(model, read_class_names(Path(names)) if isinstance(names, (str, PathLike)) else names)
 
 
 def _models_folder(out: File | None) -> Path:
-    from ...export.files import models_folder
+    from ...export.model_files import models_folder
 
     return path_of(out) or models_folder()

@@ -13,9 +13,7 @@ import typer
 
 from ...core.errors import ExportError, UnknownName, UsageError
 from ...export.class_names import read_class_names
-from ...export.files import models_folder
-from ...export.models import categorize_model, check_name
-from ...export.normalization import NORMALIZATIONS, Channels, Normalization
+from ...export.model_files import NORMALIZATIONS, Channels, Normalization, categorize_model, check_name, models_folder
 from ...export.weights.registry import OWN, Reading
 from ..api import models
 from ..api.files import File, path_of

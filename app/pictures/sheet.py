@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ...core.errors import ImageSetError, UsageError, writing
+from ...core.files import replacing
 from ...core.records import Condition, Crop
-from ...export.files import replacing
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.decode import decode, pillow_warnings, planar

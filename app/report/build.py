@@ -10,7 +10,7 @@ from altair.utils.schemapi import debug_mode
 
 from ...analysis.charts.libraries import begin_libraries
 from ...core.errors import UsageError, writing
-from ...export.files import write_bytes
+from ...core.files import write_bytes
 from .changes import changes_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section

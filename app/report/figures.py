@@ -14,8 +14,8 @@ import polars as pl
 
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, writing
+from ...core.files import write_bytes
 from ...core.untrusted import regular
-from ...export.files import write_bytes
 from .page import heading, spec_of
 from .sections import Figure, slug
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...core.errors import UsageError, some_of
 from ...core.protocol import CLASSES, SPACE_CLASSES
 from ...core.records import MULTILABEL, Model
-from ...export.models import class_names_of
+from ...export.class_names import class_names_of
 from ...export.weights.registry import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
 from ...probes.images.image_set import ImageSet, open_image_set

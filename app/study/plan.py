@@ -22,7 +22,7 @@ from ...engine.device.streams import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tasks import passes as passes_of
 from ...engine.tuning import measure_rate
-from ...export.models import FINISHED, verify_model
+from ...export.model_files import FINISHED, verify_model
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from . import GATE_IMAGES

@@ -16,9 +16,7 @@ from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.run import check_attackable, check_labels, check_tasks
 from ...engine.tuning import read_tuning
-from ...export.files import models_folder
-from ...export.models import load_model, model_names, training_keys_of
-from ...export.onnx.files import load_onnx_file
+from ...export.model_files import load_model, load_onnx_file, model_names, models_folder, training_keys_of
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT

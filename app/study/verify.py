@@ -16,7 +16,7 @@ from ...core.errors import BandlensError, UsageError
 from ...core.progress import Progress, silent
 from ...core.records import Cell, Finished, SessionInfo
 from ...engine.tasks import Task
-from ...export.models import read_verified
+from ...export.model_files import read_verified
 from ...probes.images.image_set import check_image_set
 from .resolve import Work
 from .sessions import make_workbench

@@ -16,7 +16,7 @@ from ...engine.tasks import Task, whole_tasks
 from ...engine.workbench import Workbench, with_card_state
 from ...engine.workers.processes import device_workers, environments_of
 from ...engine.workers.schedule import TRIES, Schedule, Worker
-from ...export.files import models_folder
+from ...export.model_files import models_folder
 from ..console import log
 from .file import Study
 from .record import Committed, Summary, images_left, missing_cells

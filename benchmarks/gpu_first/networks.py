@@ -111,7 +111,7 @@ NAME = "resnet50"
 def export_model(bench: Bench) -> Iterator[tuple[str, float]]:
     """Export the network, with files of every precision of the plans."""
     bench.require("tensorrt")
-    from bandlens.export.normalization import NORMALIZATIONS
+    from bandlens.export.model_files import NORMALIZATIONS
     from bandlens.export.onnx.precisions import Calibration, make_onnx_file
     from bandlens.export.pipeline import export_network
 
@@ -130,7 +130,7 @@ def export_model(bench: Bench) -> Iterator[tuple[str, float]]:
 
 def exported_model(bench: Bench) -> Model:
     """The model that the stage `export` made; LeftOut where it has not."""
-    from bandlens.export.models import load_model
+    from bandlens.export.model_files import load_model
 
     if not (bench.folder / "models" / f"{NAME}.json").is_file():
         raise LeftOut("the stage `export` has not ended")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import EngineError, UnknownName
 from ...core.records import Condition, Model, SessionInfo, Variant
-from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
+from ...export.model_files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
-from ...export.models import BATCH
+from ...export.model_files import BATCH
 from ...export.plans.build import LAYOUT, gpu_settings
 from ...probes.arrays import Array
 from ..device.devices import gpus, processor_name, readiness

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.files import write_bytes
 from ...core.records import digest_of
-from ...export.files import write_bytes
-from ...export.onnx.files import OnnxFile
+from ...export.model_files import OnnxFile
 from ...export.onnx.parity import onnx_logits
 from ..device.devices import processor_name
 from ..device.requirements import ONNXRUNTIME, load

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
-from ...export.onnx.files import OnnxFile
+from ...export.model_files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import Parity, measure_parity
 from ...export.onnx.precisions import read_for_cpu

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
+from ...core.files import sha256_of
 from ...core.records import Crop, Head
 from ...core.untrusted import first_line, regular
-from ..files import sha256_of
-from ..models import MOST_CLASSES, check_distinct
+from ..class_names import check_distinct
+from ..model_files import MOST_CLASSES
 from .linear import LinearHead
 from .training import MadeHead
 

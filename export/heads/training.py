@@ -20,7 +20,7 @@ from ...core.errors import ExportError, UnknownName, UsageError, advice_on
 from ...core.progress import Progress, silent
 from ...core.records import Crop, Head
 from ...core.threads import processors
-from ..models import check_distinct
+from ..class_names import check_distinct
 from ..onnx.parity import check_finite, run_in_batches
 from .linear import METHODS, LinearHead, fit_head
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ...core.errors import ExportError, UnknownName, UsageError
-from ..models import BATCH
+from ..model_files import BATCH
 from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import GIVE_HEAD
 

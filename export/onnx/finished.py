@@ -18,8 +18,7 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
-from ..models import BATCH, GREY
-from ..normalization import NORMALIZATIONS, Normalization
+from ..model_files import BATCH, GREY, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .features import append_pool, cut_graph, pool_features, refuse_features
 from .label_sets import check_label_outputs

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
-from ..models import BATCH
-from ..normalization import Channels
+from ..model_files import BATCH, Channels
 from .features import pool_features
 from .parity import GIVE_HEAD
 

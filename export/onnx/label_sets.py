@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import ExportError
 from ...core.records import MOST_LABELS
-from ..models import BATCH
+from ..model_files import BATCH
 from .graph import extend_graph, rename_tensor, to_bytes
 from .parity import check_logits
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ExportError, UsageError, some_of
 from ...core.threads import processors
 from ...core.untrusted import first_line
-from ..models import MOST_CLASSES
+from ..model_files import MOST_CLASSES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import ExportError, UsageError
 from ...core.records import Model
-from ..models import verify_model
+from ..model_files import OnnxFile, check_precision, read_onnx_file, save_onnx_file, verify_model
 from ..photographs import photograph_crops
-from .files import OnnxFile, check_precision, read_onnx_file, save_onnx_file
 from .parity import Parity, check_finite, check_images, measure_parity, onnx_logits
 
 if TYPE_CHECKING:

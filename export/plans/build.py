@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ExportError, UsageError, some_of
-from ..files import write_bytes
+from ...core.files import write_bytes
 from .types import TensorRT
 
 if TYPE_CHECKING:

@@ -20,11 +20,10 @@ from typing import Any
 from filelock import FileLock
 
 from ...core.errors import ExportError, advice_on
+from ...core.files import write_bytes
 from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
-from ..files import write_bytes
-from ..models import MOST_DESCRIPTION_BYTES, read_verified
-from ..onnx.files import OnnxFile, read_onnx_file
+from ..model_files import MOST_DESCRIPTION_BYTES, OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
 from .build import build_trt_plan
 from .types import TensorRT

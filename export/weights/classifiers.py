@@ -22,7 +22,7 @@ from ...core.errors import CheckpointError, ExportError, UsageError, some_of
 from ...core.protocol import SIZE
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
-from ..normalization import NORMALIZATIONS, Normalization
+from ..model_files import NORMALIZATIONS, Normalization
 from ..onnx.parity import GIVE_HEAD
 from ..photographs import photograph_folder
 

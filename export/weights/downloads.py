@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ...core.errors import CheckpointError
+from ...core.files import sha256_of
 from ...core.untrusted import without_secrets
-from ..files import sha256_of
 from .registry import Origin
 
 CHUNK = 1 << 16
@@ -232,3 +232,13 @@ DOWNLOADERS: dict[str, Callable[[str, Path], str | None]] = {
     "url": _http,
     "gdrive": _gdrive,
 }
+
+
+def html_title(path: Path) -> str | None:
+    """The title (or '') of a web page, such as servers send instead of weights; None for other files."""
+    with path.open("rb") as file:
+        text = file.read(1 << 16).decode("utf-8", "replace")
+    if not re.match(r"\s*(<!doctype html|<html|<head)", text.removeprefix("\ufeff"), re.IGNORECASE):
+        return None
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return " ".join(title[1].split()) if title else ""

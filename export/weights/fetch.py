@@ -17,9 +17,10 @@ from typing import Any
 from filelock import FileLock
 
 from ...core.errors import CheckpointError, advice_on
+from ...core.files import sha256_of, write_bytes
 from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets
-from ..files import html_title, sha256_of, weights_folder, write_bytes
-from .downloads import download, drive_answer, published_digits
+from ..model_files import home
+from .downloads import download, drive_answer, html_title, published_digits
 from .registry import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"
@@ -36,6 +37,10 @@ class FileState:
     sha256: str | None
     status: str
     """One of ok, not fetched, not recorded, and changed."""
+
+
+def weights_folder() -> Path:
+    return home() / "weights"
 
 
 def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tuple[Part, Path]]:

@@ -14,7 +14,7 @@ from ...core.errors import CheckpointError, ExportError, UnknownName, UsageError
 from ...core.protocol import CLASSES
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
-from ..normalization import Normalization
+from ..model_files import Normalization
 from ..onnx.parity import GIVE_HEAD
 from .registry import Origin, checkpoints
 

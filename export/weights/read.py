@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ...core.errors import CheckpointError, some_of
 from ...core.untrusted import first_line
 from ..class_names import notes_beside, notes_of
-from ..files import html_title
 from ..onnx.finished import is_onnx
+from .downloads import html_title
 from .pickles import read_archive, read_legacy
 from .registry import KeyRule, ema_names, key_rule
 

@@ -45,7 +45,7 @@ from bandlens.engine.device.pixels import working_bytes
 from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
 from bandlens.engine.workbench import Workbench
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import save_onnx_file
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import read_for_cpu

@@ -337,7 +337,7 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import pretend_tensorrt
-from bandlens.export.onnx.files import OnnxFile
+from bandlens.export.model_files import OnnxFile
 from bandlens.export.plans import plans
 
 folder, number = Path(sys.argv[1]), sys.argv[2]

@@ -19,8 +19,7 @@ from onnx import TensorProto, helper
 from small import make_model
 
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import load_model, model_names, save_model
-from bandlens.export.onnx.files import load_onnx_file, save_onnx_file
+from bandlens.export.model_files import load_model, load_onnx_file, model_names, save_model, save_onnx_file
 from bandlens.export.weights.fetch import LOCK, verify
 from bandlens.export.weights.registry import checkpoint
 

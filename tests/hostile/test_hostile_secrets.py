@@ -21,7 +21,7 @@ from small import ask, make_model
 from bandlens.analysis.database.open import open_store
 from bandlens.core.errors import ProbeError
 from bandlens.core.records import Failed
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 from bandlens.export.weights.fetch import LOCK, fetch
 from bandlens.export.weights.registry import Checkpoint, Origin, Part
 

@@ -21,8 +21,7 @@ from bandlens.app.cli import app
 from bandlens.app.console import listen
 from bandlens.core.errors import BandlensError
 from bandlens.core.records import Model
-from bandlens.export.models import load_model, verify_model
-from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
+from bandlens.export.model_files import describe_onnx_file, load_model, read_onnx_file, verify_model
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 

@@ -26,8 +26,8 @@ from torch import nn
 from bandlens.app.export import Lowering, lower
 from bandlens.core.errors import CheckpointError, ExportError, UsageError
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import GREY, ONE_LOGIT, class_names_of, describe_model, load_model, verify_model
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.class_names import class_names_of
+from bandlens.export.model_files import GREY, NORMALIZATIONS, ONE_LOGIT, describe_model, load_model, verify_model
 from bandlens.export.onnx.finished import is_onnx
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file

@@ -13,8 +13,7 @@ from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.core.errors import EngineError
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import load_model
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import load_model, save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 
 

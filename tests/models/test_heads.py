@@ -27,7 +27,8 @@ from bandlens.core.errors import BandlensError, ExportError, UsageError
 from bandlens.core.records import Condition, Crop, Head
 from bandlens.engine.backends.base import open_attacker, open_session, variant_of
 from bandlens.engine.device.devices import readiness
-from bandlens.export.models import class_names_of, load_model, verify_model
+from bandlens.export.class_names import class_names_of
+from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.torch.network import OnnxNetwork

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from bandlens.app.demo import MODEL
 from bandlens.core.errors import ExportError, UsageError
-from bandlens.export.models import load_model, verify_model
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS, load_model, verify_model
 from bandlens.export.onnx.fp16 import emulate_in_fp32, to_bf16, to_fp16
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8

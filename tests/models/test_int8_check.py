@@ -19,7 +19,7 @@ from small import CLASSES, make_model, make_pictures
 
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 
 Images = NDArray[np.float32]
@@ -87,7 +87,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 with open_session(variant_of(load_model(Path(sys.argv[1]), "one"), "onnxruntime", "int8"), 2, 1) as session:
     print(*session.infer(np.ones((2, 3, 128, 128), np.float32)).ravel())
 """

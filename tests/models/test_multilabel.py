@@ -20,7 +20,8 @@ from bandlens.app.export import Lowering, lower
 from bandlens.core.errors import ExportError, UsageError
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.devices import readiness
-from bandlens.export.models import LABEL_SETS, class_names_of, describe_model, load_model, verify_model
+from bandlens.export.class_names import class_names_of
+from bandlens.export.model_files import LABEL_SETS, describe_model, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.images.image_set import open_image_set

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bandlens.core.errors import EngineError
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.torch.network import OnnxNetwork

@@ -33,8 +33,7 @@ from bandlens.core.records import Model
 from bandlens.core.threads import processors
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.export.models import load_model, save_model
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import load_model, save_model, save_onnx_file
 from bandlens.export.onnx.int8 import to_int8
 from bandlens.probes.images.pack import pack
 
@@ -208,7 +207,7 @@ import sys
 from pathlib import Path
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.core.errors import EngineError
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 for precision in ("fp32", "int8"):
     try:
         with open_session(variant_of(load_model(Path(sys.argv[1]), "one"), "openvino", precision), 4, 1):
@@ -237,7 +236,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 def print_megabytes():
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(lines["RssAnon"].split()[0]) / 1024)

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bandlens.core.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.core.files import sha256_of
 from bandlens.core.records import Model
-from bandlens.export.files import sha256_of
-from bandlens.export.models import load_model, model_names, verify_model
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS, load_model, model_names, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
 from bandlens.export.pipeline import export_network, export_user_checkpoint

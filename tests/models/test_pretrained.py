@@ -18,7 +18,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from bandlens.core.errors import CheckpointError, ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
-from bandlens.export.models import load_model, verify_model
+from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.weights.pretrained import load_pretrained, pool_pretrained, pretrained

@@ -18,7 +18,8 @@ from PIL import Image
 from small import Answer
 
 import bandlens
-from bandlens.export.models import class_names_of, load_model, verify_model
+from bandlens.export.class_names import class_names_of
+from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops, photograph_folder
 from bandlens.export.weights.classifiers import read_preprocessing

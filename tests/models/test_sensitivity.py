@@ -19,7 +19,8 @@ from bandlens.core.errors import EngineError, UsageError
 from bandlens.core.records import Crop, Model, Variant
 from bandlens.core.threads import processors
 from bandlens.engine.backends.base import Attacker, open_attacker, variant_of
-from bandlens.export.models import name_classes, save_model
+from bandlens.export.class_names import name_classes
+from bandlens.export.model_files import save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.pack import pack
 

@@ -26,7 +26,7 @@ from small import CLASSES, make_model, make_pictures
 from bandlens.core.errors import BandlensError, EngineError, ExportError, UnknownName
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import ENGINES, arrays_of, open_session, variant_of
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 from bandlens.probes.arrays import Array, to_numpy
 
 Images = NDArray[np.float32]

@@ -24,8 +24,7 @@ from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.backends.torch import CLOSE, CpuSession, checked_network, exact, in_bfloat16, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.export.models import save_model
-from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.model_files import load_onnx_file, save_model
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.photographs import photograph_crops

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bandlens.core.errors import ExportError, UsageError
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.parity import (
     Parity,

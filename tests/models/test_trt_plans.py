@@ -16,7 +16,7 @@ from torch import nn
 
 from bandlens.core.errors import ExportError
 from bandlens.core.records import Model
-from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, has_trt_plan, target_of

@@ -98,7 +98,7 @@ def test_asking_loads_no_engine() -> None:
 
 def test_light_modules_stay_light() -> None:
     code = (
-        "import bandlens.export.weights.registry, bandlens.export.models, bandlens.export.files\n"
+        "import bandlens.export.weights.registry, bandlens.export.model_files\n"
         "import bandlens.app.commands.models, bandlens.app.commands.export"
     )
     assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()

@@ -11,14 +11,13 @@ from made_up_results import python
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
-from bandlens.core.files import partial_prefix, remove_partial_files
-from bandlens.export.files import replacing
+from bandlens.core.files import partial_prefix, remove_partial_files, replacing
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from bandlens.analysis.database import open as database
-from bandlens.export.files import replacing
+from bandlens.core.files import replacing
 if sys.argv[1] == "database":
     database.os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     database.create(Path(sys.argv[2]))

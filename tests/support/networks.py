@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from required import miss
 from torch import nn
 
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.photographs import photograph_crops
 

@@ -24,8 +24,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION
-from bandlens.export.models import save_model
-from bandlens.export.normalization import Normalization
+from bandlens.export.model_files import Normalization, save_model
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays

@@ -20,7 +20,7 @@ from torch import nn
 
 import bandlens
 from bandlens.core.protocol import BIAS_CUTOFFS
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 

@@ -26,7 +26,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.records import Finished, Model
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import save_onnx_file
 from bandlens.probes.grid import make_grid
 
 MODELS = ["resnet50_trained_on_SIN_and_IN", *(f"efficientnet_lite0_{'x' * 9}_{letter}" for letter in "bcd")]

@@ -11,7 +11,7 @@ from small import make_images, make_model, make_pictures, pack_folders
 
 from bandlens.app.export import Backbone, Lowering, _calibration, check_calibration, lower
 from bandlens.core.errors import UsageError
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 
 
 def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Path) -> None:

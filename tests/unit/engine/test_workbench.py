@@ -26,7 +26,7 @@ from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.run import check_attackable
 from bandlens.engine.tasks import Task, whole_tasks
 from bandlens.engine.workbench import Workbench
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
 from bandlens.probes.grid import Grid, make_grid

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from small import make_model
 
 from bandlens.core.errors import ExportError, UsageError
-from bandlens.export.class_names import find_class_names, notes_of, read_class_names
-from bandlens.export.models import class_names_of, load_model, name_classes
+from bandlens.export.class_names import class_names_of, find_class_names, name_classes, notes_of, read_class_names
+from bandlens.export.model_files import load_model
 from bandlens.export.weights.read import read_weights
 
 NAMES = ["whale", "ant", "Bär"]

@@ -16,7 +16,8 @@ from bandlens.app.commands.export import read_normalization
 from bandlens.app.export import attempt
 from bandlens.core.errors import BandlensError, UsageError
 from bandlens.engine.device.devices import readiness
-from bandlens.export.models import class_names_of, load_model
+from bandlens.export.class_names import class_names_of
+from bandlens.export.model_files import load_model
 
 
 def run(*arguments: object) -> Result:

@@ -17,7 +17,7 @@ from bandlens.app.study.run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.protocol import CLASSES
 from bandlens.core.records import Crop
-from bandlens.export.models import name_classes
+from bandlens.export.class_names import name_classes
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack

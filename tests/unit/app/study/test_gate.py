@@ -15,7 +15,7 @@ from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import BandlensError
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import save_onnx_file
 
 LOGGED = """
 from pathlib import Path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from small import Command, ask, make_images, make_model, make_pictures, make_study, pack_folders
 
-from bandlens.export.models import name_classes
+from bandlens.export.class_names import name_classes
 
 ALWAYS = 5
 """The class that the network of `make_model(seed=1)` sees in every picture."""

@@ -29,7 +29,7 @@ from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 from bandlens.export.onnx.from_torch import to_onnx
 from bandlens.export.onnx.operations import count_operations
 from bandlens.export.pipeline import import_onnx

@@ -25,8 +25,7 @@ from bandlens.core.records import Head, Model
 from bandlens.engine.backends.base import BATCH
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION, usual_batch
-from bandlens.export.models import load_model
-from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.model_files import load_model, save_onnx_file
 
 COUNT = 24
 PICTURES = make_pictures(COUNT)

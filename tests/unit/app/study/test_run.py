@@ -29,7 +29,7 @@ from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
-from bandlens.export.models import load_model, save_model
+from bandlens.export.model_files import load_model, save_model
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
 COUNT = 20

@@ -19,7 +19,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import computer_of
 from bandlens.core.errors import EngineError, StoreError, UsageError
-from bandlens.export.models import load_model
+from bandlens.export.model_files import load_model
 
 PROBES = "lowpass = {cutoff = [0.1, 0.3]}\ncritical_band = {noise_sd = [0.0, 0.1]}\npgd_linf = {steps = 1}"
 COUNT = 40

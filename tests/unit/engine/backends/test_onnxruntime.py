@@ -18,7 +18,7 @@ from small import make_model
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.models import save_model
+from bandlens.export.model_files import save_model
 
 SIZE = 32
 

@@ -13,7 +13,7 @@ from small import make_model, make_pictures
 
 from bandlens.engine.backends import references
 from bandlens.engine.backends.references import kept_logits
-from bandlens.export.onnx.files import OnnxFile
+from bandlens.export.model_files import OnnxFile
 from bandlens.export.onnx.parity import onnx_logits
 
 IMAGES = make_pictures(4, 32).transpose(0, 3, 1, 2) / np.float32(255)

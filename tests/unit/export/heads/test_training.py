@@ -16,7 +16,7 @@ from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Crop
 from bandlens.core.threads import processors
 from bandlens.export.heads.training import AHEAD, TrainedHead, TrainingImages, compute_features
-from bandlens.export.models import verify_model
+from bandlens.export.model_files import verify_model
 from bandlens.export.pipeline import HeadRequest, headed_name
 
 COUNT, SIZE = 70, 64

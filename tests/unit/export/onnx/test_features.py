@@ -14,7 +14,7 @@ from small import make_model, make_pictures
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import LinearHead
-from bandlens.export.models import verify_model
+from bandlens.export.model_files import verify_model
 from bandlens.export.onnx.features import (
     append_head,
     append_pool,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bandlens.core.errors import ExportError
-from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, count_classes, to_onnx
 from bandlens.export.onnx.parity import onnx_logits
 

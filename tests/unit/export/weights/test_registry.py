@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bandlens.core.errors import UnknownName, UsageError
-from bandlens.export.normalization import NORMALIZATIONS, normalization_name
+from bandlens.export.model_files import NORMALIZATIONS, normalization_name
 from bandlens.export.weights.downloads import DOWNLOADERS
 from bandlens.export.weights.registry import by_category, checkpoint, checkpoints, key_rule, select
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bandlens.export.files import write_bytes
+from bandlens.core.files import write_bytes
 
 
 @pytest.fixture(params=[0o022, 0o077])

@@ -1,23 +1,78 @@
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
-from onnx import numpy_helper
 from small import make_model
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
-from bandlens.core.records import Model
-from bandlens.export.models import load_model, save_model, verify_model
-from bandlens.export.onnx.files import OnnxFile, describe_onnx_file, load_onnx_file, read_onnx_file, save_onnx_file
-from bandlens.export.onnx.precisions import Calibration, make_onnx_file
+from bandlens.core.records import Crop, Model
+from bandlens.export import model_files
+from bandlens.export.class_names import class_names_of, name_classes
+from bandlens.export.model_files import (
+    OnnxFile,
+    categorize_model,
+    check_name,
+    describe_onnx_file,
+    load_model,
+    load_onnx_file,
+    model_names,
+    read_onnx_file,
+    save_model,
+    save_onnx_file,
+    verify_model,
+)
+
+
+@pytest.mark.parametrize("name", ["my net (v2)", "epoch=3-val_loss=0.12", "a", "7.b+c", "x" * 200])
+def test_names_that_can_name_a_file(name: str, tmp_path: Path) -> None:
+    assert check_name(name) == name
+    model = make_model(tmp_path, name)
+    assert model_names(tmp_path) == [name]
+    assert load_model(tmp_path, name) == model
+
+
+@pytest.mark.parametrize(
+    "name", ["", " a", "a ", "../up", "a/b", ".hidden", "-option", "a,b", "a\nb", "x" * 201, "a:b"]
+)
+def test_names_that_cannot(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a model; use letters, digits, spaces and"):
+        check_name(name)
+
+
+def test_the_crop_of_a_model_is_read_again(tmp_path: Path) -> None:
+    model = replace(make_model(tmp_path, "mine"), crop=Crop(128, 144, interpolation="bicubic"))
+    save_model(model, model.path.read_bytes(), {})
+    assert load_model(tmp_path, "mine") == model
+
+
+def test_a_category_and_names_of_classes_are_kept_side_by_side(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "my net (v2)", classes=3)
+    name_classes(model, ["ant", "bee", "cat"])
+    assert categorize_model(model, "my nets").category == "my nets"
+    stored = load_model(tmp_path, "my net (v2)")
+    assert (stored.category, class_names_of(stored)) == ("my nets", ["ant", "bee", "cat"])
+    with pytest.raises(UsageError, match="'a/b' cannot name a category"):
+        categorize_model(stored, "a/b")
+    assert load_model(tmp_path, "my net (v2)") == stored
+
+
+def test_a_folder_that_may_only_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path, "one", classes=2)
+
+    def refuse(path: Path, _content: bytes) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(model_files, "write_bytes", refuse)
+    line = r"^cannot write .*one\.json: Read-only file system; make its folder writable$"
+    with pytest.raises(UsageError, match=line):
+        name_classes(model, ["ant", "bee"])
+    with pytest.raises(UsageError, match=line):
+        categorize_model(model, "mine")
+    assert load_model(tmp_path, "one") == model
 
 
 @pytest.fixture
@@ -88,46 +143,3 @@ def test_a_folder_that_cannot_be_written_is_named(model: Model) -> None:
     (model.path.parent / "fp16").write_text("in the way")
     with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
         save_onnx_file(model, "fp16", b"half", {})
-
-
-def test_fp16_is_made_and_described(model: Model) -> None:
-    onnx_file, parity = make_onnx_file(model, "fp16")
-    assert load_onnx_file(model, "fp16") == onnx_file
-    about = describe_onnx_file(model, "fp16")
-    assert about["versions"] == {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    assert about["parity"]["images"] == parity.images == 18
-    assert 0 < about["parity"]["relative_difference"] == parity.relative_difference < 5e-3
-    assert "calibration" not in about
-
-
-def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:
-    with pytest.raises(UsageError, match="give an image set to calibrate on"):
-        make_onnx_file(model, "int8")
-    with pytest.raises(UsageError, match="the model's own file"):
-        make_onnx_file(model, "fp32")
-    with pytest.raises(UnknownName, match="precision"):
-        make_onnx_file(model, "int4")
-    with pytest.raises(UsageError, match=r"must be \(n, \*\(3, 64, 64\)\) float32"):
-        make_onnx_file(model, "int8", Calibration("small.set", "0", photographs[:, :, :32, :32]))
-    assert sorted(path.name for path in model.path.parent.iterdir()) == ["a.v1.json", "a.v1.onnx"]
-
-
-def test_a_file_that_overflows_is_refused(model: Model) -> None:
-    """Its weights fit into float16; its sums do not."""
-    large = onnx.load_from_string(verify_model(model))
-    (kernel,) = (tensor for tensor in large.graph.initializer if tensor.name == "kernel")
-    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.float32(5e4), "kernel"))
-    content = large.SerializeToString()
-    overflowing = replace(
-        model, name="large", path=model.path.with_name("large.onnx"), sha256=hashlib.sha256(content).hexdigest()
-    )
-    save_model(overflowing, content, {})
-    with pytest.raises(ExportError, match=r"fp16 file of large overflows.*nothing was written"):
-        make_onnx_file(overflowing, "fp16")
-    assert not (model.path.parent / "fp16").exists()
-
-
-def test_descriptions_are_strict_json(model: Model) -> None:
-    onnx_file, _ = make_onnx_file(model, "fp16")
-    text = (onnx_file.path.parent / "a.v1.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
