@@ -26,7 +26,7 @@ Selection = tuple[Sequence[Model], Sequence[ImageSet]]
 def write_study(file: Path) -> tuple[Study, str]:
     """Write a study of what is there, as many models and image sets as make one: see `api.studies.write_study`."""
     folder = file.parent
-    beside = bool(model_names(folder / MODELS)) or not model_names()
+    beside = bool(model_names(folder / MODELS)) or not model_names(None)
     exported = folder / MODELS if beside else None
     models = [load_model(exported, name) for name in model_names(exported)]
     sets = list(find_sets([folder]).values())

@@ -98,16 +98,18 @@ def write_described(path: Path, content: bytes, description: Mapping[str, Any]) 
         raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
-def model_names(folder: Path) -> list[str]:
-    """The names of the models in a folder, in alphabetical order."""
-    return sorted(path.stem for path in folder.glob("*.json") if path.with_suffix(".onnx").exists())
+def model_names(folder: Path | None) -> list[str]:
+    """The names of the models in a folder (default: the models folder), in alphabetical order."""
+    descriptions = (folder or models_folder()).glob("*.json")
+    return sorted(path.stem for path in descriptions if path.with_suffix(".onnx").exists())
 
 
-def load_model(folder: Path, name: str) -> Model:
-    """The model of that name in a folder.
+def load_model(folder: Path | None, name: str) -> Model:
+    """The model of that name in a folder (default: the models folder).
 
     Raises UnknownName if there is none, ExportError if its description or its file is damaged.
     """
+    folder = folder or models_folder()
     path = folder / f"{name}.json"
     try:
         description = describe_model(folder, name)
