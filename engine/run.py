@@ -28,9 +28,9 @@ from ..probes.images.image_set import ImageSet, Scheme
 from .backends.base import ENGINES, Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits
+from .device.gpu_errors import COMMITTED, device_errors
 from .device.pixels import Take, pixels_of
-from .device.ranges import named_items, named_range
-from .device.streams import COMMITTED, blas_threads, device_errors, network_stream, perturbing_stream, point
+from .device.streams import blas_threads, named_items, named_range, network_stream, perturbing_stream, point
 from .prefetch import COUNT, Buffers, prefetch
 
 HANG_SECONDS = 1800.0

@@ -31,8 +31,9 @@ from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
 from .device.card_state import card_state
 from .device.devices import CPU_ENGINE, choose_engine, gpus, processor_name, readiness
+from .device.gpu_errors import device_errors, gpu_errors
 from .device.requirements import usable
-from .device.streams import device_errors, gpu_errors, network_stream
+from .device.streams import network_stream
 
 FILE = Path("plans", "tuning.json")
 """The file in the folder of the models."""

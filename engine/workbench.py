@@ -17,7 +17,7 @@ from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
 from .device.card_state import card_state
-from .device.streams import first_error, gpu_errors
+from .device.gpu_errors import first_error, gpu_errors
 from .run import RunResources, make_resources, run
 from .tasks import Task
 

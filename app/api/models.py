@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...core.records import Model, Variant
-    from ...engine.backends.layers import Layer, LayerDifference
-    from ...engine.device.roofline import Roofline
+    from ...engine.backends.layers import Layer, LayerDifference, Roofline
     from ...export.model_files import Channels
     from ..sensitivity import Sensitivity
 
@@ -319,7 +318,7 @@ def profile(
     import numpy as np
 
     from ...engine.backends.base import arrays_of, profile_layers
-    from ...engine.device.roofline import measure_roofline
+    from ...engine.backends.layers import measure_roofline
     from ...engine.tuning import usual_batch
 
     variant, threads = _variant(model, engine, precision, models), threads or processors()

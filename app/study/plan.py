@@ -18,7 +18,7 @@ from ...core.protocol import classes_decided
 from ...core.records import Cell, Failed, Model, Variant, enlarged_in_words
 from ...engine.backends.base import open_attacker
 from ...engine.device.devices import gpus
-from ...engine.device.streams import gpu_errors
+from ...engine.device.gpu_errors import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tasks import passes as passes_of
 from ...engine.tuning import measure_rate

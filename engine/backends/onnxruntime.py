@@ -25,10 +25,10 @@ from ...core.records import SessionInfo, Variant
 from ...export.model_files import BATCH
 from ...export.plans.build import LAYOUT, gpu_settings
 from ...probes.arrays import Array
-from ..device.devices import gpus, processor_name, readiness
-from ..device.onnxruntime_errors import advice, is_of_gpu, reason
-from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
-from ..device.streams import COMMITTED, first_error, in_network_stream, network_stream
+from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
+from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
+from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
+from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
 from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
@@ -46,13 +46,13 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
 
     The bytes are those that it reports, to which weights that it packed ahead are added.
     """
-    if PROVIDERS[variant.engine].device != "cpu":
+    if shared_by(variant.engine).stream is not None:
         raise EngineError(
             f"{variant}: ONNX Runtime's profiler times the launches of a GPU's kernels, not the kernels; profile with "
             "engine tensorrt or torch-cuda"
         )
     with TemporaryDirectory() as folder:
-        session = _open_plainly(variant, len(images), threads, content_of(variant), f"{folder}/profile")
+        session = _open(variant, content_of(variant), len(images), threads, f"{folder}/profile")
         for _ in range(2 * RUNS):
             session.run(None, {"images": images})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -83,36 +83,41 @@ def _layer(name: str, runs: Sequence[Mapping[str, Any]]) -> Layer:
 
 def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
     """The values of all nodes of the file for these images, which keeps ONNX Runtime from fusing them."""
-    session = _open_plainly(variant, len(images), threads, with_all_outputs(content_of(variant)))
+    session = _open(variant, with_all_outputs(content_of(variant)), len(images), threads)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
 
-def _open_plainly(variant: Variant, batch: int, threads: int, content: bytes, profile: str | None = None) -> Any:
-    """A session of ONNX Runtime's own, with the settings of those here; `profile` is where its profile is written."""
-    provider, shared = PROVIDERS[variant.engine], shared_by(variant.engine)
-    options = _options(variant, batch, threads)
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, profile
-    try:
-        providers = [(provider.name, dict(provider.options))]
-        return shared.ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
-    except Exception as error:
-        raise EngineError(
-            f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}; take another engine"
-        ) from error
+def _open(variant: Variant, content: bytes, batch: int, threads: int, profile: str = "") -> Any:
+    """A session of ONNX Runtime's own; its profile is written to `profile`, if that is named.
 
-
-def _options(variant: Variant, batch: int, threads: int) -> Any:
-    provider, shared = PROVIDERS[variant.engine], shared_by(variant.engine)
-    options = shared.ort.SessionOptions()
+    Raises EngineError, and DeviceError for a fault of the GPU.
+    """
+    shared = shared_by(variant.engine)
+    options, settings = shared.ort.SessionOptions(), dict(shared.options)
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or 1
     options.use_deterministic_compute = shared.stream is not None
     options.add_free_dimension_override_by_name(BATCH, batch)
-    for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    for name, value in {**shared.config, **(for_int8() if variant.precision == "int8" else {})}.items():
         options.add_session_config_entry(name, value)
-    return options
+    if shared.stream is not None:
+        settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
+    try:
+        session = shared.ort.InferenceSession(
+            content, options, providers=[(shared.provider, settings)], enable_fallback=0
+        )
+    except Exception as error:
+        message = f"{variant.path}: ONNX Runtime cannot open it: {onnxruntime_reason(error)}"
+        if shared.stream is not None and is_of_gpu(error):
+            raise DeviceError(f"{message}; {memory_advice(error, 'see what `bandlens doctor` says')}") from error
+        raise EngineError(f"{message}; take another engine, or export {variant.model.name} again") from error
+    if session.get_providers()[0] != shared.provider:
+        raise EngineError(f"{variant}: ONNX Runtime opened it without {shared.provider}; see `bandlens doctor`")
+    session._model_bytes = None  # the whole file, kept for a fallback
+    return session
 
 
 class OnnxRuntimeSession:
@@ -121,7 +126,7 @@ class OnnxRuntimeSession:
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant
-        self._provider, self._shared = PROVIDERS[variant.engine], shared_by(variant.engine)
+        self._shared = shared_by(variant.engine)
         on_gpu = self._shared.stream is not None
         versions = dict(self._shared.versions) | (layout_for(variant.precision) if on_gpu else {})
         self.info = SessionInfo(self._shared.device, batch, 0 if on_gpu else threads, json.dumps(versions))
@@ -129,7 +134,7 @@ class OnnxRuntimeSession:
         content = content_of(variant)
         self._part = batch if on_gpu else part_of(content, batch, threads)
         self._lanes = max(1, min(threads, batch // self._part))
-        self._session = self._open(content)
+        self._session = _open(variant, content, self._part, self.info.threads // self._lanes)
         self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
             self._run_options.add_run_config_entry(NO_WAIT, "1")
@@ -138,29 +143,9 @@ class OnnxRuntimeSession:
         for binding, part in zip(self._bindings, parts_of(self._logits, self._part), strict=True):
             self._bind(binding.bind_output, "logits", part)
 
-    def _open(self, content: bytes) -> Any:
-        variant, shared, provider = self.variant, self._shared, self._provider
-        options = _options(variant, self._part, self.info.threads // self._lanes)
-        settings = dict(provider.options)
-        if shared.stream is not None:
-            settings |= {"user_compute_stream": str(shared.stream.ptr), **layout_for(variant.precision)}
-        try:
-            session = shared.ort.InferenceSession(
-                content, options, providers=[(provider.name, settings)], enable_fallback=0
-            )
-        except Exception as error:
-            message = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
-            if shared.stream is not None and is_of_gpu(error):
-                raise DeviceError(f"{message}; {advice(error, 'see what `bandlens doctor` says')}") from error
-            raise EngineError(f"{message}; take another engine, or export {variant.model.name} again") from error
-        if session.get_providers()[0] != provider.name:
-            raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
-        session._model_bytes = None  # the whole file, kept for a fallback
-        return session
-
     def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
         address = array.ctypes.data if self._shared.xp is np else array.data.ptr
-        bind(name, self._provider.device, 0, np.float32, array.shape, address)
+        bind(name, self._shared.memory, 0, np.float32, array.shape, address)
 
     def infer(self, images: Array, rows: slice = ALL) -> Array:
         """Logits of one batch; the array is overwritten by the next call."""
@@ -193,10 +178,10 @@ class OnnxRuntimeSession:
             wait(runs)
 
     def _failure(self, error: Exception) -> EngineError:
-        message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
+        message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {onnxruntime_reason(error)}"
         if self._shared.stream is None:
             return EngineError(f"{message}; try a smaller batch")
-        return DeviceError(f"{message}; {advice(error, COMMITTED)}")
+        return DeviceError(f"{message}; {memory_advice(error, COMMITTED)}")
 
     def __enter__(self) -> Self:
         return self
@@ -214,40 +199,22 @@ def threads_of(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "infer")
 
 
-# All sessions of a provider share the library, a stream, and one arena for activations; 48 ResNet-50s would otherwise
-# each keep an arena.
+CPU_PROVIDER = "CPUExecutionProvider"
 SILENT = 4
 """The severity below which ONNX Runtime logs nothing: errors come as exceptions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """An execution provider of ONNX Runtime."""
-
-    name: str
-    device: str
-    """The memory of its inputs and outputs, in ONNX Runtime's words."""
-    config: Mapping[str, str]
-    """Settings of every session."""
-    options: Mapping[str, str]
-    """The provider's own options."""
-
-
 SHARED_ALLOCATORS = {"session.use_env_allocators": "1"}
+"""Settings of sessions that share an arena for activations; 48 ResNet-50s would otherwise each keep one."""
 GPU_ONLY = SHARED_ALLOCATORS | {
     "session.disable_cpu_ep_fallback": "1",
     "session.use_device_allocator_for_initializers": "1",
 }
-PROVIDERS: dict[str, Provider] = {
-    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED_ALLOCATORS, {}),
-    # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
-    # CUDA graphs stay off: a graph keeps the addresses of its activations, and the arena that all sessions share may
-    # hand these to what a session that is opened later keeps there.
-    "onnxruntime-cuda": Provider(
-        "CUDAExecutionProvider", "cuda", GPU_ONLY, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    ),
-}
-"""The provider of ONNX Runtime that runs each engine."""
+"""Settings of sessions on a GPU."""
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""Options of the CUDA provider. The heuristic takes the same algorithms in every process; a search does not.
+
+CUDA graphs stay off: a graph keeps the addresses of its activations, and the arena that all sessions share may hand
+these to what a session that is opened later keeps there.
+"""
 
 
 def layout_for(precision: str) -> dict[str, str]:
@@ -261,12 +228,19 @@ EXACT = {"session.x64quantprecision": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The library, device and stream that all sessions of an engine share."""
+    """The library, execution provider, device and stream that all sessions of an engine share."""
 
     ort: Any
     xp: ModuleType
     device: str
     versions: Mapping[str, str]
+    provider: str
+    memory: str
+    """The memory of inputs and outputs, in ONNX Runtime's words."""
+    config: Mapping[str, str]
+    """Settings of every session."""
+    options: Mapping[str, str]
+    """The provider's own options."""
     stream: Any = None
     """The stream of all networks; None on the CPU."""
 
@@ -274,16 +248,16 @@ class Shared:
 @cache
 def shared_by(engine: str) -> Shared:
     """The shared parts of an engine's sessions; EngineError where it cannot be used here, with what it lacks."""
-    return _on_cpu() if PROVIDERS[engine].device == "cpu" else _on_gpu(engine)
+    return _on_cpu() if engine == CPU_ENGINE else _on_gpu(engine)
 
 
 @cache
 def for_int8() -> Mapping[str, str]:
     """Options for sessions on the CPU with which int8 is what the ONNX file says on this processor."""
-    ort = shared_by("onnxruntime").ort
+    ort = shared_by(CPU_ENGINE).ort
 
     def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        session = ort.InferenceSession(content, providers=[PROVIDERS["onnxruntime"].name])
+        session = ort.InferenceSession(content, providers=[CPU_PROVIDER])
         return np.asarray(session.run(None, {"images": images})[0])
 
     return {} if multiplies_exactly(run) else EXACT
@@ -293,7 +267,8 @@ def _on_cpu() -> Shared:
     ort = load(ONNXRUNTIME)
     ort.set_default_logger_severity(SILENT)
     ort.create_and_register_allocator(_arena(ort, "Cpu"), None)
-    return Shared(ort, np, processor_name(), {"onnxruntime": ort.__version__, "numpy": np.__version__})
+    versions = {"onnxruntime": ort.__version__, "numpy": np.__version__}
+    return Shared(ort, np, processor_name(), versions, CPU_PROVIDER, "cpu", SHARED_ALLOCATORS, {})
 
 
 def _on_gpu(engine: str) -> Shared:
@@ -303,9 +278,9 @@ def _on_gpu(engine: str) -> Shared:
     xp, ort = arrays_of(engine), load(ONNXRUNTIME_GPU)
     ort.set_default_logger_severity(SILENT)
     arena_settings = ort.OrtArenaCfg({"arena_extend_strategy": 1})
-    ort.create_and_register_allocator_v2(PROVIDERS[engine].name, _arena(ort, "Cuda"), {}, arena_settings)
+    ort.create_and_register_allocator_v2(CUDA_PROVIDER, _arena(ort, "Cuda"), {}, arena_settings)
     versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}
-    return Shared(ort, xp, gpu.name, versions, network_stream(xp))
+    return Shared(ort, xp, gpu.name, versions, CUDA_PROVIDER, "cuda", GPU_ONLY, CUDA_OPTIONS, network_stream(xp))
 
 
 def _arena(ort: Any, device: str) -> Any:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -25,10 +25,10 @@ from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
 from ...export.model_files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
-from ...export.onnx.parity import Parity, measure_parity
+from ...export.onnx.parity import Parity, measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import last_error, reading_log, setting_choices
+from ...export.plans.build import TensorRT, last_error, setting_choices, trt_logger
 from ...export.plans.plans import (
     Target,
     TrtPlan,
@@ -36,19 +36,17 @@ from ...export.plans.plans import (
     has_trt_plan,
     onnx_for_tensorrt,
     record_parity,
-    target_of,
 )
-from ...export.plans.types import TensorRT
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
+from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, smaller_batch
 from ..device.graphs import Replays
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, load, require_precision, usable
-from ..device.streams import COMMITTED, first_error, gib, gpu_errors, in_network_stream, network_stream, smaller_batch
+from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, plan_file_of
 from .layers import RUNS, Layer
 from .onnxruntime import for_int8
-from .references import kept_logits
 
 if TYPE_CHECKING:
     import tensorrt
@@ -96,7 +94,7 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
     variant = session.variant
     images = photograph_crops(variant.model.image_size)
     content = onnx_for_tensorrt(onnx_file) if onnx_file.precision == "int8" else read_for_cpu(onnx_file)
-    parity = measure_parity(kept_logits(onnx_file, content, images), session.infer_all(images))
+    parity = measure_parity(onnx_logits(content, images), session.infer_all(images))
     if _is_wrong(parity, variant.precision):
         session.__exit__(None, None, None)
         raise EngineError(
@@ -157,8 +155,9 @@ class Device:
         self.trt: TensorRT = load(TENSORRT)
         self.messages: list[str] = []
         """TensorRT's messages."""
-        self._reading = ExitStack()
-        self.runtime = self.trt.Runtime(self._reading.enter_context(reading_log(self.trt, self.messages)))
+        log: Any = trt_logger(self.trt)  # type: ignore[arg-type] # a module can be hashed, whatever its protocol says
+        log.readers.append(self.messages)
+        self.runtime = self.trt.Runtime(log)
         self.arena: Any = None
         """Memory for the activations of the session that runs. Nobody else may keep it, or it outlives its use."""
         self.grown = 0
@@ -183,7 +182,8 @@ class Device:
 
     def target(self, batch: int, settings: str) -> Target:
         """The target of a plan for this GPU and this library."""
-        return target_of(self.trt, self.gpu.name, self.gpu.capability, batch, settings, self.gpu.l2_bytes)
+        library = f"{self.trt.__name__} {self.trt.__version__}"
+        return Target(library, f"{self.gpu.name} ({self.gpu.capability})", batch, settings)
 
     def error(self) -> str:
         """TensorRT's last error message."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ...core.errors import EngineError
+from .gpu_errors import hide_lost_memory
 from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
-from .streams import is_of_cupy
 
 GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
 """Engines of a GPU, of which `auto` takes the first that is ready."""
@@ -52,30 +50,11 @@ def gpus() -> Gpus:
     return machine
 
 
-def hide_lost_memory() -> None:
-    """Show no traceback of CuPy's destructors: on a lost GPU each event and block of memory fails to be freed.
-
-    These errors only follow from the one that ends the run, which is told in a line.
-    """
-    hook = sys.unraisablehook
-
-    def show(error: sys.UnraisableHookArgs) -> None:
-        if error.exc_value is None or not is_of_cupy(error.exc_value):
-            hook(error)
-
-    sys.unraisablehook = show
-
-
 @cache
 def readiness(engine: str) -> Readiness:
     """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine, checked once in a process."""
-    return readiness_with(engine, gpus())
-
-
-def readiness_with(engine: str, machine: Gpus) -> Readiness:
-    """Whether an engine can be used with these GPUs and the packages that are installed."""
     try:
-        return Readiness(True, CHECKS[engine](machine))
+        return Readiness(True, CHECKS[engine](gpus()))
     except EngineError as error:
         return Readiness(False, str(error))
 
@@ -87,31 +66,23 @@ def choose_engine() -> EngineChoice:
     there is none.
     EngineError where there is a GPU that cannot be used, with what to do about it.
     """
-    return choose(gpus(), readiness)
-
-
-def choose(machine: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
-    """`choose_engine` from what is known of a machine: its GPUs, and whether each engine is ready."""
+    machine = gpus()
     if isinstance(machine, Problem):
         raise EngineError(f"{machine.message}{CPU_ADVICE}")
     if isinstance(machine, NoGpu):
-        if not state(CPU_ENGINE).ready:
-            raise EngineError(f"{machine.reason}, and for the CPU: {state(CPU_ENGINE).line}")
+        if not readiness(CPU_ENGINE).ready:
+            raise EngineError(f"{machine.reason}, and for the CPU: {readiness(CPU_ENGINE).line}")
         return EngineChoice(CPU_ENGINE, machine.reason)
     name = machine[0].name
-    engine = next((engine for engine in GPU_ENGINES if state(engine).ready), None)
+    engine = next((engine for engine in GPU_ENGINES if readiness(engine).ready), None)
     if engine is None:
-        raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{CPU_ADVICE}")
+        engines_of_line: dict[str, list[str]] = {}  # a lack of several is said once
+        for engine in GPU_ENGINES:
+            engines_of_line.setdefault(readiness(engine).line, []).append(engine)
+        lacks = ", ".join(f"{' and '.join(names)} ({line})" for line, names in engines_of_line.items())
+        raise EngineError(f"no engine for {name} is ready: {lacks}{CPU_ADVICE}")
     note = "" if engine == GPU_ENGINES[0] else f"; {GPU_ENGINES[0]} is not ready, `bandlens doctor` says why"
-    return EngineChoice(engine, f"{state(engine).line} on {name}{note}")
-
-
-def _wrong_with(engines: Sequence[str], state: Callable[[str], Readiness]) -> str:
-    """Say what each of the engines lacks; a lack of several is said once."""
-    engines_of_line: dict[str, list[str]] = {}
-    for engine in engines:
-        engines_of_line.setdefault(state(engine).line, []).append(engine)
-    return ", ".join(f"{' and '.join(names)} ({line})" for line, names in engines_of_line.items())
+    return EngineChoice(engine, f"{readiness(engine).line} on {name}{note}")
 
 
 def processor_name(root: Path = Path("/")) -> str:

@@ -20,9 +20,8 @@ from ...export.plans.build import last_error, reading_log
 from ...probes.arrays import array_module, to_numpy
 from ...probes.kernels import KERNELS
 from ...probes.noise import random_words
-from .driver import OLDEST_CAPABILITY, Gpu
-from .nvidia import Gpus, NoGpu, Problem
-from .onnxruntime_errors import is_of_gpu, reason
+from .gpu_errors import is_of_gpu, onnxruntime_reason
+from .nvidia import OLDEST_CAPABILITY, Gpu, Gpus, NoGpu, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,8 @@ ONNXRUNTIME = Library(
     "run: pip uninstall onnxruntime onnxruntime-gpu, then pip install 'bandlens[cpu]'",
 )
 ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replace("[cpu]", "[gpu]"))
+CUDA_PROVIDER = "CUDAExecutionProvider"
+"""ONNX Runtime's name of what runs on a GPU."""
 OPENVINO = Library("OpenVINO", "openvino", "openvino", "run: pip install --force-reinstall openvino")
 TORCH = Library("torch", "torch", "cpu", "run: pip install --force-reinstall torch torchvision")
 TENSORRT = Library(
@@ -119,7 +120,7 @@ def try_provider(ort: Any, provider: str) -> None:
     try:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        message = f"ONNX Runtime cannot use its {provider} ({reason(error)})"
+        message = f"ONNX Runtime cannot use its {provider} ({onnxruntime_reason(error)})"
         install = "run: pip install 'bandlens[gpu]'"
         raise EngineError(f"{message}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
 
@@ -179,15 +180,14 @@ def _onnxruntime(_: Gpus) -> str:
 
 
 def _onnxruntime_cuda(machine: Gpus) -> str:
-    provider = "CUDAExecutionProvider"
     usable(machine)
     ort = load(ONNXRUNTIME_GPU)
-    if provider not in ort.get_available_providers():
-        fault = f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}"
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        fault = f"the installed ONNX Runtime {ort.__version__} has no {CUDA_PROVIDER}; {ONNXRUNTIME_GPU.mend}"
         raise EngineError(two_onnxruntimes() or fault)
     cupy_version(machine)
-    try_provider(ort, provider)
-    return f"onnxruntime {ort.__version__} with {provider}"
+    try_provider(ort, CUDA_PROVIDER)
+    return f"onnxruntime {ort.__version__} with {CUDA_PROVIDER}"
 
 
 def _openvino(_: Gpus) -> str:

@@ -1,6 +1,7 @@
 """Order and time on a GPU: a stream for all networks, one that perturbs, and points in them that the other waits for.
 
-On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's.
+On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's. Ranges name what
+the host does, for Nsight Systems.
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ...core.errors import BandlensError, DeviceError
-from ...core.untrusted import words_of
-from .pixels import free_memory, working_bytes
-
+T = TypeVar("T")
 Point = Any
 """A place in a stream; on NumPy, the time."""
 
@@ -96,67 +94,27 @@ def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
 
 
 @contextmanager
-def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
-    """`gpu_errors` of a run of batches of RGB images of that size, with a batch that fits where memory is short."""
-    with gpu_errors():
-        try:
-            yield
-        except MemoryError as error:
-            if not is_of_cupy(error):
-                raise
-            room = free_memory(xp)
-            raise DeviceError(
-                f"out of memory on the GPU at batch {batch}: its work takes {gib(working_bytes(size, batch))}, and "
-                f"{gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
-            ) from error
+def named_range(xp: ModuleType, name: str) -> Iterator[None]:
+    """Name what this thread does while the block lasts, by NVTX, where CuPy comes with that; NumPy has no ranges.
 
-
-@contextmanager
-def gpu_errors() -> Iterator[None]:
-    """Errors of CuPy, and of the CUDA libraries that it calls, as DeviceError: nothing on the GPU can go on."""
+    A range that no profiler listens to costs a call that returns.
+    """
+    if xp is np or not xp.cuda.nvtx.available:
+        yield
+        return
+    xp.cuda.nvtx.RangePush(name)
     try:
         yield
-    except Exception as error:
-        if not is_of_cupy(error):
-            raise
-        if isinstance(error, MemoryError):
-            message = f"{words_of(error)}; try a smaller batch, or fewer checkpoints at a time"
-        else:
-            message = f"the GPU failed: {words_of(error)}; {COMMITTED}"
-        raise DeviceError(message) from error
+    finally:
+        xp.cuda.nvtx.RangePop()
 
 
-COMMITTED = "what was committed stays, and the next run goes on there"
-
-
-def is_of_cupy(error: BaseException) -> bool:
-    """Whether CuPy raised the error: of its memory, a kernel, the driver, or cuFFT, say.
-
-    The classes lie in modules of which each loads a library, and not all of these need be installed.
-    """
-    return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
-
-
-@contextmanager
-def first_error(error: BaseException | None) -> Iterator[None]:
-    """The block tidies up after `error`, and must not raise another one in its place; without one it has `gpu_errors`.
-
-    CUDA's errors are sticky: after the first one every call fails, also those that release what a session holds.
-    """
-    try:
-        with gpu_errors():
-            yield
-    except BandlensError:
-        if error is None:
-            raise
-
-
-def smaller_batch(batch: int, share: float) -> str:
-    """The advice where only that share of a batch's memory is free."""
-    fits = int(batch * share) // 8 * 8
-    return f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
-
-
-def gib(count: int) -> str:
-    """Bytes of memory in words: 7.5 GiB."""
-    return f"{count / 2**30:.1f} GiB"
+def named_items(xp: ModuleType, name: str, items: Iterator[T]) -> Iterator[T]:
+    """The items, with a range around the making of each."""
+    while True:
+        with named_range(xp, name):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

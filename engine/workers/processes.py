@@ -25,7 +25,7 @@ from ..device.requirements import usable
 from .schedule import Computer, answer
 
 if TYPE_CHECKING:
-    from ..device.driver import Gpu
+    from ..device.nvidia import Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CPU = "cpu"

@@ -1,7 +1,7 @@
 """Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
 
-The TensorRT module is always passed in, see `types`. Such a plan takes `images`, (batch, 3, S, S) float32 in [0, 1],
-and gives `logits`, (batch, classes) float32.
+The TensorRT module is always passed in: tests build plans with `tensorrt_rtx_bindings` 1.7, whose API is nearly the
+same. A plan takes `images`, (batch, 3, S, S) float32 in [0, 1], and gives `logits`, (batch, classes) float32.
 """
 
 from __future__ import annotations
@@ -9,24 +9,43 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...core.errors import ExportError, UsageError, some_of
 from ...core.files import write_bytes
-from .types import TensorRT
 
 if TYPE_CHECKING:
     import tensorrt
 
-SETTINGS: Mapping[str, Mapping[str, int]] = {
-    "level": {"builder_optimization_level": 5},
-    "tiling": {"tiling_optimization_level": 3},  # and l2_limit_for_tiling is the card's own
+
+class TensorRT(Protocol):
+    """The part of the module that bandlens uses, for mypy; where no stubs are installed, its members have no types."""
+
+    __name__: str
+    __version__: str
+    Builder: type[tensorrt.Builder]
+    BuilderFlag: type[tensorrt.BuilderFlag]
+    Dims: type[tensorrt.Dims]
+    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
+    ILogger: type[tensorrt.ILogger]
+    IProfiler: type[tensorrt.IProfiler]
+    LayerInformationFormat: type[tensorrt.LayerInformationFormat]
+    NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[tensorrt.OnnxParser]
+    ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
+    Runtime: type[tensorrt.Runtime]
+    TensorFormat: type[tensorrt.TensorFormat]
+
+
+SETTINGS: Mapping[str, tuple[str, int]] = {
+    "level": ("builder_optimization_level", 5),
+    "tiling": ("tiling_optimization_level", 3),
 }
-"""Word -> settings of TensorRT's builder that may make a faster plan: attributes of IBuilderConfig, and their values.
+"""Word -> a setting of TensorRT's builder that may make a faster plan: an attribute of IBuilderConfig, and its value.
 
 Level 5 tries every kernel, and tiling 3 (FULL) keeps what adjacent layers exchange in the L2 cache. Both may build for
 hours, so a plan has none of them unless `bandlens export --tune` found it faster.
@@ -37,8 +56,6 @@ GRAPHS = "graphs"
 """The word for CUDA graphs, which is none either."""
 WITHOUT_VARIABLE = "BANDLENS_GPU_WITHOUT"
 """Environment variable: words of SETTINGS, LAYOUT and GRAPHS that are left out, with commas between them."""
-MISREAD = "defaulting to int8"
-"""A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def gpu_settings() -> list[str]:
@@ -96,7 +113,6 @@ def build_trt_plan(
     batch: int,
     *,
     settings: Collection[str] = (),
-    l2_bytes: int = 0,
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
@@ -105,11 +121,10 @@ def build_trt_plan(
     Args:
         content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
         settings: words of SETTINGS.
-        l2_bytes: the card's L2 cache, which tiles are to fit in; with 0, TensorRT's own limit stays.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
         lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
 
-    Raises ExportError where TensorRT cannot read or build the ONNX file, or misreads its types.
+    Raises ExportError where TensorRT cannot read or build the ONNX file.
     """
     lines = [] if lines is None else lines
     with reading_log(trt, lines) as log:
@@ -123,38 +138,28 @@ def build_trt_plan(
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then knows shapes and nodes
         for word in settings:
-            for attribute, value in SETTINGS[word].items():
-                # The value of an enumeration is a number here.
-                setattr(config, attribute, type(getattr(config, attribute))(value))
-        if "tiling" in settings and l2_bytes:
-            config.l2_limit_for_tiling = l2_bytes
-        if timing_cache is not None:
-            _read_timings(config, timing_cache, lines)
-        trt_plan = builder.build_serialized_network(network, config)
-        _check_types(lines)
-        if trt_plan is None:
-            raise ExportError(
-                f"TensorRT built no plan for batch {batch}: {last_error(lines)}; see whether another process holds the "
-                "GPU's memory, and try a smaller batch"
-            )
-        if timing_cache is not None:
-            _write_timings(config, timing_cache)
+            attribute, value = SETTINGS[word]
+            # The value of an enumeration is a number here.
+            setattr(config, attribute, type(getattr(config, attribute))(value))
+        with nullcontext() if timing_cache is None else _timings_of_kernels(config, timing_cache, lines):
+            trt_plan = builder.build_serialized_network(network, config)
+            if trt_plan is None:
+                raise ExportError(
+                    f"TensorRT built no plan for batch {batch}: {last_error(lines)}; see whether another process holds "
+                    "the GPU's memory, and try a smaller batch"
+                )
         return _bytes(trt_plan)
 
 
 def parse_onnx(
     trt: TensorRT, parser: tensorrt.OnnxParser, network: tensorrt.INetworkDefinition, content: bytes, batch: int
 ) -> None:
-    """Parse an ONNX file into the parser's network, and fix its batch size."""
-    if batch < 1:
-        raise UsageError(f"a plan needs a batch of at least one image, not {batch}")
+    """Parse an ONNX file, which leaves its batch open, into the parser's network, and fix the batch size."""
     if not parser.parse(content):
         raise ExportError(_explain(parser))
     images = network.get_input(0)
-    fixed, *rest = images.shape
-    if fixed not in (-1, batch):
-        raise ExportError(f"the ONNX file fixes its batch to {fixed}, so there is no plan for {batch}; export it again")
-    images.shape = trt.Dims((batch, *rest))
+    _, *shape = images.shape
+    images.shape = trt.Dims((batch, *shape))
 
 
 def _explain(parser: tensorrt.OnnxParser) -> str:
@@ -171,34 +176,22 @@ def _explain(parser: tensorrt.OnnxParser) -> str:
     )
 
 
-def _check_types(lines: list[str]) -> None:
-    misread = [line for line in lines if MISREAD in line.lower()]
-    if misread:
-        raise ExportError(
-            f"TensorRT reads uint8 activations as int8, which makes the plan worthless ({len(misread)} warnings); "
-            "make its activations symmetric first, or use fp16"
-        )
-
-
 def last_error(lines: list[str]) -> str:
     """The last error in the lines that `reading_log` gave, in one line."""
     errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
     return " ".join(errors[-1].split()) if errors else "it does not say why"
 
 
-def _read_timings(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> None:
-    timings = file.read_bytes() if file.exists() else b""
+@contextmanager
+def _timings_of_kernels(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> Iterator[None]:
+    """The block builds with the timings in the file, and leaves there those of its own too, unless it raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX has these calls, and they do nothing
-        cache = config.create_timing_cache(timings)
-        if cache is None or not config.set_timing_cache(cache, False):
+        timings = config.create_timing_cache(file.read_bytes() if file.exists() else b"")
+        if timings is None or not config.set_timing_cache(timings, False):
             lines.append(f"WARNING: {file} is of another GPU or TensorRT; timing anew")
             config.set_timing_cache(config.create_timing_cache(b""), False)
-
-
-def _write_timings(config: tensorrt.IBuilderConfig, file: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
         write_bytes(file, _bytes(config.get_timing_cache().serialize()))
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,10 +24,9 @@ from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
 from ..model_files import MOST_DESCRIPTION_BYTES, OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
-from .build import build_trt_plan
-from .types import TensorRT
+from .build import TensorRT, build_trt_plan
 
-TRT_PLAN_VERSION = 5
+TRT_PLAN_VERSION = 6
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")
@@ -45,8 +43,6 @@ class Target:
     batch: int
     settings: str = ""
     """The words of `build.SETTINGS` that it is built with."""
-    l2_bytes: int = 0
-    """The L2 cache that tiles are to fit in. An instance of MIG has a part of its card's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +56,9 @@ class TrtPlan:
     """Whether its logits have been compared with those of ONNX Runtime."""
 
 
-def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, settings: str = "", l2_bytes: int = 0) -> Target:
-    """The target of a TensorRT module, of a GPU's name, compute capability and L2 cache, and of builder settings."""
-    library = trt.__name__.removesuffix("_bindings")
-    tiled = l2_bytes if "tiling" in settings.split() else 0
-    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, settings, tiled)
-
-
 def has_trt_plan(onnx_file: OnnxFile, target: Target) -> bool:
     """Whether a TensorRT plan of the ONNX file for the target has been built."""
-    return _path(onnx_file, _identity(onnx_file, target)).with_suffix(".json").is_file()
+    return _path(onnx_file, target).with_suffix(".json").is_file()
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
@@ -80,7 +69,7 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
     trt_plan = _find(onnx_file, target)
     if isinstance(trt_plan, TrtPlan):
         return trt_plan
-    path = _path(onnx_file, _identity(onnx_file, target))
+    path = _path(onnx_file, target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One process builds at a time: others would measure kernels on a busy card, build a plan that is not the same,
@@ -94,48 +83,35 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
 
 
 def _make(trt: TensorRT, onnx_file: OnnxFile, target: Target, reason: str) -> TrtPlan:
-    """Build the plan, for this reason, and write it and its description."""
+    """Build the plan, for this reason, and write it, its description and its log; without settings if it fails so."""
     _log.warning("building a TensorRT plan: %s", reason)
-    identity = _identity(onnx_file, target)
-    path = _path(onnx_file, identity)
-    start = time.monotonic()
-    content = _build(trt, onnx_file, target, path)
-    sha256 = hashlib.sha256(content).hexdigest()
-    result = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - start, 1)}
-    write_bytes(path, content)
-    write_bytes(path.with_suffix(".json"), json.dumps(identity | result, indent=1).encode())
-    return TrtPlan(path, sha256, content, compared=False)
+    path, lines, content = _path(onnx_file, target), list[str](), onnx_for_tensorrt(onnx_file)
+    log = path.with_suffix(".log")
+    build = partial(build_trt_plan, trt, content, target.batch, timing_cache=path.parent / "timing.cache", lines=lines)
+    settings, trt_plan, start = target.settings.split(), None, time.monotonic()
+    try:
+        if settings:
+            try:
+                trt_plan = build(settings=settings)
+            except ExportError as error:
+                _log.warning("%s: it is built without %s: %s", onnx_file.name, " and ".join(settings), error)
+        trt_plan = trt_plan or build()
+    except ExportError as error:
+        raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
+    finally:
+        write_bytes(log, "\n".join(lines).encode())
+    sha256 = hashlib.sha256(trt_plan).hexdigest()
+    result = {"sha256": sha256, "bytes": len(trt_plan), "seconds": round(time.monotonic() - start, 1)}
+    write_bytes(path, trt_plan)
+    write_bytes(path.with_suffix(".json"), json.dumps(_identity(onnx_file, target) | result, indent=1).encode())
+    return TrtPlan(path, sha256, trt_plan, compared=False)
 
 
 def record_parity(trt_plan: TrtPlan, parity: Parity) -> None:
     """Keep in the plan's description how far its logits lie from ONNX Runtime's; a folder may be read-only by now."""
     file = trt_plan.path.with_suffix(".json")
     with suppress(OSError, ValueError):
-        description = parse_json(read_text(file, MOST_DESCRIPTION_BYTES)) | {"parity": asdict(parity)}
-        write_bytes(file, json.dumps(description, indent=1).encode())
-
-
-def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
-    """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not.
-
-    A build that fails with settings is repeated without any.
-    """
-    lines, content = list[str](), onnx_for_tensorrt(onnx_file)
-    log = path.with_suffix(".log")
-    build = partial(build_trt_plan, trt, content, target.batch, timing_cache=path.parent / "timing.cache", lines=lines)
-    try:
-        if target.settings:
-            try:
-                return build(settings=target.settings.split(), l2_bytes=target.l2_bytes)
-            except ExportError as error:
-                _log.warning(
-                    "%s: it is built without %s: %s", onnx_file.name, " and ".join(target.settings.split()), error
-                )
-        return build()
-    except ExportError as error:
-        raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
-    finally:
-        write_bytes(log, "\n".join(lines).encode())
+        write_bytes(file, json.dumps(_read_description(file) | {"parity": asdict(parity)}, indent=1).encode())
 
 
 def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
@@ -158,22 +134,24 @@ def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
     return identity | {"trt_plan_version": TRT_PLAN_VERSION, "built_from": onnx_file.sha256}
 
 
-def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:
-    key = digest_of(identity)[:8]
-    stem = f"{identity['name']}.{identity['precision']}.b{identity['batch']}.{key}"
-    return onnx_file.models / "plans" / f"{stem}.plan"
+def _path(onnx_file: OnnxFile, target: Target) -> Path:
+    key = digest_of(_identity(onnx_file, target))[:8]
+    return onnx_file.models / "plans" / f"{onnx_file.name}.{onnx_file.precision}.b{target.batch}.{key}.plan"
+
+
+def _read_description(file: Path) -> Any:
+    return parse_json(read_text(file, MOST_DESCRIPTION_BYTES))
 
 
 def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     """The TensorRT plan, or a line that says why there is none."""
-    identity = _identity(onnx_file, target)
-    path = _path(onnx_file, identity)
+    path = _path(onnx_file, target)
     file = path.with_suffix(".json")
     if not file.is_file():
-        place = "of {library} for {gpu} at batch {batch}".format_map(identity)
+        place = f"of {target.library} for {target.gpu} at batch {target.batch}"
         return f"{onnx_file.name} has no {onnx_file.precision} plan {place}"
     try:
-        description = parse_json(read_text(file, MOST_DESCRIPTION_BYTES))
+        description = _read_description(file)
         sha256 = str(description["sha256"])
         return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"), "parity" in description)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -185,24 +163,19 @@ def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
 def is_trt_plan_of(path: Path, batch: int, settings: str) -> bool:
     """Whether a file belongs to a plan of that batch and of these settings."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        description = parse_json(read_text(path.with_suffix(".json"), MOST_DESCRIPTION_BYTES))
+        description = _read_description(path.with_suffix(".json"))
         return bool((description["batch"], description["settings"]) == (batch, settings))
     return False
 
 
 def trt_plan_batches(onnx_file: OnnxFile) -> set[int]:
-    """The batch sizes of the TensorRT plans that the ONNX file has, on whichever GPU."""
-    plans = _descriptions(onnx_file.models / "plans", onnx_file.name, onnx_file.precision)
-    return {plan["batch"] for plan in plans if plan["built_from"] == onnx_file.sha256}
-
-
-def _descriptions(folder: Path, name: str, precision: str) -> Iterator[dict[str, Any]]:
-    """The descriptions of the plans of that name and precision; a damaged one describes no plan."""
-    for path in sorted(folder.glob(f"{escape(name)}.{precision}.b*.json")):
-        try:
-            plan = parse_json(read_text(path, MOST_DESCRIPTION_BYTES))
-            is_match = (plan["name"], plan["precision"]) == (name, precision)
-            if is_match and isinstance(plan["batch"], int) and isinstance(plan["built_from"], str):
-                yield plan
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+    """The batch sizes of the ONNX file's TensorRT plans, on whichever GPU; a damaged description has none."""
+    batches = set[int]()
+    for file in (onnx_file.models / "plans").glob(f"{escape(onnx_file.name)}.{onnx_file.precision}.b*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            plan = _read_description(file)
+            built_from = plan["name"], plan["precision"], plan["built_from"]
+            is_match = built_from == (onnx_file.name, onnx_file.precision, onnx_file.sha256)
+            if is_match and isinstance(plan["batch"], int):
+                batches.add(plan["batch"])
+    return batches

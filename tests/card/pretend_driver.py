@@ -9,7 +9,7 @@ from pathlib import Path
 from gpu_traces import H100
 from required import miss
 
-H100_BYTES, H100_L2 = 85520809984, 50 << 20
+H100_BYTES = 85520809984
 
 DRIVER = r"""
 #include <stdlib.h>
@@ -43,7 +43,7 @@ int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NAME", 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = BYTES; return device < 0; }
 int cuDeviceGetPCIBusId(char *place, int length, int device) { strncpy(place, "0000:1B:00.0", length); return device; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? setting("FAKE_MAJOR", 9) : attribute == 76 ? 0 : attribute == 38 ? L2 : -1;
+    *value = attribute == 75 ? setting("FAKE_MAJOR", 9) : attribute == 76 ? 0 : -1;
     return device < 0;
 }
 """
@@ -58,7 +58,7 @@ def build_driver(folder: Path) -> Path:
     if shutil.which("gcc") is None:
         miss("gcc", "no gcc, which makes a CUDA driver to ask")
     file = folder / "libcuda.so.1"
-    source = DRIVER.replace("NAME", H100).replace("BYTES", str(H100_BYTES)).replace("L2", str(H100_L2))
+    source = DRIVER.replace("NAME", H100).replace("BYTES", str(H100_BYTES))
     subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=source, text=True, check=True)
     return file
 

@@ -19,7 +19,8 @@ from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.device import graphs, streams
 from bandlens.engine.device.devices import EngineChoice, Readiness
-from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import Gpu
+from bandlens.engine.device.requirements import CUDA_PROVIDER
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
 
@@ -34,7 +35,7 @@ def pretend_gpu(
     if launcher:
         monkeypatch.setattr(kernels, "cuda_function", launcher)
     for module in (tensorrt_session, torch_session, tuning):
-        monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580", 50 << 20),))
+        monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
     for module in (tensorrt_session, torch_session, tuning, workbench):
         monkeypatch.setattr(module, "arrays_of", lambda _: xp)
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt(xp.card))
@@ -47,7 +48,15 @@ def pretend_gpu(
         monkeypatch.setattr(module, "choose_engine", lambda: EngineChoice("tensorrt", "it is pretended"))
     here = onnxruntime_session.shared_by("onnxruntime")
     on_card = onnxruntime_session.Shared(
-        pretend_onnxruntime(), xp, "Pretended", here.versions, streams.network_stream(xp)
+        pretend_onnxruntime(),
+        xp,
+        "Pretended",
+        here.versions,
+        CUDA_PROVIDER,
+        "cuda",
+        onnxruntime_session.GPU_ONLY,
+        onnxruntime_session.CUDA_OPTIONS,
+        streams.network_stream(xp),
     )
     places = {"onnxruntime": here, "onnxruntime-cuda": on_card}
     monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)

@@ -19,8 +19,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, UsageError
-from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.device.nvidia import Gpu, NoGpu
 from bandlens.engine.workers import processes
 from bandlens.engine.workers.processes import environments_of
 

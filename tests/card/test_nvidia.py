@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from gpu_traces import H100, build_tree
-from pretend_driver import H100_BYTES, H100_L2, build_driver
+from pretend_driver import H100_BYTES, build_driver
 
-from bandlens.engine.device.driver import ADVICE, Gpu
-from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem, find_gpus
+from bandlens.engine.device.nvidia import ADVICE, Gpu, Gpus, NoGpu, Problem, find_gpus
 
 EVERYTHING = ("module", "gpu", "node", "card")
 
@@ -28,11 +27,11 @@ def problem_of(answer: Gpus) -> str:
 
 def test_a_healthy_gpu_is_described(driver: str, tmp_path: Path) -> None:
     gpus = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {})
-    assert gpus == (Gpu(H100, H100_BYTES, "9.0", "580.65.06", H100_L2),)
+    assert gpus == (Gpu(H100, H100_BYTES, "9.0", "580.65.06"),)
 
 
 def test_the_driver_is_believed_where_no_file_shows_a_gpu(driver: str, tmp_path: Path) -> None:
-    assert find_gpus(tmp_path, driver, {}) == (Gpu(H100, H100_BYTES, "9.0", "CUDA 13.0", H100_L2),)
+    assert find_gpus(tmp_path, driver, {}) == (Gpu(H100, H100_BYTES, "9.0", "CUDA 13.0"),)
 
 
 def test_every_gpu_is_listed(driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +26,8 @@ from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.backends.onnxruntime import PROVIDERS, OnnxRuntimeSession, Provider, Shared, shared_by
+from bandlens.engine.backends.onnxruntime import GPU_ONLY, OnnxRuntimeSession, Shared, shared_by
+from bandlens.engine.device.requirements import CUDA_PROVIDER
 from bandlens.export.onnx.precisions import make_onnx_file
 
 Images = NDArray[np.float32]
@@ -39,12 +39,6 @@ def batches(count: int, size: int = 8) -> list[Images]:
 
 
 # On a card that is none
-
-
-def on_cpu(provider: Provider) -> dict[str, str]:
-    """The provider's settings of a session, without the one that forbids what the CPU runs."""
-    assert provider.config[NO_CPU] == "1"
-    return {name: value for name, value in provider.config.items() if name != NO_CPU}
 
 
 @pytest.fixture
@@ -84,15 +78,14 @@ def test_halves_lie_with_channels_last_unless_a_word_leaves_it_out(
 def test_the_cpu_does_not_stand_in(forbidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for a provider that it lacks, ONNX Runtime takes the CPU unless that is forbidden."""
     engine = "onnxruntime-cuda"
-    here, provider = shared_by("onnxruntime"), PROVIDERS[engine]
-    if provider.name in here.ort.get_available_providers():
-        pytest.skip(f"this ONNX Runtime has {provider.name}")
-    xp = PretendCupy()
-    place = Shared(here.ort, xp, "a card", here.versions, xp.cuda.Stream(non_blocking=True))
+    here, xp = shared_by("onnxruntime"), PretendCupy()
+    if CUDA_PROVIDER in here.ort.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has {CUDA_PROVIDER}")
+    config = GPU_ONLY if forbidden else {name: value for name, value in GPU_ONLY.items() if name != NO_CPU}
+    stream = xp.cuda.Stream(non_blocking=True)
+    place = Shared(here.ort, xp, "a card", here.versions, CUDA_PROVIDER, "cuda", config, {}, stream)
     monkeypatch.setattr(onnxruntime_session, "shared_by", lambda _: place)
-    if not forbidden:
-        monkeypatch.setitem(PROVIDERS, engine, replace(provider, config=on_cpu(provider)))
-    message = "cannot open it: .* explicitly disabled" if forbidden else f"opened it without {provider.name}"
+    message = "cannot open it: .* explicitly disabled" if forbidden else f"opened it without {CUDA_PROVIDER}"
     with pytest.raises(EngineError, match=message) as caught:
         open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1)
     assert "\n" not in str(caught.value)

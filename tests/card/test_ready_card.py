@@ -10,9 +10,9 @@ import pytest
 from deferred_card import CudaError
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher, real
 
-from bandlens.engine.device import requirements
-from bandlens.engine.device.devices import readiness_with
-from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device import devices, requirements
+from bandlens.engine.device.devices import readiness
+from bandlens.engine.device.nvidia import Gpu
 from bandlens.probes import kernels
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
@@ -27,6 +27,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
     xp = PretendCupy(seed=0)
     monkeypatch.setattr(requirements, "array_module", lambda _: xp)
+    monkeypatch.setattr(devices, "gpus", lambda: H100)
     monkeypatch.setattr(kernels, "cuda_function", launcher)
     return xp
 
@@ -49,7 +50,7 @@ def test_other_numbers_are_found_out(
 
     monkeypatch.setattr(kernels, "cuda_function", wrong)
     monkeypatch.setattr(requirements, "load", lambda _: None)
-    state = readiness_with("tensorrt", H100)
+    state = readiness.__wrapped__("tensorrt")
     assert not state.ready
     assert state.line.startswith("a CUDA kernel gives other numbers than NumPy on this GPU; update")
 
@@ -71,7 +72,7 @@ def test_what_keeps_a_kernel_from_running_is_said(
 
     monkeypatch.setattr(kernels, "cuda_function", fails)
     monkeypatch.setattr(requirements, "load", lambda _: None)
-    state = readiness_with("tensorrt", H100)
+    state = readiness.__wrapped__("tensorrt")
     assert not state.ready
     assert state.line.startswith(f"CuPy cannot compile or run a kernel ({FAULTS[name]}); run: pip install")
     assert state.line.endswith("see whether CUPY_CACHE_DIR, by default ~/.cupy, can be written")

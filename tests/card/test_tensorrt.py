@@ -25,11 +25,10 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Cell, Failed, Model, Variant
-from bandlens.engine.backends import references
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device import pixels
-from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.run import make_resources, run
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
@@ -303,9 +302,9 @@ def test_a_new_plan_is_compared_with_onnxruntime_once(
     model = make_model(tmp_path)
     if precision != "fp32":
         make_onnx_file(model, precision, Calibration("some", "0" * 64, photograph_crops(128)))
-    compared, onnxruntime_logits = list[int](), references.onnx_logits
+    compared, onnxruntime_logits = list[int](), tensorrt_session.onnx_logits
     counting = lambda content, images: (compared.append(len(images)), onnxruntime_logits(content, images))[1]  # noqa: E731
-    monkeypatch.setattr(references, "onnx_logits", counting)
+    monkeypatch.setattr(tensorrt_session, "onnx_logits", counting)
     for _ in range(2):
         with open_session(variant_of(model, "tensorrt", precision), BATCH, 1):
             pass

@@ -17,7 +17,7 @@ from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import Gpu
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu

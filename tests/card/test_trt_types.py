@@ -22,7 +22,6 @@ from packaging.requirements import Requirement
 from required import miss
 
 ROOT = Path(__file__).parent.parent.parent
-TYPES = "export/plans/types.py"
 PLAN = "export/plans/build.py"
 SESSION = "engine/backends/tensorrt.py"
 
@@ -138,19 +137,20 @@ def ours(*names: str) -> list[Path]:
 def module_check(folder: Path) -> Path:
     """A file that is wrong if the module `tensorrt` is not what `TensorRT` says of it."""
     file = folder / "module_check.py"
-    file.write_text("import tensorrt\nfrom bandlens.export.plans.types import TensorRT\nmodule: TensorRT = tensorrt\n")
+    file.write_text("import tensorrt\nfrom bandlens.export.plans.build import TensorRT\nmodule: TensorRT = tensorrt\n")
     return file
 
 
 def test_what_is_used_of_tensorrt_is_there(tensorrt: Path) -> None:
-    assert mypy(tensorrt, *ours(TYPES, PLAN, SESSION), module_check(tensorrt)) == []
+    assert mypy(tensorrt, *ours(PLAN, SESSION), module_check(tensorrt)) == []
 
 
 def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tmp_path: Path) -> None:
     stubs = type_stubs("tensorrt_rtx_bindings", tmp_path)
-    assert mypy(stubs, *ours(TYPES, PLAN, SESSION), module_check(stubs)) == []
+    assert mypy(stubs, *ours(PLAN, SESSION), module_check(stubs)) == []
 
 
+DECLARED = "a declared name"
 MISTAKES = (
     ("a name of the module", PLAN, "trt.OnnxParser(", "trt.OnnxParse("),
     ("a method", PLAN, "create_builder_config()", "create_builder_confg()"),
@@ -160,7 +160,7 @@ MISTAKES = (
     ("exchanged arguments", PLAN, "serialized_network(network, config)", "serialized_network(config, network)"),
     ("a method of the session", SESSION, "execute_async_v3(", "execute_async_v4("),
     ("a property of the session", SESSION, ".device_memory_size_v2", ".device_memory_size_v9"),
-    ("a declared name", TYPES, "    Runtime:", "    Runtme:"),
+    (DECLARED, PLAN, "    Runtime:", "    Runtme:"),
 )
 
 
@@ -177,10 +177,10 @@ def test_mistakes_are_found(tensorrt: Path, tmp_path: Path) -> None:
             source.replace(right, wrong),
             flags=re.MULTILINE,
         )
-        if name == TYPES:
+        if what == DECLARED:
             absolute += "\n\nimport tensorrt\nmodule: TensorRT = tensorrt\n"
         copies[what] = tmp_path / f"mistake_{number}.py"
         copies[what].write_text(absolute)
-    messages = mypy(tensorrt, *ours(TYPES), *copies.values())
+    messages = mypy(tensorrt, *ours(PLAN), *copies.values())
     unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in messages)]
     assert unseen == []

@@ -10,11 +10,11 @@ from small import make_model
 from bandlens.core.errors import EngineError
 from bandlens.engine.backends import onnxruntime as onnxruntime_providers
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.engine.backends.onnxruntime import EXACT, NO_WAIT, PROVIDERS, shared_by
+from bandlens.engine.backends.onnxruntime import EXACT, GPU_ONLY, NO_WAIT, shared_by
 from bandlens.engine.device import devices
 from bandlens.engine.device.devices import gpus, readiness
-from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.device.nvidia import Gpu, NoGpu
+from bandlens.engine.device.requirements import CUDA_PROVIDER
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
 
@@ -40,9 +40,8 @@ def test_with_a_gpu_and_the_wrong_package_nothing_is_opened(
     with pytest.raises(EngineError) as caught:
         open_session(variant_of(make_model(tmp_path), "onnxruntime-cuda", "fp32"), 4, 1)
     readiness.cache_clear()
-    provider = PROVIDERS["onnxruntime-cuda"].name
-    if provider not in onnxruntime.get_available_providers():
-        assert f"has no {provider}; run: pip uninstall onnxruntime" in str(caught.value)
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        assert f"has no {CUDA_PROVIDER}; run: pip uninstall onnxruntime" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -52,6 +51,6 @@ def test_settings_have_names_that_onnxruntime_knows() -> None:
     from onnxruntime.capi import onnxruntime_pybind11_state
 
     library = Path(onnxruntime_pybind11_state.__file__).read_bytes()
-    names = {name for provider in PROVIDERS.values() for name in provider.config} | {*EXACT, NO_WAIT}
+    names = {*GPU_ONLY, *EXACT, NO_WAIT}
     assert {name for name in names if name.encode() + b"\0" not in library} == set()
     assert b"session.no_such_setting\0" not in library

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 from small import make_model, make_pictures
 
 from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
-from bandlens.engine.backends.torch import CLOSE, CpuSession, checked_network, exact, in_bfloat16, largest_batch
+from bandlens.engine.backends.torch import CpuSession, checked_network, exact, in_bfloat16
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.export.model_files import load_onnx_file, save_model
-from bandlens.export.onnx.parity import measure_parity, onnx_logits
+from bandlens.export.model_files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
-from bandlens.export.photographs import photograph_crops
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.export.torch.operators import OPERATORS
 from bandlens.probes.attacks import PGD_ANY, PGD_LINF, uniform_start
@@ -60,63 +54,12 @@ def test_logits_are_those_of_onnxruntime(model: Model, variant: Variant) -> None
             session.infer(images[:3])
 
 
-@pytest.fixture
-def cancelling(tmp_path: Path) -> Model:
-    """A network of means of large numbers, of which the large part is subtracted: their rounding is what remains."""
-    rng, offset = np.random.default_rng(0), np.float32(50)
-    arrays = {
-        "kernel": rng.normal(size=(16, 3, 1, 1)).astype(np.float32),
-        "offset": np.full((1, 16, 1, 1), offset),
-        "same": np.full((1, 16), offset),
-        "matrix": rng.normal(size=(16, 7)).astype(np.float32),
-    }
-    text = """<ir_version: 8, opset_import: ["": 17]>
-    case (float[batch, 3, 224, 224] images) => (float[batch, 7] logits) {
-        colours = Conv (images, kernel)
-        large = Add (colours, offset)
-        means = ReduceMean <axes = [2, 3], keepdims = 0> (large)
-        features = Sub (means, same)
-        logits = MatMul (features, matrix)
-    }"""
-    network = onnx.parser.parse_model(text)
-    network.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
-    content = network.SerializeToString()
-    model = replace(make_model(tmp_path, size=224, classes=7), sha256=hashlib.sha256(content).hexdigest())
-    save_model(model, content, {})
-    return model
-
-
-def exact_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits of `cancelling` in closed form: a mean of a 1 x 1 convolution is the convolution of the mean."""
-    weights = {
-        tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
-        for tensor in onnx.load(model.path).graph.initializer
-    }
-    features = images.mean((2, 3), np.float64) @ weights["kernel"][:, :, 0, 0].T
-    logits: NDArray[np.float64] = features @ weights["matrix"]
-    return logits
-
-
-def test_torch_is_taken_where_onnxruntime_is_the_one_that_is_off(cancelling: Model) -> None:
-    images = np.ascontiguousarray(photograph_crops(224))
-    expected = exact_logits(cancelling, images)
-    onnxruntime_error = measure_parity(expected, onnx_logits(cancelling.path.read_bytes(), images)).relative_difference
-    if onnxruntime_error < CLOSE["fp32"]:
-        pytest.skip("this ONNX Runtime adds up means as exactly as torch")
-    with open_session(variant_of(cancelling, "torch", "fp32"), len(images), 1) as session:
-        assert measure_parity(expected, session.infer(images)).relative_difference < CLOSE["fp32"]
-
-
-def test_torch_is_refused_where_it_is_off_and_by_how_much(cancelling: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_refused_where_it_computes_something_else(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that adds a hundredth to products stands in for one that computes them otherwise."""
-    monkeypatch.setitem(OPERATORS, "MatMul", lambda a, b: torch.matmul(a, b) * 1.01)
-    with pytest.raises(EngineError) as caught:
-        open_session(variant_of(cancelling, "torch", "fp32"), 4, 1)
-    assert re.search(
-        r"torch does not compute what ONNX Runtime does: .*; from float64 arithmetic torch differs by 0\.01 of the "
-        r"largest and ONNX Runtime by (\d\.?\d*e-0[4-9]|0\.000\d+); take another engine, without attacks$",
-        str(caught.value),
-    )
+    gemm = OPERATORS["Gemm"]
+    monkeypatch.setitem(OPERATORS, "Gemm", lambda *arrays, **attributes: gemm(*arrays, **attributes) * 1.01)
+    with pytest.raises(EngineError, match=r"torch does not compute what ONNX Runtime does: .*, without attacks$"):
+        open_session(variant, 4, 1)
 
 
 def test_an_engine_without_gradients_is_not_attacked(model: Model) -> None:
@@ -137,13 +80,7 @@ class Small:
         return logits
 
 
-@pytest.mark.parametrize(("batch", "fits"), [(3, 1), (4, 2), (13, 3), (1, 0)])
-def test_the_batch_that_fits_is_found_by_trying(model: Model, batch: int, fits: int) -> None:
-    network = Small(OnnxNetwork(model.path.read_bytes()))
-    assert largest_batch(network, torch.rand(batch, 3, 128, 128)) == fits
-
-
-def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Variant) -> None:
+def test_out_of_memory_ends_with_a_line(model: Model, variant: Variant) -> None:
     [attack] = PGD_LINF.conditions({"steps": 1})
     pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
     start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
@@ -153,8 +90,8 @@ def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Varian
             with pytest.raises(DeviceError) as caught:
                 session.attacked(attack, pixels, labels, start)
             assert str(caught.value) == (
-                "one (torch fp32): out of memory on the GPU at batch 8: CUDA out of memory. Tried to allocate 2 GiB.; "
-                "batch = 2 fits"
+                "one (torch fp32): out of memory on the GPU: CUDA out of memory. Tried to allocate 2 GiB.; try a "
+                "smaller batch"
             )
 
 

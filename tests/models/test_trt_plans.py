@@ -19,7 +19,7 @@ from bandlens.core.records import Model
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, has_trt_plan, target_of
+from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, has_trt_plan
 
 Randomize = Callable[[nn.Module], nn.Module]
 GPU = "NVIDIA H100 80GB HBM3"
@@ -41,15 +41,11 @@ def model(tmp_path: Path) -> Model:
 
 @pytest.fixture
 def target(rtx: ModuleType) -> Target:
-    return target_of(rtx, GPU, "9.0", 8)
+    return Target(f"{rtx.__name__} {rtx.__version__}", f"{GPU} (9.0)", 8)
 
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_target_names_library_and_gpu(rtx: ModuleType, target: Target) -> None:
-    assert target == Target(f"tensorrt_rtx {rtx.__version__}", f"{GPU} (9.0)", 8)
 
 
 def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture) -> None:

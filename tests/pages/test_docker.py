@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from required import miss
 
 import bandlens
-from bandlens.engine.device.driver import CUDA_VERSION, NEEDED_DRIVER
+from bandlens.engine.device.nvidia import CUDA_VERSION, NEEDED_DRIVER
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -118,7 +118,7 @@ def test_a_slow_step_that_shows_signs_is_left_alone() -> None:
 
 UNRAISABLE = """
 import sys
-from bandlens.engine.device.devices import hide_lost_memory
+from bandlens.engine.device.gpu_errors import hide_lost_memory
 
 class Lost(RuntimeError):
     __module__ = "cupy_backends.cuda.api.runtime"

@@ -9,8 +9,7 @@ from small import Command
 
 from bandlens.app.machine import gpu_rows, inspect_machine, memory
 from bandlens.engine.device import devices
-from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.device.nvidia import Gpu, NoGpu
 
 
 def test_the_table_says_the_same(command: Command) -> None:

@@ -27,8 +27,7 @@ from bandlens.app.study.run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus
-from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.device.nvidia import Gpu, NoGpu
 from bandlens.export.model_files import save_model
 from bandlens.export.onnx.from_torch import to_onnx
 from bandlens.export.onnx.operations import count_operations

@@ -16,20 +16,17 @@ import pytest
 
 from bandlens.core.errors import EngineError
 from bandlens.engine.backends.base import ENGINES
-from bandlens.engine.device import requirements
+from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.devices import (
     GPU_ENGINES,
     EngineChoice,
     Readiness,
-    choose,
     choose_engine,
     gpus,
     processor_name,
     readiness,
-    readiness_with,
 )
-from bandlens.engine.device.driver import Gpu
-from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
+from bandlens.engine.device.nvidia import Gpu, Gpus, NoGpu, Problem
 from bandlens.engine.device.requirements import (
     CHECKS,
     TENSORRT,
@@ -45,6 +42,8 @@ H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
 BROKEN = Problem("NVIDIA H100 80GB HBM3 cannot be used: driver 550 is too old; install driver 580 or newer")
 NONE = NoGpu("no NVIDIA GPU here")
 HIDDEN = NoGpu('CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU')
+Choose = Callable[..., EngineChoice]
+State = Callable[[str, Gpus], Readiness]
 OR_CPU = 'or ask for the CPU with engine = "onnxruntime"'
 
 
@@ -57,9 +56,28 @@ WITH_TENSORRT = WITH_CUDA | WITH_TORCH | {"tensorrt": "tensorrt 10.16.1.11"}
 WITHOUT_TENSORRT = "{} on NVIDIA H100 80GB HBM3; tensorrt is not ready, `bandlens doctor` says why"
 
 
-def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
-    """The state of each engine: ready with its line, or lacking something."""
-    return lambda engine: Readiness(engine in lines, lines.get(engine, f"{engine} is not here; install it"))
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
+    """`choose_engine` on a machine of these GPUs, where engines are ready with their line, or lack something."""
+
+    def choice(gpus: Gpus, lines: Mapping[str, str], lack: str = "{} is not here; install it") -> EngineChoice:
+        state = lambda engine: Readiness(engine in lines, lines.get(engine, lack.format(engine)))  # noqa: E731
+        monkeypatch.setattr(devices, "gpus", lambda: gpus)
+        monkeypatch.setattr(devices, "readiness", state)
+        return choose_engine()
+
+    return choice
+
+
+@pytest.fixture
+def readiness_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Gpus], Readiness]:
+    """Whether an engine can be used with these GPUs and the packages that are installed."""
+
+    def state(engine: str, gpus: Gpus) -> Readiness:
+        monkeypatch.setattr(devices, "gpus", lambda: gpus)
+        return readiness.__wrapped__(engine)
+
+    return state
 
 
 @pytest.mark.parametrize(
@@ -73,8 +91,10 @@ def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
     ],
     ids=["TensorRT", "ONNX Runtime with CUDA", "torch", "no GPU", "hidden GPU"],
 )
-def test_auto_takes_the_best_engine(gpus: Gpus, lines: Mapping[str, str], engine: str, why: str) -> None:
-    assert choose(gpus, ready(lines)) == EngineChoice(engine, why)
+def test_auto_takes_the_best_engine(
+    choose: Choose, gpus: Gpus, lines: Mapping[str, str], engine: str, why: str
+) -> None:
+    assert choose(gpus, lines) == EngineChoice(engine, why)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +112,17 @@ def test_auto_takes_the_best_engine(gpus: Gpus, lines: Mapping[str, str], engine
     ],
     ids=["unusable GPU", "no packages for the GPU", "no packages"],
 )
-def test_a_gpu_never_leads_to_the_cpu_unasked(gpus: Gpus, lines: Mapping[str, str], message: str) -> None:
+def test_a_gpu_never_leads_to_the_cpu_unasked(
+    choose: Choose, gpus: Gpus, lines: Mapping[str, str], message: str
+) -> None:
     with pytest.raises(EngineError) as caught:
-        choose(gpus, ready(lines))
+        choose(gpus, lines)
     assert str(caught.value) == message
 
 
-def test_what_several_engines_lack_is_said_once() -> None:
-    lacking = Readiness(False, "CuPy is not installed")
+def test_what_several_engines_lack_is_said_once(choose: Choose) -> None:
     with pytest.raises(EngineError, match=r"is ready: tensorrt and onnxruntime-cuda and torch-cuda \(CuPy is not"):
-        choose(H100, lambda _: lacking)
+        choose(H100, {}, "CuPy is not installed")
 
 
 def test_this_machine_is_asked_once() -> None:
@@ -125,18 +146,18 @@ def test_every_backend_is_checked() -> None:
 
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
-def test_engines_on_a_gpu_say_what_is_wrong_with_it(engine: str) -> None:
+def test_engines_on_a_gpu_say_what_is_wrong_with_it(readiness_with: State, engine: str) -> None:
     assert readiness_with(engine, BROKEN) == Readiness(False, BROKEN.message)
     line = f'{NONE.reason}, and this engine needs one; engine = "onnxruntime" runs on the CPU'
     assert readiness_with(engine, NONE) == Readiness(False, line)
 
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "numpy"])
-def test_engines_on_the_cpu_do_not_mind_a_broken_gpu(engine: str) -> None:
+def test_engines_on_the_cpu_do_not_mind_a_broken_gpu(readiness_with: State, engine: str) -> None:
     assert readiness_with(engine, BROKEN) == readiness_with(engine, NONE)
 
 
-def test_openvino_says_whether_bf16_is_native() -> None:
+def test_openvino_says_whether_bf16_is_native(readiness_with: State) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     state = readiness_with("openvino", NONE)
     assert state.ready
@@ -261,7 +282,7 @@ def test_two_packages_of_onnxruntime_are_both_named(
     ],
 )
 def test_what_torch_lacks_is_said(
-    cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
+    readiness_with: State, cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_cuda = SimpleNamespace(is_available=lambda: available)
     torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
