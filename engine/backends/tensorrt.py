@@ -155,7 +155,7 @@ class Device:
         self.trt: TensorRT = load(TENSORRT)
         self.messages: list[str] = []
         """TensorRT's messages."""
-        log: Any = trt_logger(self.trt)  # type: ignore[arg-type] # a module can be hashed, whatever its protocol says
+        log: Any = trt_logger(self.trt)
         log.readers.append(self.messages)
         self.runtime = self.trt.Runtime(log)
         self.arena: Any = None
