@@ -1,4 +1,9 @@
-"""Sources that are imported and not shipped, as rows of `sources.VALUES`: everything of a source, or an error."""
+"""Sources that are no tables of figures, as rows of `sources.VALUES`: everything of a source, or an error.
+
+`humans` are trials of observers on 17 sets of stimuli (Geirhos et al. 2021, model-vs-human, and the experiments of 2018
+and 2019 that it holds). Everybody decided among sixteen classes. Observers of different sets are different people,
+whatever their numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,14 @@ import numpy as np
 import polars as pl
 
 from ...core.errors import StoreError
-from ...core.protocol import FREQUENCIES, NOISE_SDS, SHAPE_CUES
+from ...core.protocol import CUE_CONFLICT, FREQUENCIES, NOISE_SDS, SHAPE_CUES
 from ...core.untrusted import first_line
 from ..measures.critical_band import fit_band, integer_thresholds
 from ..measures.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
+from ..statistics.shares import share_interval, share_of
 from ..statistics.wilson import wilson
-from .humans import figures, read_trials
-from .sources import VALUES, Source, check_files, read_source
+from .sources import VALUES, Source, read_source
 from .tables import SourceTable, read_parquet
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
@@ -33,18 +38,16 @@ def read_import(source: Source, folder: Path) -> Read:
     """
     if source.reader is None:
         return read_source(source, folder), None
-    check_files(source, folder)
-    return READERS[source.reader](source, folder)
+    return READERS[source.reader](source, *source.locate_files(folder))
 
 
-def critical_band(source: Source, folder: Path) -> Read:
+def critical_band(source: Source, counts_file: Path, shape_file: Path) -> Read:
     """Bandwidth, centre and peak of each network by both estimators, and the share of shape on cue conflicts.
 
     The condition names the estimator: `integer thresholds` as published, whose degenerate fits have a note, or
     `psychometric`, with intervals. A blind guess is right in one of sixteen trials.
     """
-    counts_file, shape_file = (folder / path for path in source.paths)
-    counts, shape = _json(counts_file), _json(shape_file)
+    counts, shape = _read_json(counts_file), _read_json(shape_file)
     if unpaired := sorted(counts.keys() ^ shape.keys()):
         raise StoreError(
             f"{shape_file}, row {unpaired[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
@@ -113,7 +116,7 @@ def _share_by_shape(file: Path, model: str, cells: Any) -> float:
     return float(np.mean(cells))
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """A JSON object; StoreError for anything else."""
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
@@ -129,16 +132,93 @@ def _rows(source: Source, rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame([row | {"source": source.name} for row in rows], VALUES)
 
 
-def humans(source: Source, folder: Path) -> Read:
+def humans(source: Source, file: Path) -> Read:
     """Accuracy of human observers by stimulus set and condition, their shape bias, and their single trials."""
-    trials = read_trials(folder / source.paths[0])
+    trials = read_trials(file)
     return _rows(source, list(figures(trials))), trials
 
 
-def imagenet_x(source: Source, folder: Path) -> Read:
+SIXTEEN = frozenset(
+    {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
+    | {"chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"}
+)
+NO_ANSWER = "na"
+TRIAL_COLUMNS = ("set", "condition", "subj", "session", "trial", "imagename", "category", "object_response")
+
+
+def read_trials(file: Path) -> pl.DataFrame:
+    """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
+    table = SourceTable(file, read_parquet(file))
+    table.check_columns(TRIAL_COLUMNS)
+    trials = table.rows.select(pl.col(TRIAL_COLUMNS).cast(pl.String))
+    table = SourceTable(file, trials)
+    table.check_filled(*TRIAL_COLUMNS)
+    for name in ("session", "trial"):
+        no_number = trials[name].cast(pl.Int32, strict=False).is_null()
+        table.refuse(name, no_number, "'{value}' is not a number; fetch the file again")
+    for name, classes in (("category", SIXTEEN), ("object_response", SIXTEEN | {NO_ANSWER})):
+        wrong_class = ~trials[name].is_in(list(classes))
+        table.refuse(name, wrong_class, "'{value}' is none of the sixteen classes; fetch the file again")
+    table.check_distinct("set", "subj", "session", "trial")
+    image = trials["imagename"].str.splitn("_", 7).struct.field("field_6")
+    table.refuse("imagename", image.is_null(), "'{value}' is not the name of a stimulus; fetch the file again")
+    return trials.select(
+        stimulus_set="set",
+        condition="condition",
+        subject="subj",
+        session=pl.col("session").cast(pl.Int32),
+        trial=pl.col("trial").cast(pl.Int32),
+        image=image,
+        category="category",
+        response=pl.when(pl.col("object_response") != NO_ANSWER).then("object_response"),
+    )
+
+
+def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows of VALUES without source: accuracy of each observer, and of all together, by set and condition; shape bias.
+
+    An observer is `SET subject-NN`; all together are `humans`. No answer is a wrong one. Intervals are over images, as
+    those of models are: what all observers answered to an image is one cluster, and they are these observers.
+    """
+    answers_judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
+    subject = pl.format("{} {}", "stimulus_set", "subject")
+    for who in (subject, pl.lit("humans")):
+        groups = answers_judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+        for (benchmark, condition, model), answers in groups:
+            keys = {"model": model, "benchmark": benchmark, "condition": condition}
+            share = _share(answers["right"], answers["image"])
+            percent = {name: 100 * share[name] for name in ("value", "low", "high")}
+            yield keys | share | percent | {"metric": "top1", "unit": "percent"}
+    conflicts = _conflicts(trials).with_columns(
+        shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
+    )
+    for (model,), answers in conflicts.sort(pl.all()).group_by(model=subject, maintain_order=True):
+        by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
+        keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
+        nothing = {"value": None, "low": None, "high": None, "n": 0}
+        yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
+
+
+def _share(hits: pl.Series, images: pl.Series) -> dict[str, Any]:
+    """The columns value, low, high and n of a share of answers."""
+    share = share_of(hits.to_numpy(), images.rank("dense").to_numpy().astype(np.int64))
+    low, high = share_interval(share)
+    return {"value": share.value, "low": low, "high": high, "n": share.images}
+
+
+def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
+    """The trials of cue conflicts whose shape and texture are of different classes, with `texture`."""
+    texture = pl.col("image").str.extract(r"-([a-z]+)\d*\.png$")
+    conflicts = trials.filter(stimulus_set=CUE_CONFLICT).with_columns(texture=texture)
+    return conflicts.filter(pl.col("texture") != pl.col("category"))
+
+
+def imagenet_x(source: Source, predictions_file: Path, labels_file: Path) -> Read:
     """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
-    files = [folder / path for path in source.paths]
-    predictions, labels = (_read_columns(file, columns) for file, columns in zip(files, TABLES, strict=True))
+    predictions = _read_columns(
+        predictions_file, {"file_name": pl.String, "predicted_class": pl.Int64, "model": pl.String}
+    )
+    labels = _read_columns(labels_file, {"file_name": pl.String, "label": pl.Int64})
     labels.check_distinct("file_name")
     predictions.check_distinct("model", "file_name")
     judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
@@ -147,7 +227,7 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     wide = hits.pivot("model", index="file_name", values="right").sort("file_name")
     names = wide.columns[1:]
     if short := [name for name in names if wide[name].null_count()]:
-        raise StoreError(f"{files[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")
+        raise StoreError(f"{predictions_file}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")
     rows: list[dict[str, Any]] = []
     for name in names:
         share = float(wide[name].to_numpy().mean())
@@ -171,12 +251,11 @@ CUE_LOG = re.compile(
 """The name of a log: that of a classifier, of a zero-shot model with its prompt, or of a chat model with its task."""
 
 
-def cue_answers(source: Source, folder: Path) -> Read:
+def cue_answers(source: Source, file: Path) -> Read:
     """Shape bias, and the share of conflicts that are named by shape or texture, of each log of answers.
 
     The condition is the prompt or the task. An image whose two classes are one is no conflict, and None no answer.
     """
-    file = folder / source.paths[0]
     answers = _read_columns(file, dict.fromkeys(("log", "image", "pred_label"), pl.String))
     answers.check_distinct("log", "image")
     cues = answers.rows["image"].str.extract_groups(CUE_IMAGE).struct.unnest()
@@ -202,24 +281,17 @@ def cue_answers(source: Source, folder: Path) -> Read:
     return _rows(source, rows), None
 
 
-TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
-    {"file_name": pl.String, "predicted_class": pl.Int64, "predicted_probability": pl.Float64, "model": pl.String},
-    {"file_name": pl.String, "label": pl.Int64},
-)
-"""Columns of predictions and of labels."""
-
-
 def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
-    """A Parquet file of exactly these columns without gaps; StoreError for another one."""
+    """A Parquet file with these columns, of these types and without gaps; StoreError for another one."""
     table = SourceTable(file, read_parquet(file))
-    table.check_columns(columns, columns)
+    table.check_columns(columns)
     for name, kind in columns.items():
         table.check_type(name, kind)
     table.check_filled(*columns)
     return table
 
 
-READERS: Mapping[str, Callable[[Source, Path], Read]] = {
+READERS: Mapping[str, Callable[..., Read]] = {
     "critical_band": critical_band,
     "cue_answers": cue_answers,
     "humans": humans,

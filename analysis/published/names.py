@@ -3,21 +3,31 @@
 aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
 What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
 the study is the model's; another source's name that no alias resolves is `source:name`.
+
+Nor is a checkpoint of one's own joined by a guess. weights.csv has the first digits of the sha256 of published weights,
+as their publishers write them into the names of the files; a checkpoint whose weights begin so is that model, whatever
+it is called. What `bandlens export NAME` made is the study's of that name. Any other is the one model that sources call
+by its very name, if it is one: `resnet50` is two, and joins with neither.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from ...core.errors import UnknownName
+from ...core.errors import UnknownName, quoted
+from ...core.protocol import CATEGORIES
+from ..database.store import Store
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 FAMILIES = Path(__file__).with_name("families.csv")
 TRAINING = Path(__file__).with_name("training.csv")
+WEIGHTS = Path(__file__).with_name("weights.csv")
 TRAINED_BY = re.compile(
     r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
     r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
@@ -67,12 +77,12 @@ def training_of(model: str) -> str | None:
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
     """A row for each name of a source: source, name, model, same, family, and the way of training by training.csv."""
-    names = values.select("source", "name" if "name" in values.columns else pl.col("model").alias("name")).unique()
+    names = values.select("source", name="model").unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
-    default = (
+    alone = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
-    names = names.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
+    names = names.with_columns(pl.col("model").fill_null(alone), pl.col("same").fill_null("checkpoint"))
     facts = [(model, family_of(model), training_of(model)) for model in names["model"].unique()]
     table = pl.DataFrame(facts, dict.fromkeys(("model", "family", "training"), pl.String), orient="row")
     return names.join(table, on="model", maintain_order="left").sort("source", "name")
@@ -80,9 +90,8 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:
     """VALUES with the source's own name as `name`, and the other columns of `models`."""
-    return values.rename({"model": "name"}).join(
-        models(values), on=["source", "name"], how="left", maintain_order="left"
-    )
+    named = values.rename({"model": "name"})
+    return named.join(models(values), on=["source", "name"], how="left", maintain_order="left")
 
 
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -105,20 +114,77 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     values_of_source = pl.when((pl.col("same") == "checkpoint") & at_least_size).then("value")
     range_of_sources = (values_of_source.max() - values_of_source.min()).over(key)
     has_several_sources = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
-    return figures.select(
-        "model",
-        "training",
-        "source",
-        "name",
-        "same",
-        "benchmark",
-        "condition",
-        "metric",
-        "input_size",
-        "value",
-        "low",
-        "high",
-        "unit",
-        pl.when(has_several_sources).then(range_of_sources).alias("range"),
-        "note",
-    ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
+    spread = pl.when(has_several_sources).then(range_of_sources).alias("range")
+    names = ("model", "training", "source", "name", "same", "benchmark", "condition", "metric")
+    order = ("model", "metric", "benchmark", "condition", "source", "input_size")
+    return figures.select(*names, "input_size", "value", "low", "high", "unit", spread, "note").sort(order)
+
+
+@cache
+def _weights() -> list[tuple[str, str]]:
+    """Pairs of the first digits of a sha256, and the model."""
+    return pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False).select("sha256", "model").rows()
+
+
+def join_checkpoints(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    """The published model that each checkpoint is: checkpoint, model, by and note.
+
+    Args:
+        checkpoints: name, category and weights_sha256 of each.
+        values: rows of VALUES, of the sources that are looked through.
+
+    model and `by` are null where it is none; `by` is weights, study or name; note says why a name does not do.
+    """
+    # Each checkpoint looks through the names that are its own: the table is long.
+    rows_by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in models(values).select("source", "name", "model", "same").to_dicts():
+        for name in {row["name"], row["model"]}:
+            rows_by_name.setdefault(name, []).append(row)
+    rows = [
+        (name, *_published_model(name, category, sha256, rows_by_name.get(name, [])))
+        for name, category, sha256 in checkpoints.select("name", "category", "weights_sha256").rows()
+    ]
+    return pl.DataFrame(rows, dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String), orient="row")
+
+
+def _published_model(
+    name: str, category: str, sha256: str, namesakes: Sequence[dict[str, Any]]
+) -> tuple[str | None, str | None, str | None]:
+    """Model, by and note of a checkpoint, with the rows of `models` that have its name."""
+    for digits, model in _weights():
+        if sha256.startswith(digits):
+            return model, "weights", None
+    if category in CATEGORIES:
+        study_models = [row["model"] for row in namesakes if (row["source"], row["name"]) == ("study", name)]
+        return (study_models[0], "study", None) if study_models else (None, None, None)
+    candidates = sorted({row["model"] for row in namesakes})
+    if len(candidates) == 1 and any(row["same"] == "checkpoint" for row in namesakes):
+        return candidates[0], "name", None
+    note = f"the name of {len(candidates)} models: {', '.join(candidates)}" if candidates[1:] else None
+    return None, None, note
+
+
+def join_study(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
+    """`join_checkpoints` of the checkpoints of a study (name, name@version, or `*`)."""
+    checkpoints = store.frame(
+        "SELECT DISTINCT named.name, named.category, weights_sha256 FROM version_of(?) "
+        "JOIN study_checkpoint AS named ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint "
+        "ORDER BY ALL",
+        [study],
+    )
+    return join_checkpoints(checkpoints, values)
+
+
+def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> str:
+    """The published model that a checkpoint of a study is; the name itself where no checkpoint has it.
+
+    Raises UnknownName where a checkpoint of that name is no published model.
+    """
+    rows = join_study(store, study, values).filter(checkpoint=name)
+    if rows.is_empty():
+        return name
+    names = rows["model"].drop_nulls().unique().to_list()
+    if len(names) != 1:
+        advice = rows["note"][0] or f"`bandlens published show --db {quoted(store.path)}` says what each checkpoint is"
+        raise UnknownName("published model", name, sorted({*models(values)["name"]}), advice)
+    return str(names[0])

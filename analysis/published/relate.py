@@ -252,15 +252,12 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
         frame = study_models(values).with_columns(family="category", name="model")
         return Ground(name, frame, tuple(BIASES), ("imagenet", *_shared(frame)))
     if name == "timm":
-        rows = values.filter(source="timm", metric="parameters").select(
-            name="model", parameters="value", input_size="input_size"
+        parameters = add_models(values.filter(source="timm", metric="parameters")).select(
+            "name", "input_size", "model", "family", parameters="value"
         )
-        frame = accuracies(values, "timm")
-        frame = frame.join(rows, on=["name", "input_size"], how="left", maintain_order="left")
-        families = (
-            add_models(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        frame = accuracies(values, "timm").join(
+            parameters, on=["name", "input_size"], how="left", maintain_order="left"
         )
-        frame = frame.join(families, on="name", how="left", maintain_order="left")
         frame = frame.drop_nulls(["imagenet", *_shared(frame)])
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":

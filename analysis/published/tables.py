@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +35,12 @@ class SourceTable:
             why = why.replace("{value!a}", ascii(value)).replace("{value}", str(value))
             raise StoreError(f"{self.where(row, column)}: {why}")
 
-    def check_columns(
-        self, needed: Iterable[str], allowed: Collection[str] | None = None, advice: str = ANOTHER_RELEASE
-    ) -> None:
-        """Check that all needed columns exist, and no others but those `allowed`; None allows any."""
-        header = f"{self.file}, {'row' if self.headers is None else 'line'} 1"
-        for name in needed:
+    def check_columns(self, names: Iterable[str], advice: str = ANOTHER_RELEASE) -> None:
+        """All columns exist."""
+        for name in names:
             if name not in self.rows.columns:
-                raise StoreError(f"{header}: no column {name or 'model'}; {advice}")
-        for name in self.rows.columns:
-            if allowed is not None and name not in allowed:
-                raise StoreError(f"{header}: unknown column {name}; {advice}")
+                unit = "row" if self.headers is None else "line"
+                raise StoreError(f"{self.file}, {unit} 1: no column {name or 'model'}; {advice}")
 
     def check_filled(self, *columns: str) -> None:
         """No cell of the columns is empty."""

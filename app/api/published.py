@@ -104,8 +104,7 @@ def show_published(
     """
     import polars as pl
 
-    from ...analysis.published.joined import joined, published_name
-    from ...analysis.published.names import values_of_model
+    from ...analysis.published.names import join_study, published_name, values_of_model
     from ...analysis.published.relate import BASELINES, baseline_lines, line_rows, place, training_lines
     from ...analysis.published.sources import count_figures
 
@@ -121,8 +120,9 @@ def show_published(
         }
     with nullcontext() if db is None else reading(db) as store:
         if model is None:
-            sources = pl.DataFrame(list(count_figures(values)), infer_schema_length=None)
-            return {"sources": sources} | ({"checkpoints": joined(store, "*", values)} if store else {})
+            return {"sources": count_figures(values)} | (
+                {"checkpoints": join_study(store, "*", values)} if store else {}
+            )
         figures = values_of_model(values, published_name(store, "*", model, values) if store else model)
     return {"places": place(values, figures), "figures": figures}
 

@@ -18,7 +18,7 @@ from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
-from ...analysis.published.joined import joined
+from ...analysis.published.names import join_study
 from ...analysis.published.relate import (
     EVERYWHERE,
     baseline_lines,
@@ -143,7 +143,7 @@ def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
     """Yield a panel for each bias that the report's models and published ones have."""
     with open_store(results.path, read_only=True) as store:
         values = atlas(store)
-        names = joined(store, results.label, values)
+        names = join_study(store, results.label, values)
     study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
     classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].display.published)}
     metrics = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))

@@ -3,7 +3,7 @@
 .venv/bin/python tests/support/golden/atlas.py ../shared/published
 
 and weights.csv from the addresses of weights that timm and torchvision have. Run it by hand after a change of
-sources.toml or of the files; test_sources.py and test_joined.py compare what it gives with what ships.
+sources.toml or of the files; test_sources.py and test_names.py compare what it gives with what ships.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from bandlens.analysis.published.imports import read_import
-from bandlens.analysis.published.joined import WEIGHTS
-from bandlens.analysis.published.names import models
+from bandlens.analysis.published.names import WEIGHTS, models
 from bandlens.analysis.published.sources import VALUES, shipped_values, sources
 
 FOLDERS = {

@@ -16,8 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.relate import baseline_lines
-from bandlens.analysis.published.sources import VALUES, File, Source, read_source, shipped_values, sources
-from bandlens.analysis.published.sources import _column as column
+from bandlens.analysis.published.sources import VALUES, Column, File, Source, read_source, shipped_values, sources
 from bandlens.core.errors import StoreError, UsageError
 
 ROOT = Path(__file__).parents[4]
@@ -121,11 +120,10 @@ def test_an_image_of_one_class_is_no_conflict_and_without_decisions_there_is_no_
     ]
 
 
-def made_up(folder: Path, text: str, **file: object) -> Source:
+def made_up(folder: Path, text: str, gaps: bool = False) -> Source:
     (folder / "a.csv").write_text(text)
-    columns = (column("top1", benchmark="imagenet", n=10), column(pattern="c_.", benchmark="c"))
-    described = File("a.csv", "model", columns, frozenset({"rank"}), **file)  # type: ignore[arg-type]
-    return Source("made-up", "Made up", "a/b", "1", "MIT", True, (described,), None, ("a.csv",))
+    columns = (Column("imagenet", "top1", n=10), Column("c", pattern="c_."))
+    return Source("made-up", "Made up", "a/b", "1", "MIT", True, (File("a.csv", columns, gaps=gaps),))
 
 
 RIGHT = "model,top1,c_1,c_2,rank\none,70,10,20,1\ntwo,60,30,40,2\n"
@@ -147,9 +145,8 @@ def test_a_mean_of_which_a_part_is_missing_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("rank", "place"), "line 1: no column rank"),
         (lambda text: text.replace("top1", "top2"), "line 1: no column top1"),
-        (lambda text: text.replace(",rank", ",rank,new").replace(",1\n", ",1,5\n"), "line 1: unknown column new"),
+        (lambda text: text.replace("rank", "top1"), "line 1, column top1: there more than once"),
         (lambda text: text.replace("two", "one"), "line 3, column model: one is there more than once"),
         (lambda text: text.replace("two", ""), "line 3, column model: empty"),
         (lambda text: text.replace("60", ""), "line 3, column top1: empty"),
