@@ -68,12 +68,9 @@ ClassNames = Mapping[str, Mapping[int, str]]
 NO_NAMES: ClassNames = {}
 
 
-Outcome = Finished | Failed
 SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
 """Columns that tell sessions apart."""
-VALUE_COLUMNS = (
-    *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
-)
+VALUES = ("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note")
 """Columns of measure_value that are no keys."""
 MOVED = """
 FROM loaded JOIN cell USING (key) JOIN cell AS donor ON donor.key = loaded.donor
@@ -171,13 +168,11 @@ class Store:
             raise UsageError("the query is empty; give one SELECT")
         return relation
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement that may write, and give its rows."""
         with explained(self.path):
-            self._rows(sql, parameters)
-
-    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        self._views.make(sql)
-        return self._connection.execute(sql, list(parameters)).fetchall()
+            self._views.make(sql)
+            return self._connection.execute(sql, list(parameters)).fetchall()
 
     def checkpoint(self) -> None:
         """Write what the log beside the file holds into the file."""
@@ -196,6 +191,20 @@ class Store:
                 self._connection.execute("ROLLBACK")
             self._views.names = names  # temporary views that were made on the way are gone, too
             raise
+
+    def insert(self, table: str, rows: Rows, new_by: str = "") -> None:
+        """Add rows to a table: those of all, or those whose column `new_by` has a value that the table has not.
+
+        A column of the table that the rows have not gets its default.
+        """
+        condition = f"WHERE {new_by} NOT IN (SELECT {new_by} FROM {table})" if new_by else ""
+        self._load(f"INSERT INTO {table} BY NAME SELECT * FROM loaded {condition}", rows)
+
+    def replace(self, table: str, rows: Rows, where: str = "true", parameters: Sequence[Any] = ()) -> None:
+        """Put rows in the place of those of a table that a condition names."""
+        with self.transaction():
+            self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
+            self.insert(table, rows)
 
     def _load(self, statement: str, rows: Rows) -> None:
         """Run a statement that reads the rows as the table `loaded`."""
@@ -220,12 +229,11 @@ class Store:
 
     def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
         """Cell key -> number of its images that are done; cells that are not in the database are left out."""
-        with explained(self.path):
-            rows = self._rows(
-                "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM (SELECT unnest(?::VARCHAR[]) AS key) "
-                "JOIN cell USING (key) LEFT JOIN part ON part.cell = cell.id GROUP BY key",
-                [[cell.key for cell in cells]],
-            )
+        rows = self.execute(
+            "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM (SELECT unnest(?::VARCHAR[]) AS key) "
+            "JOIN cell USING (key) LEFT JOIN part ON part.cell = cell.id GROUP BY key",
+            [[cell.key for cell in cells]],
+        )
         return dict(rows)
 
     def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
@@ -277,10 +285,8 @@ class Store:
                 self.execute("UPDATE study SET last_run = now(), toml = ? WHERE id = ?", [toml, newest["id"][0]])
                 return f"{name}@{newest['version'][0]}"
             version = 1 + (newest["version"][0] if len(newest) else 0)
-            self.execute(
-                "INSERT INTO study (name, version, toml, digest, host, bandlens) VALUES (?, ?, ?, ?, ?, ?)",
-                [name, version, toml, digest, socket.gethostname(), __version__],
-            )
+            columns = {"name": name, "version": version, "toml": toml, "digest": digest}
+            self.insert("study", [columns | {"host": socket.gethostname(), "bandlens": __version__}])
             self._load(
                 "INSERT INTO study_cell SELECT currval('id'), cell.id FROM loaded JOIN cell USING (key)",
                 {"key": [cell.key for cell in cells]},
@@ -298,8 +304,8 @@ class Store:
             self._add_images(images)
         self._add_cells(cells)
         for space in {cell.decision_space for cell in cells} & set(names):
-            rows = [{"decision_space": space, "class": number, "name": name} for number, name in names[space].items()]
-            self._load("INSERT OR REPLACE INTO class_name FROM loaded", rows)
+            classes = {"decision_space": space, "class": [*names[space]], "name": [*names[space].values()]}
+            self._load("INSERT OR REPLACE INTO class_name FROM loaded", classes)
 
     def _keep_names(self, cells: Sequence[Cell]) -> None:
         """Keep what the study that was just added calls its checkpoints and image sets."""
@@ -319,10 +325,8 @@ class Store:
 
     def _add_images(self, images: Images) -> None:
         info = images.info
-        image_sets = self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])
-        if len(image_sets):
-            self._name_classes(image_sets.item(), images)
-            self._keep_attributes(image_sets.item(), images)
+        for (image_set,) in self.execute("SELECT id FROM image_set WHERE digest = ?", [info.digest]):
+            self._describe_images(image_set, images)
             return
         first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         first_scheme = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
@@ -331,38 +335,33 @@ class Store:
             "clusters": len(np.unique(images.clusters)),
             "scheme": next(iter(first_scheme), None),
         }
-        places = ", ".join("?" * len(row))
-        self.execute(f"INSERT INTO image_set ({', '.join(row)}) VALUES ({places})", [*row.values()])
+        self.insert("image_set", [row])
+        [(image_set,)] = self.execute("SELECT currval('id')")
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
-        self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", columns)
-        identity = self.frame("SELECT currval('id')").item()
-        self._name_classes(identity, images)
-        self._keep_attributes(identity, images)
+        self.insert("image", {"image_set": image_set, **columns})
+        self._describe_images(image_set, images)
         for scheme, (rows, classes) in (first_scheme | dict(images.schemes)).items():
-            truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
-            self._load("INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", truth)
+            truth = {"scheme": scheme, "image_index": rows.astype(np.uint32), "class": classes}
+            self.insert("label", {"image_set": image_set, **truth})
 
-    def _name_classes(self, image_set: int, images: Images) -> None:
-        """Keep the names of a set's classes (image_set.id); a model whose names are known may have added some."""
+    def _describe_images(self, image_set: int, images: Images) -> None:
+        """Keep the names of a set's classes (image_set.id), and its attributes in place of those that it had.
+
+        A model whose names are known may have added some since; a copy without attributes leaves them as they are.
+        """
         if images.class_names:
-            count = len(images.class_names)
-            columns = {"image_set": [image_set] * count, "class": range(count), "name": list(images.class_names)}
-            self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", columns)
-
-    def _keep_attributes(self, image_set: int, images: Images) -> None:
-        """Replace the attributes of a set (image_set.id); a copy of the set that has none leaves them as they are."""
-        if not images.attributes:
-            return
-        self.execute("DELETE FROM image_attribute WHERE image_set = ?", [image_set])
-        counts = [len(rows) for rows in images.attributes.values()]
-        columns = {
-            "image_set": [image_set] * sum(counts),
-            "image_index": np.concatenate([*images.attributes.values()]).astype(np.uint32),
-            "name": np.repeat([name for name, _ in images.attributes], counts).tolist(),
-            "value": np.repeat([value for _, value in images.attributes], counts).tolist(),
-        }
-        self._load("INSERT INTO image_attribute BY NAME FROM loaded", columns)
+            names = {"class": range(len(images.class_names)), "name": list(images.class_names)}
+            self._load("INSERT OR REPLACE INTO own_class_name FROM loaded", {"image_set": image_set, **names})
+        if images.attributes:
+            self.execute("DELETE FROM image_attribute WHERE image_set = ?", [image_set])
+            counts = [len(rows) for rows in images.attributes.values()]
+            attributes = {
+                "image_index": np.concatenate([*images.attributes.values()]).astype(np.uint32),
+                "name": np.repeat([name for name, _ in images.attributes], counts).tolist(),
+                "value": np.repeat([value for _, value in images.attributes], counts).tolist(),
+            }
+            self.insert("image_attribute", {"image_set": image_set, **attributes})
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
@@ -373,7 +372,7 @@ class Store:
             | {"head": model.head and json.dumps(asdict(model.head)), "model_sha256": model.sha256}
             for model in models
         ]
-        self._insert_new("checkpoint", "model_sha256", rows)
+        self.insert("checkpoint", rows, new_by="model_sha256")
         rows = [
             {
                 "probe": c.probe,
@@ -386,13 +385,13 @@ class Store:
             | asdict(c.facts)
             for c in conditions
         ]
-        self._insert_new("condition", "digest", rows)
+        self.insert("condition", rows, new_by="digest")
         self._renew_facts(conditions)
         rows = [
             {
                 "key": cell.key,
-                "model": cell.model.sha256,
-                "images": cell.image_set.digest,
+                "checkpoint": cell.model.sha256,
+                "image_set": cell.image_set.digest,
                 "condition": cell.condition.digest,
                 "engine": cell.variant.engine,
                 "precision": cell.variant.precision,
@@ -402,13 +401,12 @@ class Store:
             }
             for cell in cells
         ]
-        columns = ("engine", "precision", "onnx_sha256", "decision_space", "seed")
         self._load(
-            f"INSERT INTO cell (key, checkpoint, image_set, condition, {', '.join(columns)}) "
-            f"SELECT key, checkpoint.id, image_set.id, condition.id, {', '.join(f'loaded.{name}' for name in columns)} "
-            "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
-            "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
-            "WHERE key NOT IN (SELECT key FROM cell)",
+            "INSERT INTO cell BY NAME SELECT loaded.* REPLACE "
+            "(checkpoint.id AS checkpoint, image_set.id AS image_set, condition.id AS condition) "
+            "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.checkpoint "
+            "JOIN image_set ON image_set.digest = loaded.image_set "
+            "JOIN condition ON condition.digest = loaded.condition WHERE key NOT IN (SELECT key FROM cell)",
             rows,
         )
 
@@ -422,17 +420,9 @@ class Store:
             [{"digest": c.digest} | asdict(c.facts) for c in conditions],
         )
 
-    def _insert_new(self, table: str, unique: str, rows: list[dict[str, Any]]) -> None:
-        names = ", ".join(rows[0])
-        self._load(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM loaded "
-            f"WHERE {unique} NOT IN (SELECT {unique} FROM {table})",
-            rows,
-        )
-
     # Predictions
 
-    def commit(self, outcomes: Sequence[Outcome], sessions: Mapping[Variant, SessionInfo]) -> None:
+    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
         """Store the outcomes of a range of images in one transaction.
 
         Args:
@@ -443,8 +433,10 @@ class Store:
         with self.transaction():
             if finished:
                 ids = self._ids_of([part.cell.key for part in finished])
-                self._add_parts(finished, ids, self._session_ids({part.cell.variant for part in finished}, sessions))
-                self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
+                variants = {part.cell.variant for part in finished}
+                session_ids = {variant: self._add_session(variant, sessions[variant]) for variant in variants}
+                self.insert("part", [_part_row(part, ids, session_ids) for part in finished])
+                self.insert("prediction", _prediction_table(finished, ids))
                 self._mark_complete(ids.values())
             for outcome in outcomes:
                 if isinstance(outcome, Failed):
@@ -476,41 +468,19 @@ class Store:
             self._mark_complete(self._ids_of(keys).values())
 
     def _ids_of(self, keys: Sequence[str]) -> dict[str, int]:
-        with explained(self.path), self._loaded({"key": keys}):
-            return dict(self._rows("SELECT key, id FROM cell SEMI JOIN loaded USING (key)"))
+        query = "SELECT key, id FROM cell SEMI JOIN (SELECT unnest(?::VARCHAR[]) AS key) USING (key)"
+        return dict(self.execute(query, [list(keys)]))
 
-    def _session_ids(
-        self, variants: Collection[Variant], sessions: Mapping[Variant, SessionInfo]
-    ) -> dict[Variant, int]:
-        """The id of the session that each variant ran in; one that is not known is added, with its card."""
-        keys = {variant: _session(variant, sessions) for variant in variants}
-        columns = dict(zip(SESSION, map(list, zip(*keys.values(), strict=True)), strict=True))
-        columns["card"] = [sessions[variant].card for variant in keys]
-        names = ", ".join(columns)
-        self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", columns)
-        same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
-        with explained(self.path), self._loaded(columns):
-            rows = self._rows(
-                f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
-                f"ON {same} AND session.versions = loaded.versions::JSON"
-            )
-        ids = {row[:-1]: row[-1] for row in rows}
-        return {variant: ids[key] for variant, key in keys.items()}
-
-    def _add_parts(
-        self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[Variant, int]
-    ) -> None:
-        columns = {
-            "cell": [cells[part.cell.key] for part in finished],
-            "first": [part.first for part in finished],
-            "count": [len(part.predictions.predicted) for part in finished],
-            "session": [sessions[part.cell.variant] for part in finished],
-            "seconds": [part.seconds for part in finished],
-            "right1": [_count_below(1, part.predictions.label_rank) for part in finished],
-            "right5": [_count_below(5, part.predictions.label_rank) for part in finished],
-        }
-        names = ", ".join(columns)
-        self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", columns)
+    def _add_session(self, variant: Variant, info: SessionInfo) -> int:
+        """The id of the session that a variant ran in; one that is not known is added, with its card."""
+        environment = (info.device, info.batch, info.threads, info.versions)
+        key = [variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256]
+        names, places = ", ".join(SESSION), ", ".join("?" * len(SESSION))
+        self.execute(
+            f"INSERT INTO session ({names}, card) VALUES ({places}, ?) ON CONFLICT DO NOTHING", [*key, info.card]
+        )
+        [(identity,)] = self.execute(f"SELECT id FROM session WHERE ({names}) = ({places})", key)
+        return int(identity)
 
     def _mark_complete(self, cells: Iterable[int]) -> None:
         """Mark those of the cells all of whose images are stored."""
@@ -529,14 +499,8 @@ class Store:
         The columns of the frame are those of the table measure_value, with `_id` after study, checkpoint, image_set and
         condition. Others are passed over.
         """
-        with self.transaction():
-            for study in studies:
-                self.execute(
-                    "DELETE FROM measure_value WHERE study = $1 "
-                    "AND metric NOT IN (SELECT name FROM own_measure WHERE study = $1)",
-                    [study],
-                )
-            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
+        own = "(study, metric) IN (SELECT (study, name) FROM own_measure)"
+        self.replace("measure_value", _value_table(frame), f"list_contains(?, study) AND NOT {own}", [list(studies)])
 
     def write_own_values(
         self, frame: pl.DataFrame, study: int, measures: pl.DataFrame, answers: Iterable[pl.DataFrame]
@@ -557,38 +521,23 @@ class Store:
                     f"AND {table}.{column} = loaded.name",
                     described,
                 )
-            self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
-            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
+            self.insert("own_measure", described)
+            self.insert("measure_value", _value_table(frame))
             for part in answers:
-                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(study_column))
-
-    def _replace(self, table: str, frame: pl.DataFrame, where: str = "true", parameters: Sequence[Any] = ()) -> None:
-        """Replace the rows of a table that a condition names."""
-        with self.transaction():
-            self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
-            self._load(f"INSERT INTO {table} BY NAME FROM loaded", frame)
-
-    def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
-        """Replace the error consistencies on some images: the columns of error_consistency."""
-        self._replace("error_consistency", frame, "images = ?", [images])
-
-    def write_human_values(self, frame: pl.DataFrame) -> None:
-        """Replace the numbers of people: the columns of human_value."""
-        self._replace("human_value", frame)
+                self.insert("own_answer", part.with_columns(study_column))
 
     def write_gates(self, frame: pl.DataFrame) -> None:
         """Replace the precision gates of the pairs of cells in the frame.
 
         Columns: those of precision_gate without `decided`.
         """
-        names = ", ".join(frame.columns)
         with self.transaction():
             self._load(
                 "DELETE FROM precision_gate AS old USING loaded "
                 "WHERE old.reference = loaded.reference AND old.candidate = loaded.candidate",
                 frame,
             )
-            self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", frame)
+            self.insert("precision_gate", frame)
 
     def write_release(self, label: str, against: str, frame: pl.DataFrame) -> None:
         """Replace the verdicts on a version of a study against a release before it.
@@ -597,38 +546,35 @@ class Store:
         """
         import polars as pl
 
-        ids = self.frame("SELECT study_id FROM study_version WHERE label = ?", [label])
-        rows = frame.select(pl.lit(ids.item(), pl.Int32).alias("study"), pl.lit(against).alias("against"), pl.all())
-        self._replace("release_verdict", rows, "study = ? AND against = ?", [ids.item(), against])
+        [(study,)] = self.execute("SELECT study_id FROM study_version WHERE label = ?", [label])
+        rows = frame.with_columns(pl.lit(study, pl.Int32).alias("study"), pl.lit(against).alias("against"))
+        self.replace("release_verdict", rows, "study = ? AND against = ?", [study, against])
 
     def write_source(self, source: str, values: pl.DataFrame, trials: pl.DataFrame | None = None) -> None:
         """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""
         with self.transaction():
             self.execute("DELETE FROM published_value WHERE source = ?", [source])
-            self._load("INSERT INTO published_value BY NAME FROM loaded", values)
+            self.insert("published_value", values)
             if trials is not None:
                 self.execute("DELETE FROM human_trial")
-                self._load("INSERT INTO human_trial BY NAME FROM loaded", trials)
+                self.insert("human_trial", trials)
 
 
 def _value_table(frame: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
-    return frame.select(*keys, *VALUE_COLUMNS)
+    return frame.select(*keys, *VALUES)
 
 
-def check_names(cells: Iterable[Cell]) -> None:
+def check_names(cells: Sequence[Cell]) -> None:
     """UsageError where two checkpoints or image sets of a study share a name, or one of them has two names."""
-    models: set[tuple[str, str]] = set()
-    image_sets: set[tuple[str, str]] = set()
-    for cell in cells:
-        models.add((cell.model.name, cell.model.sha256))
-        image_sets.add((cell.image_set.name, cell.image_set.digest))
-    for kind, entries in (("models", sorted(models)), ("image sets", sorted(image_sets))):
+    models = {(cell.model.name, cell.model.sha256) for cell in cells}
+    image_sets = {(cell.image_set.name, cell.image_set.digest) for cell in cells}
+    for kind, entries in (("models", models), ("image sets", image_sets)):
         contents: dict[str, str] = {}
         names: dict[str, str] = {}
-        for name, content in entries:
+        for name, content in sorted(entries):
             if name in names:
                 raise UsageError(f"two {kind} are named {name}; give each a name of its own, or leave one of them out")
             if content in contents:
@@ -640,13 +586,6 @@ def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
     """Names of a cell's checkpoint and image set in a study, and the categories that the study puts them in."""
     model, images = cell.model, cell.image_set
     return model.name, model.category, images.name, images.benchmark, images.corruption, images.severity
-
-
-def _session(variant: Variant, sessions: Mapping[Variant, SessionInfo]) -> tuple[Any, ...]:
-    """The columns of SESSION for what a variant ran on."""
-    info = sessions[variant]
-    environment = (info.device, info.batch, info.threads, info.versions)
-    return variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256
 
 
 def _octave(frequency: float | None) -> int | None:
@@ -664,20 +603,30 @@ def _count_below(rank: int, label_ranks: NDArray[np.uint16] | None) -> int | Non
     return int((label_ranks < rank).sum())
 
 
+def _part_row(part: Finished, cells: Mapping[str, int], sessions: Mapping[Variant, int]) -> dict[str, Any]:
+    """The row of the table part, from the ids of cells and sessions."""
+    return {
+        "cell": cells[part.cell.key],
+        "first": part.first,
+        "count": len(part.predictions.predicted),
+        "session": sessions[part.cell.variant],
+        "seconds": part.seconds,
+        "right1": _count_below(1, part.predictions.label_rank),
+        "right5": _count_below(5, part.predictions.label_rank),
+    }
+
+
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pl.DataFrame:
     """The rows of the parts, which all have labels or all have none."""
     import polars as pl
 
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part.predictions, name) for part in finished])
-
-    firsts = np.array([part.first for part in finished])
-    counts = np.array([len(part.predictions.predicted) for part in finished])
-    cells = np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts)
-    # Each part counts from its first image on.
-    index = np.arange(len(cells)) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
-    columns: dict[str, Any] = {"cell": cells, "image_index": index.astype(np.uint32)}
+    counts = [len(part.predictions.predicted) for part in finished]
+    ranges = [(part.first, part.first + count) for part, count in zip(finished, counts, strict=True)]
+    columns: dict[str, Any] = {
+        "cell": np.repeat([ids[part.cell.key] for part in finished], counts),
+        "image_index": np.concatenate([np.arange(*ends, dtype=np.uint32) for ends in ranges]),
+    }
     for name in PREDICTION_COLUMNS:
-        absent = getattr(finished[0].predictions, name) is None
-        columns[name] = pl.repeat(None, len(cells), dtype=pl.UInt16, eager=True) if absent else joined(name)
+        values = [getattr(part.predictions, name) for part in finished]
+        columns[name] = None if values[0] is None else np.concatenate(values)
     return pl.DataFrame(columns).with_columns(pl.col("confidence").fill_nan(None))

@@ -67,7 +67,7 @@ def compute_measures(
     with open_processes(len(study_subjects)) as processes:
         values = _values(store, study_subjects, MeasureSelection(), options, advance, processes)
     store.write_values(values, {subject.study_id for subject in study_subjects})
-    store.write_human_values(_people_values())
+    store.replace("human_value", _people_values())
     return values
 
 

@@ -208,7 +208,8 @@ def _by_subject(
 def write_consistencies(store: Store, images: list[str], resamples: int = 1000, progress: Progress = silent) -> None:
     """Compute error consistency on each of `images` and keep it in the table error_consistency."""
     for name in images:
-        store.write_consistencies(name, consistencies(store, name, resamples, progress))
+        frame = consistencies(store, name, resamples, progress)
+        store.replace("error_consistency", frame, "images = ?", [name])
 
 
 MEAN_COLUMNS = ("kappa to humans", "low", "high", "lowest", "highest")

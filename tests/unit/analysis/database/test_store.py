@@ -78,7 +78,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
 
 def test_what_a_transaction_failed_of_is_said(store: Store) -> None:
     with pytest.raises(StoreError, match="does not have a column with name"):
-        store.write_consistencies("set", pl.DataFrame({"unknown": [1]}))
+        store.replace("error_consistency", pl.DataFrame({"unknown": [1]}))
 
 
 # Commit and resume

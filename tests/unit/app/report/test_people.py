@@ -118,9 +118,8 @@ def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(tm
     path = tmp_path / "results.duckdb"
     database(path, people=True)
     with open_store(path) as store:
-        store.write_consistencies(
-            "contrast", store.frame("FROM error_consistency").sample(fraction=1, shuffle=True, seed=0)
-        )
+        rows = store.frame("FROM error_consistency")
+        store.replace("error_consistency", rows.sample(fraction=1, shuffle=True, seed=0))
     results = read_data(path)
     assert results is not None
     names = results.consistency.select("images", "first_subject", "second_subject", "condition")
