@@ -1,10 +1,13 @@
-"""Opening and making a results database: its limits, and what keeps a reader from reading or changing anything else."""
+"""Opening, making and copying a results database: its limits, and what keeps a reader from reading anything else."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -14,10 +17,10 @@ from typing import Any
 import duckdb
 
 from ...core.errors import StoreError, UsageError, quoted
-from ...core.files import partial_prefix, remove_partial_files
+from ...core.files import behind_links, partial_prefix, remove_partial_files, take_name
 from ...core.version import __version__
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
-from .messages import explained
+from .queries import explained
 from .store import Store
 
 MEMORY_LIMIT = "2GB"
@@ -33,6 +36,9 @@ CLOSED = {
 }
 BLOCK_SIZE = "65536"
 """Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
+COPYING_SHARE = 0.05
+"""The share of a run's time that copying may take."""
+COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
 
 
 def names_database(word: str) -> bool:
@@ -144,3 +150,49 @@ def attached(databases: Sequence[Path], draft: Path, path: Path) -> Iterator[duc
                 connection.execute(f"ATTACH ? AS database{number} (READ_ONLY)", [str(database)])
                 check_tables(connection, database, f"database{number}", exact=True)
         yield connection
+
+
+def snapshots(store: Store, path: Path) -> Callable[[], bool]:
+    """Make a function that renews the copy at `path` when it is due, and says whether it did.
+
+    Call the function between transactions; it raises StoreError where the copy cannot be written. A copy takes its name
+    when it is whole, so that readers see the old one or the new one.
+
+    Raises UsageError where `path` is the database itself, or its folder is not there.
+    """
+    if path.exists() and path.samefile(store.path):
+        raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
+    remove_partial_files(path.parent, path.name)
+    due = 0.0
+
+    def renew() -> bool:
+        nonlocal due
+        started = time.monotonic()
+        if started < due:
+            return False
+        write_snapshot(store, path)
+        due = started + (time.monotonic() - started) / COPYING_SHARE
+        return True
+
+    return renew
+
+
+def write_snapshot(store: Store, path: Path) -> None:
+    """Copy the database, as it is now, to `path`."""
+    store.checkpoint()
+    path = behind_links(path)
+    try:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            # Another process copies, since closing the file in this one would give up this process's lock on it.
+            copy = subprocess.run(
+                [sys.executable, "-I", "-c", COPY, store.path, draft], capture_output=True, text=True, check=False
+            )
+            if copy.returncode:
+                reason = (copy.stderr.strip().splitlines() or [f"the copy ended with {copy.returncode}"])[-1]
+                raise StoreError(f"cannot write the snapshot {path}: {reason}")
+            take_name(draft, path)
+    except OSError as error:
+        raise StoreError(f"cannot write the snapshot {path}: {error.strerror}") from error

@@ -32,8 +32,7 @@ from ...core.records import (
 )
 from ...core.version import __version__
 from .catalogue import TemporaryViews, identifier
-from .messages import explained, explanation
-from .queries import NATIVE, TimeLimit, is_made_of, readable, with_text
+from .queries import NATIVE, TimeLimit, explained, explanation, is_made_of, readable, with_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +91,7 @@ class Store:
         self.path = path
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
-        """Called between transactions; see `database.snapshots`."""
+        """Called between transactions; see `open.snapshots`."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 0) -> pl.DataFrame:
         """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types.

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ...analysis.comparison.gates import not_passed
-from ...analysis.database.open import open_store
+from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.progress import Progress, silent
@@ -51,8 +51,6 @@ def run_study(
     progress, crashes = keep_progress(database, progress), read_crashes(database)
     with open_store(database) as store:
         if snapshot:
-            from ...analysis.database.snapshots import snapshots
-
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
         image_counts = stored_images(work, store)

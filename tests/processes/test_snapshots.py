@@ -11,8 +11,7 @@ from made_up_results import cell, condition, image_set, part, store_study
 from small import ask, bandlens, make_study
 from waiting import LIMIT_SECONDS, wait_until
 
-from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.snapshots import SHARE, snapshots, write_snapshot
+from bandlens.analysis.database.open import COPYING_SHARE, open_store, snapshots, write_snapshot
 from bandlens.analysis.database.store import Store
 from bandlens.core.errors import StoreError, UsageError
 
@@ -51,7 +50,7 @@ def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest
     with open_store(tmp_path / "results.duckdb") as store:
         add(store, "lowpass")
         copy = tmp_path / "snapshot.duckdb"
-        monkeypatch.setattr("bandlens.analysis.database.snapshots.time.monotonic", lambda: now)
+        monkeypatch.setattr("bandlens.analysis.database.open.time.monotonic", lambda: now)
         real = write_snapshot
 
         def slow(source: Store, path: Path) -> None:
@@ -59,14 +58,14 @@ def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest
             real(source, path)
             now += 3
 
-        monkeypatch.setattr("bandlens.analysis.database.snapshots.write_snapshot", slow)
+        monkeypatch.setattr("bandlens.analysis.database.open.write_snapshot", slow)
         renew = snapshots(store, copy)
         taken = 0
         for _ in range(400):
             taken += renew()
             now += 1
     assert taken > 1
-    assert 3 * taken / (now - 100) == pytest.approx(SHARE, rel=0.2)
+    assert 3 * taken / (now - 100) == pytest.approx(COPYING_SHARE, rel=0.2)
 
 
 def test_what_is_no_place_for_one(tmp_path: Path) -> None:
