@@ -43,6 +43,7 @@ IDENTITIES = {
 """Table -> the columns that tell its rows apart, and the order of the new ids."""
 GROUPS = {
     **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), "image_set"),
+    **dict.fromkeys(("study_cell", "study_checkpoint", "study_image_set"), "study"),
     "class_name": "decision_space",
     "published_value": "source",
     "human_trial": "0",
@@ -51,8 +52,6 @@ GROUPS = {
 }
 """Table -> the subject of its rows. All rows of one subject are those of one database: the one that decided last, where
 they are decided, and else the one with the most."""
-DECIDED = ("precision_gate", "release_verdict")
-"""Tables of verdicts."""
 REFERENCES = {
     "cell": ("checkpoint", "image_set", "condition"),
     "part": ("session",),
@@ -117,23 +116,6 @@ FROM {database}.part JOIN {database}.session ON session.id = part.session WHERE 
 
 
 @dataclass(frozen=True, slots=True)
-class Contradiction:
-    """A cell of which two databases have other predictions for the same images."""
-
-    cell: str
-    images: int
-    """The number of images that both have."""
-    classes: int
-    """The number of these with another predicted class."""
-    confidence: float
-    """The largest difference of a confidence."""
-    databases: tuple[Path, ...]
-    """The two databases."""
-    sessions: tuple[str, ...]
-    """Engine, precision, device, batch, threads and versions that each of them ran on."""
-
-
-@dataclass(frozen=True, slots=True)
 class Merged:
     """The content of a merged database."""
 
@@ -145,8 +127,11 @@ class Merged:
     predictions: int
     contradicted: int
     """The number of contradictions between two databases over a cell."""
-    contradictions: list[Contradiction]
-    """The first of them, up to MOST_DESCRIBED."""
+    contradictions: list[dict[str, Any]]
+    """A row for each of the first of them, up to MOST_DESCRIBED: the `cell`; the number of `images` that both databases
+    have, and of these with another predicted class (`other_class`); the largest difference of a `confidence`; and of
+    both databases, a and b, the path (`database_a`) and the sessions that ran the cell (`ran_a`).
+    """
     written: bool
     """Whether the file was written: it is not where a contradiction stays that nothing decides."""
 
@@ -155,10 +140,10 @@ class Merged:
         if not self.written:
             first = self.contradictions[0]
             raise StoreError(
-                f"{first.databases[0]} and {first.databases[1]} contradict each other, {self.contradicted} times in "
-                f"all, the first: {first.cell}: {first.classes} of {first.images} images have another class and "
-                f"confidences differ by up to {first.confidence:.2g}; nothing was written: name with --prefer the "
-                "database that is right, or delete what is wrong"
+                f"{first['database_a']} and {first['database_b']} contradict each other, {self.contradicted} times in "
+                f"all, the first: {first['cell']}: {first['other_class']} of {first['images']} images have another "
+                f"class and confidences differ by up to {first['confidence']:.2g}; nothing was written: name with "
+                "--prefer the database that is right, or delete what is wrong"
             )
         return self
 
@@ -169,12 +154,12 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     Raises UsageError for wrong names, and for two studies of one name and version that are not the same; StoreError
     where a database cannot be opened or disagrees with itself, or the disk is full.
     """
-    _check_names(paths, out)
-    preference = None if prefer is None else _place_of(prefer, paths)
-    remove_partial_files(out.parent, out.name)
     for path in paths:
         with open_store(path, read_only=True):  # which says what is wrong with a file
             pass
+    _check_names(paths, out)
+    preference = None if prefer is None else _place_of(prefer, paths)
+    remove_partial_files(out.parent, out.name)
     try:
         with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
             draft = Path(folder) / out.name
@@ -197,19 +182,16 @@ def _check_names(paths: Sequence[Path], out: Path) -> None:
         raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
     if not out.parent.is_dir():
         raise UsageError(f"no folder {out.parent} for the merged database; make it first")
-    files: dict[tuple[int, int], Path] = {}
-    for path in paths:
-        if path.exists():  # opening it says what is wrong with one that is not there
-            stat = path.stat()
-            if first_path := files.get((stat.st_dev, stat.st_ino)):
-                raise UsageError(f"{first_path} and {path} are one file; name each database once")
-            files[stat.st_dev, stat.st_ino] = path
+    for place, path in enumerate(paths):
+        for earlier in paths[:place]:
+            if path.samefile(earlier):
+                raise UsageError(f"{earlier} and {path} are one file; name each database once")
 
 
 def _place_of(prefer: Path, paths: Sequence[Path]) -> int:
     """The place of the preferred database among all, however its path is spelled; UsageError if it is none of them."""
     for place, path in enumerate(paths):
-        if prefer == path or (prefer.exists() and path.exists() and prefer.samefile(path)):
+        if prefer.exists() and prefer.samefile(path):
             return place
     raise UsageError(f"--prefer {prefer} is none of the databases; name one of {', '.join(map(str, paths))}")
 
@@ -327,10 +309,10 @@ class _Merger:
         query = f"SELECT pair FROM ({prints}) GROUP BY pair HAVING count(*) < 2 OR min(print) <> max(print)"
         return [pair for (pair,) in self._run(f"{query} ORDER BY pair")] if self._run("FROM side LIMIT 1") else []
 
-    def _describe(self, pair: int) -> Contradiction:
-        (cell, images, *_), _ = sides = self._run(
-            f"SELECT new, n, origin, id FROM side WHERE pair = {pair} ORDER BY origin"
-        )
+    def _describe(self, pair: int) -> dict[str, Any]:
+        """The row of a pair in `Merged.contradictions`."""
+        sides = self._run(f"SELECT new, n, origin, id FROM side WHERE pair = {pair} ORDER BY origin")
+        (cell, images, *_), _ = sides
         predictions = [
             f"(FROM {self._databases[origin]}.prediction WHERE cell = {old} AND image_index < {images})"
             for *_, origin, old in sides
@@ -339,15 +321,12 @@ class _Merger:
             "SELECT count(*) FILTER (a.predicted <> b.predicted), coalesce(max(abs(a.confidence - b.confidence)), 0) "
             f"FROM {predictions[0]} AS a JOIN {predictions[1]} AS b USING (image_index)"
         )
-        session_rows = [self._run(RAN.format(database=self._databases[origin], cell=old)) for *_, origin, old in sides]
-        return Contradiction(
-            cell=self._run(CELL_IN_WORDS.format(cell=cell))[0][0],
-            images=images,
-            classes=classes,
-            confidence=confidence,
-            databases=tuple(self.paths[origin] for *_, origin, _ in sides),
-            sessions=tuple(session for ((session,),) in session_rows),
-        )
+        ((name,),) = self._run(CELL_IN_WORDS.format(cell=cell))
+        row = {"cell": name, "images": images, "other_class": classes, "confidence": confidence}
+        for letter, (*_, origin, old) in zip("ab", sides, strict=True):
+            ((sessions,),) = self._run(RAN.format(database=self._databases[origin], cell=old))
+            row |= {f"database_{letter}": str(self.paths[origin]), f"ran_{letter}": sessions}
+        return row
 
     def _decide(self, pairs: Sequence[int], preference: int | None) -> bool:
         """Take the preferred database's predictions of contradicted cells; gives whether none is left undecided."""
@@ -366,11 +345,6 @@ class _Merger:
     def _copy(self, progress: Progress) -> int:
         """Store cells, studies, predictions and figures; gives the number of predictions."""
         self._run(CELLS)
-        for table in ("study_cell", "study_checkpoint", "study_image_set"):
-            self._run(
-                f"INSERT INTO merged.{table} "
-                f"SELECT DISTINCT * EXCLUDE (origin) FROM ({self._union(table)}) ORDER BY ALL"
-            )
         for table, subject in GROUPS.items():
             self._copy_groups(table, subject)
         ((total,),) = self._run("SELECT coalesce(sum(n), 0)::BIGINT FROM chosen")
@@ -383,14 +357,9 @@ class _Merger:
 
     def _copy_groups(self, table: str, subject: str) -> None:
         """Copy the rows about each subject from the database that decided last, or has the most of them."""
-        latest = "max(decided)" if table in DECIDED else "0"
-        columns = ", ".join(
-            name
-            for (name,) in self._run(
-                "SELECT column_name FROM duckdb_columns() "
-                f"WHERE (database_name, table_name) = ('merged', '{table}') AND column_name <> '{subject}'"
-            )
-        )
+        names = [name for name, *_ in self._run(f"DESCRIBE merged.{table}")]
+        latest = "max(decided)" if "decided" in names else "0"
+        columns = ", ".join(name for name in names if name != subject)
         self._make(
             "holder",
             "SELECT DISTINCT ON (subject) subject, origin FROM ("

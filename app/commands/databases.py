@@ -89,26 +89,12 @@ def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
 
 def print_merged(merged: Merged, databases: Sequence[File], table_format: TableFormat = Format.table) -> None:
     """Example: bandlens merge here.duckdb there.duckdb --out both.duckdb"""
-    contradictions = [
-        {
-            "cell": contradiction.cell,
-            "images": contradiction.images,
-            "other_class": contradiction.classes,
-            "confidence": contradiction.confidence,
-            **{
-                f"{database}_{side}": value
-                for side, path, sessions in zip("ab", contradiction.databases, contradiction.sessions, strict=True)
-                for database, value in (("database", str(path)), ("ran", sessions))
-            },
-        }
-        for contradiction in merged.contradictions
-    ]
     counts = {"cells": merged.cells, "shared": merged.shared, "predictions": merged.predictions}
     if table_format != Format.table:
         document = {"studies": merged.studies, **counts, "contradicted": merged.contradicted}
-        print_document(document | {"contradictions": contradictions}, table_format)
-    elif contradictions:
-        print_lines(contradictions)
+        print_document(document | {"contradictions": merged.contradictions}, table_format)
+    elif merged.contradictions:
+        print_lines(merged.contradictions)
     out = merged.raise_contradictions().out
     if table_format == Format.table:
         old_size = amount(sum(Path(database).stat().st_size for database in databases))

@@ -246,10 +246,17 @@ def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], t
     out = tmp_path / "out.duckdb"
     refused = merge(pair, out)
     (contradiction,) = refused.contradictions
-    assert (contradiction.images, contradiction.classes, contradiction.confidence) == (5, 2, 0)
-    assert contradiction.databases == tuple(pair)
-    for session in contradiction.sessions:
-        assert session == 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
+    session = 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
+    assert contradiction == {
+        "cell": "net, set, lowpass cutoff=0.1",
+        "images": 5,
+        "other_class": 2,
+        "confidence": 0,
+        "database_a": str(pair[0]),
+        "ran_a": session,
+        "database_b": str(pair[1]),
+        "ran_b": session,
+    }
     with pytest.raises(StoreError, match=r"contradict each other, 1 times in all, the first: net, set, lowpass"):
         refused.raise_contradictions()
     assert sorted(tmp_path.iterdir()) == sorted(pair)
@@ -286,7 +293,7 @@ def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_p
 def test_a_confidence_that_differs_in_its_last_digit_is_told_too(tmp_path: Path) -> None:
     paths = [make(tmp_path / f"{k}.duckdb", str(k), [0] * 6, 0.5 + k * 2**-24) for k in range(2)]
     (contradiction,) = merge(paths, tmp_path / "out.duckdb").contradictions
-    assert (contradiction.classes, contradiction.confidence) == (0, 2**-24)
+    assert (contradiction["other_class"], contradiction["confidence"]) == (0, 2**-24)
 
 
 # One database
