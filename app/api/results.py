@@ -424,14 +424,9 @@ def explore(
         browser: open the page in a browser as well.
         tell: called with the address, token included, and the number of image sets found.
     """
+    from ..explore.server import serve
     from ..pictures.conditions import SEARCH_DEPTH, find_sets
 
-    try:
-        from ..explore.server import serve
-    except ModuleNotFoundError as error:
-        if error.name in ("starlette", "uvicorn"):
-            raise UsageError("the explorer needs Starlette and Uvicorn: pip install 'bandlens[explore]'") from None
-        raise
     places = [Path(folder) for folder in images] or [Path(db).resolve().parent]
     for folder in places:
         if not folder.is_dir():

@@ -12,22 +12,20 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, parse_qsl, urlencode
 
 import polars as pl
-import uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...analysis.charts.libraries import begin_libraries
 from ...core.errors import BandlensError, UsageError
@@ -37,7 +35,6 @@ from ..pictures.sheet import grid_of
 from .answers import Answers, ImageQuery
 
 LOOPBACK = "127.0.0.1"
-COOKIE = "bandlens_explorer"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,136 +44,171 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
 }
+CACHED = {"cache-control": "private, max-age=3600"}
+"""The header of an answer that a browser may keep for an hour."""
 NAME_ONE = "name the one address of this machine that browsers open"
 """The end of each message about a --host that cannot be listened at."""
+REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
+"""Errors of requests that the page does not make."""
 log = logging.getLogger("bandlens")
-STATIC = {"explore.js": "text/javascript", "explore.css": "text/css"}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer to a browser."""
+
+    body: str | bytes
+    kind: str = "text/plain"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Doorkeeper:
-    """Lets nobody in who does not come from this page, and says in every answer what a browser may do with it.
+    """Lets nobody in who does not come from this page.
 
     A page of somebody else's in the same browser can send requests here. It does not have the cookie (SameSite), cannot
     name this host by a name of its own (Host), and says where it comes from (Origin).
     """
 
-    def __init__(self, app: ASGIApp, token: str, host: str, port: int) -> None:
+    def __init__(self, token: str, host: str, port: int) -> None:
         """`host` is what `read_host` gives; a browser on this machine may call 127.0.0.1 localhost, too."""
-        self._app, self._token, self._name = app, token, f"{COOKIE}_{port}"
+        self._token, self._cookie = token, f"bandlens_explorer_{port}"
         names = (host, "localhost") if host == LOOPBACK else (host,)
         # Browsers leave out the port of plain http.
         self._hosts = [f"{name}:{port}" for name in names] + [name for name in names if port == 80]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def refuse(self, path: str, query: str, headers: Mapping[str, str]) -> Response | None:
+        """The answer to a request that may not see what it asks for, or brings the token; None for any other.
 
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode())
-                        for name, value in HEADERS.items()
-                        if name.encode() not in present
-                    ),
-                ]
-            await send(message)
-
-        await self._answer(Request(scope))(scope, receive, guarded)
-
-    def _answer(self, request: Request) -> ASGIApp:
-        origin = request.headers.get("origin")
-        if request.headers.get("host") not in self._hosts:
-            return PlainTextResponse(f"This is {self._hosts[0]} alone.\n", 421)
+        Names of `headers` are small.
+        """
+        origin = headers.get("origin")
+        if headers["host"] not in self._hosts:
+            return Response(f"This is {self._hosts[0]} alone.\n", status=421)
         if origin is not None and origin not in [f"http://{host}" for host in self._hosts]:
-            return PlainTextResponse("Another site may not ask here.\n", 403)
-        parameters = parse_qs(request.url.query)
-        if request.url.path == "/" and self._is_token(parameters.get("token", [""])[0]):
-            rest = urlencode({name: values for name, values in parameters.items() if name != "token"}, doseq=True)
-            redirect = RedirectResponse(f"/?{rest}" if rest else "/", 303)
-            redirect.set_cookie(self._name, self._token, httponly=True, samesite="strict")
-            return redirect
-        if not self._is_token(request.cookies.get(self._name, "")):
-            return PlainTextResponse(
+            return Response("Another site may not ask here.\n", status=403)
+        parameters = parse_qs(query)
+        if path == "/" and self._is_token(parameters.pop("token", [""])[0]):
+            rest = urlencode(parameters, doseq=True)
+            cookie = f"{self._cookie}={self._token}; HttpOnly; Path=/; SameSite=strict"
+            return Response("", status=303, headers={"location": f"/?{rest}" if rest else "/", "set-cookie": cookie})
+        cookies = dict(pair.strip().partition("=")[::2] for pair in headers.get("cookie", "").split(";"))
+        if not self._is_token(cookies.get(self._cookie, "")):
+            return Response(
                 "Open the address that `bandlens explore` printed, with its token, or add &token=TOKEN to a link.\n",
-                403,
+                status=403,
             )
-        return self._app
+        return None
 
     def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
-REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
-"""Errors of requests that the page does not make."""
+Pages = Mapping[str, Callable[[Mapping[str, str]], Response]]
+"""Path -> what answers a query string."""
+Questions = Mapping[str, Callable[..., Any]]
+"""Path -> what answers an object of JSON, that is posted, with JSON."""
 
 
-async def answer_in_thread(answer: Callable[[], Response]) -> Response:
-    """Answer in a thread; a request that cannot be answered gets status 400 and a line that says why."""
-    try:
-        return await run_in_threadpool(answer)
-    except BandlensError as error:
-        why = str(error)
-    except OSError as error:
-        why = f"{error.filename}: {error.strerror}"
-    except REQUEST_ERRORS:
-        why = "the page asked for what is not there; load it again"
-    return _json({"error": why}, 400)
-
-
-def application(answers: Answers, token: str, host: str, port: int) -> ASGIApp:
-    """The page, and the routes that it asks."""
+def routes(answers: Answers) -> tuple[Pages, Questions]:
+    """Whatever the page asks for."""
     libraries = begin_libraries().result()
 
-    def asked(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
-        async def endpoint(request: Request) -> Response:
-            return await answer_in_thread(lambda: answer(request))
+    def picture(query: Mapping[str, str]) -> Response:
+        seed = int(query.get("seed", "0"))
+        content = answers.picture(query["set"], int(query["index"]), query.get("condition"), seed)
+        return Response(content, "image/png", headers=CACHED)
 
-        return endpoint
+    pages: Pages = {
+        "/": lambda _: _asset("page.html", "text/html"),
+        "/static/explore.js": lambda _: _asset("explore.js", "text/javascript"),
+        "/static/explore.css": lambda _: _asset("explore.css", "text/css"),
+        "/static/libraries.js": lambda _: Response(libraries, "text/javascript", headers=CACHED),
+        "/api/study": lambda query: _json(answers.study(query.get("study"))),
+        "/api/filters": lambda query: _json(answers.filters(query["study"], query["set"])),
+        "/api/octaves": lambda query: _json(answers.octaves(query["study"], query["set"], int(query["index"]))),
+        "/api/picture": picture,
+    }
+    images = {"/api/images": lambda **fields: answers.images(ImageQuery(**fields))}
+    return pages, images | {"/api/correlation": answers.correlation}
 
-    def static(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in STATIC:
-            return PlainTextResponse("no such file\n", 404)
-        return Response(_asset(name), media_type=STATIC[name])
 
-    def filters(request: Request) -> Response:
-        return _json(answers.filters(request.query_params["study"], request.query_params["set"]))
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request, and says in every answer what a browser may do with it."""
 
-    def octaves(request: Request) -> Response:
-        query = request.query_params
-        return _json(answers.octaves(query["study"], query["set"], int(query["index"])))
+    server_version, sys_version = "bandlens", ""
+    timeout = 60
+    """Seconds that a browser may be silent in the middle of a request."""
 
-    def picture(request: Request) -> Response:
-        query = request.query_params
-        condition, seed = query.get("condition"), int(query.get("seed", "0"))
-        content = answers.picture(query["set"], int(query["index"]), condition, seed)
-        return _kept(content, "image/png")
+    def __init__(self, doorkeeper: Doorkeeper, pages: Pages, questions: Questions, *connection: Any) -> None:
+        self._doorkeeper, self._pages, self._questions = doorkeeper, pages, questions
+        super().__init__(*connection)  # which answers
 
-    def posted(answer: Callable[..., Any]) -> Callable[[Request], Any]:
-        async def endpoint(request: Request) -> Response:
-            body = await request.body()
-            return await answer_in_thread(lambda: _json(answer(**json.loads(body))))
+    def answer(self) -> None:
+        """Answer a request of any method."""
+        answer = self._answer()
+        body = answer.body.encode() if isinstance(answer.body, str) else answer.body
+        kind = f"{answer.kind}; charset=utf-8" if answer.kind.startswith("text/") else answer.kind
+        self.send_response(answer.status)
+        headers = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
+        for name, value in (headers | dict(answer.headers)).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-        return endpoint
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = answer  # noqa: N815
 
-    routes = [
-        Route("/", asked(lambda _: Response(_asset("page.html"), media_type="text/html"))),
-        Route("/static/libraries.js", asked(lambda _: _kept(libraries, "text/javascript"))),
-        Route("/static/{name}", asked(static)),
-        Route("/api/study", asked(lambda request: _json(answers.study(request.query_params.get("study"))))),
-        Route("/api/filters", asked(filters)),
-        Route("/api/octaves", asked(octaves)),
-        Route("/api/picture", asked(picture)),
-        Route("/api/correlation", posted(answers.correlation), methods=["POST"]),
-        Route("/api/images", posted(lambda **fields: answers.images(ImageQuery(**fields))), methods=["POST"]),
-    ]
-    return Doorkeeper(Starlette(routes=routes), token, host, port)
+    def _answer(self) -> Response:
+        """The answer; one to a request that cannot be answered has status 400 and a line that says why."""
+        path, _, query = self.path.partition("?")
+        if len(self.headers.get_all("host", [])) != 1:
+            return Response("A request names one host.\n", status=400)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if refusal := self._doorkeeper.refuse(path, query, headers):
+            return refusal
+        try:
+            if path in self._pages and self.command in ("GET", "HEAD"):
+                return self._pages[path](dict(parse_qsl(query, keep_blank_values=True)))
+            if path in self._questions and self.command == "POST":
+                body = self.rfile.read(max(0, int(headers.get("content-length", "0"))))
+                return _json(self._questions[path](**json.loads(body)))
+        except BandlensError as error:
+            why = str(error)
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}"
+        except REQUEST_ERRORS:
+            why = "the page asked for what is not there; load it again"
+        else:
+            is_known = path in self._pages or path in self._questions
+            return Response("Nothing here.\n", status=405 if is_known else 404)
+        return _json({"error": why}, 400)
+
+    def end_headers(self) -> None:
+        """End the headers of any answer, http.server's own included."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Log no requests."""
+
+
+class Listener(ThreadingTCPServer):
+    """Listens on one address, and answers each request in a thread of its own, for which its end does not wait."""
+
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
+        self.address_family = family
+        super().__init__(address, BaseHTTPRequestHandler)
+
+    def handle_error(self, *connection: Any) -> None:
+        """Show an error that is none of a browser which went away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*connection)
 
 
 def read_host(text: str) -> str:
@@ -194,9 +226,8 @@ def read_host(text: str) -> str:
     return str(address)
 
 
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket on one address of this machine; port 0 is any that is free.
+def listen(host: str, port: int) -> Listener:
+    """Listen on one address of this machine; port 0 is any that is free.
 
     Raises UsageError where the host has no address, is another machine's or stands for all addresses, whose Host header
     cannot be compared, and where the port is taken.
@@ -205,18 +236,15 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(f"--host {host}: {getattr(error, 'strerror', error)}; {NAME_ONE}") from None
-    if ip_address(address[0]).is_unspecified:
+    number = str(address[0])
+    if ip_address(number).is_unspecified:
         raise UsageError(f"--host {host} stands for all addresses of this machine; {NAME_ONE}")
-    with socket.socket(family, socket.SOCK_STREAM) as place:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            place.bind((address[0], port))
-        except (OSError, OverflowError) as error:
-            if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-                raise UsageError(f"--host {host} is no address of this machine; {NAME_ONE}") from None
-            raise UsageError(f"cannot listen on port {port}: {error}; choose another --port") from None
-        place.listen(64)
-        yield place
+    try:
+        return Listener(family, (number, port))
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise UsageError(f"--host {host} is no address of this machine; {NAME_ONE}") from None
+        raise UsageError(f"cannot listen on port {port}: {error}; choose another --port") from None
 
 
 def serve(
@@ -235,31 +263,21 @@ def serve(
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
     answers.study(None)  # a database with faults is refused before anything listens
     token = secrets.token_urlsafe(24)
-    with listening(host, port) as place:
-        address, number = place.getsockname()[:2]
-        config = uvicorn.Config(
-            application(answers, token, host, number), log_level="error", access_log=False, lifespan="off"
-        )
-        server = uvicorn.Server(config)
+    with closing(answers), listen(host, port) as listener:
+        address, number = listener.socket.getsockname()[:2]
+        handler = partial(Handler, Doorkeeper(token, host, number), *routes(answers))
+        listener.RequestHandlerClass = handler
         if not ip_address(address).is_loopback:
             log.warning(
                 f"bandlens: whoever can read the network on the way to {host} sees token and pages: it is plain http"
             )
         tell(f"http://{host}:{number}/?token={token}", len(sets))
-        try:
-            server.run(sockets=[place])
-        finally:
-            answers.close()
-
-
-def _kept(content: str | bytes, kind: str) -> Response:
-    """An answer that a browser may keep for an hour."""
-    return Response(content, media_type=kind, headers={"cache-control": "private, max-age=3600"})
+        listener.serve_forever()
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(json.dumps(value, allow_nan=False, default=str), status, media_type="application/json")
+    return Response(json.dumps(value, allow_nan=False, default=str), "application/json", status)
 
 
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _asset(name: str, kind: str) -> Response:
+    return Response(files(__package__).joinpath(name).read_text(encoding="utf-8"), kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandlens.app.explore.server import listening, read_host
+from bandlens.app.explore.server import listen, read_host
 from bandlens.core.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def test_a_host_is_written_as_browsers_write_it(host: str, written: str) -> None
 def test_a_host_that_no_browser_can_name_is_refused(host: str, message: str) -> None:
     with (
         pytest.raises(UsageError, match=r"name the one address of this machine that browsers open$") as refusal,
-        listening(read_host(host), 0),
+        listen(read_host(host), 0),
     ):
         pass
     assert message in str(refusal.value)
@@ -47,10 +47,10 @@ def test_a_host_that_no_browser_can_name_is_refused(host: str, message: str) -> 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost"])
 def test_it_listens_at_the_named_address(host: str) -> None:
-    with listening(read_host(host), 0) as place:
-        assert place.getsockname()[0] in (host, "127.0.0.1", "::1")
+    with listen(read_host(host), 0) as listener:
+        assert listener.server_address[0] in (host, "127.0.0.1", "::1")
 
 
 def test_a_port_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="choose another --port"), listening("127.0.0.1", 1 << 16):
+    with pytest.raises(UsageError, match="choose another --port"), listen("127.0.0.1", 1 << 16):
         pass
