@@ -10,7 +10,7 @@ from ..core.protocol import CUE_CONFLICT, STIMULI
 from ..core.untrusted import printable
 from ..core.version import __version__
 from ..export.weights.registry import checkpoints
-from .formats import escape_latex
+from .printing import escape_latex
 
 SOFTWARE = {
     "author": "{The bandlens maintainers}",

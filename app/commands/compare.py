@@ -9,7 +9,8 @@ import typer
 
 from ...core.errors import plural, some_of
 from ..api import results
-from ..console import (
+from ..printing import (
+    Format,
     TableFormat,
     condition_in_words,
     print_document,
@@ -17,7 +18,6 @@ from ..console import (
     print_tables,
     setting_in_words,
 )
-from ..formats import Format
 from ..terminal import command
 
 if TYPE_CHECKING:

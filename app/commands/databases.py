@@ -13,8 +13,7 @@ from ...core.errors import StoreError, UsageError, amount, plural, quoted
 from ..api import results, studies
 from ..api.files import RESULTS, File
 from ..api.options import Database, StudyName
-from ..console import TableFormat, print_document, print_lines, print_rows
-from ..formats import Format
+from ..printing import Format, TableFormat, print_document, print_lines, print_rows
 from ..terminal import command
 
 if TYPE_CHECKING:

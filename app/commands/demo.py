@@ -8,7 +8,8 @@ from typing import Any
 
 from ...core.errors import amount, quoted, unwritable
 from ..api import results, studies
-from ..console import duration, print_rows, progress
+from ..console import progress
+from ..printing import duration, print_rows
 from ..terminal import command
 
 

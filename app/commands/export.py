@@ -18,7 +18,7 @@ from ...export.weights.registry import OWN, Reading
 from ..api import models
 from ..api.files import File, path_of
 from ..api.options import complete_checkpoint
-from ..console import TableFormat, log, print_rows, progress
+from ..console import log, progress
 from ..export import (
     Backbone,
     Exports,
@@ -34,7 +34,7 @@ from ..export import (
     read_head,
     read_precisions,
 )
-from ..formats import Format
+from ..printing import Format, TableFormat, print_rows
 from ..terminal import command
 
 if TYPE_CHECKING:

@@ -14,15 +14,17 @@ from typer.core import TyperGroup
 from ...core.errors import BandlensError, Undecided, plural, unwritable
 from ..api import studies
 from ..api.files import File
-from ..console import (
+from ..printing import (
+    Format,
+    Rows,
     TableFormat,
     condition_in_words,
     duration,
+    junit_text,
     print_document,
     print_note,
     print_tables,
 )
-from ..formats import Format, Rows, junit_text
 from ..terminal import command
 
 if TYPE_CHECKING:

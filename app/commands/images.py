@@ -20,8 +20,8 @@ from ...probes.images.options import Contents, Draw, How
 from ..api import images
 from ..api.files import File, path_of
 from ..api.options import complete_benchmark
-from ..console import TableFormat, log, print_lines, print_note, print_rows, print_table, print_tables, progress
-from ..formats import Format, Rows
+from ..console import log, progress
+from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import CheckpointError
 from ..api import models
-from ..console import TableFormat, log, print_lines, print_note, print_rows, print_table, print_tables
-from ..formats import Format, Rows
+from ..console import log
+from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:

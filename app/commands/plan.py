@@ -14,8 +14,7 @@ import typer
 from ...core.errors import amount, plural, quoted, some_of
 from ...core.untrusted import one_line
 from ..api import studies
-from ..console import TableFormat, duration, print_document, print_note, print_rows
-from ..formats import Format
+from ..printing import Format, TableFormat, duration, print_document, print_note, print_rows
 from ..study import GATE_IMAGES
 from ..terminal import command
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.protocol import SUBSET_TITLES
 from ..api import published
-from ..console import TableFormat, print_note, print_rows, print_tables
-from ..formats import Format
+from ..printing import Format, TableFormat, print_note, print_rows, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import amount, plural
 from ..api import results
-from ..console import TableFormat, condition_in_words, log, print_rows, print_table, print_tables
-from ..formats import Format, Rows
+from ..console import log
+from ..printing import Format, Rows, TableFormat, condition_in_words, print_rows, print_table, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ def answer(
     else:
         text = _content(file or STDIN)
     with reading(db) as store:
-        from ..answers import print_answers, write_answers
+        from ..sql_answers import print_answers, write_answers
 
         if answer_format == "table":
             print_answers(store, text, timeout, line)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import BandlensError, plural, some_of
 from ..api import studies
-from ..console import TableFormat, duration, log, print_rows, print_tables
-from ..formats import Format, Rows
+from ..console import log
+from ..printing import Format, Rows, TableFormat, duration, print_rows, print_tables
 from ..terminal import command
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.app.answers import MOST_ROWS, print_answers, write_answers
+from bandlens.app.sql_answers import MOST_ROWS, print_answers, write_answers
 
 
 @pytest.fixture(scope="module")

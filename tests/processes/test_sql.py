@@ -21,7 +21,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.queries import NATIVE, PLAIN
-from bandlens.app.answers import BINARY, WRITERS, write_answer
+from bandlens.app.sql_answers import BINARY, WRITERS, write_answer
 from bandlens.core.errors import UsageError
 
 

@@ -17,7 +17,7 @@ from bandlens.analysis.database.open import open_store
 
 TABLE = """
 import sys
-from bandlens.app.console import print_lines, print_rows
+from bandlens.app.printing import print_lines, print_rows
 rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k, "none": None,
          **{f"value{n}": k + n / 7 for n in range(12)}} for k in range(3)]
 (print_lines if "--line" in sys.argv else print_rows)(rows)
@@ -28,16 +28,16 @@ def table(*words: str, columns: int = 80) -> list[str]:
     return on_a_terminal(python(TABLE, *words), columns)
 
 
-def test_numbers_continue_below_and_the_rest_is_named() -> None:
+def test_columns_continue_below_and_what_is_the_same_is_named() -> None:
     shown_lines = table()
     first = next(place for place, line in enumerate(shown_lines) if line.startswith("in every row"))
     rows, notes = shown_lines[:first], " ".join(shown_lines[first:])
     assert all(len(line) <= 80 for line in shown_lines)
-    assert notes == "in every row: study = mine left out for width: parameters, none; --format json shows all"
+    assert notes == "in every row: none = -, study = mine"
     blocks = [line.split() for line in rows if line.strip().startswith("checkpoint")]
     assert len(blocks) == 2
     assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"] * 2
-    assert [name for block in blocks for name in block[1:]] == [f"value{n}" for n in range(12)]
+    assert [name for block in blocks for name in block[1:]] == ["parameters", *(f"value{n}" for n in range(12))]
     printed = {text for line in rows for text in line.split()}
     assert printed >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
 

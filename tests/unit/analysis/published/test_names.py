@@ -205,9 +205,6 @@ def test_a_narrow_terminal_shows_the_metric_and_unit_of_each_figure(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     out = command("published", "show", "resnet50").out
     assert "resnet50.tv_in1k, shape_bias, share" in out
-    [left_out] = [line for line in out.splitlines() if line.startswith("left out for width")]
-    assert "metric" not in left_out
-    assert "unit" not in left_out
 
 
 def test_corruptions_in_memory_are_easier_than_on_disk() -> None:

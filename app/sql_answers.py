@@ -16,8 +16,7 @@ from ..analysis.database.queries import NATIVE, PLAIN, readable
 from ..analysis.database.store import Store
 from ..core.errors import StoreError, UsageError, plural, unwritable
 from ..core.files import replacing
-from .console import print_lines, print_rows
-from .formats import paper_text
+from .printing import paper_text, print_lines, print_rows
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -54,7 +53,7 @@ def print_answer(store: Store, query: str, seconds: float, line: bool = False) -
     if line:
         print_lines(rows)
     else:
-        print_rows(rows, whole="--line")
+        print_rows(rows)
     more = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else plural(len(frame), "row"))
 

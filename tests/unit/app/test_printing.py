@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bandlens.app.console import listen, print_document, print_rows, print_tables
-from bandlens.app.formats import Format, csv_text, json_text, paper_text
+from bandlens.app.console import listen
+from bandlens.app.printing import Format, csv_text, json_text, paper_text, print_document, print_rows, print_tables
 
 HOSTILE = [
     "a|b", "a\\|b", "two\nlines", "\u202egnp.exe", r"\input{/etc/passwd}", "50 % & $x_1^2$ ~ #1 {}", "[0.2]", "*",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.app.tables import SHORTEST, SHORTEST_KEY, TableLayout, columns_of, draw, join_intervals, lay_out, shorten
+from bandlens.app.layout import SHORTEST, SHORTEST_KEY, TableLayout, columns_of, draw, join_intervals, lay_out, wrap
 
 Table = dict[str, list[str]]
 NAME = "efficientnet_lite0_of_30_lett{}"
@@ -64,18 +64,18 @@ def test_no_line_is_wider_than_the_terminal(table: Table, width: int, titles: Se
 
 
 @given(table=tables(), width=st.integers(20, 150))
-def test_every_column_is_shown_or_named(table: Table, width: int) -> None:
+def test_every_column_is_shown_or_said_of_all_rows(table: Table, width: int) -> None:
     layout = lay_out(table, width)
     shown = {name for block in blocks_of(layout) for name in block}
-    assert shown | set(layout.repeated) | set(layout.left_out) == set(table)
-    assert not shown & {*layout.repeated, *layout.left_out}
+    assert shown | set(layout.repeated) == set(table)
+    assert not shown & {*layout.repeated}
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=6), longest=st.integers(SHORTEST_KEY, 40))
-def test_different_texts_stay_different_and_lines_are_short(texts: list[str], longest: int) -> None:
-    short = shorten(texts, longest)
-    assert len(set(short)) == len(set(texts))
-    assert all(len(line) <= longest for text in short for line in text.split("\n"))
+def test_texts_stay_whole_and_lines_are_short(texts: list[str], longest: int) -> None:
+    wrapped = wrap(texts, longest)
+    assert [re.sub(r"\s", "", text) for text in wrapped] == [text.replace(" ", "") for text in texts]
+    assert all(len(line) <= longest for text in wrapped for line in text.split("\n"))
 
 
 def test_a_table_that_fits_is_left_as_it_is() -> None:
@@ -108,19 +108,13 @@ def test_a_condition_has_24_characters_and_no_names_of_parameters() -> None:
 
 def test_parameters_keep_their_names_where_values_alone_say_nothing() -> None:
     texts = ["blur wide=1, a_long_parameter=2", "blur narrow=1, a_long_parameter=2"]
-    assert [text.replace("\n", " ") for text in shorten(texts, SHORTEST, setting=True)] == texts
+    assert [text.replace("\n", " ") for text in wrap(texts, SHORTEST, "condition")] == texts
 
 
 def test_a_cut_loses_its_unit_where_it_has_no_room() -> None:
     cuts = ["clean", "highpass above 100 cycles/image", "lowpass below 3 cycles/image"]
-    assert shorten(cuts, SHORTEST, setting=True) == ["clean", "highpass above 100", "lowpass below 3"]
-
-
-def test_long_names_lose_their_middle_unless_they_would_be_the_same() -> None:
-    names = [NAME.format(k) for k in (1, 2)]
-    assert shorten(names, SHORTEST) == ["efficientnet…of_30_lett1", "efficientnet…of_30_lett2"]
-    alike = [f"efficientnet_lite0_{middle}_of_thirty_letters" for middle in ("a", "b")]
-    assert [text.replace("\n", "") for text in shorten(alike, SHORTEST)] == alike
+    assert wrap(cuts, SHORTEST, "condition") == ["clean", "highpass above 100", "lowpass below 3"]
+    assert wrap(cuts, 40, "note") == cuts
 
 
 def test_numbers_without_room_continue_below_under_the_same_names() -> None:
@@ -148,23 +142,24 @@ def test_titles_are_headings_where_names_take_the_room_of_numbers() -> None:
         *(f"{NAME.format(1)}{end}" for end in (", imagenet-val", "")),
         *(f"{NAME.format(2)}{end}" for end in (", imagenet-val", "")),
     ]
-    assert layout.left_out == ["note"]
-    first = blocks_of(layout)[0]
+    first, second = blocks_of(layout)[:2]
     assert (first["value [low, high]"], first["state"]) == (["12345.678 [12345.678, 12345.678]"], ["degenerate"])
+    assert (list(second), second["note"]) == (["metric", "note"], ["the peak is at its bound"])
+    assert ["note" in block for block in blocks_of(layout)] == [False, True, False, False, False]
 
 
 def test_columns_that_say_nothing_new_go_first() -> None:
     table = {"study": ["mine", "mine"], "none": ["-", "-"], "text": ["x" * 40, "y" * 40], "value": ["1", "2"]}
     layout = lay_out(table, 55)
-    assert (layout.repeated, layout.left_out) == ({"study": "mine"}, ["none"])
+    assert layout.repeated == {"none": "-", "study": "mine"}
     assert blocks_of(layout) == [{"text": ["x" * 40, "y" * 40], "value": ["1", "2"]}]
 
 
-def test_an_interval_of_dashes_alone_is_left_out_by_its_joined_name() -> None:
+def test_an_interval_of_dashes_alone_is_named_once_by_its_joined_name() -> None:
     names = ("checkpoint", "metric", "value", "low", "high", "state")
     rows = [("efficientnet_lite0", f"psychometric_bandwidth_{k}", "-", "-", "-", "undetermined") for k in range(3)]
     layout = lay_out(dict(zip(names, (list(cells) for cells in zip(*rows, strict=True)), strict=True)), 40)
-    assert layout.left_out == ["value [low, high]"]
+    assert layout.repeated["value [low, high]"] == "-"
 
 
 def test_numbers_stand_at_the_right_and_a_cell_may_have_lines() -> None:

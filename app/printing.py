@@ -1,0 +1,267 @@
+"""Printing of every command: tables on a terminal, as CSV or JSON for programs, and as Markdown or LaTeX for papers.
+
+Programs get every column and every digit, an interval as columns of its own. Readers get numbers of four digits and an
+interval beside its value, `0.25 [0.2, 0.31]`; signs that Markdown, LaTeX or a terminal would obey are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from shutil import get_terminal_size
+from typing import Annotated, Any
+
+import typer
+
+from ..core.untrusted import printable
+from .console import log
+from .layout import NUMBER, TableLayout, cell_text, draw, join_intervals, lay_out
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a table: column -> value."""
+
+
+class Format(StrEnum):
+    """How a command writes its tables."""
+
+    table = "table"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+    json = "json"
+
+    @property
+    def is_for_programs(self) -> bool:
+        return self in (Format.csv, Format.json)
+
+
+TableFormat = Annotated[
+    Format,
+    typer.Option(
+        "--format", help="How tables are written: csv and json with all digits, markdown and latex with four."
+    ),
+]
+_MARKDOWN = re.compile(r"[\\|`*<&~]|(?<![^\W_])_|_(?![^\W_])|\](?=\()")
+"""Signs that Markdown obeys inside a cell: it leaves `_` between letters alone, and `]` but before `(`."""
+_AFTER_A_ROW = re.compile(r"^(\s*)([\[*])", re.MULTILINE)
+r"""Signs at the beginning of a line that LaTeX would take for arguments of the `\\` of the line before."""
+
+_MINUS = re.compile(r"(?<=[ \[])-(?=\d)")
+"""The sign of a negative number, which LaTeX sets as a hyphen outside of mathematics."""
+
+
+def print_rows(
+    rows: Rows,
+    table_format: Format = Format.table,
+    title: str | None = None,
+    *,
+    titles: Sequence[str] = (),
+) -> None:
+    """Print rows as an aligned table, or in the format that is asked for, with nothing beside them on stdout.
+
+    On a terminal that is too narrow, the columns in `titles` become headings, and what has no room continues below (see
+    `layout`).
+    """
+    if table_format == Format.json:
+        print(json_text(list(rows)))
+    elif not rows:
+        print_note("(nothing)", table_format)
+    elif table_format == Format.csv:
+        print(csv_text(rows), end="")
+    elif table_format == Format.table:
+        _print_layout(rows, title, titles)
+    else:
+        print(paper_text({name: [row[name] for row in rows] for name in rows[0]}, table_format, title))
+
+
+def print_table(rows: Rows, table_format: TableFormat = Format.table) -> None:
+    """Print the rows that a function of `api` returns, where nothing more is to be said."""
+    print_rows(rows, table_format)
+
+
+def print_tables(tables: Mapping[str, Rows], table_format: Format, *, titles: Sequence[str] = ()) -> None:
+    """Print tables under their titles. CSV is one table, in which a first column `table` has the titles."""
+    if table_format == Format.json:
+        print(json_text(tables))
+    elif table_format == Format.csv:
+        print_rows([{"table": title, **row} for title, rows in tables.items() for row in rows], table_format)
+    else:
+        for place, (title, rows) in enumerate(tables.items()):
+            if place:
+                print()
+            print_rows(rows, table_format, title, titles=titles)
+
+
+def print_document(document: Mapping[str, Any], table_format: Format) -> None:
+    """Print all that a command found. Whatever is no list is a row of the table `summary`, except in JSON."""
+    if table_format == Format.json:
+        print(json_text(document))
+        return
+    summary = {name: value for name, value in document.items() if not isinstance(value, list)}
+    tables = {
+        name: [row if isinstance(row, dict) else {name: row} for row in rows]
+        for name, rows in document.items()
+        if isinstance(rows, list) and rows
+    }
+    print_tables({"summary": [summary], **tables} if summary else tables, table_format)
+
+
+def print_note(text: str, table_format: Format) -> None:
+    """Print a sentence beside tables: on stdout where these are for the terminal, else on stderr."""
+    if table_format == Format.table:
+        print(text)
+    else:
+        log.info(text.strip())
+
+
+def _print_layout(rows: Rows, title: str | None, titles: Sequence[str]) -> None:
+    # A pipe has no width: let the longest row decide instead of shortening anything.
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    cells = {printable(name): [cell_text(row[name]) for row in rows] for name in rows[0]}
+    numeric = {
+        printable(name)
+        for name in rows[0]
+        if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
+    }
+    layout = TableLayout([("", [cells])]) if width is None else lay_out(cells, width, titles)
+    for place, (heading, blocks) in enumerate(layout.parts):
+        if place:
+            print()
+        if heading := ": ".join(filter(None, (title and printable(title), heading))):
+            print(_fill_text(heading, width), end="\n\n")
+        print("\n\n".join(draw(block, numeric) for block in blocks))
+    if layout.repeated:
+        values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
+        print(_fill_text(f"in every row: {values}", width))
+
+
+def _fill_text(text: str, width: int | None) -> str:
+    return text if width is None else textwrap.fill(text, width, break_on_hyphens=False)
+
+
+def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print each row as lines of field and value, with a blank line between two rows."""
+    longest = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
+    blocks = ["\n".join(f"{printable(name):<{longest}}  {cell_text(row[name])}" for name in row) for row in rows]
+    print("\n\n".join(blocks) or "(nothing)")
+
+
+def csv_text(rows: Rows) -> str:
+    """Rows as CSV: the columns of all rows in the order of their first appearance; lists and objects are JSON."""
+    import polars as pl
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    # A column of texts and numbers becomes one of texts.
+    columns = [pl.Series(name, [_csv_value(row.get(name)) for row in rows], strict=False) for name in names]
+    return pl.DataFrame(columns).write_csv()
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, default=str)
+    return value if value is None or isinstance(value, (int, float)) else str(value)
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, which has neither NaN, here null, nor an infinity, here a word."""
+    return json.dumps(_without_infinities(value), indent=1, default=str)
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_infinities(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def paper_text(columns: Mapping[str, Sequence[Any]], table_format: str, title: str | None = None) -> str:
+    """Columns of values as a Markdown table, or as a LaTeX tabular with the rules of booktabs.
+
+    A title is a heading in Markdown; in LaTeX it is the caption of a table around the tabular.
+    """
+    from tabulate import tabulate
+
+    cells = join_intervals({_line(name): [_line(cell_text(value)) for value in columns[name]] for name in columns})
+    rows = list(zip(*cells.values(), strict=True))
+    sides = ["right" if all(map(NUMBER.fullmatch, column)) else "left" for column in cells.values()] if rows else None
+    names, heading = [*cells], _line(title or "")
+    if table_format == Format.markdown:
+        names, *texts = ([_escape_markdown(text) for text in row] for row in [names, *rows])
+        drawing = tabulate(texts, names, "pipe", disable_numparse=True, colalign=sides)
+        return f"## {_escape_markdown(heading)}\n\n{drawing}" if heading else str(drawing)
+    drawing = tabulate(rows, names, "latex_booktabs", disable_numparse=True, colalign=sides)
+    drawing = _MINUS.sub("$-$", _AFTER_A_ROW.sub(r"\1{\2}", drawing))
+    if not rows:  # tabulate leaves out which columns there are
+        drawing = drawing.replace("{tabular}{}", f"{{tabular}}{{{'l' * len(names)}}}", 1)
+    return f"\\begin{{table}}\n\\caption{{{escape_latex(heading)}}}\n{drawing}\n\\end{{table}}" if heading else drawing
+
+
+def junit_text(title: str, suites: Mapping[str, Sequence[tuple[str, str, str]]]) -> str:
+    """The verdicts of gates as JUnit's XML, which CI services read; one that is undecided counts as skipped.
+
+    Args:
+        title: the name of the whole.
+        suites: checkpoint and image set -> name, verdict and message of each of their rows.
+    """
+    from xml.etree import ElementTree  # writes alone; what is read comes from nowhere
+
+    root = ElementTree.Element("testsuites", name=printable(title))
+    for suite, cases in suites.items():
+        counts = Counter(verdict for _, verdict, _ in cases)
+        numbers = {"tests": len(cases), "failures": counts["fail"], "skipped": counts["undecided"], "errors": 0}
+        attributes = {"name": printable(suite)} | {name: str(number) for name, number in numbers.items()}
+        suite_element = ElementTree.SubElement(root, "testsuite", attributes)
+        for name, verdict, message in cases:
+            case = ElementTree.SubElement(suite_element, "testcase", classname=printable(suite), name=printable(name))
+            if verdict != "pass":
+                kind = "failure" if verdict == "fail" else "skipped"
+                ElementTree.SubElement(case, kind, message=printable(message))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _line(text: str) -> str:
+    """The text on one line, without signs that a terminal would obey."""
+    return printable(text.replace("\n", " "))
+
+
+def _escape_markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", text)
+
+
+def escape_latex(text: str) -> str:
+    """The text without signs that LaTeX would obey."""
+    from tabulate import LATEX_ESCAPE_RULES
+
+    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)
+
+
+def duration(seconds: float) -> str:
+    """Give seconds in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def setting_in_words(probe: str, parameters: str | None, cycles: float | None = None) -> str:
+    """The setting of a condition, whose parameters SQL gives as JSON, as `noise_sd=0.2, frequency=3`.
+
+    With cycles per image, a filter's is `below 22 cycles/image` and a band's `noise_sd=0.2, at 14 cycles/image`.
+    """
+    from ..probes.grid import setting_in_words as in_words
+
+    return in_words(probe, json.loads(parameters or "{}"), cycles)
+
+
+def condition_in_words(row: Mapping[str, Any]) -> str:
+    """The condition of a row with probe, parameters and cycles, as `lowpass below 22 cycles/image`."""
+    return f"{row['probe'] or ''} {setting_in_words(row['probe'], row['parameters'], row['cycles'])}".strip()
