@@ -1,4 +1,4 @@
-"""What a command says beside its results: on stderr notes, errors, and progress with rates."""
+"""The output of a command beside its results: notes, errors, and progress with rates, on stderr."""
 
 from __future__ import annotations
 
