@@ -28,7 +28,7 @@ class Batch:
     """(n, 3, size, size) uint8 RGB in [0, 255], which nobody may write to: all conditions share them, and on a GPU they
     may be the image set itself."""
     keys: Array
-    """(n,) uint64 keys of the images, which noise is keyed by: see `images.files.image_keys`."""
+    """(n,) uint64 keys of the images, which noise is keyed by: see `images.set_files.image_keys`."""
     positions: NDArray[np.int64]
     """(n,) positions of the images in their set, in the host's memory. No built-in probe depends on them."""
     seed: int

@@ -17,8 +17,8 @@ from ...core.errors import BandlensError, UsageError
 from ...core.records import Condition
 from ...probes.family import Batch
 from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
-from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
+from ...probes.images.set_files import ABOUT
 
 SEARCH_DEPTH = 4
 """Levels below a folder at which image sets are looked for: imagenet-c/fog/3 lies three below."""

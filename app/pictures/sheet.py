@@ -17,8 +17,8 @@ from ...core.records import Condition, Crop
 from ...probes.family import Batch
 from ...probes.grid import PUBLISHED, Grid, make_grid
 from ...probes.images.decode import decode, pillow_warnings, planar
-from ...probes.images.files import image_keys
 from ...probes.images.samples import BrokenImageError
+from ...probes.images.set_files import image_keys
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11

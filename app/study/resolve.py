@@ -19,9 +19,9 @@ from ...engine.tuning import read_tuning
 from ...export.model_files import load_model, load_onnx_file, model_names, models_folder, training_keys_of
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
-from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
+from ...probes.images.set_files import ABOUT
 from ..console import log
 from .class_names import match_labels
 from .file import AUTO, Study

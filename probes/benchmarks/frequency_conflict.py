@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 from ...core.errors import ImageSetError, UsageError
 from ...core.protocol import FREQUENCY_CUES
 from ...core.records import ImageSetInfo
-from ..images.files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.options import USUAL, How
-from ..images.pack import Photograph, describe, hash_rows, rows_of
+from ..images.pack import Photograph, finish_set, hash_rows
+from ..images.set_files import PIXELS, Index, need_space, new_folder
 from ..spectral import lowpass, spectrum
 
 if TYPE_CHECKING:
@@ -77,22 +77,14 @@ def pack_frequency_conflict(
     preprocessing = f"{info.preprocessing}; up to {r} cycles of each, and above {r} of another class's, drawn by {seed}"
     set_info = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, preprocessing, True, info.decision_space)
     with new_folder(out) as folder:
-        file = folder / PIXELS
         # The workers share the processors already; the threads of each product would be in their way.
-        one_thread = threadpool_limits(1, "blas")
-        with one_thread, rows_of(file) as keep, how.progress(f"packing {set_info.name}", count, "images") as advance:
-            sha256s, _ = hash_rows(conflicts(), keep, out, how, advance)
-        index = Index(
-            paths,
-            labels,
-            images.clusters,
-            [sha256s[row] for row in range(count)],
-            {FREQUENCY_CUES.second: [[int(labels[partner])] for partner in partners]},
-        )
+        with threadpool_limits(1, "blas"):
+            sha256s, _ = hash_rows(conflicts(), count, folder / PIXELS, out, f"packing {set_info.name}", how)
+        rows = range(count)
+        second_classes = {FREQUENCY_CUES.second: [[int(labels[partner])] for partner in partners]}
+        index = Index(paths, labels, images.clusters, [sha256s[row] for row in rows], second_classes)
         names = {} if images.class_names is None else {"class_names": images.class_names}
-        with writing(out):
-            finish_pixels(file, info.size, range(count))
-            describe(folder, index, set_info, skipped={}, ignored=0, **names)
+        finish_set(folder, out, index, set_info, rows, {}, {}, 0, **names)
     return open_image_set(out)
 
 

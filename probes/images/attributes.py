@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ...core.errors import ImageSetError
 from ...core.files import partial_prefix, put_in_place, remove_partial_files
 from ...core.untrusted import regular
-from .files import ATTRIBUTES, damaged, writing
 from .labels import csv_rows
+from .set_files import ATTRIBUTES, damaged, writing
 
 COLUMNS = ("path", "name", "value")
 Slices = Mapping[tuple[str, str], NDArray[np.int64]]

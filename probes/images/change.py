@@ -8,7 +8,7 @@ from there, and computes the new ones alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
 from ...core.records import Crop
-from . import files
-from .attributes import select_images, write_attributes
+from . import set_files as files
+from .attributes import Slices, select_images
 from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
 from .labels import CLUSTERINGS, Clustering, clusters_none
 from .options import USUAL, How
-from .pack import describe, hash_photographs, labels_of_source, nowhere, rows_of
+from .pack import finish_set, hash_photographs, labels_of_source
 from .pixels import Stream
 from .sources import open_source
 
@@ -50,14 +50,12 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
             how.say(f"{path} has {duplicates:,} of the {total:,} paths of {source} already, and keeps its images")
         how.say(f"{path}: {files.need_space(path, old_count + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
-        with nowhere() if images.streamed else rows_of(pixels) as keep:
-            sha256s, skipped, sides = hash_photographs(
-                photographs, rows, lambda place, row: keep(old_count + place, row), crop, images.info.name, how
-            )
+        name = images.info.name
+        sha256s, skipped, sides = hash_photographs(photographs, rows, pixels, crop, name, how, old_count)
         if not sha256s:
             raise ImageSetError(f"{source}: all of the {len(rows)} new images are broken; repair them")
         places = sorted(sha256s)
-        added = [rows[place] for place in places]
+        added = [rows[place - old_count] for place in places]
         paths = [*index.paths, *(photographs.paths[row] for row in added)]
         new_sides = np.array([sides[place] for place in places], np.int32)
         larger = files.Index(
@@ -67,12 +65,8 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
             [*index.sha256s, *(sha256s[place] for place in places)],
             sides=None if index.sides is None else np.concatenate([index.sides, new_sides]),
         )
-        with files.writing(path):
-            if not images.streamed:
-                files.finish_pixels(pixels, crop.size, [*range(old_count), *(old_count + place for place in places)])
-            broken = {name: why for name, why in images.skipped.items() if name not in paths} | skipped
-            _finish(folder, images, larger, broken, names)
-            write_attributes(folder, images.attributes)
+        broken = {name: why for name, why in images.skipped.items() if name not in paths} | skipped
+        _finish(folder, images, larger, [*range(old_count), *places], images.attributes, broken, names)
     return open_image_set(path)
 
 
@@ -90,12 +84,10 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
         rows = [row for row, name in enumerate(index.paths) if name not in removed]
         if not rows:
             raise UsageError(f"{path} would have no image left; delete the folder instead")
-        pixels = _copy_pixels(images, folder)
-        with files.writing(path):
-            if not images.streamed:
-                files.finish_pixels(pixels, images.info.size, rows)
-            _finish(folder, images, index_of_rows(index, np.array(rows)), images.skipped, images.class_names)
-            write_attributes(folder, select_images(images.attributes, np.array(rows), images.info.count))
+        _copy_pixels(images, folder)
+        slices = select_images(images.attributes, np.array(rows), images.info.count)
+        smaller = index_of_rows(index, np.array(rows))
+        _finish(folder, images, smaller, rows, slices, images.skipped, images.class_names)
     return open_image_set(path)
 
 
@@ -146,24 +138,32 @@ def _labels(
     return np.array([larger.index(name) for name in names], np.int32)[classes], larger
 
 
-def _copy_pixels(images: ImageSet, folder: Path) -> Path:
+def _copy_pixels(images: ImageSet, folder: Path) -> Path | None:
     """Copy the pixels, where the set has them; runs compare each image with its hash."""
+    if images.streamed:
+        return None
     file = folder / files.PIXELS
-    if not images.streamed:
-        with files.writing(images.folder):
-            shutil.copyfile(images.folder / files.PIXELS, file)
+    with files.writing(images.folder):
+        shutil.copyfile(images.folder / files.PIXELS, file)
     return file
 
 
 def _finish(
-    folder: Path, images: ImageSet, index: files.Index, skipped: dict[str, str], names: Sequence[str] | None
+    folder: Path,
+    images: ImageSet,
+    index: files.Index,
+    rows: Sequence[int],
+    slices: Slices,
+    skipped: Mapping[str, str],
+    names: Sequence[str] | None,
 ) -> None:
-    """Write the new set's description and index beside its pixels, with the indexes of the sets that it was before."""
+    """Write the new set's files beside its pixels, with the indexes of the sets that it was before."""
     indexes = [*files.earlier_indexes(images.folder), files.INDEX]
-    for number, name in enumerate(indexes, start=1):
-        shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
+    with files.writing(images.folder):
+        for number, name in enumerate(indexes, start=1):
+            shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
     description = files.read_description(images.folder)
     more: dict[str, Any] = {key: description[key] for key in ("streamed", "crop", "clusters") if key in description}
     if names is not None:
         more["class_names"] = list(names)
-    describe(folder, index, images.info, skipped=skipped, ignored=images.ignored, **more)
+    finish_set(folder, images.folder, index, images.info, rows, slices, skipped, images.ignored, **more)

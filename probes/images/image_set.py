@@ -15,11 +15,11 @@ from ...core.progress import Progress, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
 from ...core.threads import in_parallel
 from ...core.untrusted import as_record
-from . import files
+from . import set_files as files
 from .attributes import Slices, read_attributes, select_images
 from .labels import spread
 from .options import Draw
-from .pixels import PackedPixels, Stream, open_stream
+from .pixels import PackedPixels, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,7 +147,7 @@ def open_image_set(
         source = (
             PackedPixels(path, info.size, index.paths, index.sha256s)
             if crop is None or "streamed" not in description
-            else open_stream(Path(description["streamed"]), crop, index.paths, index.sha256s)
+            else Stream(Path(description["streamed"]), crop, index.paths, index.sha256s)
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
@@ -295,7 +295,7 @@ def check_image_set(path: Path, *, workers: int | None = None, progress: Progres
     images = open_image_set(path)
     info, index = images.info, files.read_index(path, images.info.count)
     with progress("checking", info.count, "images") as advance:
-        for _ in in_parallel(images.source.pixels, range(info.count), workers):
+        for _ in in_parallel(images.source.read, range(info.count), workers):
             advance(1)
     if info.digest != digest(index, info.size, info.preprocessing, info.decision_space):
         raise ImageSetError(f"{path}: labels, clusters or hashes are not those packed; pack the images again")

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...core.errors import ImageSetError, UsageError
-from ...core.progress import Advance
 from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
 from ...core.threads import in_parallel
-from .attributes import Values, attributes_of_csv, make_slices, write_attributes
+from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, pillow_warnings, planar, sides_of
-from .files import (
-    PIXELS,
-    Index,
-    Lists,
-    finish_pixels,
-    need_space,
-    new_folder,
-    refuse_taken,
-    write_description,
-    write_index,
-    write_row,
-    writing,
-)
 from .image_set import ImageSet, digest, open_image_set
 from .labels import (
     LARGEST_CLASS,
@@ -49,7 +35,19 @@ from .labels import (
     spread,
 )
 from .options import USUAL, WHOLE_SOURCE, Contents, How
+from .pixels import finish_pixels, write_row
 from .samples import BrokenImageError, scale
+from .set_files import (
+    PIXELS,
+    Index,
+    Lists,
+    need_space,
+    new_folder,
+    refuse_taken,
+    write_description,
+    write_index,
+    writing,
+)
 from .sources import open_source
 
 if TYPE_CHECKING:
@@ -63,8 +61,6 @@ FOLDERS = Path("folders")
 """A path in place of a CSV file's: the folders at the top are the classes."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
 """A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
-Keep = Callable[[int, "NDArray[np.uint8]"], None]
-"""Keeps the pixels of a row; any thread calls it."""
 _USUAL = {"decision_space": "all", "corruption": None, "severity": None}
 """Fields that set.json leaves out where they have these values."""
 
@@ -101,9 +97,8 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
     """
     with new_folder(out) as folder:
         need_space(out, len(choice.rows), 0 if how.stream else crop.size)
-        file = folder / PIXELS
-        with nowhere() if how.stream else rows_of(file) as keep:
-            sha256s, skipped, sides = hash_photographs(source, choice.rows, keep, crop, info.name, how)
+        file = None if how.stream else folder / PIXELS
+        sha256s, skipped, sides = hash_photographs(source, choice.rows, file, crop, info.name, how)
         index = _index(source, choice, sha256s, sides)
         _tell_classes_that_are_clusters(out, index, how)
         more: dict[str, Any] = {"streamed": str(source.where.resolve())} if how.stream else {}
@@ -112,50 +107,31 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
             more["clusters"] = "folder"
         if choice.names is not None:
             more["class_names"] = list(choice.names)
-        with writing(out):
-            if not how.stream:
-                finish_pixels(file, crop.size, sorted(sha256s))
-            describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **more)
-            write_attributes(folder, make_slices(choice.attributes, index.paths))
+        slices = make_slices(choice.attributes, index.paths)
+        skipped = dict(sorted(skipped.items()))
+        finish_set(folder, out, index, info, sorted(sha256s), slices, skipped, source.ignored, **more)
     return open_image_set(out)
 
 
-@contextmanager
-def rows_of(file: Path) -> Iterator[Keep]:
-    """Write pixels to their rows of `file`, which is made where there is none."""
-    pixels_file = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-
-    def keep(row: int, pixels: NDArray[np.uint8]) -> None:
-        with writing(file):
-            write_row(pixels_file, row, pixels)
-
-    try:
-        yield keep
-    finally:
-        os.close(pixels_file)
-
-
-@contextmanager
-def nowhere() -> Iterator[Keep]:
-    """Keep no pixels."""
-    yield lambda _row, _pixels: None
-
-
 def hash_rows(
-    photographs: Iterable[Photograph],
-    keep: Keep,
-    source: Path,
-    how: How,
-    advance: Advance,
+    photographs: Iterable[Photograph], count: int | None, file: Path | None, source: Path, title: str, how: How
 ) -> tuple[dict[int, str], dict[str, str]]:
-    """Decode each photograph of `source` and keep its pixels.
+    """Decode each photograph of `source`, and write its pixels into a row of `file`, if there is one.
 
     Returns the sha256 of the pixels by row, and the reason by path for those left out where `how` skips broken ones.
     Raises ImageSetError for the first broken one otherwise.
     """
-    sha256s, skipped = {}, {}
-    # Closing waits for the threads, which keep pixels.
-    with pillow_warnings(), closing(in_parallel(partial(_hash_row, keep), photographs, how.workers)) as results:
+    sha256s, skipped = dict[int, str](), dict[str, str]()
+    with ExitStack() as stack:
+        pixels_file = None
+        if file is not None:
+            file.touch()
+            pixels_file = stack.enter_context(file.open("r+b", buffering=0))
+        stack.enter_context(pillow_warnings())
+        advance = stack.enter_context(how.progress(title, count, "images"))
+        # Closing waits for the threads, which write pixels.
+        hash_row = partial(_hash_row, pixels_file)
+        results = stack.enter_context(closing(in_parallel(hash_row, photographs, how.workers)))
         for row, path, result in results:
             if isinstance(result, str):
                 sha256s[row] = result
@@ -169,34 +145,34 @@ def hash_rows(
     return sha256s, skipped
 
 
-def _hash_row(keep: Keep, photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
+def _hash_row(file: FileIO | None, photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
     row, path, pixels_of = photograph
     try:
         pixels = pixels_of()
     except BrokenImageError as broken:
         return row, path, broken
-    keep(row, pixels)
+    if file is not None:
+        write_row(file, row, pixels)
     return row, path, hashlib.sha256(pixels.data).hexdigest()
 
 
 def hash_photographs(
-    source: ImageSource, rows: Sequence[int], keep: Keep, crop: Crop, name: str, how: How
+    source: ImageSource, rows: Sequence[int], file: Path | None, crop: Crop, name: str, how: How, first: int = 0
 ) -> tuple[dict[int, str], dict[str, str], dict[int, tuple[int, int]]]:
-    """Decode images of a source, and keep the pixels of each in the row of its place among `rows`.
+    """Decode images of a source, and write the pixels of each into a row of `file`: its place among `rows` and `first`.
 
-    Gives the sha256 of the pixels by place, the reason by path for each that was left out, and width and height of the
-    photographs by place; raises as `hash_rows`.
+    Gives the sha256 of the pixels by row of the file, the reason by path for each that was left out, and width and
+    height of the photographs by row of the file; raises as `hash_rows`.
     """
     if source.undecoded:
         how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
-    place = {row: at for at, row in enumerate(rows)}
+    place = {row: at for at, row in enumerate(rows, first)}
     sides = dict[int, tuple[int, int]]()
     photographs = (
         (place[row], source.paths[row], partial(_cropped, read_bytes, crop, sides, place[row]))
         for row, read_bytes in source.read(place)
     )
-    with how.progress(f"packing {name}", len(place), "images") as advance:
-        sha256s, skipped = hash_rows(photographs, keep, source.where, how, advance)
+    sha256s, skipped = hash_rows(photographs, len(place), file, source.where, f"packing {name}", how)
     if len(sha256s) + len(skipped) < len(place):
         raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
     return sha256s, skipped, sides
@@ -235,13 +211,25 @@ def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
         )
 
 
-def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> None:
-    """Write index.parquet and set.json; `info` lacks the digest and the count."""
+def finish_set(
+    folder: Path,
+    out: Path,
+    index: Index,
+    info: ImageSetInfo,
+    rows: Sequence[int],
+    slices: Slices,
+    skipped: Mapping[str, str],
+    ignored: int,
+    **more: Any,
+) -> None:
+    """Keep the `rows` of the pixels in a folder, if it has any, and write the other files of the set `out` beside them.
+
+    `info` lacks the digest and the count, and `more` are further entries of set.json.
+    """
     from PIL import __version__ as pillow
 
     if not index.paths:
-        raise ImageSetError(f"{info.name}: no image is left to pack; {len(more['skipped'])} are broken")
-    write_index(folder, index)
+        raise ImageSetError(f"{info.name}: no image is left to pack; {len(skipped)} are broken")
     info = replace(
         info,
         digest=digest(index, info.size, info.preprocessing, info.decision_space),
@@ -250,7 +238,13 @@ def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> Non
     )
     description = {name: value for name, value in asdict(info).items() if (name, value) not in _USUAL.items()}
     schemes = {"schemes": sorted(index.schemes)} if index.schemes else {}
-    write_description(folder, description | schemes | more | {"pillow": pillow})
+    packing = {"skipped": skipped, "ignored": ignored, **more, "pillow": pillow}
+    with writing(out):
+        if (folder / PIXELS).exists():
+            finish_pixels(folder / PIXELS, info.size, rows)
+        write_index(folder, index)
+        write_description(folder, description | schemes | packing)
+        write_attributes(folder, slices)
 
 
 def pack(
@@ -344,19 +338,16 @@ def pack_arrays(
             yield row, path, partial(_planar, array, crop)
 
     with new_folder(out) as folder:
-        file = folder / PIXELS
-        with rows_of(file) as keep, how.progress("packing", None, "images") as advance:
-            sha256s, _ = hash_rows(photographs(), keep, out, how, advance)
+        sha256s, _ = hash_rows(photographs(), None, folder / PIXELS, out, "packing", how)
+        rows = range(len(paths))
         if len(set(paths)) < len(paths):
             raise ImageSetError(f"{out}: {len(paths)} images have {len(set(paths))} different paths; give each its own")
         classes = None if labels is None else _checked_labels(out, labels, len(paths))
         refuse_outside(out, paths, classes, space)
-        index = Index(paths, classes, clusters(paths), [sha256s[row] for row in range(len(paths))])
+        index = Index(paths, classes, clusters(paths), [sha256s[row] for row in rows])
         _tell_classes_that_are_clusters(out, index, how)
-        with writing(out):
-            finish_pixels(file, crop.size, range(len(paths)))
-            more = {"clusters": contents.clusters, "crop": asdict(crop)}
-            describe(folder, index, _info(out, crop, contents), skipped={}, ignored=0, **more)
+        more = {"clusters": contents.clusters, "crop": asdict(crop)}
+        finish_set(folder, out, index, _info(out, crop, contents), rows, {}, {}, 0, **more)
     return open_image_set(out)
 
 

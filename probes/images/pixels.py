@@ -1,16 +1,19 @@
 """The pixels of a set: packed in one file, or decoded from photographs whenever they are asked for.
 
-Both compare an image with the sha256 that it had when the set was made: packed ones the first time, others always.
+Both compare an image with the sha256 that it had when the set was made, whenever it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +22,8 @@ import numpy as np
 from ...core.errors import ImageSetError
 from ...core.records import Crop
 from ...core.threads import in_parallel
-from ...core.untrusted import words_of
-from . import files
+from ...core.untrusted import regular, words_of
+from . import set_files as files
 from .decode import cropped
 from .samples import BrokenImageError
 from .sources import read_file
@@ -28,91 +31,139 @@ from .sources import read_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SYNCED_ROWS = 16
+"""The number of rows of pixels that go to the disk together."""
 
-class PackedPixels:
-    """The open pixels.npy of a set, and what its pixels were when they were packed.
 
-    An image is hashed when it is first read, and again when the file's time or length has changed since. The file is
-    read and not mapped: a file that is cut off meanwhile is then an error, where a map would end the process.
+@cache
+def _header(count: int, size: int) -> bytes:
+    """The .npy header of (count, 3, size, size) uint8; NumPy pads it to one length for every count."""
+    head = BytesIO()
+    shape = (count, 3, size, size)
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def write_row(file: FileIO, row: int, pixels: NDArray[np.uint8]) -> None:
+    """Write (3, size, size) uint8 as row `row`, from any thread; ImageSetError where the disk refuses it.
+
+    A plain write, not one to a memory map: a full disk is then an error and not a killed process.
+    """
+    start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
+    offset, unwritten = start + row * length, pixels.data.cast("B")
+    with files.writing(str(file.name)):
+        while unwritten:
+            written = os.pwrite(file.fileno(), unwritten, offset)
+            unwritten, offset = unwritten[written:], offset + written
+    if row % SYNCED_ROWS == SYNCED_ROWS - 1 and hasattr(os, "posix_fadvise"):
+        # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
+        os.posix_fadvise(file.fileno(), offset - SYNCED_ROWS * length, SYNCED_ROWS * length, os.POSIX_FADV_DONTNEED)
+
+
+def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
+    """Keep `rows`, ascending, and close the gaps between them; the header says how many there are."""
+    start, length = len(_header(0, size)), 3 * size * size
+    with path.open("r+b", buffering=0) as file:
+        for new, old in enumerate(rows):
+            if new != old:
+                row = np.frombuffer(os.pread(file.fileno(), length, start + old * length), np.uint8)
+                write_row(file, new, row.reshape(3, size, size))
+        file.write(_header(len(rows), size))
+        file.truncate(start + len(rows) * length)
+
+
+class Pixels(ABC):
+    """The pixels of n images, and what they were when the set was made."""
+
+    def __init__(self, paths: Sequence[str], sha256s: Sequence[str], size: int) -> None:
+        self.paths, self.sha256s = paths, sha256s
+        self.shape = (len(paths), 3, size, size)
+
+    @abstractmethod
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """(3, size, size) of one image; ImageSetError unless they are those that the set was made of."""
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(k, 3, size, size): each image is read once, in as many threads as there are processors."""
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
+        places: dict[int, int] = {}
+        for place, row in enumerate(rows.tolist()):
+            places.setdefault(row, place)
+
+        def fill(row: int) -> None:
+            images[places[row]] = self.read(row)
+
+        for _ in in_parallel(fill, places):
+            pass
+        for place, row in enumerate(rows.tolist()):  # a last batch is padded with its last image
+            if place != places[row]:
+                images[place] = images[places[row]]
+        return images
+
+
+class PackedPixels(Pixels):
+    """The open pixels.npy of a set.
+
+    It is read and not mapped: a file that is cut off meanwhile is then an error, where a map would end the process.
     """
 
     def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
-        """Open the file of n = len(paths) images; ImageSetError where it does not hold so many."""
-        self.shape = (len(paths), 3, size, size)
-        self.paths = paths
-        self._folder, self._sha256s = folder, sha256s
-        self._file, self._start = files.open_pixels(folder, self.shape)
+        """Open the file; ImageSetError where it does not hold n images."""
+        super().__init__(paths, sha256s, size)
+        self._path = file = folder / files.PIXELS
+        try:
+            with regular(file).open("rb") as content:
+                np.lib.format.read_magic(content)
+                shape, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
+                self._start, length = content.tell(), os.fstat(content.fileno()).st_size
+                end = self._start + math.prod(self.shape)
+                is_fitting = shape == self.shape and dtype == np.uint8 and not columns_first
+                if is_fitting and length < end:
+                    raise ValueError(f"{length} bytes, where {end} were packed")
+                self._file = os.dup(content.fileno())
+        # The header is a Python expression, which can be wrong in any way.
+        except Exception as error:
+            raise files.damaged(file, error) from error
         weakref.finalize(self, os.close, self._file)
-        self._checked = np.zeros(len(paths), bool)
-        self._state = self._read_state()
+        if not is_fitting:
+            raise ImageSetError(f"{file}: expected {self.shape} uint8, found {shape} {dtype}; pack the images again")
 
     def map(self) -> NDArray[np.uint8]:
         """(n, 3, size, size): a read-only memory map, of which nothing is checked."""
-        return np.memmap(self._folder / files.PIXELS, np.uint8, "r", self._start, self.shape)
+        return np.memmap(self._path, np.uint8, "r", self._start, self.shape)
 
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """(3, size, size) of one image; ImageSetError unless they are those that were packed."""
-        pixels = np.empty(self.shape[1:], np.uint8)
-        self._read(row, pixels)
-        self._check(row, pixels)
-        return pixels
-
-    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(k, 3, size, size): copies of images; ImageSetError where one is not the image that was packed."""
-        images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
-        if (state := self._read_state()) != self._state:
-            self._checked[:] = False
-            self._state = state
-        unchecked = ~self._checked[rows]
-        for row, image in zip(rows[~unchecked].tolist(), np.flatnonzero(~unchecked).tolist(), strict=True):
-            self._read(row, images[image])
-
-        def read_and_check(place: int) -> None:
-            row = int(rows[place])
-            self._read(row, images[place])
-            self._check(row, images[place])
-            self._checked[row] = True
-
-        if unchecked.any():
-            for _ in in_parallel(read_and_check, np.flatnonzero(unchecked).tolist()):
-                pass
-        return images
-
-    def _read_state(self) -> tuple[int, int, int]:
-        state = os.fstat(self._file)
-        return state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-    def _read(self, row: int, pixels: NDArray[np.uint8]) -> None:
+    def read(self, row: int) -> NDArray[np.uint8]:
+        pixels, name = np.empty(self.shape[1:], np.uint8), f"{self._path.parent}: image {row} ('{self.paths[row]}')"
         remainder = pixels.reshape(-1).data
         offset = self._start + row * len(remainder)
         while remainder:
             try:
                 count = os.preadv(self._file, [remainder], offset)
             except OSError as error:
-                raise ImageSetError(f"{self._name(row)} cannot be read ({words_of(error)}); try again") from error
+                raise ImageSetError(f"{name} cannot be read ({words_of(error)}); try again") from error
             if not count:
-                raise ImageSetError(f"{self._name(row)} is cut off in {files.PIXELS}; pack the images again")
+                raise ImageSetError(f"{name} is cut off in {files.PIXELS}; pack the images again")
             remainder, offset = remainder[count:], offset + count
-
-    def _check(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        if hashlib.sha256(pixels.data).hexdigest() != self._sha256s[row]:
-            raise ImageSetError(f"{self._name(row)} is damaged; pack the images again")
-
-    def _name(self, row: int) -> str:
-        return f"{self._folder}: image {row} ('{self.paths[row]}')"
+        if hashlib.sha256(pixels.data).hexdigest() != self.sha256s[row]:
+            raise ImageSetError(f"{name} is damaged; pack the images again")
+        return pixels
 
 
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """The files of a set, and what their pixels were when they were indexed."""
+class Stream(Pixels):
+    """The photographs of a set, in their folder."""
 
-    source: Path
-    paths: Sequence[str]
-    sha256s: Sequence[str]
-    crop: Crop
+    def __init__(self, source: Path, crop: Crop, paths: Sequence[str], sha256s: Sequence[str]) -> None:
+        """ImageSetError where the folder is gone."""
+        if not source.is_dir():
+            raise ImageSetError(
+                f"{source}: no such folder, and its images were not packed; bring it back or pack again"
+            )
+        super().__init__(paths, sha256s, crop.size)
+        self.source, self.crop = source, crop
+        # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """(3, size, size) of one image; ImageSetError unless they are those that were indexed."""
+    def read(self, row: int) -> NDArray[np.uint8]:
         file = self.source / self.paths[row]
         try:
             pixels = cropped(read_file(file), self.crop)
@@ -125,29 +176,3 @@ class Stream:
                 f"{file}: its pixels are not those that were indexed; restore the file, or pack the images again"
             )
         return pixels
-
-    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(k, 3, size, size): each file is read once, in as many threads as there are processors."""
-        images = np.empty((len(rows), 3, self.crop.size, self.crop.size), np.uint8) if out is None else out
-        places: dict[int, int] = {}
-        for place, row in enumerate(rows.tolist()):
-            places.setdefault(row, place)
-
-        def fill(row: int) -> None:
-            images[places[row]] = self.pixels(row)
-
-        for _ in in_parallel(fill, places):
-            pass
-        for place, row in enumerate(rows.tolist()):  # a last batch is padded with its last image
-            if place != places[row]:
-                images[place] = images[places[row]]
-        return images
-
-
-def open_stream(source: Path, crop: Crop, paths: Sequence[str], sha256s: Sequence[str]) -> Stream:
-    """The stream of a folder; ImageSetError where it is gone."""
-    if not source.is_dir():
-        raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
-    # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    return Stream(source, paths, sha256s, crop)

@@ -18,7 +18,7 @@ from bandlens.probes.images.attributes import (
     select_images,
     write_attributes,
 )
-from bandlens.probes.images.files import ATTRIBUTES
+from bandlens.probes.images.set_files import ATTRIBUTES
 
 PATHS = [f"{k}.png" for k in range(6)]
 VALUES = st.dictionaries(

@@ -22,7 +22,8 @@ from PIL import Image
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
-from bandlens.probes.images import files as image_files
+from bandlens.probes.images import pixels as image_pixels
+from bandlens.probes.images import set_files
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
@@ -437,24 +438,24 @@ def test_closing_gaps_keeps_the_other_rows(
     )
     pixels = np.array(full_set.pixels)
     rows = sorted(kept.draw(st.sets(st.integers(0, count - 1), min_size=1)))
-    image_files.finish_pixels(folder / "set" / "pixels.npy", 4, rows)
+    image_pixels.finish_pixels(folder / "set" / "pixels.npy", 4, rows)
     assert np.array_equal(np.load(folder / "set" / "pixels.npy"), pixels[rows])
 
 
 def test_the_header_has_one_length() -> None:
-    assert len({len(image_files._header(count, 224)) for count in (0, 9, 10, 12_345, 10**9)}) == 1
+    assert len({len(image_pixels._header(count, 224)) for count in (0, 9, 10, 12_345, 10**9)}) == 1
 
 
 def test_fifty_thousand_images_open(tmp_path: Path) -> None:
     count = 50_000
     paths = [f"n{i // 50:08d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(count)]
     numbers = np.arange(count, dtype=np.int32)
-    image_files.write_index(tmp_path, image_files.Index(paths, numbers // 50, numbers, ["0" * 64] * count))
+    set_files.write_index(tmp_path, set_files.Index(paths, numbers // 50, numbers, ["0" * 64] * count))
     with (tmp_path / "pixels.npy").open("wb"):
-        image_files.finish_pixels(tmp_path / "pixels.npy", 1, range(0))
+        image_pixels.finish_pixels(tmp_path / "pixels.npy", 1, range(0))
     os.truncate(tmp_path / "pixels.npy", 128 + count * 3)
     with (tmp_path / "pixels.npy").open("r+b") as file:
-        file.write(image_files._header(count, 1))
+        file.write(image_pixels._header(count, 1))
     description = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
-    image_files.write_description(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
+    set_files.write_description(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
     assert open_image_set(tmp_path).paths == paths

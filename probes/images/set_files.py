@@ -1,18 +1,15 @@
-"""The files of an image set: pixels.npy, index.parquet and set.json; attributes.parquet has a module by itself."""
+"""The folder of an image set, and its index.parquet and set.json; the other files have modules by themselves."""
 
 from __future__ import annotations
 
 import fcntl
-import io
 import itertools
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +26,6 @@ PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.pa
 FORMATS = (1, 2)
 FORMAT_2_ENTRIES = ("class_names", "decision_space", "schemes", "streamed")
 """Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
-SYNCED_ROWS = 16
-"""The number of rows of pixels that go to the disk together."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
 MOST_IMAGES = 1 << 25
@@ -68,42 +63,6 @@ class Index:
     """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
     sides: NDArray[np.int32] | None = None
     """(n, 2): width and height of the originals in pixels, where they are known."""
-
-
-@cache
-def _header(count: int, size: int) -> bytes:
-    """The .npy header of (count, 3, size, size) uint8; NumPy pads it to one length for every count."""
-    head = io.BytesIO()
-    shape = (count, 3, size, size)
-    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return head.getvalue()
-
-
-def write_row(file: int, row: int, pixels: NDArray[np.uint8]) -> None:
-    """Write (3, size, size) uint8 as row `row`, from any thread.
-
-    A plain write, not one to a memory map: a full disk is then an error and not a killed process.
-    """
-    start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
-    offset, unwritten = start + row * length, pixels.data.cast("B")
-    while unwritten:
-        written = os.pwrite(file, unwritten, offset)
-        unwritten, offset = unwritten[written:], offset + written
-    if row % SYNCED_ROWS == SYNCED_ROWS - 1 and hasattr(os, "posix_fadvise"):
-        # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
-        os.posix_fadvise(file, offset - SYNCED_ROWS * length, SYNCED_ROWS * length, os.POSIX_FADV_DONTNEED)
-
-
-def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
-    """Keep `rows`, ascending, and close the gaps between them; the header says how many there are."""
-    start, length = len(_header(0, size)), 3 * size * size
-    with path.open("r+b", buffering=0) as file:
-        for new, old in enumerate(rows):
-            if new != old:
-                row = np.frombuffer(os.pread(file.fileno(), length, start + old * length), np.uint8)
-                write_row(file.fileno(), new, row.reshape(3, size, size))
-        file.write(_header(len(rows), size))
-        file.truncate(start + len(rows) * length)
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -183,24 +142,6 @@ def earlier_index(number: int) -> str:
     return f"index-{number}.parquet"
 
 
-def open_pixels(folder: Path, shape: tuple[int, ...]) -> tuple[int, int]:
-    """A descriptor of pixels.npy and where its pixels begin; ImageSetError where it does not hold so many."""
-    file = folder / PIXELS
-    try:
-        with regular(file).open("rb") as content:
-            np.lib.format.read_magic(content)
-            stored_shape, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
-            start, length = content.tell(), os.fstat(content.fileno()).st_size
-            if stored_shape == shape and dtype == np.uint8 and not columns_first:
-                if length < start + math.prod(shape):
-                    raise ValueError(f"{length} bytes, where {start + math.prod(shape)} were packed")
-                return os.dup(content.fileno()), start
-    # The header is a Python expression, which can be wrong in any way.
-    except Exception as error:
-        raise damaged(file, error) from error
-    raise ImageSetError(f"{file}: expected {shape} uint8, found {stored_shape} {dtype}; pack the images again")
-
-
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write set.json."""
     text = json.dumps(
@@ -238,33 +179,26 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it. With `replace` it
     takes the place of the folder at `out`, which is removed.
     """
+    partial = out.with_name(f".{out.name}.partial")
     with writing(out):
         if not replace:
             refuse_taken(out)
         if not out.parent.is_dir():
             raise UsageError(f"{out.parent}: no such folder; make it first")
-        partial = out.with_name(f".{out.name}.partial")
         partial.mkdir(exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-    try:
-        with writing(out):
-            _lock(lock, out)
+    with _locked(partial, out):
         try:
             with writing(out):
                 for leftover in partial.iterdir():
                     leftover.unlink()
             yield partial
             with writing(out):
-                if replace:
-                    exchange_folders(partial, out)
-                    shutil.rmtree(partial, ignore_errors=True)
-                else:
-                    put_in_place(partial, out)
+                (exchange_folders if replace else put_in_place)(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    finally:
-        os.close(lock)
+        if replace:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -274,12 +208,19 @@ def changed_folder(path: Path) -> Iterator[Path]:
     Nobody else changes the set meanwhile: both its folder and the new one are locked, since either has its name.
     """
     read_description(path)
-    lock = os.open(path, os.O_RDONLY)
+    with _locked(path, path), new_folder(path.resolve(), replace=True) as folder:
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """The time in which no other process packs into the folder, which is or becomes `out`."""
+    with writing(out):
+        lock = os.open(folder, os.O_RDONLY)
     try:
-        with writing(path):
-            _lock(lock, path)
-        with new_folder(path.resolve(), replace=True) as folder:
-            yield folder
+        with writing(out):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
         os.close(lock)
 
@@ -290,18 +231,13 @@ def refuse_taken(out: Path) -> None:
         raise UsageError(f"{out}: already exists; remove it or choose another folder")
 
 
-def _lock(folder: int, out: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
-
-
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Raise what the disk refuses as an ImageSetError."""
+def writing(out: Path | str) -> Iterator[None]:
+    """Raise what the disk refuses as an ImageSetError, and a lock that another process has."""
     try:
         yield
+    except BlockingIOError:
+        raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
     except OSError as error:
         advice = advice_on(error, "make room or choose another folder")
         raise ImageSetError(f"{out}: cannot be written ({error.strerror}); {advice}") from error
