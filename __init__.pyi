@@ -56,6 +56,7 @@ from .app.export import Lowering as Lowering
 from .app.export import MultiLabel as MultiLabel
 from .app.export import lower as lower
 from .app.study.file import Study as Study
+from .core import __version__ as __version__
 from .core.errors import BandlensError as BandlensError
 from .core.errors import CheckpointError as CheckpointError
 from .core.errors import DeviceError as DeviceError
@@ -67,7 +68,6 @@ from .core.errors import StoreError as StoreError
 from .core.errors import UnknownName as UnknownName
 from .core.errors import UsageError as UsageError
 from .core.records import Crop as Crop
-from .core.version import __version__ as __version__
 from .export.model_files import categorize_model as categorize_model
 from .export.weights.registry import Reading as Reading
 from .probes.benchmarks.check import Subset as Subset

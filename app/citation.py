@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..analysis.database.store import Store
+from ..core import __version__
 from ..core.protocol import CUE_CONFLICT, STIMULI
 from ..core.untrusted import printable
-from ..core.version import __version__
 from ..export.weights.registry import checkpoints
 from .printing import escape_latex
 

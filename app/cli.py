@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..core import __version__
 from ..core.errors import NO_ROOM, BandlensError, unwritable
 from ..core.untrusted import one_line
-from ..core.version import __version__
 from . import console
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {

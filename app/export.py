@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
+from ..core.parallel import processors
 from ..core.progress import Progress, silent
 from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Model
-from ..core.threads import processors
 from ..core.untrusted import read_text
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core import __version__
 from ..core.errors import EngineError, UnknownName, amount
-from ..core.threads import processors
-from ..core.version import __version__
+from ..core.parallel import processors
 
 if TYPE_CHECKING:
     from ..engine.device.devices import Readiness

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..analysis.statistics.spectra import mean_interval
 from ..core.errors import UsageError
+from ..core.parallel import processors
 from ..core.progress import Progress, silent
 from ..core.records import Model
-from ..core.threads import processors
 from ..engine.backends.base import open_attacker, variant_of
 from ..engine.run import check_attackable, check_labels, check_tasks
 from ..engine.tuning import usual_batch

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.abc import Loader
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -132,7 +132,7 @@ def parse_uses(what: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-class UserModules(UserCode, Loader):
+class UserModules(UserCode, MetaPathFinder, Loader):
     """A user's file and the files that belong to it, as they are now, and the package of their modules.
 
     The digest is that of the names and contents of the files, in a fixed order.
@@ -151,17 +151,21 @@ class UserModules(UserCode, Loader):
                 self._modules[module] = path.absolute(), content
         super().__init__(root.absolute(), uses, names, digest.hexdigest())
         self.package = f"bandlens_user_{hashlib.sha256(f'{self.folder} {self.digest}'.encode()).hexdigest()[:12]}"
-        _packages.setdefault(self.package, self)
 
     def load(self, file: Path) -> ModuleType:
         """Import the file, unless this process has done so."""
+        if self.package not in sys.modules:
+            sys.meta_path.append(self)
         return import_module(f"{self.package}.{file.stem}")
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
         return str(variables.get("__name__")).partition(".")[0] == self.package
 
-    def spec(self, fullname: str, module: str) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """The spec of a module of the package; None where the identity has no such module."""
+        package, _, module = fullname.partition(".")
+        if package != self.package:
+            return None
         if module not in self._modules:
             path = self.folder.joinpath(*module.split("."))
             if _thread.code:  # an import of a file counts as its reading
@@ -196,22 +200,6 @@ class UserModules(UserCode, Loader):
             return __import__(name, globals, locals, fromlist or (), level)
         module = __import__(f"{self.package}.{name}", globals, locals, fromlist or ())
         return module if fromlist else sys.modules[f"{self.package}.{top}"]
-
-
-_packages: dict[str, UserModules] = {}
-"""The packages of this process by their names."""
-
-
-class _Finder:
-    """Finds the modules of users' packages."""
-
-    @staticmethod
-    def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        package, _, module = name.partition(".")
-        return _packages[package].spec(name, module) if package in _packages else None
-
-
-sys.meta_path.append(_Finder)
 
 
 def _source_files(file: Path, uses: Sequence[str]) -> list[Path]:

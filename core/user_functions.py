@@ -1,7 +1,7 @@
 """A function of a user's, such as an own probe: imported, described and called in this process.
 
     function = user_function("measure worst", "worst", table, folder, "predicted", StoreError)
-    settings = settings_of(function.parameters, RESERVED, function)   # UsageError where no study could give them
+    settings = settings_of(function.parameters, RESERVED, table, function)   # UsageError where no study could give them
     with function.at_work():
         values = function(predicted=…, quantile=0.1)                  # StoreError where it fails
 
@@ -191,22 +191,32 @@ def _plain(value: object) -> object:
 
 
 def settings_of(
-    parameters: Mapping[str, tuple[Any, ...]], reserved: Mapping[str, str], where: UserFunction
+    parameters: Mapping[str, tuple[Any, ...]],
+    reserved: Mapping[str, str],
+    table: Mapping[str, Any],
+    function: UserFunction,
 ) -> dict[str, tuple[Any, ...]]:
-    """The parameters that a study gives values to; UsageError where it could not.
+    """The parameters that a study gives values to; UsageError where it could not, or gives one to another.
 
     Args:
-        parameters: those of a user's function, or some of them.
+        parameters: those of the function, or some of them.
         reserved: names that the program gives values to, and what each value is.
-        where: the function, as errors begin.
+        table: the study's table of the function.
+        function: the function, as errors begin.
     """
+    for name, meaning in reserved.items():
+        if name in table:
+            raise UsageError(
+                f"{function.what}: {name} is {meaning}, which its function is given; call the function's own parameter "
+                "something else"
+            )
     for name, default in parameters.items():
         if name.startswith("*"):
-            raise UsageError(f"{where} takes {name}; name each parameter")
+            raise UsageError(f"{function} takes {name}; name each parameter")
         if name in reserved and default:
             raise UsageError(
-                f"{where} takes {name} with a default, and is given {reserved[name]}; leave the default out, or call "
-                "the parameter something else"
+                f"{function} takes {name} with a default, and is given {reserved[name]}; leave the default out, or "
+                "call the parameter something else"
             )
     return {name: default for name, default in parameters.items() if name not in reserved}
 

@@ -29,9 +29,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +43,7 @@ from ..core.records import Condition, digest_of
 from ..core.untrusted import words_of
 from ..core.user_functions import UserFunction, settings_of, user_function
 from .arrays import Array, to_numpy, unit_range
-from .family import Batch, Buffer, Family, Parameter, Value
+from .family import Batch, Buffer, Family, Parameter, Perturbed, Value
 
 RESERVED: Mapping[str, str] = {
     "rng": "a NumPy generator that belongs to the seed, the image and the condition",
@@ -76,17 +75,11 @@ def user_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
     Parameters of the function after the first are the probe's, except those that are named in RESERVED. UsageError
     where the table, or what it names, is none of a probe.
     """
-    for reserved, meaning in RESERVED.items():
-        if reserved in table:
-            raise UsageError(
-                f"probe {name}: {reserved} is {meaning}, which its function is given; call the function's own "
-                "parameter something else"
-            )
     function = user_function(f"probe {name}", name, table, folder, "images", ProbeError)
     parameters = list(function.parameters)
     if not parameters:
         raise UsageError(f"{function} takes no images; its first parameter is the batch")
-    settings = settings_of({key: function.parameters[key] for key in parameters[1:]}, RESERVED, function)
+    settings = settings_of({key: function.parameters[key] for key in parameters[1:]}, RESERVED, table, function)
     reserved_parameters = frozenset(key for key in parameters[1:] if key in RESERVED)
     with_rng = ", ".join(dict.fromkeys([*parameters, "rng"]))
     probe = UserProbe(function, function.what, reserved_parameters, f"def {function.name}({with_rng})")
@@ -95,7 +88,7 @@ def user_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
         function.title or (f"{function.name} of {function.file.name}" if function.file else function.name),
         version=int(digest_of(function.code.digest, function.name)[:15], 16),
         parameters=tuple(Parameter(setting, _parse_value, default) for setting, default in settings.items()),
-        perturb=partial(perturb, function, probe, threading.Lock()),
+        perturb=probe,
         random=not reserved_parameters.isdisjoint(RANDOM),
         files=function.code.names,
     )
@@ -108,23 +101,6 @@ def _parse_value(value: Any) -> Value:
     return value
 
 
-def perturb(
-    function: UserFunction,
-    probe: UserProbe,
-    one_at_a_time: threading.Lock,
-    xp: ModuleType,
-    batch: Batch,
-    conditions: Sequence[Condition],
-    buffer: Buffer,
-) -> Iterator[tuple[Condition, Array]]:
-    """Perturb as families do; two runs may have the same probe."""
-    for condition in conditions:
-        out = buffer()
-        with one_at_a_time, function.at_work(condition.digest):
-            probe.perturb_batch(xp, batch, condition, out)
-        yield condition, out
-
-
 @dataclass(slots=True)
 class _Watch:
     """The state of the watch over a function under a condition."""
@@ -132,7 +108,7 @@ class _Watch:
     picture: Batch
     """An image of the condition's first batch."""
     values: Array
-    """(KEPT_VALUES,) some of the values that the function made of the picture then."""
+    """Some of the values that the function made of the picture then."""
     batches: int = 1
     """The number of batches so far."""
     next_check: int = 0
@@ -141,11 +117,11 @@ class _Watch:
     """The line that says on what else an image depends."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class UserProbe:
-    """A function that perturbs, and the watch over it."""
+    """A function that perturbs, and the watch over it: called, it perturbs as families do."""
 
-    function: Callable[..., Any]
+    function: UserFunction
     what: str
     """How errors begin."""
     reserved: frozenset[str]
@@ -156,6 +132,16 @@ class UserProbe:
     """The watch of each condition, seed and size of images."""
     _pictures: dict[tuple[ModuleType, int, int, int], Batch] = field(default_factory=dict)
     """The pictures of all conditions, most of which share one, by key, position and seed."""
+
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+    """Two runs may have the same probe."""
+
+    def __call__(self, xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+        for condition in conditions:
+            out = buffer()
+            with self._one_at_a_time, self.function.at_work(condition.digest):
+                self.perturb_batch(xp, batch, condition, out)
+            yield condition, out
 
     def perturb_batch(self, xp: ModuleType, batch: Batch, condition: Condition, out: Array) -> None:
         """Write into `out`, (n, 3, size, size), what the function makes of a batch in the memory of `xp`.
@@ -188,26 +174,17 @@ class UserProbe:
 
     def _call(self, xp: ModuleType, batch: Batch, condition: Condition, out: Array) -> None:
         """Write into `out` what the function makes of a batch, whatever an image depends on."""
-        pixels = batch.pixels
-
-        def reserved(**available: Any) -> dict[str, Any]:
-            return {name: value for name, value in available.items() if name in self.reserved}
-
-        def images_of(rows: slice) -> Array:
-            return unit_range(xp, pixels[rows])
-
-        settings = dict(condition.parameters) | reserved(seed=batch.seed, size=pixels.shape[-1], xp=xp)
-        if self.reserved.isdisjoint(PER_IMAGE):
-            self._store(xp, self.function(images_of(slice(None)), **settings), out)
-            return
-        for row, (key, position) in enumerate(
-            zip(to_numpy(batch.keys).tolist(), batch.positions.tolist(), strict=True)
-        ):
-            rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
-            image = slice(row, row + 1)
-            self._store(
-                xp, self.function(images_of(image), **settings, **reserved(rng=rng, index=position)), out[image]
-            )
+        size, keys = batch.pixels.shape[-1], to_numpy(batch.keys)
+        available: dict[str, Any] = {"seed": batch.seed, "size": size, "xp": xp}
+        step = len(keys) if self.reserved.isdisjoint(PER_IMAGE) else 1
+        for first in range(0, len(keys), step):
+            rows = slice(first, first + step)
+            if step == 1:
+                seed = int(digest_of(batch.seed, int(keys[first]), condition.digest), 16)
+                available |= {"rng": np.random.default_rng(seed), "index": int(batch.positions[first])}
+            arguments = {name: available[name] for name in self.reserved}
+            images = unit_range(xp, batch.pixels[rows])
+            self._store(xp, self.function(images, **dict(condition.parameters), **arguments), out[rows])
 
     def _store(self, xp: ModuleType, result: Any, out: Array) -> None:
         """Write a result into `out`; ProbeError says what was expected where it is no batch of images of that shape."""
@@ -248,7 +225,7 @@ class UserProbe:
         key = (xp, int(batch.keys[row]), int(batch.positions[row]), batch.seed)
         picture = self._pictures.setdefault(key, _rows_of(xp, batch, [row]))
         values, repeated_values = (self._called(xp, picture, condition)[0] for _ in range(2))
-        watch = _Watch(picture, _values_of(xp, values))
+        watch = _Watch(picture, _values_of(values))
         if bool((xp.abs(values - repeated_values) > ROUNDING).any()):
             watch.refusal = self._refusal(picture, 0, "when it is called again")
         elif _differ(xp, values, images[row]):
@@ -280,7 +257,7 @@ class UserProbe:
         for place, row in enumerate(rows.tolist(), 1):
             if _differ(xp, results[place], images[row]):
                 watch.refusal = self._refusal(trial, place, "in another batch")
-        if _differ(xp, _values_of(xp, results[-1]), watch.values):
+        if _differ(xp, _values_of(results[-1]), watch.values):
             watch.refusal = self._refusal(trial, -1, "later in the run")
 
     def _refusal(self, batch: Batch, place: int, occasion: str) -> str:
@@ -295,15 +272,9 @@ def _rows_of(xp: ModuleType, batch: Batch, rows: Sequence[int] | NDArray[np.int6
     return Batch(batch.pixels[index], batch.keys[index], batch.positions[np.asarray(rows)], batch.seed)
 
 
-@cache
-def _kept_places(size: int) -> NDArray[np.int64]:
-    """The places, in an image of so many values, of those that are kept."""
-    return np.random.default_rng(0).integers(0, size, KEPT_VALUES)
-
-
-def _values_of(xp: ModuleType, image: Array) -> Array:
-    """(KEPT_VALUES,) the values of an image that are kept."""
-    return image.ravel()[xp.asarray(_kept_places(image.size))]
+def _values_of(image: Array) -> Array:
+    """About KEPT_VALUES of an image's values, spread evenly over it."""
+    return image.ravel()[:: image.size // KEPT_VALUES | 1].copy()
 
 
 def _differ(xp: ModuleType, image_a: Array, image_b: Array) -> bool:

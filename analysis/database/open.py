@@ -16,9 +16,9 @@ from typing import Any
 
 import duckdb
 
+from ...core import __version__
 from ...core.errors import StoreError, UsageError, quoted
 from ...core.files import behind_links, partial_prefix, remove_partial_files, take_name
-from ...core.version import __version__
 from .catalogue import SCHEMA_VERSION, TemporaryViews, check_tables, explain_columns, schema
 from .queries import explained
 from .store import Store

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ...core import __version__
 from ...core.errors import StoreError, UsageError
 from ...core.protocol import CUES
 from ...core.records import (
@@ -30,7 +31,6 @@ from ...core.records import (
     Variant,
     digest_of,
 )
-from ...core.version import __version__
 from .catalogue import TemporaryViews, identifier
 from .queries import NATIVE, TimeLimit, explained, explanation, is_made_of, readable, with_text
 

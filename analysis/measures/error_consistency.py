@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, UsageError
+from ...core.parallel import in_parallel
 from ...core.progress import Progress, silent
-from ...core.threads import in_parallel
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.consistency import (

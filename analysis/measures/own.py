@@ -94,13 +94,8 @@ def _read_measure(name: str, table: Any, folder: Path) -> OwnMeasure:
     ):
         if refused:
             raise UsageError(f"measure {name}: {why}, so give yours another")
-    if reserved := [key for key in RESERVED if key in table]:
-        raise UsageError(
-            f"measure {name}: {reserved[0]} is {RESERVED[reserved[0]]}, which its function is given; call the "
-            "function's own parameter something else"
-        )
     function = user_function(f"measure {name}", name, table, folder, "predicted", StoreError)
-    defaults = settings_of(function.parameters, RESERVED, function)
+    defaults = settings_of(function.parameters, RESERVED, table, function)
     arguments = tuple(parameter for parameter in function.parameters if parameter in RESERVED)
     settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:

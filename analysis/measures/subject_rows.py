@@ -21,8 +21,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import EngineError
-from ...core.processes import end_with_parent
-from ...core.threads import processors
+from ...core.parallel import end_with_parent, processors
 from .base import CACHE_IMAGES, NUMBERS, Estimate, Measure, Options, State, all_less_clean, nothing
 from .outcomes import SUBJECT_KEYS, CellOutcomes, ConditionKey, Outcomes
 from .registry import CONDITION_MEASURES, GRID_MEASURES, lacking

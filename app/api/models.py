@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import CheckpointError, UsageError
+from ...core.parallel import processors
 from ...core.progress import Progress, silent
 from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
-from ...core.threads import processors
 from ...export.weights.registry import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
 from .files import File, path_of

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from ...analysis.charts.grammar import CONFIG
 from ...analysis.charts.libraries import begin_libraries
-from ...core.version import __version__
+from ...core import __version__
 from ..citation import software_entry
 from .sections import Figure, Section
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ExportError, UsageError, some_of
-from ...core.threads import processors
+from ...core.parallel import processors
 from ...core.untrusted import first_line
 from ..model_files import MOST_CLASSES
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...core.errors import ImageSetError
+from ...core.parallel import in_parallel
 from ...core.progress import Progress, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
-from ...core.threads import in_parallel
 from ...core.untrusted import as_record
 from . import set_files as files
 from .attributes import Slices, read_attributes, select_images

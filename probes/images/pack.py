@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.errors import ImageSetError, UsageError
+from ...core.parallel import in_parallel
 from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
-from ...core.threads import in_parallel
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, pillow_warnings, planar, sides_of

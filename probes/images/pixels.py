@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import ImageSetError
+from ...core.parallel import in_parallel
 from ...core.records import Crop
-from ...core.threads import in_parallel
 from ...core.untrusted import regular, words_of
 from . import set_files as files
 from .decode import cropped

@@ -29,8 +29,8 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import EngineError
+from bandlens.core.parallel import processors
 from bandlens.core.records import Model
-from bandlens.core.threads import processors
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.export.model_files import load_model, save_model, save_onnx_file

@@ -11,8 +11,8 @@ import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.core.errors import EngineError
+from bandlens.core.parallel import processors
 from bandlens.core.records import Variant
-from bandlens.core.threads import processors
 from bandlens.engine import tuning
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.device.devices import gpus, processor_name, readiness

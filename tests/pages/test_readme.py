@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pages import FENCE, README, ROOT, compare, environment, printed_by
 
-from bandlens.core.version import __version__
+from bandlens.core import __version__
 
 __all__ = ["environment"]  # a fixture
 

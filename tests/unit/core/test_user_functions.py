@@ -54,12 +54,12 @@ def test_a_function_is_described_without_the_classes_of_its_file(load: Load) -> 
 def test_parameters_that_no_study_could_give_are_named(load: Load) -> None:
     takes = load("def mirror(confidence, right, quantile=0.1, *, seed): ...\n")
     reserved = {"confidence": "of each", "right": "which answers are right", "seed": "the study's seed"}
-    assert settings_of(takes.parameters, reserved, takes) == {"quantile": (0.1,)}
+    assert settings_of(takes.parameters, reserved, {}, takes) == {"quantile": (0.1,)}
     where = rf"^measure mirror: mirror in {takes.file} takes "
     with pytest.raises(UsageError, match=rf"{where}quantile with a default, and is given a share; leave the default"):
-        settings_of(takes.parameters, {"quantile": "a share"}, takes)
+        settings_of(takes.parameters, {"quantile": "a share"}, {}, takes)
     with pytest.raises(UsageError, match=rf"{where}\*\*more; name each parameter$"):
-        settings_of({"**more": ()}, {}, takes)
+        settings_of({"**more": ()}, {}, {}, takes)
 
 
 RAISED = {

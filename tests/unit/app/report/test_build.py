@@ -27,9 +27,9 @@ from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import safe_json
 from bandlens.app.report.study import page_title, provenance, verdict_section
+from bandlens.core import __version__
 from bandlens.core.errors import StoreError, UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
-from bandlens.core.version import __version__
 from bandlens.probes.images.image_set import open_image_set
 
 

@@ -13,8 +13,8 @@ import pytest
 from small import make_model, make_pictures
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
+from bandlens.core.parallel import processors
 from bandlens.core.records import Crop
-from bandlens.core.threads import processors
 from bandlens.export.heads.training import AHEAD, TrainedHead, TrainingImages, compute_features
 from bandlens.export.model_files import verify_model
 from bandlens.export.pipeline import HeadRequest, headed_name

@@ -14,10 +14,10 @@ from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
 from bandlens.probes.images.attributes import write_attributes
 from bandlens.probes.images.change import add_images, remove_images
-from bandlens.probes.images.set_files import changed_folder
 from bandlens.probes.images.image_set import check_image_set, earlier_sets, open_image_set
 from bandlens.probes.images.options import Contents, How
 from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.set_files import changed_folder
 
 CROP = Crop(32, 36)
 NAMES = ["ant/0.png", "ant/1.png", "bee/0.png", "cat/0.png", "cat/1.png"]

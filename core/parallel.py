@@ -1,8 +1,11 @@
-"""The processors that this process may use, and work that threads share on them."""
+"""The processors that this process may use, and the threads and processes that share work on them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +18,8 @@ from .errors import UsageError
 T = TypeVar("T")
 R = TypeVar("R")
 
+PR_SET_PDEATHSIG = 1
+"""The request of Linux's prctl for a signal at the end of the thread that started this process."""
 CGROUP = Path("/sys/fs/cgroup")
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 """Files of control groups, of version 2 and of 1: microseconds of processors' time, and of the clock's."""
@@ -52,3 +57,20 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None 
         finally:
             for future in window:
                 future.cancel()
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process once the thread that started it is gone, also in the middle of a call.
+
+    Elsewhere a process ends when it has answered, and finds nobody to answer to.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, by the code that it was waited for with: `ended with exit status 1`."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
+    return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
