@@ -174,12 +174,14 @@ class UserProbe:
 
     def _call(self, xp: ModuleType, batch: Batch, condition: Condition, out: Array) -> None:
         """Write into `out` what the function makes of a batch, whatever an image depends on."""
-        size, keys = batch.pixels.shape[-1], to_numpy(batch.keys)
+        count, size = len(batch.pixels), batch.pixels.shape[-1]
         available: dict[str, Any] = {"seed": batch.seed, "size": size, "xp": xp}
-        step = len(keys) if self.reserved.isdisjoint(PER_IMAGE) else 1
-        for first in range(0, len(keys), step):
+        is_per_image = not self.reserved.isdisjoint(PER_IMAGE)
+        keys = to_numpy(batch.keys) if is_per_image else ()  # a copy from a GPU waits for it
+        step = 1 if is_per_image else count
+        for first in range(0, count, step):
             rows = slice(first, first + step)
-            if step == 1:
+            if is_per_image:
                 seed = int(digest_of(batch.seed, int(keys[first]), condition.digest), 16)
                 available |= {"rng": np.random.default_rng(seed), "index": int(batch.positions[first])}
             arguments = {name: available[name] for name in self.reserved}
