@@ -26,7 +26,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from . import console
-from .api.files import File
+from .api.parameters import File
 
 ARGUMENT_HELP = re.compile(r"^    (\w+): (.*(?:\n     .*)*)", re.MULTILINE)
 """A parameter in `Args:`, whose text may go on in lines that are further in."""

@@ -13,8 +13,7 @@ from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ..console import log
-from .files import RESULTS, File, existing, path_of, reading
-from .options import Database, PackedSet, StudyOfProbes
+from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, existing, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
 from ...export.weights.registry import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
-from .files import File, path_of
-from .options import EngineName, PackedSet, complete_checkpoint, complete_engine
+from .parameters import EngineName, File, PackedSet, complete_checkpoint, complete_engine, path_of
 
 if TYPE_CHECKING:
     from torch import nn

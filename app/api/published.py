@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...core.errors import UsageError
-from .files import RESULTS, File, path_of, reading
-from .options import Database
+from .parameters import RESULTS, Database, File, path_of, reading
 
 if TYPE_CHECKING:
     import polars as pl

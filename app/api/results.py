@@ -13,8 +13,18 @@ import typer
 
 from ...core.errors import UnknownName, UsageError, some_of
 from ...core.progress import Progress, silent
-from .files import RESULTS, File, existing, path_of, reading
-from .options import Database, OnlyStudy, StudyName, StudyOfProbes, complete_study
+from .parameters import (
+    RESULTS,
+    Database,
+    File,
+    OnlyStudy,
+    StudyName,
+    StudyOfProbes,
+    complete_study,
+    existing,
+    path_of,
+    reading,
+)
 from .studies import read_study
 
 if TYPE_CHECKING:

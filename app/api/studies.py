@@ -14,8 +14,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.progress import Progress, silent
 from ..console import log
 from ..study import GATE_IMAGES
-from .files import RESULTS, File, existing, path_of
-from .options import Database, EngineOfStudy, complete_study
+from .parameters import RESULTS, Database, EngineOfStudy, File, complete_study, existing, path_of
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated

@@ -11,8 +11,7 @@ import typer
 
 from ...core.errors import StoreError, UsageError, amount, plural, quoted
 from ..api import results, studies
-from ..api.files import RESULTS, File
-from ..api.options import Database, StudyName
+from ..api.parameters import RESULTS, Database, File, StudyName
 from ..printing import Format, TableFormat, print_document, print_lines, print_rows
 from ..terminal import command
 

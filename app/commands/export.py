@@ -16,8 +16,7 @@ from ...export.class_names import read_class_names
 from ...export.model_files import NORMALIZATIONS, Channels, Normalization, categorize_model, check_name, models_folder
 from ...export.weights.registry import OWN, Reading
 from ..api import models
-from ..api.files import File, path_of
-from ..api.options import complete_checkpoint
+from ..api.parameters import File, complete_checkpoint, path_of
 from ..console import log, progress
 from ..export import (
     Backbone,

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ...core.errors import BandlensError, Undecided, plural, unwritable
 from ..api import studies
-from ..api.files import File
+from ..api.parameters import File
 from ..printing import (
     Format,
     Rows,

@@ -18,8 +18,7 @@ from ...core.records import PERCENTILES, Crop, enlarged_in_words
 from ...core.untrusted import printable
 from ...probes.images.options import Contents, Draw, How
 from ..api import images
-from ..api.files import File, path_of
-from ..api.options import complete_benchmark
+from ..api.parameters import File, complete_benchmark, path_of
 from ..console import log, progress
 from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
 from ..terminal import command

@@ -14,7 +14,7 @@ from ..terminal import command
 if TYPE_CHECKING:
     from polars import DataFrame
 
-    from ..api.files import File
+    from ..api.parameters import File
     from ..report.build import Written
 
 

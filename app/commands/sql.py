@@ -13,8 +13,7 @@ import typer
 
 from ...core.errors import UsageError
 from ...core.untrusted import read_text
-from ..api.files import RESULTS, File, path_of, reading
-from ..api.options import Database
+from ..api.parameters import RESULTS, Database, File, path_of, reading
 from ..terminal import command
 
 AnswerFormat = Literal["table", "csv", "tsv", "markdown", "latex", "json", "parquet", "arrow"]

@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from bandlens.app.api.files import File
+from bandlens.app.api.parameters import File
 from bandlens.app.cli import app as bandlens_app
 from bandlens.app.terminal import command
 from bandlens.core.progress import Progress, silent

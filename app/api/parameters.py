@@ -1,4 +1,4 @@
-"""Types of parameters that many functions have, with what a terminal has to know of them.
+"""Parameters that many functions have: paths, databases at them, and what a terminal has to know of types.
 
 The words that a shell completes are looked up on Tab, and what they need is imported then.
 """
@@ -7,13 +7,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from os import PathLike
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...core.errors import BandlensError
-from .files import RESULTS, File, reading
+from ...core.errors import BandlensError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from ...analysis.database.store import Store
+
+File = str | PathLike[str]
+RESULTS = Path("results.duckdb")
+
+
+def path_of(file: File | None) -> Path | None:
+    """The path of a file, where one is given."""
+    return None if file is None else Path(file)
+
+
+def reading(db: File) -> AbstractContextManager[Store]:
+    """A results database, which is opened for reading."""
+    from ...analysis.database.open import open_store
+
+    return open_store(Path(db), read_only=True)
+
+
+def existing(db: File) -> Path:
+    """UsageError where there is no database: opening one to write to it would make it."""
+    if not Path(db).exists():
+        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {quoted(db)}` makes one")
+    return Path(db)
 
 
 def complete_checkpoint(incomplete: str) -> list[str]:
