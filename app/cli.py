@@ -22,7 +22,7 @@ from . import console
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Get ready": {
         "doctor": ("models", "Say what this machine can run"),
-        "demo": ("demo", "Do the main job on a real classifier and real pictures"),
+        "demo": ("studies", "Do the main job on a real classifier and real pictures"),
         "checkpoints": ("models", "The 48 ResNet-50 checkpoints: list them, fetch them, verify them"),
         "export": ("export", "Export checkpoints to ONNX, and to TensorRT plans where there is a GPU"),
         "images": ("images", "Image sets: photographs decoded once to a memory-mapped file of pixels"),
@@ -31,17 +31,17 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "measures": ("results", "Numbers that are computed of decisions: what there is"),
     },
     "Run": {
-        "init": ("study", "Write a study file for your models and images, asking nothing"),
-        "plan": ("plan", "Show what a run would do"),
+        "init": ("studies", "Write a study file for your models and images, asking nothing"),
+        "plan": ("studies", "Show what a run would do"),
         "power": (
-            "study",
+            "studies",
             "Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one",
         ),
         "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
         "profile": ("models", "Time the layers of a model, or find the first that two engines compute differently"),
-        "run": ("plan", "Run what the database lacks of a study"),
-        "progress": ("study", "Say how far the run is that holds a results database, and how long it will take"),
-        "import": ("study", "Bring what was made elsewhere into a results database"),
+        "run": ("studies", "Run what the database lacks of a study"),
+        "progress": ("studies", "Say how far the run is that holds a results database, and how long it will take"),
+        "import": ("studies", "Bring what was made elsewhere into a results database"),
         "analyze": ("results", "Compute spectral, critical-band and shape biases, and group means"),
         "sensitivity": ("models", "Measure along which frequencies the loss of a model rises"),
     },

@@ -79,8 +79,8 @@ except SystemExit as end: assert not end.code
 
 
 def test_a_command_is_loaded_without_the_others() -> None:
-    commands = tuple(f"bandlens.app.commands.{name}" for name in ("images", "published", "plan", "sql"))
-    assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.commands.plan"}
+    commands = tuple(f"bandlens.app.commands.{name}" for name in ("images", "published", "studies", "sql"))
+    assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.commands.studies"}
 
 
 def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplace: Path) -> None:

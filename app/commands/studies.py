@@ -1,8 +1,9 @@
-"""`bandlens plan` and `run`."""
+"""`bandlens init`, `plan`, `power`, `run`, `progress`, `import` and `demo`: before, during and instead of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
@@ -11,21 +12,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.errors import amount, plural, quoted, some_of
+from ...core.errors import BandlensError, amount, plural, quoted, some_of, unwritable
 from ...core.untrusted import one_line
-from ..api import studies
-from ..printing import Format, TableFormat, duration, print_document, print_note, print_rows
+from ..api import results, studies
+from ..console import log, progress
+from ..printing import (
+    Format,
+    Rows,
+    TableFormat,
+    duration,
+    print_document,
+    print_note,
+    print_rows,
+    print_tables,
+)
 from ..study import GATE_IMAGES
 from ..terminal import command
 
 if TYPE_CHECKING:
+    from ..imported import Imported
+    from ..study.file import Study
     from ..study.plan import Plan
+    from ..study.progress_file import RunProgress
     from ..study.record import Summary
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
 MOST_LINES = 5
 """The number of lines on what would be found, except in JSON and CSV."""
+
+
+def print_study(draft: tuple[Study, str], file: Path) -> None:
+    """Examples: bandlens init study.toml, bandlens init grid.toml --study grid"""
+    study, lack = draft
+    print(f"{file}: {some_of(study.checkpoints)} on {some_of(study.images)}; next: bandlens plan {file}")
+    if lack:
+        log.info(lack)
 
 
 def print_plan(
@@ -180,7 +202,97 @@ def print_summary(summary: Summary, study: Path, db: Path, table_format: TableFo
     summary.raise_failures()
 
 
+def print_power(tables: Mapping[str, Rows], table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens power --difference 0.03 --discordance 0.25"""
+    print_tables(tables, table_format)
+
+
+def print_progress(states: Sequence[RunProgress], db: Path, table_format: TableFormat = Format.table) -> None:
+    """Exit status 1 says that the process of a run was killed.
+
+    Example: bandlens progress --db results.duckdb
+    """
+    if table_format != Format.table:
+        print_rows([asdict(state) | {"seconds_left": state.seconds_left} for state in states], table_format)
+    elif not states:
+        print(f"{db}: no run writes to it")
+    for state in states:
+        counts = (
+            f"{state.done:,.0f} of {state.total:,.0f} {state.unit} ({state.done / state.total:.0%}), process "
+            f"{state.process} on {state.host}"
+        )
+        if state.gone:
+            raise BandlensError(
+                f"{db}: a run was killed while {state.activity}, after {counts}; run the same command again, "
+                "which goes on with what was committed"
+            )
+        if table_format == Format.table:
+            print(f"{db}: {state.activity}, {counts}, {_times(state)}")
+
+
+def _times(state: RunProgress) -> str:
+    """The time that is left, and the age of the figures."""
+    rest = "time left not known yet" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
+    return f"as of {duration(max(0.0, time.time() - state.written))} ago; {rest}"
+
+
+def print_imports(imports: Sequence[Imported], db: Path) -> None:
+    """Example: bandlens import predictions predictions.parquet --checkpoint ResNet50 --images labels.parquet"""
+    for imported in imports:
+        interval = f"{100 * imported.low:.2f} to {100 * imported.high:.2f}"
+        print(
+            f"{db}: {imported.label}, {plural(imported.images, 'prediction')} imported, "
+            f"top-1 {100 * imported.top1:.3f} % ({interval})"
+        )
+
+
+def demo(out: Path = Path("demo")) -> None:
+    """Do the main job on a real classifier and real pictures: no GPU, no account, less than a minute.
+
+    EfficientNet-Lite0 goes through all 52 conditions on four crops of each of 20 pictures, into OUT/results.duckdb. Of
+    the numbers, those are printed that so few pictures determine, with their intervals.
+
+    Example: bandlens demo --out demo
+
+    Args:
+        out: the folder for everything it makes.
+    """
+    import polars as pl
+
+    from ...analysis.measures.base import State
+    from .. import demo as steps
+
+    started = time.monotonic()
+    database = out / "results.duckdb"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(f"the demo into {out}", error, "name another folder with --out") from error
+    model, parity = steps.export_model(out / "models")
+    print(f"{model.path}: {parity or 'is there already'}", flush=True)
+    images = steps.pack_pictures(out / "pictures.set")
+    print(f"{images.folder}: {images.info.count} crops of {len(steps.PICTURES)} pictures, without labels", flush=True)
+    summary = studies.run(steps.write_study(out), database, raise_failures=False, progress=progress)
+    print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}\n")
+    metrics = results.analyze(database, "demo")
+    with results.open(database) as opened:
+        print(opened.verdict("demo")[0])  # lines below count numbers that are not determined
+    sound = metrics.filter(pl.col("low").is_not_null(), state=State.OK.value)
+    print_rows(sound.select("metric", "value", "low", "high", "state").to_dicts())
+    print(f"{len(metrics) - len(sound)} numbers more have no interval, or are not beyond doubt; with their notes:")
+    print(f"  bandlens analyze --db {quoted(database)}")
+    written = results.report(database, out / "report.html", "demo")
+    print(f"{written.out}: {written.charts} charts in one file, {amount(written.bytes)}; open it in a browser")
+    print(f"Done in {duration(time.monotonic() - started)}. Change {out / 'study.toml'} and run")
+    print(f"  bandlens run {quoted(out / 'study.toml')} --db {quoted(database)}")
+
+
 COMMANDS: dict[str, Any] = {
+    "demo": command(demo),
+    "init": command(studies.write_study, print_study),
     "plan": command(studies.plan, print_plan),
+    "power": command(studies.power, print_power),
     "run": command(studies.run, print_summary, raise_failures=False),
+    "progress": command(studies.run_progress, print_progress),
+    "import": {"predictions": command(studies.import_predictions, print_imports)},
 }
