@@ -24,10 +24,9 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
+from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at
 from bandlens.analysis.measures.psychometric import (
     CHANNEL,
-    LEVELS,
-    accuracy_at,
     estimate_band,
     estimate_band_of_counts,
     paired_band_intervals,
@@ -166,7 +165,7 @@ def channels(draws: int, images: int, change: float) -> list[float]:
     for correct in (np.rint(1e6 * chance).astype(np.int64), mixed):
         counts = np.vstack([np.full((1, 7), correct[0]), correct[1:].reshape(7, 4).T])
         band = estimate_band_of_counts(counts, np.full((5, 7), 10**6), resamples=100)
-        truth.append([getattr(band, name).value for name in CHANNEL])
+        truth.append([band[name].value for name in CHANNEL])
     rng, count = np.random.default_rng([SEED, 7, images]), np.zeros((2, 3))
     for run in range(draws):
         a = rng.random((29, images)) < chance
@@ -174,7 +173,7 @@ def channels(draws: int, images: int, change: float) -> list[float]:
         band = estimate_band(a, resamples=300, seed=run)
         intervals = paired_band_intervals(a, b, resamples=300, seed=run)
         for k, name in enumerate(CHANNEL):
-            estimate = getattr(band, name)
+            estimate = band[name]
             low, high = intervals.get(name, (-np.inf, np.inf))
             count[0, k] += estimate.low <= truth[0][k] <= estimate.high
             count[1, k] += low <= truth[1][k] - truth[0][k] <= high

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
+from ...core.records import Condition
 from .base import (
     MEANINGLESS,
     Available,
@@ -104,21 +105,17 @@ Setting = tuple[float | None, float | None]
 
 def settings_of(available: Available) -> list[Setting]:
     """noise_sd and octave of the conditions of critical_band: without noise first, then octave by octave."""
-    settings = [
-        (condition.number("noise_sd"), condition.number("frequency")) for condition in available.conditions_under(PROBE)
-    ]
-    return sorted(settings, key=_place)
+    return sorted(map(_setting, available.conditions_under(PROBE)), key=_place)
 
 
-def band_cells(outcomes: Outcomes) -> list[CellOutcomes]:
+def band_cells(outcomes: Outcomes) -> dict[Setting, CellOutcomes]:
     """The cells of critical_band in the order of `settings_of`."""
-    cells = outcomes.cells_under(PROBE)
-    return [
-        cells[condition]
-        for condition in sorted(
-            cells, key=lambda condition: _place((condition.number("noise_sd"), condition.number("frequency")))
-        )
-    ]
+    cells = {_setting(condition): cell for condition, cell in outcomes.cells_under(PROBE).items()}
+    return {setting: cells[setting] for setting in sorted(cells, key=_place)}
+
+
+def _setting(condition: Condition) -> Setting:
+    return condition.number("noise_sd"), condition.number("frequency")
 
 
 def _place(setting: Setting) -> tuple[float, float]:
@@ -246,16 +243,13 @@ def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] 
 
 def band_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
     """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
-    cells = band_cells(outcomes)
-    cell_hits = [cell.right for cell in cells]
-    if any(hits is None for hits in cell_hits):
-        return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
-    settings = settings_of(outcomes.available)
     percent = {
         setting: 100 * (hits.sum() / len(hits))
-        for setting, hits in zip(settings, cell_hits, strict=True)
-        if hits is not None
+        for setting, cell in band_cells(outcomes).items()
+        if (hits := cell.right) is not None
     }
+    if not percent:
+        return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     size = outcomes.subject.size

@@ -79,7 +79,7 @@ def _bands(model: str, hits: Any, trials: Any) -> Iterator[dict[str, Any]]:
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
         yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    estimates = estimate_band_of_counts(hits, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
+    estimates = estimate_band_of_counts(hits, trials, floor=1 / CLASSES, resamples=RESAMPLES)
     for metric, unit in UNITS.items():
         numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
         yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}

@@ -20,8 +20,9 @@ from bandlens.analysis.measures.critical_band import (
     integer_thresholds,
     normalized_thresholds,
 )
+from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at
 from bandlens.analysis.measures.outcomes import subjects
-from bandlens.analysis.measures.psychometric import LEVELS, accuracy_at, estimate_band
+from bandlens.analysis.measures.psychometric import estimate_band
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Condition, Failed, Finished
 
@@ -150,8 +151,7 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     columns = ("value", "low", "high", "state", "note")
     rows = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert {row[0]: row[1:] for row in rows} == {
-        f"psychometric_{name}": tuple(estimate.row()[column] for column in columns)
-        for name, estimate in band.estimates().items()
+        f"psychometric_{name}": tuple(estimate.row()[column] for column in columns) for name, estimate in band.items()
     }
     assert len(rows) == 10
 
@@ -167,9 +167,7 @@ def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Stor
     correct = np.stack([outcomes[setting] for setting in grid])
     band = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
     rows = store.frame("SELECT metric, value FROM metric WHERE metric LIKE 'psychometric%'").rows()
-    assert dict(rows) == {
-        f"psychometric_{name}": estimate.row()["value"] for name, estimate in band.estimates().items()
-    }
+    assert dict(rows) == {f"psychometric_{name}": estimate.row()["value"] for name, estimate in band.items()}
     assert {f for f in range(7) if f"psychometric_threshold_{f}" in dict(rows)} == {0, 1, 2, 3, 4}
 
 
@@ -245,7 +243,7 @@ def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes:
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
     band = estimate_band(np.stack([outcomes[setting] for setting in BAND]), floor=0.0, resamples=RESAMPLES)
-    assert value(store, "psychometric_center_frequency") == pytest.approx(band.center_frequency.value)
+    assert value(store, "psychometric_center_frequency") == pytest.approx(band["center_frequency"].value)
 
 
 def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes: Outcomes) -> None:
