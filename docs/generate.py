@@ -129,7 +129,7 @@ def measures() -> str:
     return f"{MEASURES_HEAD}\n{_explained(modules)}"
 
 
-MACHINERY = ("base", "outcomes", "registry", "compute", "subject_rows")
+MACHINERY = ("base", "outcomes", "registry", "compute")
 """Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
 # Measures

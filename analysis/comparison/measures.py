@@ -15,11 +15,11 @@ from typing import Any
 import polars as pl
 
 from ..database.conditions import ORDER
-from ..measures.base import Ends, Measure, Read
+from ..measures.base import Ends, Measure
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
 from ..measures.own import Answer, paired_interval, read_answers
-from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
+from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, complete
 from ..statistics.power import detected_widths
 from ..statistics.shares import difference_interval
 from .cells import CYCLES, MATCH, Run
@@ -138,19 +138,9 @@ def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterato
     """Paired intervals of numbers of many conditions."""
     if not names:
         return
-    for name, ends in _intervals(_determined(GRID_MEASURES, a, b), a, b):
+    for name, ends in _intervals(complete(GRID_MEASURES, a.available, b.available), a, b):
         if name in names:
             yield name, ends
-
-
-def _determined(measures: Sequence[Measure[Read]], a: Outcomes, b: Outcomes) -> list[Measure[Read]]:
-    """The measures that lack nothing in either run."""
-    lacks_a, lacks_b = (lacking(measures, outcomes.available) for outcomes in (a, b))
-    return [
-        measure
-        for measure in measures
-        if lacks_a.get(measure.name, "not asked") is None and lacks_b.get(measure.name, "not asked") is None
-    ]
 
 
 def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
@@ -164,7 +154,7 @@ def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterat
     if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels were added to one of them
         return
     cells_a, cells_b = by_condition(a), by_condition(b)
-    determined = _determined(CONDITION_MEASURES, a, b)
+    determined = complete(CONDITION_MEASURES, a.available, b.available)
     means = {measure.name: measure for measure in determined if measure.values}
     for (probe, parameters), names in rows.group_by("probe", "parameters", maintain_order=True):
         condition = (str(probe), str(parameters))
@@ -184,7 +174,7 @@ def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutco
 
 def by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
     """Probe and parameters, as JSON text -> the cell."""
-    return {(condition.condition.probe, condition.parameters): cell for condition, cell in outcomes.cells.items()}
+    return {(key.probe, key.parameters): cell for key, cell in outcomes.cells.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +199,11 @@ class Side:
 
     def own_answers(self, outcomes: Outcomes) -> dict[tuple[str | None, str | None, str], Answer]:
         """Answers of own measures by probe, parameters and name; those of clean images also without a condition."""
-        conditions = {condition.cell: condition for condition in outcomes.cells}
+        keys = {cell.decisions.cell: key for key, cell in outcomes.cells.items()}
         answers = dict[tuple[str | None, str | None, str], Answer]()
-        stored_answers = read_answers(self.predictions.store, outcomes.subject.study_id, list(conditions))
+        stored_answers = read_answers(self.predictions.store, outcomes.subject.study_id, list(keys))
         for (name, cell), answer in stored_answers.items():
-            answers[conditions[cell].condition.probe, conditions[cell].parameters, name] = answer
+            answers[keys[cell].probe, keys[cell].parameters, name] = answer
             if outcomes.clean and outcomes.clean.decisions.cell == cell:
                 answers[None, None, name] = answer
         return answers

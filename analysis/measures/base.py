@@ -18,14 +18,7 @@ from ...core.errors import UsageError
 from ...core.protocol import CLASSES, CUES
 from ...core.records import Condition
 from ..statistics.arrays import Floats, Mask, Whole
-from ..statistics.shares import (
-    Share,
-    are_alike,
-    difference_interval,
-    difference_intervals,
-    share_intervals,
-    share_of,
-)
+from ..statistics.shares import Share, difference_interval, share_interval, share_of
 
 
 class State(StrEnum):
@@ -113,13 +106,12 @@ NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_h
 """Columns of the table measure_value that hold an estimate's numbers."""
 
 
+Ends = tuple[float, float]
+
+
 def nothing(state: State, note: str, n: int | None = None) -> Estimate:
     """An estimate without a value, and why."""
     return Estimate(state=state, note=note, n=n)
-
-
-Intervals = Callable[[Sequence[Share]], Sequence[tuple[float, float]]]
-"""Gives the intervals of shares that are alike."""
 
 
 def too_few_images(independent: int) -> str:
@@ -127,16 +119,16 @@ def too_few_images(independent: int) -> str:
     return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
 
 
-def estimate_of(share: Share, intervals: Intervals = share_intervals) -> Estimate:
+def estimate_of(share: Share, interval: Callable[[Share], Ends] = share_interval) -> Estimate:
     """The estimate of a share, without an interval where one cluster holds all images."""
     if len(share.clusters) == 1:
         return Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
-    return Estimate(share.value, *intervals([share])[0], n=share.images)
+    return Estimate(share.value, *interval(share), n=share.images)
 
 
-def less_clean(share: Share, clean: Share | None, intervals: Intervals = share_intervals) -> Estimate:
+def less_clean(share: Share, clean: Share | None, interval: Callable[[Share], Ends] = share_interval) -> Estimate:
     """The estimate of a share, with its difference from that of the clean images where there is one."""
-    estimate = estimate_of(share, intervals)
+    estimate = estimate_of(share, interval)
     if clean is None:
         return estimate
     ends = difference_interval(clean, share) or (np.nan, np.nan)
@@ -149,33 +141,6 @@ def paired_intervals(shares_a: Mapping[str, Share], shares_b: Mapping[str, Share
         name: difference_interval(shares_a[name], shares_b[name]) for name in shares_a.keys() & shares_b.keys()
     }
     return {name: ends for name, ends in intervals.items() if ends}
-
-
-CACHE_IMAGES = 1 << 17
-"""Images of all shares whose intervals are made at once: their arrays stay in the processor's cache."""
-
-
-def all_less_clean(
-    shares: Sequence[Share], clean: Sequence[Share | None], intervals: Intervals = share_intervals
-) -> list[Estimate]:
-    """The estimates of shares as `less_clean` gives them, made together where all are of the same images."""
-    references = [share for share in clean if share]
-    most = max(1, CACHE_IMAGES // len(shares[0].clusters)) if shares else 1
-    if len(shares) > most:
-        blocks = [slice(first, first + most) for first in range(0, len(shares), most)]
-        return [estimate for block in blocks for estimate in all_less_clean(shares[block], clean[block], intervals)]
-    if not shares or len(shares[0].clusters) == 1 or not are_alike([*shares, *references]):
-        pairs = zip(shares, clean, strict=True)
-        return [less_clean(share, reference, intervals) for share, reference in pairs]
-    estimates = [
-        Estimate(share.value, *ends, n=share.images) for share, ends in zip(shares, intervals(shares), strict=True)
-    ]
-    places = [place for place, reference in enumerate(clean) if reference]
-    compared = difference_intervals(references, [shares[place] for place in places]) if places else []
-    for place, reference, ends in zip(places, references, compared, strict=True):
-        difference = (shares[place].value - reference.value, *ends)
-        estimates[place] = replace(estimates[place], difference=difference)
-    return estimates
 
 
 def with_unit(title: str, unit: str) -> str:
@@ -283,7 +248,6 @@ class ImageValues:
 
 Read = TypeVar("Read")
 """The data of a scope that a measure is computed from: see `outcomes`."""
-Ends = tuple[float, float]
 
 
 def always(_: Available) -> bool:

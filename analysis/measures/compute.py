@@ -1,20 +1,35 @@
-"""All measures of a study, from the predictions in the database and back into it."""
+"""All measures of a study, from the predictions in the database and back into it.
+
+A few subjects, checkpoints on image sets, are computed in this process, and many in processes beside it, whose rows are
+the same.
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from multiprocessing import get_context
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from ...core.errors import EngineError
+from ...core.parallel import end_with_parent, processors
 from ...core.records import digest_of
 from ..database.store import Store
-from .base import Measure, Options
+from ..statistics.shares import Share
+from .base import NUMBERS, Estimate, ImageValues, Measure, Options, State, less_clean, nothing
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -29,24 +44,33 @@ from .outcomes import (
     subjects,
 )
 from .own import OwnMeasure, answer_table
-from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, people_estimates
-from .subject_rows import SCHEMA, Row, SubjectProcesses, estimates_of, open_processes, row_of, subject_rows, wait_for
+from .registry import (
+    BENCHMARK_MEASURES,
+    CONDITION_MEASURES,
+    GRID_MEASURES,
+    MODEL_MEASURES,
+    complete,
+    lacking,
+    people_estimates,
+)
 
+Row = dict[str, Any]
+SCHEMA = {
+    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
+    "metric": pl.String,
+    "n": pl.Int64,
+    **dict.fromkeys(NUMBERS, pl.Float64),
+    **dict.fromkeys(("state", "note"), pl.String),
+}
+"""Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
+over benchmarks."""
 PEOPLE_COLUMNS = ("metric", "value", "low", "high", "state", "note")
 """Columns of SCHEMA that the table human_value has."""
-COMPARING = 0.1
-"""The share of a study's progress that its models are compared in; the rest of it is each model by itself."""
+FEWEST_SUBJECTS = 16
+"""Subjects from which on processes are worth the second that they take to start."""
+MOST_PROCESSES = 8
+"""Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
 DEFAULTS = Options()
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureSelection:
-    """The measures that are computed together; by default all built-in ones."""
-
-    grid: Sequence[Measure[Outcomes]] = GRID_MEASURES
-    condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES
-    models: Sequence[Measure[PeerOutcomes]] = MODEL_MEASURES
-    benchmarks: Sequence[Measure[BenchmarkOutcomes]] = BENCHMARK_MEASURES
 
 
 def compute_measures(
@@ -58,23 +82,23 @@ def compute_measures(
         store: open for writing.
         study: name, name@version, or `*`.
         options: how to estimate.
-        advance: called with amounts that add up to the number of checkpoints and image sets.
+        advance: called for each checkpoint and image set.
 
     Returns:
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
     study_subjects = subjects(store, study)
-    with open_processes(len(study_subjects)) as processes:
-        values = _values(store, study_subjects, MeasureSelection(), options, advance, processes)
+    with open_processes(len(study_subjects)) as compute:
+        parts = [
+            part.result() if isinstance(part, Future) else part
+            for part in [*_parts(store, study_subjects, options, compute, advance)]
+        ]
+    values = _without_condition_first(parts)
     store.write_values(values, {subject.study_id for subject in study_subjects})
-    store.replace("human_value", _people_values())
+    people = {name: kind for name, kind in SCHEMA.items() if name in PEOPLE_COLUMNS}
+    rows = [row_of(name, estimate) for name, estimate in people_estimates().items()]
+    store.replace("human_value", pl.DataFrame(rows, people))
     return values
-
-
-def _people_values() -> pl.DataFrame:
-    """The columns of human_value: numbers of people in published trials, by measures of models."""
-    columns = {name: kind for name, kind in SCHEMA.items() if name in PEOPLE_COLUMNS}
-    return pl.DataFrame([row_of(name, estimate) for name, estimate in people_estimates().items()], columns)
 
 
 def compute_own(
@@ -96,18 +120,25 @@ def compute_own(
     changed = [measure for measure in measures if previous.get(measure.name) != digests[measure.name]]
     if not changed:
         return []
-    selection = MeasureSelection(
-        [measure.grid_measure for measure in changed], [measure.condition_measure for measure in changed], (), ()
-    )
     for measure in changed:
         measure.answers.clear()  # those of another study
-    values = _values(store, study_subjects, selection, DEFAULTS, advance)
+    grid, condition = [own.grid_measure for own in changed], [own.condition_measure for own in changed]
+    predictions, parts = PredictionReader(store), list[pl.DataFrame]()
+    for subject in study_subjects:
+        parts.append(subject_rows(predictions.outcomes(subject), DEFAULTS, grid, condition))
+        predictions.forget()
+        advance(1)
     described = [
         {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
         for measure in changed
     ]
+    values = _without_condition_first(parts)
     store.write_own_values(values, study_id, pl.DataFrame(described), map(answer_table, changed))
     return [measure.name for measure in changed]
+
+
+def _without_condition_first(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(parts).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
 
 
 def has_values(store: Store, study: str) -> bool:
@@ -149,44 +180,35 @@ def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _values(
+def _parts(
     store: Store,
     study_subjects: Sequence[Subject],
-    selection: MeasureSelection,
     options: Options,
+    compute: Callable[[Outcomes, Options], Part],
     advance: Callable[[float], None],
-    processes: SubjectProcesses | None = None,
-) -> pl.DataFrame:
-    # A thousand checkpoints have half a million rows, which take less memory as columns.
-    parts = list[pl.DataFrame | Future[pl.DataFrame]]()
+) -> Iterator[Part]:
+    """Yield rows of SCHEMA: those of each subject, of each checkpoint's benchmarks, and of the models of a study."""
     predictions = PredictionReader(store)
     for study_id, subjects_of_study in groupby(study_subjects, lambda subject: subject.study_id):
-        answers, count = PeerAnswers(selection.models, options), 0
-        benchmarked: dict[ConditionKey | None, Benchmarked] = {}
-        if selection.benchmarks:
-            benchmarked = {None: read_benchmarked(store, study_id), **read_perturbed(store, study_id)}
+        answers = PeerAnswers()
+        benchmarked = {None: read_benchmarked(store, study_id), **read_perturbed(store, study_id)}
         for checkpoint_id, subjects_of_checkpoint in groupby(subjects_of_study, lambda subject: subject.checkpoint_id):
             for subject in subjects_of_checkpoint:
                 outcomes = predictions.outcomes(subject)
-                if processes:
-                    parts.append(processes.compute(outcomes, options))
-                else:
-                    parts.append(subject_rows(outcomes, options, selection.grid, selection.condition))
+                yield compute(outcomes, options)
                 answers.add(outcomes)
-                count += 1
-                advance(1 - COMPARING)
-            keys = _keys(subject, SUBJECT_KEYS[:4])
+                advance(1)
+            # A thousand checkpoints have half a million rows, which take less memory as columns.
             rows = [
-                keys | (benchmarks.condition._asdict() if benchmarks.condition else {}) | row_of(name, estimate)
+                _keys(subject, SUBJECT_KEYS[:4])
+                | (benchmarks.condition._asdict() if benchmarks.condition else {})
+                | row_of(name, estimate)
                 for benchmarks in _benchmark_outcomes(predictions, benchmarked, checkpoint_id)
-                for name, estimate in estimates_of(selection.benchmarks, benchmarks, options)
+                for name, estimate in estimates_of(BENCHMARK_MEASURES, benchmarks, options)
             ]
-            parts.append(pl.DataFrame(rows, SCHEMA))
+            yield pl.DataFrame(rows, SCHEMA)
             predictions.forget()
-        parts += answers.frames()
-        advance(COMPARING * count)
-    frames = [part if isinstance(part, pl.DataFrame) else wait_for(part) for part in parts]
-    return pl.concat(frames).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
+        yield from answers.frames(options)
 
 
 def _benchmark_outcomes(
@@ -203,6 +225,118 @@ def _keys(subject: Subject, names: Iterable[str]) -> Row:
     return {name: getattr(subject, name) for name in names}
 
 
+# The rows of a subject: of all measures that read no other one
+
+
+def subject_rows(
+    outcomes: Outcomes,
+    options: Options,
+    grid: Sequence[Measure[Outcomes]] = GRID_MEASURES,
+    condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES,
+) -> pl.DataFrame:
+    """Rows of SCHEMA: first those of many conditions, and then those of each."""
+    rows = [*_grid_rows(grid, outcomes, options), *_condition_rows(condition, outcomes, options)]
+    keys = {name: pl.lit(getattr(outcomes.subject, name), SCHEMA[name]) for name in SUBJECT_KEYS}
+    return pl.DataFrame(rows, SCHEMA).with_columns(**keys)
+
+
+def row_of(name: str, estimate: Estimate) -> Row:
+    return {"metric": name} | estimate.row()
+
+
+def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
+    """The estimates of measures, each function called once."""
+    for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
+        yield from function(outcomes, options).items()
+
+
+def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+    """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
+    lacks = lacking(measures, outcomes.available)
+    for measure in measures:
+        if measure.is_bias and (why := lacks.get(measure.name)):
+            yield row_of(measure.name, nothing(State.MISSING, why))
+    for name, estimate in estimates_of(complete(measures, outcomes.available), outcomes, options):
+        if not lacks.get(name):
+            yield row_of(name, estimate)
+
+
+def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+    """Rows of the columns from condition_id on, for every condition."""
+    applicable = complete(measures, outcomes.available)
+    means = {measure.name: measure.values for measure in applicable if measure.values}
+    clean_shares = {name: _clean_share(values, outcomes.clean) for name, values in means.items()}
+    for key, cell in outcomes.cells.items():
+        columns = key._asdict()
+        for name, values in means.items():
+            if estimate := _mean_estimate(values(cell), cell, clean_shares[name]):
+                yield columns | row_of(name, estimate)
+        for name, estimate in estimates_of(applicable, cell, options):
+            yield columns | row_of(name, estimate)
+
+
+def _clean_share(values: Callable[[CellOutcomes], ImageValues | None], clean: CellOutcomes | None) -> Share | None:
+    """The mean over the clean images, where other conditions are compared with it."""
+    image_values = values(clean) if clean else None
+    return image_values.share(clean.images.clusters) if clean and image_values and image_values.comparable else None
+
+
+def _mean_estimate(values: ImageValues | None, cell: CellOutcomes, clean: Share | None) -> Estimate | None:
+    """The mean of numbers of every image; None where there are none."""
+    if values is None:
+        return None
+    if (share := values.share(cell.images.clusters)) is None:
+        return nothing(State.UNDETERMINED, values.uncounted, 0)
+    return values.judge(less_clean(share, None if cell.is_clean else clean))
+
+
+# The processes beside this one
+
+Part = pl.DataFrame | Future[pl.DataFrame]
+
+
+@contextmanager
+def open_processes(subjects: int) -> Iterator[Callable[[Outcomes, Options], Part]]:
+    """Give a function that computes the rows of a subject: in processes, where so many subjects are worth their start.
+
+    Raises EngineError where a process ended before it answered.
+    """
+    count = min(processors(), subjects // FEWEST_SUBJECTS + 1, MOST_PROCESSES)
+    if count == 1:
+        yield subject_rows
+        return
+    pending = deque[Future[pl.DataFrame]]()
+
+    def compute(outcomes: Outcomes, options: Options) -> Part:
+        while len(pending) > count:  # one more, so that no process waits
+            pending.popleft().result()
+        # A process would run the user's program once more, which need not be written for that.
+        program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            pending.append(pool.submit(subject_rows, outcomes, options))
+        finally:
+            sys.modules["__main__"] = program
+        return pending[-1]
+
+    try:
+        with ProcessPoolExecutor(count, get_context("spawn"), _prepare_process) as pool:
+            yield compute
+    except BrokenProcessPool:
+        raise EngineError(
+            "analyzing failed: a process of it was ended, perhaps for want of memory; analyze again"
+        ) from None
+
+
+def _prepare_process() -> None:
+    """Have a process end with the one that started it, and leave Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    threadpool_limits(1)  # arrays are small, and threads of the linear algebra would wait for each other
+
+
+# The models of a study beside each other
+
+
 class PeerAnswer(NamedTuple):
     """The images that a model has right under one condition."""
 
@@ -217,41 +351,38 @@ class PeerAnswer(NamedTuple):
 class PeerAnswers:
     """The answers of all models under each condition of each image set, kept until all models are read."""
 
-    measures: Sequence[Measure[PeerOutcomes]]
-    options: Options
-    _answers: dict[int, dict[ConditionKey, list[PeerAnswer]]] = field(default_factory=dict)
+    _answers: defaultdict[tuple[int, ConditionKey], list[PeerAnswer]] = field(default_factory=lambda: defaultdict(list))
     _images: dict[int, ImageTruth] = field(default_factory=dict)
 
     def add(self, outcomes: Outcomes) -> None:
         images, subject = outcomes.images, outcomes.subject
-        if not images.labelled or not self.measures:
-            return
         self._images[subject.image_set_id] = images
-        conditions = self._answers.setdefault(subject.image_set_id, {})
-        for condition, cell in outcomes.cells.items():
-            if cell.right is not None:
-                answers = conditions.setdefault(condition.key, [])
-                answers.append(PeerAnswer(condition.cell, subject, np.packbits(cell.right[images.judged])))
+        for key, cell in outcomes.cells.items():
+            if images.labelled and cell.right is not None:
+                answer = PeerAnswer(cell.decisions.cell, subject, np.packbits(cell.right[images.judged]))
+                self._answers[subject.image_set_id, key].append(answer)
 
-    def frames(self) -> Iterator[pl.DataFrame]:
+    def frames(self, options: Options) -> Iterator[pl.DataFrame]:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
-        for image_set, conditions in sorted(self._answers.items()):
+        clean: dict[int, Peers] = {}
+        # Clean images come first, since every other condition of a set is compared with them.
+        for image_set, key in sorted(
+            self._answers, key=lambda place: (place[0], not place[1].is_clean, place[1].condition_id)
+        ):
+            answers = sorted(self._answers[image_set, key], key=lambda answer: answer.cell)
             images = self._images[image_set]
-            clean: Peers | None = None
-            # Clean images come first, since every other condition is compared with them.
-            for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
-                answers = sorted(conditions[key], key=lambda answer: answer.cell)
-                count = int(images.judged.sum())
-                hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
-                peers = Peers(images, [answer.subject.checkpoint_id for answer in answers], hits, clean)
-                if key.is_clean:
-                    clean = peers
-                rows = [
-                    _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
-                    for answer in answers
-                    if len(answers) > 1
-                    for name, estimate in estimates_of(
-                        self.measures, PeerOutcomes(peers, answer.subject.checkpoint_id), self.options
-                    )
-                ]
-                yield pl.DataFrame(rows, SCHEMA)
+            count = int(images.judged.sum())
+            hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
+            checkpoints = [answer.subject.checkpoint_id for answer in answers]
+            peers = Peers(images, checkpoints, hits, clean.get(image_set))
+            if key.is_clean:
+                clean[image_set] = peers
+            rows = [
+                _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
+                for answer in answers
+                if len(answers) > 1
+                for name, estimate in estimates_of(
+                    MODEL_MEASURES, PeerOutcomes(peers, answer.subject.checkpoint_id), options
+                )
+            ]
+            yield pl.DataFrame(rows, SCHEMA)

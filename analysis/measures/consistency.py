@@ -10,14 +10,13 @@ no difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
-from ..statistics.consistency import consistency_with_others, error_consistency
-from ..statistics.shares import Share, mean_intervals, share_of
-from .base import Available, Display, Estimate, Measure, Options, Scope, State, all_less_clean, has_labels, nothing
-from .outcomes import CellOutcomes, PeerOutcomes, Peers
+from ..statistics.consistency import error_consistency
+from ..statistics.shares import mean_interval
+from .base import Available, Display, Estimate, Measure, Options, Scope, State, has_labels, less_clean, nothing
+from .outcomes import CellOutcomes, PeerOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
 
@@ -42,35 +41,15 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
     return {CLEAN_NAME: estimate}
 
 
-@lru_cache(maxsize=2)  # one condition and the clean images
-def _mean_kappas(peers: Peers) -> dict[int, Share]:
-    """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
-    clusters = peers.images.clusters[peers.images.judged]
-    means = (share_of(row, clusters) for row in consistency_with_others(peers.hits))
-    return dict(zip(peers.checkpoints, means, strict=True))
-
-
-@lru_cache(maxsize=1)
-def _model_estimates(peers: Peers) -> dict[int, Estimate]:
-    """Checkpoint -> its estimate, compared with that of the clean images if there is one."""
-    means = _mean_kappas(peers)
-    # Kappas with other models are comparable only where these are the same models.
-    same_models = peers.clean is not None and {*peers.clean.checkpoints} == {*peers.checkpoints}
-    clean = _mean_kappas(peers.clean) if peers.clean and same_models else {}
-    defined = [checkpoint for checkpoint, mean in means.items() if not np.isnan(mean.value)]
-    references = [
-        reference if (reference := clean.get(checkpoint)) and not np.isnan(reference.value) else None
-        for checkpoint in defined
-    ]
-    note = "all is right, or all wrong, for a model"
-    undetermined = {checkpoint: nothing(State.UNDETERMINED, note, mean.images) for checkpoint, mean in means.items()}
-    estimates = all_less_clean([means[checkpoint] for checkpoint in defined], references, mean_intervals)
-    return undetermined | dict(zip(defined, estimates, strict=True))
-
-
 def model_estimates(outcomes: PeerOutcomes, _: Options) -> dict[str, Estimate]:
-    """The mean kappa of one model with the others; its peers are compared once for all of them."""
-    return {MODEL_NAME: _model_estimates(outcomes.peers)[outcomes.checkpoint]}
+    """The mean kappa of one model with the others."""
+    peers, checkpoint = outcomes.peers, outcomes.checkpoint
+    mean, clean = peers.kappas[checkpoint], peers.clean_kappas.get(checkpoint)
+    if np.isnan(mean.value):
+        note = "all is right, or all wrong, for a model"
+        return {MODEL_NAME: nothing(State.UNDETERMINED, note, mean.images)}
+    reference = None if clean is None or np.isnan(clean.value) else clean
+    return {MODEL_NAME: less_clean(mean, reference, mean_interval)}
 
 
 def _several_models(available: Available) -> bool:

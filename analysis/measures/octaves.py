@@ -28,7 +28,7 @@ import numpy as np
 
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics.arrays import Floats, Mask, Whole
-from ..statistics.shares import Share, mean_interval, mean_intervals, share_of, within_chance
+from ..statistics.shares import Share, mean_interval, share_of, within_chance
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 
@@ -104,7 +104,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
 def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
     """The estimate of each number; NaN and the state `missing` without clean predictions."""
     estimates = {
-        name: estimate_of(share, partial(mean_intervals, reach=_reach(name))) for name, share in image_shares(outcomes)
+        name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)
     }
     if not estimates or outcomes.clean is None or outcomes.clean.right is None:
         return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))

@@ -25,6 +25,8 @@ from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.conditions import ORDER
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics.consistency import consistency_with_others
+from ..statistics.shares import Share, share_of
 from .base import Available
 
 CELLS = f"""
@@ -206,28 +208,14 @@ class ConditionKey(NamedTuple):
         return self.probe == "clean"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredCondition:
-    """A condition as the database has it."""
-
-    condition_id: int
-    cell: int
-    condition: Condition
-    parameters: str
-    """The parameters as JSON text."""
-
-    @property
-    def key(self) -> ConditionKey:
-        return ConditionKey(self.condition_id, self.condition.probe, self.parameters)
-
-
 @dataclass(frozen=True)
 class Outcomes:
     """The decisions of one model on one image set under every condition of a study, in the order of conditions."""
 
     subject: Subject
     available: Available
-    cells: Mapping[StoredCondition, CellOutcomes]
+    cells: Mapping[ConditionKey, CellOutcomes]
+    """The cells, in the order of the conditions that are available."""
 
     @cached_property
     def clean(self) -> CellOutcomes | None:
@@ -239,11 +227,8 @@ class Outcomes:
 
     def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
         """The conditions of a probe."""
-        return {
-            stored_condition.condition: cell
-            for stored_condition, cell in self.cells.items()
-            if stored_condition.condition.probe == probe
-        }
+        cells = zip(self.available.conditions, self.cells.values(), strict=True)
+        return {condition: cell for condition, cell in cells if condition.probe == probe}
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +242,18 @@ class Peers:
     """(m, judged images): whether each of the images on which errors are compared is right."""
     clean: Peers | None
     """The models that answered on the clean images; None of these themselves."""
+
+    @cached_property
+    def kappas(self) -> dict[int, Share]:
+        """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
+        clusters = self.images.clusters[self.images.judged]
+        means = (share_of(row, clusters) for row in consistency_with_others(self.hits))
+        return dict(zip(self.checkpoints, means, strict=True))
+
+    @cached_property
+    def clean_kappas(self) -> Mapping[int, Share]:
+        """The mean kappas on the clean images, which are comparable where the models are the same."""
+        return self.clean.kappas if self.clean and {*self.clean.checkpoints} == {*self.checkpoints} else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,10 +302,13 @@ class PredictionReader:
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
         cells = {
-            _read_condition(row): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
-            for row, cell_decisions in zip(rows.rows(named=True), decisions, strict=True)
+            ConditionKey(*key): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
+            for key, cell_decisions in zip(rows.select(ConditionKey._fields).rows(), decisions, strict=True)
         }
-        conditions = [stored_condition.condition for stored_condition in cells]
+        conditions = [
+            Condition(probe, tuple(json.loads(parameters).items()), digest)
+            for probe, parameters, digest in rows.select("probe", "parameters", "digest").rows()
+        ]
         available = Available(
             conditions,
             images.schemes,
@@ -338,12 +338,6 @@ class PredictionReader:
     def _classes(self) -> dict[int, int]:
         """checkpoint.id -> number of classes."""
         return dict(self.store.frame("SELECT id, classes FROM checkpoint").rows())
-
-
-def _read_condition(row: Mapping[str, Any]) -> StoredCondition:
-    parameters = tuple(json.loads(row["parameters"]).items())
-    condition = Condition(row["probe"], parameters, row["digest"])
-    return StoredCondition(row["condition_id"], row["cell"], condition, row["parameters"])
 
 
 def _read_images(store: Store, image_set: int) -> ImageTruth:
@@ -415,8 +409,3 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
         Decisions(*columns)
         for columns in zip(predicted, ranks("label_rank"), confidence, cells, ranks("best_rank"), strict=True)
     ]
-
-
-def right_of(store: Store, cell: int) -> Mask:
-    """Read which images, (n,), a complete cell of labelled images has right."""
-    return np.asarray(read_decisions(store, [cell])[0].rank == 0)

@@ -29,7 +29,7 @@ from . import (
     slices,
     spectral_bias,
 )
-from .base import Available, Display, Estimate, Measure
+from .base import Available, Display, Estimate, Measure, Read
 from .outcomes import CellOutcomes, Outcomes
 
 GRID_MEASURES: Sequence[Measure[Outcomes]] = (
@@ -144,6 +144,15 @@ def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str,
     return {measure.name: measure.needs(available) for measure in measures if measure.applies(available)}
 
 
+def complete(measures: Iterable[Measure[Read]], *image_sets: Available) -> list[Measure[Read]]:
+    """The measures that each of some image sets has all of."""
+    return [
+        measure
+        for measure in measures
+        if all(measure.applies(available) and not measure.needs(available) for available in image_sets)
+    ]
+
+
 def determined_metrics(
     conditions: Iterable[tuple[ImageSetInfo, Condition]],
     schemes: Mapping[str, Collection[str]],
@@ -214,6 +223,6 @@ def condition_metrics(
             sliced=images.digest in sliced,
             multilabel=images.decision_space == MULTILABEL,
         )
-        lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
-        metrics[images.name] = [name for name, lack in lacks.items() if not lack]
+        measures: Sequence[Measure[Any]] = (*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures)
+        metrics[images.name] = [measure.name for measure in complete(measures, available)]
     return metrics

@@ -96,52 +96,29 @@ def _largest(place: Index, shares: Sequence[Share]) -> Floats:
     return sizes
 
 
-def are_alike(shares: Sequence[Share]) -> bool:
-    """Whether all are of the same images in the same clusters, so that one call makes the intervals of all."""
-    first = shares[0]
-    return all(
-        share.images == first.images
-        and (share.clusters is first.clusters or np.array_equal(share.clusters, first.clusters))
-        and (share.images == len(share.clusters) or np.array_equal(share.sizes, first.sizes))
-        for share in shares
-    )
-
-
-def _stacked(shares: Sequence[Share]) -> tuple[Floats, Floats]:
-    """Values (m,) and deviations (m, C)."""
-    return np.array([share.value for share in shares]), np.stack([share.deviations for share in shares])
-
-
 def share_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float]:
     """The interval of the share that misses `alpha` of true shares."""
-    [ends] = share_intervals([share], alpha)
-    return ends
+    low, high, _ = _wilson_interval(share, alpha)
+    return low, high
 
 
-def share_intervals(shares: Sequence[Share], alpha: float = ALPHA) -> list[tuple[float, float]]:
-    """`share_interval` of shares that are alike."""
-    low, high, _ = wilson_intervals(shares, alpha)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
-
-
-def wilson_intervals(shares: Sequence[Share], alpha: float = ALPHA) -> tuple[Floats, Floats, Floats]:
-    """(low, high, effective) of shares that are alike, (m,): the ends of intervals, and what the images count as."""
-    values, deviations = _stacked(shares)
-    independent, widest = np.array([(share.independent, share.widest) for share in shares]).T
-    return clustered_interval(values, deviations, independent, shares[0].images, widest, alpha)
+def _wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, float]:
+    """(low, high, effective): the ends of the interval, and what the images count as."""
+    numbers = clustered_interval(
+        np.array([share.value]),
+        share.deviations[None],
+        np.array([share.independent]),
+        share.images,
+        np.array([share.widest]),
+        alpha,
+    )
+    low, high, effective = (float(number[0]) for number in numbers)
+    return low, high, effective
 
 
 def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
     """The 95 % interval of a mean of numbers in [-reach, reach]: `paired_interval`."""
-    [ends] = mean_intervals([share], reach)
-    return ends
-
-
-def mean_intervals(shares: Sequence[Share], reach: float = 1.0) -> list[tuple[float, float]]:
-    """`mean_interval` of means that are alike."""
-    first = shares[0]
-    low, high = paired_intervals(*_stacked(shares), 1 / len(first.clusters), first.sizes, reach=reach)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return paired_interval(share.value, share.deviations, 1 / len(share.clusters), share.sizes, reach=reach)
 
 
 FEWEST_APART = 10
@@ -169,30 +146,15 @@ def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[fl
 
     It misses `alpha` of true differences. There is none where no cluster is shared, or there is but one.
     """
-    if are_alike([a, b]):
-        return difference_intervals([a], [b], alpha)[0] if len(a.clusters) > 1 else None
-    distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
-    deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
+    if np.array_equal(a.clusters, b.clusters):  # as mostly, which takes a fifth of the time
+        distinct, deviations, sizes = a.clusters, b.deviations - a.deviations, np.maximum(a.sizes, b.sizes)
+    else:
+        distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
+        deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
+        sizes = _largest(place, [a, b])
     if len(distinct) in (1, len(a.clusters) + len(b.clusters)):
         return None
-    sizes = _largest(place, [a, b])
     return paired_interval(b.value - a.value, deviations, 1 / len(distinct), sizes, alpha, reach=1.0)
-
-
-def difference_intervals(
-    shares_a: Sequence[Share], shares_b: Sequence[Share], alpha: float = ALPHA
-) -> list[tuple[float, float]]:
-    """`difference_interval` of each two of shares that are alike, of more than one cluster."""
-    (values_a, deviations_a), (values_b, deviations_b) = _stacked(shares_a), _stacked(shares_b)
-    low, high = paired_intervals(
-        values_b - values_a,
-        deviations_b - deviations_a,
-        1 / deviations_a.shape[-1],
-        shares_a[0].sizes,
-        alpha,
-        reach=1.0,
-    )
-    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def paired_interval(
@@ -242,7 +204,7 @@ def _exact(share: Share) -> tuple[float, float]:
 
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
-    low, high, effective = (float(number[0]) for number in wilson_intervals([share]))
+    low, high, effective = _wilson_interval(share)
     n, hits = effective, effective * share.value
     below = float(scipy.special.betaincinv(hits, n - hits + 1, ALPHA / 2)) if hits > 0 else 0.0
     above = float(scipy.special.betaincinv(hits + 1, n - hits, 1 - ALPHA / 2)) if hits < n else 1.0
@@ -281,5 +243,5 @@ Z_99 = 2.5758293035489004
 
 def within_chance(share: Share, chance: float) -> bool:
     """Whether a share of right answers is no greater than blind guesses of a rate `chance`, in [0, 1), may give."""
-    *_, [effective] = wilson_intervals([share])
+    *_, effective = _wilson_interval(share)
     return share.value - chance <= Z_99 * sqrt(chance * (1 - chance) / effective)

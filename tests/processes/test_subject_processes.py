@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from polars.testing import assert_frame_equal
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures import subject_rows as module
+from bandlens.analysis.measures import compute as module
 from bandlens.analysis.measures.base import Options
-from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.compute import compute_measures, open_processes, subject_rows
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.analysis.measures.subject_rows import SubjectProcesses, open_processes, subject_rows, wait_for
 from bandlens.core.errors import EngineError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
@@ -44,18 +43,17 @@ def right_of(seed: int) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[SubjectProcesses]:
+def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Outcomes, Options], Any]]:
     monkeypatch.setattr(module, "processors", lambda: 2)
-    with open_processes(100) as processes:
-        assert processes
-        yield processes
+    with open_processes(100) as compute:
+        yield compute
 
 
-def test_the_rows_of_each_subject_come_in_order(processes: SubjectProcesses) -> None:
+def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes, Options], Any]) -> None:
     subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
-    futures = [processes.compute(outcomes, OPTIONS) for outcomes in subjects]
+    futures = [compute(outcomes, OPTIONS) for outcomes in subjects]
     for future, outcomes in zip(futures, subjects, strict=True):
-        assert_frame_equal(wait_for(future), subject_rows(outcomes, OPTIONS), check_exact=True)
+        assert_frame_equal(future.result(), subject_rows(outcomes, OPTIONS), check_exact=True)
 
 
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,29 +74,38 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
     assert frames[0].equals(frames[1])
 
 
-def test_what_a_process_raises_is_raised_here(processes: SubjectProcesses) -> None:
-    future = processes.compute(replace(right_outcomes(right_of(0)), cells={}), OPTIONS)
+def test_what_a_process_raises_is_raised_here(compute: Callable[[Outcomes, Options], Any]) -> None:
+    future = compute(replace(right_outcomes(right_of(0)), cells={}), OPTIONS)
     with pytest.raises(ValueError, match="zip"):
-        wait_for(future)
+        future.result()
 
 
-def test_a_process_that_was_killed_is_one_line(processes: SubjectProcesses) -> None:
-    wait_for(processes.compute(right_outcomes(right_of(0)), OPTIONS))
-    future = processes.compute(right_outcomes(right_of(1)), Options(resamples=1_000_000))
-    for child in multiprocessing.active_children():
-        child.kill()
+def _kill_processes(submits_again: bool) -> None:
+    with open_processes(100) as compute:
+        first: Any = compute(right_outcomes(right_of(0)), OPTIONS)
+        first.result()
+        future: Any = compute(right_outcomes(right_of(1)), Options(resamples=1_000_000))
+        for child in multiprocessing.active_children():
+            child.kill()
+        if not submits_again:
+            future.result()
+        while True:
+            compute(right_outcomes(right_of(0)), OPTIONS)
+
+
+@pytest.mark.parametrize("submits_again", [False, True])
+def test_a_process_that_was_killed_is_one_line(submits_again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "processors", lambda: 2)
     with pytest.raises(EngineError, match="analyzing failed: a process of it was ended"):
-        wait_for(future)
-    with pytest.raises(EngineError, match="analyzing failed: a process of it was ended"):
-        processes.compute(right_outcomes(right_of(0)), OPTIONS)
+        _kill_processes(submits_again)
 
 
 PROGRAM = """
-from bandlens.analysis.measures import subject_rows
+from bandlens.analysis.measures import compute
 print("once")
-subject_rows.processors = lambda: 2
-with subject_rows.open_processes(100) as processes:
-    print(type(processes.compute(None, None).exception()).__name__)
+compute.processors = lambda: 2
+with compute.open_processes(100) as rows_of:
+    print(type(rows_of(None, None).exception()).__name__)
 """
 
 

@@ -9,7 +9,7 @@ from made_up_results import condition
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Available
-from bandlens.analysis.measures.outcomes import CellOutcomes, Decisions, ImageTruth, Outcomes, StoredCondition, Subject
+from bandlens.analysis.measures.outcomes import CellOutcomes, ConditionKey, Decisions, ImageTruth, Outcomes, Subject
 from bandlens.core.protocol import SHAPE_CUES
 from bandlens.core.records import Condition
 
@@ -46,7 +46,7 @@ def outcomes_of(
     clean = decisions.get(CLEAN)
     subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
     cells = {
-        StoredCondition(number, number, setting, str(setting)): CellOutcomes(
+        ConditionKey(number, setting.probe, str(setting)): CellOutcomes(
             images, decided, clean, names or {}, subject.floor
         )
         for number, (setting, decided) in enumerate(decisions.items())

@@ -1,23 +1,11 @@
-"""Estimates that are made together are those that each share has, and values of images lie where intervals are for."""
+"""Values of images lie where intervals are for."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bandlens.analysis.measures.base import ImageValues, all_less_clean, less_clean
-from bandlens.analysis.statistics.shares import share_of
-
-
-@pytest.mark.parametrize("images_a_cluster", [1, 3])
-def test_estimates_made_together_are_those_of_each_share_to_the_bit(images_a_cluster: int) -> None:
-    random, clusters = np.random.default_rng(0), np.arange(300) // images_a_cluster
-    shares = [share_of(random.random(300) < accuracy, clusters) for accuracy in np.linspace(0, 1, 40)]
-    clean = [shares[20] if place % 3 else None for place in range(len(shares))]
-    other_images = share_of(np.ones(7, bool), np.arange(7))  # with these, nothing is made together
-    for some_shares, some_clean in ((shares, clean), ([*shares, other_images], [*clean, None])):
-        expected = [less_clean(*pair) for pair in zip(some_shares, some_clean, strict=True)]
-        assert repr(all_less_clean(some_shares, some_clean)) == repr(expected)  # NaN is not itself
+from bandlens.analysis.measures.base import ImageValues
 
 
 @pytest.mark.parametrize("value", [1.7, -1.1])

@@ -11,9 +11,9 @@ from made_up_outcomes import CLEAN, images_of, outcomes_of
 from made_up_results import condition
 
 from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import subject_rows
 from bandlens.analysis.measures.labels import MEASURES, label_differences, label_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.analysis.measures.subject_rows import subject_rows
 
 COUNT, LABELS = 60, 4
 NAMES = {1: "cat", 2: "dog", 4: "elk", 3: "cat + dog"}
