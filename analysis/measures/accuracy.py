@@ -1,12 +1,14 @@
-"""How often a model is right, and how sure it is, under one condition.
+"""How often a model is right, and how near the label comes to the top, under one condition.
 
-    accuracy        share of images whose label is predicted
-    agreement       without labels: share of images predicted as when clean
-    accuracy_real   share of the images listed by ReaL for which a class is predicted that ReaL accepts
-    confidence      mean probability of the predicted class, where probabilities are known
+    accuracy              share of images whose label is predicted
+    agreement             without labels: share of images predicted as when clean
+    accuracy_real         share of the images listed by ReaL for which a class is predicted that ReaL accepts
+    reciprocal_rank       mean of 1 / (1 + r)     r: number of classes scored above the label
+    reciprocal_rank_real  the same, r that of the best of the classes that ReaL accepts, over the images that it lists
 
-Each, and its paired difference from the clean images, has the interval of `statistics.shares`. Source of the lists:
-Beyer et al. 2020.
+Each, and its paired difference from the clean images, has the interval of `statistics.shares`. Reciprocal ranks take
+the ranks of all labels, which imported predictions have not. Sources: Beyer et al. 2020 for the lists of ReaL; Voorhees
+1999 for reciprocal ranks, used for classifiers by REFINED-BIAS (arXiv 2603.10834).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...core.records import UNKNOWN_RANK
 from ..statistics.arrays import Mask, Whole
 from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, as_it_is, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
@@ -48,9 +51,14 @@ def _real_values(cell: CellOutcomes) -> ImageValues | None:
     return ImageValues(values, counted)
 
 
-def _confidence_values(cell: CellOutcomes) -> ImageValues | None:
-    confidence = cell.decisions.confidence
-    return None if confidence is None else ImageValues(confidence)
+def _rank_values(cell: CellOutcomes) -> ImageValues | None:
+    rank = cell.decisions.known_rank
+    return None if rank is None else ImageValues(1 / (1 + rank.astype(np.float64)))
+
+
+def _real_rank_values(cell: CellOutcomes) -> ImageValues | None:
+    rank = cell.decisions.best_rank
+    return None if rank is None else ImageValues(1 / (1 + rank.astype(np.float64)), rank != UNKNOWN_RANK)
 
 
 def _agree_with_itself(estimate: Estimate) -> Estimate:
@@ -90,4 +98,19 @@ MEASURES = (
         values=_real_values,
     ),
 )
-CONFIDENCE = Measure("confidence", Scope.CONDITION, Display("confidence"), values=_confidence_values)
+RANK_MEASURES = (
+    Measure(
+        "reciprocal_rank",
+        Scope.CONDITION,
+        Display("mean reciprocal rank", sense=1),
+        applies=has_labels,
+        values=_rank_values,
+    ),
+    Measure(
+        "reciprocal_rank_real",
+        Scope.CONDITION,
+        Display("mean reciprocal rank by ReaL", sense=1),
+        applies=listed_by_real,
+        values=_real_rank_values,
+    ),
+)

@@ -1,14 +1,15 @@
-"""Whether a classifier is as often right as its confidence says.
+"""How sure a classifier is, and whether it is as often right as its confidence says.
 
 The confidence c_i of an image is the probability of the class that was predicted (among 16 classes, its share of the
 mean probabilities), y_i whether it is right. Images go into 15 bins by confidence, the b-th from above (b - 1) / 15
 to b / 15:
 
+    confidence                 = mean of c_i, where all are known
     expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
     top1_brier_score           = mean of (c_i - y_i)^2
 
-Sources: Guo et al. 2017, Brier 1950. With s_i the sign of the sum of the bin of image i, the first has the error of the
-mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a calibrated network:
+Sources: Guo et al. 2017, Brier 1950. With s_i the sign of the sum of the bin of image i, the calibration error
+has the error of the mean of s_i (c_i - y_i). It is `doubtful` below twice the error of a calibrated network:
 
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
 """
@@ -51,6 +52,11 @@ def _confidence_and_right(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
     return confidence, cell.right
 
 
+def _confidence_values(cell: CellOutcomes) -> ImageValues | None:
+    confidence = cell.decisions.confidence
+    return None if confidence is None else ImageValues(confidence)
+
+
 def _gap_values(cell: CellOutcomes) -> ImageValues | None:
     if (pair := _confidence_and_right(cell)) is None:
         return None
@@ -73,6 +79,7 @@ def _doubt_near_chance(chance: float, estimate: Estimate) -> Estimate:
 
 
 MEASURES = (
+    Measure("confidence", Scope.CONDITION, Display("confidence"), values=_confidence_values),
     Measure(
         "expected_calibration_error",
         Scope.CONDITION,

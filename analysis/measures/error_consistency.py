@@ -1,7 +1,14 @@
-"""Error consistency of every two subjects, models and people, that judged the same images (view `judgement`).
+"""Error consistency: of a model with itself and with other models under one condition, and of models with people.
 
-The numbers are those of `statistics.consistency`, for each condition of a stimulus set alone: over several, two
-subjects agree on which are hard. The interval of the mean kappa to humans is over images, or clusters.
+    clean_error_consistency   kappa of right and wrong with that of the same model on the clean images
+    model_error_consistency   mean kappa with each of the study's other models under the same condition, but attacks
+
+Where cues conflict, right is the first cue. `statistics.consistency` has formulas, sources and intervals. The first has
+no difference.
+
+Every two subjects, models and people, that judged the same images (view `judgement`) are compared for each condition of
+a stimulus set alone: over several, two subjects agree on which are hard. The interval of the mean kappa to humans is
+over images, or clusters.
 
 Where along a probe does a model err most as people do? It sees the stimuli that people judged under a probe, blurred
 say. For each condition there is the mean kappa with each observer on each of the set's own conditions, on the images
@@ -13,10 +20,9 @@ between neighbouring settings in proportion, for the probes of the experiments w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
-from math import comb
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -33,11 +39,74 @@ from ..statistics.consistency import (
     Consistency,
     consistency_with_others,
     error_consistencies,
+    error_consistency,
     kappa_intervals,
     kappa_of,
 )
 from ..statistics.images import count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
+from .base import Available, Display, Estimate, Measure, Options, Scope, State, has_labels, less_clean, nothing
+from .outcomes import CellOutcomes, PeerOutcomes
+
+CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
+
+
+def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate]:
+    clean, images = cell.unperturbed(), cell.images
+    if clean is None or clean.right is None or cell.right is None or cell.is_clean or not images.labelled:
+        return {}
+    consistency = error_consistency(
+        clean.right[images.judged],
+        cell.right[images.judged],
+        images.clusters[images.judged] if images.clustered else None,
+        options.resamples,
+    )
+    if np.isnan(consistency.kappa):
+        estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", consistency.n)
+    elif np.isnan(consistency.low):
+        note = "too few images are right, or wrong, for an interval"
+        estimate = Estimate(consistency.kappa, state=State.NO_INTERVAL, note=note, n=consistency.n)
+    else:
+        estimate = Estimate(consistency.kappa, consistency.low, consistency.high, n=consistency.n)
+    return {CLEAN_NAME: estimate}
+
+
+def model_estimates(outcomes: PeerOutcomes, _: Options) -> dict[str, Estimate]:
+    """The mean kappa of one model with the others."""
+    peers, checkpoint = outcomes.peers, outcomes.checkpoint
+    mean, clean = peers.kappas[checkpoint], peers.clean_kappas.get(checkpoint)
+    if np.isnan(mean.value):
+        note = "all is right, or all wrong, for a model"
+        return {MODEL_NAME: nothing(State.UNDETERMINED, note, mean.images)}
+    reference = None if clean is None or np.isnan(clean.value) else clean
+    return {MODEL_NAME: less_clean(mean, reference, mean_interval)}
+
+
+def _several_models(available: Available) -> bool:
+    return available.labelled and available.checkpoints > 1
+
+
+MEASURES = (
+    Measure(
+        CLEAN_NAME,
+        Scope.CONDITION,
+        Display("error consistency with clean", "kappa", folded=False),
+        applies=has_labels,
+        estimates=_clean_estimates,
+    ),
+)
+MODEL_MEASURES: Sequence[Measure[PeerOutcomes]] = (
+    Measure(
+        MODEL_NAME,
+        Scope.MODELS,
+        Display("error consistency with other models", "kappa", folded=False),
+        applies=_several_models,
+        estimates=model_estimates,
+    ),
+)
+
+
+# Every two subjects that judged the same images
 
 PAIR_KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
 SCHEMA = {
@@ -72,6 +141,8 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
     judged = _read_judgements(store, images)
 
     def compare(subject_pairs: list[_Pairs]) -> pl.DataFrame:
+        if not subject_pairs:
+            return pl.DataFrame(schema=SCHEMA)
         blocks = [
             error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples)
             for pairs in subject_pairs
@@ -83,13 +154,13 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
         repeated = ([value] * len(seconds) for value in (images, subject_pairs[0].condition, subject_pairs[0].first))
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
-    frames = [pl.DataFrame(schema=SCHEMA)]
+    frames = []
     # NumPy multiplies and sorts without Python's lock, and threads do not wait for the last pairs of a subject. They
     # are as many as processors: threads of the BLAS would wait for one another, at five times the processor time.
-    with progress("comparing errors", _count_pairs(judged), "pairs") as advance, threadpool_limits(1, "blas"):
-        for frame in in_parallel(compare, filter(None, _pairs_by_first(judged))):
+    with progress("comparing errors", _count_subjects(judged), "subjects") as advance, threadpool_limits(1, "blas"):
+        for frame in in_parallel(compare, _pairs_by_first(judged)):
             frames.append(frame)
-            advance(len(frame))
+            advance(1)
     return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
@@ -171,12 +242,9 @@ def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator
             yield pairs
 
 
-def _count_pairs(judged: pl.DataFrame, with_humans: bool = False) -> int:
-    """The number of pairs if every two subjects of a condition judged an image in common."""
-    subjects = judged.select("condition", "subject", "human").unique()
-    models = subjects.filter(~pl.col("human")) if with_humans else subjects.clear()
-    subject_counts, model_counts = (frame.group_by("condition").len()["len"].to_list() for frame in (subjects, models))
-    return sum(comb(count, 2) for count in subject_counts) - sum(comb(count, 2) for count in model_counts)
+def _count_subjects(judged: pl.DataFrame) -> int:
+    """The number of subjects, of each condition by itself."""
+    return judged.select("condition", "subject", "human").n_unique()
 
 
 def _by_subject(
@@ -228,16 +296,18 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     judged = _read_judgements(store, images)
     shares: dict[str, list[Share]] = {"humans": []}
     subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
-    with progress("comparing errors with humans", _count_pairs(judged, with_humans=True), "pairs") as advance:
-        for pairs in chain.from_iterable(_pairs_by_first(judged, with_humans=True)):
-            for second, count, second_right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
-                subject = "humans" if count == 2 else second
-                subjects.setdefault(subject, set()).add((pairs.first, second))
-                # The kappa is a mean over images, if it is defined.
-                contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
-                if not np.isnan(contributions).any():
-                    shares.setdefault(subject, []).append(share_of(contributions, pairs.photographs))
-            advance(len(pairs.seconds))
+    people = judged.filter("human")
+    with progress("comparing errors with humans", _count_subjects(people), "humans") as advance:
+        for pairs_of_first in _pairs_by_first(judged, with_humans=True):
+            for pairs in pairs_of_first:
+                for second, count, second_right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
+                    subject = "humans" if count == 2 else second
+                    subjects.setdefault(subject, set()).add((pairs.first, second))
+                    # The kappa is a mean over images, if it is defined.
+                    contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
+                    if not np.isnan(contributions).any():
+                        shares.setdefault(subject, []).append(share_of(contributions, pairs.photographs))
+            advance(1)
     return [
         {"subject": subject, "pairs": len(subject_pairs)} | _mean_kappa(shares.get(subject, []))
         for subject, subject_pairs in subjects.items()

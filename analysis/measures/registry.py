@@ -17,16 +17,14 @@ from ...core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model
 from . import (
     accuracy,
     calibration,
-    consistency,
     critical_band,
     cues,
+    error_consistency,
     generalization,
     half_cut,
-    labels,
     octaves,
+    parts,
     psychometric,
-    ranks,
-    slices,
     spectral_bias,
 )
 from .base import Available, Display, Estimate, Measure, Read
@@ -44,15 +42,13 @@ GRID_MEASURES: Sequence[Measure[Outcomes]] = (
 CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *accuracy.MEASURES,
     *cues.CONDITION_MEASURES,
-    accuracy.CONFIDENCE,
     *calibration.MEASURES,
-    *ranks.MEASURES,
-    *consistency.MEASURES,
-    *slices.MEASURES,
-    *labels.MEASURES,
+    *accuracy.RANK_MEASURES,
+    *error_consistency.MEASURES,
+    *parts.MEASURES,
 )
 """Numbers of every condition of one model on one image set."""
-MODEL_MEASURES = consistency.MODEL_MEASURES
+MODEL_MEASURES = error_consistency.MODEL_MEASURES
 """Numbers of every condition of each model beside the others."""
 BENCHMARK_MEASURES = generalization.MEASURES
 """Numbers of many image sets of one model."""

@@ -17,8 +17,8 @@ from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
-from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts_of_study
 from ...core.records import Missing, enlarged_in_words
+from ..study.mislabelling import doubt_accuracies, doubt_counts_of_study
 from .sections import Figure, Section
 
 DRAWN_MODELS = 48

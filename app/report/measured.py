@@ -11,6 +11,7 @@ from ...analysis.charts.grammar import series_of, words
 from ...analysis.charts.maps import band_map, pair_map, threshold_map
 from ...analysis.charts.numbers import add_estimators, channel_chart, number_panels, octave_bars
 from ...analysis.measures.base import MEANINGLESS
+from ...analysis.measures.parts import LOSS
 from ...analysis.measures.registry import (
     GRID_MEASURES,
     MEASURES,
@@ -19,7 +20,6 @@ from ...analysis.measures.registry import (
     title_of,
     without_replaced,
 )
-from ...analysis.measures.slices import LOSS
 from ...core.protocol import CUES, GROUPS
 from .data import ReportData
 from .people import people_figures

@@ -1,14 +1,48 @@
-"""Signs, before and after a run, that labels are numbered otherwise than the classes of the models."""
+"""Signs, before and after a run, that the labels of an image set are numbered otherwise than the classes of a model."""
+
+# Either the labels are of another number of classes than the model has, or the 95 % interval of accuracy on the
+# unperturbed images lies below 1 / classes. Sets that are decided in a space of ImageNet's classes are left out, whose
+# labels are matched by WordNet ids, and accuracies on images whose cues conflict, which are made to mislead models.
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from ...analysis.database.store import Store
-from ...analysis.measures.mislabelling import doubt_accuracies, doubt_counts
+from ...core.errors import some_of
+from ...core.protocol import CLASSES
 from ...engine.decision import ALL
 from ...probes.family import CLEAN
 from .resolve import Work, takes_images
+
+ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
+COUNTS = """
+SELECT shown.name AS image_set, named.name AS checkpoint, checkpoint.classes, coalesce(names.count, 0) AS names,
+       coalesce(labels.count, 0) AS labels
+FROM (SELECT DISTINCT study, checkpoint, image_set FROM study_cell JOIN cell ON cell.id = study_cell.cell
+      WHERE study = ?) AS pair
+JOIN checkpoint ON checkpoint.id = pair.checkpoint
+JOIN image_set ON image_set.id = pair.image_set
+JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (pair.study, pair.checkpoint)
+JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (pair.study, pair.image_set)
+LEFT JOIN (SELECT image_set, count(*) AS count FROM own_class_name GROUP BY image_set) AS names
+  ON names.image_set = pair.image_set
+LEFT JOIN (SELECT image_set, scheme, count(DISTINCT class) AS count FROM label GROUP BY ALL) AS labels
+  ON (labels.image_set, labels.scheme) = (pair.image_set, image_set.scheme)
+WHERE labelled AND image_set.decision_space = 'all'
+ORDER BY ALL
+"""
+BELOW_CHANCE = """
+SELECT cell.key, checkpoint.classes, result.top1, result.low, result.high
+FROM (SELECT unnest(?::VARCHAR[]) AS key) JOIN cell USING (key)
+JOIN cell_detail AS detail ON detail.cell = cell.id
+JOIN cell_accuracy AS result ON result.cell = cell.id
+JOIN checkpoint ON checkpoint.id = cell.checkpoint
+WHERE detail.probe = 'clean' AND detail.scheme = 'single' AND detail.decision_space = 'all'
+  AND result.high * checkpoint.classes < 1
+"""
 
 
 def doubt_numbers(work: Work) -> list[str]:
@@ -27,3 +61,54 @@ def doubt_results(work: Work, store: Store) -> list[str]:
     """A line for each image set that models of the study are right on less often than by chance."""
     clean = [cell for cell in work.cells if cell.condition.probe == CLEAN.name]
     return doubt_accuracies(store, {cell.key: (cell.model.name, cell.image_set.name) for cell in clean})
+
+
+def doubt_counts(image_set: str, names: int, labels: int, models: Mapping[str, int]) -> list[str]:
+    """A line that names the models whose number of classes is not that of the set; none where there are none.
+
+    Args:
+        image_set: the name of the set.
+        names: the number of its classes that have names, 0 where their names are not known.
+        labels: the number of classes that its images show.
+        models: the number of classes of each model. One of 1,000 counts for sets with names alone: labels by WordNet
+            ids have none.
+    """
+    count = names or labels
+    differing = [
+        f"{model} has {classes:,}"
+        for model, classes in models.items()
+        if classes != count and (names or classes != CLASSES)
+    ]
+    if not differing:
+        return []
+    return [
+        f"image set {image_set} has labels of {count:,} classes and {some_of(differing)}, so that a label may be the "
+        f"number of another class; {ADVICE}"
+    ]
+
+
+def doubt_counts_of_study(store: Store, study_id: int) -> list[str]:
+    """The lines of `doubt_counts` for each image set of a version of a study (study.id)."""
+    lines = []
+    for (image_set, names, labels), rows in store.frame(COUNTS, [study_id]).group_by(
+        "image_set", "names", "labels", maintain_order=True
+    ):
+        models = dict(rows.select("checkpoint", "classes").rows())
+        lines += doubt_counts(str(image_set), int(names), int(labels), models)
+    return lines
+
+
+def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A line for each image set that models are right on less often than by chance.
+
+    `cells` are the names of the checkpoint and image set of each cell's key; of those, the unperturbed are looked at.
+    """
+    by_set: dict[str, list[str]] = {}
+    for key, classes, top1, low, high in store.frame(BELOW_CHANCE, [list(cells)]).rows():
+        checkpoint, image_set = cells[key]
+        by_set.setdefault(image_set, []).append(f"{checkpoint} {top1:.3f} [{low:.3f}, {high:.3f}] of 1/{classes}")
+    return [
+        f"accuracy without perturbation lies below chance on image set {image_set} ({some_of(sorted(models))}), so "
+        f"that a label may be the number of another class; {ADVICE}"
+        for image_set, models in sorted(by_set.items())
+    ]

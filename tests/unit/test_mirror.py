@@ -17,6 +17,8 @@ WITHOUT_A_MODULE = {
     "analysis/database/test_views.py": "views of schema.sql",
     "analysis/published/test_papers.py": "numbers that papers printed",
     "analysis/measures/test_human_errors.py": "error consistency along a probe",
+    "analysis/measures/test_labels.py": "accuracy of each label",
+    "analysis/measures/test_ranks.py": "reciprocal ranks",
     "app/commands/test_benchmarks.py": "`bandlens benchmarks`",
     "app/test_api.py": "the folder app/api",
     "app/study/test_names.py": "the names that belong to a study's version",

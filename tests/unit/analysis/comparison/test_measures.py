@@ -16,7 +16,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures import consistency
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.measures.consistency import CLEAN_NAME
+from bandlens.analysis.measures.error_consistency import CLEAN_NAME
 from bandlens.analysis.measures.outcomes import CellOutcomes
 
 COUNT = 400

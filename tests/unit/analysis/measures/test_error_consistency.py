@@ -391,7 +391,7 @@ def test_comparing_errors_says_how_far_it_is(store: Store) -> None:
     store_study(store, "study", images, [answered(images, name, row) for name, row in zip("abcd", right, strict=True)])
     consistencies(store, "set", 100, record)
     assert mean_consistencies(store, "set", record) == []
-    assert jobs == [["comparing errors", 6, 6]]
+    assert jobs == [["comparing errors", 4, 4]]
     people = {f"subject-{k}": right[k : k + 1] for k in range(3)}
     store.write_source("humans", store.frame("FROM published_value"), judged_by(people, ("c100",)))
     mean_consistencies(store, "contrast", record)

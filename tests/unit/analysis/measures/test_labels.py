@@ -12,8 +12,8 @@ from made_up_results import condition
 
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import subject_rows
-from bandlens.analysis.measures.labels import MEASURES, label_differences, label_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.parts import MEASURES, label_differences, label_estimates
 
 COUNT, LABELS = 60, 4
 NAMES = {1: "cat", 2: "dog", 4: "elk", 3: "cat + dog"}
@@ -66,4 +66,4 @@ def test_the_difference_of_two_runs_is_that_of_a_condition_from_clean() -> None:
 
 def test_images_of_one_label_have_none() -> None:
     assert not subject_rows(outcomes(False), Options())["metric"].str.contains("label_accuracy").any()
-    assert MEASURES[0].applies(outcomes().available)
+    assert MEASURES[-1].applies(outcomes().available)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
 
+from bandlens.analysis.measures.accuracy import RANK_MEASURES as MEASURES
 from bandlens.analysis.measures.outcomes import CellOutcomes
-from bandlens.analysis.measures.ranks import MEASURES
 from bandlens.core.records import UNKNOWN_RANK
 
 COUNT, CLASSES = 50, 7

@@ -1,30 +1,39 @@
-"""Accuracy on slices: the images that share a value of an attribute, such as a scanner.
+"""Accuracy in parts: on slices, the images that share a value of an attribute such as a scanner, and on each label.
 
     slice_accuracy_NAME=VALUE   share of the labelled images with this value whose label is predicted
     worst_slice                 the least of these; worst_slice_NAME, over the values of one attribute
     largest_slice_loss          the largest loss: accuracy on the clean images less that under the condition
+    label_accuracy_LABEL        share of images on which a label is decided rightly, where each is decided by itself
+    label_accuracy              its mean over labels: 1 less the Hamming loss
 
-The first, and its difference from the clean images, has the interval of `statistics.shares`. The others allow for the
-choice of one among K slices. With the interval (l_k, u_k) of each at the level of Šidák 1967,
+Accuracies, and their differences from the clean images, have the interval of `statistics.shares`. The worst slice and
+the largest loss allow for the choice of one among K slices. With the interval (l_k, u_k) of each at the level of Šidák
+1967,
 
     alpha = 1 - 0.95^(1 / K),     worst_slice in [min l_k, min u_k],     largest_slice_loss in [max l_k, max u_k]
 
 Slices with fewer than 10 clusters are not chosen among; attributes of more than 100 values are not measured.
+
+Where each label is decided by itself, a class is a set of labels, whose number has bit l where label l is in it.
+`accuracy` is then the subset accuracy, of images on which all labels are decided rightly. Source: Tsoumakas & Katakis
+2007.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ..statistics.arrays import LEVEL
+from ..statistics.arrays import LEVEL, Mask
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 from .base import (
     Available,
     Display,
     Ends,
     Estimate,
+    ImageValues,
     Measure,
     Options,
     Scope,
@@ -36,13 +45,14 @@ from .base import (
 from .outcomes import CellOutcomes
 
 ACCURACY, WORST, LOSS = "slice_accuracy", "worst_slice", "largest_slice_loss"
+LABELS = "label_accuracy"
 FEWEST_CLUSTERS = 10
 """Clusters below which a slice is not chosen as the worst: it would be so by chance."""
 Shares = Mapping[tuple[str, str], Share]
 """Name and value of an attribute -> accuracy on the images that have it."""
 
 
-def _shares(cell: CellOutcomes | None) -> Shares:
+def _slice_shares(cell: CellOutcomes | None) -> Shares:
     if cell is None or cell.right is None:
         return {}
     clusters = cell.images.clusters
@@ -51,7 +61,7 @@ def _shares(cell: CellOutcomes | None) -> Shares:
 
 def slice_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
     """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
-    shares, clean = _shares(cell), {} if cell.is_clean else _shares(cell.unperturbed())
+    shares, clean = _slice_shares(cell), {} if cell.is_clean else _slice_shares(cell.unperturbed())
     estimates = {f"{ACCURACY}_{_words(key)}": less_clean(share, clean.get(key)) for key, share in shares.items()}
     large_shares = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
     names = {name for name, _ in shares}
@@ -93,32 +103,77 @@ def _largest_loss(shares: Shares, clean: Shares) -> Estimate:
 def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
     """Paired intervals of the accuracies on the slices that hold the same images in both runs."""
     slices_a, slices_b = a.images.slices, b.images.slices
-    same_images = [key for key in slices_a.keys() & slices_b.keys() if np.array_equal(slices_a[key], slices_b[key])]
-    shares_a, shares_b = _shares(a), _shares(b)
-    return paired_intervals(
-        *(
-            {f"{ACCURACY}_{_words(key)}": shares[key] for key in same_images if key in shares}
-            for shares in (shares_a, shares_b)
-        )
+    shares_a, shares_b = (
+        {
+            f"{ACCURACY}_{_words(key)}": share
+            for key, share in _slice_shares(cell).items()
+            if np.array_equal(slices_a.get(key, ()), slices_b.get(key, ()))
+        }
+        for cell in (a, b)
     )
+    return paired_intervals(shares_a, shares_b)
 
 
 def _has_slices(available: Available) -> bool:
     return available.labelled and available.sliced
 
 
-MEASURES = tuple(
+def _read_hits(cell: CellOutcomes) -> Mask:
+    """(n, labels): whether each label is decided rightly; a blind guess is right in one of 2^labels cases."""
+    bits = np.arange(round(-math.log2(cell.floor)))
+    return np.asarray((cell.decisions.predicted ^ cell.images.label)[:, None] >> bits & 1 == 0)
+
+
+def _label_values(cell: CellOutcomes) -> ImageValues:
+    return ImageValues(_read_hits(cell).mean(axis=1))
+
+
+def _label_shares(cell: CellOutcomes) -> dict[str, Share]:
+    return {
+        f"{LABELS}_{cell.class_names.get(1 << label, str(label))}": share_of(hits, cell.images.clusters)
+        for label, hits in enumerate(_read_hits(cell).T)
+    }
+
+
+def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+    """The accuracy of each label."""
+    reference = None if cell.is_clean else cell.unperturbed()
+    clean = _label_shares(reference) if reference else {}
+    return {name: less_clean(share, clean.get(name)) for name, share in _label_shares(cell).items()}
+
+
+def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
+    """Paired intervals of the accuracies of the labels that both runs have."""
+    return paired_intervals(_label_shares(a), _label_shares(b))
+
+
+def _has_labels_apart(available: Available) -> bool:
+    return available.labelled and available.multilabel
+
+
+MEASURES = (
+    *(
+        Measure(
+            name,
+            Scope.CONDITION,
+            Display(title, folded=False),
+            applies=_has_slices,
+            estimates=slice_estimates,
+            differences=slice_differences,
+        )
+        for name, title in (
+            (ACCURACY, "accuracy on a slice"),
+            (WORST, "accuracy on the worst slice"),
+            (LOSS, "largest loss of a slice"),
+        )
+    ),
     Measure(
-        name,
+        LABELS,
         Scope.CONDITION,
-        Display(title, folded=False),
-        applies=_has_slices,
-        estimates=slice_estimates,
-        differences=slice_differences,
-    )
-    for name, title in (
-        (ACCURACY, "accuracy on a slice"),
-        (WORST, "accuracy on the worst slice"),
-        (LOSS, "largest loss of a slice"),
-    )
+        Display("accuracy over labels", sense=1),
+        applies=_has_labels_apart,
+        estimates=label_estimates,
+        differences=label_differences,
+        values=_label_values,
+    ),
 )

@@ -18,8 +18,8 @@ from bandlens.analysis.database.studies import delete_study
 from bandlens.analysis.measures.base import Estimate, Options, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import MOST_VALUES, CellOutcomes, read_slices
+from bandlens.analysis.measures.parts import FEWEST_CLUSTERS, slice_differences, slice_estimates
 from bandlens.analysis.measures.registry import condition_metrics
-from bandlens.analysis.measures.slices import FEWEST_CLUSTERS, slice_differences, slice_estimates
 from bandlens.analysis.statistics.shares import difference_interval, share_interval, share_of
 
 BLUR = condition("blur", width=2)
