@@ -82,7 +82,7 @@ FEWEST_RIGHT = 20
 CHANNEL = tuple(UNITS)
 """The numbers that describe a channel."""
 PARTS = ("width", "centre", "height")
-"""What each number of CHANNEL is of the bell."""
+"""The parts of the bell that the numbers of CHANNEL describe."""
 NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}
 """Number -> the measure."""
 THRESHOLDS: Mapping[str, int] = {f"psychometric_threshold_{octave}": octave for octave in FREQUENCIES}
