@@ -86,11 +86,21 @@ class Run:
         """The short name of the run, or of its one checkpoint or image set."""
         return self.value or self.label
 
+    @property
+    def in_words(self) -> str:
+        """The path of the database, the version, and the checkpoint, image set or precision where one is compared."""
+        return ", ".join(filter(None, (str(self.store.path), self.label, self.value)))
+
     def name_beside(self, run: Run) -> str:
         """The name, with the path of the database where the other run is called the same."""
         if self.name != run.name:
             return self.name
         return f"{self.name} of {relative_path(self.store.path, run.store.path)}"
+
+    def is_same_as(self, run: Run) -> bool:
+        """Whether both are the same part of the same version in one database."""
+        keys = [(each.store.path.resolve(), each.label, each.column, each.value) for each in (self, run)]
+        return keys[0] == keys[1]
 
     def select(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Select the rows that are compared, by checkpoint and image_set."""
@@ -125,8 +135,6 @@ class Compared:
     """The columns of MATCH and cycles, for cells that only A has."""
     only_b: pl.DataFrame
     """The columns of MATCH and cycles, for cells that only B has."""
-    replaced: pl.DataFrame
-    """The rows of `replaced_conditions`."""
 
 
 def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Compared:
@@ -136,7 +144,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     differ; `detectable` is the smallest difference that 80 % of such comparisons find, null where not even one of 1 is
     found. Raises UsageError where the two runs are one and the same.
     """
-    if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
+    if a.is_same_as(b):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, checkpoints or databases")
     cells_a, cells_b = read_cells(a), read_cells(b)
     matched = match_cells(a, b, cells_a, cells_b)
@@ -158,7 +166,6 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         int(matched["same"].sum()),
         cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
         cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(*MATCH, "cycles"),
-        replaced_conditions(cells_a, cells_b),
     )
 
 
@@ -181,36 +188,6 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
         print_b = pl.col(f"{column}_b").replace_strict(prints_b, default=None, return_dtype=pl.String)
         equality &= print_a.eq_missing(print_b)
     return matched.with_columns(same=equality)
-
-
-def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
-    """One row a probe of A whose conditions are not those of B: the probe, and lists of parameters as JSON.
-
-    Conditions in `only_in_a` and `only_in_b` are listed where there are both, so that some may have replaced the
-    others. Those in `reimplemented` are in both runs, under another implementation of the probe.
-    """
-    setting = ["probe", "parameters"]
-    conditions_a, conditions_b = (
-        cells.select(*setting, "condition").unique(maintain_order=True) for cells in (cells_a, cells_b)
-    )
-    only_in_a = conditions_a.join(conditions_b, on=setting, how="anti", maintain_order="left")
-    only_in_b = conditions_b.join(conditions_a, on=setting, how="anti", maintain_order="left")
-    # The digest of a condition is also that of its probe's implementation.
-    reimplemented = conditions_a.join(conditions_b, on=setting, maintain_order="left").filter(
-        pl.col("condition") != pl.col("condition_right")
-    )
-    probes = conditions_a.select("probe").unique(maintain_order=True)
-    columns = {"only_in_a": only_in_a, "only_in_b": only_in_b, "reimplemented": reimplemented}
-    for name, conditions in columns.items():
-        lists = conditions.group_by("probe").agg(pl.col("parameters").unique(maintain_order=True).alias(name))
-        probes = probes.join(lists, on="probe", how="left", maintain_order="left")
-    probes = probes.with_columns(pl.col(*columns).fill_null([]))
-    replacement = (pl.col("only_in_a").list.len() > 0) & (pl.col("only_in_b").list.len() > 0)
-    nothing = pl.lit([], pl.List(pl.String))
-    probes = probes.with_columns(
-        pl.when(replacement).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("only_in_a", "only_in_b")
-    )
-    return probes.filter(replacement | (pl.col("reimplemented").list.len() > 0))
 
 
 def curves(cells: pl.DataFrame) -> pl.DataFrame:

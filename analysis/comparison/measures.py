@@ -103,50 +103,37 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if moved.is_empty():
         return
-    side_a = Side.from_run(a, PredictionReader(a.store))
-    side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    side_a, side_b = sides = read_sides(a, b)
     for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
+        names = set(rows.filter(pl.col("probe").is_null())["metric"])
         if image_set is None:
+            benchmarks_a, benchmarks_b = (side.benchmarks(str(checkpoint)) for side in sides)
+            if names and benchmarks_a and benchmarks_b:
+                for name, ends in _intervals(BENCHMARK_MEASURES, benchmarks_a, benchmarks_b, names):
+                    yield (str(checkpoint), None, None, None, name, *ends)
             continue
         key = (str(checkpoint), str(image_set))
-        outcomes_a, outcomes_b = (side.outcomes(key) for side in (side_a, side_b))
+        outcomes_a, outcomes_b = (side.outcomes(key) for side in sides)
         if outcomes_a and outcomes_b and outcomes_a.images.digest == outcomes_b.images.digest:
-            names = set(rows.filter(pl.col("probe").is_null())["metric"])
-            for name, ends in _grid_intervals(outcomes_a, outcomes_b, names):
-                yield (*key, None, None, name, *ends)
+            if names:
+                measures = complete(GRID_MEASURES, outcomes_a.available, outcomes_b.available)
+                for name, ends in _intervals(measures, outcomes_a, outcomes_b, names):
+                    yield (*key, None, None, name, *ends)
             conditions = rows.filter(pl.col("probe").is_not_null())
             for condition, name, ends in _condition_intervals(outcomes_a, outcomes_b, conditions):
                 yield (*key, *condition, name, *ends)
-            answers_a, answers_b = (
-                side.own_answers(outcomes) for side, outcomes in ((side_a, outcomes_a), (side_b, outcomes_b))
-            )
+            answers_a, answers_b = side_a.own_answers(outcomes_a), side_b.own_answers(outcomes_b)
             for number in answers_a.keys() & answers_b.keys():
                 own_ends = paired_interval(answers_a[number], answers_b[number], outcomes_a.images.clusters)
                 yield (*key, *number, *(own_ends or (None, None)))
-        for side in (side_a, side_b):
+        for side in sides:
             side.predictions.forget()
-    grid = moved.filter(pl.col("image_set").is_null(), pl.col("probe").is_null())
-    for (checkpoint,), rows in grid.group_by("checkpoint", maintain_order=True):
-        benchmarks_a, benchmarks_b = (side.benchmarks(str(checkpoint)) for side in (side_a, side_b))
-        if benchmarks_a and benchmarks_b:
-            for name, ends in _intervals(BENCHMARK_MEASURES, benchmarks_a, benchmarks_b):
-                if name in set(rows["metric"]):
-                    yield (str(checkpoint), None, None, None, name, *ends)
 
 
-def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterator[tuple[str, Ends]]:
-    """Paired intervals of numbers of many conditions."""
-    if not names:
-        return
-    for name, ends in _intervals(complete(GRID_MEASURES, a.available, b.available), a, b):
-        if name in names:
-            yield name, ends
-
-
-def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
-    """Yield the intervals that the functions of the measures give for two runs; each function is called once."""
+def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any, names: Collection[str]) -> Iterator[tuple[str, Ends]]:
+    """Yield those intervals that the functions of the measures give for two runs; each function is called once."""
     for function in dict.fromkeys(measure.differences for measure in measures if measure.differences):
-        yield from function(a, b).items()
+        yield from ((name, ends) for name, ends in function(a, b).items() if name in names)
 
 
 def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str], str, Ends]]:
@@ -156,14 +143,14 @@ def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterat
     cells_a, cells_b = by_condition(a), by_condition(b)
     determined = complete(CONDITION_MEASURES, a.available, b.available)
     means = {measure.name: measure for measure in determined if measure.values}
-    for (probe, parameters), names in rows.group_by("probe", "parameters", maintain_order=True):
-        condition = (str(probe), str(parameters))
+    for (probe, parameters), metrics in rows.group_by("probe", "parameters", maintain_order=True):
+        condition, names = (str(probe), str(parameters)), metrics["metric"].to_list()
         cell_a, cell_b = cells_a[condition], cells_b[condition]
-        intervals = dict(_intervals(determined, cell_a, cell_b))
-        for name in names["metric"]:
-            ends = _mean_interval(means[name], cell_a, cell_b) if name in means else intervals.get(name)
-            if ends:
-                yield condition, name, ends
+        for name in names:
+            if name in means and (mean_ends := _mean_interval(means[name], cell_a, cell_b)):
+                yield condition, name, mean_ends
+        for name, ends in _intervals(determined, cell_a, cell_b, {*names} - means.keys()):
+            yield condition, name, ends
 
 
 def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutcomes) -> Ends | None:
@@ -183,16 +170,6 @@ class Side:
 
     predictions: PredictionReader
     subjects: Mapping[tuple[str, str], Subject]
-
-    @classmethod
-    def from_run(cls, run: Run, predictions: PredictionReader) -> Side:
-        run_subjects = subjects(run.store, run.label)
-        if run.column is not None:
-            names: dict[str, Any] = {run.column: run.called}
-            run_subjects = [
-                replace(subject, **names) for subject in run_subjects if getattr(subject, run.column) == run.value
-            ]
-        return cls(predictions, {(subject.checkpoint, subject.image_set): subject for subject in run_subjects})
 
     def outcomes(self, key: tuple[str, str]) -> Outcomes | None:
         return self.predictions.outcomes(self.subjects[key]) if key in self.subjects else None
@@ -214,3 +191,21 @@ class Side:
             return None
         benchmarked = read_benchmarked(self.predictions.store, subject.study_id)
         return BenchmarkOutcomes(self.predictions, benchmarked, subject.checkpoint_id)
+
+
+def read_sides(a: Run, b: Run) -> tuple[Side, Side]:
+    """The two runs, with one reader of predictions where both are in one database."""
+    predictions_a = PredictionReader(a.store)
+    predictions_b = predictions_a if a.store is b.store else PredictionReader(b.store)
+    return Side(predictions_a, _subjects(a)), Side(predictions_b, _subjects(b))
+
+
+def _subjects(run: Run) -> dict[tuple[str, str], Subject]:
+    """The subjects of a run by the names that the comparison has for them."""
+    run_subjects = subjects(run.store, run.label)
+    if run.column is not None:
+        names: dict[str, Any] = {run.column: run.called}
+        run_subjects = [
+            replace(subject, **names) for subject in run_subjects if getattr(subject, run.column) == run.value
+        ]
+    return {(subject.checkpoint, subject.image_set): subject for subject in run_subjects}

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
-from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader
+from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
 from ..statistics.arrays import ALPHA, Floats, Mask, Whole
 from ..statistics.coefficients import holm
@@ -45,7 +45,7 @@ from ..statistics.paired import paired_difference, sums_by_cluster
 from ..statistics.wilson import p_above, student, wilson
 from .cells import CYCLES, DIFFERS_IN, MATCH, Run, common_images, match_cells, read_cells
 from .gates import ROWS, SAME, Gated, Limits, in_words, name_limit
-from .measures import Side, by_condition
+from .measures import Side, by_condition, read_sides
 from .precision import flip_share, images_for_difference, images_for_share, two_digits
 
 LEVEL = ALPHA / 2
@@ -218,7 +218,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     """
     check_names(limits)
     label = f"{b.name_beside(a)} against {a.name_beside(b)}"
-    if (a.store.path.resolve(), a.label, a.value) == (b.store.path.resolve(), b.label, b.value):
+    if a.is_same_as(b):
         raise UsageError(
             f"{b.name} would be compared with itself; name the release before it: --against NAME@VERSION, or judge a "
             "precision: bandlens gate precision STUDY.toml --candidate ENGINE:PRECISION"
@@ -229,8 +229,7 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
     lacking = "; ".join(filter(None, (_rest_in_words(*side) for side in sides)))
     if matched.is_empty():
         raise UsageError(f"{label}: no cell in common: {lacking or 'neither has any'}; run both on the same sets")
-    side_a = Side.from_run(a, PredictionReader(a.store))
-    side_b = Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    side_a, side_b = read_sides(a, b)
     differing_cells = matched.filter(~pl.col("same"))
     frames, maxima, kinds = [pl.DataFrame(schema=SCHEMA)], np.zeros(DRAWS), set[str]()
     for (checkpoint, image_set), group in differing_cells.group_by("checkpoint", "image_set", maintain_order=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,18 +28,16 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 10
 """The number of cells of one run alone that are listed."""
-MOST_CONDITIONS = 7
-"""The number of conditions of a probe that are listed where they were replaced."""
 TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
-TABLE_NOUNS = {
-    "cells": "cell(s)",
-    "curves": "curve(s)",
-    "metrics": "metric(s)",
-    "conditions": "metric(s) of conditions",
-    "correlations": "correlation(s)",
+TABLES = {
+    "cells": ("cell", "cells"),
+    "curves": ("curve", "curves"),
+    "metrics": ("metric", "metrics"),
+    "conditions": ("metric of conditions", "metrics of conditions"),
+    "correlations": ("correlation", "correlations"),
 }
-"""Tables of a comparison, and the name of their rows in one line."""
+"""Table of a comparison -> what one of its rows is called, and what several are, which is its title."""
 CELL_COLUMNS = (
     "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "detectable",
     "differs_in", "note",
@@ -64,36 +63,45 @@ def print_comparison(
 
 
 def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
-    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b", "replaced")
+    frames = {name: getattr(shown, name).drop("cycles", strict=False) for name in (*TABLES, "only_a", "only_b")}
     return {
         "a": comparison.a,
         "b": comparison.b,
         "verdict": comparison.verdict.sentences,
         "same_cells": comparison.same,
         "compared_cells": len(comparison.cells),
-        **{name: getattr(shown, name).drop("cycles", strict=False).to_dicts() for name in tables},
+        **{name: frame.to_dicts() for name, frame in frames.items()},
         "no_metrics": comparison.no_metrics,
         "no_correlations": comparison.no_correlations,
     }
 
 
 def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> None:
+    note, in_words = partial(print_note, table_format=table_format), table_format == Format.table
+    note("\n".join(comparison.verdict.sentences))
+    note(f"A: {comparison.a}\nB: {comparison.b}")
+    _print_counts(comparison, note)
+    tables = {
+        f"Cells: {checkpoint} on {image_set}": _cell_rows(cells, in_words)
+        for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True)
+    }
+    frames = {name: getattr(shown, name) for name in TABLES if name != "cells"}
+    tables |= {TABLES[name][1].capitalize(): _rows_in_words(frame) for name, frame in frames.items() if len(frame)}
+    if in_words and tables:
+        print()
+    print_tables(tables, table_format, titles=TITLES)
+    if comparison.no_correlations:
+        note(f"\nCorrelations: {comparison.no_correlations}")
+    hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(shown, name)) for name in TABLES}
+    if any(hidden_counts.values()):
+        counts = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in hidden_counts.items() if count)
+        note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
+
+
+def _print_counts(comparison: Comparison, note: Callable[[str], None]) -> None:
+    """Say how many cells both runs have, how many of them differ or cannot be compared, and which one run alone has."""
     from ...analysis.comparison.cells import DIFFERS
 
-    note = partial(print_note, table_format=table_format)
-    note("\n".join(comparison.verdict.sentences))
-    for row in comparison.replaced.rows(named=True):
-        only_in_a, only_in_b, reimplemented = (
-            _conditions(row["probe"], row[name]) for name in ("only_in_a", "only_in_b", "reimplemented")
-        )
-        if only_in_b:
-            note(
-                f"{row['probe']}: these {len(row['only_in_a'])} conditions became those {len(row['only_in_b'])}: "
-                f"{only_in_a}; now {only_in_b}"
-            )
-        if reimplemented:
-            note(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
-    note(f"A: {comparison.a}\nB: {comparison.b}")
     count_differing = len(comparison.cells.filter(DIFFERS))
     shared = comparison.same + len(comparison.cells)
     cell_counts = [f"{count_differing} differ{'s' if count_differing == 1 else ''} in accuracy (p < 0.05 after Holm)"]
@@ -105,45 +113,8 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         if len(cells):
             count = f"{len(cells)} {'cell is' if len(cells) == 1 else 'cells are'}"
-            note(f"{count} in {side} only: {_cells_in_words(cells)}")
-    in_words = table_format == Format.table
-    tables = {
-        f"Cells: {checkpoint} on {image_set}": _cell_rows(cells, in_words)
-        for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True)
-    }
-    frames = {
-        "Curves": shown.curves,
-        "Metrics": shown.metrics,
-        "Metrics of conditions": shown.conditions,
-        "Correlations": shown.correlations,
-    }
-    tables |= {title: _rows_in_words(frame) for title, frame in frames.items() if len(frame)}
-    if in_words and tables:
-        print()
-    print_tables(tables, table_format, titles=TITLES)
-    if comparison.no_correlations:
-        note(f"\nCorrelations: {comparison.no_correlations}")
-    if counts := _hidden_counts(comparison, shown):
-        note(f"\nno difference found: {counts}; --all says what could have been (detectable)")
-
-
-def _hidden_counts(comparison: Comparison, shown: Comparison) -> str:
-    """The numbers of rows that are compared and not shown, such as `49 cells, 1 curve`; empty where all are shown."""
-    counts = {name: len(getattr(comparison, table)) - len(getattr(shown, table)) for table, name in TABLE_NOUNS.items()}
-    return ", ".join(
-        f"{count:,} {name.replace('(s)', '' if count == 1 else 's')}" for name, count in counts.items() if count
-    )
-
-
-def _conditions(probe: str, parameters: list[str]) -> str:
-    """Settings of a probe in words; `no parameters` where its only condition has none."""
-    settings = [setting_in_words(probe, text) or "no parameters" for text in parameters]
-    return some_of(settings, MOST_CONDITIONS, "; ")
-
-
-def _cells_in_words(cells: pl.DataFrame) -> str:
-    names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
-    return some_of(names, MOST_CELLS, "; ")
+            names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
+            note(f"{count} in {side} only: {some_of(names, MOST_CELLS, '; ')}")
 
 
 def _cell_rows(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
@@ -169,14 +140,13 @@ def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _row_in_words(row: dict[str, Any]) -> dict[str, Any]:
-    if "at" in row:
-        at = setting_in_words(row["probe"], row["at"], row["cycles"])
-        return {name: value for name, value in row.items() if name != "cycles"} | {"at": at}
-    if "parameters" not in row:
-        return row
-    names = {"probe": "condition"}
-    words = row | {"probe": condition_in_words(row)}
-    return {names.get(name, name): value for name, value in words.items() if name not in ("parameters", "cycles")}
+    if "at" in row:  # of a curve: the setting with the largest difference
+        row["at"] = setting_in_words(row["probe"], row["at"], row["cycles"])
+    elif "parameters" in row:
+        names = {"probe": "condition"}
+        words = row | {"probe": condition_in_words(row)}
+        row = {names.get(name, name): value for name, value in words.items()}
+    return {name: value for name, value in row.items() if name not in ("parameters", "cycles")}
 
 
 def _filled_columns(frame: pl.DataFrame) -> list[str]:

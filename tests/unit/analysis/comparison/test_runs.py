@@ -15,9 +15,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
-from bandlens.analysis.comparison.correlations import compare_correlations
 from bandlens.analysis.comparison.measures import compare_measures
-from bandlens.analysis.comparison.runs import compare_runs
+from bandlens.analysis.comparison.runs import compare_correlations, compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
@@ -90,28 +89,6 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     right = 2 * (ranks[:, 0] == 0) + (ranks[:, 1] == 0)
     kappa = cohens_kappa(np.bincount(right, minlength=4).reshape(2, 2)).kappa
     assert row["kappa"] == pytest.approx(kappa)
-
-
-def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store, images: Images) -> None:
-    """Cutoffs 0.1 and 0.2 became 0.3; 0.5 is implemented anew; high-pass is left out, not replaced."""
-    old, new = ([condition("lowpass", cutoff=cutoff) for cutoff in cutoffs] for cutoffs in ((0.1, 0.2), (0.3,)))
-    clean, nets = outcome(images, CLEAN, 0), [model("net"), model("other")]
-    first = [outcome(images, setting, 1, by=net) for setting in (*old, LOW, HIGH) for net in nets]
-    second = [outcome(images, setting, 2, by=net) for setting in (*new, changed(LOW)) for net in nets]
-    a, b = (Run(store, store_study(store, "s", images, [clean, *parts])) for parts in (first, second))
-    assert compare_cells(a, b).replaced.to_dicts() == [
-        {
-            "probe": "lowpass",
-            "only_in_a": ['{"cutoff": 0.1}', '{"cutoff": 0.2}'],
-            "only_in_b": ['{"cutoff": 0.3}'],
-            "reimplemented": ['{"cutoff": 0.5}'],
-        }
-    ]
-    parts = [*first, outcome(images, CLEAN, 0, by=nets[1])]
-    alone = Run(
-        store, store_study(store, "t", images, [clean, *(part for part in parts if part.cell.model == nets[1])])
-    )
-    assert compare_cells(a, alone).replaced.is_empty(), "a checkpoint was left out, and no condition"
 
 
 def test_two_databases_are_compared_image_by_image(store: Store, store_b: Store, images: Images) -> None:

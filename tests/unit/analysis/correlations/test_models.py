@@ -11,7 +11,7 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.comparison.cells import Run
-from bandlens.analysis.comparison.correlations import compare_correlations
+from bandlens.analysis.comparison.runs import compare_correlations
 from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate, correlate_study
 from bandlens.analysis.database.open import open_store

@@ -215,7 +215,7 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     assert "int8 would be compared with itself" in refusal("s", "--precisions", "int8,int8", "--db", path)
 
 
-def test_the_verdict_leads_and_what_was_replaced_follows(tmp_path: Path) -> None:
+def test_the_verdict_leads_and_cells_of_one_run_alone_follow(tmp_path: Path) -> None:
     path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
     clean = part(cell(images), ranks(images, 10), ranks(images, 10))
     with open_store(path) as store:
@@ -223,7 +223,7 @@ def test_the_verdict_leads_and_what_was_replaced_follows(tmp_path: Path) -> None
             low = [condition("lowpass", cutoff=cutoff) for cutoff in cutoffs]
             store_study(store, "s", images, [clean, *(part(cell(images, setting), ranks(images, 30), ranks(images, 30))
                                                       for setting in low)])  # fmt: skip
-    first, metrics, second, *_ = call("s@1", "s@2", "--db", path).splitlines()
+    first, metrics, *lines = call("s@1", "s@2", "--db", path).splitlines()
     assert first == (
         "Not determined: whether s@2 differs from s@1, since they have no cells that could differ; "
         "run both on the same images and conditions."
@@ -232,9 +232,8 @@ def test_the_verdict_leads_and_what_was_replaced_follows(tmp_path: Path) -> None
         "Not determined: differences in metrics, since there are none of s@1; "
         f"run `bandlens analyze --db {path} --study s@1` first."
     )
-    assert second == (
-        "lowpass: these 2 conditions became those 3: cutoff=0.1; cutoff=0.2; now cutoff=0.3; cutoff=0.4; cutoff=0.5"
-    )
+    assert any(line.startswith("2 cells are in A only: net set lowpass below ") for line in lines)
+    assert any(line.startswith("3 cells are in B only: net set lowpass below ") for line in lines)
 
 
 def test_checkpoints_in_place_of_studies_get_the_option(tmp_path: Path) -> None:
