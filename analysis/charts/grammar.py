@@ -1,14 +1,22 @@
-"""The grammar of all charts: their style, colours and shapes, rows, layers, tooltips, tiles, and picking a model."""
+"""The grammar of all charts: their style, colours and shapes, rows, layers, tooltips, tiles, and picking a model.
+
+Last comes the program that draws them on a page.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import altair as alt
 import polars as pl
 import polars.selectors as cs
 
+from ...core.errors import UsageError
 from ...core.protocol import CATEGORIES
 
 INK, FAINT = "#1a1a1a", "#8c8c8c"
@@ -55,11 +63,6 @@ IMAGES, CYCLES = ("n", "images", "d"), ("cycles", "cycles per image", ".4~g")
 """Lines of tooltips."""
 ENLARGED = "More than a tenth of the images were enlarged: they have nothing of their own here."
 """The tooltip of shades over frequencies that enlarged originals do not have."""
-
-
-def vega_lite_version() -> str:
-    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
-    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def words(name: str) -> str:
@@ -274,3 +277,39 @@ def shade_enlarged(first: Any, last: Any, across: alt.X) -> Any:
     rows = pl.DataFrame({"cycles": [min(first, last)], "last": [last]})
     shade = plot(rows).mark_rect(color=FAINT, opacity=0.25)
     return shade.encode(x=across, x2="last:Q", tooltip=alt.TooltipValue(ENLARGED))
+
+
+# The program that draws charts on a page
+
+
+PROGRAM = """
+import sys, vl_convert
+script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=sys.argv[1])
+sys.stdout.buffer.write(script.encode())
+"""
+
+
+def vega_lite_version() -> str:
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+@cache
+def begin_libraries() -> Future[str]:
+    """Begin to make the one script of Vega, Vega-Lite and Vega-Embed, once a process; its `result` waits for it.
+
+    A process of its own makes it, since that takes 200 MB, and a second in which no other thread here could go on.
+    """
+    executor = ThreadPoolExecutor(1)
+    libraries = executor.submit(_make_libraries)
+    executor.shutdown(wait=False)
+    return libraries
+
+
+def _make_libraries() -> str:
+    # A signal or the end of this process ends the program, too, which is not worth a traceback.
+    command = [sys.executable, "-P", "-c", PROGRAM, vega_lite_version()]
+    completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if completed.returncode:
+        raise UsageError("vl-convert-python does not make the scripts of the page; install it again")
+    return completed.stdout.decode()

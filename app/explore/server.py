@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode
 
 import polars as pl
 
-from ...analysis.charts.libraries import begin_libraries
+from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import BandlensError, UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures.conditions import Conditions

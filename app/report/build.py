@@ -8,19 +8,17 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
-from ...analysis.charts.libraries import begin_libraries
+from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
-from .changes import changes_section
 from .contact_sheet import contact_sheet
-from .correlations import correlations_section
+from .correlations import correlations_section, published_sections
 from .data import read_data
 from .figures import choose_figures, distinct_name, write_figures
 from .measured import measured_sections
-from .page import render
+from .page import Section, render
 from .people import consistency_section
-from .sections import Section
-from .study import overview, page_title, provenance, releases_section, verdict_section
+from .study import changes_section, overview, page_title, provenance, releases_section, verdict_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,6 @@ def write_report(
             sections += [consistency_section(results), correlations_section(results)]
         sections.append(contact_sheet(results))
         if published or results is None:
-            from .published import published_sections  # which loads tables of thousands of published models
-
             sections += published_sections(results)
         if results:
             sections += [overview(results), provenance(results)]

@@ -18,7 +18,7 @@ from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
 from ..pictures.conditions import find_sets
 from ..pictures.sheet import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData
-from .sections import Section, Tile
+from .page import Section, Tile
 
 SIDE, QUALITY = 132, 70
 """Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""

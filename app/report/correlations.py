@@ -1,19 +1,42 @@
-"""The section that sets the biases of one's own models against their generalization."""
+"""The sections on biases and generalization: of one's own models, of published ones, and of the former among these."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import altair as alt
 import polars as pl
 
-from ...analysis.charts.maps import correlation_map
+from ...analysis.charts.curves import accuracy_lines, diamonds
+from ...analysis.charts.grammar import INK, colors, layered, plot, tips
+from ...analysis.charts.maps import correlation_map, rho_text
+from ...analysis.charts.numbers import scatter, scatter_points
 from ...analysis.correlations.models import StudyTable
 from ...analysis.correlations.table import correlate_study
+from ...analysis.database.open import open_store
+from ...analysis.measures.base import MEANINGLESS, State
+from ...analysis.measures.generalization import ID_ACCURACY
+from ...analysis.measures.registry import MEASURES, label_of, title_of
+from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
+from ...analysis.published.names import join_study
+from ...analysis.published.relate import (
+    EVERYWHERE,
+    baseline_lines,
+    ground,
+    imagenet_top1,
+    line_rows,
+    relations,
+    training_lines,
+    training_points,
+    with_effective,
+)
+from ...analysis.published.sources import atlas, shipped_values
 from ...analysis.statistics.arrays import ALPHA
-from ...core.protocol import SUBSET_TITLES
+from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing
 from .data import ReportData
-from .sections import Figure, Section
+from .page import Figure, Section, Table
 
 MANY_MODELS = 200
 """Models above which intervals are so narrow that fewer resamples tell their ends."""
@@ -25,6 +48,34 @@ MAP_COLUMNS = ("coefficient", "low", "high", "p", "p_holm")
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
+)
+ATLAS_TEXT = (
+    "Coefficients are Spearman's, over the study's 48 ResNet-50s: of a bias with accuracy on a benchmark, with "
+    "ImageNet accuracy held fixed, within the study's training categories, and of a bias with accuracy "
+    "beyond the line of the ImageNet testbed's 87 standard models, over 1,000 classes and on probit axes. That is "
+    "effective robustness, but not as the testbed defines it for A and R, which needs accuracy over their 200 "
+    "classes; the study has none. The last column is "
+    "of {thousand:,} results of timm models: how much of the accuracy on a benchmark their ImageNet accuracy "
+    "alone has (R2 on probit axes). Where it has nearly all, a bias that goes with ImageNet accuracy goes with the "
+    "benchmark too."
+)
+TRAINING_CAPTION = (
+    "Each line is fitted on probit axes to published models of one way of training, over the accuracies that these "
+    "have. ImageNet accuracy says what to expect within a way of training, and not across. Diamonds are your "
+    "models that have both accuracies."
+)
+OWN_CAPTION = (
+    "Points are the study's 48 models, diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, "
+    "measured or published. Hover for names."
+)
+MEANINGLESS_CAPTION = "Your numbers that mean nothing, of degenerate fits or at chance, are in the table alone."
+SCATTER_CAPTION = (
+    "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
+    "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests."
+)
+STUDY_TEXT = (
+    "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
+    "CC BY-SA 4.0); its figures ship with bandlens."
 )
 
 
@@ -64,3 +115,162 @@ def counts(table: pl.DataFrame) -> str:
     return (
         f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {corrected} hold after Holm's correction."
     )
+
+
+def published_sections(results: ReportData | None) -> Iterator[Section]:
+    """Yield a table of coefficients with one's own models among published ones, and the published study."""
+    values = shipped_values()
+    study, lines = ground(values, "study"), baseline_lines(values, "timm")
+    models, _ = with_effective(study.frame, baseline_lines(values, "standard"))
+    rows = []
+    for row in relations(study, EVERYWHERE).to_dicts():
+        bias, benchmark = row["bias"], row["benchmark"]
+        pairs = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
+        rows.append(
+            {
+                "bias": title_of(bias),
+                "benchmark": benchmark,
+                "48 models": row["overall"],
+                "given ImageNet": row["partial"],
+                "within categories": row["within"],
+                "beyond the line (baseline standard)": pairs.select(pl.corr(bias, "beyond", method="spearman")).item(),
+                "R2 of ImageNet, a thousand": lines[benchmark].lines[0].r2,
+            }
+        )
+    title = "What 48 models say, what a thousand say, and what is left"
+    table = Table(title, pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2)))
+    text = ATLAS_TEXT.format(thousand=lines[EVERYWHERE[0]].lines[0].n)
+    figures = [_training_figure(results), *(_own_figures(results, models) if results else [])]
+    if results:
+        yield results.section("atlas", "Among a thousand models", figures, [text], tables=[table])
+    else:
+        yield Section("atlas", "Among a thousand models", [text], figures, [table])
+    coefficients = correlations(published_table())
+    heat_maps = correlations_figure("published-correlations", "48 ResNet-50s", coefficients, 3, folded=True)
+    title = "The published study: do biases explain generalization?"
+    text = f"{STUDY_TEXT} {counts(coefficients)}"
+    yield Section("study", title, [text], [heat_maps, _scatter_figure(coefficients)])
+
+
+def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
+    """Each bias against each group of benchmarks, for the study's models."""
+    figures, total = shipped_figures(), coefficients.filter(subset="total")
+    rho = {
+        (bias, group): rho_text(value, adjusted)
+        for bias, group, value, adjusted in total.select("bias", "group", "coefficient", "p_holm").rows()
+    }
+    panels = {
+        f"{bias}, {group}": scatter(figures, bias, group, f"{group}: ρ = {rho[bias, group]}")
+        for bias in BIASES
+        for group in PUBLISHED_GROUPS
+    }
+    legend, models = colors(figures["category"].unique().sort()), figures["model"].sort().to_list()
+    title = "Biases against groups of benchmarks"
+    return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, legend, models, folded=True)
+
+
+def _training_figure(results: ReportData | None) -> Figure:
+    """A panel for each benchmark with the line of each way of training, and one's own models that have accuracies."""
+    points = training_points()
+    models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
+    if results is not None:
+        values = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
+        clean = values.filter(metric=ID_ACCURACY).select("checkpoint", imagenet="value")
+        top1 = values.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_"))
+        top1 = top1.join(clean, on="checkpoint", maintain_order="left")
+        models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
+    panels = {
+        shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
+        for shift in EVERYWHERE
+    }
+    lines_by_training = training_lines(shipped_values())
+    rows = [{"training": way, **row} for way, lines in lines_by_training.items() for row in line_rows(lines)]
+    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(EVERYWHERE)).drop("over", "up_to", "above")
+    table = table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
+    return Figure("atlas-training", "Accuracy by way of training", TRAINING_CAPTION, panels, 2, table)
+
+
+def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
+    """Yield a panel for each bias that the report's models and published ones have."""
+    with open_store(results.path, read_only=True) as store:
+        values = atlas(store)
+        names = join_study(store, results.label, values)
+    study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
+    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].display.published)}
+    metrics = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
+    yield from _own_figure(metrics, study, results)
+
+
+def _imagenet_accuracies(results: ReportData, names: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    """Top-1 on ImageNet in percent of one's own models: checkpoint, imagenet, and whether measured or published."""
+    top1 = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
+    accuracies = {name: (value, "measured") for name, value in top1}
+    for name, model in names.drop_nulls("model").select("checkpoint", "model").rows():
+        if name not in accuracies and (value := imagenet_top1(values, model)) is not None:
+            accuracies[name] = (value, "published")
+    schema = {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String}
+    return pl.DataFrame([(name, *row) for name, row in accuracies.items()], schema, orient="row")
+
+
+def _own_metrics(results: ReportData, classes: Mapping[str, int], imagenet: pl.DataFrame) -> pl.DataFrame:
+    """One's own metrics that are comparable with published ones, with top-1 on ImageNet.
+
+    classes: metric -> the classes that published models decided between; decisions between others are left out, since
+    they are not comparable, and so are numbers of agreement, which images without labels have.
+    """
+    sets = results.image_sets.select("labelled", image_set="id", images="name")
+    space, integer = pl.col("decision_space"), pl.Int64
+    decided = (
+        results.cells.select("checkpoint", "image_set", "decision_space")
+        .unique(maintain_order=True)
+        .join(results.checkpoints.select("name", "classes", checkpoint="id"), on="checkpoint", maintain_order="left")
+        .join(sets.filter("labelled"), on="image_set", maintain_order="left")
+        .with_columns(space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer).alias("n"))
+        .select(checkpoint="name", image_set="images", decided="n")
+    )
+    published = pl.col("metric").replace_strict(classes, default=None, return_dtype=integer)
+    comparable = results.metrics.join(decided, on=("checkpoint", "image_set"), maintain_order="left")
+    rows = comparable.filter(pl.col("decided") == published).drop_nulls("value")
+    numbers = ("metric", "value", "low", "high", "state", "note", "imagenet", "imagenet_is")
+    rows = rows.join(imagenet, on="checkpoint", how="left", maintain_order="left")
+    return rows.select("checkpoint", "image_set", *numbers)
+
+
+def _own_figure(metrics: pl.DataFrame, points: Mapping[str, pl.DataFrame], results: ReportData) -> Iterator[Figure]:
+    """Yield the figure of one's own models among published points, if there are any."""
+    is_sound = ~pl.col("state").is_in(MEANINGLESS)
+    choice = results.select_choice(metrics.filter(is_sound))
+    if choice.is_empty():
+        return
+    panels = {
+        bias: layered(
+            scatter_points(points[bias], bias, "imagenet"),
+            *_own_marks(choice.filter(metric=bias), bias),
+            picks=True,
+            title=title_of(bias),
+            height=170,
+            width=220,
+        )
+        for bias in points
+        if bias in choice["metric"]
+    }
+    caption = OWN_CAPTION + f" {MEANINGLESS_CAPTION}" * (not metrics.select(is_sound.all()).item())
+    rows = pl.concat([frame.select("model", "category") for frame in points.values()])
+    legend, models = colors(rows["category"].unique().sort()), rows["model"].unique().sort().to_list()
+    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, legend, models)
+
+
+def _own_marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
+    """Yield one's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
+    rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
+    number, x = ("value", "value", ".3f"), alt.X("value:Q", title=label_of(bias))
+    lines, points = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
+    if len(lines):
+        rules = plot(lines).mark_rule(color=INK, strokeDash=[4, 2])
+        yield rules.encode(x=x, tooltip=tips("model", "image_set", number, "state"))
+    accuracy = ("imagenet", "top-1 on ImageNet, %", ".1f")
+    sound = pl.col("state") == State.OK
+    for part, fill in ((points.filter(sound), INK), (points.filter(~sound), "white")):
+        if len(part):
+            tooltip = tips("model", "image_set", number, "state", accuracy, "imagenet_is")
+            yield diamonds(part, x, alt.Y("imagenet:Q"), tooltip, fill)

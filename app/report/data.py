@@ -19,7 +19,7 @@ from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
 from ...core.records import Missing, enlarged_in_words
 from ..study.mislabelling import doubt_accuracies, doubt_counts_of_study
-from .sections import Figure, Section
+from .page import Figure, Section
 
 DRAWN_MODELS = 48
 """The most models that charts show: the published study has so many."""

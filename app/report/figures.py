@@ -16,8 +16,7 @@ from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, writing
 from ...core.files import write_bytes
 from ...core.untrusted import regular
-from .page import heading, spec_of
-from .sections import Figure, slug
+from .page import Figure, heading, slug, spec_of
 
 ALL = "all"
 """The word for every figure."""

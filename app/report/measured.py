@@ -22,8 +22,8 @@ from ...analysis.measures.registry import (
 )
 from ...core.protocol import CUES, GROUPS
 from .data import ReportData
+from .page import METRIC_COLUMNS, Figure, Section, Table, key, slug
 from .people import people_figures
-from .sections import METRIC_COLUMNS, Figure, Section, Table, key, slug
 
 OPEN_MODELS = 6
 """Models whose maps are drawn at once; those of more are drawn when a reader opens them."""

@@ -12,7 +12,7 @@ from ...analysis.charts.maps import kappa_map
 from ...analysis.charts.numbers import add_estimators, number_chart
 from ...analysis.measures.registry import label_of
 from .data import ReportData
-from .sections import Figure, Section, Table, key
+from .page import Figure, Section, Table, key
 
 OPEN_PANELS = 3
 """Panels of models beside people that are drawn at once."""

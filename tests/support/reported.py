@@ -16,7 +16,7 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.data import ReportData
 from bandlens.app.report.measured import measured_sections
-from bandlens.app.report.sections import Section
+from bandlens.app.report.page import Section
 from bandlens.core.protocol import CATEGORIES
 from bandlens.core.records import Condition, Model
 from bandlens.probes.grid import PUBLISHED, make_grid

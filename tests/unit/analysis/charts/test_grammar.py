@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from bandlens.analysis.charts.grammar import scales
+from bandlens.analysis.charts.grammar import begin_libraries, scales, vega_lite_version
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,10 @@ def test_a_legend_says_categories_in_words_and_models_by_their_names(field: str,
     chart = alt.Chart(pl.DataFrame({field: list(names)})).mark_point().encode(color=color, shape=shape)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     assert re.findall(r'role-legend-label"[^>]*><text[^>]*>([^<]*)', svg) == list(names.values())
+
+
+def test_a_script_of_the_charts_version_is_made_once() -> None:
+    script = begin_libraries().result(60)
+    assert "window.vegaEmbed" in script
+    assert f'="{vega_lite_version()}.' in script
+    assert begin_libraries() is begin_libraries()

@@ -21,7 +21,7 @@ from bandlens.analysis.charts.numbers import channel_chart
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
-from bandlens.app.report.sections import Figure
+from bandlens.app.report.page import Figure
 from bandlens.core.errors import UnknownName, UsageError
 
 MARGIN = 2

@@ -21,7 +21,7 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData, read_data
-from bandlens.app.report.sections import Figure
+from bandlens.app.report.page import Figure
 
 NOISE = [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.04, 0.16) for f in (1, 3, 5)]
 SETTINGS = [

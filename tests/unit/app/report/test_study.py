@@ -1,26 +1,106 @@
-"""The report's section of releases has the counts and the rows that the gate gave."""
+"""The report's section on changes has the same numbers as `compare` and as a gate of the two studies.
+
+That of releases has the counts and the rows that the gate gave.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 import bandlens
+from bandlens.analysis.comparison.cells import Run, compare_cells
+from bandlens.analysis.comparison.gates import Limits
+from bandlens.analysis.comparison.precision import gate_cells
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import read_data
-from bandlens.app.report.study import releases_section
+from bandlens.app.report.study import changes, changes_section, releases_section
+from bandlens.core.errors import UsageError
 
-N = 1000
+N = 400
+IMAGES = 1000
+CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3, 0.5))]
+
+
+@pytest.fixture(params=[True, False], ids=["labels", "no labels"])
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A study in fp32 and one in int8, which is much worse under one condition, and by an image under another."""
+    images = image_set(N, labels=[0] * N if request.param else None, clusters=np.arange(N) // 2)
+    rng, path = np.random.default_rng(0), tmp_path / "results.duckdb"
+    studies: dict[str, list[object]] = {"fp32": [], "int8": []}
+    for setting, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
+        trusted = (rng.random(N) < (0.3 if setting.parameters else 0.1)).astype(int)
+        int8_rank = trusted.copy()
+        int8_rank[rng.permutation(N)[:flipped]] ^= 1
+        for precision, rank in (("fp32", trusted), ("int8", int8_rank)):
+            ranks = rank if request.param else None
+            studies[precision].append(part(cell(images, setting, precision=precision), rank, ranks))
+    with open_store(path) as store:
+        for name, parts in studies.items():
+            store_study(store, name, images, parts)
+        pairs = [(a.cell, b.cell) for a, b in zip(*studies.values(), strict=True)]
+        gate_cells(store, pairs, Limits())
+    return path
+
+
+def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
+    with open_store(database, read_only=True) as store:
+        comparison = compare_cells(Run(store, "fp32@1"), Run(store, "int8@1"))
+        gates = store.frame("FROM gate ORDER BY probe, cutoff")
+    cells = comparison.cells.sort("probe", "parameters")
+    for name in ("lost", "gained", "difference", "low", "high", "p"):
+        assert gates[name].to_list() == cells[name].to_list(), name
+    assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
+    results = read_data(database, "int8")
+    assert results is not None
+    rows = changes(comparison, results).sort("probe", "condition")
+    compared = cells.drop_nulls("difference")
+    for name in ("difference", "low", "high"):
+        assert rows[name].to_list() == pytest.approx((100 * compared[name]).to_list()), name
+    for name in ("lost", "gained", "p_holm"):
+        assert rows[name].to_list() == compared[name].to_list(), name
+    assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
+    assert rows.filter("differs")["condition"].to_list() == ["below 33 cycles/image"]
+
+
+def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
+    results = read_data(database, "int8")
+    assert results is not None
+    verdict, section = changes_section(results, "fp32")
+    assert verdict.findings[0].startswith("int8@1 ")
+    assert "1 differs in accuracy (p < 0.05 after Holm's correction)." in section.text[0]
+    [figure] = section.figures
+    assert {"low", "high", "p_holm"} <= set(figure.table.columns)
+    drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
+    assert [row["condition"] for row in drawn if row["differs"]] == ["below 33 cycles/image"]
+    assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)
+
+
+def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(database.parent)
+    (database.parent / "fp32").mkdir()
+    results = read_data(database, "int8")
+    assert results is not None
+    assert changes_section(results, "fp32")[1].title == "What changed against fp32@1"
+    _, section = changes_section(results, str(shutil.copy(database, "other")))
+    assert section.title == "What changed against int8@1 of other"
+    for name in ("gone.db", "gone.duckdb"):
+        with pytest.raises(UsageError, match=f"no results database at {name}"):
+            changes_section(results, name)
 
 
 def test_verdicts_on_a_study_are_a_section_of_its_report_alone(tmp_path: Path) -> None:
-    db, images = tmp_path / "results.duckdb", image_set(N, labels=[0] * N)
+    db, images = tmp_path / "results.duckdb", image_set(IMAGES, labels=[0] * IMAGES)
     with open_store(db) as store:
         for name, lost in (("old", 0), ("new", 200)):
-            ranks = [np.zeros(N, int), (np.arange(N) < lost).astype(int)]
+            ranks = [np.zeros(IMAGES, int), (np.arange(IMAGES) < lost).astype(int)]
             settings = [condition(), condition("lowpass", cutoff=0.3)]
             parts = [
                 part(cell(images, setting, by=model(name)), rank, rank)

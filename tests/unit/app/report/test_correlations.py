@@ -14,9 +14,9 @@ from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import ReportData, read_data
-from bandlens.app.report.published import published_sections
-from bandlens.app.report.sections import Figure, Section
+from bandlens.app.report.page import Figure, Section
 from bandlens.core.records import Model
 
 
