@@ -53,7 +53,7 @@ def judge(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> pl.Series:
     conditions = pl.DataFrame({"probe": [str(k) for k in range(len(before))]})
     values = {"accuracy": (before.astype(np.float64), now.astype(np.float64))}
     pair = ReleasePair(conditions, (before, now), values, np.arange(before.shape[1]))
-    return decide(pair.rows([("", np.arange(before.shape[1]))], Limits()))["verdict"]
+    return decide(pair.judge([("", np.arange(before.shape[1]))], Limits())[0])["verdict"]
 
 
 def store_releases(db: Path, count: int) -> None:

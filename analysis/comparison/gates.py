@@ -12,20 +12,18 @@ from typing import Any
 
 import polars as pl
 
-from ...core.records import Cell
-from ..database.store import Store
-
 VERDICTS = ("pass", "fail", "undecided")
-TRUSTED = "fp32"
-"""The precision that needs no gate, and against which the others pass theirs."""
 SAME = "one and the same"
 """The note of a cell that both have, with the same predictions: it passes without a test."""
-ROWS = (
+COLUMNS = (
     *("checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure"),
     *("n", "before", "now", "loss", "loss_low", "loss_high", "margin"),
     *("flips", "flips_low", "flips_high", "max_flips", "relative_flips", "p_pass", "p_fail", "verdict", "needed"),
     *("differs_in", "note", "cell"),
 )
+WORDS = ("checkpoint", "image_set", "probe", "parameters", "slice", "measure", "verdict", "differs_in", "note")
+WHOLE_NUMBERS = {"n": pl.Int64, "needed": pl.Int64, "cell": pl.Int32}
+ROWS = dict.fromkeys(COLUMNS, pl.Float64) | dict.fromkeys(WORDS, pl.String) | WHOLE_NUMBERS
 """Columns of the rows of a gate; `cell` is cell.id of what is judged."""
 
 
@@ -93,41 +91,6 @@ class Gated:
     def differs_in(self) -> str:
         """Things that differ between the judged cells, such as weights or images; empty where nothing does."""
         return ", ".join(self.rows["differs_in"].drop_nulls().str.split(", ").explode().unique(maintain_order=True))
-
-
-def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
-    """Count the pairs of variant and condition that have not passed their gate, and those that need one.
-
-    It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
-    whatever the limits were then, and those of none lie outside.
-    """
-    gated = {
-        (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
-        for cell in cells
-        if cell.variant.precision not in (TRUSTED, cell.model.precision)  # a finished file has no fp32 to be held to
-    }
-    rows = store.frame(
-        "SELECT cell.onnx_sha256, cell.engine, cell.precision, condition.digest, "
-        "flips_low, flips_high, low, high, probe = 'clean' AND NOT labelled AS itself "
-        "FROM precision_gate AS gate JOIN cell ON cell.id = gate.candidate JOIN cell AS trusted "
-        "ON trusted.id = gate.reference AND trusted.precision = ? "
-        "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set",
-        [TRUSTED],
-    ).with_columns(verdict=verdict(limits))
-    pairs_by_verdict: dict[str, set[tuple[str, ...]]] = {
-        name: set(rows.filter(pl.col("verdict") == name).select(pl.nth(0, 1, 2, 3)).rows()) for name in ("pass", "fail")
-    }
-    return len(gated - (pairs_by_verdict["pass"] - pairs_by_verdict["fail"])), len(gated)
-
-
-def verdict(limits: Limits) -> pl.Expr:
-    """pass, fail or undecided, from the columns flips_low, flips_high, low, high and itself (nothing to differ in)."""
-    low, high = pl.col("low"), pl.col("high")
-    within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
-    outside = (low > limits.accuracy) | (high < -limits.accuracy)
-    return in_words(
-        passes=(pl.col("flips_high") <= limits.flips) & within, fails=(pl.col("flips_low") > limits.flips) | outside
-    )
 
 
 def in_words(passes: pl.Expr, fails: pl.Expr) -> pl.Expr:

@@ -26,7 +26,10 @@ from ..statistics.arrays import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster
 from ..statistics.wilson import counted_share, independent_freedom, student, wilson
 from .cells import pair_cells
-from .gates import ROWS, SAME, Gated, Limits, verdict
+from .gates import ROWS, SAME, Gated, Limits, in_words
+
+TRUSTED = "fp32"
+"""The precision that needs no gate, and against which the others pass theirs."""
 
 
 def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
@@ -82,6 +85,41 @@ def images_for_difference(distance: Floats, variance: Floats, quantile: float = 
         return np.asarray((spread + np.sqrt(spread**2 + 8 * margin * quantile**2)) / (2 * margin))
 
 
+def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
+    """Count the pairs of variant and condition that have not passed their gate, and those that need one.
+
+    It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
+    whatever the limits were then, and those of none lie outside.
+    """
+    gated = {
+        (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
+        for cell in cells
+        if cell.variant.precision not in (TRUSTED, cell.model.precision)  # a finished file has no fp32 to be held to
+    }
+    rows = store.frame(
+        "SELECT cell.onnx_sha256, cell.engine, cell.precision, condition.digest, "
+        "flips_low, flips_high, low, high, probe = 'clean' AND NOT labelled AS itself "
+        "FROM precision_gate AS gate JOIN cell ON cell.id = gate.candidate JOIN cell AS trusted "
+        "ON trusted.id = gate.reference AND trusted.precision = ? "
+        "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set",
+        [TRUSTED],
+    ).with_columns(verdict=verdict(limits))
+    pairs_by_verdict: dict[str, set[tuple[str, ...]]] = {
+        name: set(rows.filter(pl.col("verdict") == name).select(pl.nth(0, 1, 2, 3)).rows()) for name in ("pass", "fail")
+    }
+    return len(gated - (pairs_by_verdict["pass"] - pairs_by_verdict["fail"])), len(gated)
+
+
+def verdict(limits: Limits) -> pl.Expr:
+    """pass, fail or undecided, from the columns flips_low, flips_high, low, high and itself (nothing to differ in)."""
+    low, high = pl.col("low"), pl.col("high")
+    within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
+    outside = (low > limits.accuracy) | (high < -limits.accuracy)
+    return in_words(
+        passes=(pl.col("flips_high") <= limits.flips) & within, fails=(pl.col("flips_low") > limits.flips) | outside
+    )
+
+
 def gate_precision(
     store: Store,
     label: str,
@@ -91,35 +129,8 @@ def gate_precision(
 ) -> Gated:
     """Judge cells, (reference, candidate) each, and keep what was found in the view `gate`.
 
-    `label` says which precision is judged against which. `advance` is called once a checkpoint and image set.
-    """
-    rows = gate_cells(store, pairs, limits, advance).with_columns(
-        slice=pl.lit(""),
-        measure=pl.lit("flips"),
-        before="reference_top1",
-        now="candidate_top1",
-        loss=0 - pl.col("difference"),
-        loss_low=0 - pl.col("high"),
-        loss_high=0 - pl.col("low"),
-        margin="max_difference",
-        note=pl.when(pl.col("reference_cell") == pl.col("candidate_cell")).then(pl.lit(SAME)),
-        cell="candidate_cell",
-        **{name: pl.lit(None, pl.Float64) for name in ("relative_flips", "p_pass", "p_fail")},
-        differs_in=pl.lit(None, pl.String),
-    )
-    rule = f"flips up to {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points; each row for itself"
-    return Gated(label, rows.select(ROWS), rule, size="flips")
-
-
-def gate_cells(
-    store: Store,
-    pairs: Sequence[tuple[Cell, Cell]],
-    limits: Limits,
-    advance: Callable[[float], None] = lambda _: None,
-) -> pl.DataFrame:
-    """Compare cells, (reference, candidate) each, and keep what was found; gives the rows of the view `gate`.
-
-    Pairs of which one cell is not complete are left out. `advance` is called once a checkpoint and image set.
+    `label` says which precision is judged against which. Pairs of which one cell is not complete are left out.
+    `advance` is called once a checkpoint and image set.
     """
     complete_pairs = store.frame(
         "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
@@ -140,15 +151,29 @@ def gate_cells(
         ],
     )
     for _, group in complete_pairs.group_by("checkpoint_id", "image_set_id", maintain_order=True):
-        rows = _compare(store, group, limits)
-        store.write_gates(rows)
+        store.write_gates(_compare(store, group, limits))
         advance(1)
-    return store.frame(
+    is_same = pl.col("reference_cell") == pl.col("candidate_cell")
+    verdicts = store.frame(
         "FROM gate WHERE (reference_cell, candidate_cell) IN "
         "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
         f"ORDER BY checkpoint, image_set, {ORDER}",
         [complete_pairs["cell"].to_list(), complete_pairs["cell_b"].to_list()],
+    ).with_columns(
+        slice=pl.lit(""),
+        measure=pl.lit("flips"),
+        before="reference_top1",
+        now="candidate_top1",
+        loss=0 - pl.col("difference"),
+        loss_low=0 - pl.col("high"),
+        loss_high=0 - pl.col("low"),
+        margin="max_difference",
+        note=pl.when(is_same).then(pl.lit(SAME)),
+        cell="candidate_cell",
     )
+    absent = {name: pl.lit(None, kind) for name, kind in ROWS.items() if name not in verdicts.columns}
+    rule = f"flips up to {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points; each row for itself"
+    return Gated(label, verdicts.with_columns(**absent).select(*ROWS), rule, size="flips")
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:

@@ -83,6 +83,12 @@ SLICES: Mapping[str, Callable[[Outcomes], Iterator[Slice]]] = {"class": _classes
 """Kind of slices -> the slices of an image set."""
 
 
+SCHEMA = ROWS | dict.fromkeys(["variance", "effect", "centre", "error", "freedom"], pl.Float64)
+"""Columns of the rows, and of what their verdicts are made of."""
+Contributions = tuple[Whole, Floats]
+"""Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReleasePair:
     """Two releases of a model on the same images, under the same conditions."""
@@ -96,72 +102,62 @@ class ReleasePair:
     clusters: Whole
     """(n,): images with the same number are not independent."""
 
-    def rows(self, slices: Iterable[Slice], limits: Limits) -> pl.DataFrame:
-        """The rows of slices, each a name and its images, before `decide` corrects them."""
-        blocks = list[dict[str, Any]]()
+    def judge(self, slices: Iterable[Slice], limits: Limits) -> tuple[pl.DataFrame, list[Contributions]]:
+        """The rows of slices, each a name and its images, before `decide` corrects them; and what makes up their T."""
+        rows, contributions = [pl.DataFrame(schema=SCHEMA)], list[Contributions]()
         flip_mask, limit = self.hits[0] & ~self.hits[1], limits.negative_flips
         for name, images in slices:
             flips, share_a, share_b = (mask[:, images].mean(axis=1) for mask in (flip_mask, *self.hits))
-            flip_columns = {"flips": flips, "relative_flips": relative_flips(flips, 1 - share_a, 1 - share_b)}
-            for measure, d, (mean_before, mean_now), counted in self._losses(images):
-                sums, sizes, _ = sums_by_cluster(d, self.clusters[counted])
+            relative = relative_flips(flips, 1 - share_a, 1 - share_b)
+            slice_columns = {"slice": name, "flips": flips, "relative_flips": relative}
+            for measure, values in self.values.items():
+                counted = images[~np.isnan(values[0][:, images] + values[1][:, images]).any(axis=0)]
+                if not len(counted):
+                    continue
+                before, now = (numbers[:, counted] for numbers in values)
+                d = JUDGED[measure].display.sense * (before - now)
+                loss, (sums, sizes, clusters) = d.mean(axis=1), sums_by_cluster(d, self.clusters[counted])
                 compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
                 low, high = compared.ends()
-                block = {"slice": name, "measure": measure, "n": len(counted), "margin": limits.margin}
-                block |= {"before": mean_before, "now": mean_now, "loss": d.mean(axis=1)}
+                block = {"measure": measure, "n": len(counted), "margin": float(limits.margin)}
+                block |= {"before": before.mean(axis=1), "now": now.mean(axis=1), "loss": loss}
                 block |= {"loss_low": low, "loss_high": high, "variance": d.var(axis=1)}
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
                 block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
-                blocks.append(block | flip_columns)
+                rows.append(self._block(slice_columns | block))
+                added = (sums - sizes * loss[:, None]) / d.shape[1] / compared.error[:, None]
+                order = np.argsort(clusters)
+                contributions.append((clusters[order], np.nan_to_num(added.T[order].astype(np.float32))))
             if limit is not None:
                 share, effective, freedom = flip_share(flip_mask[:, images], self.clusters[images])
                 low, high = wilson(share, effective, student(freedom))
                 above = p_above(share, effective, freedom, limit)
-                block = {"slice": name, "measure": FLIPS, "n": len(images), "margin": limit, "before": share_a}
-                block |= {"now": share_b, "loss": share, "loss_low": low, "loss_high": high}
+                block = {"measure": FLIPS, "n": len(images), "margin": limit, "before": share_a, "now": share_b}
+                block |= {"loss": share, "loss_low": low, "loss_high": high}
                 block |= {"p_pass": 1 - above, "p_fail": above, "effect": len(images) / effective}
-                blocks.append(block | flip_columns)
-        if not blocks:  # no image of the set counts for any of the measures
-            return pl.DataFrame(schema=SCHEMA)
-        shape, names = len(self.conditions), dict.fromkeys(name for block in blocks for name in block)
-        columns = {
-            name: np.concatenate([np.broadcast_to(block.get(name, np.nan), shape) for block in blocks])
-            for name in names
-        }
-        where = pl.concat([self.conditions] * len(blocks))
-        return where.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())
+                rows.append(self._block(slice_columns | block))
+        return pl.concat(rows, how="diagonal"), contributions
 
-    def largest(self, slices: Iterable[Slice], seed: int) -> Floats:
-        """(DRAWS,): the largest |T| of the rows of losses in each draw; a cluster has one weight in all of them."""
-        ids, cluster = np.unique(self.clusters, return_inverse=True)
-        maxima = np.zeros(DRAWS)
-        contributions = [matrix for _, images in slices for matrix in self._contributions(images, cluster)]
-        random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
-        for first in range(0, DRAWS, size):
-            block = maxima[first : first + size]
-            weights = random.standard_normal((len(block), len(ids)), np.float32)
-            for places, per_cluster in contributions:
-                statistics = (weights if len(places) == len(ids) else weights[:, places]) @ per_cluster
-                np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
-        return maxima
+    def _block(self, columns: Mapping[str, Any]) -> pl.DataFrame:
+        """A row for each condition, from columns of a value each or of one value."""
+        shape = len(self.conditions)
+        return self.conditions.with_columns(
+            pl.Series(name, np.broadcast_to(values, shape), nan_to_null=True) for name, values in columns.items()
+        )
 
-    def _losses(self, images: Whole) -> Iterator[tuple[str, Floats, tuple[Floats, Floats], Whole]]:
-        """Each measure with d (conditions, m), its means before and now, and the m of the images that count."""
-        for measure, (before, now) in self.values.items():
-            counted = images[~np.isnan(before[:, images] + now[:, images]).any(axis=0)]
-            if len(counted):
-                values = before[:, counted], now[:, counted]
-                d = JUDGED[measure].display.sense * (values[0] - values[1])
-                yield measure, d, (values[0].mean(axis=1), values[1].mean(axis=1)), counted
 
-    def _contributions(self, images: Whole, cluster: Whole) -> Iterator[tuple[Whole, Floats]]:
-        """Clusters, ascending, and what each of them adds to T with a weight of 1, (clusters, conditions)."""
-        for _, d, _, counted in self._losses(images):
-            sums, sizes, places = sums_by_cluster(d, cluster[counted])
-            compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
-            deviations = (sums - sizes * d.mean(axis=1, keepdims=True)) / d.shape[1] / compared.error[:, None]
-            order = np.argsort(places)
-            yield places[order], np.nan_to_num(deviations.T[order].astype(np.float32))
+def draw_largest(contributions: Sequence[Contributions], clusters: Whole, seed: int) -> Floats:
+    """(DRAWS,): the largest |T| of all rows in each draw; a cluster of (n,) images has one weight in all of them."""
+    ids, maxima = np.unique(clusters), np.zeros(DRAWS)
+    random, size = np.random.default_rng(seed), max(1, BLOCK_NUMBERS // len(ids))
+    for first in range(0, DRAWS, size):
+        block = maxima[first : first + size]
+        weights = random.standard_normal((len(block), len(ids)), np.float32)
+        for some_ids, per_cluster in contributions:
+            whole = len(some_ids) == len(ids)
+            statistics = (weights if whole else weights[:, np.searchsorted(ids, some_ids)]) @ per_cluster
+            np.maximum(block, np.abs(statistics).max(axis=1, initial=0), out=block)
+    return maxima
 
 
 def relative_flips(flips: Floats, error_before: Floats, error_now: Floats) -> Floats:
@@ -200,15 +196,7 @@ def worst_loss(rows: pl.DataFrame, maxima: Floats) -> dict[str, Any] | None:
     centre = candidates["centre"].to_numpy()
     row = int(np.argmax(centre - half))
     ends = {"loss_low": max(-1.0, float((centre - half)[row])), "loss_high": min(1.0, float((centre + half)[row]))}
-    return candidates.select(ROWS).row(row, named=True) | ends
-
-
-SCHEMA = (
-    dict.fromkeys([*ROWS, "variance", "effect", "centre", "error", "freedom"], pl.Float64)
-    | dict.fromkeys([*MATCH, "slice", "measure", "verdict", "differs_in", "note"], pl.String)
-    | {"n": pl.Int64, "needed": pl.Int64, "cell": pl.Int32}
-)
-"""Columns of a table without rows, and of what its verdicts are made of."""
+    return candidates.select(*ROWS).row(row, named=True) | ends
 
 
 def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None] = lambda _: None) -> Gated:
@@ -236,9 +224,10 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         pair, slices_by_kind = _read_pair(side_a, side_b, group, limits, (str(checkpoint), str(image_set)))
         kinds |= {kind for kind, slices in slices_by_kind.items() if slices}
         slices = [*chain.from_iterable(slices_by_kind.values())]
-        frames.append(pair.rows(slices, limits))
+        pair_rows, contributions = pair.judge(slices, limits)
+        frames.append(pair_rows)
         # Checkpoints on the same images share the draws of these.
-        np.maximum(maxima, pair.largest(slices, int(group["digest"][0][:8], 16)), out=maxima)
+        np.maximum(maxima, draw_largest(contributions, pair.clusters, int(group["digest"][0][:8], 16)), out=maxima)
         advance(len(group))
     rows = decide(pl.concat(frames, how="diagonal"))
     if absences := [name for name in limits.measures if len(differing_cells) and name not in rows["measure"]]:
@@ -251,24 +240,19 @@ def gate_release(a: Run, b: Run, limits: Limits, advance: Callable[[float], None
         )
     flips = "" if limits.negative_flips is None else f", negative flips up to {limits.negative_flips:.2%}"
     rule = f"margin {limits.margin:.2%}{flips}; chance of any wrong verdict in the table at most 5 %"
-    table = pl.concat([rows.select(ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal")
+    table = pl.concat([rows.select(*ROWS), _same_rows(matched.filter("same"), limits)], how="diagonal_relaxed")
     return Gated(label, table, rule, worst=worst_loss(rows, maxima), lacking=lacking)
 
 
 def _same_rows(cells: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of cells that are one and the same, which pass: they lose nothing, whatever a measure makes of them."""
-    nothing = dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), pl.lit(0.0))
     words = {"slice": "", "measure": "predictions", "verdict": "pass", "note": SAME}
-    rows = cells.select(
-        *MATCH,
-        CYCLES,
-        "n",
-        margin=pl.lit(limits.margin, pl.Float64),
-        cell="cell_b",
-        **nothing,
-        **{name: pl.lit(text) for name, text in words.items()},
+    constants = (
+        dict.fromkeys(("loss", "loss_low", "loss_high", "flips"), 0.0) | {"margin": float(limits.margin)} | words
     )
-    return pl.concat([pl.DataFrame(schema={name: SCHEMA[name] for name in ROWS}), rows], how="diagonal_relaxed")
+    return cells.select(
+        *MATCH, CYCLES, "n", cell="cell_b", **{name: pl.lit(value) for name, value in constants.items()}
+    )
 
 
 def check_names(limits: Limits) -> None:
@@ -327,14 +311,19 @@ def _read_pair(
     if any(cell.right is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
     names = limits.measures or [name for name, measure in JUDGED.items() if measure.display.primary]
+
+    def stack(numbers: Callable[[CellOutcomes], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(cells, images) before and now: numbers of each image that both have."""
+        return (
+            np.stack([numbers(cell)[images_a] for cell in cells_a]),
+            np.stack([numbers(cell)[images_b] for cell in cells_b]),
+        )
+
     pair = ReleasePair(
         cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
-        (_stacked(cells_a, images_a, _read_hits), _stacked(cells_b, images_b, _read_hits)),
+        stack(lambda cell: np.asarray(cell.right)),
         {
-            name: (
-                _stacked(cells_a, images_a, partial(_values, JUDGED[name])),
-                _stacked(cells_b, images_b, partial(_values, JUDGED[name])),
-            )
+            name: stack(partial(_values, JUDGED[name]))
             for name in names
             if JUDGED[name].applies(outcomes_a.available) and JUDGED[name].applies(outcomes_b.available)
         },
@@ -353,15 +342,6 @@ def _common_slices(kind: str, outcomes: Outcomes, common: Whole) -> list[Slice]:
     """The slices of a kind, with their places among the common images."""
     places = ((name, np.flatnonzero(np.isin(common, images))) for name, images in SLICES[kind](outcomes))
     return [(name, images) for name, images in places if len(images)]
-
-
-def _stacked(cells: Sequence[CellOutcomes], images: Whole, numbers: Callable[[CellOutcomes], NDArray[Any]]) -> Any:
-    """(cells, images): numbers of each image."""
-    return np.stack([numbers(cell)[images] for cell in cells])
-
-
-def _read_hits(cell: CellOutcomes) -> Mask:
-    return np.asarray(cell.right)
 
 
 def _values(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Floats:

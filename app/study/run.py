@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ...analysis.comparison.gates import not_passed
+from ...analysis.comparison.precision import not_passed
 from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,14 @@ from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gates import SAME, Limits, not_passed, verdict
-from bandlens.analysis.comparison.precision import flip_interval, gate_cells, gate_precision, images_needed
+from bandlens.analysis.comparison.gates import SAME, Limits
+from bandlens.analysis.comparison.precision import (
+    flip_interval,
+    gate_precision,
+    images_needed,
+    not_passed,
+    verdict,
+)
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired_difference
 from bandlens.core.records import Cell, Finished
@@ -52,6 +58,20 @@ def gated(
             parts.append(part(gate_cell, classes, rank))
     add(store, images, parts)
     return gate_cells(store, pairs, limits)
+
+
+def gate_cells(
+    store: Store,
+    pairs: Sequence[tuple[Cell, Cell]],
+    limits: Limits,
+    advance: Callable[[float], None] = lambda _: None,
+) -> pl.DataFrame:
+    """Gate the pairs, and give their rows of the view."""
+    candidates = gate_precision(store, "int8 against fp32", pairs, limits, advance).rows["cell"].to_list()
+    query = (
+        "SELECT gate.* FROM gate JOIN (SELECT unnest(?::INTEGER[]) AS candidate_cell, unnest(?::INTEGER[]) AS place) "
+    )
+    return store.frame(f"{query} USING (candidate_cell) ORDER BY place", [candidates, [*range(len(candidates))]])
 
 
 def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:

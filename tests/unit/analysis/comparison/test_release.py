@@ -19,9 +19,9 @@ from bandlens.analysis.comparison.cells import Run, two_of
 from bandlens.analysis.comparison.gates import SAME, Gated, Limits
 from bandlens.analysis.comparison.release import (
     FLIPS,
-    SCHEMA,
     ReleasePair,
     decide,
+    draw_largest,
     gate_release,
     relative_flips,
     worst_loss,
@@ -49,7 +49,11 @@ def whole(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
 
 
 def judge(pair: ReleasePair, limits: Limits) -> pl.DataFrame:
-    return decide(pair.rows(whole(pair), limits))
+    return decide(pair.judge(whole(pair), limits)[0])
+
+
+def largest(pair: ReleasePair) -> NDArray[np.float64]:
+    return draw_largest(pair.judge(whole(pair), Limits())[1], pair.clusters, 1)
 
 
 def outcomes(n: int, right: int, lost: int, gained: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -162,22 +166,22 @@ def simulated(rng: np.random.Generator, losses: Sequence[float], n: int, disagre
 
 def test_independent_rows_have_sidaks_quantile() -> None:
     pair = simulated(np.random.default_rng(0), [0] * 40, 3000)
-    reach = np.quantile(pair.largest(whole(pair), 1), 0.95)
+    reach = np.quantile(largest(pair), 0.95)
     assert reach == pytest.approx(norm.ppf((1 + 0.95 ** (1 / 40)) / 2), abs=0.08)
 
 
 def test_equal_rows_are_one() -> None:
     pair = simulated(np.random.default_rng(0), [0], 3000)
     pair = pair_of(*(np.repeat(mask, 40, axis=0) for mask in pair.hits))
-    assert np.quantile(pair.largest(whole(pair), 1), 0.95) == pytest.approx(norm.ppf(0.975), abs=0.08)
+    assert np.quantile(largest(pair), 0.95) == pytest.approx(norm.ppf(0.975), abs=0.08)
 
 
 def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
     rng, holds, plain = np.random.default_rng(2), 0, 0
     for _ in range(100):
         pair = simulated(rng, [0.0] * 10, 200)
-        rows = pl.concat([pl.DataFrame(schema=SCHEMA), pair.rows(whole(pair), Limits())], how="diagonal")
-        worst = worst_loss(decide(rows), pair.largest(whole(pair), 1))
+        rows, _ = pair.judge(whole(pair), Limits())
+        worst = worst_loss(decide(rows), largest(pair))
         assert worst is not None
         holds += worst["loss_low"] <= 0 <= worst["loss_high"]
         plain += rows.sort("loss")["loss_low"][-1] <= 0

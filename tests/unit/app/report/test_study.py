@@ -15,7 +15,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 import bandlens
 from bandlens.analysis.comparison.cells import Run, compare_cells
 from bandlens.analysis.comparison.gates import Limits
-from bandlens.analysis.comparison.precision import gate_cells
+from bandlens.analysis.comparison.precision import gate_precision
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import read_data
@@ -44,7 +44,7 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         for name, parts in studies.items():
             store_study(store, name, images, parts)
         pairs = [(a.cell, b.cell) for a, b in zip(*studies.values(), strict=True)]
-        gate_cells(store, pairs, Limits())
+        gate_precision(store, "int8 against fp32", pairs, Limits())
     return path
 
 
