@@ -140,7 +140,7 @@ def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _row_in_words(row: dict[str, Any]) -> dict[str, Any]:
-    if "at" in row:  # of a curve: the setting with the largest difference
+    if "at" in row:  # a curve names the setting of its largest difference
         row["at"] = setting_in_words(row["probe"], row["at"], row["cycles"])
     elif "parameters" in row:
         names = {"probe": "condition"}
