@@ -63,6 +63,7 @@ class Backbone:
         """The head as `export.pipeline` takes it; UsageError where it is no head of classes."""
         from ..export.heads.prompts import prompts_of_array, read_prompts
         from ..export.heads.training import TrainedHead
+        from ..export.onnx.outputs import Features
         from ..export.pipeline import HeadRequest
 
         head: TrainedHead | PromptHead
@@ -72,7 +73,7 @@ class Backbone:
             head = read_prompts(path, self.class_names)
         else:
             head = TrainedHead(_training_images(path, self.class_names), self.method, self.seed, self.progress)
-        return HeadRequest(head, self.output, self.pool)
+        return HeadRequest(head, Features(self.output, self.pool))
 
 
 def _training_images(path: Path, class_names: list[str] | None) -> TrainingImages:

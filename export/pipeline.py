@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from ..core.records import MULTILABEL, Crop, Model, digest_of
 from ..core.untrusted import first_line
 from .class_names import find_class_names
 from .heads.prompts import PromptHead
-from .heads.training import MadeHead, TrainedHead
+from .heads.training import TrainedHead
 from .model_files import (
     FINISHED,
     GREY,
@@ -28,15 +29,14 @@ from .model_files import (
     ONE_LOGIT,
     Normalization,
     check_name,
-    models_folder,
     normalization_name,
     save_model,
 )
-from .onnx.features import append_head, check_pool, refuse_features
 from .onnx.finished import take_onnx
 from .onnx.from_torch import OPSET, Normalized, Pooled, takes_grey, to_onnx
-from .onnx.label_sets import append_label_sets, check_label_outputs
-from .onnx.parity import GIVE_HEAD, Parity, check_finite, check_logits, check_parity, torch_outputs
+from .onnx.graph import append_head, append_label_sets
+from .onnx.outputs import GIVE_HEAD, Features, check_outputs
+from .onnx.parity import Conversion, Parity, check_finite, check_parity, torch_outputs
 from .photographs import photograph_crops
 from .weights.architectures import build
 from .weights.classifiers import image_size_of, labels_of, load_classifier, read_preprocessing
@@ -53,16 +53,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeadRequest:
-    """A head for a network of features, and how its features are taken; UnknownName for an unknown `pool`."""
+    """A head for a network of features."""
 
     head: TrainedHead | PromptHead
-    output: str | None = None
-    """The tensor of a finished ONNX file that holds the features; by default its one output."""
-    pool: str | None = None
-    """How features of tokens or positions become vectors, one of `features.POOLS`; by default as the network does."""
-
-    def __post_init__(self) -> None:
-        check_pool(self.pool)
+    features: Features = field(default_factory=Features)
 
 
 Request = HeadRequest | Literal["multilabel"]
@@ -71,12 +65,12 @@ Request = HeadRequest | Literal["multilabel"]
 
 def export_checkpoint(
     name: str,
-    folder: Path | None = None,
+    folder: Path,
     *,
     image_size: int = SIZE,
     trust: bool = False,
 ) -> tuple[Model, Parity]:
-    """Fetch one of the 48 if need be, and export it into `folder` (default: the models folder).
+    """Fetch one of the 48 if need be, and export it into `folder`.
 
     Torch and ONNX are compared on the photographs of scikit-image. Raises CheckpointError, ExportError, UnknownName.
     """
@@ -103,13 +97,13 @@ def export_user_checkpoint(
     name: str,
     architecture: str,
     normalization: Normalization,
-    folder: Path | None = None,
+    folder: Path,
     *,
     image_size: int = SIZE,
     reading: Reading = OWN_WEIGHTS,
     request: Request | None = None,
 ) -> tuple[Model, Parity]:
-    """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
+    """Export a weights file of the user's as the model `name` into `folder`.
 
     `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have. The
     outputs of the network are logits of classes without a `request`.
@@ -131,7 +125,7 @@ def export_user_checkpoint(
 
 def export_pretrained(
     name: str,
-    folder: Path | None = None,
+    folder: Path,
     *,
     request: HeadRequest | None = None,
 ) -> tuple[Model, Parity]:
@@ -147,9 +141,9 @@ def export_pretrained(
     (file,) = fetch_files([(published.source, weights_folder() / f"{published.name}.safetensors")])
     network = load_pretrained(published.name, file)
     if request is not None:
-        if isinstance(request.head, TrainedHead) or request.pool is not None:
-            network = pool_pretrained(network, request.pool, published.name)
-        request = replace(request, pool=None)
+        if isinstance(request.head, TrainedHead) or request.features.pool is not None:
+            network = pool_pretrained(network, request.features.pool, published.name)
+        request = replace(request, features=replace(request.features, pool=None))
     facts = ModelFacts(
         published.name if request is None else headed_name(published.name, request),
         "timm" if request is None else OWN,
@@ -175,7 +169,7 @@ def export_classifier(
     source: Path,
     name: str,
     normalization: Normalization | None,
-    folder: Path | None = None,
+    folder: Path,
     *,
     image_size: int | None = None,
     request: Request | None = None,
@@ -187,7 +181,7 @@ def export_classifier(
     """
     _check_user_name(name)
     head = request if isinstance(request, HeadRequest) else None
-    network, files, unused = load_classifier(source, head is not None, head.pool if head else None)
+    network, files, unused = load_classifier(source, head is not None, head.features.pool if head else None)
     crop = None
     if normalization is None:
         normalization, crop = read_preprocessing(source)
@@ -212,7 +206,7 @@ def import_onnx(
     path: Path,
     name: str,
     normalization: Normalization,
-    folder: Path | None = None,
+    folder: Path,
     *,
     image_size: int | None = None,
     request: Request | None = None,
@@ -222,22 +216,21 @@ def import_onnx(
     `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    heading = Heading(request, name, folder or models_folder()) if isinstance(request, HeadRequest) else None
-    file = take_onnx(path, normalization, image_size, heading, request == MULTILABEL)
+    features = request.features if isinstance(request, HeadRequest) else None
+    file = take_onnx(path, normalization, image_size, features, request == MULTILABEL)
     facts = ModelFacts(
         *(name, OWN, FINISHED, f"file:{path.name}", file.sha256, normalization, file.image_size),
         precision=file.precision,
-        notes=file.metadata if heading is None else {},
-        multilabel=request == MULTILABEL,
+        notes=file.metadata,
     )
-    return _save(facts, file.content, file.classes, file.parity, {"adapted": file.adapted}, folder, heading)
+    return _save(facts, file, {}, folder, request)
 
 
 def export_network(
     network: nn.Module,
     name: str,
     normalization: Normalization,
-    folder: Path | None = None,
+    folder: Path,
     *,
     image_size: int = SIZE,
     request: Request | None = None,
@@ -293,8 +286,6 @@ class ModelFacts:
     precision: str = "fp32"
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Values beside the weights that may name the classes: see `class_names.find_class_names`."""
-    multilabel: bool = False
-    """Whether each output is a label by itself."""
 
 
 def _check_user_name(name: str) -> None:
@@ -318,77 +309,51 @@ def _export(
     facts: ModelFacts,
     network: nn.Module,
     description: Mapping[str, Any],
-    folder: Path | None,
+    folder: Path,
     request: Request | None = None,
 ) -> tuple[Model, Parity]:
     size, name = facts.image_size, facts.name
-    head = request if isinstance(request, HeadRequest) else None
-    if head is not None:
-        if head.output is not None:
-            raise UsageError(f"`output` names a tensor of a finished ONNX file, and {name} is none; leave it out")
-        head.head.check_network(name, size, facts.crop)
-    elif getattr(network, "num_classes", None) == 0:
+    features = request.features if isinstance(request, HeadRequest) else None
+    if features is None and getattr(network, "num_classes", None) == 0:
         raise ExportError(f"{name} is a backbone without classes; {GIVE_HEAD}")
+    if features is not None and features.output is not None:
+        raise UsageError(f"`output` names a tensor of a finished ONNX file, and {name} is none; leave it out")
+    if isinstance(request, HeadRequest):
+        request.head.check_network(name, size, facts.crop)
     images, grey = photograph_crops(size), takes_grey(network, size)
-    features = network if head is None else Pooled(network, head.pool)
-    normalized: nn.Module = Normalized(features, *facts.normalization, grey).eval()
-    content, classes = to_onnx(normalized, size)
-    kind = "logits" if head is None else "features"
-    outputs = check_finite(torch_outputs(normalized, images), f"{name} in torch", kind)
-    expected: NDArray[np.floating]
-    if head is None:
-        refuse_features(content, name, classes)
-        facts = replace(facts, multilabel=request == MULTILABEL)
-        expected = check_label_outputs(outputs, content, name) if facts.multilabel else check_logits(outputs, name)
-        heading = None
-    else:
-        heading = Heading(head, name, folder or models_folder())
-        content, expected = heading.add(content, outputs, size)
-        classes = expected.shape[1]
-    parity = check_parity(expected, content, images, name)
-    provenance = {"opset": OPSET, "torch": torch.__version__, "adapted": [GREY] if grey else [], **description}
-    return _save(facts, content, classes, parity, provenance, folder, heading)
-
-
-@dataclass(slots=True)
-class Heading:
-    """A request of a head for the model `name`: see `finished.HeadAdder`."""
-
-    request: HeadRequest
-    name: str
-    folder: Path
-    """The folder of the model."""
-    made_head: MadeHead | None = None
-    """The head, once it has been added."""
-
-    @property
-    def output(self) -> str | None:
-        return self.request.output
-
-    @property
-    def pool(self) -> str | None:
-        return self.request.pool
-
-    def add(self, content: bytes, features: NDArray[np.float32], size: int) -> tuple[bytes, NDArray[np.floating]]:
-        self.request.head.check_network(self.name, size, None)
-        self.made_head = self.request.head.make(content, features.shape[1], self.name, self.folder)
-        linear = self.made_head.linear
-        return append_head(content, linear.weight, linear.bias, linear.unit), linear.logits(features)
+    pooled = network if features is None else Pooled(network, features.pool)
+    normalized: nn.Module = Normalized(pooled, *facts.normalization, grey).eval()
+    content, _ = to_onnx(normalized, size)
+    outputs = torch_outputs(normalized, images)
+    check_finite(outputs, f"{name} in torch", "logits" if features is None else "features")
+    if features is None:
+        check_outputs(outputs, content, name, request == MULTILABEL)
+    check = partial(check_parity, images=images, name=name)
+    provenance = {"opset": OPSET, "torch": torch.__version__, **description}
+    return _save(facts, Conversion(content, outputs, [GREY] if grey else [], check), provenance, folder, request)
 
 
 def _save(
     facts: ModelFacts,
-    content: bytes,
-    classes: int,
-    parity: Parity,
+    conversion: Conversion,
     provenance: Mapping[str, Any],
-    folder: Path | None,
-    heading: Heading | None = None,
+    folder: Path,
+    request: Request | None,
 ) -> tuple[Model, Parity]:
-    head, adapted = heading and heading.made_head, list(provenance["adapted"])
-    if facts.multilabel or classes == 1:
+    """Add what is requested to a network that was converted, compare the two, and write the model."""
+    content, adapted = conversion.content, list(conversion.adapted)
+    expected: NDArray[np.floating] = conversion.outputs
+    head = None
+    if isinstance(request, HeadRequest):
+        request.head.check_network(facts.name, facts.image_size, facts.crop)
+        head = request.head.make(content, expected.shape[1], facts.name, folder)
+        content = append_head(content, head.linear.weight, head.linear.bias, head.linear.unit)
+        expected = head.linear.logits(conversion.outputs)
+    parity = conversion.check(content, expected)
+    classes, multilabel = expected.shape[1], request == MULTILABEL
+    if multilabel or classes == 1:
         content = append_label_sets(content, classes)
-        adapted.append(LABEL_SETS.format(classes) if facts.multilabel else ONE_LOGIT)
+        adapted.append(LABEL_SETS.format(classes) if multilabel else ONE_LOGIT)
         classes = 2**classes
     model = Model(
         name=facts.name,
@@ -398,14 +363,14 @@ def _save(
         weights_sha256=digest_of(facts.weights_sha256, asdict(head.record)) if head else facts.weights_sha256,
         source=facts.source,
         normalization=normalization_name(facts.normalization),
-        path=(folder or models_folder()) / f"{facts.name}.onnx",
+        path=folder / f"{facts.name}.onnx",
         sha256=hashlib.sha256(content).hexdigest(),
         image_size=facts.image_size,
         classes=classes,
         crop=facts.crop,
         precision=facts.precision,
         head=head.record if head else None,
-        multilabel=facts.multilabel,
+        multilabel=multilabel,
     )
     names = head.class_names if head else find_class_names(facts.notes, model.named[0])
     notes: dict[str, Any] = {"class_names": names} if names else {}

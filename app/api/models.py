@@ -155,7 +155,7 @@ def export_model(
     """
     from ...export import pipeline
 
-    folder, size = path_of(out), image_size or SIZE
+    folder, size = _models_folder(out), image_size or SIZE
     head = source.request() if isinstance(source, Backbone) else None
     request: pipeline.Request | None = MULTILABEL if isinstance(source, MultiLabel) else head
     if isinstance(source, (Backbone, MultiLabel)):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..onnx.features import SMALLEST_NORM
+from ..onnx.graph import SMALLEST_NORM
 
 Floats = NDArray[np.float64]
 

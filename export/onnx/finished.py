@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -20,9 +20,9 @@ from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
 from ..model_files import BATCH, GREY, NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
-from .features import append_pool, cut_graph, pool_features, refuse_features
-from .label_sets import check_label_outputs
-from .parity import AT_ONCE, GIVE_HEAD, Parity, check_finite, check_logits, measure_parity
+from .graph import append_pool, cut_graph
+from .outputs import GIVE_HEAD, Features, check_outputs, pool_features
+from .parity import AT_ONCE, Conversion, Parity, check_finite, measure_parity
 from .trial import try_logits
 
 if TYPE_CHECKING:
@@ -50,57 +50,35 @@ def is_onnx(path: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenFile:
+class FinishedFile(Conversion):
     """A user's ONNX file as a model."""
 
-    content: bytes
-    """The model's ONNX file."""
     sha256: str
     """The digest of the user's file with all its weights inside."""
     image_size: int
-    classes: int
     precision: str
     """The precision that the file computes in: fp32, fp16 or int8."""
-    parity: Parity
-    """The agreement of the two files."""
     metadata: dict[str, str]
     """Metadata of the user's file by key; the names of its classes may be among them."""
-    adapted: list[str]
-    """Lines on what was added, so that it takes RGB."""
-
-
-class HeadAdder(Protocol):
-    """A head to be added to a file of features."""
-
-    @property
-    def output(self) -> str | None:
-        """The tensor of the features; None for the file's one output."""
-
-    @property
-    def pool(self) -> str | None:
-        """How features become vectors; see `features.POOLS`."""
-
-    def add(self, content: bytes, features: NDArray[np.float32], size: int) -> tuple[bytes, NDArray[np.floating]]:
-        """The ONNX file with the head, and its logits for (n, d) features, of a file for images of `size` pixels."""
 
 
 def take_onnx(
     path: Path,
     normalization: Normalization,
     image_size: int | None,
-    heading: HeadAdder | None = None,
+    features: Features | None = None,
     multilabel: bool = False,
-) -> TakenFile:
+) -> FinishedFile:
     """Make a model of a finished ONNX file.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
-    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits, or features
-    where there is a `heading`, or (batch, labels) logits or probabilities where it is `multilabel`.
+    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits, or `features`
+    where such are asked for, or (batch, labels) logits or probabilities where it is `multilabel`.
     """
     model = _read(path)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    if heading is not None and heading.output is not None:
-        cut_graph(model, heading.output, str(path))
+    if features is not None and features.output is not None:
+        cut_graph(model, features.output, str(path))
     initialized = {initializer.name for initializer in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialized]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -120,34 +98,39 @@ def take_onnx(
     # A file that takes ranges from each batch gives other logits in another one, so both run in the same.
     dynamic = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
     step, at_once = (batch or AT_ONCE,) * 2 if dynamic else (batch or 1, AT_ONCE)
-    outputs = _outputs_of_file(path, model, images, step, normalization, heading is not None)
-    expected: NDArray[np.floating]
-    if heading is None:
-        written, outputs = model.SerializeToString(), check_finite(outputs, str(path))
-        refuse_features(written, str(path), outputs.shape[1])
-        expected = check_label_outputs(outputs, written, str(path)) if multilabel else check_logits(outputs, str(path))
+    outputs = _outputs_of_file(path, model, images, step, normalization, features is not None)
+    check_finite(outputs, str(path), "logits" if features is None else "features")
+    if features is None:
+        check_outputs(outputs, model.SerializeToString(), str(path), multilabel)
     else:
-        expected = features = pool_features(check_finite(outputs, str(path), "features"), heading.pool)
-        if heading.pool is not None:
-            append_pool(model, heading.pool, outputs.ndim)
-    content = _rewrite(model, size, expected.shape[1], normalization)
-    try:
-        logits = try_logits(content, images, at_once, f"the model of {path}")
-    except ExportError as error:
-        if batch is None:
-            raise
-        raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
-    if logits.shape != expected.shape:
-        raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
-    if heading is not None:
-        content, expected = heading.add(content, features, size)
-        logits = try_logits(content, images, at_once, f"the model of {path}")
-    parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
-    if not parity.holds:
-        why = DYNAMIC if dynamic else "nothing was written"
-        raise ExportError(f"the model made of {path} does not compute what it does: {parity}; {why}")
+        rank, outputs = outputs.ndim, pool_features(outputs, features.pool)
+        if features.pool is not None:
+            append_pool(model, features.pool, rank)
+    content = _rewrite(model, size, outputs.shape[1], normalization)
+
+    def compute(file: bytes, width: int) -> NDArray[np.float32]:
+        """(n, width) that a file with an open batch gives of the photographs."""
+        try:
+            logits = try_logits(file, images, at_once, f"the model of {path}")
+        except ExportError as error:
+            if batch is None:
+                raise
+            raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
+        if logits.shape != (len(images), width):
+            raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
+        return check_finite(logits, f"the model of {path}")
+
+    def check(file: bytes, expected: NDArray[np.floating]) -> Parity:
+        parity = measure_parity(expected, compute(file, expected.shape[1]))
+        if not parity.holds:
+            why = DYNAMIC if dynamic else "nothing was written"
+            raise ExportError(f"the model made of {path} does not compute what it does: {parity}; {why}")
+        return parity
+
+    if features is not None:
+        compute(content, outputs.shape[1])  # a batch that is fixed is found before a head is trained
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return TakenFile(content, sha256, size, expected.shape[1], precision_of(model), parity, metadata, adapted)
+    return FinishedFile(content, outputs, adapted, check, sha256, size, precision_of(model), metadata)
 
 
 def precision_of(model: onnx.ModelProto) -> str:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
 from ..model_files import BATCH, Channels
-from .features import pool_features
-from .parity import GIVE_HEAD
+from .outputs import GIVE_HEAD, pool_features
 
 OPSET = 18
 
@@ -48,7 +47,7 @@ class Normalized(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A network whose features become a vector for each image: see `features.pool_features`.
+    """A network whose features become a vector for each image: see `outputs.pool_features`.
 
     An output of transformers gives its `image_embeds` or `pooler_output`, or to be pooled its `last_hidden_state`.
     """

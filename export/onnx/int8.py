@@ -21,8 +21,7 @@ from onnx import numpy_helper
 
 from ...core.errors import ExportError, UsageError
 from ...core.untrusted import first_line
-from . import label_sets
-from .graph import to_bytes
+from .graph import LABEL_NODES, to_bytes
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -40,7 +39,7 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     if not singles:
         raise UsageError("int8 needs images to calibrate on; give an image set that is not empty")
     model = onnx.load_from_string(content)
-    exact = [node.name for node in model.graph.node if node.name.startswith(label_sets.PREFIX)]
+    exact = [node.name for node in model.graph.node if node.name.startswith(LABEL_NODES)]
     with _silence():
         try:
             quantized = nncf.quantize(

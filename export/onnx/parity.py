@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...core.errors import ExportError, UsageError, some_of
 from ...core.parallel import processors
 from ...core.untrusted import first_line
-from ..model_files import MOST_CLASSES
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -24,10 +25,6 @@ TOLERANCE = 1e-3
 """The largest difference of a logit, relative to the largest |logit|, that an export may have."""
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
-SUMS_TO_ONE = 1e-3
-"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
-GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
-"""The advice for a network of features."""
 AT_ONCE = 8
 """Images that a comparison runs at once."""
 
@@ -57,10 +54,21 @@ class Parity:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """An ONNX file that was made of a network, and what it has to compute."""
+
+    content: bytes
+    outputs: NDArray[np.float32]
+    """(n, d) that the network gives of n photographs: logits, or features."""
+    adapted: list[str]
+    """Lines on what was added to the network, so that it takes RGB."""
+    check: Callable[[bytes, NDArray[np.floating]], Parity]
+    """Compares the logits of an ONNX file with (n, classes) ones of the same photographs; or ExportError."""
+
+
 def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) arrays of logits."""
-    import numpy as np
-
     with np.errstate(invalid="ignore"):  # the difference of two infinite logits is NaN, for which nothing holds
         scale = float(np.abs(expected).max())
         difference = float(np.abs(expected - logits).max())
@@ -76,7 +84,7 @@ def measure_parity(expected: NDArray[np.floating], logits: NDArray[np.float32]) 
     )
 
 
-def check_parity(expected: NDArray[np.floating], content: bytes, images: NDArray[np.float32], name: str) -> Parity:
+def check_parity(content: bytes, expected: NDArray[np.floating], images: NDArray[np.float32], name: str) -> Parity:
     """Run an ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless its logits are the expected ones."""
     parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
@@ -92,8 +100,6 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
 
     `network`, and the `kind` of its outputs, are named in the error.
     """
-    import numpy as np
-
     bad_images = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)).tolist()
     if bad_images:
         state = "NaN" if np.isnan(outputs).any() else "infinite"
@@ -101,35 +107,6 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
         raise ExportError(
             f"{network} gives {kind} that are {state} for {images}; "
             "nothing was written; do weights, normalization and architecture belong together?"
-        )
-    return outputs
-
-
-def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> NDArray[np.float32]:
-    """The finite (n, classes) outputs of n images; ExportError for those of a softmax or a sigmoid, and for embeddings.
-
-    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
-    (0, 1] on every image. So do logits now and then, and the error says how to shift them. `network` is named in it.
-    """
-    import numpy as np
-
-    if not 1 <= outputs.shape[1] <= MOST_CLASSES:
-        raise ExportError(
-            f"{network} gives {outputs.shape[1]:,} outputs, and predictions are stored of 1 to {MOST_CLASSES:,} "
-            "classes; export it with the classes that matter"
-        )
-    if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
-        raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
-    if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
-        raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
-    # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
-    if outputs.min() > 0 and outputs.max() <= 1:
-        shift_advice = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
-        label_advice = "; if images may have several labels, export it with --head multilabel"
-        raise ExportError(
-            f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
-            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
-            f"{'' if multilabel or outputs.shape[1] == 1 else shift_advice}{'' if multilabel else label_advice}"
         )
     return outputs
 
@@ -146,7 +123,6 @@ def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.flo
 
 def torch_outputs(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """The outputs of a network for (n, 3, S, S) images in [0, 1], usually (n, classes) logits."""
-    import numpy as np
     import torch
 
     with torch.inference_mode(), redirect_stdout(io.StringIO()):
@@ -160,8 +136,6 @@ def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float
 
 def join_outputs(outputs: Iterable[NDArray[np.float32]], file: str) -> NDArray[np.float32]:
     """The outputs of batches as one array; ExportError where their shapes do not fit."""
-    import numpy as np
-
     arrays = list(outputs)
     try:
         return np.concatenate(arrays)
@@ -179,8 +153,6 @@ def run_in_batches(
     So many batches more are taken before an output is given. They are run at a time, each by threads of its own:
     threads that share every layer would wait for the slowest at each, and for whoever reads.
     """
-    import numpy as np
-
     try:
         import onnxruntime
     except ImportError as error:

@@ -23,7 +23,7 @@ from ...core.protocol import SIZE
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
 from ..model_files import NORMALIZATIONS, Normalization
-from ..onnx.parity import GIVE_HEAD
+from ..onnx.outputs import GIVE_HEAD
 from ..photographs import photograph_folder
 
 if TYPE_CHECKING:

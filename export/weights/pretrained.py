@@ -15,7 +15,7 @@ from ...core.protocol import CLASSES
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
 from ..model_files import Normalization
-from ..onnx.parity import GIVE_HEAD
+from ..onnx.outputs import GIVE_HEAD
 from .registry import Origin, checkpoints
 
 

@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
 from bandlens.core.errors import ExportError
-from bandlens.export.onnx.features import cut_graph, refuse_features
 from bandlens.export.onnx.from_torch import to_onnx
+from bandlens.export.onnx.graph import cut_graph
+from bandlens.export.onnx.outputs import refuse_features
 
 timm = pytest.importorskip("timm")
 

@@ -1,46 +1,62 @@
-"""Graphs of features: cut at a tensor, pooled to a vector for each image, and given a head as a last layer."""
+"""What the outputs of a network are: logits of classes or labels, and no features, probabilities or embeddings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from ...core.errors import ExportError, UnknownName, UsageError
-from ..model_files import BATCH
-from .graph import extend_graph, rename_tensor, to_bytes
-from .parity import GIVE_HEAD
+from ...core.records import MOST_LABELS
+from ..model_files import MOST_CLASSES
 
+SUMS_TO_ONE = 1e-3
+"""The largest distance from 1 that the sum of an image's probabilities, or the length of an embedding, may have."""
+GIVE_HEAD = "give it a head of classes: --head SET or PROMPTS, see `bandlens export --help`"
+"""The advice for a network of features."""
 POOLS = {"token": "the first token of each image", "mean": "the mean of an image's tokens, or of its positions"}
 """How features of tokens, (n, tokens, d), or of positions, (n, d, height, width), become a vector."""
-SMALLEST_NORM = 1e-6
-"""The number that features are divided by where their L2 norm is smaller; float16 can hold it."""
 
 
-Features = TypeVar("Features", bound=Any)
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of a network that gives no classes; UnknownName for an unknown `pool`."""
+
+    output: str | None = None
+    """The tensor of a finished ONNX file that holds the features; by default its one output."""
+    pool: str | None = None
+    """How features of tokens or positions become vectors, one of POOLS; by default as the network does."""
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.pool not in POOLS:
+            raise UnknownName("pool", self.pool, POOLS)
+
+
+Array = TypeVar("Array", bound=Any)
 """An array of NumPy or a tensor of torch."""
 
 
-def pool_features(features: Features, pool: str | None) -> Features:
+def pool_features(features: Array, pool: str | None) -> Array:
     """(n, d) vectors of (n, d), (n, tokens, d) or (n, d, height, width) features; UsageError for others."""
     rank = features.ndim
     if pool is None and rank == 2:
         return features
     if (pool, rank) == ("token", 3):
-        return cast(Features, features[:, 0])
+        return cast(Array, features[:, 0])
     if pool == "mean" and rank in (3, 4):
-        return cast(Features, features.mean(_pooled_axes(rank)))
+        return cast(Array, features.mean(pooled_axes(rank)))
     each = f"{tuple(features.shape[1:])} features for each image"
     advice = {2: "leave out `pool`", 3: "pool its tokens: `pool` is token or mean", 4: "pool it: `pool` is mean"}
     raise UsageError(f"the network gives {each}; {advice.get(rank, 'name another tensor of it as `output`')}")
 
 
-def _pooled_axes(rank: int) -> tuple[int, ...]:
+def pooled_axes(rank: int) -> tuple[int, ...]:
     return (1,) if rank == 3 else (2, 3)
 
 
@@ -140,89 +156,47 @@ def _is_pointwise(node: onnx.NodeProto | None) -> bool:
     return all(side == 1 for attribute in node.attribute if attribute.name == "kernel_shape" for side in attribute.ints)
 
 
-def check_pool(pool: str | None) -> None:
-    """UnknownName for a pool that there is not."""
-    if pool is not None and pool not in POOLS:
-        raise UnknownName("pool", pool, POOLS)
+def check_outputs(outputs: NDArray[np.float32], content: bytes, network: str, multilabel: bool = False) -> None:
+    """ExportError unless finite (n, classes) outputs are logits, or `multilabel` ones those of a last sigmoid.
 
-
-def cut_graph(model: onnx.ModelProto, tensor: str, file: str) -> None:
-    """Make `tensor` the only output, and remove what it does not need; UnknownName where no node gives it."""
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output if name}
-    if tensor not in makers:
-        raise UnknownName(f"tensor of {file}", tensor, makers, "give one that a node of the graph computes")
-    needed, waiting = set[str](), [tensor]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            waiting += _inputs_of(makers[name]) if name in makers else []
-    needed.discard("")  # an input that is left out is not an output that is left out elsewhere
-    nodes = [node for node in graph.node if needed.intersection(node.output)]
-    weights = [weight for weight in graph.initializer if weight.name in needed]
-    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(weights)
-    graph.output.append(helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
-
-
-def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node takes, those that the graphs inside it take from outside included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _inputs_of(inner)
-
-
-def append_pool(model: onnx.ModelProto, pool: str, rank: int) -> None:
-    """Pool the one output of a graph as `pool_features` does one of this rank."""
-    graph = model.graph
-    features = graph.output[0].name
-    if pool == "token":
-        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "pool/token"))
-        nodes = [helper.make_node("Gather", [features, "pool/token"], ["pool/features"], axis=1)]
-    else:
-        nodes = [_reduce(model, "ReduceMean", features, "pool/features", _pooled_axes(rank), keepdims=0)]
-    extend_graph(graph, nodes, "pool/features")
-
-
-def append_head(content: bytes, weight: NDArray[np.float64], bias: NDArray[np.float64], unit: bool = False) -> bytes:
-    """The ONNX file whose `logits` are those that a linear head gives of its one output, (batch, d) features.
-
-    Args:
-        content: an ONNX file with one output, `logits`.
-        weight: (classes, d).
-        bias: (classes,).
-        unit: divide the features by their L2 norm first.
+    `content` is the ONNX file with these outputs, and `network` is named in the error.
     """
-    model = onnx.load_from_string(content)
-    graph = model.graph
-    rename_tensor(graph, "logits", "head/features")
-    features = "head/features"
-    nodes = []
-    if unit:
-        graph.initializer.append(numpy_helper.from_array(np.array([[SMALLEST_NORM]], np.float32), "head/smallest_norm"))
-        nodes = [
-            _reduce(model, "ReduceL2", features, "head/norm", (1,), keepdims=1),
-            helper.make_node("Max", ["head/norm", "head/smallest_norm"], ["head/divisor"]),
-            helper.make_node("Div", [features, "head/divisor"], ["head/unit_features"]),
-        ]
-        features = "head/unit_features"
-    graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "head/weight"))
-    graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), "head/bias"))
-    nodes.append(helper.make_node("Gemm", [features, "head/weight", "head/bias"], ["logits"], transB=1))
-    extend_graph(graph, nodes, "logits", [BATCH, len(weight)])
-    return to_bytes(model)
+    refuse_features(content, network, outputs.shape[1])
+    if multilabel and outputs.shape[1] > MOST_LABELS:
+        raise ExportError(
+            f"{network} gives {outputs.shape[1]} labels, and sets of more than {MOST_LABELS} are too many to tell "
+            "apart; export it with the labels that matter"
+        )
+    if not (multilabel and last_node(onnx.load_from_string(content).graph).op_type == "Sigmoid"):
+        check_logits(outputs, network, multilabel)
 
 
-def _reduce(
-    model: onnx.ModelProto, operator: str, source: str, result: str, axes: Iterable[int], keepdims: int
-) -> onnx.NodeProto:
-    """A reduction: its axes are an input from opset 18 on, and an attribute before."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < 18:
-        return helper.make_node(operator, [source], [result], axes=list(axes), keepdims=keepdims)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(list(axes), np.int64), f"{result}_axes"))
-    return helper.make_node(operator, [source, f"{result}_axes"], [result], keepdims=keepdims)
+def check_logits(outputs: NDArray[np.float32], network: str, multilabel: bool = False) -> None:
+    """ExportError for finite (n, classes) outputs of a softmax or a sigmoid, and for embeddings.
+
+    Confidence is the softmax of logits, which makes nothing that means anything of either. What a sigmoid gives lies in
+    (0, 1] on every image. So do logits now and then, and the error says how to shift them. `network` is named in it.
+    """
+    if not 1 <= outputs.shape[1] <= MOST_CLASSES:
+        raise ExportError(
+            f"{network} gives {outputs.shape[1]:,} outputs, and predictions are stored of 1 to {MOST_CLASSES:,} "
+            "classes; export it with the classes that matter"
+        )
+    if outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < SUMS_TO_ONE:
+        raise ExportError(f"{network} gives probabilities, not logits; export the network without its last softmax")
+    if outputs.shape[1] > 2 and np.abs(np.linalg.norm(outputs, axis=1) - 1).max() < SUMS_TO_ONE:
+        raise ExportError(f"{network} gives embeddings of length 1, not logits; {GIVE_HEAD}")
+    # Zeros come of a last ReLU, as of torchvision's SqueezeNet, rather than of a sigmoid.
+    if outputs.min() > 0 and outputs.max() <= 1:
+        shift_advice = ", or, if these are logits, with 1 taken from each of them, which changes no confidence"
+        label_advice = "; if images may have several labels, export it with --head multilabel"
+        raise ExportError(
+            f"{network} gives values from {outputs.min():.3g} to {outputs.max():.3g} for all {len(outputs)} images, as "
+            "a sigmoid does, not logits, whose softmax is the confidence; export the network without its last sigmoid"
+            f"{'' if multilabel or outputs.shape[1] == 1 else shift_advice}{'' if multilabel else label_advice}"
+        )
+
+
+def last_node(graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The node that gives the output; an empty one where none does."""
+    return next((node for node in graph.node if graph.output[0].name in node.output), onnx.NodeProto())
