@@ -1,4 +1,4 @@
-"""What the outputs of a network are: logits of classes or labels, and no features, probabilities or embeddings."""
+"""Outputs of a network are logits of classes or labels, and no features, probabilities or embeddings."""
 
 from __future__ import annotations
 
