@@ -13,9 +13,17 @@ import polars as pl
 
 from ..analysis.database.open import open_store
 from ..analysis.statistics.arrays import ALPHA, Floats, Whole
-from ..analysis.statistics.readout import Readouts, read_labels, standardized_products, use_beyond_information
 from ..analysis.statistics.shares import share_interval, share_of
-from ..analysis.statistics.spectra import MeanPower, exponent_weights, mean_power, weighted
+from ..analysis.statistics.spectra import (
+    MeanPower,
+    Readouts,
+    exponent_weights,
+    mean_power,
+    read_labels,
+    standardized_products,
+    use_beyond_information,
+    weighted,
+)
 from ..core.errors import UsageError
 from ..core.progress import Progress, silent
 from ..core.protocol import OCTAVES

@@ -35,7 +35,7 @@ from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, 
 from bandlens.analysis.statistics.arrays import Floats, Whole
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
-from bandlens.analysis.statistics.shares import difference_interval, mean_of, ratio_interval, share_interval, share_of
+from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
 from bandlens.analysis.statistics.wilson import interval_of_sums, wilson
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
@@ -97,15 +97,6 @@ def means(draws: int, clusters: int, p: float) -> float:
         both = [share_of(right, np.arange(clusters)) for right in (easy, easy & (rng.random(clusters) < 0.5))]
         low, high = share_interval(mean_of(both))
         holds.append(low <= 0.75 * p <= high)
-    return float(np.mean(holds))
-
-
-def ratios(draws: int, images: int, ratio: float) -> float:
-    rng, holds = np.random.default_rng([SEED, 2, images]), []
-    for _ in range(draws):
-        clean = rng.random(images) < 0.7
-        low, high = ratio_interval(clean & (rng.random(images) < ratio), clean, np.arange(images))
-        holds.append(low is not None and high is not None and low <= ratio <= high)
     return float(np.mean(holds))
 
 
@@ -260,10 +251,6 @@ def main() -> None:
         [[f"{n} photographs", *numbers([means(share_of_draws(1), n, p) for p in SHARES])] for n in sizes],
     )
     near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
-    table(
-        ["ratio of two accuracies", *map(str, near)],
-        [[f"{n} images", *numbers([ratios(share_of_draws(1), n, ratio) for ratio in near])] for n in sizes[1:]],
-    )
     coverages = [biases(share_of_draws(5), 300, ratio) for ratio in near]
     table(
         ["300 images", *map(str, near)],

@@ -43,7 +43,7 @@ from ..statistics.consistency import (
     kappa_intervals,
     kappa_of,
 )
-from ..statistics.images import count_right
+from ..statistics.resampling import count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
 from .base import Available, Display, Estimate, Measure, Options, Scope, State, has_labels, less_clean, nothing
 from .outcomes import CellOutcomes, PeerOutcomes

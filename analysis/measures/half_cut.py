@@ -10,7 +10,7 @@ high-pass removes those below int((1 - c) n / 2). Between two tested cuts the ra
 is 1 / classes, and 0 where agreement is measured. Where no tested cut leaves less than half, or none leaves more, the
 value is the end of the tested cuts, `censored_below` or `censored_above`.
 
-Intervals are percentiles over resamples (`statistics.images`), from 20 independent images on.
+Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 
 from ..statistics.arrays import Floats, Mask
-from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import share_of, within_chance
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, nothing, too_few_images
 from .outcomes import Outcomes

@@ -20,7 +20,7 @@ The channel is fitted by the likelihood
     S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
 
 with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. Intervals are
-percentiles over resamples (`statistics.images`), each with the whole estimate anew.
+percentiles over resamples (`statistics.resampling`), each with the whole estimate anew.
 
     null, with its interval   no more than twice the guessing rate is right without noise (`at_chance`), fewer than 20
                               images are, fewer than three thresholds lie within the tested noise, or the fit ends at a
@@ -45,7 +45,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
-from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (

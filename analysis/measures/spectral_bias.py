@@ -17,7 +17,7 @@ Where a model decides between fewer than 1,000 classes, the same three are also 
 as corrected_low_frequency_bias and so on. Comparisons, correlations and charts take these. A bias is `at_chance` where
 the clean accuracy, or the accuracy under each of its filters, is within chance (`statistics.shares`).
 
-Intervals are percentiles over resamples (`statistics.images`), from 20 independent images on. Where fewer than 10
+Intervals are percentiles over resamples (`statistics.resampling`), from 20 independent images on. Where fewer than 10
 clusters make up the variance, a mean has the interval of a quotient of two shares (`statistics.shares`), and
 spectral_bias that of the share of the right answers that are right under high-passes.
 
@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.protocol import BIAS_CUTOFFS
 from ..statistics.arrays import Floats, Mask
-from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of, within_chance
 from ..statistics.wilson import contributing, share_of_sums
 from .base import (

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from ...core.errors import UsageError
 from .arrays import Floats, Mask, Whole
-from .images import count_right, draws_are_kept, intervals
 from .power import detected_widths
+from .resampling import count_right, draws_are_kept, intervals
 
 ENOUGH = 0.95
 """The share of resamples that must have a kappa."""

@@ -1,6 +1,10 @@
-"""Bootstrap intervals and permutation tests of correlations.
+"""Resampling: of images, what another draw of photographs would have given; of models, intervals and tests.
 
-Permutations shuffle the models of one variable against the other, 10,000 times unless asked otherwise:
+Images of a cluster go together, with their outcomes under every condition (Field & Welsh 2007). Intervals are
+percentiles over 1,000 seeded resamples.
+
+Correlations have bootstrap intervals and permutation tests. Permutations shuffle the models of one variable against the
+other, 10,000 times unless asked otherwise:
 
     p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
 
@@ -23,18 +27,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
-from .arrays import ALPHA, Floats, Mask, Whole, Z
+from .arrays import ALPHA, LEVEL, Floats, Index, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
 from .shares import Share
 
+FEWEST_CLUSTERS = 20
+"""Below it, percentiles over resampled clusters are too narrow to be believed."""
+_DRAWS_AT_ONCE = 1 << 20
+"""Numbers in the largest table of draws of clusters."""
 UNDEFINED = 0.05
 """Share of resamples without a coefficient above which there is no interval."""
 BLOCK = 4_000_000
 """Numbers in the largest temporary array."""
+
+
+# Images
+
+
+def count_right(correct: Mask, ids: Index, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Right answers (conditions, 1 + resamples) and images (1 + resamples,): the data first, then C clusters anew.
+
+    `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1. The draws are a function of `seed`.
+    """
+    cluster_count = int(ids.max()) + 1
+    table = np.stack([np.bincount(ids, weights=row, minlength=cluster_count) for row in correct] + [np.bincount(ids)])
+    # Float32 holds counts up to 2^24 as they are, and multiplies twice as fast.
+    table = table.astype(np.float32 if len(ids) < 1 << 24 else np.float64)
+    draws = _kept_draws if draws_are_kept(cluster_count, resamples) else _draws
+    resampled = [table @ times.T for times in draws(cluster_count, resamples, seed)]
+    counts = np.concatenate([table.sum(axis=1, keepdims=True), *resampled], axis=1).astype(np.float64)
+    return counts[:-1], counts[-1]
+
+
+def draws_are_kept(cluster_count: int, resamples: int) -> bool:
+    """Whether draws of so many clusters are kept, since every model of a study asks for the same."""
+    return resamples * cluster_count <= _DRAWS_AT_ONCE
+
+
+def _draws(cluster_count: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """(…, C): how often each cluster is drawn, for some resamples at a time."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _DRAWS_AT_ONCE // cluster_count)
+    for first in range(0, resamples, step):
+        size = min(step, resamples - first)
+        indices = rng.integers(cluster_count, size=(size, cluster_count)) + np.arange(size)[:, None] * cluster_count
+        times = np.bincount(indices.ravel(), minlength=size * cluster_count).reshape(size, cluster_count)
+        yield times.astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(cluster_count: int, resamples: int, seed: int) -> tuple[NDArray[np.float32], ...]:
+    return tuple(_draws(cluster_count, resamples, seed))
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """The central 95 % interval of resampled values."""
+    low, high = intervals(values)
+    return float(low), float(high)
+
+
+def intervals(values: Floats) -> tuple[Floats, Floats]:
+    """The central 95 % of resampled values (…, resamples): low and high ends, (…)."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
+    return low, high
+
+
+# Correlations over models
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +212,7 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) 
     n = x.shape[-1]
     estimate, jackknife = coefficients(method, x, y, np.ones(n)), _weighted(method, x, y, 1 - np.eye(n))
     d = jackknife.mean(axis=0) - jackknife
-    intervals = []
+    results = []
     with np.errstate(invalid="ignore", divide="ignore"):
         a = np.where((d == 0).all(axis=0), 0, (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5))
         for resampled in distributions:
@@ -156,8 +220,8 @@ def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) 
             below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
             z0 = scipy.special.ndtri(below)
             low, high = (scipy.special.ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
-            intervals.append(_between(resampled, low, high))
-    return intervals
+            results.append(_between(resampled, low, high))
+    return results
 
 
 def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:

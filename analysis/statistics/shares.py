@@ -8,9 +8,8 @@ The variance is that of Liang & Zeger 1986, at least that of independent images:
 
 `wilson` makes the interval of it.
 
-A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and the
-interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, it is that of a
-quotient of two shares (MOVER, Donner & Zou 2012) with exact intervals (Clopper & Pearson 1934).
+A quotient of two shares of one set has the interval of MOVER (Donner & Zou 2012) with exact intervals (Clopper &
+Pearson 1934).
 
 A difference of two numbers over the same clusters has the interval
 
@@ -38,8 +37,8 @@ from math import inf, sqrt
 import numpy as np
 import scipy
 
-from .arrays import ALPHA, Floats, Index, Mask, Whole, Z
-from .wilson import UNSEEN, clustered_interval, contributing, student, widening
+from .arrays import ALPHA, Floats, Index, Mask, Whole
+from .wilson import UNSEEN, contributing, effective_images, student, widening, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +103,10 @@ def share_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float]:
 
 def _wilson_interval(share: Share, alpha: float = ALPHA) -> tuple[float, float, float]:
     """(low, high, effective): the ends of the interval, and what the images count as."""
-    numbers = clustered_interval(
-        np.array([share.value]),
-        share.deviations[None],
-        np.array([share.independent]),
-        share.images,
-        np.array([share.widest]),
-        alpha,
-    )
-    low, high, effective = (float(number[0]) for number in numbers)
-    return low, high, effective
+    value, independent = np.array([share.value]), np.array([share.independent])
+    effective, freedom = effective_images(value, share.deviations[None], independent, share.images, share.widest)
+    low, high = wilson(value, effective, student(freedom, alpha))
+    return float(low[0]), float(high[0]), float(effective[0])
 
 
 def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
@@ -123,22 +116,6 @@ def mean_interval(share: Share, reach: float = 1.0) -> tuple[float, float]:
 
 FEWEST_APART = 10
 """Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
-
-
-def ratio_interval(scores: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of scores / clean, the ratio of two shares of one set's n images; (n,) each, scores in [0, 1].
-
-    There is none where nothing is right when clean, or with one cluster.
-    """
-    distinct, place = np.unique(clusters, return_inverse=True)
-    if not clean.any() or len(distinct) == 1:
-        return None, None
-    ratio = scores.sum() / clean.sum()
-    deviations = np.bincount(place, scores - ratio * clean).astype(np.float64)
-    if contributing(deviations) < FEWEST_APART:
-        return quotient(share_of(scores, clusters), share_of(clean, clusters))
-    half = Z * sqrt((deviations**2).sum() * len(distinct) / (len(distinct) - 1)) / clean.sum()
-    return max(0.0, float(ratio - half)), float(ratio + half)
 
 
 def difference_interval(a: Share, b: Share, *, alpha: float = ALPHA) -> tuple[float, float] | None:

@@ -133,19 +133,6 @@ def p_above(share: Floats, effective: Floats, freedom: Floats, limit: float) -> 
     return np.asarray(scipy.special.stdtr(freedom, (limit - share) / np.sqrt(limit * (1 - limit) / effective)))
 
 
-def clustered_interval(
-    share: Floats,
-    deviations: Floats,
-    independent: Floats,
-    images: int,
-    widest: Floats | float,
-    alpha: float = ALPHA,
-) -> tuple[Floats, Floats, Floats]:
-    """(low, high, effective) of shares (…), from what `effective_images` takes; the interval misses `alpha` of them."""
-    effective, freedom = effective_images(share, deviations, independent, images, widest)
-    return *wilson(share, effective, student(freedom, alpha)), effective
-
-
 def effective_images(
     share: Floats, deviations: Floats, independent: Floats, images: int, widest: Floats | float
 ) -> tuple[Floats, Floats]:

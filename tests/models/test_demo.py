@@ -14,7 +14,7 @@ from small import ask
 
 import bandlens
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.statistics.images import FEWEST_CLUSTERS
+from bandlens.analysis.statistics.resampling import FEWEST_CLUSTERS
 from bandlens.app.demo import CROPS, MODEL, PICTURES, crops
 
 SCREEN = 24

@@ -7,12 +7,14 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import kendalltau, pearsonr, permutation_test, spearmanr
 from threadpoolctl import threadpool_limits
 
+from bandlens.analysis.statistics import resampling
 from bandlens.analysis.statistics.arrays import Floats
 from bandlens.analysis.statistics.coefficients import METHODS, Method, coefficients
 from bandlens.analysis.statistics.resampling import (
     Spread,
     bca_intervals,
     bootstrap,
+    count_right,
     crossed_bootstrap,
     p_of_orders,
     percentile_interval,
@@ -203,3 +205,18 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
     alone, together = (crossed_bootstrap("pearson", x, y, none, wide, 300, 0, factors) for factors in (None, shared))
     assert together.min() > 0.98 > 0.8 > np.median(alone)
     assert together == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1 << 20, 10_000], ids=["kept", "drawn by parts"])
+def test_each_resample_counts_the_clusters_that_it_draws(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "_DRAWS_AT_ONCE", at_once)
+    ids = np.repeat(np.arange(60), [1, 2, 3] * 20)
+    for seed in (0, 1, 0):
+        correct = np.random.default_rng(seed + 5).random((3, len(ids))) < 0.6
+        right, counts = count_right(correct, ids, 500, seed)
+        drawn = np.random.default_rng(seed).integers(60, size=(500, 60))
+        for resample, clusters in enumerate(drawn, start=1):
+            members = np.concatenate([np.flatnonzero(ids == cluster) for cluster in clusters])
+            assert counts[resample] == len(members)
+            assert right[:, resample].tolist() == correct[:, members].sum(axis=1).tolist()
+        assert right[:, 0].tolist() == correct.sum(axis=1).tolist()

@@ -1,11 +1,19 @@
-"""Intervals of powers: how often they hold the truth, and what clusters do to them."""
+"""Intervals of powers hold the truth; readouts are ridge regression, with planted and with shuffled labels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bandlens.analysis.statistics.spectra import exponent_weights, mean_power, weighted
+from bandlens.analysis.statistics.spectra import (
+    exponent_weights,
+    mean_power,
+    read_labels,
+    standardized_products,
+    use_beyond_information,
+    weighted,
+)
+from bandlens.export.heads.linear import make_folds
 
 
 def test_a_power_law_without_noise_has_its_exponent() -> None:
@@ -31,3 +39,77 @@ def test_copies_of_an_image_say_no_more_than_the_image() -> None:
     once = weighted(mean_power(powers, np.arange(30)), np.array([1.0, -1.0]))
     copied = weighted(mean_power(powers.repeat(4, axis=0), np.arange(30).repeat(4)), np.array([1.0, -1.0]))
     assert copied == pytest.approx(once)
+
+
+def test_a_readout_decides_as_ridge_regression_on_the_features_does() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.arange(90) % 6 // 2 * (np.arange(90) > 40))  # 0 twice as often as 1 and 2
+    features = rng.standard_normal((90, 6))
+    features[:, 0] += labels
+    folds = make_folds(labels.astype(np.int32), np.arange(90, dtype=np.int32), 0)
+    readouts = read_labels((features @ features.T)[None], labels, np.arange(90), folds)
+    for fold in range(5):
+        rest, held = folds != fold, folds == fold
+        x, y = features[rest], np.eye(3)[labels[rest]]
+        y = y / y.sum(axis=0)
+        away = x - x.mean(axis=0)
+        strength = np.square(away).sum() / len(x)
+        weight = np.linalg.solve(away.T @ away + strength * np.eye(6), away.T @ (y - y.mean(axis=0)))
+        outputs = (features[held] - x.mean(axis=0)) @ weight + y.mean(axis=0)
+        assert (readouts.correct[0, held] == (outputs.argmax(axis=1) == labels[held])).all()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels(size: int) -> None:
+    """Images of a cluster share their label and their features but for noise."""
+    planted, shuffled = 0, 0
+    for draw in range(20):
+        rng = np.random.default_rng(draw)
+        clusters = np.arange(60).repeat(size)
+        of_cluster = np.arange(60) % 2
+        features = rng.standard_normal((4, 60, 5)).repeat(size, axis=1) + rng.normal(0, 0.3, (4, 60 * size, 5))
+        features[2, :, 0] += (2 * of_cluster)[clusters]
+        products = np.array([standardized_products(part) for part in features])
+        for shuffle in (False, True):
+            labels = (rng.permutation(of_cluster) if shuffle else of_cluster)[clusters]
+            folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
+            significant = read_labels(products, labels, clusters, folds).p <= 0.05
+            if shuffle:
+                shuffled += significant.any()
+            else:
+                planted += significant[2]
+    assert planted >= 18
+    assert shuffled <= 4
+
+
+def test_labels_that_vary_within_clusters_are_permuted_within_them() -> None:
+    """Clusters that differ in their features say nothing of labels that each cluster has equally often."""
+    rng = np.random.default_rng(0)
+    clusters = np.arange(30).repeat(2)
+    labels = np.tile([0, 1], 30)
+    features = rng.standard_normal((30, 4))[clusters] + 0.1 * rng.standard_normal((60, 4))
+    features[:, 0] += 0.5 * labels
+    folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
+    readouts = read_labels(standardized_products(features)[None], labels, clusters, folds)
+    assert readouts.chance[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_excess_is_the_difference_of_two_ratios_and_holds_the_truth() -> None:
+    hits = 0
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        use = (rng.random((150, 2)) < [0.3, 0.1]).astype(float)
+        information = (rng.random((150, 2)) < [0.4, 0.4]).astype(float)
+        results = use_beyond_information(use, information, np.arange(150))
+        assert results is not None
+        (value, low, high), (second, _, _) = results
+        assert value == pytest.approx(use[:, 0].sum() / use.sum() - information[:, 0].sum() / information.sum())
+        assert value + second == pytest.approx(0)
+        hits += low <= 0.25 <= high
+    assert hits >= 190  # two intervals at once: 97.5 % each
+
+
+def test_nothing_is_compared_where_nothing_is_used_or_known() -> None:
+    zeros = np.zeros((10, 2))
+    assert use_beyond_information(zeros, zeros + 1, np.arange(10)) is None
+    assert use_beyond_information(zeros + 1, zeros, np.arange(10)) is None
