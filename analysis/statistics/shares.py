@@ -143,37 +143,22 @@ def paired_interval(
     *,
     reach: float = inf,
 ) -> tuple[float, float]:
-    """`paired_intervals` of one difference, from (C,)."""
-    low, high = paired_intervals(np.array(difference), deviations, most, sizes, alpha, reach=reach)
-    return float(low), float(high)
+    """Ends of the interval of a difference, from d_u, what each of C > 1 clusters adds to its error, (C,).
 
-
-def paired_intervals(
-    differences: Floats,
-    deviations: Floats,
-    most: float,
-    sizes: Floats | None = None,
-    alpha: float = ALPHA,
-    *,
-    reach: float = inf,
-) -> tuple[Floats, Floats]:
-    """Ends (…) of the intervals of differences (…), from d_u, what each of C > 1 clusters adds to an error; (…, C).
-
-    An interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
+    The interval misses `alpha` of true differences. `most` is w above for clusters of one size; its two halves count
     among the clusters that make up the variance.
     `sizes` (C,) are the images of each cluster; left out, clusters have one size. No true difference lies outside of
     [-reach, reach], nor do the ends.
     """
-    count, second = deviations.shape[-1], np.square(deviations).sum(axis=-1)
+    count, second = len(deviations), np.square(deviations).sum()
     if sizes is not None and not (sizes == 1).all():
         average = np.square(sizes).sum() / sizes.sum()
         most *= sqrt(average * count / sizes.sum())
-        second = np.maximum(second, (deviations**2 / sizes).sum(axis=-1) * average)
+        second = np.maximum(second, (deviations**2 / sizes).sum() * average)
     unseen = most * sqrt(UNSEEN)
-    halves = np.broadcast_to([unseen, -unseen], (*deviations.shape[:-1], 2))
-    apart = contributing(np.concatenate([deviations, halves], axis=-1) / most)
+    apart = contributing(np.concatenate([deviations, [unseen, -unseen]]) / most)
     half = student(np.minimum(count - 1, 2 * apart), alpha) * np.sqrt((second + most**2) * count / (count - 1))
-    return np.maximum(-reach, differences - half), np.minimum(reach, differences + half)
+    return float(np.maximum(-reach, difference - half)), float(np.minimum(reach, difference + half))
 
 
 def _exact(share: Share) -> tuple[float, float]:

@@ -52,16 +52,11 @@ def student(freedom: Floats, alpha: float = ALPHA) -> Floats:
     return np.asarray(np.where(np.isinf(freedom), scipy.special.ndtri(1 - alpha / 2), quantile), dtype=np.float64)
 
 
-def contributing(deviations: Floats) -> Floats:
-    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of d_u (…, clusters), in images."""
-    deviates = np.abs(deviations) > NO_SPREAD
-    if not deviates.all():
-        if deviations.ndim > 1:
-            return np.array([contributing(row) for row in deviations])
-        deviations = deviations[deviates]
-    squares = np.square(deviations)
-    second, fourth = squares.sum(axis=-1), np.square(squares).sum(axis=-1)
-    return np.asarray(np.float_power(second, 2) / np.where(fourth > 0, fourth, 1))
+def contributing(deviations: Floats) -> float:
+    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of d_u (clusters,), in images."""
+    squares = np.square(deviations[np.abs(deviations) > NO_SPREAD])
+    fourth = np.square(squares).sum()
+    return float(np.float_power(squares.sum(), 2) / (fourth if fourth > 0 else 1))
 
 
 def widening(deviations: Floats, sizes: Floats | Whole, independent: Floats) -> Floats:
