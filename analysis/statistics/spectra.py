@@ -1,4 +1,4 @@
-"""What images hold at each frequency: mean powers of bands, and labels that can be read out of them.
+"""Frequencies of images: mean powers of bands, and labels that can be read out of them.
 
 Of powers there are the means over images, their power law, and ratios of two sets. With p_ib the power of band b in
 image i of n and P_b its mean, every number is a sum over bands of w_b ln P_b: the logarithm of a mean power (w = 1 for
