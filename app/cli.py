@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..core import __version__
-from ..core.errors import NO_ROOM, BandlensError, unwritable
+from ..core.errors import NO_ROOM, BandlensError, UsageError, unwritable
 from ..core.untrusted import one_line
 from . import console
 
@@ -110,6 +110,17 @@ class Grouped(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = LoadedCommands()  # type: ignore[assignment]  # nothing is added
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; UsageError where an argument or option is missing or wrong, with what it is."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            text = (getattr(error.param, "help", None) or "").rstrip(".")
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            raise UsageError(
+                f"{error.format_message().rstrip('.')}{text and f' ({text})'}; see `{command} --help`"
+            ) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
         width = max(map(len, self.commands))

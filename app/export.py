@@ -249,7 +249,8 @@ class Sources:
                     "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
                     f"folder of exported models where that is not {folder}"
                 )
-                raise UnknownName("checkpoint", word, [*published, *exported], hint)
+                siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*")]
+                raise UnknownName("checkpoint", word, [*siblings, *published, *exported], hint)
         return sources
 
 

@@ -101,6 +101,9 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["published", "import", "no.csv"], 2, "no.csv"),
         (["published", "show", "--db", "no.duckdb"], 2, "no.duckdb"),
+        (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
+        (["compare"], 2, "bandlens: Missing argument 'A' (A study, as name or name@version; or a database); see"),
+        (["analyze", "--resamples", "x"], 2, "bandlens: Invalid value for '--resamples': "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -113,6 +116,13 @@ def test_what_is_not_there_gets_one_line_on_stderr(
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_file_gets_the_nearest_one(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.pth").touch()
+    answer = command("export", tmp_path / "mine.pht")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"unknown checkpoint '{tmp_path}/mine.pht'; did you mean {tmp_path}/mine.pth" in answer.err
 
 
 def test_the_environment_names_the_database_of_commands_that_need_one(
