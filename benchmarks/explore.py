@@ -36,13 +36,13 @@ for turn in range(int(sys.argv[2])):
     for selection in SELECTIONS:
         asks = ("synthetic", "synthetic", condition, a, b, selection, None, names)
         timed(selection, lambda: answers.images(ImageQuery(*asks)))
-    with answers._database() as opened:
-        cells = opened.tables[study["study"]].cells.filter(condition=condition, checkpoint=a).row(0, named=True)
+    with answers._database() as store:
+        cells = answers._tables[study["study"]].cells.filter(condition=condition, checkpoint=a).row(0, named=True)
         plain = (
             "SELECT count(*) FROM prediction AS a JOIN prediction AS c USING (image_index) "
             "WHERE a.cell = ? AND c.cell = ? AND a.predicted <> c.predicted"
         )
-        timed("plain", lambda: opened.store.frame(plain, [cells["cell"], cells["clean_cell"]]))
+        timed("plain", lambda: store.frame(plain, [cells["cell"], cells["clean_cell"]]))
 status = Path("/proc/self/status").read_text().splitlines()
 seconds["memory"] = [int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM")]
 print(json.dumps(seconds))

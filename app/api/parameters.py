@@ -96,9 +96,6 @@ OnlyStudy = Annotated[
         help="Name, or name@version, in the database; by default the only one.", autocompletion=complete_study
     ),
 ]
-NewestStudies = Annotated[
-    str, typer.Option(help="Name, or name@version; * is the newest version of each.", autocompletion=complete_study)
-]
 StudyOfProbes = Annotated[
     File | None, typer.Option(metavar="FILE", help="A study file, for the probes of your own that it names.")
 ]

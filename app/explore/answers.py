@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,6 @@ class StudyTables:
     """The sentences of the verdict: see `comparison.verdict`."""
 
 
-@dataclass(slots=True)
-class _Open:
-    stack: ExitStack
-    store: Store
-    stamp: tuple[int, int, int]
-    tables: dict[str, StudyTables] = field(default_factory=dict)
-
-
 class Answers:
     """One database, opened anew whenever a run has renewed it. Its methods may be called from several threads."""
 
@@ -146,42 +138,40 @@ class Answers:
         self._path, self._conditions = database, conditions
         self._packed = list(sets.values())
         self._sets: dict[str, ImageSet | None] = dict(sets)
-        self._lock = threading.Lock()
-        self._open: _Open | None = None
+        self._lock, self._stack = threading.Lock(), ExitStack()
+        self._store: Store | None = None
+        self._stamp: tuple[int, ...] = ()
+        self._tables: dict[str, StudyTables] = {}
 
     def close(self) -> None:
         with self._lock:
-            if self._open:
-                self._open.stack.close()
-            self._open = None
+            self._stack.close()
+            self._store = None
 
     @contextmanager
-    def _database(self) -> Iterator[_Open]:
+    def _database(self) -> Iterator[Store]:
         """The database as it lies there now, for one thread at a time."""
         with self._lock:
             stat = self._path.stat() if self._path.exists() else None
-            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else (0, 0, 0)
-            if self._open is None or self._open.stamp != stamp:
-                if self._open:
-                    self._open.stack.close()
-                    self._open = None
-                stack = ExitStack()
-                store = stack.enter_context(open_store(self._path, read_only=True))
-                store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-                self._open = _Open(stack, store, stamp)
-            yield self._open
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else ()
+            if self._store is None or self._stamp != stamp:
+                self._stack.close()
+                self._store, self._stamp, self._tables = None, stamp, {}
+                self._store = self._stack.enter_context(open_store(self._path, read_only=True))
+                self._store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            yield self._store
 
     def study(self, name: str | None) -> dict[str, Any]:
         """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
-        with self._database() as opened:
-            label = study_label(opened.store, name or last_run(opened.store))
-            tables = self._tables(opened, label)
+        with self._database() as store:
+            label = study_label(store, name or last_run(store))
+            tables = self._read_tables(store, label)
             query = (
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
             )
-            labels = opened.store.frame(query)["label"].to_list()
+            labels = store.frame(query)["label"].to_list()
             cells = tables.cells
-            picture_digests = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
+            picture_digests = {digest for digest in cells["digest"].unique() if self._images(store, digest)}
         # The order and the looks are those of the report's curves.
         models = cells.select("checkpoint", "category").unique().sort("checkpoint")
         field = "checkpoint" if series_of(models) == "model" else "category"
@@ -224,8 +214,8 @@ class Answers:
 
     def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
         """Spearman's coefficient of a bias with an accuracy over these models, with its 95 % interval over models."""
-        with self._database() as opened:
-            table = self._tables(opened, study_label(opened.store, study)).table
+        with self._database() as store:
+            table = self._read_tables(store, study_label(store, study)).table
         if isinstance(table, Missing):
             raise UsageError(table.reason)
         if bias not in table.biases or group not in table.groups:
@@ -240,8 +230,8 @@ class Answers:
         """The images of a query, each with what every model of it says."""
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
-        with self._database() as opened:
-            store, tables = opened.store, self._tables(opened, study_label(opened.store, query.study))
+        with self._database() as store:
+            tables = self._read_tables(store, study_label(store, query.study))
             if query.measure is not None and query.measure not in tables.measures["name"]:
                 raise UsageError(f"{query.study} has no numbers of {query.measure} for each image; choose another")
             cells = tables.cells.filter(image_set=query.image_set, condition=query.condition)
@@ -304,8 +294,8 @@ class Answers:
         """Choices among the set's images: classes by each scheme of labels, first that which predictions are ranked by;
         and attributes, name and value.
         """
-        with self._database() as opened:
-            cells = self._tables(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
+        with self._database() as store:
+            cells = self._read_tables(store, study_label(store, study)).cells.filter(image_set=image_set)
             if cells.is_empty():
                 raise UsageError(f"{study} has no image set {image_set}; choose another")
             query = (
@@ -315,8 +305,8 @@ class Answers:
                 "AND shown_class.class = label.class AND list_contains($2, shown_class.classes) "
                 "WHERE label.image_set = $1 ORDER BY ALL"
             )
-            rows = opened.store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()])
-            slices = read_slices(opened.store, cells["image_set_id"][0])
+            rows = store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()])
+            slices = read_slices(store, cells["image_set_id"][0])
         attributes = [{"name": name, "value": value} for name, value in slices]
         return {"classes": rows.drop("further").to_dicts(), "attributes": attributes}
 
@@ -331,20 +321,20 @@ class Answers:
             "USING (checkpoint, image_set) WHERE image_set = $2 AND image_index = $3 "
             "GROUP BY checkpoint ORDER BY checkpoint"
         )
-        with self._database() as opened:
-            label = study_label(opened.store, study)
-            return dict(opened.store.frame(query, [label, image_set, index, SHARES, State.AT_CHANCE]).rows())
+        with self._database() as store:
+            label = study_label(store, study)
+            return dict(store.frame(query, [label, image_set, index, SHARES, State.AT_CHANCE]).rows())
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
-        with self._database() as opened:
-            images = self._images(opened.store, digest)
+        with self._database() as store:
+            images = self._images(store, digest)
         if images is None or not 0 <= index < images.info.count:
             raise UsageError("no such image in the sets that were found")
         if condition is None:
             return png(clean(images, index))
-        with self._database() as opened:
-            row = opened.store.frame("SELECT probe, parameters, digest FROM condition WHERE digest = ?", [condition])
+        with self._database() as store:
+            row = store.frame("SELECT probe, parameters, digest FROM condition WHERE digest = ?", [condition])
         if row.is_empty():
             raise UsageError("no such condition in the database")
         return png(self._conditions.apply(images, index, self._conditions.find(*row.row(0)), seed))
@@ -356,9 +346,9 @@ class Answers:
             self._sets[digest] = next((images for images in selections if images), None)
         return self._sets[digest]
 
-    def _tables(self, opened: _Open, label: str) -> StudyTables:
-        if label not in opened.tables:
-            cells = opened.store.frame(
+    def _read_tables(self, store: Store, label: str) -> StudyTables:
+        if label not in self._tables:
+            cells = store.frame(
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
                 "detail.cycles, condition.digest AS condition, "
@@ -372,17 +362,17 @@ class Answers:
                 "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
-            table = find_study_table(opened.store, label, with_errors=False)
-            version = int(opened.store.frame("SELECT study_id FROM version_of(?)", [label]).item())
-            measures = opened.store.frame(
+            table = find_study_table(store, label, with_errors=False)
+            version = int(store.frame("SELECT study_id FROM version_of(?)", [label]).item())
+            measures = store.frame(
                 "SELECT name, title, unit FROM own_measure SEMI JOIN (FROM own_answer WHERE per_image) AS answer "
                 "ON answer.study = own_measure.study AND metric = name WHERE own_measure.study = ? ORDER BY name",
                 [version],
             )
-            sentences = verdict(opened.store, label).sentences
-            conditions = read_conditions(opened.store, label)
-            opened.tables[label] = StudyTables(cells, conditions, table, version, measures, sentences)
-        return opened.tables[label]
+            sentences = verdict(store, label).sentences
+            conditions = read_conditions(store, label)
+            self._tables[label] = StudyTables(cells, conditions, table, version, measures, sentences)
+        return self._tables[label]
 
 
 def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
