@@ -11,9 +11,10 @@ from ..core.errors import BandlensError, UsageError, some_of
 from ..core.records import Model
 from ..export.model_files import load_model, model_names
 from ..probes.images.image_set import ImageSet
-from .pictures.conditions import find_sets
+from .recorded_images import find_sets
 from .study.file import Study
-from .study.resolve import resolve, takes_images
+from .study.matching import takes_images
+from .study.resolve import resolve
 
 MODELS = "models"
 """The folder beside a study file whose models are taken before those of the default folder."""

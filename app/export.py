@@ -138,15 +138,16 @@ class Lowering:
             if not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
-        from ..engine.backends.base import BATCH, variant_of
+        from ..engine.backends.base import variant_of
         from ..engine.backends.tensorrt import make_plan
-        from ..engine.tuning import tuned_rate
+        from ..engine.tuning import usual_rate
 
         def build(model: Model, precision: str) -> Path:
             variant = variant_of(model, "tensorrt", precision)
-            rate = None if self.batch else tuned_rate("tensorrt", variant.precision, model.path.parent)
-            batch = self.batch or (rate.batch if rate else BATCH["cupy"])
-            return make_plan(variant, batch, rate.settings if rate else "")
+            if self.batch:
+                return make_plan(variant, self.batch, "")
+            rate = usual_rate("tensorrt", variant.precision, model.path.parent)
+            return make_plan(variant, rate.batch, rate.settings)
 
         return build
 

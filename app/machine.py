@@ -6,16 +6,18 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import __version__
 from ..core.errors import EngineError, UnknownName, amount
 from ..core.parallel import processors
-
-if TYPE_CHECKING:
-    from ..engine.device.devices import Readiness
-    from ..engine.device.nvidia import Gpus
+from ..engine.backends.base import ENGINES
+from ..engine.device.devices import Readiness, choose_engine, gpus, readiness
+from ..engine.device.nvidia import Gpus, NoGpu, Problem
+from ..engine.device.requirements import CHECKS, cupy_version, runs, two_onnxruntimes, usable
+from ..export.model_files import home
 
 PACKAGES = (
     "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
@@ -25,8 +27,6 @@ PACKAGES = (
 
 def require_engine(engine: str) -> tuple[str, str]:
     """The subject and the finding on one engine; EngineError with the reason where it is not ready."""
-    from ..engine.device.requirements import CHECKS
-
     if engine not in (*CHECKS, "auto"):
         raise UnknownName("engine", engine, (*CHECKS, "auto"))
     state = engine_state(engine)
@@ -37,16 +37,14 @@ def require_engine(engine: str) -> tuple[str, str]:
 
 def inspect_machine() -> list[tuple[str, Any]]:
     """Subjects and findings, in the order that they are printed."""
-    from ..engine.device.devices import gpus
-    from ..engine.device.requirements import two_onnxruntimes
-
-    cards, two_packages = gpus(), two_onnxruntimes()
+    cards, two_packages, place = gpus(), two_onnxruntimes(), home()
+    folder = next(folder for folder in (place, *place.parents) if folder.exists())
     return [
         ("bandlens", __version__),
         ("Python", platform.python_version()),
         ("processors", processors()),
         ("memory", f"{memory() / 2**30:.0f} GiB"),
-        ("folder for weights and models", _folder()),
+        ("folder for weights and models", f"{place} ({amount(shutil.disk_usage(folder).free)} free)"),
         *gpu_rows(cards),
         *_engine_rows(cards),
         *((f"package {name}", _version(name)) for name in PACKAGES),
@@ -63,18 +61,8 @@ def memory(root: Path = Path("/")) -> int:
         return machine
 
 
-def _folder() -> str:
-    from ..export.model_files import home
-
-    place = home()
-    folder = next(folder for folder in (place, *place.parents) if folder.exists())
-    return f"{place} ({amount(shutil.disk_usage(folder).free)} free)"
-
-
 def gpu_rows(cards: Gpus) -> list[tuple[str, str]]:
     """A row for each GPU, or one that says why there is none to use."""
-    from ..engine.device.nvidia import NoGpu, Problem
-
     if isinstance(cards, Problem):
         return [("GPU", f"PROBLEM: {cards.message}")]
     if isinstance(cards, NoGpu):
@@ -90,12 +78,9 @@ def gpu_rows(cards: Gpus) -> list[tuple[str, str]]:
 
 def _engine_rows(cards: Gpus) -> list[tuple[str, str]]:
     """A row for each engine and array module; what is wrong with the GPU is not repeated in them."""
-    from ..engine.device.nvidia import Problem
-    from ..engine.device.requirements import CHECKS, usable
-
     rows = [(f"engine {name}", _words(engine_state(name)) + _precisions(name, cards)) for name in CHECKS]
     rows.append(("engine auto", _words(engine_state("auto"))))
-    rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(cards)))]
+    rows += [("array module numpy", "ready"), ("array module cupy", _words(_check(lambda: cupy_version(cards))))]
     try:
         usable(cards)
     except EngineError as error:
@@ -106,38 +91,31 @@ def _engine_rows(cards: Gpus) -> list[tuple[str, str]]:
 
 def engine_state(engine: str) -> Readiness:
     """The readiness of an engine here; for `auto`, of the engine that it stands for, with the reason."""
-    from ..engine.device.devices import Readiness, choose_engine, readiness
-
     if engine != "auto":
         return readiness(engine)
-    try:
+
+    def choose() -> str:
         choice = choose_engine()
+        return f"{choice.engine} ({choice.why})"
+
+    return _check(choose)
+
+
+def _check(check: Callable[[], str]) -> Readiness:
+    try:
+        return Readiness(True, check())
     except EngineError as error:
         return Readiness(False, str(error))
-    return Readiness(True, f"{choice.engine} ({choice.why})")
 
 
 def _precisions(engine: str, cards: Gpus) -> str:
     """The precisions that a ready engine runs here."""
-    from ..engine.backends.base import ENGINES
-    from ..engine.device.requirements import runs
-
     if not engine_state(engine).ready:
         return ""
     precisions = list(ENGINES[engine].precisions)
     if ENGINES[engine].arrays == "cupy" and isinstance(cards, tuple):
         precisions = [precision for precision in precisions if runs(cards[0], precision)]
     return f"; {', '.join(precisions)}"
-
-
-def _cupy(cards: Gpus) -> Readiness:
-    from ..engine.device.devices import Readiness
-    from ..engine.device.requirements import cupy_version
-
-    try:
-        return Readiness(True, cupy_version(cards))
-    except EngineError as error:
-        return Readiness(False, str(error))
 
 
 def _words(state: Readiness) -> str:

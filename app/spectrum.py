@@ -1,8 +1,8 @@
-"""The frequencies that image sets hold, the labels that each octave gives away, and what models make of them."""
+"""The frequencies that image sets hold, what each octave tells of labels, and along which of them a loss rises."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..analysis.statistics.spectra import (
     MeanPower,
     Readouts,
     exponent_weights,
+    mean_interval,
     mean_power,
     read_labels,
     standardized_products,
@@ -25,12 +26,26 @@ from ..analysis.statistics.spectra import (
     weighted,
 )
 from ..core.errors import UsageError
+from ..core.parallel import processors
 from ..core.progress import Progress, silent
 from ..core.protocol import OCTAVES
+from ..core.records import Model
+from ..engine.backends.base import open_attacker, variant_of
+from ..engine.tuning import usual_rate
 from ..export.heads.linear import make_folds
 from ..probes.images.image_set import ImageSet
 from ..probes.images.labels import spread
-from ..probes.spectrum import DIRECTIONS, Powers, check_size, octave_columns, read_powers, read_products, ring_cycles
+from ..probes.spectrum import (
+    DIRECTIONS,
+    Powers,
+    check_size,
+    energy_shares,
+    octave_columns,
+    read_powers,
+    read_products,
+    ring_cycles,
+)
+from .study.matching import check_attackable, check_fits, match_images
 
 READOUT_IMAGES = 2000
 """Images that labels are read out of at most, drawn from all classes evenly: their products take 32 MB an octave."""
@@ -57,16 +72,6 @@ class Spectrum:
     """image_set, cycles, power, power_low, power_high: the mean power of a wave in each ring."""
     notes: list[str] = field(default_factory=list)
     """Sentences on tables that are lacking."""
-
-
-@dataclass(frozen=True, eq=False)
-class _SetPowers:
-    """The mean powers of one set."""
-
-    name: str
-    bands: MeanPower
-    """The powers of `_bands`: octaves, then octaves by direction."""
-    rings: MeanPower
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +111,19 @@ def measure_spectra(
         names = [str(images.folder) for images in sets]
     shares = None if database is None else _read_shares(database, study, [images.info.name for images in sets])
     tables: dict[str, Rows] = {title: [] for title in TABLES}
-    rings, notes, measured = Rows(), list[str](), list[_SetPowers]()
+    rings, notes, measured = Rows(), list[str](), list[tuple[MeanPower, MeanPower]]()
     for name, images in zip(names, sets, strict=True):
         first = {"image_set": name}
         powers = read_powers(images, progress)
-        means = _mean_powers(name, powers, images, octaves)
-        measured.append(means)
-        tables["exponent"].append(first | _interval("exponent", *weighted(means.rings, exponent)))
+        band_powers, ring_powers = _mean_powers(powers, images, octaves)
+        measured.append((band_powers, ring_powers))
+        tables["exponent"].append(first | _interval("exponent", *weighted(ring_powers, exponent)))
         total = powers.octaves.mean(axis=(0, 1)).sum()
-        for (title, columns), weights in zip(_bands(octaves), np.eye(len(means.bands.logarithms)), strict=True):
-            row = _exponentials("power", *weighted(means.bands, weights))
+        for (title, columns), weights in _bands(octaves):
+            row = _exponentials("power", *weighted(band_powers, weights))
             tables[title].append(first | columns | row | {"share": row["power"] / total})
         for cycles, weights in zip(ring_cycles(size), np.eye(size // 2), strict=True):
-            rings.append(first | {"cycles": float(cycles)} | _exponentials("power", *weighted(means.rings, weights)))
+            rings.append(first | {"cycles": float(cycles)} | _exponentials("power", *weighted(ring_powers, weights)))
         information = _read_information(images, powers, octaves, progress)
         if isinstance(information, str):
             notes.append(information)
@@ -128,29 +133,30 @@ def measure_spectra(
             rows = _use_rows(information, shares[images.info.name], octaves, images)
             tables["use"] += [first | row for row in rows]
     if len(sets) == 2:
-        a, b = measured
-        difference = _between(a.rings, b.rings, exponent)
-        tables["exponent"].append({"image_set": f"{b.name} - {a.name}"} | _interval("exponent", *difference))
-        for (_, columns), weights in zip(_bands(octaves), np.eye(len(a.bands.logarithms)), strict=True):
-            ratio = _exponentials("ratio", *_between(a.bands, b.bands, weights))
+        (bands_a, rings_a), (bands_b, rings_b) = measured
+        difference = _between(rings_a, rings_b, exponent)
+        tables["exponent"].append({"image_set": f"{names[1]} - {names[0]}"} | _interval("exponent", *difference))
+        for (_, columns), weights in _bands(octaves):
+            ratio = _exponentials("ratio", *_between(bands_a, bands_b, weights))
             tables["ratio"].append(columns | {"direction": columns.get("direction", "all")} | ratio)
     return Spectrum({title: rows for title, rows in tables.items() if rows}, pl.DataFrame(rings), notes)
 
 
-def _bands(octaves: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the table and the first columns of each band."""
-    yield from (("power", octave) for octave in octaves)
-    for octave in octaves:
-        yield from (("directions", octave | {"direction": direction}) for direction in DIRECTIONS)
+def _bands(octaves: Rows) -> Iterator[tuple[tuple[str, dict[str, Any]], Floats]]:
+    """Yield the table and the first columns of each band, and the weights that choose it among the mean powers."""
+    bands = [("power", octave) for octave in octaves]
+    bands += [("directions", octave | {"direction": direction}) for octave in octaves for direction in DIRECTIONS]
+    return zip(bands, np.eye(len(bands)), strict=True)
 
 
-def _mean_powers(name: str, powers: Powers, images: ImageSet, octaves: Rows) -> _SetPowers:
+def _mean_powers(powers: Powers, images: ImageSet, octaves: Rows) -> tuple[MeanPower, MeanPower]:
+    """The mean powers of a set's `_bands`, and of its rings."""
     by_direction = powers.octaves.mean(axis=1)[:, [row["octave"] for row in octaves]]
     bands = np.concatenate([by_direction.sum(axis=2), by_direction.reshape(len(by_direction), -1)], axis=1)
     if not (bands.any(axis=0).all() and powers.rings.any(axis=0).all()):
         raise UsageError(f"{images.folder}: no image has a wave in some octave; pack photographs that are not flat")
     clusters = images.clusters.astype(np.int64)
-    return _SetPowers(name, mean_power(bands, clusters), mean_power(powers.rings, clusters))
+    return mean_power(bands, clusters), mean_power(powers.rings, clusters)
 
 
 def _between(a: MeanPower, b: MeanPower, weights: Floats) -> tuple[float, float]:
@@ -252,9 +258,59 @@ def _verdict(low: float | None, high: float | None) -> str:
     return "candidate shortcut" if low > 0 else "less than its information" if high < 0 else "no excess found"
 
 
-def directions_by_set(spectrum: Spectrum) -> Mapping[str, Rows]:
-    """The rows of `directions` by image set."""
-    maps: dict[str, Rows] = {}
-    for row in spectrum.tables["directions"]:
-        maps.setdefault(row["image_set"], []).append(row)
-    return maps
+# The Fourier sensitivity of a model
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The Fourier sensitivity of a model on an image set."""
+
+    tables: dict[str, Rows]
+    """`sensitivity` by octave, and `rings`."""
+    flat: int
+    """The number of images without a gradient."""
+
+
+def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: Progress = silent) -> Sensitivity:
+    """Measure the Fourier sensitivity of a model; `engine` has gradients.
+
+    Raises UsageError for images of one cluster, that are too small or decided otherwise than among all classes, or on
+    which the gradient is 0; EngineError for an engine without gradients.
+    """
+    check_size(images)
+    check_fits([model], [images.info])
+    check_attackable(images.info)
+    images = match_images(images, [model])
+    variant, threads, count = variant_of(model, engine, "fp32"), processors(), images.info.count
+    batch = usual_rate(engine, "fp32", model.path.parent, threads).batch
+    shares = []
+    with (
+        open_attacker(variant, batch, threads) as session,
+        progress("gradients", count, "images") as advance,
+    ):
+        for rows in np.split(np.arange(count), range(batch, count, batch)):
+            labels = None if images.labels is None else images.labels[rows]
+            shares.append(energy_shares(session.gradients(images.take(rows), labels)))
+            advance(len(rows))
+    by_octave, by_ring = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+    steep = np.isfinite(by_octave).all(axis=1)
+    clusters = images.clusters[steep].astype(np.int64)
+    if len(np.unique(clusters)) < 2:
+        raise UsageError(
+            f"{images.folder}: an interval needs images of two clusters on which the loss of {model.name} has a "
+            "gradient; take more photographs"
+        )
+    octaves = octave_columns(images.info.size)
+    by_octave = by_octave[:, [row["octave"] for row in octaves]]
+    rings = [{"ring": ring} for ring in range(1, by_ring.shape[1] + 1)]
+    return Sensitivity(
+        {
+            title: [
+                row
+                | {"sensitivity": float(value), "sensitivity_low": max(0.0, low), "sensitivity_high": min(1.0, high)}
+                for row, value, low, high in zip(rows, *mean_interval(shares_of_images[steep], clusters), strict=True)
+            ]
+            for title, rows, shares_of_images in (("sensitivity", octaves, by_octave), ("rings", rings, by_ring))
+        },
+        int((~steep).sum()),
+    )

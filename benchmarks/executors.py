@@ -24,9 +24,9 @@ from _common import MODEL, Variant
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
-from bandlens.app.study.record import record_study
+from bandlens.app.study.record import RunRecord, record_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_whole
+from bandlens.app.study.run import RANGE_SECONDS, run_here
 from bandlens.app.study.workers import Workers, run_on_workers
 from bandlens.engine.workers.cluster import import_ray
 
@@ -99,11 +99,12 @@ def run_seconds(work: Work, place: Path, name: str) -> tuple[float, float]:
             begun.append(time.perf_counter())
             return record_study(work, store)
 
+        record = RunRecord(work.cells, store, begin, {})
         if name == "direct":
-            run_whole(work, store, begin, {}, 60)
+            run_here(work, record)
         else:
             devices = ("cpu",) * int(name[-1]) if name.startswith("devices") else ()
-            run_on_workers(work, store, begin, {}, Workers(devices), 60)
+            run_on_workers(work, record, Workers(devices), RANGE_SECONDS)
     return begun[0] - started, time.perf_counter() - begun[0]
 
 

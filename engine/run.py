@@ -9,29 +9,38 @@ the database can commit them as one.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from ..core.errors import BandlensError, DeviceError, UsageError
-from ..core.protocol import CLASSES
-from ..core.records import MULTILABEL, Cell, Condition, ImageSetInfo, Model, Variant
+from ..core.errors import BandlensError, DeviceError
+from ..core.records import Cell, Condition, Failed, Finished, Predictions, Variant
 from ..core.timeouts import Watchdog
 from ..core.user_functions import show_stack
-from ..probes.arrays import Array
+from ..probes.arrays import Array, to_numpy
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
-from ..probes.images.image_set import ImageSet, Scheme
+from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Attacker, Session
-from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress, flush
 from .decision import Decision, best_rank, decides_by_logits, reduce_logits
 from .device.gpu_errors import COMMITTED, device_errors
 from .device.pixels import Take, pixels_of
-from .device.streams import blas_threads, named_items, named_range, network_stream, perturbing_stream, point
+from .device.streams import (
+    Point,
+    blas_threads,
+    named_items,
+    named_range,
+    network_stream,
+    perturbing_stream,
+    point,
+    seconds_between,
+)
 from .prefetch import COUNT, Buffers, prefetch
+from .tasks import Outcome, cells_together
 
 HANG_SECONDS = 1800.0
 """Seconds without a prediction after which a GPU counts as hung: more than any batch takes, with a user's probe."""
@@ -42,8 +51,8 @@ def run(
     cells: Sequence[tuple[Cell, int]],
     grid: Grid,
     resources: RunResources,
-    range_seconds: float = RANGE_SECONDS,
-    progress: Progress = lambda _: None,
+    range_seconds: float = inf,
+    progress: Callable[[int], None] = lambda _: None,
     last: int | None = None,
 ) -> Iterator[list[Outcome]]:
     """Run cells of one image set and yield, range by range, the outcomes that belong into one transaction.
@@ -58,18 +67,23 @@ def run(
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. One that hangs ends the
-    process, since no thread comes back from its driver. Labels must be classes of every model: see `check_labels`.
-    Without labels an attack leads away from the network's own prediction.
+    process, since no thread comes back from its driver. Labels must be classes of every model, and the decision on
+    images of attacks be one among all classes: see `app.study.matching`. Without labels an attack leads away from the
+    network's own prediction.
 
     Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
     one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
     """
     last = resources.image_set.info.count if last is None else last
-    works = [CellProgress(cell, first) for cell, first in cells if first < last]
+    works = {cell: CellProgress(cell, first) for cell, first in cells if first < last}
     if not works:
         return
-    if not runs_on_gpu(works[0].cell):
-        yield from _run_works(works, grid, resources, range_seconds, progress, last)
+    groups = [
+        _Group(grid.family(members[0].condition).perturb, [works[cell] for cell in members], resources, last)
+        for members in cells_together(list(works), grid)
+    ]
+    if not runs_on_gpu(next(iter(works))):
+        yield from _run_groups(groups, range_seconds, progress)
         return
     watchdog = Watchdog(HANG_SECONDS, HUNG)
 
@@ -77,77 +91,12 @@ def run(
         watchdog.sign()
         progress(count)
 
-    yield from watchdog.watch(_run_works(works, grid, resources, range_seconds, signed_progress, last))
+    yield from watchdog.watch(_run_groups(groups, range_seconds, signed_progress))
 
 
 def runs_on_gpu(cell: Cell) -> bool:
     """Whether the cell's model runs on a GPU."""
     return ENGINES[cell.variant.engine].arrays == "cupy"
-
-
-def _run_works(
-    works: Sequence[CellProgress],
-    grid: Grid,
-    resources: RunResources,
-    range_seconds: float,
-    progress: Progress,
-    last: int,
-) -> Generator[list[Outcome]]:
-    images = resources.image_set.info
-    if any(work.cell.condition.facts.attack for work in works):
-        check_attackable(images)
-    xp = resources.xp
-    with device_errors(xp, images.size, resources.batch), network_stream(xp):
-        for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
-            condition_set = set(conditions)
-            members = [work for work in works if work.cell.condition in condition_set]
-            for seed in dict.fromkeys(work.cell.seed for work in members):
-                works_of_seed = [work for work in members if work.cell.seed == seed]
-                group = _Group(perturb, seed, works_of_seed, resources, last)
-                yield from _run_group(group, range_seconds, progress)
-
-
-def check_tasks(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError where images have several labels each, and a model decides one, or the other way round."""
-    multilabel = image_set.info.decision_space == MULTILABEL
-    for model in models:
-        if image_set.labels is not None and model.multilabel != multilabel:
-            raise UsageError(
-                f"image set {image_set.info.name} has {'several labels' if multilabel else 'one label'} an image, and "
-                f"{model.name} decides {'one' if multilabel else 'several'}; pack it "
-                f"{'without' if multilabel else 'with'} --decision-space {MULTILABEL}, or leave one of them out"
-            )
-
-
-def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
-    """UsageError when an image's label, or a class that ReaL lists for it, is one that a model does not have."""
-    if not decides_by_logits(image_set.info.decision_space):
-        for model in models:
-            if model.classes != CLASSES:
-                raise UsageError(
-                    f"image set {image_set.info.name} is decided between classes of ImageNet, and {model.name} has "
-                    f"{model.classes} classes, not {CLASSES}; leave one of them out"
-                )
-        return
-    schemes = [image_set.schemes["real"]] if "real" in image_set.schemes else []
-    if image_set.labels is not None:
-        schemes.append(Scheme(np.arange(len(image_set.labels)), image_set.labels))
-    for model in models:
-        for rows, classes in schemes:
-            for beyond in np.flatnonzero(classes >= model.classes)[:1]:
-                raise UsageError(
-                    f"image set {image_set.info.name}: {image_set.paths[rows[beyond]]} is labelled {classes[beyond]}, "
-                    f"but {model.name} has {model.classes} classes; pack the images with labels of that model"
-                )
-
-
-def check_attackable(images: ImageSetInfo) -> None:
-    """UsageError for images whose decision is not the argmax over all classes: an attack has no loss for another."""
-    if not decides_by_logits(images.decision_space):
-        raise UsageError(
-            f"image set {images.name} decides among {images.decision_space}, and attacks need a decision among all "
-            "classes; leave it out of studies with attacks"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,20 +138,73 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
     return RunResources(xp, image_set, sessions, batch, take, decision, labels, accepted, arrays)
 
 
+Columns = tuple[Array, Array | None, Array, Array | None]
+"""The columns of `Predictions`, in their order."""
+
+
+@dataclass(slots=True)
+class CellProgress:
+    """A cell under way, and the columns that are not yet yielded."""
+
+    cell: Cell
+    first: int
+    """The first image that is not yet yielded."""
+    columns: list[Columns] = field(default_factory=list)
+    """The columns of each batch."""
+    times: list[tuple[Point, Point]] = field(default_factory=list)
+    """The points at which the model began and ended each batch."""
+    pending: int = 0
+    error: str | None = None
+    ended: bool = False
+
+
+def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
+    """The parts of cells of one image set since the last time, or their failures, where there is one to yield.
+
+    The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
+    """
+    running = [work for work in works if work.pending and not (work.error or work.ended)]
+    outcomes: list[Outcome] = []
+    if running:
+        predictions = joined(xp, (columns for work in running for columns in work.columns))
+    row = 0
+    for work in works:
+        if work.ended or not (work.pending or work.error):
+            continue
+        if work.error is None:
+            cell_predictions, row = predictions.select(slice(row, row + work.pending)), row + work.pending
+            nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
+            if not len(nan_rows):
+                # The copies to the host above have waited for the stream, so the device has passed all of these points.
+                seconds = sum(seconds_between(xp, start, end) for start, end in work.times)
+                outcomes.append(Finished(work.cell, work.first, cell_predictions, seconds))
+                work.first, work.columns, work.times, work.pending = work.first + work.pending, [], [], 0
+                continue
+            work.error = (
+                f"logits are not finite at image {work.first + nan_rows[0]}; check the weights and the precision"
+            )
+        work.ended = True
+        outcomes.append(Failed(work.cell, work.error))
+    return outcomes
+
+
+def joined(xp: ModuleType, pieces: Iterable[Columns]) -> Predictions:
+    """The columns of several pieces, one after the other, in host memory."""
+    columns: list[Any] = [
+        None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)
+    ]
+    return Predictions(*columns)
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Cells whose conditions are perturbed together."""
+    """Cells of one seed whose conditions are perturbed together."""
 
     perturb: Perturb
-    seed: int
     works: list[CellProgress]
     resources: RunResources
     last: int
     """The image that ends the run."""
-
-    @property
-    def conditions(self) -> list[Condition]:
-        return list(dict.fromkeys(work.cell.condition for work in self.works))
 
     def lacking(self, first: int) -> list[Condition]:
         """The conditions under which some cell still needs the batch that begins at `first`."""
@@ -212,7 +214,7 @@ class _Group:
     def by_condition(self) -> list[_Group]:
         return [
             replace(self, works=[work for work in self.works if work.cell.condition == condition])
-            for condition in self.conditions
+            for condition in dict.fromkeys(work.cell.condition for work in self.works)
         ]
 
     def flush(self) -> list[Outcome]:
@@ -220,7 +222,16 @@ class _Group:
             return flush(self.resources.xp, self.works)
 
 
-def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
+def _run_groups(
+    groups: Sequence[_Group], range_seconds: float, progress: Callable[[int], None]
+) -> Generator[list[Outcome]]:
+    resources = groups[0].resources
+    with device_errors(resources.xp, resources.image_set.info.size, resources.batch), network_stream(resources.xp):
+        for group in groups:
+            yield from _run_group(group, range_seconds, progress)
+
+
+def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], None]) -> Iterator[list[Outcome]]:
     try:
         yield from _run_batches(group, range_seconds, progress)
     except DeviceError:
@@ -238,7 +249,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
     yield group.flush()
 
 
-def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
+def _run_batches(group: _Group, range_seconds: float, progress: Callable[[int], None]) -> Iterator[list[Outcome]]:
     range_start = time.monotonic()
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
@@ -267,7 +278,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
             continue
         index = np.minimum(np.arange(first, first + batch), count - 1)
         keys = xp.asarray(group.resources.image_set.keys[index])
-        images_of_batch = Batch(group.resources.take(index), keys, index, group.seed)
+        images_of_batch = Batch(group.resources.take(index), keys, index, group.works[0].cell.seed)
         perturbed = group.perturb(xp, images_of_batch, conditions, buffer)
         for condition, images in named_items(xp, "perturb", perturbed):
             yield first, condition, images_of_batch.pixels, images

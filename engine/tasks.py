@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..core.records import Cell, Variant
-from ..probes.attacks import gradients_of
+from ..core.records import Cell, Failed, Finished, Variant
 from ..probes.grid import Grid
 
-GRADIENT = 3
-"""Forward passes that a gradient for the images costs, its own one included."""
+Outcome = Finished | Failed
+"""The predictions of a range of a cell's images, or the failure of the cell."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,13 @@ def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
     return [cell for cell in cells if not cell.condition.facts.attack], attacked
 
 
-def passes(cell: Cell) -> int:
-    """Forward passes that an image costs."""
-    steps = int(cell.condition.number("steps") or 0) if cell.condition.facts.attack else 0
-    return 1 + GRADIENT * steps
-
-
-def gradients(cell: Cell) -> str:
-    """The precision of the gradients of a cell that is attacked."""
-    return gradients_of(cell.condition)
+def cells_together(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
+    """The cells of one image set by what is perturbed together: a group of conditions at one seed."""
+    for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in cells))):
+        condition_set = set(conditions)
+        members = [cell for cell in cells if cell.condition in condition_set]
+        for seed in dict.fromkeys(cell.seed for cell in members):
+            yield [cell for cell in members if cell.seed == seed]
 
 
 def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
@@ -88,12 +85,8 @@ def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
     """
     perturbed, attacked = by_attack(cells)
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
-        cells_of_set = [cell for cell in perturbed if cell.image_set.digest == digest]
-        for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in cells_of_set))):
-            condition_set = set(conditions)
-            members = [cell for cell in cells_of_set if cell.condition in condition_set]
-            for seed in dict.fromkeys(cell.seed for cell in members):
-                yield _over_all_images([cell for cell in members if cell.seed == seed])
+        for members in cells_together([cell for cell in perturbed if cell.image_set.digest == digest], grid):
+            yield _over_all_images(members)
     for variant in dict.fromkeys(cell.variant for cell in attacked):
         yield from (_over_all_images([cell]) for cell in attacked if cell.variant == variant)
 

@@ -49,8 +49,6 @@ REPEATS = 3
 """Measurements of a rate, of which the fastest counts: whatever else the machine does makes others slower."""
 CLOSE = 0.97
 """The share of the highest rate from which another one is as good."""
-PLAIN: Mapping[str, Mapping[str, Any]] = {"tensorrt": {"settings": ""}}
-"""Options of sessions in a sweep, by engine: TensorRT's plans are plain, whatever else lies there."""
 RATE_VERSION = 2
 """The number of the way in which engines run a batch. Each change of it that moves rates makes older tunings void."""
 
@@ -144,20 +142,15 @@ def read_tuning(models: Path, precision: str) -> Tuning | None:
     return tuning
 
 
-def tuned_rate(engine: str, precision: str, models: Path, threads: int = 0) -> Rate | None:
-    """The best rate of an engine by a tuning that holds; None where there is none.
+def usual_rate(engine: str, precision: str, models: Path, threads: int = 0) -> Rate:
+    """The best rate of an engine by a tuning that holds, else the batch of its kind of device, at 0 images a second.
 
     `threads` are those of a CPU, with which it was tuned or will run.
     """
     tuning = read_tuning(models, precision)
-    rate = None if tuning is None else tuning.best_of(engine)
-    return None if tuning is None or rate is None or tuning.change(engine, threads) else rate
-
-
-def usual_batch(engine: str, precision: str, models: Path, threads: int = 0) -> int:
-    """The batch of an engine where nothing names one: that of `tuned_rate`, else that of its kind of device."""
-    rate = tuned_rate(engine, precision, models, threads)
-    return BATCH[engine_of(engine).arrays] if rate is None else rate.batch
+    if tuning and (rate := tuning.best_of(engine)) and not tuning.change(engine, threads):
+        return rate
+    return Rate(engine, BATCH[engine_of(engine).arrays], 0.0)
 
 
 def tune(model: Model, precision: str, threads: int) -> Tuning:
@@ -201,15 +194,15 @@ def tune(model: Model, precision: str, threads: int) -> Tuning:
 
 
 def _sweep(variant: Variant, threads: int) -> list[Rate]:
-    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either."""
+    """The rates of a variant's engine up to the first batch that it refuses: a larger one would not fit either.
+
+    TensorRT's plans are plain, whatever else lies there.
+    """
     rates = []
     for batch in BATCHES[ENGINES[variant.engine].arrays]:
-        try:
-            speed = measure_rate(variant, batch, threads, MEASUREMENT_SECONDS, REPEATS, **PLAIN.get(variant.engine, {}))
-        except BandlensError as error:
-            _log.warning("%s at batch %s is left out: %s", variant, batch, error)
+        speed = _measure(variant, batch, threads, "")
+        if speed is None:
             break
-        _log.info("%s at batch %s: %.4g images/s", variant, batch, speed)
         rates.append(Rate(variant.engine, batch, round(speed, 2)))
     if (xp := arrays_of(variant.engine)) is not np:
         xp.get_default_memory_pool().free_all_blocks()  # the next engine has an allocator of its own
@@ -220,15 +213,23 @@ def _with_settings(variant: Variant, rate: Rate, threads: int) -> Rate:
     """The rate with the settings of TensorRT's builder that make it faster: each is tried beside those taken so far."""
     for word in (word for word in gpu_settings() if word in SETTINGS):
         settings = " ".join(filter(None, (rate.settings, word)))
-        try:
-            speed = measure_rate(variant, rate.batch, threads, MEASUREMENT_SECONDS, REPEATS, settings=settings)
-        except BandlensError as error:
-            _log.warning("%s with the setting %s is left out: %s", variant, word, error)
-            continue
-        _log.info("%s at batch %s with %s: %.4g images/s", variant, rate.batch, settings, speed)
-        if CLOSE * speed > rate.images_per_second:
+        speed = _measure(variant, rate.batch, threads, settings)
+        if speed is not None and CLOSE * speed > rate.images_per_second:
             rate = replace(rate, images_per_second=round(speed, 2), settings=settings)
     return rate
+
+
+def _measure(variant: Variant, batch: int, threads: int, settings: str) -> float | None:
+    """Images a second, which are logged; None where the engine refuses them, or the device has no room."""
+    options = {"settings": settings} if variant.engine == "tensorrt" else {}
+    words = f"{variant} at batch {batch}{' with ' if settings else ''}{settings}"
+    try:
+        speed = measure_rate(variant, batch, threads, MEASUREMENT_SECONDS, REPEATS, **options)
+    except BandlensError as error:
+        _log.warning("%s is left out: %s", words, error)
+        return None
+    _log.info("%s: %.4g images/s", words, speed)
+    return speed
 
 
 def _add(file: Path, tables: Mapping[str, Any]) -> None:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, Self
 
 import numpy as np
 
 from ..core.errors import BandlensError, DeviceError, EngineError
-from ..core.records import Failed, SessionInfo, Variant
+from ..core.progress import Progress, silent
+from ..core.records import Cell, Failed, SessionInfo, Variant
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Session, arrays_of, open_attacker, open_session
-from .cell_progress import Outcome, Progress
 from .device.card_state import card_state
+from .device.devices import readiness
 from .device.gpu_errors import first_error, gpu_errors
 from .run import RunResources, make_resources, run
-from .tasks import Task
-
-UNLIMITED_SECONDS = float("inf")
-"""Seconds after which a part is yielded, where a task's rows come all at once."""
+from .tasks import Outcome, Task, by_attack
 
 
 def with_card_state(infos: Mapping[Variant, SessionInfo]) -> dict[Variant, SessionInfo]:
@@ -54,6 +53,27 @@ class Workbench:
     _image_set: ImageSet | None = field(default=None, init=False)
     _resources: RunResources | None = field(default=None, init=False)
 
+    def prepare(self, cells: Sequence[Cell], todo: Sequence[Cell], progress: Progress = silent) -> None:
+        """Open what `todo` needs, of the cells of a study, before anything is recorded.
+
+        A study that cannot run must not take the place of its last version in the views. A network that is refused is
+        no reason to leave the rest out, but an engine is: EngineError, where one is not ready for attacks, or refuses
+        all networks at one precision. Raises DeviceError, too.
+        """
+        perturbed, attacked = by_attack(todo)
+        for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
+            if not readiness(engine).ready:
+                raise EngineError(readiness(engine).line)
+        variants = list(dict.fromkeys(cell.variant for cell in perturbed))
+        with progress("opening", len(variants), "models") as opened:
+            self.open(variants, opened)
+        groups: dict[tuple[str, str], set[Variant]] = {}
+        for variant in dict.fromkeys(cell.variant for cell in by_attack(cells)[0]):
+            groups.setdefault((variant.engine, variant.precision), set()).add(variant)
+        for members in groups.values():
+            if self.refused.keys() >= members:
+                raise EngineError(next(error for variant, error in self.refused.items() if variant in members))
+
     def open(self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None) -> None:
         """Open sessions that are not open yet; `opened` is called for each variant.
 
@@ -64,24 +84,12 @@ class Workbench:
                 self._try(open_session, variant)
             opened()
 
-    def require_opened(self, variants: Iterable[Variant]) -> None:
-        """EngineError, the first of them, where an engine refuses all of these variants at one precision.
-
-        Then it is the engine that cannot be used here, rather than a network that is odd.
-        """
-        groups: dict[tuple[str, str], list[Variant]] = {}
-        for variant in variants:
-            groups.setdefault((variant.engine, variant.precision), []).append(variant)
-        for members in groups.values():
-            if self.refused.keys() >= set(members):
-                raise EngineError(self.refused[members[0]])
-
     def compute(
         self,
         task: Task,
         starts: Mapping[str, int] | None = None,
-        range_seconds: float = UNLIMITED_SECONDS,
-        progress: Progress = lambda _: None,
+        range_seconds: float = inf,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> Generator[list[Outcome]]:
         """Yield what `engine.run.run` does for the task's cells; a network that is refused fails its cells.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -253,9 +254,8 @@ def draw_images(
     Returns the number of tiles, and that of the rows that the query has.
     """
     from ...probes.images.image_set import open_image_set
-    from ..pictures.conditions import Conditions
-    from ..pictures.sheet import grid_of
-    from ..pictures.wall import draw_wall
+    from ..recorded_images import Conditions
+    from ..sheets import draw_wall, grid_of
 
     images = open_image_set(Path(image_set))
     conditions = Conditions(None if study is None else grid_of(Path(study)))
@@ -292,14 +292,15 @@ def spectrum(
     from ...analysis.charts.curves import spectrum_chart
     from ...probes.images.image_set import open_image_set
     from ..report.figures import check_ending, write_chart
-    from ..spectrum import directions_by_set, measure_spectra
+    from ..spectrum import measure_spectra
 
     if out is not None:
         check_ending(Path(out))
     sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
     result = measure_spectra(sets, None if db is None else existing(db), study, progress)
     if out is not None:
-        write_chart(spectrum_chart(result.rings, directions_by_set(result)), Path(out))
+        by_set = groupby(result.tables["directions"], lambda row: row["image_set"])
+        write_chart(spectrum_chart(result.rings, {name: list(rows) for name, rows in by_set}), Path(out))
     return result
 
 
@@ -310,7 +311,7 @@ def list_conditions(study: StudyInstead = None, *, attacks: bool = False) -> lis
         attacks: the attacks only: those of --study, or all with the published budget.
     """
     from ...probes.grid import KNOWN, make_grid
-    from ..pictures.sheet import grid_of
+    from ..sheets import grid_of
 
     if attacks and study is None:
         grid = make_grid({name: {} for name, family in KNOWN.items() if family.attack}, Path())
@@ -350,7 +351,7 @@ def preview(
 
     Returns the number of conditions that are drawn, and how many there are.
     """
-    from ..pictures.sheet import draw_sheet, grid_of, read_photograph
+    from ..sheets import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(path_of(study))
     return draw_sheet(read_photograph(Path(photograph)), grid, seed, Path(out)), len(grid.conditions)

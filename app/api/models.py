@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...core.records import Model, Variant
     from ...engine.backends.layers import Layer, LayerDifference, Roofline
     from ...export.model_files import Channels
-    from ..sensitivity import Sensitivity
+    from ..spectrum import Sensitivity
 
 
 def doctor(
@@ -240,12 +240,10 @@ def sensitivity(
     """
     from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set
-    from ..sensitivity import measure_sensitivity
-    from ..study.class_names import match_labels
+    from ..spectrum import measure_sensitivity
 
     network = load_model(_models_folder(models), model)
-    images = match_labels(open_image_set(Path(image_set)), [network])
-    return measure_sensitivity(network, images, engine, progress)
+    return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,13 +316,13 @@ def profile(
 
     from ...engine.backends.base import arrays_of, profile_layers
     from ...engine.backends.layers import measure_roofline
-    from ...engine.tuning import usual_batch
+    from ...engine.tuning import usual_rate
 
     variant, threads = _variant(model, engine, precision, models), threads or processors()
     if compare is not None:
         reference, _, reference_precision = compare.partition(":")
         return _compare_layers(_variant(model, reference, reference_precision or "fp32", models), variant, threads)
-    count = batch or usual_batch(variant.engine, precision, variant.model.path.parent, threads)
+    count = batch or usual_rate(variant.engine, precision, variant.model.path.parent, threads).batch
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
     layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)

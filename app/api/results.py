@@ -435,7 +435,7 @@ def explore(
         tell: called with the address, token included, and the number of image sets found.
     """
     from ..explore.server import serve
-    from ..pictures.conditions import SEARCH_DEPTH, find_sets
+    from ..recorded_images import SEARCH_DEPTH, find_sets
 
     places = [Path(folder) for folder in images] or [Path(db).resolve().parent]
     for folder in places:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ..imported import Imported
     from ..study.file import Study
     from ..study.plan import Plan
-    from ..study.progress_file import RunProgress
     from ..study.record import Summary
     from ..study.resolve import Work
+    from ..study.run_files import RunProgress
     from ..study.verify import Verified
     from ..study.workers import Workers
 
@@ -267,7 +267,7 @@ def run_progress(db: Database = RESULTS) -> list[RunProgress]:
 
     Returns the states that the runs, usually one, last wrote.
     """
-    from ..study.progress_file import read_progress
+    from ..study.run_files import read_progress
 
     return read_progress(existing(db))
 

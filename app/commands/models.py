@@ -15,7 +15,7 @@ from ..terminal import command
 
 if TYPE_CHECKING:
     from ...engine.backends.layers import LayerDifference
-    from ..sensitivity import Sensitivity
+    from ..spectrum import Sensitivity
 
 
 def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> None:

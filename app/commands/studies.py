@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ..imported import Imported
     from ..study.file import Study
     from ..study.plan import Plan
-    from ..study.progress_file import RunProgress
     from ..study.record import Summary
+    from ..study.run_files import RunProgress
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
@@ -74,9 +74,7 @@ def print_plan(
         f"to run: {plural(len(planned.missing), 'cell')}{failed}, {plural(planned.predictions, 'prediction')}, "
         f"about {duration(planned.seconds)} here ({planned.estimate})"
     )
-    least = planned.cost.h100_seconds
-    on_h100 = "" if least is None else f"; on an H100: no less than {duration(least)} (its peak)"
-    note(f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more{on_h100}")
+    note(f"images: {amount(planned.image_bytes)}; database: {amount(planned.database_bytes)} more")
 
 
 def _print_details(planned: Plan, table_format: Format) -> None:
@@ -147,11 +145,8 @@ def _document(planned: Plan) -> dict[str, Any]:
             "cells": len(planned.missing),
             "predictions": planned.predictions,
             "seconds": round(planned.seconds, 1),
-            "operations": planned.cost.operations,
-            "attack_operations": planned.cost.attack_operations,
-            "h100_seconds_at_peak": planned.cost.h100_seconds,
-            "database_bytes": round(planned.cost.database_bytes),
-            "image_bytes": planned.cost.image_bytes,
+            "database_bytes": round(planned.database_bytes),
+            "image_bytes": planned.image_bytes,
             "estimate": planned.estimate,
         },
         "smaller_maps": planned.smaller_maps,

@@ -29,7 +29,7 @@ from ...analysis.measures.outcomes import read_slices
 from ...core.errors import UsageError
 from ...core.records import Missing
 from ...probes.images.image_set import ImageSet
-from ..pictures.conditions import Conditions, as_recorded, clean, png
+from ..recorded_images import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""

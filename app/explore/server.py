@@ -30,8 +30,8 @@ import polars as pl
 from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import BandlensError, UsageError
 from ...probes.images.image_set import ImageSet
-from ..pictures.conditions import Conditions
-from ..pictures.sheet import grid_of
+from ..recorded_images import Conditions
+from ..sheets import grid_of
 from .answers import Answers, ImageQuery
 
 LOOPBACK = "127.0.0.1"

@@ -15,8 +15,8 @@ from ...core.errors import BandlensError
 from ...core.records import Condition
 from ...export.photographs import photograph_folder
 from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
-from ..pictures.conditions import find_sets
-from ..pictures.sheet import labelled_rows, perturbed, read_photograph, stretched
+from ..recorded_images import find_sets
+from ..sheets import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData
 from .page import Section, Tile
 

@@ -18,14 +18,13 @@ from ...analysis.database.studies import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted
 from ...core.progress import Progress, silent
 from ...engine.backends.base import engine_of
-from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
 from ..console import log
 from .file import Study, stored_limits
-from .progress_file import keep_progress
-from .record import class_names, reuse_predictions, stored_images
+from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
-from .run import run_study, run_whole
+from .run import RANGE_SECONDS, run_here, run_study, warn
+from .run_files import keep_progress
 
 
 def gate_study_precision(
@@ -69,9 +68,9 @@ def gate_study_precision(
             reuse_predictions(work, store)
             return f"{names[1]} against {names[0]}"
 
-        summary = run_whole(
-            work, store, begin, stored_images(work, store), range_seconds, keep_progress(database, progress)
-        )
+        record = RunRecord(work.cells, store, begin, stored_images(work, store))
+        summary = run_here(work, record, range_seconds, keep_progress(database, progress))
+        warn(list(record.throttled))
         total = len(work.models) * len(work.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             gated = gate_precision(store, summary.label, pairs, study.gate, advance)

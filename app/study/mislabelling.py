@@ -15,7 +15,8 @@ from ...core.errors import some_of
 from ...core.protocol import CLASSES
 from ...engine.decision import ALL
 from ...probes.family import CLEAN
-from .resolve import Work, takes_images
+from .matching import takes_images
+from .resolve import Work
 
 ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
 COUNTS = """

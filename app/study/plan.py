@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,26 @@ import numpy as np
 from ...analysis.database.open import open_store
 from ...analysis.measures.own import OwnMeasure, read_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
-from ...core.errors import BandlensError, DeviceError, ExportError
+from ...core.errors import BandlensError, DeviceError
 from ...core.protocol import classes_decided
-from ...core.records import Cell, Failed, Model, Variant, enlarged_in_words
+from ...core.records import Cell, Failed, Variant, enlarged_in_words
 from ...engine.backends.base import open_attacker
-from ...engine.device.devices import gpus
 from ...engine.device.gpu_errors import gpu_errors
-from ...engine.tasks import by_attack, gradients
-from ...engine.tasks import passes as passes_of
+from ...engine.tasks import by_attack
 from ...engine.tuning import measure_rate
-from ...export.model_files import FINISHED, verify_model
+from ...probes.attacks import gradients_of
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from . import GATE_IMAGES
 from .detectable import Detectable, detectable_differences
 from .file import Study
+from .matching import takes_images
 from .mislabelling import doubt_numbers, doubt_results
 from .record import failures_in_words, missing_cells, stored_images
-from .resolve import Work, takes_images
+from .resolve import Work
+
+PREDICTION_BYTES = 7.5
+"""Bytes by which the database grows with a prediction (docs/measured.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,10 @@ class Plan:
     """The time that the missing predictions would take on this machine, estimated."""
     estimate: str
     """The source of the estimate, in words."""
-    cost: Cost
-    """Disk space and least time of the missing predictions."""
+    database_bytes: float
+    """Bytes by which the database will grow."""
+    image_bytes: int
+    """Bytes of the image sets' pixels."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
     smaller_maps: dict[str, int]
@@ -79,10 +84,6 @@ def plan_study(work: Work, database: Path) -> Plan:
     Stale are cells of the newest version of the study that this one no longer has: they stay, and the views stop
     showing them once this one has run.
     """
-    image_counts: dict[str, int] = {}
-    stale: list[tuple[str, str, str]] = []
-    rates: dict[Variant, float] = {}
-    errors: dict[str, str] = {}
     doubts = [
         *doubt_numbers(work),
         *(enlarged_in_words(images.info.name, images.own_cycles) for images in work.image_sets if images.own_cycles),
@@ -95,29 +96,30 @@ def plan_study(work: Work, database: Path) -> Plan:
         [measure.condition_measure for measure in measures],
         {images.info.digest for images in work.image_sets if images.attributes},
     )
-    if not database.exists():
-        detectable = detectable_differences(work, metrics, metrics_by_set, None)
-    else:
-        with open_store(database, read_only=True) as store:
-            image_counts, stale, rates = (
-                stored_images(work, store),
-                store.stale(work.study.name, work.cells),
-                store.rates({cell.variant for cell in work.cells}),
-            )
+    image_counts: dict[str, int] = {}
+    stale: list[tuple[str, str, str]] = []
+    rates: dict[Variant, float] = {}
+    errors: dict[str, str] = {}
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(database, read_only=True)) if database.exists() else None
+        if store is not None:
+            image_counts = stored_images(work, store)
+            stale = store.stale(work.study.name, work.cells)
+            rates = store.rates({cell.variant for cell in work.cells})
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
             doubts += doubt_results(work, store)
-            detectable = detectable_differences(work, metrics, metrics_by_set, store)
+        detectable = detectable_differences(work, metrics, metrics_by_set, store)
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
-        group = (cell.model.name, cell.image_set.name, cell.condition.probe)
-        counts.setdefault(group, Counter())[_state(cell, image_counts.get(cell.key))] += 1
+        images = image_counts.get(cell.key, 0)
+        state = "missing" if not images else "done" if images == cell.image_set.count else "begun"
+        counts.setdefault((cell.model.name, cell.image_set.name, cell.condition.probe), Counter())[state] += 1
     for group in stale:
         counts.setdefault(group, Counter())["stale"] += 1
-    names = ("checkpoint", "image_set", "probe")
-    states = ("done", "begun", "missing", "stale")
     rows = [
-        dict(zip(names, group, strict=True)) | {state: count[state] for state in states}
-        for group, count in counts.items()
+        {"checkpoint": checkpoint, "image_set": image_set, "probe": probe}
+        | {state: count[state] for state in ("done", "begun", "missing", "stale")}
+        for (checkpoint, image_set, probe), count in counts.items()
     ]
     missing = missing_cells(work.cells, image_counts)
     lacking = {cell.key: cell.image_set.count - image_counts.get(cell.key, 0) for cell in missing}
@@ -129,7 +131,8 @@ def plan_study(work: Work, database: Path) -> Plan:
         predictions=sum(lacking.values()),
         seconds=seconds,
         estimate=estimate,
-        cost=cost_of(work, lacking, missing),
+        database_bytes=PREDICTION_BYTES * sum(lacking.values()),
+        image_bytes=sum(images.nbytes for images in work.image_sets),
         failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
         smaller_maps=smaller_maps_of(work.grid, missing, lacking),
         packed=packed_for(work),
@@ -181,30 +184,19 @@ def _schemes(work: Work) -> dict[str, Collection[str]]:
     return {images.info.digest: images.schemes for images in work.image_sets}
 
 
-def _state(cell: Cell, images: int | None) -> str:
-    if not images:
-        return "missing"
-    return "done" if images == cell.image_set.count else "begun"
-
-
 def _estimate(
     work: Work, missing: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
-    if not missing:
-        return 0.0, "nothing to do"
+    """Seconds that the missing predictions take, and the source of that number."""
     perturbed, attacked = by_attack(missing)
-    parts = []
-    if perturbed:
-        parts.append(_estimate_perturbed(work, perturbed, lacking, rates))
-    if attacked:
-        parts.append(_estimate_attacked(work.study, attacked, lacking))
-    return sum(seconds for seconds, _ in parts), "; ".join(basis for _, basis in parts)
+    parts = [_estimate_perturbed(work.study, perturbed, lacking, rates)] if perturbed else []
+    parts += [_estimate_attacked(work.study, attacked, lacking)] if attacked else []
+    return sum((seconds for seconds, _ in parts), 0.0), "; ".join(basis for _, basis in parts) or "nothing to do"
 
 
 def _estimate_perturbed(
-    work: Work, cells: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
+    study: Study, cells: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
-    study = work.study
     variants = list(dict.fromkeys(cell.variant for cell in cells))
     rate_of_variant = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
@@ -221,7 +213,7 @@ def _estimate_perturbed(
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
     steps = Counter[str]()
     for cell in cells:
-        steps[gradients(cell)] += int(lacking[cell.key] * (cell.condition.number("steps") or 0))
+        steps[gradients_of(cell.condition)] += int(lacking[cell.key] * (cell.condition.number("steps") or 0))
 
     def attack_seconds(variant: Variant) -> float:
         with gpu_errors(), open_attacker(variant, study.batch, study.thread_count) as session:
@@ -242,67 +234,3 @@ def _measure_first(variants: Sequence[Variant], measure: Callable[[Variant], flo
         except BandlensError as error:
             errors.append(error)
     raise errors[0]
-
-
-# The cost of a study wherever it runs: operations and disk; and its least time on a card of which the peak is known
-H100_FP16, H100_FP32 = 989e12, 67e12
-"""Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
-Nothing runs at a peak."""
-PREDICTION_BYTES = 7.5
-"""Bytes by which the database grows with a prediction (docs/measured.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    operations: float | None
-    """Floating-point operations of the predictions, and of attacks with gradients in bf16; None where a network's are
-    not known."""
-    attack_operations: float | None
-    """Operations of attacks with gradients in FP32."""
-    database_bytes: float
-    """Bytes by which the database will grow."""
-    image_bytes: int
-    """Bytes of the image sets' pixels."""
-
-    @property
-    def h100_seconds(self) -> float | None:
-        """Seconds on an H100 at its peaks: a lower bound, and no measurement. None on a machine that has none."""
-        machine = gpus()
-        is_h100 = isinstance(machine, tuple) and "H100" in machine[0].name
-        if not is_h100 or self.operations is None or self.attack_operations is None:
-            return None
-        return self.operations / H100_FP16 + self.attack_operations / H100_FP32
-
-
-def cost_of(work: Work, images: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
-    """The cost of `images[key]` images of each of these cells."""
-    passes, attacks = Counter[Model](), Counter[Model]()
-    for cell in cells:
-        if cell.condition.facts.attack and gradients(cell) == "fp32":
-            attacks[cell.model] += images[cell.key] * passes_of(cell)
-        else:
-            passes[cell.model] += images[cell.key] * passes_of(cell)
-    return Cost(
-        operations=_operations(passes),
-        attack_operations=_operations(attacks),
-        database_bytes=PREDICTION_BYTES * sum(images.values()),
-        image_bytes=sum(image_set.nbytes for image_set in work.image_sets),
-    )
-
-
-def _operations(passes: Mapping[Model, int]) -> float | None:
-    """Operations of so many forward passes of each model; models of one known architecture are counted once."""
-    from ...export.onnx.operations import count_operations  # ONNX, which a run would load to say what a study lacks
-
-    operations_by_kind: dict[tuple[str, int, int], float] = {}
-    total = 0.0
-    try:
-        for model, count in passes.items():
-            architecture = model.sha256 if model.architecture == FINISHED else model.architecture
-            kind = (architecture, model.image_size, model.classes)
-            if kind not in operations_by_kind:
-                operations_by_kind[kind] = count_operations(verify_model(model))
-            total += count * operations_by_kind[kind]
-    except ExportError:
-        return None
-    return total

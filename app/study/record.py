@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ...core.errors import BandlensError, plural, some_of
 from ...core.protocol import CLASSES, SPACE_CLASSES
-from ...core.records import Cell, Failed, Finished
+from ...core.records import Cell, Failed, SessionInfo, Variant
+from ...engine.device.card_state import throttling
+from ...engine.tasks import Outcome
 from ...probes.images.decision_spaces import decision_space
 from ...probes.images.image_set import earlier_sets
 
@@ -72,29 +75,72 @@ class Summary:
         return self
 
 
-@dataclass(slots=True)
-class Committed:
-    """The predictions and failures that a run has committed so far."""
+@dataclass
+class RunRecord:
+    """What a run has committed so far. A context manager: a thread stores a range while the next one is computed.
 
+    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
+    the end of the block, and nothing that comes after it is committed.
+    """
+
+    cells: Sequence[Cell]
+    store: Store
+    record_cells: Callable[[], str]
+    """Records all cells, and gives the label of the summary."""
+    image_counts: dict[str, int]
+    """Cell key -> number of its images that are stored."""
+    label: str | None = None
     predictions: int = 0
     failed: list[Failed] = field(default_factory=list)
     throttled: dict[str, None] = field(default_factory=dict)
     """Lines on cards that ran more slowly than they could."""
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, outcomes: Sequence[Finished | Failed]) -> None:
-        """Count the outcomes of a range."""
+    def __post_init__(self) -> None:
+        self.todo = missing_cells(self.cells, self.image_counts)
+        """The cells that were not complete before."""
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._under_way: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Record the cells, unless they are recorded."""
+        self.label = self.label or self.record_cells()
+
+    def commit(self, outcomes: Sequence[Outcome], sessions: Callable[[], Mapping[Variant, SessionInfo]] = dict) -> None:
+        """Store the outcomes of a range, and count them; the thread asks for the sessions that computed them."""
+        self._wait()
+        self._under_way = self._thread.submit(self._store_range, outcomes, sessions)
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 self.failed.append(outcome)
             else:
-                self.predictions += len(outcome.predictions.predicted)
+                count = len(outcome.predictions.predicted)
+                self.predictions += count
+                self.image_counts[outcome.cell.key] = outcome.first + count
 
-    def summarize(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
-        """The summary of a run over `cells`, of which `missing` were not complete before."""
+    def _store_range(self, outcomes: Sequence[Outcome], sessions: Callable[[], Mapping[Variant, SessionInfo]]) -> None:
+        infos = sessions()
+        self.store.commit(outcomes, infos)
+        self.throttled |= dict.fromkeys(filter(None, (throttling(info.card) for info in infos.values())))
+
+    def _wait(self) -> None:
+        future, self._under_way = self._under_way, None
+        if future is not None:
+            future.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._wait()
+
+    def summarize(self) -> Summary:
+        """The summary of the run."""
         seconds = time.monotonic() - self.started
-        completed_keys = {cell.key for cell in missing} - {failure.cell.key for failure in self.failed}
-        return Summary(label, len(cells), len(completed_keys), self.predictions, seconds, self.failed)
+        completed_keys = {cell.key for cell in self.todo} - {failure.cell.key for failure in self.failed}
+        return Summary(str(self.label), len(self.cells), len(completed_keys), self.predictions, seconds, self.failed)
 
 
 def record_study(work: Work, store: Store) -> str:

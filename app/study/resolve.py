@@ -7,24 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ...analysis.database.open import open_store
-from ...core.errors import ProbeError, UnknownName, UsageError, some_of
+from ...core.errors import ProbeError, UnknownName, UsageError
 from ...core.records import Cell, ImageSetInfo, Model, Variant
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
-from ...engine.run import check_attackable, check_labels, check_tasks
 from ...engine.tuning import read_tuning
-from ...export.model_files import load_model, load_onnx_file, model_names, models_folder, training_keys_of
+from ...engine.workbench import Workbench
+from ...export.model_files import load_model, load_onnx_file, model_names, models_folder
 from ...export.plans.plans import trt_plan_batches
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...probes.images.options import Draw
 from ...probes.images.set_files import ABOUT
-from ..console import log
-from .class_names import match_labels
 from .file import AUTO, Study
+from .matching import check_attackable, check_fits, match_images, takes_images, without_training_images
 
 MOST_CELLS = 1_000_000
 """Two hundred times those of the published study."""
@@ -42,6 +39,11 @@ class Work:
     cells: list[Cell]
     choices: list[str]
     """Lines on the engine and the batch where the study names none."""
+
+    def workbench(self) -> Workbench:
+        """A workbench that computes tasks of the study in this process."""
+        sets = {images.info.digest: images for images in self.image_sets}
+        return Workbench(self.grid, self.study.batch, self.study.thread_count, sets.__getitem__)
 
 
 def resolve(study: Study, database: Path | None = None) -> Work:
@@ -118,7 +120,6 @@ def _resolve(study: Study, choices: list[str]) -> Work:
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
     check_fits(models, [images.info for images in image_sets])
     for images in image_sets:
-        check_labels(images, [model for model in models if takes_images(model, images.info)])
         if images.folder in perturbed:
             _check_sizes(grid, images.info)
             if grid.attacks:
@@ -156,40 +157,7 @@ def _open_for(models: Sequence[Model], path: Path, draw: Draw | None, overlap: s
     """The image set, with labels in the numbers of the models that take its images, and no image of their training."""
     images = open_image_set(path, draw)
     takers = [model for model in models if takes_images(model, images.info)]
-    check_tasks(images, takers)
-    return match_labels(_without_training_images(images, takers, overlap), takers)
-
-
-def _without_training_images(images: ImageSet, models: Sequence[Model], overlap: str) -> ImageSet:
-    """The images that no head of the models was trained on; UsageError where there are others, unless to leave out."""
-    unlike = [
-        model.name
-        for model in models
-        if model.head and model.head.preprocessing not in (None, images.info.preprocessing)
-    ]
-    if unlike:
-        log.info(
-            f"bandlens: {images.info.name} was packed otherwise than the training images of {some_of(unlike)}, so that "
-            "images of both are not recognized; pack both with the same options"
-        )
-    training_masks = {
-        model: np.isin(images.keys, np.array(training_keys_of(model), np.uint64)) for model in models if model.head
-    }
-    model, worst = max(training_masks.items(), key=lambda entry: entry[1].sum(), default=(None, np.zeros(1)))
-    if model is None or model.head is None or not worst.any():
-        return images
-    name, count = images.info.name, images.info.count
-    trained_on = f"the head of {model.name} was trained on {worst.sum()} of the {count} images of {name}"
-    if overlap != "leave out":
-        raise UsageError(
-            f"{trained_on}, and accuracy on these says nothing of new ones; pack others, or put "
-            'overlap = "leave out" into the study'
-        )
-    rows = np.flatnonzero(~np.any(list(training_masks.values()), axis=0))
-    if not len(rows):
-        raise UsageError(f"{trained_on}, and no image remains; pack others")
-    log.info(f"bandlens: {trained_on}; {count - len(rows)} images are left out")
-    return open_image_set(images.folder, [images.paths[row] for row in rows])
+    return match_images(without_training_images(images, takers, overlap), takers)
 
 
 def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
@@ -197,30 +165,6 @@ def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
         grid.check_size(images.size)
     except ProbeError as error:
         raise UsageError(f"image set {images.name}: {error}") from None
-
-
-def takes_images(model: Model, images: ImageSetInfo) -> bool:
-    """Whether the images were made of photographs as the model takes them."""
-    return images.size == model.image_size and (model.crop is None or model.crop.gives(images.preprocessing))
-
-
-def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> None:
-    """UsageError, which says what to pack, unless every model has an image set and every image set a model."""
-    models_by_crop: dict[str, list[str]] = {}
-    for model in models:
-        if not any(takes_images(model, images) for images in image_sets):
-            how = model.crop.options if model.crop else f"--size {model.image_size}"
-            models_by_crop.setdefault(how, []).append(model.name)
-    if models_by_crop:
-        needs = [f"one for {some_of(names)} with {how}" for how, names in models_by_crop.items()]
-        raise UsageError(
-            f"no image set of the study has the pixels that all of its checkpoints take; pack {', '.join(needs)}"
-        )
-    for images in image_sets:
-        if not any(takes_images(model, images) for model in models):
-            raise UsageError(
-                f"image set {images.name} ({images.preprocessing}) fits no checkpoint of the study; leave it out"
-            )
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,19 @@ from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
 from ...core.progress import Progress, silent
 from ...core.records import Failed
-from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack, whole_tasks
+from ...engine.workbench import with_card_state
 from ..console import log
-from .crashes import note_crashes, read_crashes
 from .mislabelling import doubt_numbers, doubt_results
-from .progress_file import keep_progress
-from .record import Committed, Summary, failures_in_words, images_left, missing_cells, record_study, stored_images
+from .record import RunRecord, Summary, failures_in_words, images_left, record_study, stored_images
 from .resolve import Work
-from .sessions import background_commits, make_workbench, open_sessions
+from .run_files import keep_progress, note_crashes, read_crashes
 
 if TYPE_CHECKING:
     from .workers import Workers
 
+RANGE_SECONDS = 60.0
+"""Seconds of work after which a run commits, and that it may lose."""
 MOST_GAPS = 4
 """The number of metrics that a study will lack and `run` names."""
 
@@ -57,16 +57,16 @@ def run_study(
         if images_left(work.cells, image_counts):
             _tell_gaps(work)
         warn(doubt_numbers(work))
-        begin = partial(record_study, work, store)
+        record = RunRecord(work.cells, store, partial(record_study, work, store), image_counts)
         if workers is None:
             has_own_probes = any(family.files is not None for family in work.grid.families.values())
             with note_crashes(database) if has_own_probes else nullcontext():
-                summary = run_whole(work, store, begin, image_counts, range_seconds, progress, crashes)
+                summary = run_here(work, record, range_seconds, progress, crashes)
         else:
             from .workers import run_on_workers  # sockets and other processes, which a run in this one does without
 
-            summary = run_on_workers(work, store, begin, image_counts, workers, range_seconds, progress)
-        warn(doubt_results(work, store))
+            summary = run_on_workers(work, record, workers, range_seconds, progress)
+        warn([*record.throttled, *doubt_results(work, store)])
         if len({failure.cell.condition for failure in summary.failed}) > 1:
             warn(failures_in_words(summary.failed))
         return summary
@@ -105,37 +105,25 @@ def _tell_gaps(work: Work) -> None:
         log.info(f"bandlens: {words}; `bandlens plan` lists the metrics of a study")
 
 
-def run_whole(
+def run_here(
     work: Work,
-    store: Store,
-    begin: Callable[[], str],
-    image_counts: Mapping[str, int],
+    record: RunRecord,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = silent,
     crashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
     """Run the cells that are not complete in this process, and commit range by range.
 
-    `image_counts` has the number of stored images of each key. `begin` records all cells and gives the label of the
-    summary. Cells of conditions that have `crashes` fail: by digest, what came of one.
+    Cells of conditions that have `crashes` fail: by digest, what came of one.
     """
-    committed, todo = Committed(), missing_cells(work.cells, image_counts)
-    committed.failed += [
-        Failed(cell, crashes[cell.condition.digest]) for cell in todo if cell.condition.digest in crashes
-    ]
-    cells_left = [cell for cell in todo if cell.condition.digest not in crashes]
-    with make_workbench(work) as bench:
-        open_sessions(bench, work.cells, cells_left, progress)
-        label = begin()
-        store.commit(committed.failed, {})
+    cells_left = [cell for cell in record.todo if cell.condition.digest not in crashes]
+    with record, work.workbench() as bench:
+        bench.prepare(work.cells, cells_left, progress)
+        record.begin()
+        record.commit([Failed(cell, error) for cell in record.todo if (error := crashes.get(cell.condition.digest))])
         for activity, cells in zip(("running", "attacking"), by_attack(cells_left), strict=True):
-            with (
-                progress(activity, images_left(cells, image_counts), "predictions") as advance,
-                background_commits(store, committed.throttled) as commit,
-            ):
+            with progress(activity, images_left(cells, record.image_counts), "predictions") as advance:
                 for task in whole_tasks(cells, work.grid):
-                    for outcomes in bench.compute(task, image_counts, range_seconds, advance):
-                        commit(outcomes, bench.infos())
-                        committed.add(outcomes)
-    warn(list(committed.throttled))
-    return committed.summarize(label, work.cells, todo)
+                    for outcomes in bench.compute(task, record.image_counts, range_seconds, advance):
+                        record.commit(outcomes, partial(with_card_state, bench.infos()))
+    return record.summarize()

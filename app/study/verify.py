@@ -19,7 +19,6 @@ from ...engine.tasks import Task
 from ...export.model_files import read_verified
 from ...probes.images.image_set import check_image_set
 from .resolve import Work
-from .sessions import make_workbench
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def _draw_ranges(work: Work, store: Store, cells: int, images: int, seed: int) -
 
 def _recompute(work: Work, store: Store, tasks: Sequence[Task], progress: Progress) -> Iterator[Recomputed]:
     total = sum(task.predictions for task in tasks)
-    with progress("recomputing", total, "predictions") as advance, make_workbench(work) as bench:
+    with progress("recomputing", total, "predictions") as advance, work.workbench() as bench:
         for task in tasks:
             (part,) = [outcome for outcomes in bench.compute(task) for outcome in outcomes]
             if not isinstance(part, Finished):

@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from ...analysis.database.store import Store
 from ...core.errors import EngineError
 from ...core.progress import Advance, Progress, silent
 from ...core.records import Cell, Failed, SessionInfo, Variant
-from ...engine.cell_progress import Outcome
-from ...engine.tasks import Task, whole_tasks
-from ...engine.workbench import Workbench, with_card_state
+from ...engine.tasks import Outcome, Task, whole_tasks
+from ...engine.workbench import with_card_state
 from ...engine.workers.processes import device_workers, environments_of
 from ...engine.workers.schedule import TRIES, Schedule, Worker
 from ...export.model_files import models_folder
 from ..console import log
 from .file import Study
-from .record import Committed, Summary, images_left, missing_cells
+from .record import RunRecord, Summary, images_left, missing_cells
 from .resolve import Work, resolve
-from .sessions import Commit, background_commits, make_workbench, open_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +66,8 @@ class StudyComputer:
                     f"{name} is another than where the run was started; make files and versions of all machines equal"
                 )
         self.cells = {cell.key: cell for cell in self.work.cells}
-        self.bench: Workbench = make_workbench(self.work)
-        todo = [cell for cell in self.work.cells if str(cell.variant) in self.lacking]
-        open_sessions(self.bench, self.work.cells, todo)
+        self.bench = self.work.workbench()
+        self.bench.prepare(self.work.cells, [cell for cell in self.work.cells if str(cell.variant) in self.lacking])
 
     def compute(self, request: Request) -> Reply:
         """Compute cells for about a minute, each from the image on that it has come to."""
@@ -111,71 +107,45 @@ def computer_of(work: Work, todo: Sequence[Cell], threads: int, range_seconds: f
 class RunLedger:
     """The ledger of a run: rows are committed in the order of each cell's images, since it is in one task at a time."""
 
-    record: Callable[[], str]
-    """Records the study, and gives its label."""
-    image_counts: dict[str, int]
-    """Cell key -> number of its images that are stored."""
-    commit: Commit
+    record: RunRecord
     advance: Advance
-    committed: Committed
-    label: str | None = None
 
     def begin(self) -> None:
-        self.label = self.label or self.record()
+        self.record.begin()
 
     def request(self, task: Task) -> Request:
-        return {cell.key: self.image_counts.get(cell.key, 0) for cell in task.cells}
+        return {cell.key: self.record.image_counts.get(cell.key, 0) for cell in task.cells}
 
     def accept(self, task: Task, reply: Reply) -> Task | None:
+        predictions = self.record.predictions
         for outcomes in reply.ranges:
-            self._store(outcomes, reply.sessions)
-        failed = {failure.cell.key for failure in self.committed.failed}
-        rest = [cell for cell in missing_cells(task.cells, self.image_counts) if cell.key not in failed]
+            self.record.commit(outcomes, lambda: reply.sessions)
+        self.advance(self.record.predictions - predictions)
+        failed = {failure.cell.key for failure in self.record.failed}
+        rest = [cell for cell in missing_cells(task.cells, self.record.image_counts) if cell.key not in failed]
         return task.limited_to(rest) if rest else None
 
     def fail(self, task: Task, error: str) -> None:
-        self._store([Failed(cell, f"{error} (tried {TRIES} times)") for cell in task.cells], {})
-
-    def _store(self, outcomes: Sequence[Outcome], sessions: Mapping[Variant, SessionInfo]) -> None:
-        self.commit(outcomes, sessions)
-        for outcome in outcomes:
-            if not isinstance(outcome, Failed):
-                count = len(outcome.predictions.predicted)
-                self.image_counts[outcome.cell.key] = outcome.first + count
-                self.advance(count)
-        self.committed.add(outcomes)
+        self.record.commit([Failed(cell, f"{error} (tried {TRIES} times)") for cell in task.cells])
 
     def tell(self, text: str) -> None:
         log.info(f"bandlens: {text}")
 
 
 def run_on_workers(
-    work: Work,
-    store: Store,
-    begin: Callable[[], str],
-    image_counts: dict[str, int],
-    workers: Workers,
-    range_seconds: float,
-    progress: Progress = silent,
+    work: Work, record: RunRecord, workers: Workers, range_seconds: float, progress: Progress = silent
 ) -> Summary:
     """Run the cells that are not complete on workers; a task that failed three times fails its cells.
 
-    `image_counts` has the number of stored images of each key. `begin` records all cells and gives the label of the
-    summary. A worker answers after about `range_seconds`.
+    A worker answers after about `range_seconds`.
     """
-    todo, committed = missing_cells(work.cells, image_counts), Committed()
-    with (
-        progress("running", images_left(todo, image_counts), "predictions") as advance,
-        background_commits(store, committed.throttled, dict) as commit,
-    ):
-        ledger = RunLedger(begin, image_counts, commit, advance, committed)
-        if todo:
-            with _start(work, todo, workers, range_seconds) as (started, look):
-                Schedule(started, whole_tasks(todo, work.grid), ledger, look).run()
-        ledger.begin()
-    for line in committed.throttled:
-        log.warning(f"bandlens: warning: {line}")
-    return committed.summarize(str(ledger.label), work.cells, todo)
+    total = images_left(record.todo, record.image_counts)
+    with record, progress("running", total, "predictions") as advance:
+        if record.todo:
+            with _start(work, record.todo, workers, range_seconds) as (started, look):
+                Schedule(started, whole_tasks(record.todo, work.grid), RunLedger(record, advance), look).run()
+        record.begin()
+    return record.summarize()
 
 
 @contextmanager

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.cell_progress import CellProgress, flush
 from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
-from bandlens.engine.run import make_resources, run
+from bandlens.engine.run import CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
 
 from .bench import Bench

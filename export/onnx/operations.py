@@ -12,16 +12,10 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Operators that do nearly all of a network's arithmetic."""
 
 
-def count_operations(content: bytes) -> float:
-    """Floating-point operations of an ONNX file for one image: two for each multiplication of its PRODUCTS.
-
-    Raises ExportError where the sizes of a product are not known before it runs.
-    """
-    return sum(operations_of_nodes(content).values())
-
-
 def operations_of_nodes(content: bytes) -> dict[str, float]:
-    """The operations of each product by the name of its node, or of its value where the node has no name.
+    """Floating-point operations of each of an ONNX file's PRODUCTS for one image: two for each multiplication.
+
+    They are by the name of the node, or of its value where the node has no name.
 
     Raises ExportError where the sizes of a product are not known before it runs.
     """

@@ -40,10 +40,9 @@ from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
-from bandlens.engine.cell_progress import Outcome, Progress
 from bandlens.engine.device.pixels import working_bytes
 from bandlens.engine.device.streams import new_stream
-from bandlens.engine.tasks import Task
+from bandlens.engine.tasks import Outcome, Task
 from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import save_onnx_file
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
@@ -315,7 +314,7 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
                 if len(made) == last:
                     xp.card.ask(illegal)
 
-            def compute(progress: Progress = progress, yielded: list[list[Outcome]] = yielded) -> None:
+            def compute(progress: Callable[[int], None] = progress, yielded: list[list[Outcome]] = yielded) -> None:
                 with bench.workbench() as place:
                     for task in tasks:
                         yielded += place.compute(task, range_seconds=0, progress=progress)

@@ -67,11 +67,11 @@ def test_a_sweep_keeps_the_plans_that_were_there_and_the_fastest_one(card: Prete
         "neither that of the other plan, nor the larger one"
     )
     assert work.choices[-1] == f"batch: 4 by the tuning of {tuned.date}"
-    assert tuning.usual_batch("tensorrt", "fp16", tmp_path / "models") == 4
-    assert tuning.usual_batch("tensorrt", "fp32", tmp_path / "models") == 256
+    assert tuning.usual_rate("tensorrt", "fp16", tmp_path / "models").batch == 4
+    assert tuning.usual_rate("tensorrt", "fp32", tmp_path / "models").batch == 256
     file = tmp_path / "models" / "plans" / "tuning.json"
     file.write_text(json.dumps(json.loads(file.read_text().replace("driver 580", "driver 570"))))
-    assert tuning.usual_batch("tensorrt", "fp16", tmp_path / "models") == 256
+    assert tuning.usual_rate("tensorrt", "fp16", tmp_path / "models").batch == 256
 
 
 def test_export_builds_and_compares_the_plans_that_studies_take(

@@ -92,13 +92,9 @@ def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
     perturbed, unperturbed = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
     assert to_run["predictions"] == len(MODELS) * (53 * perturbed + unperturbed)
     assert to_run["image_bytes"] == sum(images.nbytes for images in sets.values())
-    assert to_run["attack_operations"] / to_run["operations"] == pytest.approx(
-        (1 + 3 * 40) * perturbed / (52 * perturbed + unperturbed)
-    )
     assert to_run["seconds"] > 0
     words = paper.run("plan", "paper.toml", "--db", "other.duckdb")
     assert "one batch of one, measured now; one step of an attack on one, measured now" in words
-    assert "H100" not in words
 
 
 def test_every_cell_is_complete_and_a_second_run_has_nothing_to_do(paper: Paper) -> None:

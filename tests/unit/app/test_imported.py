@@ -19,7 +19,7 @@ from small import Command, ask, make_images, make_pictures
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.tables import read_parquet
 from bandlens.app.explore.answers import Answers, ImageQuery
-from bandlens.app.pictures.conditions import Conditions
+from bandlens.app.recorded_images import Conditions
 from bandlens.core.errors import StoreError
 
 X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
-from bandlens.core.errors import EngineError, UsageError
-from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, Model, Variant
+from bandlens.core.errors import EngineError
+from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, ImageSetInfo, Model, Variant
+from bandlens.engine import run as run_module
 from bandlens.engine.backends.base import ALL, Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import check_labels, make_resources, run
+from bandlens.engine.run import CellProgress, flush, make_resources, run
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
@@ -395,28 +396,6 @@ def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
         assert not running()
 
 
-@pytest.mark.parametrize(("last", "fits"), [(CLASSES - 1, True), (CLASSES, False)])
-def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool) -> None:
-    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
-    images = make_images(tmp_path / "images.set", make_pictures(3), labels=[0, last, 1])
-    if fits:
-        check_labels(images, models)
-    else:
-        with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
-            check_labels(images, models)
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 1], None])
-def test_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path, labels: list[int] | None) -> None:
-    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
-    images = make_images(tmp_path / "images.set", make_pictures(3), labels=labels)
-    accepted = Scheme(np.array([0, 2, 2]), np.array([1, 1, CLASSES], np.int32))
-    images = replace(images, schemes={"real": accepted})
-    check_labels(images, models[:1])
-    with pytest.raises(UsageError, match=r"0/2\.png is labelled 12, but small has 12 classes; pack the images with"):
-        check_labels(images, models)
-
-
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
     """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
     cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]
@@ -424,3 +403,46 @@ def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> Non
     pieces = [keys for keys in outcome.transactions if keys]
     assert [len(keys) for keys in pieces] == [len(bench.models)] * 4
     assert sorted(key for keys in pieces for key in keys) == sorted(cell.key for cell in cells)
+
+
+def cells_in_order(count: int) -> list[Cell]:
+    model = Model("m", "own", "a", "0" * 64, "s", "none", Path("m.onnx"), "0" * 64, 8, 12)
+    variant = Variant(model, "onnxruntime", "fp32", model.path, model.sha256)
+    images = ImageSetInfo("i", "b", "0" * 64, 100, 8, "none", labelled=True)
+    return [Cell(variant, images, Condition("lowpass", (("cutoff", k / 10),), f"{k}"), 0) for k in range(count)]
+
+
+def made_up_columns(rng: np.random.Generator, count: int, labelled: bool) -> Any:
+    predicted, rank = (rng.integers(0, 12, count).astype(np.uint16) for _ in range(2))
+    return predicted, rank if labelled else None, rng.random(count, np.float32)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_each_cell_gets_its_own_rows_and_three_arrays_are_copied(
+    monkeypatch: pytest.MonkeyPatch, labelled: bool
+) -> None:
+    copied = list[int]()
+    monkeypatch.setattr(run_module, "to_numpy", lambda array: (copied.append(len(array)), to_numpy(array))[1])
+    rng, works = np.random.default_rng(0), [CellProgress(cell, 10 * k) for k, cell in enumerate(cells_in_order(5))]
+    for work, sizes in zip(works, ([4, 4], [], [3], [4, 1], [2]), strict=True):
+        work.columns = [made_up_columns(rng, size, labelled) for size in sizes]
+        work.times, work.pending = [(0.0, 0.5)] * len(sizes), sum(sizes)
+    works[2].error = "it failed"
+    works[4].columns[0][2][1] = np.nan
+    expected = [np.concatenate([piece[0] for piece in works[k].columns]) for k in (0, 3)]
+    outcomes = flush(np, works)
+    assert [type(outcome) for outcome in outcomes] == [Finished, Failed, Finished, Failed]
+    first, failed, second, not_finite = outcomes
+    assert isinstance(first, Finished)
+    assert isinstance(second, Finished)
+    for part, rows, start, seconds in ((first, expected[0], 0, 1.0), (second, expected[1], 30, 1.0)):
+        np.testing.assert_array_equal(part.predictions.predicted, rows)
+        assert (part.predictions.label_rank is not None) == labelled
+        assert (part.first, part.seconds) == (start, seconds)
+    assert isinstance(failed, Failed)
+    assert failed.error == "it failed"
+    assert isinstance(not_finite, Failed)
+    assert not_finite.error.startswith("logits are not finite at image 41;")
+    assert copied == [15] * (3 if labelled else 2)
+    assert flush(np, works) == [], "what was yielded is not yielded again"
+    assert [work.first for work in works] == [8, 10, 20, 35, 40]

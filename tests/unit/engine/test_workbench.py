@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 from onnx import helper
 from small import make_images, make_model, make_pictures
 
-from bandlens.core.errors import UsageError
 from bandlens.core.records import Cell, Condition, Failed, Finished, Model
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.engine.run import check_attackable
 from bandlens.engine.tasks import Task, whole_tasks
 from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import save_model
@@ -267,12 +265,6 @@ def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: P
         cells[0].key: "logits are not finite at image 13"
     }
     assert len(outcome.columns[cells[1].key]) == COUNT
-
-
-def test_images_of_another_decision_are_refused(bench: Bench) -> None:
-    check_attackable(bench.images.info)
-    with pytest.raises(UsageError, match=r"images.set decides among sixteen, and attacks need"):
-        check_attackable(replace(bench.images.info, decision_space="sixteen"))
 
 
 # Engines that attacks run on

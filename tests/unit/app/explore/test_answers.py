@@ -23,8 +23,8 @@ from bandlens.analysis.charts.curves import curves
 from bandlens.analysis.charts.grammar import COLORED_MODELS
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
-from bandlens.app.pictures.conditions import Conditions, find_sets
-from bandlens.app.pictures.sheet import grid_of
+from bandlens.app.recorded_images import Conditions, find_sets
+from bandlens.app.sheets import grid_of
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import open_image_set
 

@@ -14,7 +14,6 @@ import quick_export  # noqa: F401 - one test exports several networks
 from local_workers import TWO, work_here
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
-from torch import nn
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study import plan
@@ -27,14 +26,10 @@ from bandlens.app.study.run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus
-from bandlens.engine.device.nvidia import Gpu, NoGpu
+from bandlens.engine.device.nvidia import NoGpu
 from bandlens.export.model_files import save_model
-from bandlens.export.onnx.from_torch import to_onnx
-from bandlens.export.onnx.operations import count_operations
-from bandlens.export.pipeline import import_onnx
 from bandlens.probes.images.pack import pack
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"
 OTHER_LEVEL = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.12]}"
 
@@ -167,24 +162,6 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert place.ask("SELECT count(*) FROM accuracy") == [(60,)]
     assert place.ask("SELECT count(*) FROM cell") == [(74,)]
     assert place.ask("SELECT * EXCLUDE (version) FROM accuracy_of('study@1') ORDER BY ALL") == before
-
-
-def test_operations_of_finished_files_are_those_of_each(place: Place) -> None:
-    for file in (place.folder / "models").iterdir():
-        file.unlink()
-    counted = 0.0
-    for width in (2, 40):
-        network = nn.Sequential(
-            nn.Conv2d(3, width, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12)
-        )
-        content, _ = to_onnx(network.eval(), 128)
-        file = place.folder / f"{width}.onnx"
-        file.write_bytes(content)
-        import_onnx(file, f"width{width}", ((0, 0, 0), (1, 1, 1)), place.folder / "models")
-        counted += count_operations(content)
-    plan = place.plan(probes="lowpass = {cutoff = [0.5]}")
-    assert plan.predictions == 2 * 2 * 20
-    assert plan.cost.operations == pytest.approx(2 * 20 * counted)
 
 
 def test_what_was_run_once_is_not_run_again(place: Place) -> None:
@@ -408,17 +385,6 @@ def test_an_engine_that_needs_a_gpu_says_so_where_there_is_none(
     answer = command(job, make_study(place.folder), "--db", place.database, "--engine", engine)
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith('GPU here, and this engine needs one; engine = "onnxruntime" runs on the CPU\n')
-
-
-@pytest.mark.parametrize(
-    ("cards", "bounded"), [((H100,), True), ((replace(H100, name="NVIDIA L4"),), False)], ids=["H100", "L4"]
-)
-def test_the_peak_of_a_card_is_told_where_that_card_is(
-    cards: tuple[Gpu, ...], bounded: bool, place: Place, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bandlens.app.study.plan.gpus", lambda: cards)  # a machine that this one is not
-    printed = command("plan", make_study(place.folder), "--db", place.database, "--summary").out
-    assert ("; on an H100: no less than " in printed) == bounded
 
 
 def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:

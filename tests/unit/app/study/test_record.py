@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,13 +18,16 @@ from small import ask, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.plan import plan_study
+from bandlens.app.study.record import RunRecord
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
-from bandlens.core.records import Crop
+from bandlens.core.errors import StoreError
+from bandlens.core.records import Cell, Crop, Failed
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
 from bandlens.probes.images.change import add_images, remove_images
 from bandlens.probes.images.pack import pack
@@ -163,3 +170,46 @@ def test_gates_reuse_what_they_ran(study: Path) -> None:
     again = gate_study_precision(work.study, database, "fp32", "torch:fp32").run_summary
     assert again is not None
     assert again["predictions"] == 2 * NEW * len(work.cells)
+
+
+def failure(number: int) -> Failed:
+    return Failed(cast(Cell, number), "it failed")
+
+
+def record_with(commit: Callable[..., None]) -> RunRecord:
+    return RunRecord([], cast(Store, SimpleNamespace(commit=commit)), str, {})
+
+
+def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> None:
+    computed, committed = threading.Event(), []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        assert computed.wait(30), "the caller went on meanwhile"
+        committed.append((outcomes, sessions))
+
+    with record_with(commit) as record:
+        record.commit([failure(0)])
+        assert committed == []
+        computed.set()
+        for number in range(1, 6):
+            record.commit([failure(number)])
+    assert committed == [([failure(number)], {}) for number in range(6)]
+    assert record.failed == [failure(number) for number in range(6)]
+
+
+@pytest.mark.parametrize("ranges", [1, 3])
+def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
+    tried = []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        tried.append(outcomes)
+        raise StoreError("results.duckdb: no space left on the device")
+
+    def commit_all() -> None:
+        with record_with(commit) as record:
+            for number in range(ranges):
+                record.commit([failure(number)])
+
+    with pytest.raises(StoreError, match="no space left"):
+        commit_all()
+    assert tried == [[failure(0)]]

@@ -24,7 +24,7 @@ from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.backends.base import BATCH
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
-from bandlens.engine.tuning import FILE, RATE_VERSION, usual_batch
+from bandlens.engine.tuning import FILE, RATE_VERSION, usual_rate
 from bandlens.export.model_files import load_model, save_onnx_file
 
 COUNT = 24
@@ -78,7 +78,7 @@ def test_a_gpu_takes_more_at_once_than_a_cpu(models: list[Model], tmp_path: Path
 def test_exported_plans_are_of_the_batch_that_studies_take(tmp_path: Path) -> None:
     defaults = {inspect.signature(command).parameters["batch"].default for command in (export_words,)}
     assert defaults == {Lowering().batch} == {None}
-    assert usual_batch("tensorrt", "fp16", tmp_path) == BATCH["cupy"]
+    assert usual_rate("tensorrt", "fp16", tmp_path).batch == BATCH["cupy"]
 
 
 def test_the_batch_is_that_of_the_plans_that_most_models_have(models: list[Model], tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +20,6 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
-from bandlens.app.study.sessions import background_commits
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, StoreError, UsageError
 from bandlens.engine.backends.base import attack_variant
@@ -145,40 +142,6 @@ def test_torch_has_no_int8(command: Command, work: Work, tmp_path: Path) -> None
         "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them, or engine to "
         "onnxruntime or openvino for int8\n",
     )
-
-
-def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> None:
-    computed, committed = threading.Event(), []
-
-    def commit(outcomes: Any, sessions: Any) -> None:
-        assert computed.wait(30), "the caller went on meanwhile"
-        committed.append((outcomes, sessions))
-
-    with background_commits(cast(Store, SimpleNamespace(commit=commit))) as commit_later:
-        commit_later(["first"], {})  # type: ignore[list-item]
-        assert committed == []
-        computed.set()
-        for number in range(5):
-            commit_later([number], {})  # type: ignore[list-item]
-    assert committed == [(["first"], {}), *(([number], {}) for number in range(5))]
-
-
-@pytest.mark.parametrize("ranges", [1, 3])
-def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
-    tried = []
-
-    def commit(outcomes: Any, sessions: Any) -> None:
-        tried.append(outcomes)
-        raise StoreError("results.duckdb: no space left on the device")
-
-    def commit_all() -> None:
-        with background_commits(cast(Store, SimpleNamespace(commit=commit))) as commit_later:
-            for number in range(ranges):
-                commit_later([number], {})  # type: ignore[list-item]
-
-    with pytest.raises(StoreError, match="no space left"):
-        commit_all()
-    assert tried == [[0]]
 
 
 def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes_it(

@@ -12,13 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...analysis.database.store import Store
-from ...core.errors import BandlensError, UsageError
-from ...core.records import Condition
-from ...probes.family import Batch
-from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
-from ...probes.images.image_set import ImageSet, open_image_set
-from ...probes.images.set_files import ABOUT
+from ..analysis.database.store import Store
+from ..core.errors import BandlensError, UsageError
+from ..core.records import Condition
+from ..probes.family import Batch
+from ..probes.grid import FAMILIES, KNOWN, Grid, make_grid
+from ..probes.images.image_set import ImageSet, open_image_set
+from ..probes.images.set_files import ABOUT
 
 SEARCH_DEPTH = 4
 """Levels below a folder at which image sets are looked for: imagenet-c/fog/3 lies three below."""
@@ -117,8 +117,13 @@ class Conditions:
         batch = Batch(images.take(position), images.keys[position], position, seed)
         perturb = self._families[condition.probe].perturb
         [(_, batch_pixels)] = perturb(np, batch, [condition], lambda: np.empty(batch.pixels.shape, np.float32))
-        pixels: NDArray[np.uint8] = np.round(batch_pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-        return pixels
+        return shown(batch_pixels[0])
+
+
+def shown(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 of (3, size, size) in [0, 1]."""
+    pixels: NDArray[np.uint8] = np.round(image.transpose(1, 2, 0) * 255).astype(np.uint8)
+    return pixels
 
 
 def clean(images: ImageSet, index: int) -> NDArray[np.uint8]:

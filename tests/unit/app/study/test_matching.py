@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from local_workers import TWO, work_here
+from small import CLASSES as TWELVE
 from small import ask, make_images, make_model, make_pictures, make_study, pack_folders
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.pictures.conditions import as_recorded
+from bandlens.app.recorded_images import as_recorded
 from bandlens.app.study.file import Study
+from bandlens.app.study.matching import check_attackable, check_labels
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import UsageError
@@ -19,7 +22,7 @@ from bandlens.core.protocol import CLASSES
 from bandlens.core.records import Crop
 from bandlens.export.class_names import name_classes
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
-from bandlens.probes.images.image_set import open_image_set
+from bandlens.probes.images.image_set import Scheme, open_image_set
 from bandlens.probes.images.pack import pack
 
 NAMES = ["zebra", "ant", "whale", "bee", "crow", "deer", "elk"]
@@ -124,3 +127,32 @@ def test_sets_whose_classes_have_no_names_stay_as_they_were_packed(tmp_path: Pat
     (images,) = resolved(tmp_path).image_sets
     assert images.info == packed.info
     np.testing.assert_array_equal(images.labels, packed.labels)
+
+
+@pytest.mark.parametrize(("last", "fits"), [(TWELVE - 1, True), (TWELVE, False)])
+def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool) -> None:
+    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
+    images = make_images(tmp_path / "images.set", make_pictures(3), labels=[0, last, 1])
+    if fits:
+        check_labels(images, models)
+    else:
+        with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
+            check_labels(images, models)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], None])
+def test_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path, labels: list[int] | None) -> None:
+    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
+    images = make_images(tmp_path / "images.set", make_pictures(3), labels=labels)
+    accepted = Scheme(np.array([0, 2, 2]), np.array([1, 1, TWELVE], np.int32))
+    images = replace(images, schemes={"real": accepted})
+    check_labels(images, models[:1])
+    with pytest.raises(UsageError, match=r"0/2\.png is labelled 12, but small has 12 classes; pack the images with"):
+        check_labels(images, models)
+
+
+def test_images_of_another_decision_are_refused(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images.set", make_pictures(3))
+    check_attackable(images.info)
+    with pytest.raises(UsageError, match=r"images.set decides among sixteen, and attacks need"):
+        check_attackable(replace(images.info, decision_space="sixteen"))

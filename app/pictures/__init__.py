@@ -1,1 +1,0 @@
-"""Pictures of images under conditions: those of a database again, contact sheets, and walls."""
