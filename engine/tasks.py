@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.records import Cell, Failed, Finished, Variant
+from ..probes.attacks import gradients_of
 from ..probes.grid import Grid
 
 Outcome = Finished | Failed
@@ -67,6 +68,11 @@ def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
     """The cells that are perturbed for all checkpoints alike, and those that are attacked."""
     attacked = [cell for cell in cells if cell.condition.facts.attack]
     return [cell for cell in cells if not cell.condition.facts.attack], attacked
+
+
+def gradients(cell: Cell) -> str:
+    """The precision of the gradients of a cell that is attacked."""
+    return gradients_of(cell.condition)
 
 
 def cells_together(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:

@@ -19,9 +19,8 @@ from ...core.protocol import classes_decided
 from ...core.records import Cell, Failed, Variant, enlarged_in_words
 from ...engine.backends.base import open_attacker
 from ...engine.device.gpu_errors import gpu_errors
-from ...engine.tasks import by_attack
+from ...engine.tasks import by_attack, gradients
 from ...engine.tuning import measure_rate
-from ...probes.attacks import gradients_of
 from ...probes.family import Family
 from ...probes.grid import Grid, make_grid
 from . import GATE_IMAGES
@@ -213,7 +212,7 @@ def _estimate_perturbed(
 def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
     steps = Counter[str]()
     for cell in cells:
-        steps[gradients_of(cell.condition)] += int(lacking[cell.key] * (cell.condition.number("steps") or 0))
+        steps[gradients(cell)] += int(lacking[cell.key] * (cell.condition.number("steps") or 0))
 
     def attack_seconds(variant: Variant) -> float:
         with gpu_errors(), open_attacker(variant, study.batch, study.thread_count) as session:
