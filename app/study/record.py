@@ -77,7 +77,7 @@ class Summary:
 
 @dataclass
 class RunRecord:
-    """What a run has committed so far. A context manager: a thread stores a range while the next one is computed.
+    """The account of what a run has committed so far. A thread stores a range while the next one is computed.
 
     Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
     the end of the block, and nothing that comes after it is committed.

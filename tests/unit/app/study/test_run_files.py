@@ -1,4 +1,4 @@
-"""What a run keeps beside its database: its progress, read from outside, and a crash, as the next run learns of it."""
+"""A run keeps two files beside its database: its progress, read from outside, and a crash, for the next run."""
 
 from __future__ import annotations
 
