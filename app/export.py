@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
-from ..core.parallel import processors
-from ..core.progress import Progress, silent
+from ..core.jobs import Progress, processors, silent
 from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Model
 from ..core.untrusted import read_text

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import __version__
 from ..core.errors import EngineError, UnknownName, amount
-from ..core.parallel import processors
+from ..core.jobs import processors
 from ..engine.backends.base import ENGINES
 from ..engine.device.devices import Readiness, choose_engine, gpus, readiness
 from ..engine.device.nvidia import Gpus, NoGpu, Problem

@@ -26,8 +26,7 @@ from ..analysis.statistics.spectra import (
     weighted,
 )
 from ..core.errors import UsageError
-from ..core.parallel import processors
-from ..core.progress import Progress, silent
+from ..core.jobs import Progress, processors, silent
 from ..core.protocol import OCTAVES
 from ..core.records import Model
 from ..engine.backends.base import open_attacker, variant_of

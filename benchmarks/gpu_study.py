@@ -28,7 +28,7 @@ import numpy as np
 from _common import SIZE
 
 from bandlens.analysis.database.open import open_store
-from bandlens.core.parallel import processors
+from bandlens.core.jobs import processors
 from bandlens.core.records import Cell, Model, Variant
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import make_resources, run

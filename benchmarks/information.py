@@ -20,8 +20,8 @@ from bandlens.analysis.statistics.arrays import ALPHA
 from bandlens.app.spectrum import measure_spectra
 from bandlens.core.protocol import OCTAVES, octave_edges
 from bandlens.core.records import Crop
+from bandlens.probes.fourier import unit_noise
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.probes.power_law import unit_noise
 
 SEED, SIZE = 0, 32
 AMPLIFIED = 3

@@ -25,9 +25,8 @@ from types import TracebackType
 from typing import Any
 
 from .errors import BandlensError, UsageError
-from .progress import step
 from .untrusted import one_line
-from .user_code import UserCode, UserModules, parse_uses, runs_users_code
+from .user_code import UserCode, UserModules, UserObject, parse_uses, runs_users_code
 
 log = logging.getLogger("bandlens")
 
@@ -47,8 +46,6 @@ def user_function(
     """
     reference = table.get("function") or name
     if callable(reference):
-        from .user_objects import UserObject  # dis and pickle, for notebooks alone
-
         code = UserObject(what, reference, folder, parse_uses(what, table))
         return UserFunction(what, getattr(reference, "__name__", name), None, code, reference, error)
     file, uses = folder / str(table["file"]), parse_uses(what, table)
@@ -109,7 +106,7 @@ class UserFunction:
 
     @contextmanager
     def at_work(self, note: str = "") -> Iterator[None]:
-        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
+        """The time of some calls in this thread, which a crash is put down to.
 
         `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
         the function's identity.
@@ -135,7 +132,7 @@ def _running(code: UserCode, what: str, error: type[BandlensError] = UsageError)
     """Run a user's code in the block. `error` where it has read what is no part of its identity, whatever it raised."""
     failure: BandlensError | None = None
     try:
-        with step(what), _standard_error(), code.at_work():
+        with _standard_error(), code.at_work():
             yield
     except BandlensError as error_of_code:
         failure = error_of_code

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..core.errors import BandlensError, DeviceError, EngineError
-from ..core.progress import Progress, silent
+from ..core.jobs import Progress, silent
 from ..core.records import Cell, Failed, SessionInfo, Variant
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet

@@ -23,7 +23,7 @@ Gavrikov and Keuper 2024 rest their critical-band metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from types import ModuleType
@@ -104,16 +104,6 @@ def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: S
 
     Each gets the RMS of level 0.
     """
-    for band, gain in zip(out, bands_and_gains(xp, noise, frequencies, out), strict=True):
-        if gain is not None:
-            band *= gain
-    return out
-
-
-def bands_and_gains(
-    xp: ModuleType, noise: Array, frequencies: Sequence[int], out: Sequence[Array]
-) -> Iterator[Array | None]:
-    """Fill `out` with bands, and yield after each what `noise_bands` multiplies it by: (n, 1, 1), or None for 1."""
     levels = [LAST_LEVEL - f for f in frequencies]
     down, up = _operators(xp, noise.shape[-1])
     full_size = [noise]  # level l, brought back to full size
@@ -127,7 +117,9 @@ def bands_and_gains(
             band[...] = full_size[level]
         else:
             xp.subtract(full_size[level], full_size[level + 1], out=band)
-        yield reference / _rms(xp, band) if level > 0 else None
+        if level > 0:
+            band *= reference / _rms(xp, band)
+    return out
 
 
 def _from_both_sides(matrix: Array, images: Array) -> Array:
@@ -199,16 +191,11 @@ def mix_in_arrays(
     out[:, 1:] = mixed[:, None]
 
 
-def mix_in_kernel(
-    grey: Array, band: Array, gain: Array | None, noise_sd: float, stream: NoiseStream, out: Array
-) -> None:
-    """`mix_in_arrays` on a GPU, of a band times its gain, (n, 1, 1), where it has one.
-
-    It takes one pass and does not wait: a pixel that needs it is redrawn where it is.
-    """
+def mix_in_kernel(grey: Array, band: Array, noise_sd: float, stream: NoiseStream, out: Array) -> None:
+    """`mix_in_arrays` on a GPU, in one pass that does not wait: a pixel that needs it is redrawn where it is."""
     count, size = len(grey), grey.shape[-1]
     seed, keys, draw = stream
-    launch("mix_noise", (size * size, count), out, grey, band, gain, noise_sd, keys, seed, draw, size * size)
+    launch("mix_noise", (size * size, count), out, grey, band, noise_sd, keys, seed, draw, size * size)
 
 
 def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
@@ -235,14 +222,9 @@ def _one_draw(
     # An array a band: one for all of them is so large that it would be mapped, and its pages cleared, for every batch.
     bands = [xp.empty((count, size, size), dtype=xp.float32) for _ in frequencies]
     parts = list(chunks(xp, count))
-    gains: list[Array | None] = []
     for part in parts if frequencies else ():
         noise = unit_normal_fields(xp, batch.seed, batch.keys[part], draw, size)
-        places = [band[part] for band in bands]
-        if xp is np:
-            noise_bands(xp, noise, frequencies, places)
-        else:
-            gains = list(bands_and_gains(xp, noise, frequencies, places))
+        noise_bands(xp, noise, frequencies, [band[part] for band in bands])
     peaks = [[float(abs(band[part]).max()) for part in parts] for band in bands] if xp is np else []
     for condition in conditions:
         out, sd = buffer(), float(condition["noise_sd"])
@@ -256,7 +238,7 @@ def _one_draw(
                     stream = NoiseStream(batch.seed, batch.keys[part], draw)
                     mix_in_arrays(xp, grey[part], band[part], sd, peak, stream, out[part])
             else:
-                mix_in_kernel(grey, band, gains[f], sd, NoiseStream(batch.seed, batch.keys, draw), out)
+                mix_in_kernel(grey, band, sd, NoiseStream(batch.seed, batch.keys, draw), out)
         yield condition, out
 
 

@@ -13,12 +13,10 @@ from ..core.user_code import TABLE_KEYS
 from .attacks import ATTACKS
 from .critical_band import CRITICAL_BAND
 from .family import CLEAN, Axis, Family, Perturb
-from .fourier import FOURIER_BASIS, FOURIER_BIN
-from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
-from .grey import CONTRAST, UNIFORM_NOISE
+from .fourier import FOURIER_BASIS, FOURIER_BIN, POWER_LAW_NOISE
+from .grey import CONTRAST, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS, UNIFORM_NOISE
 from .octaves import BANDPASS, BANDSTOP, OCTAVE_MASK
 from .phase import PHASE_SCRAMBLE, PHASE_SHIFT
-from .power_law import POWER_LAW_NOISE
 from .spectral import HIGHPASS, LOWPASS
 from .suppression import BILATERAL, CHANNEL_SHUFFLE, GREY_BLEND, PATCH_SHUFFLE
 from .user import user_family

@@ -82,13 +82,13 @@ extern "C" __global__ void luma(unsigned char* out, const unsigned char* __restr
 
 // probes/critical_band.py: bring_into_range and redraw. x counts an image's pixels, y the images.
 extern "C" __global__ void mix_noise(
-    float* out, const float* __restrict__ grey, const float* __restrict__ band, const float* __restrict__ gains,
-    float noise_sd, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
+    float* out, const float* __restrict__ grey, const float* __restrict__ band, float noise_sd,
+    const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
     const long long image = blockIdx.y, place = image * pixels + pixel;
     // Rounded before it is added, as in the array code: a fused sum can fall on the other side of a border.
-    const float noise = __fmul_rn(noise_sd, gains ? __fmul_rn(band[place], gains[image]) : band[place]);
+    const float noise = __fmul_rn(noise_sd, band[place]);
     float value = grey[place] + noise;
     if (value < 0.0f && noise >= -0.9f) {
         value = 0.1f;

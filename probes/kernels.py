@@ -26,7 +26,7 @@ KERNELS = {
     "random_words": Kernel(256, ("uint32*", "uint64*", "uint64", "uint32", "uint32", "uint32")),
     "unit_normal_fields": Kernel(256, ("float32*", "uint64*", "uint64", "uint32", "uint32")),
     "luma": Kernel(256, ("uint8*", "uint8*", "uint32")),
-    "mix_noise": Kernel(256, (*["float32*"] * 4, "float32", "uint64*", "uint64", "uint32", "uint32")),
+    "mix_noise": Kernel(256, (*["float32*"] * 3, "float32", "uint64*", "uint64", "uint32", "uint32")),
     "bilateral": Kernel(256, ("float32*", "uint8*", "float32*", "float32", "uint32", "uint32")),
     "fold_quarters": Kernel(256, (*["float32*"] * 4, "uint8*", "uint32", "uint32")),
     "cut_block": Kernel(256, ("float32*", "float32*", *["uint32"] * 6)),

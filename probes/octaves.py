@@ -63,8 +63,9 @@ class Spectra:
         for part in chunks(xp, len(pixels)):
             self._spectra[part] = xp.fft.rfft2(pixels[part].astype(xp.float64) / 255)
 
-    def keep(self, mask: NDArray[np.bool_], out: Array) -> Array:
-        """Fill `out`, float32 images, with the coefficients of a mask that is laid out as `rings`, before the clip."""
+    def keep(self, mask: NDArray[np.bool_], out: Array | None = None) -> Array:
+        """Float32 images, before the clip, of the coefficients of a mask that is laid out as `rings`; they may go to `out`."""
+        out = self._xp.empty(self._shape, dtype=self._xp.float32) if out is None else out
         factors = self._xp.asarray(mask, dtype=self._xp.float32)
         for part in chunks(self._xp, len(out)):
             out[part] = self._xp.fft.irfft2(self._spectra[part] * factors, s=self._shape[-2:])
@@ -75,7 +76,9 @@ def perturb(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffe
     """Yield the masks by their finer octaves, whose sum is made once for all masks that have it."""
     spectra, edges = Spectra(xp, batch.pixels), octave_edges(batch.pixels.shape[-1])
     fields: dict[str, Array] = {
-        octave: spectra.keep((low < spectra.rings) & (spectra.rings <= high), _empty(xp, batch))
+        octave: spectra.keep(
+            (low < spectra.rings) & (spectra.rings <= high), xp.empty(batch.pixels.shape, dtype=xp.float32)
+        )
         for octave, low, high in zip(OCTAVES, edges[:-1], edges[1:], strict=True)
         if any(octave in str(condition["keep"]) for condition in conditions)
     }
@@ -111,10 +114,6 @@ def clip_sum_in_kernel(_: ModuleType, coarse: Array, fine: Array | None, out: Ar
     count, channels, height, width = out.shape
     area, coarse_area = height * width, coarse.shape[2] * coarse.shape[3]
     launch("clip_sum", (area, count * channels), out, coarse, fine, coarse_area, area)
-
-
-def _empty(xp: ModuleType, batch: Batch) -> Array:
-    return xp.empty(batch.pixels.shape, dtype=xp.float32)
 
 
 def _members(condition: Condition, octaves: str) -> str:

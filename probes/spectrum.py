@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UsageError
-from ..core.parallel import in_parallel
-from ..core.progress import Progress, silent
+from ..core.jobs import Progress, in_parallel, silent
 from ..core.protocol import OCTAVES, octave_edges
 from .images.image_set import ImageSet
 from .octaves import SMALLEST_SIZE, rings

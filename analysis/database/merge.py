@@ -25,7 +25,7 @@ import duckdb
 
 from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import partial_prefix, put_beside, remove_partial_files
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
 from .conditions import ORDER
 from .open import attached, open_store, write_empty

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import EngineError
-from ...core.parallel import end_with_parent, processors
+from ...core.jobs import end_with_parent, processors
 from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.shares import Share

@@ -31,8 +31,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, UsageError
-from ...core.parallel import in_parallel
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, in_parallel, silent
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.consistency import (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How

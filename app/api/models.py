@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import CheckpointError, UsageError
-from ...core.parallel import processors
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, processors, silent
 from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
 from ...export.weights.registry import OWN_WEIGHTS, Reading, checkpoint, key_rule, select

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...core.errors import UnknownName, UsageError, some_of
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from .parameters import (
     RESULTS,
     Database,

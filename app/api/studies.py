@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import UnknownName, UsageError
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from ..console import log
 from ..study import GATE_IMAGES
 from .parameters import RESULTS, Database, EngineOfStudy, File, complete_study, existing, path_of

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from ...analysis.comparison.gates import Limits
 from ...core.errors import UnknownName, UsageError
-from ...core.parallel import processors
+from ...core.jobs import processors
 from ...core.untrusted import read_text, without_secrets
 from ...probes.grid import PUBLISHED
 

@@ -16,7 +16,7 @@ from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.store import Store
 from ...analysis.database.studies import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from ...engine.backends.base import engine_of
 from ...engine.tasks import by_attack
 from ..console import log

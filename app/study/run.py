@@ -13,7 +13,7 @@ from ...analysis.comparison.precision import not_passed
 from ...analysis.database.open import open_store, snapshots
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError, quoted, some_of
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from ...core.records import Failed
 from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import with_card_state

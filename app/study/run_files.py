@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...core.files import lost_its_maker, partial_prefix
-from ...core.progress import Advance, Progress
+from ...core.jobs import Advance, Progress
 from ...core.untrusted import as_record, parse_json, read_text
 from ...core.user_code import is_of_python
 from ...core.user_functions import crash_notes

@@ -13,7 +13,7 @@ from ...analysis.database.integrity import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...core.errors import BandlensError, UsageError
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 from ...core.records import Cell, Finished, SessionInfo
 from ...engine.tasks import Task
 from ...export.model_files import read_verified

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from ...core.errors import EngineError
-from ...core.progress import Advance, Progress, silent
+from ...core.jobs import Advance, Progress, silent
 from ...core.records import Cell, Failed, SessionInfo, Variant
 from ...engine.tasks import Outcome, Task, whole_tasks
 from ...engine.workbench import with_card_state

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, cast
 
 from ...core.errors import EngineError, UsageError, some_of
-from ...core.parallel import describe_exit, end_with_parent
+from ...core.jobs import describe_exit, end_with_parent
 from ..backends.base import engine_of
 from ..device.devices import gpus
 from ..device.requirements import usable

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ExportError, UnknownName, UsageError, advice_on
-from ...core.parallel import processors
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, processors, silent
 from ...core.records import Crop, Head
 from ..class_names import check_distinct
 from ..onnx.parity import check_finite, run_in_batches

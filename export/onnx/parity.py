@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ExportError, UsageError, some_of
-from ...core.parallel import processors
+from ...core.jobs import processors
 from ...core.untrusted import first_line
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import ExportError
-from ...core.parallel import describe_exit, end_with_parent
+from ...core.jobs import describe_exit, end_with_parent
 from .parity import join_outputs, run_in_batches, split_batches
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...core.errors import ImageSetError
-from ...core.parallel import in_parallel
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, in_parallel, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
 from ...core.untrusted import as_record
 from . import set_files as files

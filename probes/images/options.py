@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...core.progress import Progress, silent
+from ...core.jobs import Progress, silent
 
 Say = Callable[[str], object]
 

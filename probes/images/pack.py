@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.errors import ImageSetError, UsageError
-from ...core.parallel import in_parallel
+from ...core.jobs import in_parallel
 from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import ImageSetError
-from ...core.parallel import in_parallel
+from ...core.jobs import in_parallel
 from ...core.records import Crop
 from ...core.untrusted import regular, words_of
 from . import set_files as files

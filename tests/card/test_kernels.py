@@ -281,11 +281,9 @@ def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw:
 def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: list[int], size: int) -> None:
     draw, seed, keys = 7, 2**62 + 1, np.array(images, np.uint64)
     grey, band = noisy(len(keys), size)
-    gain = np.linspace(0.9, 1.1, len(keys), dtype=np.float32)[:, None, None]
     out = device.full((len(keys), 3, size, size), device.nan, device.float32)
-    on_device = [device.asarray(array) for array in (grey, band, gain)]
+    on_device = [device.asarray(array) for array in (grey, band)]
     critical_band.mix_in_kernel(*on_device, noise_sd, critical_band.NoiseStream(seed, device.asarray(keys), draw), out)
-    band *= gain
     made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     noise = band * np.float32(noise_sd)
     value = grey + noise
@@ -361,7 +359,7 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     launch("cut_block", (35, 9), cut[1:2], quarters[0][:7], 7, 9, 5, 65, 5, 3)
     launch("join_quarters", (4225, 9), low[1:4], high[1:4], pixels, *quarters, 65, 9)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
-    launch("mix_noise", (16900, 3), out[1:4], grey, band, None, 0.1, keys, 1, 0, 16900)
+    launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
     launch("clip_sum", (16900, 9), summed[1:4], low[1:4], high[1:4], 16900, 16900)
     launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
     whole = (words, smooth, low, high, summed, grey_levels, fields, out, predicted, rank, confidence)
@@ -383,7 +381,7 @@ def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -
         with pytest.raises(
             EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
         ):
-            critical_band.mix_in_kernel(wrong, band, None, 0.1, stream, out)
+            critical_band.mix_in_kernel(wrong, band, 0.1, stream, out)
 
 
 # Under sanitizers
@@ -448,9 +446,7 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
     on_device = (*constants(xp, (grey, band)), xp.asarray(keys))
     mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     out = xp.empty(mixed.shape, dtype=xp.float32)
-    critical_band.mix_in_kernel(
-        *on_device[:2], None, noise_sd, critical_band.NoiseStream(seed, on_device[2], draw), out
-    )
+    critical_band.mix_in_kernel(*on_device[:2], noise_sd, critical_band.NoiseStream(seed, on_device[2], draw), out)
     for made in (out, mixed_in_arrays(xp, *on_device[:2], noise_sd, draw, seed, on_device[2])):
         np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=CLOSE)
 

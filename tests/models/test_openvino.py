@@ -29,7 +29,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import EngineError
-from bandlens.core.parallel import processors
+from bandlens.core.jobs import processors
 from bandlens.core.records import Model
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of

@@ -16,7 +16,7 @@ from small import Command, make_images, make_model, make_pictures, pack_folders,
 from bandlens.app import sensitivity as sensitivity_module
 from bandlens.app.api.models import sensitivity
 from bandlens.core.errors import EngineError, UsageError
-from bandlens.core.parallel import processors
+from bandlens.core.jobs import processors
 from bandlens.core.records import Crop, Model, Variant
 from bandlens.engine.backends.base import Attacker, open_attacker, variant_of
 from bandlens.export.class_names import name_classes

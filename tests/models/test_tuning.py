@@ -11,7 +11,7 @@ import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.core.errors import EngineError
-from bandlens.core.parallel import processors
+from bandlens.core.jobs import processors
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
 from bandlens.engine.backends.base import variant_of

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bandlens.app.api.parameters import File
 from bandlens.app.cli import app as bandlens_app
 from bandlens.app.terminal import command
-from bandlens.core.progress import Progress, silent
+from bandlens.core.jobs import Progress, silent
 
 if TYPE_CHECKING:
     from bandlens.app.study.file import Study

@@ -13,7 +13,7 @@ from small import make_images, make_pictures
 from bandlens.analysis.statistics.spectra import exponent_weights
 from bandlens.core.errors import UsageError
 from bandlens.core.protocol import octave_edges
-from bandlens.probes.power_law import unit_noise
+from bandlens.probes.fourier import unit_noise
 from bandlens.probes.spectrum import DIRECTIONS, read_powers, read_products, ring_cycles
 
 

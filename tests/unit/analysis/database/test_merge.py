@@ -25,7 +25,7 @@ from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.core.errors import StoreError, UsageError
-from bandlens.core.progress import silent
+from bandlens.core.jobs import silent
 
 TABLES = "SELECT table_name FROM duckdb_tables() WHERE NOT internal ORDER BY table_name"
 COUNT = 20

@@ -27,7 +27,7 @@ from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.core.errors import UnknownName, UsageError
-from bandlens.core.progress import Advance
+from bandlens.core.jobs import Advance
 from bandlens.core.protocol import STIMULUS_PROBES
 from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES

@@ -27,7 +27,7 @@ from bandlens.app.study.run_files import (
     read_progress,
 )
 from bandlens.core.files import HOST
-from bandlens.core.progress import silent
+from bandlens.core.jobs import silent
 from bandlens.core.user_functions import crash_notes
 
 DUMP = """{digest}

@@ -13,7 +13,7 @@ import pytest
 from small import make_model, make_pictures
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
-from bandlens.core.parallel import processors
+from bandlens.core.jobs import processors
 from bandlens.core.records import Crop
 from bandlens.export.heads.training import AHEAD, TrainedHead, TrainingImages, compute_features
 from bandlens.export.model_files import verify_model

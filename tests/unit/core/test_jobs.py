@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bandlens.core.parallel import in_parallel, processors
+from bandlens.core.jobs import in_parallel, processors
 
 MANY = 64
 
@@ -18,7 +18,7 @@ MANY = 64
 def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine of many processors, in a container that says nothing of them."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(MANY)), raising=False)
-    monkeypatch.setattr("bandlens.core.parallel.CGROUP", tmp_path)
+    monkeypatch.setattr("bandlens.core.jobs.CGROUP", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The processors that this process may use, and the threads and processes that share work on them."""
+"""Long jobs: the processors that they may use, the threads and processes that share these, and their progress.
+
+A job calls `advance` as it goes on; whoever started it decides what that shows.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .errors import UsageError
 
@@ -74,3 +77,16 @@ def describe_exit(code: int) -> str:
         return f"ended with exit status {code}"
     name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
     return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
+
+
+class Advance(Protocol):
+    def __call__(self, amount: float = 1, /) -> None: ...
+
+
+Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
+"""`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
+
+
+def silent(_what: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
+    """Show no progress."""
+    return nullcontext(lambda _amount=1, /: None)
