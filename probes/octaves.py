@@ -64,7 +64,7 @@ class Spectra:
             self._spectra[part] = xp.fft.rfft2(pixels[part].astype(xp.float64) / 255)
 
     def keep(self, mask: NDArray[np.bool_], out: Array | None = None) -> Array:
-        """Float32 images, before the clip, of the coefficients of a mask that is laid out as `rings`; they may go to `out`."""
+        """Float32 images of the coefficients of a mask laid out as `rings`, before the clip, into `out` if given."""
         out = self._xp.empty(self._shape, dtype=self._xp.float32) if out is None else out
         factors = self._xp.asarray(mask, dtype=self._xp.float32)
         for part in chunks(self._xp, len(out)):
