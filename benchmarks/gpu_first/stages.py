@@ -125,7 +125,7 @@ def run_stage(bench: Bench, name: str) -> bool:
         for figure, value in STAGES[name].measure(bench):
             record["figures"][figure] = value
             if not bench.pretended and (state := card_state()):
-                record["cards"][figure] = str(state)
+                record["cards"][figure] = ", ".join(f"{name} {value}" for name, value in asdict(state).items())
             print(f"  {describe(f'{name}.{figure}', value)}", flush=True)
             write_results(bench.folder, results)
         record["state"] = "done"

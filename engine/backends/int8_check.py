@@ -32,7 +32,8 @@ def _largest_products() -> bytes:
 
     Its sums are quantized, with the largest that uint8 has for their own: ONNX Runtime leaves others in float32.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    import onnx.parser
+    from onnx import numpy_helper
 
     channels = SHAPE[1]
     constants: dict[str, NDArray[Any]] = {
@@ -43,16 +44,15 @@ def _largest_products() -> bytes:
         "zeros": np.zeros(channels, np.int8),
         "step": np.array(channels * LARGEST_WEIGHT, np.float32),
     }
-    nodes = [
-        helper.make_node("QuantizeLinear", ["images", "one", "zero"], ["quantized"]),
-        helper.make_node("DequantizeLinear", ["quantized", "one", "zero"], ["activations"]),
-        helper.make_node("DequantizeLinear", ["weights", "ones", "zeros"], ["kernel"], axis=0),
-        helper.make_node("Conv", ["activations", "kernel"], ["sums"]),
-        helper.make_node("QuantizeLinear", ["sums", "step", "zero"], ["steps"]),
-        helper.make_node("DequantizeLinear", ["steps", "step", "zero"], ["logits"]),
-    ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE) for name in ("images", "logits")]
-    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph(nodes, "largest_products", ends[:1], ends[1:], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    shape = f"float{list(SHAPE)}"
+    text = f"""<ir_version: 8, opset_import: ["": 17]> largest_products ({shape} images) => ({shape} logits) {{
+        quantized = QuantizeLinear (images, one, zero)
+        activations = DequantizeLinear (quantized, one, zero)
+        kernel = DequantizeLinear <axis = 0> (weights, ones, zeros)
+        sums = Conv (activations, kernel)
+        steps = QuantizeLinear (sums, step, zero)
+        logits = DequantizeLinear (steps, step, zero)
+    }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     return bytes(model.SerializeToString())

@@ -7,6 +7,7 @@ has weights, logits and graphs of its own.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 
 from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
+from ...core.untrusted import first_line
 from ...export.model_files import OnnxFile
 from ...export.onnx.operations import operations_of_nodes
-from ...export.onnx.parity import Parity, measure_parity, onnx_logits
+from ...export.onnx.parity import measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import TensorRT, last_error, setting_choices, trt_logger
+from ...export.plans.build import GRAPHS, TensorRT, gpu_settings, last_error, setting_choices, trt_logger
 from ...export.plans.plans import (
     Target,
     TrtPlan,
@@ -40,7 +42,6 @@ from ...export.plans.plans import (
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
 from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, smaller_batch
-from ..device.graphs import Replays
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.streams import in_network_stream, network_stream
@@ -56,8 +57,12 @@ WRONG_DIFFERENCE = {"fp32": 1e-2, "fp16": 5e-2, "bf16": 3e-1}
 
 What a library rounds is ten times smaller, and what it misreads, a layout or a type, is about as large as the logits.
 """
+MOST_GRAPHS = 16
+"""CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""
 WRONG_SHARE = 1 / 3
 """The share of photographs with another top-1 than ONNX Runtime's from which an int8 plan is refused."""
+
+_log = logging.getLogger("bandlens")
 
 
 def open_session(
@@ -95,21 +100,19 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
     images = photograph_crops(variant.model.image_size)
     content = onnx_for_tensorrt(onnx_file) if onnx_file.precision == "int8" else read_for_cpu(onnx_file)
     parity = measure_parity(onnx_logits(content, images), session.infer_all(images))
-    if _is_wrong(parity, variant.precision):
+    if variant.precision == "int8":
+        # Without VNNI, ONNX Runtime itself cuts off sums: then a difference says nothing.
+        differs = parity.top1_disagreements > WRONG_SHARE * parity.images and not for_int8()
+        is_right = parity.relative_difference < np.inf and not differs
+    else:
+        is_right = parity.relative_difference <= WRONG_DIFFERENCE[variant.precision]  # which NaN is not
+    if not is_right:
         session.__exit__(None, None, None)
         raise EngineError(
             f"{variant}: {trt_plan.path} does not compute what ONNX Runtime does: {parity}; take another engine, and "
             "delete the plan to have it built anew"
         )
     record_parity(trt_plan, parity)
-
-
-def _is_wrong(parity: Parity, precision: str) -> bool:
-    if precision != "int8":
-        return not parity.relative_difference <= WRONG_DIFFERENCE[precision]  # NaN is refused too
-    # Without VNNI, ONNX Runtime itself cuts off sums: then a difference says nothing.
-    differs = parity.top1_disagreements > WRONG_SHARE * parity.images and not for_int8()
-    return differs or not parity.relative_difference < np.inf
 
 
 ITEMSIZES = {"FP16": 2, "Half": 2, "BF16": 2, "BFloat16": 2, "Int8": 1, "INT8": 1, "FP8": 1}
@@ -124,6 +127,7 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     """
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
+        # Of a plan without details the inspector knows names alone.
         layers = {layer["Name"]: layer for layer in session.inspect() if isinstance(layer, dict)}
     operations = operations_of_nodes(onnx_for_tensorrt(plan_file_of(variant)))
     return [
@@ -191,6 +195,12 @@ class Device:
 
 
 @cache
+def tell_plain(reason: str) -> None:
+    """Say once in a process, for each reason, that work is not replayed."""
+    _log.warning("tensorrt asks for its work batch by batch, since no CUDA graph can be captured: %s", reason)
+
+
+@cache
 def shared_device() -> Device:
     """The device of all sessions in this process."""
     return Device()
@@ -216,21 +226,12 @@ class TensorRTSession:
         self._context.set_tensor_address("logits", self._logits.data.ptr)
         self._grown = 0
         """The arena that the context was given, as the device counts."""
-        self._replays = Replays(variant.engine, self._execute, self.capture)
+        self._graphs: dict[int, Callable[[], None]] = {}
+        """What replays the work on a batch, by the batch's address."""
+        self._prepared, self._can_capture = False, GRAPHS in gpu_settings()
         device.sessions.add(self)
-        self.info = SessionInfo(
-            device=device.gpu.name,
-            batch=batch,
-            threads=0,
-            versions=json.dumps(
-                {
-                    device.trt.__name__: device.trt.__version__,
-                    "cupy": xp.__version__,
-                    "driver": device.gpu.driver,
-                    "trt_plan": trt_plan.sha256,
-                }
-            ),
-        )
+        versions = {device.trt.__name__: device.trt.__version__, "cupy": xp.__version__, "driver": device.gpu.driver}
+        self.info = SessionInfo(device.gpu.name, batch, 0, json.dumps(versions | {"trt_plan": trt_plan.sha256}))
 
     def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - a plan is of one batch
         """Logits of one batch; the array is overwritten by the next call."""
@@ -242,8 +243,14 @@ class TensorRTSession:
                     device.reserve(self._engine.device_memory_size_v2)
                 self._grown = device.grown
                 self._context.set_device_memory(device.arena.ptr, device.size)
-                self._replays.forget()
-            self._replays(images)
+                self._graphs.clear()  # they write where the arena was
+                self._prepared = False
+            replay = self._graphs.get(images.data.ptr) or self._add_graph(images)
+            if replay is None:
+                self._execute(images)
+                self._prepared = True
+            else:
+                replay()
         return self._logits
 
     @contextmanager
@@ -263,22 +270,36 @@ class TensorRTSession:
         if not self._context.execute_async_v3(self._device.stream.ptr):
             raise DeviceError(f"{self.variant}: TensorRT failed: {self._device.error()}; {COMMITTED}")
 
-    def capture(self, images: Array) -> Callable[[], None]:
-        """Capture the work on a batch as a CUDA graph, after `infer`; gives what replays it.
+    def _add_graph(self, images: Array) -> Callable[[], None] | None:
+        """Capture the work on a batch as a CUDA graph, and give what replays it.
 
-        Raises what TensorRT raises where it cannot be captured.
+        None for the first batch, since TensorRT prepares itself then, which no graph may hold; and where the work
+        cannot be captured, which a line in the log of `bandlens` says once. A GPU that has failed shows it next, since
+        the plain work raises its error. BANDLENS_GPU_WITHOUT=graphs asks for plain work, and then there is no line.
         """
+        if not (self._prepared and self._can_capture):
+            return None
+        if len(self._graphs) == MOST_GRAPHS:
+            # Some may still be at work: CUDA frees such a graph once it has ended (cuGraphExecDestroy).
+            self._graphs.clear()
         stream = self._device.stream
-        # Another thread may ask CuPy for memory meanwhile. CuPy's mode is cudaStreamCaptureModeRelaxed by default,
-        # which forbids neither that thread nor this one to allocate.
-        stream.begin_capture()
         try:
-            self._execute(images)
-        except BaseException:
-            with suppress(Exception):  # the capture is void, and its reason is about to be raised
-                stream.end_capture()
-            raise
-        return partial(stream.end_capture().launch, stream)
+            # Another thread may ask CuPy for memory meanwhile. CuPy's mode is cudaStreamCaptureModeRelaxed by default,
+            # which forbids neither that thread nor this one to allocate.
+            stream.begin_capture()
+            try:
+                self._execute(images)
+            except BaseException:
+                with suppress(Exception):  # the capture is void, and its reason is about to be raised
+                    stream.end_capture()
+                raise
+            replay = partial(stream.end_capture().launch, stream)
+        except Exception as error:  # noqa: BLE001 - libraries have many, and the plain work tells if the GPU is lost
+            self._can_capture = False
+            tell_plain(first_line(error))
+            return None
+        self._graphs[images.data.ptr] = replay
+        return replay
 
     def profile(self, images: Array) -> dict[str, list[float]]:
         """Milliseconds of each layer in each of some runs of a batch, which lies on the card."""
@@ -300,21 +321,21 @@ class TensorRTSession:
         return times
 
     def inspect(self) -> list[Any]:
-        """The descriptions of the plan's layers by TensorRT's inspector; of a plan without details, their names."""
+        """The descriptions of the plan's layers by TensorRT's inspector."""
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
         text = inspector.get_engine_information(self._device.trt.LayerInformationFormat.JSON)
         layers: list[Any] = json.loads(text)["Layers"]
         return layers
 
-    def infer_all(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def infer_all(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, classes) logits of any number of images in host memory, for comparisons."""
         xp, batch = self._device.xp, self._shape[0]
         logits = []
         for first in range(0, len(images), batch):
             rows = np.minimum(np.arange(first, first + batch), len(images) - 1)
             logits.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
-        self._replays.forget()  # their batches are gone
+        self._graphs.clear()  # their batches are gone
         return np.concatenate(logits)[: len(images)]
 
     def __enter__(self) -> Self:
@@ -324,7 +345,7 @@ class TensorRTSession:
         with first_error(error):
             self._device.stream.synchronize()  # work that was asked for uses all of these
         # In this order: TensorRT wants a context gone before its engine.
-        del self._replays, self._context, self._engine, self._logits
+        del self._graphs, self._context, self._engine, self._logits
         self._device.sessions.discard(self)
         if not self._device.sessions:
             self._device.arena = None

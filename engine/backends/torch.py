@@ -1,6 +1,6 @@
 """torch on the CPU or a GPU, where gradients flow: an ONNX file as a network, checked once it is loaded.
 
-On a GPU the batch that CuPy perturbed is the network's input, and what torch does with it is replayed as a CUDA graph.
+On a GPU the batch that CuPy perturbed is the network's input.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from statistics import median
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -30,8 +29,6 @@ from ...probes.arrays import Array
 from ...probes.attacks import band_of, gradients_of
 from ..device.devices import gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
-from ..device.graphs import Replays
-from ..device.nvidia import Gpu
 from ..device.requirements import require_precision, usable
 from ..device.streams import Point, finish, in_network_stream, network_stream, point, seconds_between
 from .base import ALL, ENGINES, arrays_of, check_images, content_of, onnx_file_of
@@ -49,8 +46,7 @@ CLOSE = {"fp32": TOLERANCE, "fp16": 2e-2}
 In float32 it is that of an export. Float16 rounds what was added up in another order to its other side now and then:
 by 4e-3 on ResNet-50 with random weights.
 """
-CARD = "cuda"
-"""Torch's name of the device that CuPy's arrays lie on."""
+VERSIONS = {"torch": torch.__version__, "numpy": np.__version__}
 PRODUCTS = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
 """The settings of `torch.backends.cuda.matmul` that let it round products of matrices on a GPU."""
 
@@ -89,15 +85,14 @@ def open_session(variant: Variant, batch: int, threads: int, load: Load | None =
     """
     if not readiness(variant.engine).ready:
         raise EngineError(readiness(variant.engine).line)
-    kind = CpuSession if ENGINES[variant.engine].arrays == "numpy" else CardSession
+    kind = TorchSession if ENGINES[variant.engine].arrays == "numpy" else CardSession
     return kind(variant, batch, threads, load or checked_network)
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
     """The nodes of the file as torch runs them, one after another, each between two points of the device's time.
 
-    On a GPU a session replays them as a CUDA graph instead, without the time of their launches. (torch.profiler writes
-    lines of its own to stderr.)
+    (torch.profiler writes lines of its own to stderr.)
     """
     xp = arrays_of(variant.engine)
     layers: dict[str, Layer] = {}
@@ -164,33 +159,6 @@ def _open_steps(variant: Variant, batch: int, threads: int, change: Callable[[St
     return open_session(variant, batch, threads, load)
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """The memory that all sessions on the GPU share: they run one after another, in the stream of all networks."""
-
-    gpu: Gpu
-    xp: ModuleType
-    stream: Any
-    """The stream of all networks, of CuPy; torch works in it too."""
-    pool: Any
-    """Torch's memory for intermediate results of the CUDA graphs of all sessions. They may share it since no two run at
-    once, which the stream sees to, and none reads in it what another has left: each copies its logits out."""
-
-    @contextmanager
-    def working(self) -> Iterator[Any]:
-        """Have torch work in the stream while the block lasts; gives the stream."""
-        stream = torch.cuda.ExternalStream(self.stream.ptr)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            yield stream
-
-
-@cache
-def card() -> Card:
-    """EngineError where there is no GPU to use."""
-    gpu, xp = usable(gpus()), arrays_of("torch-cuda")
-    return Card(gpu, xp, network_stream(xp), torch.cuda.graph_pool_handle())
-
-
 def checked_network(variant: Variant, device: str) -> Network:
     """The network of the variant's ONNX file on the device, if it computes there what ONNX Runtime computes from it.
 
@@ -242,24 +210,31 @@ class TorchSession:
     float32, and what bfloat16 makes of it is for a gate.
     """
 
-    def __init__(self, variant: Variant, info: SessionInfo, device: str, threads: int, load: Load) -> None:
-        self.variant, self.info = variant, info
-        self._device = device
-        self._shape = (info.batch, 3, variant.model.image_size, variant.model.image_size)
-        self.place = partial(place_on, device=device)
+    _device = "cpu"
+    """Torch's name of the device."""
+
+    def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
+        self.variant = variant
+        self.info = self._describe(batch, threads)
+        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+        self.place = partial(place_on, device=self._device)
         with ExitStack() as settings:
             settings.enter_context(exact(threads))
-            network = load(variant, device)
+            network = load(variant, self._device)
             self.network = in_bfloat16(network) if variant.precision == "bf16" else network
             self._prepare()
             self._settings = settings.pop_all()
 
+    def _describe(self, batch: int, threads: int) -> SessionInfo:
+        return SessionInfo(processor_name(), batch, threads, json.dumps(VERSIONS))
+
     def _prepare(self) -> None:
         """Take the memory that the session needs, before it is used; on the CPU there is nothing to take."""
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:
-        """See `engine.backends.base.Session`."""
-        raise NotImplementedError
+    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
+        check_images(self.variant, images, self._shape)
+        with torch_errors(self.variant), torch.no_grad():
+            return self.network(self.place(images)).numpy()
 
     def attacked(
         self,
@@ -316,72 +291,38 @@ class TorchSession:
         del self.network
 
 
-class CpuSession(TorchSession):
-    """A session on the CPU, in NumPy's arrays."""
-
-    def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
-        versions = {"torch": torch.__version__, "numpy": np.__version__}
-        info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
-        super().__init__(variant, info, "cpu", threads, load)
-
-    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
-        check_images(self.variant, images, self._shape)
-        with torch_errors(self.variant), torch.no_grad():
-            return self.network(self.place(images)).numpy()
-
-
 class CardSession(TorchSession):
     """A session on the GPU, in CuPy's arrays. It is run as it is opened, so that it has the memory that it needs."""
 
-    def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
-        self._card = card()
-        gpu = self._card.gpu
-        require_precision(gpu, variant)
-        versions = {"torch": torch.__version__, "numpy": np.__version__}
-        versions |= {"cupy": self._card.xp.__version__, "driver": gpu.driver}
-        super().__init__(variant, SessionInfo(gpu.name, batch, 0, json.dumps(versions)), CARD, threads, load)
+    _device = "cuda"
 
-    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
-        """Logits of one batch; the array is overwritten by the next call."""
-        check_images(self.variant, images, self._shape)
-        with torch_errors(self.variant), torch.no_grad():
-            with in_network_stream(self._card.xp):
-                self._replays(images)
-            return self._logits
-
-    def _searched(self, gradients: str) -> Network | None:
-        require_precision(self._card.gpu, replace(self.variant, precision=gradients))
-        return super()._searched(gradients)
+    def _describe(self, batch: int, threads: int) -> SessionInfo:  # noqa: ARG002 - a GPU has its own
+        self._gpu, self._xp = usable(gpus()), arrays_of(self.variant.engine)
+        require_precision(self._gpu, self.variant)
+        versions = VERSIONS | {"cupy": self._xp.__version__, "driver": self._gpu.driver}
+        return SessionInfo(self._gpu.name, batch, 0, json.dumps(versions))
 
     def _prepare(self) -> None:
-        """Take what the session needs: its logits, the workspaces of torch's libraries, and memory for CUDA graphs."""
-        xp = self._card.xp
+        xp = self._xp
         try:
             self._logits: Array = xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
             images = xp.zeros(self._shape, dtype=np.float32)
         except xp.cuda.memory.OutOfMemoryError as error:
             raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
-        self._replays = Replays(self.variant.engine, self._run, self._capture)
-        for _ in range(2):  # plainly, and as a graph
-            self.infer(images)
+        self.infer(images)
 
-    def _run(self, images: Array) -> None:
-        with self._card.working():
-            self._compute(self._tensor(images), self._tensor(self._logits))
-
-    def _capture(self, images: Array) -> Callable[[], None]:
-        graph, batch, logits = torch.cuda.CUDAGraph(), self._tensor(images), self._tensor(self._logits)
-        pool, working = self._card.pool, self._card.working
-        # Another thread may ask CuPy for memory meanwhile, which is none of this capture's business. The outer block
-        # takes torch back to its own stream where the inner one ends with an error.
-        with working() as stream, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
-            self._compute(batch, logits)
-
-        def replay() -> None:
-            with working():
-                graph.replay()
-
-        return replay
+    def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
+        with (
+            torch_errors(self.variant),
+            torch.no_grad(),
+            in_network_stream(self._xp),
+            torch.cuda.stream(torch.cuda.ExternalStream(network_stream(self._xp).ptr)),  # type: ignore[no-untyped-call]
+        ):
+            batch = self._tensor(images).contiguous(memory_format=torch.channels_last)
+            self._tensor(self._logits).copy_(self.network(batch))
+        return self._logits
 
     def _tensor(self, array: Array) -> Tensor:
         """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""
@@ -390,13 +331,14 @@ class CardSession(TorchSession):
             raise EngineError(f"{self.variant}: torch copies CuPy's arrays, where it should read them; update both")
         return tensor
 
-    def _compute(self, batch: Tensor, logits: Tensor) -> None:
-        logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
+    def _searched(self, gradients: str) -> Network | None:
+        require_precision(self._gpu, replace(self.variant, precision=gradients))
+        return super()._searched(gradients)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         with first_error(error):
-            self._card.stream.synchronize()  # work that was asked for uses all of these
-        del self._replays, self._logits
+            network_stream(self._xp).synchronize()  # work that was asked for uses all of these
+        del self._logits
         super().__exit__(kind, error, trace)
 
 

@@ -37,17 +37,6 @@ class CardState:
     mig: bool | None
     """Whether the card is split into instances (MIG), each of which has a part of its rate."""
 
-    def __str__(self) -> str:
-        slowdown = f"slowed down by {' and '.join(self.throttled)}" if self.throttled else ""
-        values = (
-            (self.sm_mhz, f"{self.sm_mhz} of {self.largest_sm_mhz} MHz, memory {self.memory_mhz} MHz"),
-            (self.watts, f"{self.watts} W"),
-            (self.celsius, f"{self.celsius} °C"),
-            (slowdown, slowdown),
-            (self.mig, "MIG"),
-        )
-        return ", ".join(words for value, words in values if value)
-
 
 def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> CardState | None:
     """The state of the first card that CUDA offers this process; None where a library, or the card, is missing.

@@ -106,11 +106,10 @@ def try_kernel(xp: ModuleType) -> None:
 
 def try_provider(ort: Any, provider: str) -> None:
     """Open an ONNX Runtime session that only this provider may run; EngineError where it cannot."""
-    from onnx import TensorProto, helper
+    import onnx.parser
 
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "one", ends[:1], ends[1:])
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    text = '<ir_version: 8, opset_import: ["": 17]> one (float[n] x) => (float[n] y) { y = Relu (x) }'
+    content = onnx.parser.parse_model(text).SerializeToString()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

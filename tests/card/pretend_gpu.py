@@ -17,7 +17,7 @@ from bandlens.engine import tuning, workbench
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends import torch as torch_session
-from bandlens.engine.device import graphs, streams
+from bandlens.engine.device import streams
 from bandlens.engine.device.devices import EngineChoice, Readiness
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.requirements import CUDA_PROVIDER
@@ -41,7 +41,7 @@ def pretend_gpu(
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt(xp.card))
     monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)
     pretend_torch.pretend(monkeypatch)
-    monkeypatch.setattr(torch_session, "CARD", "cpu")
+    monkeypatch.setattr(torch_session.CardSession, "_device", "cpu")
     for module in (resolve, torch_session, tuning):
         monkeypatch.setattr(module, "readiness", lambda engine: Readiness(True, f"{engine} pretended"))
     for module in (resolve, tuning):
@@ -61,6 +61,6 @@ def pretend_gpu(
     places = {"onnxruntime": here, "onnxruntime-cuda": on_card}
     monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
     # A process asks for these once: those of another machine are not to be left.
-    for module, name in ((tensorrt_session, "shared_device"), (torch_session, "card"), (graphs, "tell_plain")):
+    for module, name in ((tensorrt_session, "shared_device"), (tensorrt_session, "tell_plain")):
         monkeypatch.setattr(module, name, cache(getattr(module, name).__wrapped__))
     return xp

@@ -1,16 +1,16 @@
-"""torch.cuda without a GPU: streams that are CuPy's pretended ones, and graphs that do again what was captured.
+"""torch.cuda without a GPU: streams that are CuPy's pretended ones.
 
 Torch computes on the CPU. What is asked of a stream is tried at once, for the shapes of what it gives; what it wrote is
 put back, what it gave is overwritten, and it is done again, with the tensors that it took and gave, when the card comes
-to it. So do graphs: a replay reads and writes the very memory that was captured.
+to it.
 
-Not pretended: memory of torch's own, which nobody gets before all work on it is done, and copies between host and card,
-which are one memory here.
+Not pretended: memory of torch's own, which nobody gets before all work on it is done, but for the weights of a session
+that is closed; and copies between host and card, which are one memory here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -21,6 +21,10 @@ from pretend_cupy import CardArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from bandlens.engine.backends.base import ALL
+from bandlens.engine.backends.torch import CardSession
+from bandlens.engine.device.streams import network_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,42 +96,19 @@ def place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-class CUDAGraph:
-    replayed = 0
+def infer(session: CardSession, images: Any, rows: slice = ALL) -> Any:
+    """This stands in place of a session's `infer`. Torch hands its weights' memory on without waiting for the work."""
+    logits, owner = infer_as_it_is(session, images, rows), ref(session)
 
-    def __init__(self) -> None:
-        self.captured: Sequence[Callable[[], None]] = ()
+    def check() -> None:
+        if not hasattr(owner(), "network"):
+            raise CudaError("a network was destroyed while it ran")
 
-    def replay(self) -> None:
-        CUDAGraph.replayed += 1
-        graph = ref(self)
-
-        def work() -> None:
-            if (owner := graph()) is None:
-                raise CudaError("a graph was destroyed while it ran")
-            for step in owner.captured:
-                step()
-
-        entered[-1].put(work, 1e-6)
+    network_stream(session._xp).put(check)
+    return logits
 
 
-@contextmanager
-def graph(cuda_graph: CUDAGraph, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
-    assert pool == POOL
-    assert capture_error_mode == "thread_local"
-    if broken:
-        raise RuntimeError(f"CUDA error: {broken[0]}\nCompile with TORCH_USE_CUDA_DSA")
-    with in_stream(stream):
-        entered[-1].begin_capture()
-        try:
-            yield
-        finally:
-            cuda_graph.captured = [step for step, _ in entered[-1].end_capture().work]
-
-
-POOL = "the pool"
-broken: list[str] = []
-"""Messages with which capturing fails; an empty list lets it succeed."""
+infer_as_it_is = CardSession.infer
 
 
 def in_stream(pointer: int) -> Asked:
@@ -141,9 +122,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.from_numpy(array.here) if isinstance(array, CardArray) else torch_as_tensor(array, **options)
 
     monkeypatch.setattr(torch, "as_tensor", as_tensor)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: POOL)
+    monkeypatch.setattr(CardSession, "infer", infer)
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: pointer)
     monkeypatch.setattr(torch.cuda, "stream", in_stream)
 

@@ -16,7 +16,7 @@ from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
-from bandlens.engine.backends.torch import CpuSession, checked_network, exact, in_bfloat16
+from bandlens.engine.backends.torch import TorchSession, checked_network, exact, in_bfloat16
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.export.model_files import load_onnx_file
@@ -84,7 +84,7 @@ def test_out_of_memory_ends_with_a_line(model: Model, variant: Variant) -> None:
     [attack] = PGD_LINF.conditions({"steps": 1})
     pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
     start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
-    with CpuSession(variant, 8, 1, checked_network) as session:
+    with TorchSession(variant, 8, 1, checked_network) as session:
         session.network = Small(OnnxNetwork(model.path.read_bytes()))
         for labels in (None, np.zeros(8, np.int32)):
             with pytest.raises(DeviceError) as caught:
@@ -99,7 +99,7 @@ def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
     labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
     plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
-    with CpuSession(variant, 4, 1, checked_network) as session:
+    with TorchSession(variant, 4, 1, checked_network) as session:
         made = {condition: session.attacked(condition, pixels, labels, start) for condition in (plain, narrow)}
         images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
         for condition, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
@@ -116,7 +116,7 @@ def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> Non
     for family, attack in ((PGD_LINF, pgd), (PGD_ANY, pgd_any)):
         plain, coarse = family.conditions(setting | {"gradients": ["fp32", "bf16"]})
         assert [plain] == family.conditions(setting)
-        with CpuSession(variant, 4, 1, checked_network) as session:
+        with TorchSession(variant, 4, 1, checked_network) as session:
             made = session.attacked(coarse, pixels, labels, start)
             assert np.abs(made - session.attacked(plain, pixels, labels, start)).max() > 0
             images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
