@@ -127,7 +127,7 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     """
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
-        # Of a plan without details the inspector knows names alone.
+        # The inspector knows names alone of a plan without details.
         layers = {layer["Name"]: layer for layer in session.inspect() if isinstance(layer, dict)}
     operations = operations_of_nodes(onnx_for_tensorrt(plan_file_of(variant)))
     return [
@@ -227,7 +227,7 @@ class TensorRTSession:
         self._grown = 0
         """The arena that the context was given, as the device counts."""
         self._graphs: dict[int, Callable[[], None]] = {}
-        """What replays the work on a batch, by the batch's address."""
+        """Functions that replay the work on a batch, by the batch's address."""
         self._prepared, self._can_capture = False, GRAPHS in gpu_settings()
         device.sessions.add(self)
         versions = {device.trt.__name__: device.trt.__version__, "cupy": xp.__version__, "driver": device.gpu.driver}

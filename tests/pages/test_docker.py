@@ -176,7 +176,11 @@ def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
     (volumes,) = values(DOCKERFILE, "VOLUME")
     assert [mount["target"] for mount in service["volumes"]] == yaml.safe_load(volumes)
     assert {mount["target"] for mount in service["volumes"] if mount.get("read_only")} == {"/images"}
-    assert {"BANDLENS_GPU_WITHOUT", "CUDA_VISIBLE_DEVICES"} <= set(service["environment"])
+    guide = (ROOT / "docs/guide/docker.md").read_text(encoding="utf-8")
+    for variable in ("BANDLENS_GPU_WITHOUT", "CUDA_VISIBLE_DEVICES"):
+        # Without a value it is that of the host, and absent where the host has none: empty, it would hide every GPU.
+        assert variable in service["environment"]
+        assert re.search(rf"docker run .*-e {variable}\s", guide.replace("\\\n", "")), "the other way to start it"
     (user,) = values(DOCKERFILE, "USER")
     assert service["user"] == f"${{BANDLENS_USER:-{user}}}"
 
