@@ -15,7 +15,6 @@ import builtins
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from inspect import Parameter, Signature, getdoc, signature
 from os import PathLike
 from pathlib import Path
@@ -35,23 +34,22 @@ HIDDEN = ("Args:", "Returns ", "Raises ")
 
 
 def command(
-    function: Callable[..., Any], printer: Callable[..., Any] | None = None, example: str = "", **fixed: Any
+    function: Callable[..., Any], printer: Callable[..., Any] = lambda _: None, example: str = "", **fixed: Any
 ) -> Callable[..., None]:
     """Make a function of options that calls `function` and prints its result, for typer to call.
 
     Args:
         function: a function of `api`, or a thin one above it.
-        printer: prints what that returns; a function without one prints by itself.
+        printer: prints what that returns, unless the function prints by itself.
         example: the end of the help, where the printer is one of many commands and has none.
         fixed: arguments of the function that are no options.
     """
-    printer = printer or _print_nothing
-    texts = [_Text.read(function), _Text.read(printer)]
-    options = {option.name: option for option in _options(function, texts[0].arguments) if option.name not in fixed}
+    (text, helps), (last_text, more_helps) = _read_docstring(function), _read_docstring(printer)
+    options = {option.name: option for option in _options(function, helps) if option.name not in fixed}
     if "progress" in options:
         del options["progress"]
         fixed["progress"] = console.progress
-    additions = list(_options(printer, texts[1].arguments, 1))
+    additions = list(_options(printer, more_helps, 1))
     parameters = {addition.name: addition for addition in additions} | options
 
     def run(**values: Any) -> None:
@@ -61,33 +59,17 @@ def command(
 
     order = [*options, *(name for name in parameters if name not in options)]
     run.__name__ = function.__name__
-    run.__doc__ = "\n\n".join(filter(None, (texts[0].help, example or texts[1].help)))
+    run.__doc__ = "\n\n".join(filter(None, (text, example or last_text)))
     run.__signature__ = Signature([parameters[name] for name in order])  # type: ignore[attr-defined]
     return run
 
 
-def _print_nothing(_: object) -> None:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A docstring, as the terminal shows it."""
-
-    help: str
-    arguments: Mapping[str, str]
-    """The help of each parameter."""
-
-    @classmethod
-    def read(cls, function: Callable[..., Any]) -> _Text:
-        paragraphs = (getdoc(function) or "").split("\n\n")
-        arguments = {
-            name: " ".join(text.split())
-            for paragraph in paragraphs
-            if paragraph.startswith("Args:")
-            for name, text in ARGUMENT_HELP.findall(paragraph)
-        }
-        return cls("\n\n".join(text for text in paragraphs if not text.startswith(HIDDEN)), arguments)
+def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The help of a function, without what is for Python alone, and that of each parameter."""
+    paragraphs = (getdoc(function) or "").split("\n\n")
+    arguments = "".join(text for text in paragraphs if text.startswith("Args:"))
+    helps = {name: " ".join(text.split()) for name, text in ARGUMENT_HELP.findall(arguments)}
+    return "\n\n".join(text for text in paragraphs if not text.startswith(HIDDEN)), helps
 
 
 def _options(function: Callable[..., Any], helps: Mapping[str, str], first: int = 0) -> Iterator[Parameter]:

@@ -235,7 +235,6 @@ def sensitivity(
         model: an exported model.
         models: the folder of the models; by default that of `export`.
         engine: torch or torch-cuda: one with gradients.
-        progress: shows how far it is.
     """
     from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set

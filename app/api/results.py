@@ -108,7 +108,6 @@ def measure(
 
     Args:
         file: a Python file, or a function.
-        db: the results database.
         study: name or name@version; it must stand for one study.
         name: of the measure and its function; by default that of the file or function.
         settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
@@ -401,7 +400,6 @@ def report(
         published: show published models, too, and yours among them.
         figures: charts to write as SVG, PDF and PNG files, 3.5 or 7 in wide.
         folder: where --figures go, with a list of them.
-        progress: shows how far it is.
     """
     from ..report.build import write_report
 
@@ -516,7 +514,6 @@ def delete_study(
 
     Args:
         name: a study, or one version of it: name@version.
-        db: the results database.
         confirm: asked before anything is deleted, with what would go and what would stay.
 
     Returns what went, and the bytes of the file that are free now; None where `confirm` said no.
@@ -551,7 +548,6 @@ def merge(
         prefer: the one that is right where they contradict.
         raise_contradictions: raise StoreError where nothing decides such a contradiction; else the result lists them.
             Nothing is written in both cases.
-        progress: shows how far it is.
 
     Raises UsageError where `out` is there already, a database is named twice, or two studies of one name and version
     are not the same.

@@ -85,7 +85,6 @@ def resolve(study: Study | File, engine: str | None = None, db: File | None = No
 
     Args:
         study: what is to run.
-        engine: instead of the study's.
         db: the results database, to whose engine a study that names none keeps.
     """
     from ..study.resolve import resolve
@@ -364,12 +363,9 @@ def verify(
 
     Args:
         study: the study whose files are checked, and whose cells are computed again.
-        db: the results database.
         cells: how many random cells are computed again.
         images: how many images of each of them, in a row.
         seed: of the choice.
-        engine: instead of the study's.
-        progress: shows how far it is.
     """
     from ..study.verify import verify_database, verify_study
 
