@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,7 +30,6 @@ from .studies import read_study
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.comparison.cells import Run
     from ...analysis.comparison.runs import Comparison
     from ...analysis.correlations.effective import Expectation
     from ...analysis.correlations.models import StudyTable
@@ -189,9 +188,10 @@ def compare(
 
     Raises UsageError where there is nothing to compare.
     """
-    from ...analysis.comparison.cells import two_of
+    from ...analysis.comparison.cells import Run, two_of
     from ...analysis.comparison.runs import compare_runs
     from ...analysis.database.open import names_database, open_store
+    from ...analysis.database.studies import study_label, version_in
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
     pairs = {name: pair for name, pair in columns.items() if pair is not None}
@@ -205,10 +205,12 @@ def compare(
         stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
         if b is not None and paths[0] == paths[1]:
             _refuse_checkpoints(stores[paths[0]], a, b)
-        run_a, run_b = (
-            _stored_run(stores[path], study if names_database(name) else name, precision)
-            for name, path, precision in zip(names, paths, precisions or (None, None), strict=True)
-        )
+        runs = []
+        for name, path, precision in zip(names, paths, precisions or (None, None), strict=True):
+            store, version = stores[path], study if names_database(name) else name
+            label = version_in(store, version, precision) if precision else study_label(store, version)
+            runs.append(Run(store, label, value=precision))
+        run_a, run_b = runs
         for column in pairs.keys() - {"precision"}:
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
         with progress("comparing", None, "cells") as advance:
@@ -247,15 +249,6 @@ def _alone(word: str, path: Path, study: str | None) -> str:
     if not choices:
         return f"{label} is all that {path} holds, of one checkpoint and one image set; name another database as B"
     return f"{word} alone: name what to compare {label} with: {', or '.join(choices)}"
-
-
-def _stored_run(store: Store, study: str | None, precision: str | None) -> Run:
-    from ...analysis.comparison.cells import Run
-    from ...analysis.database.studies import study_label, version_in
-
-    if precision is None:
-        return Run(store, study_label(store, study))
-    return Run(store, version_in(store, study, precision), value=precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +292,17 @@ def correlate(
         raise UsageError("a study is one of a database; give --db too, or neither for the published figures")
     import polars as pl
 
+    from ...analysis.correlations.models import study_table
     from ...analysis.correlations.table import correlate_study
+    from ...analysis.database.studies import study_label
+    from ...analysis.published.figures import published_table
     from ...analysis.published.relate import BASELINES, line_rows
 
-    table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table_of(db, study), {})
+    with nullcontext() if db is None else reading(db) as store:
+        label = study_label(store, study) if store else ""
+        # Errors are those of the accuracies.
+        table = study_table(store, label, with_errors=target == "raw") if store else published_table()
+        table, lines = _effective_table(store, label, table, baseline) if target == "effective" else (table, {})
     for name in biases:
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
@@ -313,32 +313,17 @@ def correlate(
     return Correlated(rows.with_columns(baseline=pl.lit(baseline)), table.control, line_rows(lines), definition)
 
 
-def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
-    from ...analysis.correlations.models import study_table
-    from ...analysis.database.studies import study_label
-    from ...analysis.published.figures import published_table
-
-    if db is None:
-        return published_table()
-    with reading(db) as store:
-        return study_table(store, study_label(store, study), with_errors)
-
-
-def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Expectation]]:
+def _effective_table(
+    store: Store | None, label: str, table: StudyTable, baseline: str
+) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
     from ...analysis.correlations.models import ID_BENCHMARK, StudyTable
-    from ...analysis.database.studies import study_label
     from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
     from ...analysis.published.sources import atlas
 
     values = atlas()
     lines = baseline_lines(values, baseline)
-    table = _table_of(db, study, with_errors=False)  # errors are those of the accuracies
-    if db is None:
-        frame = study_models(values)
-    else:
-        with reading(db) as store:
-            frame = with_accuracies(store, study_label(store, study), table.frame)
+    frame = with_accuracies(store, label, table.frame) if store else study_models(values)
     frame, targets = with_effective(frame, lines)
     used = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
     return StudyTable(frame, table.biases, targets, ID_BENCHMARK), used

@@ -80,25 +80,16 @@ def read_study(study: Study | File, engine: str | None = None) -> Study:
     return replace(study, engine=engine or study.engine)
 
 
-def resolve(study: Study | File, engine: str | None = None, db: File | None = None) -> Work:
+def _work(study: Study | Work | File, engine: str | None, db: File) -> Work:
     """The models, image sets, conditions and cells of a study on this machine; neither weights nor pixels are read.
 
-    Args:
-        study: what is to run.
-        db: the results database, to whose engine a study that names none keeps.
+    The log says which engine and batch were chosen, and why. A study that names no engine keeps to that of `db`.
     """
-    from ..study.resolve import resolve
-
-    return resolve(read_study(study, engine), path_of(db))
-
-
-def _work(study: Study | Work | File, engine: str | None, db: File) -> Work:
-    """The study, resolved on this machine; the log says which engine and batch were chosen for it, and why."""
-    from ..study.resolve import Work
+    from ..study.resolve import Work, resolve
 
     if isinstance(study, Work):
         return study
-    work = resolve(study, engine, db)
+    work = resolve(read_study(study, engine), Path(db))
     for line in work.choices:
         log.info(line)
     return work
