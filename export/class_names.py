@@ -26,8 +26,6 @@ PLACES = ("hyper_parameters", "datamodule_hyper_parameters", "meta", "config", "
 """Containers beside the weights in which these keys may lie; hyperparameters are those of Lightning."""
 MOST_NAMES_BYTES = 1 << 22
 """The most bytes that a list of names may have."""
-LONGEST_TEXTS = 1 << 20
-"""Characters of all texts beside weights that are read as lists of names: Python takes seconds for a few millions."""
 PLACEHOLDER = re.compile(r"(LABEL_|class_?)?\d+", re.IGNORECASE)
 """Names that are no more than numbers, as of models whose classes nobody named."""
 
@@ -67,16 +65,10 @@ def find_class_names(notes: Mapping[str, Any], classes: int) -> list[str] | None
     """The names of so many classes among values beside the weights; None where none of them are such names.
 
     A value is a list in the order of the logits, a mapping of numbers to names or of names to numbers, or a text that
-    is written so. Numbers for names, names of several classes, lists of another length, and texts beyond
-    LONGEST_TEXTS characters together are passed over.
+    is written so. Numbers for names, names of several classes and lists of another length are passed over.
     """
-    characters = 0
     for key in KEYS:
-        note = notes.get(key)
-        characters += len(note) if isinstance(note, str) else 0
-        if characters > LONGEST_TEXTS and isinstance(note, str):
-            continue
-        for value in _readings(note):
+        for value in _readings(notes.get(key)):
             names = _in_order(value)
             if len(names) == classes == len(set(names)) and not all(map(PLACEHOLDER.fullmatch, names)):
                 return names

@@ -40,7 +40,7 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
         attribute, arguments, options = (
             _parse_call(architecture, expression) if origin not in NAMED or "(" in expression else (expression, [], {})
         )
-        factory = NAMED.get(origin, _imported)(architecture, origin, attribute)
+        factory = _named(origin, attribute) if origin in NAMED else _imported(architecture, origin, attribute)
         if origin in NAMED and classes is not None:
             options = {"num_classes": classes} | options
         try:
@@ -55,45 +55,33 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
     return network.eval()
 
 
+NAMED = ("", "torchvision", "timm")
+"""The texts before the colon that stand for no module of the user's."""
 Factory = Callable[..., Any]
 
 
-def _torchvision(_architecture: str, _origin: str, name: str) -> Factory:
+def _named(origin: str, name: str) -> Factory:
+    """The function of torchvision or timm that makes networks of this name and takes `num_classes`.
+
+    Without an origin it is that of the first of them. UnknownName where none has it, UsageError where timm is missing.
+    """
     from torchvision import models
 
-    names = models.list_models(module=models)
-    if name not in names:
-        raise UnknownName("torchvision architecture", name, names)
-    return lambda *arguments, **options: models.get_model(name, *arguments, weights=None, **options)
-
-
-def _timm(_architecture: str, _origin: str, name: str) -> Factory:
-    try:
-        import timm
-    except ImportError as error:
-        raise UsageError(f"architecture 'timm:{name}' needs timm; pip install 'bandlens[timm]'") from error
-    if not timm.is_model(name):
-        raise UnknownName("timm architecture", name, timm.list_models())
-    return lambda *arguments, **options: timm.create_model(name, False, *arguments, **options)
-
-
-def _either(architecture: str, origin: str, name: str) -> Factory:
-    from torchvision import models
-
-    names = models.list_models(module=models)
-    if name in names:
-        return _torchvision(architecture, origin, name)
-    if importlib.util.find_spec("timm") is not None:
-        import timm
-
+    names: list[str] = []
+    if origin != "timm":
+        names += models.list_models(module=models)
+        if name in names:
+            return lambda *arguments, **options: models.get_model(name, *arguments, weights=None, **options)
+    if origin == "timm" or (not origin and importlib.util.find_spec("timm") is not None):
+        try:
+            import timm
+        except ImportError as error:
+            raise UsageError(f"architecture 'timm:{name}' needs timm; pip install 'bandlens[timm]'") from error
         if timm.is_model(name):
-            return _timm(architecture, origin, name)
-        names = list(dict.fromkeys([*names, *timm.list_models()]))
-    raise UnknownName("architecture", name, names, "or name a factory as module:callable")
-
-
-NAMED: dict[str, Callable[[str, str, str], Factory]] = {"": _either, "torchvision": _torchvision, "timm": _timm}
-"""The text before the colon -> a function that finds a factory by its name; these factories take `num_classes`."""
+            return lambda *arguments, **options: timm.create_model(name, False, *arguments, **options)
+        names += timm.list_models()
+    hint = "" if origin else "or name a factory as module:callable"
+    raise UnknownName(f"{origin} architecture".strip(), name, dict.fromkeys(names), hint)
 
 
 def _imported(architecture: str, module: str, attribute: str) -> Factory:

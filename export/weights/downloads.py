@@ -9,11 +9,8 @@ line. CheckpointError where more is known.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -40,7 +37,6 @@ def download(source: Origin, partial: Path) -> str | None:
 
     Gives the sha256 that the server states apart from the file, which it then has, or None.
     """
-    _refuse_links(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     return DOWNLOADERS[source.kind](source.address, partial)
 
@@ -64,13 +60,7 @@ def check_address(address: str) -> None:
         )
 
 
-def check_response(response: Any, **_: Any) -> None:
-    """Raise CheckpointError for a response of requests that came over plain http, or is redirected to it."""
-    check_address(response.url)
-    _check_redirect(response.url, urljoin(response.url, response.headers.get("Location", "")))
-
-
-def _check_redirect(url: str, target: str) -> None:
+def check_redirect(url: str, target: str) -> None:
     """Raise CheckpointError where the address that `url` redirects to is plain http."""
     if url.startswith("https:") and not target.startswith("https:"):
         # A server elsewhere has no business with the ports of this machine either.
@@ -79,22 +69,6 @@ def _check_redirect(url: str, target: str) -> None:
             "from another network"
         )
     check_address(target)
-
-
-def _refuse_links(partial: Path) -> None:
-    """Raise CheckpointError where writing on the way to `partial` would write into a file or folder elsewhere."""
-    if partial.parent.is_symlink():
-        raise CheckpointError(f"{partial.parent} is a link; remove it, since it would be written through")
-    for path in partial.parent.glob(f"{partial.name}*"):
-        for inner in (path, *path.rglob("*")):
-            status = inner.lstat()
-            if not (stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
-                raise CheckpointError(f"{inner} is no file of one name; remove it, since it would be written through")
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    """An opener that fails where the path is a link: it may have become one since `_refuse_links`."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _bar(file_name: str, **options: Any) -> Any:
@@ -116,16 +90,14 @@ def _http(url: str, partial: Path) -> None:
         headers |= {"Range": f"bytes={size}-", "If-Range": version}
 
     check_address(url)
-    with open(partial, "ab", opener=_open_no_link) as file:
+    with partial.open("ab") as file:
 
         def on_response(response: Any, **_: Any) -> None:
-            check_response(response)
+            check_redirect(response.url, urljoin(response.url, response.headers.get("Location", "")))
             # 200: the whole file follows; 416: nothing follows what is here already.
             if response.status_code in (200, 416):
                 file.truncate(0)
-                state.unlink(missing_ok=True)
-                with state.open("x") as version_file:
-                    version_file.write(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+                state.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
         with _bar(partial.name, total=1) as bar:  # a bar without a total has no truth value; pooch sets it
             fetch = pooch.HTTPDownloader(bar, CHUNK, headers=headers, timeout=TIMEOUT, hooks={"response": on_response})
@@ -159,7 +131,7 @@ def _huggingface(address: str, partial: Path) -> str | None:
     check_address(url)
     # The hub states the sha256 of every large file, which comes from another server.
     metadata = get_hf_file_metadata(url)
-    _check_redirect(url, metadata.location)
+    check_redirect(url, metadata.location)
     hub_sha256 = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
     file = Path(hf_hub_download(repository, name, local_dir=folder))
@@ -187,32 +159,17 @@ def _gdrive(identity: str, partial: Path) -> None:
 
         try:
             # Without cookies Drive answers the same on every machine, and none of the user's are touched.
-            url = DRIVE + identity
-            with _checked_sessions():
-                gdown.download(
-                    url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, progress=show
-                )
+            gdown.download(
+                DRIVE + identity,
+                str(partial),
+                quiet=True,
+                use_cookies=False,
+                resume=True,
+                timeout=TIMEOUT,
+                progress=show,
+            )
         except FileURLRetrievalError as error:
             raise CheckpointError(drive_answer(identity, str(error))) from error
-
-
-@contextmanager
-def _checked_sessions() -> Iterator[None]:
-    """Have sessions that gdown opens check every response: gdown takes neither a session nor a hook."""
-    import requests
-
-    open_session = requests.session
-
-    def open_checked_session() -> requests.Session:
-        session = open_session()
-        session.hooks["response"].append(check_response)
-        return session
-
-    requests.session = open_checked_session
-    try:
-        yield
-    finally:
-        requests.session = open_session
 
 
 def drive_answer(identity: str, text: str) -> str:

@@ -15,7 +15,6 @@ import collections
 import io
 import pickle
 import struct
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,9 +70,8 @@ def read_archive(path: Path) -> Any:
                 del member.CRC
         if int(archive.read(members["version"])) not in VERSIONS:
             raise pickle.UnpicklingError("its version is none that torch has")
-        order = archive.read(members["byteorder"]).decode() if "byteorder" in members else "little"
-        if order not in ("little", "big"):
-            raise pickle.UnpicklingError(f"its byte order is {order!r}")
+        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+            raise pickle.UnpicklingError("its numbers are not little-endian")
 
         def read_storage(key: str, dtype: torch.dtype, count: int) -> Storage:
             member = members[f"data/{key}"]
@@ -81,10 +79,7 @@ def read_archive(path: Path) -> Any:
                 raise pickle.UnpicklingError(f"storage {key!r} has another size than its member")
             elements = torch.empty(member.file_size, dtype=torch.uint8)
             elements.numpy()[:] = np.frombuffer(archive.read(member), np.uint8)
-            memory = elements.untyped_storage()
-            if order != sys.byteorder:
-                memory.byteswap(dtype)  # type: ignore[no-untyped-call]
-            return Storage(memory, dtype)
+            return Storage(elements.untyped_storage(), dtype)
 
         return _Unpickler(io.BytesIO(archive.read(members["data.pkl"])), path, read_storage).load()
 
@@ -118,8 +113,6 @@ def read_legacy(file: io.BufferedReader, path: Path) -> Any:
         (count,) = struct.unpack("<q", file.read(8))
         if count * dtype.itemsize != memory.nbytes() or file.readinto(views[key]) != memory.nbytes():
             raise pickle.UnpicklingError(f"storage {key!r} has another size than its tensors say")
-        if sys.byteorder == "big":
-            memory.byteswap(dtype)  # type: ignore[no-untyped-call]
     if file.read(1):
         raise pickle.UnpicklingError("something follows its last tensor")
     return content
@@ -195,23 +188,15 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, saved_id: Any) -> Any:
         """A storage, or the class of a module, which the older format names so."""
         match saved_id:
-            case ("storage", torch.dtype() as dtype, str(key), _location, int(count), *view):
+            case ("storage", torch.dtype() as dtype, str(key), _location, int(count), *view) if not any(view):
                 storage = self.storages.get(key) or self.load_storage(key, dtype, count)
                 if storage.dtype != dtype or storage.memory.nbytes() // dtype.itemsize != count:
                     raise pickle.UnpicklingError(f"storage {key!r} is said to be two things")
                 self.storages[key] = storage
-                return _part_of(storage, *view[0][1:]) if view and view[0] is not None else storage
+                return storage
             case ("module", kind, *_source):
                 return kind
         raise pickle.UnpicklingError("it refers to something that is no storage")
-
-
-def _part_of(storage: Storage, offset: int, count: int) -> Storage:
-    """Some of a storage's elements: until 2017 storages could be parts of others."""
-    start, stop = offset * storage.dtype.itemsize, (offset + count) * storage.dtype.itemsize
-    if not 0 <= start <= stop <= storage.memory.nbytes():
-        raise pickle.UnpicklingError("it has a part of a storage that lies outside of it")
-    return Storage(storage.memory[start:stop], storage.dtype)
 
 
 def _rebuild_tensor(

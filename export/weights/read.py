@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tarfile
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
@@ -27,14 +26,18 @@ Dropped = dict[str, list[str]]
 
 TOP = "top level"
 """The name of a file's own keys, where the tensors lie in no container."""
-FOREIGN = {
-    "an HDF5 file, as Keras writes": (0, b"\x89HDF"),
-    "a TensorFlow Lite model": (4, b"TFL3"),
-    "a NumPy array": (0, b"\x93NUMPY"),
+_EXPORT = "export the network to ONNX with its own library"
+_SAVE = "not weights; give a file that torch.save or safetensors wrote"
+OTHER_KINDS = {
+    f"an HDF5 file, as Keras writes; {_EXPORT}": (0, b"\x89HDF"),
+    f"a TensorFlow Lite model; {_EXPORT}": (4, b"TFL3"),
+    f"a NumPy array; {_EXPORT}": (0, b"\x93NUMPY"),
+    "a tar archive, which torch has not written since 2017; save it with torch": (257, b"ustar"),
+    f"a JPEG picture, {_SAVE}": (0, b"\xff\xd8\xff"),
+    f"a PNG picture, {_SAVE}": (0, b"\x89PNG"),
+    f"a gzip archive, {_SAVE}": (0, b"\x1f\x8b"),
 }
-"""Files that people take for torch's weights: where they have which bytes."""
-OTHER_KINDS = {"a JPEG picture": b"\xff\xd8\xff", "a PNG picture": b"\x89PNG", "a gzip archive": b"\x1f\x8b"}
-"""Files that people give by mistake, and their first bytes."""
+"""Files that people take for torch's weights, with what to do, and where they have which bytes."""
 MOST_LEVELS = 3
 """Levels of containers in containers that are searched for tensors."""
 
@@ -65,11 +68,12 @@ def read(path: Path, trust: bool = False) -> Any:
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
     try:
-        _refuse_other_kinds(path)
-        if _is_safetensors(path):
-            return _read_safetensors(path)
         with path.open("rb") as file:
-            is_archive = file.read(4) == b"PK\x03\x04"
+            head = file.read(1 << 12)
+            _refuse_other_kinds(path, head)
+            if head[8:9] == b"{":  # the length of the JSON header in eight bytes, then the header
+                return _read_safetensors(path)
+            is_archive = head.startswith(b"PK\x03\x04")
             if is_archive:
                 _refuse_other_archives(path)
             if not trust:
@@ -99,40 +103,18 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return notes_beside(path) | notes | load_file(path)
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"  # the length of the JSON header in eight bytes, then the header
-
-
-def _is_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "replace")
-    except tarfile.TarError:
-        return False
-    return True
-
-
-def _refuse_other_kinds(path: Path) -> None:
-    """CheckpointError for a web page, and for files of other libraries."""
+def _refuse_other_kinds(path: Path, head: bytes) -> None:
+    """CheckpointError for a web page, and for files of other libraries, by their first bytes."""
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX file; it needs no architecture, and its name ends in .onnx")
-    with path.open("rb") as file:
-        head = file.read(1 << 12)
-    for kind, (place, sign) in FOREIGN.items():
-        if head[place:].startswith(sign):
-            raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library")
     title = html_title(path)
     if title is not None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
-    if _is_tar(head):
-        raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
-    kinds = [name for name, sign in OTHER_KINDS.items() if head.startswith(sign)]
-    for name in kinds or ["text"] * _is_text(head):
-        raise CheckpointError(f"{path} is {name}, not weights; give a file that torch.save or safetensors wrote")
-
-
-def _is_text(head: bytes) -> bool:
-    return bool(head) and head.isascii() and "".join(head.decode().split()).isprintable()
+    for kind, (place, sign) in OTHER_KINDS.items():
+        if head[place:].startswith(sign):
+            raise CheckpointError(f"{path} is {kind}")
+    if head and head.isascii() and "".join(head.decode().split()).isprintable():
+        raise CheckpointError(f"{path} is text, {_SAVE}")
 
 
 def _refuse_other_archives(path: Path) -> None:

@@ -48,12 +48,12 @@ class KeyRule:
     """How a file's keys become the architecture's; see the head of checkpoints.toml."""
 
     name: str
-    containers: tuple[str, ...] = ()
-    drop: tuple[tuple[str, str], ...] = ()
+    containers: Sequence[str] = ()
+    drop: Sequence[tuple[str, str]] = ()
     """Pairs of a pattern and why keys that it matches are left out."""
-    rename: tuple[tuple[str, str], ...] = ()
+    rename: Sequence[tuple[str, str]] = ()
     """Pairs of a pattern and its replacement."""
-    wrappers: tuple[str, ...] = ()
+    wrappers: Sequence[str] = ()
     """Beginnings that are taken off a key, each in turn, until it is one of the architecture's."""
 
 
@@ -151,11 +151,4 @@ def key_rule(name: str) -> KeyRule:
     rules = _registry()["rule"]
     if name not in rules:
         raise UnknownName("key rule", name, rules)
-    row = rules[name]
-    return KeyRule(
-        name,
-        containers=tuple(row.get("containers", ())),
-        drop=tuple((pattern, reason) for pattern, reason in row.get("drop", ())),
-        rename=tuple((pattern, replacement) for pattern, replacement in row.get("rename", ())),
-        wrappers=tuple(row.get("wrappers", ())),
-    )
+    return KeyRule(name, **rules[name])

@@ -4,7 +4,6 @@ import builtins
 import functools
 import io
 import os
-import pickle
 import re
 import struct
 import sys
@@ -15,13 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from saved_weights import WEIGHTS, assert_equal, repacked, saved
 
 from bandlens.core.errors import CheckpointError
-from bandlens.export.weights.pickles import DTYPES, INERT_CALLS, LEGACY
+from bandlens.export.weights.pickles import DTYPES, INERT_CALLS
 from bandlens.export.weights.read import read
 
 
@@ -146,58 +144,6 @@ def test_tensors_are_equal_to_the_bit_to_what_torch_loads(legacy: bool, protocol
     file = tmp_path / "weights.pth"
     torch.save(LAYOUTS, file, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
     assert_equal(read(file), torch.load(file, weights_only=False), "")
-
-
-def test_big_endian_archives_are_read(tmp_path: Path) -> None:
-    content = {"a": torch.arange(5, dtype=torch.int32), "b": torch.tensor([1 + 2j]), "c": torch.tensor([True])}
-    # Bytes are swapped in numbers of these sizes: a complex number has two of them.
-    sizes = {"data/0": 4, "data/1": 4, "data/2": 1}
-
-    def turn(name: str, data: bytes) -> bytes:
-        if name in sizes:
-            return np.frombuffer(data, f"<u{sizes[name]}").astype(f">u{sizes[name]}").tobytes()
-        return b"big" if name == "byteorder" else data
-
-    (tmp_path / "weights.pth").write_bytes(repacked(saved(content), turn))
-    assert_equal(read(tmp_path / "weights.pth"), torch.load(tmp_path / "weights.pth"), "")
-    assert_equal(read(tmp_path / "weights.pth"), content, "")
-
-
-class StoragePickler(pickle.Pickler):
-    """A pickler that writes tensors as torch did until 2017, when a storage could be a part of another one."""
-
-    def persistent_id(self, value: object) -> object:
-        return value.id if isinstance(value, StorageId) else None
-
-
-class StorageId:
-    def __init__(self, *fields: object) -> None:
-        self.id = ("storage", torch.FloatStorage, *fields)
-
-
-class OldTensor:
-    def __init__(self, *fields: object) -> None:
-        self.fields = fields
-
-    def __reduce__(self) -> Any:
-        return torch._utils._rebuild_tensor, self.fields
-
-
-def test_a_storage_that_is_part_of_another_is_read(tmp_path: Path) -> None:
-    whole, part = StorageId("7", "cpu", 6, None), StorageId("7", "cpu", 6, ("8", 2, 3))
-    content = {"whole": OldTensor(whole, 0, (2, 3), (3, 1)), "part": OldTensor(part, 1, (2,), (1,))}
-    file = io.BytesIO()
-    for value in (*LEGACY, {"little_endian": True}):
-        pickle.dump(value, file, protocol=2)
-    StoragePickler(file, protocol=2).dump(content)
-    pickle.dump(["7"], file, protocol=2)
-    file.write(struct.pack("<q6f", 6, *range(6)))
-    (tmp_path / "weights.pth").write_bytes(file.getvalue())
-    tensors = read(tmp_path / "weights.pth")
-    assert tensors["whole"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert tensors["part"].tolist() == [3, 4]
-    tensors["whole"][1, 0] = 9
-    assert tensors["part"].tolist() == [9, 4]
 
 
 @pytest.mark.parametrize(
