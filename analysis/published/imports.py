@@ -1,4 +1,7 @@
-"""Sources that are no tables of figures, as rows of `sources.VALUES`: everything of a source, or an error.
+"""Readers of sources, as rows of `sources.VALUES`: everything of a source, or an error.
+
+A file that is not as described is refused with the file, the row (its line, the header being line 1) and the column;
+nothing is read of a source whose files are not all right.
 
 `humans` are trials of observers on 17 sets of stimuli (Geirhos et al. 2021, model-vs-human, and the experiments of 2018
 and 2019 that it holds). Everybody decided among sixteen classes. Observers of different sets are different people,
@@ -8,7 +11,6 @@ whatever their numbers.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from ...core.errors import StoreError
+from ...core.errors import StoreError, UsageError
 from ...core.protocol import CUE_CONFLICT, FREQUENCIES, NOISE_SDS, SHAPE_CUES
 from ...core.untrusted import first_line
 from ..measures.critical_band import fit_band, integer_thresholds
@@ -24,8 +26,8 @@ from ..measures.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
 from ..statistics.shares import share_interval, share_of
 from ..statistics.wilson import wilson
-from .sources import VALUES, Source, read_source
-from .tables import SourceTable, read_parquet
+from .sources import VALUES, Source
+from .tables import SourceTable, read_csv, read_parquet
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 """Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
@@ -34,11 +36,68 @@ Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 def read_import(source: Source, folder: Path) -> Read:
     """The rows and trials that are imported of a source.
 
-    Raises UsageError where `folder` lacks one of its files, and StoreError where one is not as described.
+    Raises UsageError where `folder` lacks one of its files, or nothing but what ships can be imported of the source,
+    and StoreError where a file is not as described.
     """
     if source.reader is None:
-        return read_source(source, folder), None
-    return READERS[source.reader](source, *source.locate_files(folder))
+        raise UsageError(f"{source.name} is imported as it ships; leave {folder} out")
+    for path in source.paths:
+        if not (folder / path).is_file():
+            raise UsageError(f"{folder} has no {path}; {source.name} is {', '.join(source.paths)} in one folder")
+    return READERS[source.reader](source, *(folder / path for path in source.paths))
+
+
+TIMM: Mapping[str, int | None] = {
+    "imagenet": 50_000,
+    "imagenet-real": 46_837,
+    "imagenet-v2": 10_000,
+    "imagenet-sketch": 50_889,
+    "imagenet-a": 7500,
+    "imagenet-r": 30_000,
+    "imagenet-a-clean": None,
+    "imagenet-r-clean": None,
+}
+"""Benchmark of each of timm's files -> the number of its images, where it is known."""
+HUNDREDTH = 0.01
+"""Points by which accuracy and error together may miss 100 %, since both are rounded."""
+
+
+def timm(source: Source, *files: Path) -> Read:
+    """Top-1 of each model at each size of its images, and its parameters."""
+    parts = [read_results(source.name, benchmark, file) for benchmark, file in zip(TIMM, files, strict=True)]
+    return pl.concat(parts), None
+
+
+def read_results(source: str, benchmark: str, file: Path) -> pl.DataFrame:
+    """The rows of VALUES of one of timm's files: another release is refused, but for columns that are not read."""
+    table = SourceTable(file, read_csv(file, infer_schema=False), counts_lines=True)
+    columns = ["model", "img_size", "top1", "top1_err", *(["param_count"] if benchmark == "imagenet" else [])]
+    table.check_columns(columns)
+    table.check_filled(*columns)
+    table.check_distinct("img_size", "model")
+    no_size = ~table.rows["img_size"].str.contains(r"^[1-9][0-9]{0,5}$")
+    table.refuse("img_size", no_size, "{value!a} is not a number of pixels")
+    top1, error = table.numbers("top1"), table.numbers("top1_err")
+    table.check_range("top1", top1, 0, 100, "a percent")
+    # A number of another unit, such as a share, does not.
+    mismatches = (top1 + error - 100).abs() >= HUNDREDTH
+    table.refuse("top1", mismatches, "{value} and its top1_err do not make 100 percent")
+    accuracies = table.rows.select(
+        source=pl.lit(source),
+        model="model",
+        benchmark=pl.lit(benchmark),
+        metric=pl.lit("top1"),
+        condition=pl.lit(""),
+        input_size=pl.col("img_size").cast(pl.Int64),
+        value=top1,
+        unit=pl.lit("percent"),
+        n=pl.lit(TIMM[benchmark], pl.Int64),
+    )
+    parts = [pl.DataFrame(schema=VALUES), accuracies]
+    if benchmark == "imagenet":
+        facts = {"benchmark": pl.lit(""), "metric": pl.lit("parameters"), "unit": pl.lit("million")}
+        parts.append(accuracies.with_columns(**facts, value=table.numbers("param_count"), n=pl.lit(None, pl.Int64)))
+    return pl.concat(parts, how="diagonal")
 
 
 def critical_band(source: Source, counts_file: Path, shape_file: Path) -> Read:
@@ -242,45 +301,6 @@ def imagenet_x(source: Source, predictions_file: Path, labels_file: Path) -> Rea
     return _rows(source, rows), None
 
 
-CUE_IMAGE = r"^(?<shape>[a-z]+)\d+-(?<texture>[a-z]+)\d+$"
-"""The name of a cue-conflict image: two classes, and which image of each."""
-CUE_LOG = re.compile(
-    r"inet_classifier/(?P<classifier>.+)|clip/(?P<tower>.+?)(?:_None)?_(?P<prompt>None|CLS|a_photo_of_a_CLS\.)|"
-    r"vlm/(?P<task>vqa|captioning)/(?:\w{8}_\w{6}_)?(?P<chat>.+)"
-)
-"""The name of a log: that of a classifier, of a zero-shot model with its prompt, or of a chat model with its task."""
-
-
-def cue_answers(source: Source, file: Path) -> Read:
-    """Shape bias, and the share of conflicts that are named by shape or texture, of each log of answers.
-
-    The condition is the prompt or the task. An image whose two classes are one is no conflict, and None no answer.
-    """
-    answers = _read_columns(file, dict.fromkeys(("log", "image", "pred_label"), pl.String))
-    answers.check_distinct("log", "image")
-    cues = answers.rows["image"].str.extract_groups(CUE_IMAGE).struct.unnest()
-    answers.refuse("image", cues["shape"].is_null(), "{value} does not name a shape and a texture")
-    rows: list[dict[str, Any]] = []
-    judged = answers.rows.with_columns(cues).filter(pl.col("shape") != pl.col("texture"))
-    counts = judged.group_by("log", maintain_order=True).agg(
-        pl.len(), *((pl.col("pred_label") == pl.col(cue)).sum().alias(cue) for cue in cues.columns)
-    )
-    for log, conflicts, shape, texture in counts.rows():
-        name = CUE_LOG.fullmatch(log)
-        if name is None:
-            raise StoreError(f"{file}, column log: {log} is no log of a classifier, a CLIP tower or a chat model")
-        condition = name["task"] or (f"prompt {name['prompt'].replace('_', ' ')}" if name["prompt"] else "")
-        keys = {"model": name["classifier"] or name["tower"] or name["chat"], "condition": condition, "unit": "share"}
-        for metric, count, n in (
-            (SHAPE_CUES.bias, shape, shape + texture),
-            (SHAPE_CUES.accuracy, shape + texture, conflicts),
-        ):
-            low, high = map(float, wilson(count / n, n)) if n else (None, None)
-            share = {"value": count / n if n else None, "low": low, "high": high, "n": n}
-            rows.append(keys | {"benchmark": "cue-conflict", "metric": metric} | share)
-    return _rows(source, rows), None
-
-
 def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
     """A Parquet file with these columns, of these types and without gaps; StoreError for another one."""
     table = SourceTable(file, read_parquet(file))
@@ -293,7 +313,7 @@ def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> Sourc
 
 READERS: Mapping[str, Callable[..., Read]] = {
     "critical_band": critical_band,
-    "cue_answers": cue_answers,
     "humans": humans,
     "imagenet_x": imagenet_x,
+    "timm": timm,
 }

@@ -20,17 +20,19 @@ class SourceTable:
 
     file: Path
     rows: pl.DataFrame
-    headers: int | None = None
-    """Lines of column names, where errors count the lines of the file; None where they count rows."""
+    counts_lines: bool = False
+    """Whether errors count the lines of the file, of which the first has the names of columns, and not the rows."""
 
     def where(self, row: int, column: str) -> str:
         """The place of a cell, in words."""
-        unit, number = "row" if self.headers is None else "line", row + 1 + (self.headers or 0)
-        return f"{self.file}, {unit} {number}, column {column or 'model'}"
+        place = f"line {row + 2}" if self.counts_lines else f"row {row + 1}"
+        return f"{self.file}, {place}, column {column}"
 
     def refuse(self, column: str, mask: pl.Series, why: str) -> None:
         """StoreError for the first row of which `mask` is true; in `why`, {value} and {value!a} stand for its cell."""
-        if (row := first_true(mask)) is not None:
+        rows = mask.fill_null(False).arg_true()
+        if len(rows):
+            row = int(rows[0])
             value = self.rows[column][row]
             why = why.replace("{value!a}", ascii(value)).replace("{value}", str(value))
             raise StoreError(f"{self.where(row, column)}: {why}")
@@ -39,15 +41,14 @@ class SourceTable:
         """All columns exist."""
         for name in names:
             if name not in self.rows.columns:
-                unit = "row" if self.headers is None else "line"
-                raise StoreError(f"{self.file}, {unit} 1: no column {name or 'model'}; {advice}")
+                raise StoreError(f"{self.file}, {'line' if self.counts_lines else 'row'} 1: no column {name}; {advice}")
 
     def check_filled(self, *columns: str) -> None:
         """No cell of the columns is empty."""
         for name in columns:
             column = self.rows[name]
             empty = column.str.strip_chars() == "" if column.dtype == pl.String else column.is_null()
-            self.refuse(name, column.is_null() | empty, f"empty; every row needs a {name or 'model'}")
+            self.refuse(name, column.is_null() | empty, f"empty; every row needs a {name}")
 
     def check_distinct(self, *key: str) -> None:
         """No two rows have the same key, of which the last column is named."""
@@ -72,12 +73,6 @@ class SourceTable:
         mask = (values.is_null() & text.is_not_null()) | values.is_nan() | values.is_infinite()
         self.refuse(column, mask, "'{value}' is not a number; fetch the file again")
         return values
-
-
-def first_true(mask: pl.Series) -> int | None:
-    """The first row of which the mask is true; None where there is none."""
-    rows = mask.fill_null(False).arg_true()
-    return int(rows[0]) if len(rows) else None
 
 
 def read_csv(file: Path, advice: str = "fetch it again", **options: bool | int) -> pl.DataFrame:

@@ -45,8 +45,8 @@ def import_published(
 ) -> Publication:
     """Read a source's files into a results database, for SQL and other commands.
 
-    A source that ships needs no DIR. Effective robustness, as the testbed defines it and over 1,000 classes, is added
-    where a source has the accuracies.
+    A source that ships needs no DIR; timm alone takes one nevertheless, of a newer release. Effective robustness, as
+    the testbed defines it and over 1,000 classes, is added where a source has the accuracies.
 
     Args:
         source: a source that `published show` lists.

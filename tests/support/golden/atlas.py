@@ -3,7 +3,7 @@
 .venv/bin/python tests/support/golden/atlas.py ../shared/published
 
 and weights.csv from the addresses of weights that timm and torchvision have. Run it by hand after a change of
-sources.toml or of the files; test_sources.py and test_names.py compare what it gives with what ships.
+atlas.toml or of the files; test_sources.py and test_names.py compare what it gives with what ships.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from shipped_files import read_cue_answers, read_tables
 
-from bandlens.analysis.published.imports import read_import
+from bandlens.analysis.published.imports import TIMM, read_results
 from bandlens.analysis.published.names import WEIGHTS, models
 from bandlens.analysis.published.sources import VALUES, shipped_values, sources
 
@@ -32,7 +33,15 @@ FOLDERS = {
 
 def shipped(folder: Path, name: str) -> pl.DataFrame:
     """The rows of VALUES of a source, as they ship: four decimals, sorted."""
-    values, _ = read_import(sources()[name], folder / FOLDERS[name])
+    folder = folder / FOLDERS[name]
+    if name.startswith("timm"):
+        files = {benchmark: folder / file for benchmark, file in zip(TIMM, sources()["timm"].paths, strict=True)}
+        present = {benchmark: file for benchmark, file in files.items() if file.is_file()}
+        values = pl.concat([read_results(name, benchmark, file) for benchmark, file in present.items()])
+    elif name == "vlm-shape-bias":
+        values = read_cue_answers(name, folder / "vlm_shapebias.parquet")
+    else:
+        values = read_tables(name, folder)
     return values.with_columns(pl.col("value", "low", "high").round(4)).sort(
         "benchmark", "metric", "condition", "model", "input_size"
     )

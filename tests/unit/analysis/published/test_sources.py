@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -16,8 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.relate import baseline_lines
-from bandlens.analysis.published.sources import VALUES, Column, File, Source, read_source, shipped_values, sources
-from bandlens.core.errors import StoreError, UsageError
+from bandlens.analysis.published.sources import VALUES, shipped_values, sources
+from bandlens.core.errors import UsageError
 
 ROOT = Path(__file__).parents[4]
 PUBLISHED = ROOT.parent / "shared" / "published"
@@ -43,7 +41,8 @@ def test_what_ships_follows_from_the_files_of_its_source(name: str, monkeypatch:
 
     made = atlas.shipped(PUBLISHED, name).select(VALUES.names())
     assert made.equals(pl.read_parquet(sources()[name].shipped).cast(VALUES))
-    sys.modules.pop("atlas")
+    for module in ("atlas", "shipped_files"):
+        sys.modules.pop(module)
 
 
 def test_a_thousand_models_ship() -> None:
@@ -90,104 +89,15 @@ def test_shape_biases_of_58_logs_are_those_of_their_answers() -> None:
         assert (accuracy["value"], accuracy["n"]) == (round((shape + texture) / 1200, 4), 1200)
 
 
-ANSWERS = {"log": ["vlm/vqa/net"] * 2, "image": ["cat1-dog2", "cat1-cat2"], "pred_label": ["dog", "None"]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image": ["cat1-dog2", "cat1"]}, "row 2, column image: cat1 does not name a shape and a texture"),
-        ({"image": ["cat1-dog2"] * 2}, "row 2, column image: cat1-dog2 is there more than once"),
-        ({"log": ["net"] * 2}, "column log: net is no log of a classifier"),
-        ({"pred_label": ["dog", None]}, "row 2, column pred_label: empty"),
-        ({"pred_label": [1, 2]}, "column pred_label: Int64 and not String"),
-    ],
-)
-def test_other_answers_to_cue_conflicts_are_refused(
-    tmp_path: Path, change: dict[str, list[object]], message: str
-) -> None:
-    pl.DataFrame(ANSWERS | change).write_parquet(tmp_path / "vlm_shapebias.parquet")
-    with pytest.raises(StoreError, match=message):
-        read_import(sources()["vlm-shape-bias"], tmp_path)
-
-
-def test_an_image_of_one_class_is_no_conflict_and_without_decisions_there_is_no_bias(tmp_path: Path) -> None:
-    pl.DataFrame(ANSWERS | {"pred_label": ["car", "cat"]}).write_parquet(tmp_path / "vlm_shapebias.parquet")
-    rows, _ = read_import(sources()["vlm-shape-bias"], tmp_path)
-    assert rows.select("model", "condition", "metric", "value", "n").rows() == [
-        ("net", "vqa", "shape_bias", None, 0),
-        ("net", "vqa", "cue_accuracy", 0.0, 1),
-    ]
-
-
-def made_up(folder: Path, text: str, gaps: bool = False) -> Source:
-    (folder / "a.csv").write_text(text)
-    columns = (Column("imagenet", "top1", n=10), Column("c", pattern="c_."))
-    return Source("made-up", "Made up", "a/b", "1", "MIT", True, (File("a.csv", columns, gaps=gaps),))
-
-
-RIGHT = "model,top1,c_1,c_2,rank\none,70,10,20,1\ntwo,60,30,40,2\n"
-
-
-def test_columns_of_one_benchmark_are_averaged(tmp_path: Path) -> None:
-    values = read_source(made_up(tmp_path, RIGHT), tmp_path)
-    means = {
-        (model, benchmark): value for model, benchmark, value in values.select("model", "benchmark", "value").rows()
-    }
-    assert means == {("one", "imagenet"): 70, ("two", "imagenet"): 60, ("one", "c"): 15, ("two", "c"): 35}
-
-
-def test_a_mean_of_which_a_part_is_missing_is_missing(tmp_path: Path) -> None:
-    values = read_source(made_up(tmp_path, RIGHT.replace("10,20", "10,"), gaps=True), tmp_path)
-    assert values.filter(benchmark="c")["model"].to_list() == ["two"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text.replace("top1", "top2"), "line 1: no column top1"),
-        (lambda text: text.replace("rank", "top1"), "line 1, column top1: there more than once"),
-        (lambda text: text.replace("two", "one"), "line 3, column model: one is there more than once"),
-        (lambda text: text.replace("two", ""), "line 3, column model: empty"),
-        (lambda text: text.replace("60", ""), "line 3, column top1: empty"),
-        (lambda text: text.replace("60", "n/a"), "line 3, column top1: 'n/a' is not a number"),
-        (lambda text: text.replace("60", "nan"), "line 3, column top1: 'nan' is not a number"),
-        (lambda text: text.replace("60", "inf"), "line 3, column top1: 'inf' is not a number"),
-        (lambda text: text.replace("60", "160"), "line 3, column top1: 160 is not a percent"),
-        (lambda text: text.replace("70", "0.7").replace("60", "0.6"), "column top1: no value is above 1, so these are"),
-        (lambda text: text + "x,1,2,3,4,5,6\n", "not a CSV file"),
-    ],
-)
-def test_another_release_is_refused_with_file_row_and_column(
-    tmp_path: Path, change: Callable[[str], str], message: str
-) -> None:
-    source = made_up(tmp_path, change(RIGHT))
-    with pytest.raises(StoreError) as raised:
-        read_source(source, tmp_path)
-    assert message in str(raised.value)
-    assert str(tmp_path / "a.csv") in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-@needs_published
-@pytest.mark.parametrize("size", ["1_0", "224.5", "nan", "-5", "٣", "0"])
-def test_an_input_size_is_a_number_of_pixels(command: Command, tmp_path: Path, size: str) -> None:
-    folder = tmp_path / "timm"
-    shutil.copytree(PUBLISHED / "atlas/timm", folder)
-    file = folder / "results-imagenet-a.csv"
-    file.chmod(0o644)
-    table = pl.read_csv(file, infer_schema=False)
-    table.with_columns(
-        img_size=pl.when(pl.int_range(pl.len()) == 2).then(pl.lit(size)).otherwise("img_size")
-    ).write_csv(file)
-    result = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
-    assert result.code == 1
-    assert result.err == f"bandlens: {file}, line 4, column img_size: {size!a} is not a number of pixels\n"
-
-
 def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no results-imagenet"):
-        read_source(sources()["timm"], tmp_path)
+        read_import(sources()["timm"], tmp_path)
+
+
+def test_a_source_that_ships_takes_no_folder(command: Command, tmp_path: Path) -> None:
+    result = command("published", "import", "testbed", tmp_path, "--db", tmp_path / "results.duckdb")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"bandlens: testbed is imported as it ships; leave {tmp_path} out\n"
 
 
 def test_list_says_what_is_here(command: Command) -> None:
@@ -199,24 +109,6 @@ def test_list_says_what_is_here(command: Command) -> None:
     lines = command("published", "show").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1].startswith("not here: critical-band, humans, imagenet-x ")
-
-
-@needs_published
-@pytest.mark.parametrize("scale", [0.01, 100])
-def test_a_row_in_another_unit_is_told_by_its_error(command: Command, tmp_path: Path, scale: float) -> None:
-    folder = tmp_path / "timm"
-    shutil.copytree(PUBLISHED / "atlas/timm", folder)
-    file = folder / "results-imagenet-a.csv"
-    file.chmod(0o644)
-    table = pl.read_csv(file)
-    row = int((table["top1"] < 1).arg_true()[0]) if scale > 1 else 4
-    changed = pl.when(pl.int_range(pl.len()) == row).then(pl.col("top1") * scale).otherwise("top1").round(3)
-    table.with_columns(top1=changed).write_csv(file)
-    result = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"results-imagenet-a.csv, line {row + 2}, column top1: " in result.err
-    assert "do not make 100 percent" in result.err
-    assert not (tmp_path / "results.duckdb").exists()
 
 
 @needs_published
