@@ -4,43 +4,32 @@
     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
 
 top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
-Below three lines of attribution the shipped CSV has the means of the columns of benchmark.csv that PUBLISHED_GROUPS and
-BIASES name, with six decimals.
+Below three lines of attribution the shipped CSV has the means of columns of benchmark.csv, with six decimals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ...core.protocol import ACCURACIES, AS_PUBLISHED, GROUPS
+from ...core.protocol import AS_PUBLISHED, GROUPS
 from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlate
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics.arrays import ALPHA
 
 SHIPPED = Path(__file__).with_name("published_figures.csv")
-PUBLISHED_TOP1: Mapping[str, str] = {
-    **{name: f"top1_acc/{name}" for name in ACCURACIES},
-    "imagenet-real_last_batch": "top1_acc/imagenet-real",
-    "pgd_linf": "top1_acc/PGD-40/low",
-}
-"""Name of an accuracy -> the published column that holds it; that of ReaL holds the last batch's."""
-PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
-    group: tuple(PUBLISHED_TOP1[name] for name in names) for group, names in GROUPS.items() if group != AS_PUBLISHED
-}
+PUBLISHED_GROUPS = tuple(group for group in GROUPS if group != AS_PUBLISHED)
 FEWEST_RESAMPLES = 100
 """Resamples of a table whose intervals are not shown."""
-BIASES: Mapping[str, tuple[str, ...]] = {
-    measure.name: measure.display.published.columns
+BIASES = tuple(
+    measure.name
     for module in (cues, spectral_bias, critical_band)
     for measure in module.MEASURES
     if measure.display.published
-}
-"""Figure -> the published columns that it is the mean of."""
+)
 
 
 def shipped_figures() -> pl.DataFrame:
@@ -51,7 +40,7 @@ def shipped_figures() -> pl.DataFrame:
 def published_table() -> StudyTable:
     """The 48 models of the study as `correlate_study` takes them."""
     denominators = denominators_of((bias, ID_BENCHMARK) for bias in BIASES)
-    return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), ID_GROUP, denominators=denominators)
+    return StudyTable(shipped_figures(), BIASES, PUBLISHED_GROUPS, ID_GROUP, denominators=denominators)
 
 
 def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
@@ -60,6 +49,6 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
     """
-    table = correlate(figures, list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, resamples=FEWEST_RESAMPLES)
+    table = correlate(figures, BIASES, PUBLISHED_GROUPS, SUBSET_FILTERS, resamples=FEWEST_RESAMPLES)
     spearman = pl.when(pl.col("p") < ALPHA).then("coefficient").when(pl.col("p").is_not_null()).then(0.0)
     return table.select("bias", "group", "subset", spearman=spearman, p="p", n="n").to_dicts()

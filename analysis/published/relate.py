@@ -107,10 +107,7 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "standard") -> dict[str
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     if baseline != "testbed":
-        x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
-        return {
-            shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)
-        }
+        return _probit_lines(rows, shifts)
     rows = rows.filter(~pl.col("name").str.contains(REFERENCES))
     over = {shift: CLEAN.get(shift, "imagenet") for shift in shifts}
     return {shift: fit_testbed(x, *values_of(rows, [x, shift])) for shift, x in over.items()}
@@ -136,13 +133,16 @@ def training_models(values: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 def training_lines(values: pl.DataFrame) -> dict[str, dict[str, Expectation]]:
     """Way of training -> benchmark -> the probit line of its models, over all 1,000 classes."""
-    lines = {}
-    for way, rows in training_models(values).items():
-        shifts = [shift for shift in (*SHIFTS, "objectnet") if shift in rows.columns]
-        x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
-        fits = zip(shifts, accuracies_y, strict=True)
-        lines[way] = {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in fits}
-    return lines
+    return {
+        way: _probit_lines(rows, [shift for shift in (*SHIFTS, "objectnet") if shift in rows.columns])
+        for way, rows in training_models(values).items()
+    }
+
+
+def _probit_lines(rows: pl.DataFrame, shifts: Sequence[str]) -> dict[str, Expectation]:
+    """Benchmark -> its line over ImageNet accuracy."""
+    x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
+    return {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)}
 
 
 @cache
@@ -250,7 +250,7 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
     """The models of a ground. Raises UsageError for `critical-band` where it is not imported."""
     if name == "study":
         frame = study_models(values).with_columns(family="category", name="model")
-        return Ground(name, frame, tuple(BIASES), ("imagenet", *_shared(frame)))
+        return Ground(name, frame, BIASES, ("imagenet", *_shared(frame)))
     if name == "timm":
         parameters = add_models(values.filter(source="timm", metric="parameters")).select(
             "name", "input_size", "model", "family", parameters="value"
@@ -262,12 +262,12 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":
         raise UnknownName("ground", name, GROUNDS)
-    return networks(values, INTEGER)
+    return _networks(values)
 
 
-def networks(values: pl.DataFrame, estimator: str) -> Ground:
-    """The networks with critical-band trials, by one of the estimators of `imports`; UsageError without trials."""
-    measured = add_models(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
+def _networks(values: pl.DataFrame) -> Ground:
+    """The networks with critical-band trials, by the published estimator; UsageError without trials."""
+    measured = add_models(values.filter(pl.col("condition").is_in([INTEGER, ""]), source="critical-band"))
     if measured.is_empty():
         raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
     biases = measured.pivot("metric", index=["name", "model", "family"], values="value")
