@@ -155,8 +155,8 @@ class StudyTable:
     """The models of a study: one row each, with category, and NAME, NAME_low, NAME_high of each bias and group."""
 
     frame: pl.DataFrame
-    biases: list[str]
-    groups: list[str]
+    biases: Sequence[str]
+    groups: Sequence[str]
     control: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
