@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import BandlensError, UsageError, some_of
@@ -21,7 +21,8 @@ MODELS = "models"
 MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 
-Selection = tuple[Sequence[Model], Sequence[ImageSet]]
+Names = tuple[Sequence[str], Sequence[str]]
+"""Names of models, and paths of image sets from the folder of the study file."""
 
 
 def write_study(file: Path) -> tuple[Study, str]:
@@ -29,11 +30,10 @@ def write_study(file: Path) -> tuple[Study, str]:
     folder = file.parent
     beside = bool(model_names(folder / MODELS)) or not model_names(None)
     exported = folder / MODELS if beside else None
-    models = [load_model(exported, name) for name in model_names(exported)]
-    sets = list(find_sets([folder]).values())
+    models = {name: load_model(exported, name) for name in model_names(exported)}
+    sets = {images.folder.relative_to(folder).as_posix(): images for images in find_sets([folder]).values()}
     problems = []
-    for selection in _selections(models, sets):
-        names, paths = _names(selection, folder)
+    for names, paths in _selections(models, sets):
         text = _text(file.name, names or [MISSING_MODEL], paths or [MISSING_IMAGES], beside)
         # The engine is named, so that nothing asks for the fastest of this machine.
         study = Study(file.stem, **tomllib.loads(text), folder=folder, engine="onnxruntime")
@@ -43,8 +43,7 @@ def write_study(file: Path) -> tuple[Study, str]:
         except BandlensError as error:
             problems.append(str(error))
     write_file(file, text)
-    every_name, every_path = _names((models, sets), folder)
-    left_out = [name for name in (*every_name, *every_path) if name not in (*names, *paths)]
+    left_out = [name for name in (*models, *sets) if name not in (*names, *paths)]
     return Study.read(file), f"left out {some_of(left_out)}: {problems[0]}" if left_out else "".join(problems[:1])
 
 
@@ -59,26 +58,18 @@ def write_file(file: Path, text: str) -> None:
         raise UsageError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from None
 
 
-def _selections(models: Sequence[Model], sets: Sequence[ImageSet]) -> Iterator[Selection]:
+def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> Iterator[Names]:
     """Models and image sets that may make one study: the most of them first, and all of them again where none does."""
-    yield models, sets
-    pairs = [(model, images) for model in models for images in sets if takes_images(model, images.info)]
+    yield [*models], [*sets]
+    pairs = [(name, path) for name in models for path in sets if takes_images(models[name], sets[path].info)]
     yield _distinct(pairs)
-    yield from (_distinct([pair for pair in pairs if pair[1] is images]) for images in sets)
-    yield from (([model], [images]) for model, images in pairs)
-    yield models, sets
+    yield from (_distinct([pair for pair in pairs if pair[1] == path]) for path in sets)
+    yield from (([name], [path]) for name, path in pairs)
+    yield [*models], [*sets]
 
 
-def _distinct(pairs: Sequence[tuple[Model, ImageSet]]) -> Selection:
-    models = {model.name: model for model, _ in pairs}
-    sets = {images.folder: images for _, images in pairs}
-    return list(models.values()), list(sets.values())
-
-
-def _names(selection: Selection, folder: Path) -> tuple[list[str], list[str]]:
-    """The names of models, and the paths of image sets from the folder, as a study has them."""
-    models, sets = selection
-    return [model.name for model in models], [images.folder.relative_to(folder).as_posix() for images in sets]
+def _distinct(pairs: Sequence[tuple[str, str]]) -> Names:
+    return [*dict.fromkeys(name for name, _ in pairs)], [*dict.fromkeys(path for _, path in pairs)]
 
 
 def _text(file: str, checkpoints: Sequence[str], images: Sequence[str], beside: bool) -> str:

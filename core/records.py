@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import UnknownName, UsageError
 
@@ -354,12 +354,6 @@ class Predictions:
     best_rank: NDArray[np.uint16] | None = None
     """The least of the label_ranks of several classes that count as right, UNKNOWN_RANK for an image without any. None
     for images that have one label each."""
-
-    def select(self, rows: slice) -> Predictions:
-        """The predictions of some of the images."""
-        columns = (getattr(self, name) for name in PREDICTION_COLUMNS)
-        selected: list[Any] = [None if column is None else column[rows] for column in columns]
-        return Predictions(*selected)
 
 
 PREDICTION_COLUMNS = tuple(column.name for column in fields(Predictions))

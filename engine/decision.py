@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -24,12 +22,25 @@ def decides_by_logits(space: str) -> bool:
     return space not in SPACE_CLASSES
 
 
-@dataclass(frozen=True, slots=True)
 class Decision:
     """A decision space on one array module: it makes scores of logits."""
 
-    xp: ModuleType
-    space: str
+    def __init__(self, xp: ModuleType, space: str) -> None:
+        self.xp, self.by_logits = xp, decides_by_logits(space)
+        if self.by_logits:
+            return
+        classes, members = decision_space(space).ids, decision_space(space).members
+        self._ids, self._ids_on_device = classes, xp.asarray(np.array(classes, np.uint16))
+        sizes = [len(class_members) for class_members in members]
+        self._logit_indices = xp.asarray(np.concatenate(members))
+        self._means: Array | None = None
+        """(m, k) float64: means over the m logits that count, where one of the k classes has several."""
+        if max(sizes) > 1:
+            means = np.zeros((sum(sizes), len(sizes)))
+            means[np.arange(sum(sizes)), np.repeat(np.arange(len(sizes)), sizes)] = np.repeat(
+                1 / np.array(sizes), sizes
+            )
+            self._means = xp.asarray(means)
 
     def scores(self, logits: Array) -> Array:
         """(n, k) float32 of (n, 1000) float32 logits: the largest score decides, and their softmax is the confidence.
@@ -37,47 +48,26 @@ class Decision:
         A class with several members has the logarithm of the mean of their softmax probabilities, up to a constant of
         the row: the decision of Geirhos et al. 2019.
         """
-        if decides_by_logits(self.space):
+        if self.by_logits:
             return logits
-        logit_indices, means = _operators(self.xp, self.space)
         xp = self.xp
-        members = xp.take(logits, logit_indices, axis=1)
-        if means is None:
+        members = xp.take(logits, self._logit_indices, axis=1)
+        if self._means is None:
             return members
         exact = members.astype(xp.float64)
-        shares = xp.exp(exact - exact.max(axis=1, keepdims=True)) @ means
+        shares = xp.exp(exact - exact.max(axis=1, keepdims=True)) @ self._means
         # The bound keeps scores finite; classes below it are equally out of the question, and NaN stays NaN.
         return xp.log(xp.maximum(shares, 1e-300)).astype(xp.float32)
 
     def score_indices(self, labels: NDArray[np.int32] | None) -> Array | None:
         """Labels, as numbers of the space's classes, to indices of its scores."""
-        if labels is None:
-            return None
-        if decides_by_logits(self.space):
-            return self.xp.asarray(labels)
-        return self.xp.asarray(np.searchsorted(decision_space(self.space).ids, labels).astype(np.int32))
+        if labels is None or self.by_logits:
+            return None if labels is None else self.xp.asarray(labels)
+        return self.xp.asarray(np.searchsorted(self._ids, labels).astype(np.int32))
 
     def classes(self, score_indices: Array) -> Array:
         """Indices of scores to numbers of classes, uint16."""
-        return score_indices if decides_by_logits(self.space) else _ids(self.xp, self.space)[score_indices]
-
-
-@cache
-def _operators(xp: ModuleType, name: str) -> tuple[Array, Array | None]:
-    """The m logits that count; and where classes have several, the (m, k) float64 matrix of means over them."""
-    members = decision_space(name).members
-    indices = np.concatenate(members)
-    if len(indices) == len(members):
-        return xp.asarray(indices), None
-    means = np.zeros((len(indices), len(members)))
-    sizes = [len(class_members) for class_members in members]
-    means[np.arange(len(indices)), np.repeat(np.arange(len(members)), sizes)] = np.repeat(1 / np.array(sizes), sizes)
-    return xp.asarray(indices), xp.asarray(means)
-
-
-@cache
-def _ids(xp: ModuleType, name: str) -> Array:
-    return xp.asarray(np.array(decision_space(name).ids, np.uint16))
+        return score_indices if self.by_logits else self._ids_on_device[score_indices]
 
 
 # The three small columns that are kept of the scores

@@ -9,11 +9,11 @@ the database can commit them as one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Attacker, Session
-from .decision import Decision, best_rank, decides_by_logits, reduce_logits
+from .decision import Decision, best_rank, reduce_logits
 from .device.gpu_errors import COMMITTED, device_errors
 from .device.pixels import Take, pixels_of
 from .device.streams import (
@@ -124,7 +124,6 @@ class RunResources:
 def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
     """Make what runs of these images need. Sessions of the same batch may join `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
-    decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
         # CuPy gives a block of memory that is freed to the next work of the stream in which it was allocated. So what
         # a stream writes is allocated there, and no run that is interrupted has to wait for its end.
@@ -132,8 +131,9 @@ def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Varian
             arrays = [xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
             take = pixels_of(xp, image_set, batch)
         with network_stream(xp):
+            decision = Decision(xp, image_set.info.decision_space)
             labels = decision.score_indices(image_set.labels)
-            label_lists = image_set.schemes.get("real") if decides_by_logits(decision.space) else None
+            label_lists = image_set.schemes.get("real") if decision.by_logits else None
             accepted = None if label_lists is None else xp.asarray(label_lists.padded(image_set.info.count))
     return RunResources(xp, image_set, sessions, batch, take, decision, labels, accepted, arrays)
 
@@ -163,16 +163,16 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
 
     The columns of all of them are joined first, so that an array of each column comes from a GPU, and not of each cell.
     """
-    running = [work for work in works if work.pending and not (work.error or work.ended)]
+    pieces = [columns for work in works if not (work.error or work.ended) for columns in work.columns]
+    columns = [None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)]
     outcomes: list[Outcome] = []
-    if running:
-        predictions = joined(xp, (columns for work in running for columns in work.columns))
     row = 0
     for work in works:
         if work.ended or not (work.pending or work.error):
             continue
         if work.error is None:
-            cell_predictions, row = predictions.select(slice(row, row + work.pending)), row + work.pending
+            rows, row = slice(row, row + work.pending), row + work.pending
+            cell_predictions = Predictions(*(None if column is None else column[rows] for column in columns))
             nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
             if not len(nan_rows):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.
@@ -186,14 +186,6 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
         work.ended = True
         outcomes.append(Failed(work.cell, work.error))
     return outcomes
-
-
-def joined(xp: ModuleType, pieces: Iterable[Columns]) -> Predictions:
-    """The columns of several pieces, one after the other, in host memory."""
-    columns: list[Any] = [
-        None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)
-    ]
-    return Predictions(*columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +203,11 @@ class _Group:
         needing = (work for work in self.works if not work.error and work.first < first + self.resources.batch)
         return list(dict.fromkeys(work.cell.condition for work in needing))
 
-    def by_condition(self) -> list[_Group]:
-        return [
-            replace(self, works=[work for work in self.works if work.cell.condition == condition])
-            for condition in dict.fromkeys(work.cell.condition for work in self.works)
-        ]
+    def by_condition(self) -> dict[Condition, list[CellProgress]]:
+        works: dict[Condition, list[CellProgress]] = {}
+        for work in self.works:
+            works.setdefault(work.cell.condition, []).append(work)
+        return works
 
     def flush(self) -> list[Outcome]:
         with named_range(self.resources.xp, "flush"):
@@ -237,24 +229,21 @@ def _run_group(group: _Group, range_seconds: float, progress: Callable[[int], No
     except DeviceError:
         raise
     except BandlensError as error:  # the probe raised it
-        smaller_groups = group.by_condition()
-        if len(smaller_groups) == 1:
+        conditions = group.by_condition()
+        if len(conditions) == 1:
             show_stack(error)
             for work in group.works:
                 work.error = work.error or str(error)
         else:
             yield group.flush()
-            for smaller_group in smaller_groups:  # each condition alone shows which of them fail
-                yield from _run_group(smaller_group, range_seconds, progress)
+            for works in conditions.values():  # each condition alone shows which of them fail
+                yield from _run_group(replace(group, works=works), range_seconds, progress)
     yield group.flush()
 
 
 def _run_batches(group: _Group, range_seconds: float, progress: Callable[[int], None]) -> Iterator[list[Outcome]]:
     range_start = time.monotonic()
-    works: dict[Condition, list[CellProgress]] = {}
-    for work in group.works:
-        works.setdefault(work.cell.condition, []).append(work)
-    xp = group.resources.xp
+    works, xp = group.by_condition(), group.resources.xp
     buffers = Buffers(xp, group.resources.arrays)
     # Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions.
     with blas_threads(xp, 1), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:

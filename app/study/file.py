@@ -134,11 +134,8 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "probes": (dict, "a table"),
     "measures": (dict, "a table"),
     "gate": (dict, "a table"),
-    "batch": (int, "a whole number"),
-    "threads": (int, "a whole number"),
-    "seed": (int, "a whole number"),
-    "limit": (int, "a whole number"),
 }
+"""The type of each key's value, and its words; other keys are whole numbers of RANGES, or strings."""
 RANGES: Mapping[str, tuple[int, int]] = {
     "batch": (0, 4096),
     "threads": (0, 1024),
@@ -162,7 +159,7 @@ def is_study_file(study: object) -> bool:
 
 
 def _check_key(where: str | Path, key: str, value: Any) -> None:
-    kind, words = KINDS.get(key, (str, "a string"))
+    kind, words = (int, "a whole number") if key in RANGES else KINDS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{where}: {key} must be {words}, not {value!r}")
     if isinstance(value, list) and not (value and all(isinstance(entry, str) for entry in value)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 
 from ...core.errors import EngineError
@@ -142,26 +142,21 @@ def run_on_workers(
     total = images_left(record.todo, record.image_counts)
     with record, progress("running", total, "predictions") as advance:
         if record.todo:
-            with _start(work, record.todo, workers, range_seconds) as (started, look):
+            with _open_workers(work, record.todo, workers, range_seconds) as (started, look):
                 Schedule(started, whole_tasks(record.todo, work.grid), RunLedger(record, advance), look).run()
         record.begin()
     return record.summarize()
 
 
-@contextmanager
-def _start(
+def _open_workers(
     work: Work, todo: Sequence[Cell], workers: Workers, range_seconds: float
-) -> Iterator[tuple[Sequence[Worker], Callable[[], None]]]:
+) -> AbstractContextManager[tuple[Sequence[Worker], Callable[[], None]]]:
     """The workers while the block lasts, and a function that looks after the cluster that they are in."""
-    study, threads = work.study, work.study.thread_count
+    engine, threads = work.study.engine, work.study.thread_count
     if workers.devices:
-        environments = environments_of(workers.devices, study.engine)
-        threads = study.threads or max(threads // len(environments), 1)
-        with device_workers(environments, computer_of(work, todo, threads, range_seconds)) as processes:
-            yield processes, lambda: None
-    else:
-        from ...engine.workers.cluster import ray_workers
+        environments = environments_of(workers.devices, engine)
+        threads = work.study.threads or max(threads // len(environments), 1)
+        return device_workers(environments, computer_of(work, todo, threads, range_seconds))
+    from ...engine.workers.cluster import ray_workers
 
-        computer = computer_of(work, todo, threads, range_seconds)
-        with ray_workers(workers.address, study.engine, threads, computer) as (actors, look):
-            yield actors, look
+    return ray_workers(workers.address, engine, threads, computer_of(work, todo, threads, range_seconds))

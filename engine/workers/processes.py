@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -64,11 +64,13 @@ def environments_of(names: Sequence[str], engine: str) -> list[dict[str, str]]:
 
 
 @contextmanager
-def device_workers(environments: Sequence[Mapping[str, str]], computer: Computer) -> Iterator[list[ProcessWorker]]:
-    """A worker for each environment; their processes end with the block."""
+def device_workers(
+    environments: Sequence[Mapping[str, str]], computer: Computer
+) -> Iterator[tuple[list[ProcessWorker], Callable[[], None]]]:
+    """A worker for each environment, whose processes end with the block; there is no cluster to look after."""
     workers = [ProcessWorker(computer, environment) for environment in environments]
     try:
-        yield workers
+        yield workers, lambda: None
     finally:
         for worker in workers:
             worker.end()

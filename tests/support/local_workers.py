@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +34,10 @@ class LocalWorker:
 
 
 @contextmanager
-def local_workers(environments: Sequence[Mapping[str, str]], computer: Computer) -> Iterator[list[LocalWorker]]:
-    yield [LocalWorker(computer) for _ in environments]
+def local_workers(
+    environments: Sequence[Mapping[str, str]], computer: Computer
+) -> Iterator[tuple[list[LocalWorker], Callable[[], None]]]:
+    yield [LocalWorker(computer) for _ in environments], lambda: None
 
 
 def work_here(monkeypatch: pytest.MonkeyPatch) -> None:
