@@ -28,7 +28,7 @@ from bandlens.app.study.record import RunRecord, record_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import RANGE_SECONDS, run_here
 from bandlens.app.study.workers import Workers, run_on_workers
-from bandlens.engine.workers.cluster import import_ray
+from bandlens.engine.cluster import import_ray
 
 BATCH = 8
 STUDY = """

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from ...core.errors import EngineError
 from ...core.jobs import Advance, Progress, silent
 from ...core.records import Cell, Failed, SessionInfo, Variant
+from ...engine.processes import device_workers, environments_of
+from ...engine.schedule import TRIES, Schedule, Worker
 from ...engine.tasks import Outcome, Task, whole_tasks
 from ...engine.workbench import with_card_state
-from ...engine.workers.processes import device_workers, environments_of
-from ...engine.workers.schedule import TRIES, Schedule, Worker
 from ...export.model_files import models_folder
 from ..console import log
 from .file import Study
@@ -157,6 +157,6 @@ def _open_workers(
         environments = environments_of(workers.devices, engine)
         threads = work.study.threads or max(threads // len(environments), 1)
         return device_workers(environments, computer_of(work, todo, threads, range_seconds))
-    from ...engine.workers.cluster import ray_workers
+    from ...engine.cluster import ray_workers
 
     return ray_workers(workers.address, engine, threads, computer_of(work, todo, threads, range_seconds))

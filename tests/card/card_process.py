@@ -1,4 +1,4 @@
-"""A worker on a pretended card, in place of `bandlens.engine.workers.processes`: a program.
+"""A worker on a pretended card, in place of `bandlens.engine.processes`: a program.
 
 The card of the number LOST is lost after a few batches, before others begin, and can be used by no later process.
 """
@@ -18,7 +18,7 @@ from pretend_gpu import pretend_gpu
 
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.device.nvidia import Problem
-from bandlens.engine.workers.processes import main
+from bandlens.engine.processes import main
 
 CARD = os.environ["CUDA_VISIBLE_DEVICES"]
 BORN_WITH = Path("/proc/self/environ").read_bytes().split(b"\0")

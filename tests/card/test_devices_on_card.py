@@ -19,9 +19,9 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, UsageError
+from bandlens.engine import processes
 from bandlens.engine.device.nvidia import Gpu, NoGpu
-from bandlens.engine.workers import processes
-from bandlens.engine.workers.processes import environments_of
+from bandlens.engine.processes import environments_of
 
 COUNT, BATCH = 48, 2
 CARDS = tuple(Gpu(name, 1 << 34, "9.0", "580") for name in ("H100", "H100", "L4"))

@@ -39,7 +39,7 @@ from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import BandlensError
-from bandlens.engine.workers.cluster import import_ray
+from bandlens.engine.cluster import import_ray
 
 COUNT = 64
 SLOW = """
@@ -166,7 +166,7 @@ def _run(
     study: Path, database: Path, workers: Workers | None, place: Place | None, number: int, room: int | None
 ) -> None:
     """The run has a process of its own; exit status 1 is one of bandlens's errors."""
-    from bandlens.engine.workers import cluster, schedule
+    from bandlens.engine import cluster, schedule
 
     schedule.HANG_SECONDS = schedule.OPEN_SECONDS = cluster.ANSWER_SECONDS = PATIENCE
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process

@@ -1,4 +1,4 @@
-"""A worker whose card hangs once, in place of `bandlens.engine.workers.processes`: a program."""
+"""A worker whose card hangs once, in place of `bandlens.engine.processes`: a program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from bandlens.engine import run
 from bandlens.engine.backends.onnxruntime import OnnxRuntimeSession
-from bandlens.engine.workers.processes import main
+from bandlens.engine.processes import main
 
 infer, calls = OnnxRuntimeSession.infer, list[int]()
 

@@ -22,7 +22,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
-from bandlens.engine.workers import schedule
+from bandlens.engine import schedule
 
 COUNT = 48
 BLUR = """

@@ -15,7 +15,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.workers import Workers
-from bandlens.engine.workers import processes, schedule
+from bandlens.engine import processes, schedule
 
 HANG = """
 import sys, threading

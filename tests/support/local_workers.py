@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bandlens.app.study.workers import Workers
-from bandlens.engine.workers.schedule import Computer, answer
+from bandlens.engine.schedule import Computer, answer
 
 TWO = Workers(("cpu", "cpu"))
 """The option of a run on two workers."""

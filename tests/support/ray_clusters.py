@@ -14,7 +14,7 @@ MEMORY = 80 * 2**20
 @contextmanager
 def ray_cluster(cpus: int = 2) -> Iterator[None]:
     """Ray is connected to a cluster of its own while the block lasts."""
-    from bandlens.engine.workers.cluster import import_ray
+    from bandlens.engine.cluster import import_ray
 
     ray = import_ray()
     folder = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie in it, and their paths must be short

@@ -26,7 +26,7 @@ HEAVY = {
         "app/report", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app", "probes/images"},
-    "ray": {"engine/workers"},
+    "ray": {"engine"},
     "tensorrt": {"engine/backends", "engine/device", "export/plans"},
     "torch": {
         "app", "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",

@@ -13,9 +13,9 @@ import pytest
 
 from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Cell, Condition, ImageSetInfo, Model, Variant
+from bandlens.engine import schedule
+from bandlens.engine.schedule import STARTS, TRIES, Schedule, answer, line_of
 from bandlens.engine.tasks import Task
-from bandlens.engine.workers import schedule
-from bandlens.engine.workers.schedule import STARTS, TRIES, Schedule, answer, line_of
 
 IMAGES = ImageSetInfo("set", "set", "set", 4, 224, "none", labelled=False)
 MODEL = Model("one", "own", "small", "w", "random", "none", Path("one.onnx"), "s", 224, 1000)

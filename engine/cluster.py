@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.errors import EngineError, UsageError
-from ...core.timeouts import TimedCalls
-from ..backends.base import engine_of
+from ..core.errors import EngineError, UsageError
+from ..core.timeouts import TimedCalls
+from .backends.base import engine_of
 from .schedule import Computer, answer, line_of
 
 ANSWER_SECONDS = 60.0

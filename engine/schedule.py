@@ -14,8 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...core.errors import BandlensError, DeviceError, EngineError
-from ..tasks import Task
+from ..core.errors import BandlensError, DeviceError, EngineError
+from .tasks import Task
 
 TRIES = 3
 """The number of times that a task is tried before its cells are failed."""

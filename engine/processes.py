@@ -1,6 +1,6 @@
 """Workers on the devices of this machine: a process for each, which sees no other GPU.
 
-The process is this module, run as a program: `python -P -m bandlens.engine.workers.processes`. Its standard input is
+The process is this module, run as a program: `python -P -m bandlens.engine.processes`. Its standard input is
 a socket, on which it gets its `sys.path` and its Computer, then requests, and answers each.
 """
 
@@ -17,15 +17,15 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, cast
 
-from ...core.errors import EngineError, UsageError, some_of
-from ...core.jobs import describe_exit, end_with_parent
-from ..backends.base import engine_of
-from ..device.devices import gpus
-from ..device.requirements import usable
+from ..core.errors import EngineError, UsageError, some_of
+from ..core.jobs import describe_exit, end_with_parent
+from .backends.base import engine_of
+from .device.devices import gpus
+from .device.requirements import usable
 from .schedule import Computer, answer
 
 if TYPE_CHECKING:
-    from ..device.nvidia import Gpu
+    from .device.nvidia import Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CPU = "cpu"
