@@ -172,7 +172,8 @@ def flush(xp: ModuleType, works: Sequence[CellProgress]) -> list[Outcome]:
             continue
         if work.error is None:
             rows, row = slice(row, row + work.pending), row + work.pending
-            cell_predictions = Predictions(*(None if column is None else column[rows] for column in columns))
+            cell_columns: list[Any] = [None if column is None else column[rows] for column in columns]
+            cell_predictions = Predictions(*cell_columns)
             nan_rows = np.flatnonzero(np.isnan(cell_predictions.confidence))
             if not len(nan_rows):
                 # The copies to the host above have waited for the stream, so the device has passed all of these points.

@@ -159,7 +159,8 @@ def is_study_file(study: object) -> bool:
 
 
 def _check_key(where: str | Path, key: str, value: Any) -> None:
-    kind, words = (int, "a whole number") if key in RANGES else KINDS.get(key, (str, "a string"))
+    number: tuple[type[Any], str] = (int, "a whole number")
+    kind, words = number if key in RANGES else KINDS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{where}: {key} must be {words}, not {value!r}")
     if isinstance(value, list) and not (value and all(isinstance(entry, str) for entry in value)):
