@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
