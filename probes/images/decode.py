@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil, floor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ...core.records import Crop, Range
 from ...core.untrusted import words_of
-from .samples import TIFF, BrokenImageError, deep_samples, dicom_samples, is_dicom, read_dicom, scale, tiff_samples
+from .samples import DICOM, TIFF, BrokenImageError, deep_samples, dicom_samples, scale, tiff_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,19 +32,6 @@ REACH = {"bilinear": 1, "bicubic": 2}
 Rows = Callable[[int, int], "Photo"]
 """The rows of a photograph from the first number up to the second."""
 
-# Pillow's reader of each format raises errors of its own on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    struct.error,
-    zlib.error,
-)
-
 
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
@@ -61,33 +46,17 @@ def pillow_warnings() -> Iterator[None]:
         yield
 
 
-def cropped(data: bytes, crop: Crop) -> NDArray[np.uint8]:
-    """The cropped picture of a JPEG, PNG, TIFF or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
+def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The cropped picture of a JPEG, PNG, TIFF, WebP or DICOM file, (3, size, size) uint8, and its width and height.
+
+    See `decode` and `planar`.
+    """
     pixels = None if crop.range else _plain_jpeg(data)
     if pixels is None:
-        return planar(_any_file(data, crop.range), crop)
-    return _planar((pixels.shape[1], pixels.shape[0]), lambda top, end: _photo_of_rgba(pixels[top:end]), crop)
-
-
-def sides_of(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a file that `cropped` takes."""
-    import simplejpeg
-    from PIL import Image
-    from tifffile import TiffFile
-
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        if data.startswith(TIFF):  # Pillow does not know all that tifffile reads
-            with TiffFile(io.BytesIO(data)) as tiff:
-                page: Any = tiff.pages[0]
-                return page.imagewidth, page.imagelength
-        if is_dicom(data):
-            dataset = read_dicom(data, with_pixels=False)
-            return int(dataset.Columns), int(dataset.Rows)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-            return photo.size
-    return width, height
+        photo = _any_file(data, crop.range)
+        return planar(photo, crop), photo.size
+    sides = (pixels.shape[1], pixels.shape[0])
+    return _planar(sides, lambda top, end: _photo_of_rgba(pixels[top:end]), crop), sides
 
 
 def decode(data: bytes) -> Photo:
@@ -124,8 +93,8 @@ def _any_file(data: bytes, levels: Range | None = None) -> Photo:
 
     try:
         samples = tiff_samples(data, Image.MAX_IMAGE_PIXELS) if data.startswith(TIFF) else None
-        if is_dicom(data):
-            samples = dicom_samples(data)
+        if data[128:132] == DICOM:
+            samples = dicom_samples(data, Image.MAX_IMAGE_PIXELS)
             if samples.dtype == np.uint8 and levels is None:
                 return Image.fromarray(samples).convert("RGB")
         if samples is not None:
@@ -136,13 +105,11 @@ def _any_file(data: bytes, levels: Range | None = None) -> Photo:
             if samples is None and levels is None:
                 return photo.convert("RGB")
             return photo_of(scale(np.asarray(photo.convert("RGB")) if samples is None else samples, levels))
-    except BrokenImageError:
+    except (BrokenImageError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BrokenImageError(f"not a {', '.join(FORMATS)} file" if data else "an empty file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenImageError(words_of(error)) from None
-    except _DAMAGE as error:
+    except Exception as error:  # a damaged file fails in as many ways as there are formats and tags
         raise BrokenImageError(words_of(error)) from error
 
 

@@ -19,7 +19,7 @@ from ...core.protocol import SPACE_CLASSES
 from ...core.records import MULTILABEL, PUBLISHED_CROP, Crop, ImageSetInfo
 from .attributes import Slices, Values, attributes_of_csv, make_slices, write_attributes
 from .decision_spaces import decision_space
-from .decode import cropped, photo_of, pillow_warnings, planar, sides_of
+from .decode import cropped, photo_of, pillow_warnings, planar
 from .image_set import ImageSet, digest, open_image_set
 from .labels import (
     LARGEST_CLASS,
@@ -61,8 +61,6 @@ FOLDERS = Path("folders")
 """A path in place of a CSV file's: the folders at the top are the classes."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
 """A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
-_USUAL = {"decision_space": "all", "corruption": None, "severity": None}
-"""Fields that set.json leaves out where they have these values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +178,7 @@ def hash_photographs(
 
 def _cropped(read: Callable[[], bytes], crop: Crop, sides: dict[int, tuple[int, int]], place: int) -> NDArray[np.uint8]:
     """The pixels of a photograph, whose width and height go to its place in `sides`."""
-    data = read()
-    pixels = cropped(data, crop)
-    sides[place] = sides_of(data)
+    pixels, sides[place] = cropped(read(), crop)
     return pixels
 
 
@@ -236,14 +232,12 @@ def finish_set(
         count=len(index.paths),
         labelled=index.labels is not None,
     )
-    description = {name: value for name, value in asdict(info).items() if (name, value) not in _USUAL.items()}
-    schemes = {"schemes": sorted(index.schemes)} if index.schemes else {}
-    packing = {"skipped": skipped, "ignored": ignored, **more, "pillow": pillow}
+    packing = {"schemes": sorted(index.schemes), "skipped": skipped, "ignored": ignored, **more, "pillow": pillow}
     with writing(out):
         if (folder / PIXELS).exists():
             finish_pixels(folder / PIXELS, info.size, rows)
         write_index(folder, index)
-        write_description(folder, description | schemes | packing)
+        write_description(folder, asdict(info) | packing)
         write_attributes(folder, slices)
 
 
@@ -332,8 +326,9 @@ def pack_arrays(
 
     def photographs() -> Iterator[Photograph]:
         for row, (path, array) in enumerate(items):
-            if crop.range is None:
-                _check_array(f"{out}: '{path}'", array)
+            if crop.range is None and (array.dtype != np.uint8 or array.shape[2:] != (3,) or 0 in array.shape):
+                received = f"received {array.shape} {array.dtype}"
+                raise ImageSetError(f"{out}: '{path}' must be a (height, width, 3) uint8 array, {received}")
             paths.append(path)
             yield row, path, partial(_planar, array, crop)
 
@@ -360,11 +355,6 @@ def _info(out: Path, crop: Crop, contents: Contents) -> ImageSetInfo:
     return ImageSetInfo(
         name, contents.benchmark or name, "", 0, crop.size, crop.key, labelled=False, decision_space=space
     )
-
-
-def _check_array(where: str, array: NDArray[Any]) -> None:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ImageSetError(f"{where} must be a (height, width, 3) uint8 array, received {array.shape} {array.dtype}")
 
 
 def _checked_labels(out: Path, labels: Sequence[int], count: int) -> NDArray[np.int32]:

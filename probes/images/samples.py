@@ -17,7 +17,6 @@ import numpy as np
 
 from ...core.errors import ImageSetError
 from ...core.records import Range
-from ...core.untrusted import words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,39 +56,29 @@ def deep_samples(data: bytes, photo: Photo) -> NDArray[Any] | None:
 def tiff_samples(data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
     """The samples of a TIFF file of one page, (height, width) or (height, width, 3); None where they have 8 bits.
 
-    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB,
-    samples of which the least is white, and a damaged file.
+    Raises BrokenImageError for several pages, another number of channels, more than `most_pixels`, compressed RGB, and
+    samples of which the least is white; what tifffile and Pillow raise for a damaged file.
     """
+    from PIL import Image
     from tifffile import TiffFile
 
     # Its lines on damaged files would stand between those of a command.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    try:
-        with TiffFile(io.BytesIO(data)) as tiff:
-            return _page_samples(tiff, data, most_pixels)
-    except BrokenImageError:
-        raise
-    except Exception as error:  # a damaged file fails in as many ways as there are tags
-        raise BrokenImageError(words_of(error)) from error
-
-
-def _page_samples(tiff: Any, data: bytes, most_pixels: int | None) -> NDArray[Any] | None:
-    from PIL import Image
-
-    if len(tiff.pages) != 1:
-        raise BrokenImageError(f"it has {len(tiff.pages)} pages", "save each page as a file")
-    page = tiff.pages[0]
-    is_deep = page.bitspersample > 8
-    refuse_channels(page.samplesperpixel - sum(kind in ALPHA for kind in page.extrasamples if not is_deep))
-    if most_pixels is not None and page.size > most_pixels * page.samplesperpixel:
-        raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
-    if not is_deep:
-        return None
-    if page.photometric == WHITE_IS_ZERO:
-        raise BrokenImageError("its least sample is white", "save it with black as the least")
-    if page.compression == UNCOMPRESSED:
-        samples: NDArray[Any] = page.asarray()
-        return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples
+    with TiffFile(io.BytesIO(data)) as tiff:
+        if len(tiff.pages) != 1:
+            raise BrokenImageError(f"it has {len(tiff.pages)} pages", "save each page as a file")
+        page: Any = tiff.pages[0]
+        is_deep = page.bitspersample > 8
+        refuse_channels(page.samplesperpixel - sum(kind in ALPHA for kind in page.extrasamples if not is_deep))
+        if most_pixels is not None and page.size > most_pixels * page.samplesperpixel:
+            raise BrokenImageError(f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
+        if not is_deep:
+            return None
+        if page.photometric == WHITE_IS_ZERO:
+            raise BrokenImageError("its least sample is white", "save it with black as the least")
+        if page.compression == UNCOMPRESSED:
+            samples: NDArray[Any] = page.asarray()
+            return np.moveaxis(samples, 0, -1) if page.axes.startswith("S") else samples
     # Pillow's library stops at the end of the picture, whatever a compressed part expands to; but it has RGB of 8 bits.
     with Image.open(io.BytesIO(data), formats=["TIFF"]) as photo:
         if photo.mode not in DEEP_MODES:
@@ -97,43 +86,27 @@ def _page_samples(tiff: Any, data: bytes, most_pixels: int | None) -> NDArray[An
         return np.asarray(photo)
 
 
-def is_dicom(data: bytes) -> bool:
-    return data[128:132] == DICOM
+def dicom_samples(data: bytes, most_pixels: int | None) -> NDArray[Any]:
+    """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's.
 
-
-def read_dicom(data: bytes, with_pixels: bool = True) -> Any:
-    """The data set of a DICOM file with one grey picture of at most the pixels that Pillow takes."""
-    from PIL import Image
-
+    Raises BrokenImageError for anything but one grey picture of at most so many pixels, and what pydicom raises for a
+    damaged file.
+    """
     try:
         from pydicom import dcmread
+        from pydicom.pixels import apply_modality_lut
     except ImportError:
         raise BrokenImageError("it is DICOM, which pydicom reads", "pip install 'bandlens[dicom]'") from None
     if DEFLATED in data[:2048]:
         raise BrokenImageError("it is deflated DICOM", "save it in another transfer syntax")
-    dataset = dcmread(io.BytesIO(data), stop_before_pixels=not with_pixels)
+    dataset = dcmread(io.BytesIO(data))
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise BrokenImageError(f"it has {dataset.NumberOfFrames} frames", "save each frame as a file")
     if dataset.PhotometricInterpretation != "MONOCHROME2":
         raise BrokenImageError(f"it is {dataset.PhotometricInterpretation}", "save it as MONOCHROME2")
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and dataset.Rows * dataset.Columns > most:
-        raise BrokenImageError(f"{dataset.Columns} x {dataset.Rows} pixels, more than {most}")
-    return dataset
-
-
-def dicom_samples(data: bytes) -> NDArray[Any]:
-    """(height, width): the samples of a DICOM file in the units that it states, such as Hounsfield's."""
-    try:
-        dataset = read_dicom(data)
-        from pydicom.pixels import apply_modality_lut
-
-        samples: NDArray[Any] = np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
-    except BrokenImageError:
-        raise
-    except Exception as error:  # a damaged file fails in as many ways as there are tags
-        raise BrokenImageError(words_of(error)) from error
-    return samples
+    if most_pixels is not None and dataset.Rows * dataset.Columns > most_pixels:
+        raise BrokenImageError(f"{dataset.Columns} x {dataset.Rows} pixels, more than {most_pixels}")
+    return np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
 
 
 def refuse_channels(channels: int) -> None:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PIXELS, INDEX, ATTRIBUTES, ABOUT = "pixels.npy", "index.parquet", "attributes.parquet", "set.json"
 FORMATS = (1, 2)
-FORMAT_2_ENTRIES = ("class_names", "decision_space", "schemes", "streamed")
-"""Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
+"""Formats of set.json that can be read; the last is written, and the first has none of its later entries."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256", "width", "height")
 
 MOST_IMAGES = 1 << 25
@@ -144,9 +143,7 @@ def earlier_index(number: int) -> str:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write set.json."""
-    text = json.dumps(
-        {"format": 2 if any(name in description for name in FORMAT_2_ENTRIES) else 1, **description}, indent=1
-    )
+    text = json.dumps({"format": FORMATS[-1], **description}, indent=1)
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 

@@ -523,8 +523,6 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
     assert np.array_equal(plain.pixels, images.pixels)
     assert plain.info.digest != images.info.digest
     assert plain.schemes == {}
-    assert json.loads((images.folder / "set.json").read_text())["format"] == 2
-    assert json.loads((plain.folder / "set.json").read_text())["format"] == 1
     write_real(miniature.files.real or Path(), {path: [3] for path in miniature.schemes["real"]})
     assert miniature.pack(tmp_path / "others", Subset(limit=5, partial=True))[0].info.digest != images.info.digest
     (miniature.source / WNIDS[0] / "other.JPEG").write_bytes((miniature.source / images.paths[0]).read_bytes())

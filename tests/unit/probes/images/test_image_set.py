@@ -116,7 +116,7 @@ def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
         "preprocessing",
         "labelled",
     ]
-    assert description["format"] == 1
+    assert description["format"] == 2
 
 
 def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
