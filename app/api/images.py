@@ -168,7 +168,7 @@ def pack_benchmark(
     """
     from ...probes.benchmarks.check import WHOLE
     from ...probes.benchmarks.layouts import IN_PATHS, find_benchmark
-    from ...probes.benchmarks.pack import pack_benchmark
+    from ...probes.benchmarks.sets import pack_benchmark
 
     return pack_benchmark(
         find_benchmark(benchmark),

@@ -83,9 +83,6 @@ class Faults:
     missing: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.surplus)
-
     def __str__(self) -> str:
         return "; ".join((*self.surplus, *self.missing))
 

@@ -23,7 +23,7 @@ from bandlens.app.study.run import run_study
 from bandlens.core.protocol import CUTOFFS
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.probes.benchmarks.sets import pack_benchmark
 
 
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:

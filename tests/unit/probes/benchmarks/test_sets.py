@@ -23,7 +23,7 @@ from bandlens.core.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMUL
 from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
-from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.probes.benchmarks.sets import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check_image_set
 from bandlens.probes.images.options import Contents, How

@@ -5,7 +5,7 @@ A benchmark has one set, or one for each corruption and severity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,11 +155,18 @@ def pack_benchmark(
     for place in todo:
         refuse_early(place.source, place.out, how)
     look = partial(_look, benchmark, layout, real, subset)
-    looks, counts = _survey(benchmark, source, todo, look)
+    listings: dict[BenchmarkSet, tuple[ImageSource, Choice]] = {}
+    counts, by_set = [], []
+    for place in todo:
+        images, choice, faults_of_set = look(place)
+        listings = {place: (images, choice)}  # the last: where there is one set, it may be that of a long archive
+        counts.append(len(choice.rows))
+        by_set.append((place.label, faults_of_set))
+    refuse(benchmark, str(source), merged(by_set))
     if todo:
         how.say(f"{out}: {need_space(out, sum(counts), 0 if how.stream else crop.size)}")
     for place, count in zip(todo, counts, strict=True):
-        images, choice = looks[place] if place in looks else look(place)[:2]
+        images, choice = listings.get(place) or look(place)[:2]
         info = ImageSetInfo(
             place.name,
             benchmark.name,
@@ -196,27 +203,6 @@ def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[
     return listed(labels.ground_truth), real
 
 
-def _survey(
-    benchmark: Benchmark,
-    source: Path,
-    todo: Sequence[BenchmarkSet],
-    look: Callable[[BenchmarkSet], tuple[ImageSource, Choice, Faults]],
-) -> tuple[dict[BenchmarkSet, tuple[ImageSource, Choice]], list[int]]:
-    """Look at every set before anything is decoded; gives how many images each will have.
-
-    The last listing is kept: where there is one set, it may be that of a long archive.
-    """
-    last: dict[BenchmarkSet, tuple[ImageSource, Choice]] = {}
-    counts, by_set = [], []
-    for place in todo:
-        images, choice, faults_of_set = look(place)
-        last = {place: (images, choice)}
-        counts.append(len(choice.rows))
-        by_set.append((place.label, faults_of_set))
-    refuse(benchmark, str(source), merged(by_set))
-    return last, counts
-
-
 def _look(
     benchmark: Benchmark, layout: Layout, real: Sequence[tuple[int, ...]], subset: Subset, place: BenchmarkSet
 ) -> tuple[ImageSource, Choice, Faults]:
@@ -243,16 +229,12 @@ def _schemes(
         numbers = names_of(decision_space(benchmark.decision_space))
         return {"texture": [(numbers[texture_of(path)],) for path in paths]}
     if benchmark.scheme == "real":
-        return {"real": [real[_position(source, path)] for path in paths]}
+        numbers_in_names = [file_number(path) for path in paths]
+        for path, number in zip(paths, numbers_in_names, strict=True):
+            if not number or number > VALIDATION:
+                raise ImageSetError(
+                    f"{source}: '{path}' has no number from 1 to {VALIDATION}, as ILSVRC2012_val_00000001.JPEG, "
+                    "by which ReaL lists images"
+                )
+        return {"real": [real[number - 1] for number in numbers_in_names if number]}
     return {}
-
-
-def _position(source: Path, path: str) -> int:
-    """The position of a validation image in lists by file number."""
-    number = file_number(path)
-    if not number or number > VALIDATION:
-        raise ImageSetError(
-            f"{source}: '{path}' has no number from 1 to {VALIDATION}, as ILSVRC2012_val_00000001.JPEG, "
-            "by which ReaL lists images"
-        )
-    return number - 1
