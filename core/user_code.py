@@ -69,27 +69,35 @@ class UserCode:
         _listen()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Note what this thread opens; to be used while the code runs."""
+    def at_work(self, what: str, error: type[BandlensError]) -> Iterator[None]:
+        """Run the code, which errors call `what`, in the block.
+
+        `error` where it has read a file in the folder that its identity lacks, whatever it raised. It may have kept
+        what it read, so a file counts for all calls that follow.
+        """
         outer_code, _thread.code = _thread.code, self
+        failure: BandlensError | None = None
         try:
             yield
+        except BandlensError as error_of_code:
+            failure = error_of_code
         finally:
             _thread.code = outer_code
+        opened, self.opened = self.opened, set()
+        names = (_relative_to_folder(self.folder, file) for file in opened if Path(file).is_file())
+        self._files_beside |= {name for name in names if name and name not in self.names}
+        if files := sorted(self._files_beside):
+            uses = ", ".join(f'"{name}"' for name in [*self.uses, *files])
+            raise error(
+                f"{what} reads {', '.join(files)}, and nothing says that its results depend on that; add to its table "
+                f"in the study: uses = [{uses}]"
+            ) from failure
+        if failure:
+            raise failure
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
         """Whether global variables are those of a module of the code."""
         raise NotImplementedError
-
-    def undeclared_files(self) -> list[str]:
-        """The files in the folder that it has read and its identity lacks.
-
-        It may have kept what it read, so a file counts for all calls that follow.
-        """
-        opened, self.opened = self.opened, set()
-        names = (_relative_to_folder(self.folder, file) for file in opened if Path(file).is_file())
-        self._files_beside |= {name for name in names if name and name not in self.names}
-        return sorted(self._files_beside)
 
 
 @cache

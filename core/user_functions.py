@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import BandlensError, UsageError
+from .jobs import step
 from .untrusted import one_line
 from .user_code import UserCode, UserModules, UserObject, parse_uses, runs_users_code
 
@@ -106,7 +107,7 @@ class UserFunction:
 
     @contextmanager
     def at_work(self, note: str = "") -> Iterator[None]:
-        """The time of some calls in this thread, which a crash is put down to.
+        """The time of some calls in this thread, which a crash or a wait of a minute is put down to.
 
         `note` is what `crash_notes` get. Raises the class of errors of calls where a file was read that is no part of
         the function's identity.
@@ -129,21 +130,9 @@ crash_notes: list[Callable[[str], None]] = []
 
 @contextmanager
 def _running(code: UserCode, what: str, error: type[BandlensError] = UsageError) -> Iterator[None]:
-    """Run a user's code in the block. `error` where it has read what is no part of its identity, whatever it raised."""
-    failure: BandlensError | None = None
-    try:
-        with _standard_error(), code.at_work():
-            yield
-    except BandlensError as error_of_code:
-        failure = error_of_code
-    if files := code.undeclared_files():
-        uses = ", ".join(f'"{name}"' for name in [*code.uses, *files])
-        raise error(
-            f"{what} reads {', '.join(files)}, and nothing says that its results depend on that; add to its table in "
-            f"the study: uses = [{uses}]"
-        ) from failure
-    if failure:
-        raise failure
+    """Run a user's code in the block, which errors call `what`."""
+    with step(what), _standard_error(), code.at_work(what, error):
+        yield
 
 
 @contextmanager
@@ -160,20 +149,16 @@ def _in_one_line(beginning: str, code: UserCode, error: type[BandlensError]) -> 
         words = type(failure).__name__
         with suppress(Exception):  # an error may fail as it is shown
             words = ": ".join(filter(None, (words, " ".join(str(failure).split()))))
-        stack = list(_frames_of(code, failure.__traceback__))
+        trace, stack = failure.__traceback__, list[TracebackType]()
+        while trace is not None:
+            if code.owns(trace.tb_frame.f_globals):
+                stack.append(trace)
+            trace = trace.tb_next
         if stack:
             file = Path(stack[-1].tb_frame.f_code.co_filename)
             line = f"line {stack[-1].tb_lineno}"
             words += f" ({file.name}, {line})" if file.is_file() else f" ({line} of its cell)"
         raise error(f"{beginning}: {words}") from failure.with_traceback(stack[0] if stack else None)
-
-
-def _frames_of(code: UserCode, trace: TracebackType | None) -> Iterator[TracebackType]:
-    """The entries of a stack that lie in a user's code."""
-    while trace is not None:
-        if code.owns(trace.tb_frame.f_globals):
-            yield trace
-        trace = trace.tb_next
 
 
 def show_stack(error: BandlensError) -> None:
