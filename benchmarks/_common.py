@@ -22,9 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import cycle
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +30,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from bandlens.core.records import Condition, Model
-    from bandlens.engine.backends.base import Session
-    from bandlens.probes.family import Batch, Perturb
-    from bandlens.probes.grid import Grid
+    from bandlens.probes.family import Perturb
 
 SIZE = 224
 BATCH = 32
@@ -46,29 +42,22 @@ Variant = Callable[[], float]
 """A function that does its work once and gives the seconds that it took."""
 
 
-def parse_flags(doc: str | None, **flags: tuple[Any, str]) -> argparse.Namespace:
-    """Parse --quick and the flags of a program: each has a default, or its type alone, and its help."""
+def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
+    """Parse --quick, --repeats (each variant runs `quick` times with --quick), --keep, and the program's own flags.
+
+    Each of its own has a default and its help.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less of everything: does it work, not how fast is it")
+    parser.add_argument("--repeats", type=int, help=f"times each variant runs (default {repeats}, quick {quick})")
+    parser.add_argument("--keep", type=Path, help="folder for what is prepared, kept for the next time")
     for name, (default, text) in flags.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(default, bool):
             parser.add_argument(flag, action="store_true", help=text)
-        elif isinstance(default, type):
-            parser.add_argument(flag, type=default, help=text)
         else:
             parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default {default})")
-    return parser.parse_args()
-
-
-def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
-    """Parse --quick, --repeats (each variant runs `quick` times with --quick), --keep, and the program's own flags."""
-    options = parse_flags(
-        doc,
-        repeats=(int, f"times each variant runs (default {repeats}, quick {quick})"),
-        keep=(Path, "folder for what is prepared, kept for the next time"),
-        **flags,
-    )
+    options = parser.parse_args()
     options.repeats = options.repeats or (quick if options.quick else repeats)
     return options
 
@@ -148,34 +137,6 @@ def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True)
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
     """The ratio of each repetition."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
-
-
-def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[Any], rounds: int) -> float:
-    """Seconds of an inference, over all sessions in turn, on batches that lie ready on the device."""
-    from bandlens.engine.device.streams import finish
-
-    for batch in (*ready, *ready):  # CUDA graphs are captured on the way
-        for session in sessions:
-            session.infer(batch)
-    finish(xp)
-    started = time.perf_counter()
-    for _, batch in zip(range(rounds), cycle(ready), strict=False):
-        for session in sessions:
-            session.infer(batch)
-    finish(xp)
-    return (time.perf_counter() - started) / (rounds * len(sessions))
-
-
-def perturbed_batches(xp: ModuleType, batch: Batch, grid: Grid, arrays: Sequence[Any]) -> None:
-    """Fill each array with the batch under another condition, as a run would."""
-    from bandlens.engine.device.streams import finish
-
-    conditions = grid.conditions[:: -(-len(grid.conditions) // len(arrays))]
-    for array, condition in zip(arrays, cycle(conditions), strict=False):
-        [(perturb, members)] = grid.groups([condition])
-        for _, images in perturb(xp, batch, members, lambda: xp.empty(batch.pixels.shape, dtype=xp.float32)):
-            array[...] = images
-    finish(xp)
 
 
 # Programs

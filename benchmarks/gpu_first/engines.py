@@ -7,14 +7,15 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from _common import bare_seconds, perturbed_batches
 from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
@@ -23,6 +24,8 @@ from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
 from bandlens.engine.run import CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import Grid
 
 from .bench import Bench
 from .checks import Figures
@@ -114,6 +117,30 @@ def run_torch(bench: Bench) -> Figures:
         sessions = open_networks(bench, stack, bench.sizes.networks)
         yield "flush", flush_seconds(bench, sessions)
         yield from run_over_bare(bench, sessions)
+
+
+def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[Any], rounds: int) -> float:
+    """Seconds of an inference, over all sessions in turn, on batches that lie ready on the device."""
+    for batch in (*ready, *ready):  # CUDA graphs are captured on the way
+        for session in sessions:
+            session.infer(batch)
+    finish(xp)
+    started = time.perf_counter()
+    for _, batch in zip(range(rounds), cycle(ready), strict=False):
+        for session in sessions:
+            session.infer(batch)
+    finish(xp)
+    return (time.perf_counter() - started) / (rounds * len(sessions))
+
+
+def perturbed_batches(xp: ModuleType, batch: Batch, grid: Grid, arrays: Sequence[Any]) -> None:
+    """Fill each array with the batch under another condition, as a run would."""
+    conditions = grid.conditions[:: -(-len(grid.conditions) // len(arrays))]
+    for array, condition in zip(arrays, cycle(conditions), strict=False):
+        [(perturb, members)] = grid.groups([condition])
+        for _, images in perturb(xp, batch, members, lambda: xp.empty(batch.pixels.shape, dtype=xp.float32)):
+            array[...] = images
+    finish(xp)
 
 
 def run_over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Figures:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pretend_driver import build_driver, build_nvml
+from small import make_model
 
+from bandlens.app.study.record import RunRecord
+from bandlens.core.records import SessionInfo, Variant
+from bandlens.engine import workbench
+from bandlens.engine.backends.base import variant_of
 from bandlens.engine.device.card_state import CardState, _open_nvml, card_state, throttling
 
 
@@ -69,3 +78,25 @@ def test_there_is_no_state_without_library_or_card(
     monkeypatch.setenv("FAKE_NVML", "9")
     assert card_state(*libraries) is None
     assert throttling(None) is None
+
+
+def test_the_card_is_asked_in_the_thread_that_commits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The thread that feeds the card does not wait for NVML."""
+    threads, committed = list[str](), list[str | None]()
+
+    def state() -> CardState:
+        threads.append(threading.current_thread().name)
+        return CardState(1410, 1980, 2619, 698.5, 71, ("hardware slowdown",), mig=False)
+
+    def store_parts(_: object, infos: dict[Variant, SessionInfo]) -> None:
+        committed.extend(info.card for info in infos.values())
+
+    monkeypatch.setattr(workbench, "card_state", state)
+    store: Any = SimpleNamespace(commit=store_parts)
+    infos = {variant_of(make_model(tmp_path), "tensorrt", "fp32"): SessionInfo("a card", 8, 0, "{}")}
+    with RunRecord([], store, lambda: "study@1", {}) as record:
+        for _ in range(3):
+            record.commit([], partial(workbench.with_card_state, infos))
+    assert threads == ["commit_0"] * 3
+    assert committed == [json.dumps(asdict(state()))] * 3
+    assert len(record.throttled) == 1

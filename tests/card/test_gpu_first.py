@@ -99,7 +99,7 @@ def test_all_of_it_runs_on_a_pretended_card(program: SimpleNamespace, tmp_path: 
 def test_the_bare_loop_has_the_photographs_of_the_run(program: SimpleNamespace, tmp_path: Path) -> None:
     bench = program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
     arrays = [np.full((4, 3, 128, 128), np.nan, np.float32) for _ in range(4)]
-    importlib.import_module("_common").perturbed_batches(np, bench.batch(np, 4), bench.grid, arrays)
+    program.engines.perturbed_batches(np, bench.batch(np, 4), bench.grid, arrays)
     assert all(0 <= array.min() < array.max() <= 1 for array in arrays)
     np.testing.assert_allclose(arrays[0], bench.images.take(np.arange(4)) / np.float32(255), atol=1e-6)
     assert all(np.abs(array - arrays[0]).max() > 0.1 for array in arrays[1:])

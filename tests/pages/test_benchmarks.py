@@ -28,15 +28,12 @@ QUICK = [
 HEAVY = [
     "attack",
     "engines",
-    "executors",
-    "gpu_study",
     "many_models",
     "memory",
     "run_rate",
-    "versions",
     "whole_study",
 ]
-"""They export a ResNet-50, make thousands of models or compare checkouts: only their help is asked for."""
+"""They export a ResNet-50 or make thousands of models: only their help is asked for."""
 
 
 def run(name: str, flag: str, scratch: Path) -> str:
