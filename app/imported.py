@@ -71,25 +71,6 @@ class LabelledFiles:
     own_cycles: float | None = None
 
 
-def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:
-    """A checkpoint's predictions on unperturbed images, as the only part of a cell.
-
-    Raises UsageError where the file or the checkpoint in it is not there, and StoreError where the file is unsound.
-    """
-    table = _select_model(_read(file, PREDICTION_COLUMNS), checkpoint)
-    if images.labels is None:
-        raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
-    predicted, probability = _in_order(table, images)
-    identity = digest_of("imported predictions", checkpoint, weights_sha256)
-    source, size = "imported predictions", images.info.size
-    model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
-    variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, sha256_of(file)))
-    (clean,) = CLEAN.conditions({})
-    cell = Cell(variant, images.info, clean, 0)
-    rank = np.where(predicted == images.labels, 0, UNKNOWN_RANK).astype(np.uint16)
-    return Finished(cell, 0, Predictions(predicted.astype(np.uint16), rank, probability), 0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Imported:
     """Predictions of a checkpoint that were imported."""
@@ -111,25 +92,44 @@ def import_predictions(
     weights_sha256: str = UNKNOWN,
     attributes: Path | None = None,
 ) -> list[Imported]:
-    """Import the predictions of each checkpoint; nothing is imported unless all of them can be."""
+    """Import the predictions of each checkpoint on unperturbed images; nothing is imported unless all of them can be.
+
+    Raises UsageError where a file or a checkpoint in it is not there, and StoreError where a file is unsound.
+    """
     for name in checkpoints:
         if not is_study_name(name):
             raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
     if len(checkpoints) > 1 and weights_sha256 != UNKNOWN:
         raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoints)} are imported; import it alone")
     labelled = find_images(images, attributes)
-    parts = [read_predictions(file, name, labelled, weights_sha256) for name in checkpoints]
+    if labelled.labels is None:
+        raise UsageError(f"{labelled.info.name} has no labels, so no prediction could be right; give a labelled set")
+    table, digest = _read(file, PREDICTION_COLUMNS), sha256_of(file)
+    session = SessionInfo(UNKNOWN, 1, 1, json.dumps({"predictions": file.name, "sha256": digest}))
+    parts = []
+    for name in checkpoints:
+        identity = digest_of("imported predictions", name, weights_sha256)
+        source, size = "imported predictions", labelled.info.size
+        model = Model(name, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
+        variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, digest))
+        (clean,) = CLEAN.conditions({})
+        predicted, probability = _in_order(_select_model(table, name), labelled)
+        rank = np.where(predicted == labelled.labels, 0, UNKNOWN_RANK).astype(np.uint16)
+        predictions = Predictions(predicted.astype(np.uint16), rank, probability)
+        parts.append(Finished(Cell(variant, labelled.info, clean, 0), 0, predictions, 0.0))
     imported = []
     with open_store(database) as store:
-        studies = [study_with(store, part.cell) for part in parts]
+        studies = [_study_with(store, part.cell) for part in parts]
         for part, cells in zip(parts, studies, strict=True):
-            label = store_predictions(store, part, cells, labelled)
+            label = store.begin_study(part.cell.model.name, "# imported predictions", cells, [labelled])
+            if not store.progress([part.cell])[part.cell.key]:  # known ones stay
+                store.commit([part], {part.cell.variant: session})
             query = "SELECT n, top1, low, high FROM accuracy_of(?) WHERE image_set = ?"
             imported.append(Imported(label, *store.frame(query, [label, labelled.info.name]).row(0)))
     return imported
 
 
-def study_with(store: Store, added: Cell) -> list[Cell]:
+def _study_with(store: Store, added: Cell) -> list[Cell]:
     """The cells of a checkpoint's study with one more, which takes the place of the one on the same image set.
 
     Raises UsageError where a study of that name ran here, or the cells' checkpoints or image sets cannot be told apart.
@@ -155,19 +155,6 @@ def _read_cell(row: Mapping[str, Any], like: Cell) -> Cell:
         image_set=images,
         condition=replace(like.condition, digest=row["condition"]),
     )
-
-
-def store_predictions(store: Store, part: Finished, cells: Sequence[Cell], images: Images) -> str:
-    """Record imported predictions in the study of the checkpoint's name, and give its label; known ones stay.
-
-    `cells` are those of `study_with`.
-    """
-    cell, file = part.cell, part.cell.variant.path
-    label = store.begin_study(cell.model.name, "# imported predictions", cells, [images])
-    if not store.progress([cell])[cell.key]:
-        versions = json.dumps({"predictions": file.name, "sha256": sha256_of(file)})
-        store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, versions)})
-    return label
 
 
 def find_images(path: Path, attributes: Path | None = None) -> Images:
