@@ -17,9 +17,8 @@ from .charts.numbers import add_estimators, channel_chart, number_chart, octave_
 from .comparison.verdict import verdict
 from .correlations.models import study_table
 from .correlations.table import correlate_study
-from .database.conditions import read_conditions, with_facts
 from .database.open import open_store
-from .database.studies import study_label
+from .database.studies import read_conditions, study_label, with_facts
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS

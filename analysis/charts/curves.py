@@ -138,7 +138,7 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
     series, over cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by
     side.
 
-    `rows` are those of the view `curve`, with the facts of conditions (see `database.conditions`).
+    `rows` are those of the view `curve`, with the facts of conditions (see `database.studies`).
     """
     rows = rows.sort("checkpoint", "place")
     if rows["y"].is_not_null().any():

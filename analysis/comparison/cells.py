@@ -17,9 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import UnknownName, UsageError
-from ..database.conditions import ORDER
 from ..database.open import relative_path
 from ..database.store import Store
+from ..database.studies import ORDER
 from ..measures.outcomes import read_decisions
 from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 
 from ...core.records import Cell
-from ..database.conditions import ORDER
 from ..database.store import Store
+from ..database.studies import ORDER
 from ..statistics.arrays import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster
 from ..statistics.wilson import counted_share, independent_freedom, student, wilson

@@ -27,9 +27,9 @@ from ...core.errors import StoreError, UsageError, quoted, some_of
 from ...core.files import partial_prefix, put_beside, remove_partial_files
 from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
-from .conditions import ORDER
 from .open import attached, open_store, write_empty
 from .store import SESSION
+from .studies import ORDER
 
 IDENTITIES = {
     "checkpoint": ("model_sha256", "category, name"),

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ...core.errors import UsageError
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
-from ..database.conditions import ORDER
 from ..database.store import Store
+from ..database.studies import ORDER
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.consistency import consistency_with_others
 from ..statistics.shares import Share, share_of

@@ -14,9 +14,8 @@ from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
 from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
-from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store, relative_path
-from ...analysis.database.studies import earlier_label
+from ...analysis.database.studies import earlier_label, with_facts
 from ...core.errors import plural
 from ...core.records import Missing
 from .data import ReportData
