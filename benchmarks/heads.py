@@ -35,7 +35,7 @@ def main() -> None:
             if options.quick
             else timm.create_model("efficientnet_lite0", pretrained=False, num_classes=0)
         )
-        content, width = to_onnx(Normalized(network.eval(), *NORMALIZATIONS["imagenet"]).eval(), 224)
+        content, _ = to_onnx(Normalized(network.eval(), *NORMALIZATIONS["imagenet"]).eval(), 224)
         place = image_set(prepared / f"{count}.set", count)
         labels = np.arange(count, dtype=np.int32) % 10
         ready = [open_image_set(place).take(rows) / np.float32(255) for rows in np.arange(count).reshape(-1, BATCH)]
@@ -46,11 +46,9 @@ def main() -> None:
                 session.run(None, {"images": batch})
 
         def features() -> None:
-            file = prepared / "features"
-            file.unlink(missing_ok=True)
             packed = open_image_set(place)  # each image is hashed, as when a command reads it
             images = TrainingImages("", "", 224, "", labels, packed.clusters, packed.keys, None, packed.take)
-            compute_features(content, width, images, file)
+            compute_features(content, images)
 
         works = {"bare": bare, "features": features}
         variants = {name: timed(work, time.process_time) for name, work in works.items()}

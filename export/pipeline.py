@@ -346,7 +346,7 @@ def _save(
     head = None
     if isinstance(request, HeadRequest):
         request.head.check_network(facts.name, facts.image_size, facts.crop)
-        head = request.head.make(content, expected.shape[1], facts.name, folder)
+        head = request.head.make(content, expected.shape[1], facts.name)
         content = append_head(content, head.linear.weight, head.linear.bias, head.linear.unit)
         expected = head.linear.logits(conversion.outputs)
     parity = conversion.check(content, expected)

@@ -64,7 +64,7 @@ class PromptHead:
     def check_network(self, name: str, image_size: int, crop: Crop | None) -> None:
         """Prompts are for networks of any images."""
 
-    def make(self, content: bytes, width: int, name: str, folder: Path) -> MadeHead:  # noqa: ARG002
+    def make(self, content: bytes, width: int, name: str) -> MadeHead:  # noqa: ARG002
         """The head for embeddings of `width` numbers; UsageError where the class embeddings have others."""
         if width != self.embeddings.shape[1]:
             raise UsageError(

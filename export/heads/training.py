@@ -1,22 +1,14 @@
-"""A head that is trained: features of labelled images by ONNX Runtime on the CPU, and a linear head on them.
-
-Features are written to a hidden file beside the model as they are computed. A command that was interrupted, or whose
-head could not be fitted, leaves it, and the next one that needs the same features goes on there.
-"""
+"""A head that is trained: features of labelled images by ONNX Runtime on the CPU, and a linear head on them."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import ExportError, UnknownName, UsageError, advice_on
+from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, processors, silent
 from ...core.records import Crop, Head
 from ..class_names import check_distinct
@@ -108,21 +100,14 @@ class TrainedHead:
                 f"{options}"
             )
 
-    def make(self, content: bytes, width: int, name: str, folder: Path) -> MadeHead:
-        """The head that is fitted to the features, (n, width), that an ONNX file gives of the images.
+    def make(self, content: bytes, width: int, name: str) -> MadeHead:  # noqa: ARG002
+        """The head that is fitted to the features that an ONNX file gives of the images; ExportError unless finite.
 
-        `name` is that of the model, which will lie in `folder`. Raises ExportError for features that are not finite.
+        `name` is that of the model.
         """
-        labels = self.images.labels
-        digest = hashlib.sha256(content + self.images.digest.encode()).hexdigest()
-        file = folder / f".{name}.features-{digest[:16]}"
-        features = compute_features(content, width, self.images, file, self.progress)
-        if not np.isfinite(features).all():  # the next command would take them from the file
-            file.unlink(missing_ok=True)
-        check_finite(features, name, "features")
-        fitted = fit_head(features, labels, self.images.clusters, self.method, self.seed)
-        file.unlink(missing_ok=True)
-        images = self.images
+        images, labels = self.images, self.images.labels
+        features = check_finite(compute_features(content, images, self.progress), name, "features")
+        fitted = fit_head(features, labels, images.clusters, self.method, self.seed)
         record = Head(
             self.method,
             images.name,
@@ -132,46 +117,22 @@ class TrainedHead:
             fitted.accuracy,
             images.preprocessing,
         )
-        return MadeHead(fitted.head, record, self.images.class_names, self.images.keys)
+        return MadeHead(fitted.head, record, images.class_names, images.keys)
 
 
-def compute_features(
-    content: bytes, width: int, images: TrainingImages, file: Path, progress: Progress = silent
-) -> NDArray[np.float32]:
-    """(n, width) features that an ONNX file gives of (n, 3, S, S) images in [0, 1]; `file` keeps them meanwhile.
-
-    Rows that the file already has are not computed again. Raises ExportError where ONNX Runtime fails, the file cannot
-    be written, or another process writes it.
-    """
-    count, length = len(images.keys), 4 * width
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a+b") as rows:
-            _lock(rows, file)
-            first = min(rows.seek(0, 2) // length, count)
-            rows.truncate(first * length)  # a row may have been cut off
-            with progress("computing features", count, "images") as advance:
-                advance(first)
-                ahead = min(processors(), AHEAD)
-                for features in run_in_batches(content, _batches(images, first, count), images.name, ahead):
-                    rows.write(features.astype(np.float32).tobytes())
-                    advance(len(features))
-            rows.seek(0)
-            return np.frombuffer(rows.read(), np.float32).reshape(count, width)
-    except OSError as error:
-        advice = advice_on(error, "make room or choose another folder")
-        raise ExportError(f"cannot write {file}: {error.strerror}; {advice}") from error
+def compute_features(content: bytes, images: TrainingImages, progress: Progress = silent) -> NDArray[np.float32]:
+    """(n, d) features that an ONNX file gives of (n, 3, S, S) images; ExportError where ONNX Runtime fails."""
+    count, ahead = len(images.keys), min(processors(), AHEAD)
+    parts = []
+    with progress("computing features", count, "images") as advance:
+        for features in run_in_batches(content, _batches(images, count), images.name, ahead):
+            parts.append(features)
+            advance(len(features))
+    return np.concatenate(parts)
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ExportError(f"another process writes {path}; wait for it, or give the model another name") from None
-
-
-def _batches(images: TrainingImages, first: int, count: int) -> Iterator[NDArray[np.float32]]:
+def _batches(images: TrainingImages, count: int) -> Iterator[NDArray[np.float32]]:
     """Images in [0, 1], BATCH at once."""
-    for start in range(first, count, BATCH):
+    for start in range(0, count, BATCH):
         pixels = images.take(np.arange(start, min(start + BATCH, count)))
         yield np.divide(pixels, np.float32(255), dtype=np.float32)

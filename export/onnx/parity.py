@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import ExportError, UsageError, some_of
+from ...core.errors import ExportError, some_of
 from ...core.jobs import processors
 from ...core.untrusted import first_line
 
@@ -109,16 +109,6 @@ def check_finite(outputs: NDArray[np.float32], network: str, kind: str = "logits
             "nothing was written; do weights, normalization and architecture belong together?"
         )
     return outputs
-
-
-def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
-    """The images, if they are (n, 3, image_size, image_size) float32 in [0, 1]; UsageError otherwise."""
-    shape = (3, image_size, image_size)
-    if images.dtype != "float32" or images.shape[1:] != shape or len(images) == 0:
-        raise UsageError(f"parity images must be (n, *{shape}) float32, got {images.shape} {images.dtype}")
-    if not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
-        raise UsageError(f"parity images must lie in [0, 1], got [{images.min():g}, {images.max():g}]")
-    return images
 
 
 def torch_outputs(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from ...core.errors import ExportError, UsageError
 from ...core.records import Model
 from ..model_files import OnnxFile, check_precision, read_onnx_file, save_onnx_file, verify_model
 from ..photographs import photograph_crops
-from .parity import Parity, check_finite, check_images, measure_parity, onnx_logits
+from .parity import Parity, check_finite, measure_parity, onnx_logits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
         raise UsageError(f"{model.name} came as an {model.precision} file; a {precision} one is made of fp32 alone")
     content = verify_model(model)
     size = model.image_size
-    images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)
+    images = photograph_crops(size) if calibration is None else calibration.images
     lowered, comparable = _lower(content, check_precision(precision), calibration)
     expected = check_finite(onnx_logits(content, images), f"the fp32 file of {model.name}")
     parity = measure_parity(expected, onnx_logits(comparable, images))

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from math import isclose
+from math import isclose, prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import layers, shapes
+from . import layers
 
 Operator = Callable[..., Tensor | Sequence[Tensor]]
+
+
+def ints(values: Tensor | Sequence[int]) -> list[int]:
+    """The whole numbers in an input or an attribute."""
+    return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ def reduction(function: Callable[..., Tensor]) -> Operator:
         keepdims: int = 1,
         noop_with_empty_axes: int = 0,
     ) -> Tensor:
-        along = shapes.ints(axes_input) if axes_input is not None else shapes.ints(axes or ())
+        along = ints(axes_input) if axes_input is not None else ints(axes or ())
         if not along and noop_with_empty_axes:
             return x
         return function(x, along or list(range(x.ndim)), bool(keepdims))
@@ -69,6 +74,128 @@ def norm(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
 
 def pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return lambda *tensors: reduce(function, tensors)
+
+
+# Shapes
+
+
+def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+    return torch.tensor(x.shape[start:end])
+
+
+def reshape(x: Tensor, sizes: Tensor, *, allowzero: int = 0) -> Tensor:
+    output_sizes = [x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(ints(sizes))]
+    return x.reshape(output_sizes)
+
+
+def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
+    return x.reshape(prod(x.shape[:axis]), -1)
+
+
+def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze(ints(axes))
+
+
+def unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
+    new_axes = ints(axes)
+    rank = x.ndim + len(new_axes)
+    for axis in sorted(axis % rank for axis in new_axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
+    return x.permute(list(perm or reversed(range(x.ndim))))
+
+
+def expand(x: Tensor, sizes: Tensor) -> Tensor:
+    shapes = list(x.shape), ints(sizes)
+    rank = max(map(len, shapes))
+    old_shape, new_shape = ([1] * (rank - len(shape)) + shape for shape in shapes)
+    return x.expand([old if new == 1 else new for old, new in zip(old_shape, new_shape, strict=True)])
+
+
+def concat(*parts: Tensor, axis: int) -> Tensor:
+    return torch.cat(parts, axis)
+
+
+def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs: int = 1) -> Sequence[Tensor]:
+    if sizes is not None:
+        return x.split_with_sizes(ints(sizes), axis)
+    count = x.shape[axis]
+    most = -(-count // num_outputs)
+    return x.split_with_sizes([min(most, count - first) for first in range(0, count, most)], axis)
+
+
+def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    """ONNX's Slice, whose sign conventions are Python's."""
+    along = ints(axes) if axes is not None else list(range(len(starts)))
+    strides = ints(steps) if steps is not None else [1] * len(along)
+    for axis, start, end, step in zip(along, ints(starts), ints(ends), strides, strict=True):
+        indices = range(x.shape[axis])[start:end:step]  # the file may say 2^63 - 1 for the end
+        if step == 1:
+            x = x.narrow(axis, indices.start, len(indices))
+        else:
+            x = x.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=x.device))
+    return x
+
+
+def pad(
+    x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, *, mode: bytes = b"constant"
+) -> Tensor:
+    if mode != b"constant":
+        raise NotImplementedError(f"mode {mode.decode()}")
+    amounts = ints(pads)
+    half = len(amounts) // 2
+    sides = [(0, 0)] * x.ndim
+    for axis, *side in zip(
+        ints(axes) if axes is not None else range(half), amounts[:half], amounts[half:], strict=True
+    ):
+        sides[axis] = side[0], side[1]
+    flat = [amount for side in reversed(sides) for amount in side]  # torch begins with the last axis
+    return functional.pad(x, flat, value=0.0 if value is None else value.item())
+
+
+def tile(x: Tensor, repeats: Tensor) -> Tensor:
+    return x.repeat(ints(repeats))
+
+
+# Choosing among values
+
+
+def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    axis %= x.ndim
+    if not indices.ndim:
+        return x.select(axis, int(indices))
+    rows = indices.reshape(-1).remainder(x.shape[axis])
+    return x.index_select(axis, rows).reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+
+def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
+    if batch_dims:
+        raise NotImplementedError("batch_dims")
+    return x[tuple(indices.unbind(-1))]
+
+
+def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: bytes = b"none") -> Tensor:
+    if reduction != b"none":
+        raise NotImplementedError(f"reduction {reduction.decode()}")
+    return x.index_put(tuple(indices.unbind(-1)), updates)
+
+
+def filled(sizes: Tensor, *, value: Tensor | None = None) -> Tensor:
+    fill = torch.zeros(1) if value is None else value
+    return fill.reshape(()).expand(ints(sizes)).clone()
+
+
+def numbers(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+
+
+def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 - it is about float8
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return x.to(getattr(torch, tensor_dtype_to_np_dtype(to).name))
 
 
 OPERATORS: Mapping[str, Operator] = {
@@ -108,32 +235,32 @@ OPERATORS: Mapping[str, Operator] = {
     "MatMul": torch.matmul,
     "MaxPool": layers.max_pool,
     # Shapes
-    "Concat": shapes.concat,
-    "ConstantOfShape": shapes.filled,
-    "Expand": shapes.expand,
-    "Flatten": shapes.flatten,
+    "Concat": concat,
+    "ConstantOfShape": filled,
+    "Expand": expand,
+    "Flatten": flatten,
     "Identity": lambda x: x,
-    "Pad": shapes.pad,
-    "Range": shapes.numbers,
-    "Reshape": shapes.reshape,
+    "Pad": pad,
+    "Range": numbers,
+    "Reshape": reshape,
     "Resize": layers.resize,
-    "Shape": shapes.shape,
-    "Slice": shapes.cut,
-    "Split": shapes.split,
-    "Squeeze": shapes.squeeze,
-    "Tile": shapes.tile,
-    "Transpose": shapes.transpose,
-    "Unsqueeze": shapes.unsqueeze,
+    "Shape": shape,
+    "Slice": cut,
+    "Split": split,
+    "Squeeze": squeeze,
+    "Tile": tile,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
     # Choosing
     "And": torch.logical_and,
-    "Cast": shapes.cast,
+    "Cast": cast,
     "Equal": torch.eq,
-    "Gather": shapes.gather,
-    "GatherND": shapes.gather_nd,
+    "Gather": gather,
+    "GatherND": gather_nd,
     "Greater": torch.gt,
     "Less": torch.lt,
     "Not": torch.logical_not,
     "Or": torch.logical_or,
-    "ScatterND": shapes.scatter_nd,
+    "ScatterND": scatter_nd,
     "Where": torch.where,
 }

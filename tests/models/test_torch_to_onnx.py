@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bandlens.core.errors import ExportError, UsageError
+from bandlens.core.errors import ExportError
 from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.parity import (
     Parity,
     check_finite,
-    check_images,
     check_parity,
     measure_parity,
     onnx_logits,
@@ -180,18 +179,6 @@ def test_compare_counts_what_differs() -> None:
     infinite = np.full_like(logits, np.inf)
     assert not measure_parity(infinite, infinite).holds
     assert measure_parity(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)).holds
-
-
-def test_images_are_checked(photographs: Images) -> None:
-    assert check_images(photographs, 64) is photographs
-    for images, message in (
-        (photographs.astype(np.float64), "float64"),
-        (photographs[:, :, :32], r"got \(18, 3, 32, 64\)"),
-        (photographs[:0], r"got \(0"),
-        (photographs * 255, r"lie in \[0, 1\]"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            check_images(images, 64)
 
 
 def test_without_onnx_runtime_the_extra_is_named(

@@ -24,7 +24,7 @@ def test_logits_are_the_scaled_cosines_of_torch(scale: float | None, tmp_path: P
         np.save(file, EMBEDDINGS)
     else:
         save_file({"text": EMBEDDINGS, "logit_scale": np.array(scale, np.float32)}, file)
-    made = read_prompts(file).make(b"", 16, "tower", tmp_path)
+    made = read_prompts(file).make(b"", 16, "tower")
     features = torch.randn(7, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = (
         (scale or 100) * functional.normalize(features) @ functional.normalize(torch.tensor(EMBEDDINGS)).double().T
@@ -53,7 +53,7 @@ def test_arrays_that_are_no_embeddings_are_refused(array: Any, names: list[str] 
 
 def test_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tower gives embeddings of 512 numbers, and those of memory have 16; embed"):
-        prompts_of_array(EMBEDDINGS).make(b"", 512, "tower", tmp_path)
+        prompts_of_array(EMBEDDINGS).make(b"", 512, "tower")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00broken", b"text"])

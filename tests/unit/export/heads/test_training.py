@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import pytest
 from small import make_model, make_pictures
 
 from bandlens.core.errors import ExportError, UnknownName, UsageError
-from bandlens.core.jobs import processors
 from bandlens.core.records import Crop
-from bandlens.export.heads.training import AHEAD, TrainedHead, TrainingImages, compute_features
+from bandlens.export.heads.training import TrainedHead, TrainingImages, compute_features
 from bandlens.export.model_files import verify_model
 from bandlens.export.pipeline import HeadRequest, headed_name
 
@@ -45,45 +43,15 @@ def test_a_model_with_a_head_is_called_by_the_whole_name_of_its_set(
     assert headed_name("net", HeadRequest(head)) == f"net+{ending}"
 
 
-def test_features_are_those_of_a_bare_session_and_go_on_where_they_ended(
-    images: TrainingImages, content: bytes, tmp_path: Path
-) -> None:
+def test_features_are_those_of_a_bare_session(images: TrainingImages, content: bytes) -> None:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     pixels = make_pictures(COUNT, SIZE).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     (expected,) = session.run(None, {"images": pixels})
-    file = tmp_path / "features"
-    np.testing.assert_allclose(compute_features(content, 9, images, file), expected, atol=1e-4)
-    # Rows that are there are taken as they are, and half a row is not.
-    kept = np.full((40, 9), 7, np.float32)
-    file.write_bytes(kept.tobytes() + b"half")
-    resumed = compute_features(content, 9, images, file)
-    assert np.array_equal(resumed[:40], kept)
-    np.testing.assert_allclose(resumed[40:], expected[40:], atol=1e-4)
+    np.testing.assert_allclose(compute_features(content, images), expected, atol=1e-4)
 
 
-def test_an_interrupted_head_leaves_its_features_and_a_finished_one_none(
-    images: TrainingImages, content: bytes, tmp_path: Path
-) -> None:
-    reads = []
-
-    def take_once(rows: Any) -> Any:
-        reads.append(len(rows))
-        if len(reads) == 12:
-            raise KeyboardInterrupt
-        return images.take(rows)
-
-    with pytest.raises(KeyboardInterrupt):
-        TrainedHead(replace(images, take=take_once)).make(content, 9, "mine", tmp_path)
-    (partial,) = tmp_path.glob(".mine.features-*")
-    # Batches that were still at work when the next one could not be read are lost.
-    finished = sum(reads[: -1 - min(processors(), AHEAD)])
-    assert partial.stat().st_size == 4 * 9 * finished > 0
-    reads.clear()
-    made = TrainedHead(replace(images, take=lambda rows: (reads.append(len(rows)), images.take(rows))[1])).make(
-        content, 9, "mine", tmp_path
-    )
-    assert sum(reads) == COUNT - finished
-    assert not list(tmp_path.glob(".mine.features-*"))
+def test_a_head_is_recorded_with_its_images(images: TrainingImages, content: bytes) -> None:
+    made = TrainedHead(images).make(content, 9, "mine")
     assert (made.record.method, made.record.source, made.record.digest) == ("ridge", "train", "d" * 64)
     assert made.record.images == COUNT
     assert made.keys.tolist() == images.keys.tolist()
@@ -94,15 +62,7 @@ def test_features_that_are_not_finite_are_refused(images: TrainingImages, tmp_pa
     pixels[5] = 0
     dark = verify_model(make_model(tmp_path, size=SIZE, classes=9, darkest=0.05))
     with pytest.raises(ExportError, match=r"mine gives features that are NaN for 1 of 70 images \(numbers 5, from 0\)"):
-        TrainedHead(replace(images, take=lambda rows: pixels[rows])).make(dark, 9, "mine", tmp_path)
-    assert not list(tmp_path.glob(".mine.*"))
-
-
-def test_two_processes_do_not_write_the_same_features(images: TrainingImages, content: bytes, tmp_path: Path) -> None:
-    with (tmp_path / "features").open("w") as other_process:
-        fcntl.flock(other_process, fcntl.LOCK_EX)
-        with pytest.raises(ExportError, match=r"another process writes .*features; wait for it"):
-            compute_features(content, 9, images, tmp_path / "features")
+        TrainedHead(replace(images, take=lambda rows: pixels[rows])).make(dark, 9, "mine")
 
 
 @pytest.mark.parametrize(
