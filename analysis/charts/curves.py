@@ -15,6 +15,7 @@ from .grammar import (
     IMAGES,
     INK,
     PICKED,
+    Domain,
     faded,
     layered,
     plot,
@@ -29,12 +30,7 @@ from .maps import condition_map, direction_map
 
 
 def curves(
-    curve: pl.DataFrame,
-    x: str,
-    x_title: str,
-    title: str,
-    domain: tuple[float, float] = (0, 1),
-    octaves: bool = False,
+    curve: pl.DataFrame, x: str, x_title: str, title: str, domain: Domain = (0, 1), octaves: bool = False
 ) -> Any:
     """Accuracy over the column `x` of one probe on one image set, a line a model.
 
@@ -44,8 +40,6 @@ def curves(
     Args:
         curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
         x: a column of numbers, or of words in the order in which they are to be drawn.
-        x_title: its name on the axis.
-        title: that of the chart.
         domain: ends of the axis of the accuracy.
         octaves: whether the values of `x` lie an octave apart.
     """
@@ -131,7 +125,7 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     return chart_with_cuts
 
 
-def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (0, 1)) -> dict[str, Any]:
+def probe_panels(rows: pl.DataFrame, probe: str, domain: Domain = (0, 1)) -> dict[str, Any]:
     """Title -> chart of one probe on one image set, as its family says that it is drawn.
 
     A probe with two axes has a map for each model and series, the first COLORED_MODELS; any other has curves for each

@@ -22,14 +22,13 @@ from ...core.protocol import CATEGORIES
 INK, FAINT = "#1a1a1a", "#8c8c8c"
 PICKED = "picked"
 """Name of the parameter that holds the model or category picked, or nothing."""
+TEXT = {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"}
 CONFIG: dict[str, Any] = {
     "background": "white",
     "font": "Helvetica Neue, Arial, Liberation Sans, sans-serif",
     "view": {"stroke": "#d9d9d9", "continuousWidth": 260, "continuousHeight": 190},
     "axis": {
-        "labelColor": INK,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
+        **TEXT,
         "labelFontSize": 11,
         "titleFontSize": 11,
         "gridColor": "#ececec",
@@ -38,13 +37,7 @@ CONFIG: dict[str, Any] = {
         "labelLimit": 220,
         "labelSeparation": 5,
     },
-    "legend": {
-        "labelColor": INK,
-        "titleColor": INK,
-        "titleFontWeight": "normal",
-        "labelLimit": 260,
-        "symbolOpacity": 1,
-    },
+    "legend": TEXT | {"labelLimit": 260, "symbolOpacity": 1},
     "title": {"color": INK, "anchor": "start", "fontSize": 12, "subtitleColor": "#4d4d4d", "subtitleFontSize": 11},
 }
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
@@ -63,6 +56,10 @@ IMAGES, CYCLES = ("n", "images", "d"), ("cycles", "cycles per image", ".4~g")
 """Lines of tooltips."""
 ENLARGED = "More than a tenth of the images were enlarged: they have nothing of their own here."
 """The tooltip of shades over frequencies that enlarged originals do not have."""
+
+
+Domain = tuple[float, float]
+"""Ends of an axis, or of a scale of colours."""
 
 
 def words(name: str) -> str:
@@ -118,11 +115,7 @@ def plot(rows: pl.DataFrame, **properties: Any) -> Any:
 
 
 class Layers(alt.LayerChart):
-    """A chart of layers that are as they should be.
-
-    `alt.LayerChart` makes three deep copies of all layers as it is made, and again as it is written, to lift what they
-    have in common: half of the time of a report.
-    """
+    """A chart of layers, of which `alt.LayerChart` would make six deep copies: half of the time of a report."""
 
     def __init__(self, data: Any = alt.Undefined, layer: Sequence[Any] = (), **properties: Any) -> None:
         alt.TopLevelLayerSpec.__init__(self, data=data, layer=list(layer), **properties)
@@ -166,8 +159,7 @@ def tips(*lines: str | tuple[str, str, str]) -> list[alt.Tooltip]:
 def where(test: str, value: float | str) -> dict[str, Any]:
     """The condition of a channel that takes a value where an expression holds.
 
-    Channels are written as Altair's own classes: it takes 5 ms to find the class of each text, `alt.value` and
-    `alt.condition`, which would be a quarter of a report's time.
+    Altair takes 5 ms to find the class of each `alt.condition`, which would be a quarter of a report's time.
     """
     return {"test": test, "value": value}
 
@@ -192,24 +184,24 @@ def faded(full: float = 1) -> Any:
 # Tiles
 
 
-Hue = tuple[alt.Scale, str]
-"""Colours of numbers, and a Vega expression of `datum` for those on which letters are white instead of black."""
+Hue = tuple[alt.Color, str]
+"""The colour of a column's numbers, and a Vega expression of `datum` for those on which letters are white."""
+BELOW = alt.Legend(orient="bottom", gradientLength=200)
+"""The legend of a map whose tiles have no text."""
 
 
-def dark_to_light(value: str, domain: Sequence[float], middle: float, **scale: Any) -> Hue:
+def dark_to_light(
+    value: str, domain: Sequence[float], middle: float, title: Any = alt.Undefined, legend: Any = None, **scale: Any
+) -> Hue:
     """Hues of a column from dark to light over the domain; letters are black above the middle."""
-    return alt.Scale(scheme="viridis", domain=list(domain), **scale), f"!(datum.{value} > {middle:g})"
+    hues = alt.Scale(scheme="viridis", domain=list(domain), **scale)
+    return alt.Color(f"{value}:Q", title=title, legend=legend, scale=hues), f"!(datum.{value} > {middle:g})"
 
 
-def both_ways(value: str, reach: float) -> Hue:
+def both_ways(value: str, reach: float, title: Any = alt.Undefined, legend: Any = None) -> Hue:
     """Hues of a column from orange at `-reach` over white to purple at `reach`."""
-    scale = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
-    return scale, f"abs(datum.{value}) > {0.72 * reach:.4g}"
-
-
-def legend_below() -> alt.Legend:
-    """The legend of a map whose tiles have no text."""
-    return alt.Legend(orient="bottom", gradientLength=200)
+    hues = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
+    return alt.Color(f"{value}:Q", title=title, legend=legend, scale=hues), f"abs(datum.{value}) > {0.72 * reach:.4g}"
 
 
 def signed(number: float | None, digits: str = "z.2f") -> str:
@@ -219,24 +211,24 @@ def signed(number: float | None, digits: str = "z.2f") -> str:
 
 def tile_map(
     rows: pl.DataFrame,
+    title: Any,
+    size: tuple[int, int],
     x: alt.X,
     y: alt.Y,
-    color: alt.Color,
     hue: Hue,
     tooltip: Sequence[alt.Tooltip],
     own_cycles: Any = None,
     gap: int = 1,
-    **properties: Any,
 ) -> Any:
-    """A map with a tile for each row, `gap` pixels apart.
+    """A map of so many pixels across and down, with a tile for each row, `gap` pixels apart.
 
     Columns say how a tile looks: `text` stands on it, `bold` is whether in bold type, `pale` whether the tile is pale.
     Tiles whose `cycles` lie above `own_cycles`, the highest frequency of enlarged originals, are shaded.
     """
-    scale, is_dark = hue
+    color, is_dark = hue
     base = plot(rows).encode(x=x, y=y, tooltip=list(tooltip))
     outline = {"stroke": "white", "strokeWidth": gap} if gap else {}
-    tiles = base.mark_rect(**outline).encode(color=color.scale(scale))
+    tiles = base.mark_rect(**outline).encode(color=color)
     if "pale" in rows.columns:
         tiles = tiles.encode(opacity=alt.OpacityValue(1, condition=where("datum.pale", 0.25)))
         is_dark = f"!datum.pale && {is_dark}"
@@ -253,18 +245,11 @@ def tile_map(
         layers.append(text.transform_filter("!datum.bold").mark_text(fontSize=font))
         if "bold" in rows.columns:
             layers.append(text.transform_filter("datum.bold").mark_text(fontSize=font, fontWeight="bold"))
+    properties = {"title": title, "width": size[0], "height": size[1]}
     return layered(*layers, **properties) if len(layers) > 1 else tiles.properties(**properties)
 
 
 # Axes
-
-
-def centers_axis() -> alt.Axis:
-    """The axis of bands of noise, a tick for each centre: these are no round numbers at image sizes other than 224.
-
-    Its title is longer than some maps are wide, and reaches below the names of the rows.
-    """
-    return alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
 
 
 def names_axis(columns: int) -> alt.Axis:

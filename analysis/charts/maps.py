@@ -14,15 +14,15 @@ from ..measures.psychometric import THRESHOLDS
 from ..measures.registry import title_of
 from ..statistics.arrays import ALPHA
 from .grammar import (
+    BELOW,
     CENTER,
     COLORED_MODELS,
     CYCLES,
     IMAGES,
     SLANTED_COLUMNS,
+    Domain,
     both_ways,
-    centers_axis,
     dark_to_light,
-    legend_below,
     names_axis,
     signed,
     tile_map,
@@ -38,6 +38,8 @@ COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall
 ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
 """Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
 PLAIN = alt.Axis(domain=False, ticks=False)
+CENTERS_AXIS = alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
+"""The axis of bands of noise, whose title is longer than some maps are wide; centres need not be round numbers."""
 
 
 def threshold_rows(metrics: pl.DataFrame, size: int) -> pl.DataFrame:
@@ -59,15 +61,13 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     )
     return tile_map(
         rows,
-        alt.X("cycles:O", title=CENTER, axis=centers_axis()),
+        title,
+        (440, max(44, 18 * rows["model"].n_unique())),
+        alt.X("cycles:O", title=CENTER, axis=CENTERS_AXIS),
         alt.Y("model:N", title=None),
-        alt.Color("value:Q", title=THRESHOLD_TITLE, legend=None),
-        dark_to_light("value", [NOISE_SDS[1], NOISE_SDS[-1]], 0.062, type="log"),
+        dark_to_light("value", [NOISE_SDS[1], NOISE_SDS[-1]], 0.062, THRESHOLD_TITLE, type="log"),
         tips("model", CYCLES, ("value", "noise_sd", ".3g"), "low", "high", "note"),
         own_cycles,
-        title=title,
-        width=440,
-        height=max(44, 18 * rows["model"].n_unique()),
     )
 
 
@@ -83,19 +83,17 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     series = noisy["series"].unique(maintain_order=True).reverse().to_list()
     return tile_map(
         noisy.select("series", "setting", "cycles", "top1", "low", "high", text=text),
-        alt.X("cycles:O", title=str(noisy["x_title"][0]) if len(noisy) else None, axis=centers_axis()),
+        alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure),
+        (320, 220),
+        alt.X("cycles:O", title=str(noisy["x_title"][0]) if len(noisy) else None, axis=CENTERS_AXIS),
         alt.Y("series:O", title=None, sort=series),
-        alt.Color("top1:Q", title=measure, legend=None),
-        dark_to_light("top1", [0, 1], 0.55),
+        dark_to_light("top1", [0, 1], 0.55, measure),
         tips(CYCLES, "setting", ("top1", measure, ".3f"), "low", "high"),
         curve["own_cycles"].min() if "own_cycles" in curve.columns else None,
-        title=alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure),
-        width=320,
-        height=220,
     )
 
 
-def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
+def condition_map(curve: pl.DataFrame, title: str, domain: Domain = (0, 1)) -> Any:
     """The measure of one model under a probe with two axes, a tile for each condition; colours run over `domain`.
 
     A mirrored probe has each condition twice, at (x, y) and at (-x, -y).
@@ -107,15 +105,13 @@ def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] =
     x_title, y_title, measure = curve.select("x_title", "y_title", "measure").row(0)
     return tile_map(
         rows.drop("mirrored").sort("y", "x"),
+        title,
+        (320, 320),
         alt.X("x:O", title=x_title, axis=alt.Axis(labelOverlap=True)),
         alt.Y("y:O", title=y_title, axis=alt.Axis(labelOverlap=True)),
-        alt.Color("top1:Q", title=measure, legend=legend_below()),
-        dark_to_light("top1", domain, 0),
+        dark_to_light("top1", domain, 0, measure, BELOW),
         tips("setting", ("top1", measure, ".3f")),
         gap=0,
-        title=title,
-        width=320,
-        height=320,
     )
 
 
@@ -134,14 +130,12 @@ def difference_map(rows: pl.DataFrame, title: str, reach: float) -> Any:
     points = [("before", "before", ".1f"), ("after", "after", ".1f"), ("difference", "points", "+.2f")]
     return tile_map(
         rows,
+        title,
+        (320, 16 * rows["condition"].n_unique()),
         alt.X("model:N", title=None, axis=names_axis(models)),
         alt.Y("condition:N", sort=None, title=None),
-        alt.Color("difference:Q", title="points", legend=None if is_small else legend_below()),
-        both_ways("difference", reach),
+        both_ways("difference", reach, "points", None if is_small else BELOW),
         tips("model", "condition", *points, "low", "high", ("p_holm", "p after Holm", ".2g")),
-        title=title,
-        width=320,
-        height=16 * rows["condition"].n_unique(),
     )
 
 
@@ -154,14 +148,12 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
     most = ("most", "the most that they allow", ".3f")
     return tile_map(
         tiles,
+        title,
+        (320, 16 * max(6, rows["second"].n_unique())),
         alt.X("first:N", sort=order, title=None, axis=names_axis(len(order))),
         alt.Y("second:N", sort=order, title=None),
-        alt.Color("kappa:Q", legend=legend_below()),
-        dark_to_light("kappa", [0, 1], 0.55, clamp=True),
+        dark_to_light("kappa", [0, 1], 0.55, legend=BELOW, clamp=True),
         tips("first", "second", ("kappa", "kappa", ".3f"), "low", "high", most, IMAGES),
-        title=title,
-        width=320,
-        height=16 * max(6, rows["second"].n_unique()),
     )
 
 
@@ -181,15 +173,13 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     tests = [("p", "p", ".2g"), ("p_holm", "p, after Holm", ".2g"), ("n", "models", "d")]
     return tile_map(
         rows,
+        title,
+        (300, 30 * table["bias"].n_unique()),
         alt.X("group:N", sort=None, title=None, axis=ABOVE),
         alt.Y("bias:N", sort=None, title=None, axis=PLAIN),
-        alt.Color("coefficient:Q", title="rho", legend=None),
-        both_ways("coefficient", 1),
+        both_ways("coefficient", 1, "rho"),
         tips("bias", "group", coefficient, "low", "high", *tests),
         gap=2,
-        title=title,
-        width=300,
-        height=30 * table["bias"].n_unique(),
     )
 
 
@@ -224,14 +214,12 @@ def pair_map(pairs: pl.DataFrame, title: str, size: int, reach: float) -> Any:
     )
     return tile_map(
         rows,
+        title,
+        (260, 190),
         alt.X("second:O", title="octave", axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
         alt.Y("first:O", title="octave", axis=PLAIN),
-        alt.Color("value:Q", legend=None),
         both_ways("value", max(0.01, reach)),
         tips("names", ("value", "interaction", ".4f"), "low", "high"),
-        title=title,
-        width=260,
-        height=190,
     )
 
 
@@ -240,12 +228,10 @@ def direction_map(name: str, rows: pl.DataFrame) -> Any:
     shares = rows.with_columns(share=pl.col("power") / pl.col("power").sum().over("octave"))
     return tile_map(
         shares.with_columns(text=pl.Series(map(signed, shares["share"]))),
+        alt.Title(name, subtitle="power of an octave by direction"),
+        (170, 220),
         alt.X("direction:O", title="direction of the wave (degrees)", axis=alt.Axis(labelAngle=0)),
         alt.Y("cycles:O", title="cycles per image", sort=None),
-        alt.Color("share:Q", legend=None),
-        (alt.Scale(scheme="purples", domain=[0, 0.6]), "datum.share > 0.4"),
+        (alt.Color("share:Q", legend=None, scale=alt.Scale(scheme="purples", domain=[0, 0.6])), "datum.share > 0.4"),
         tips(("share", "share", ".2f")),
-        title=alt.Title(name, subtitle="power of an octave by direction"),
-        width=170,
-        height=220,
     )

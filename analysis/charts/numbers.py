@@ -23,7 +23,6 @@ from .grammar import (
     OKABE_ITO,
     faded,
     layered,
-    picked,
     plot,
     scales,
     shade_enlarged,
@@ -35,12 +34,8 @@ from .maps import THRESHOLD_TITLE, octave_names, threshold_rows
 
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 """Estimator -> the shape of its points."""
-SOUND = "sound"
-"""The mark of a number that is drawn as a filled point."""
-DOUBTFUL = "doubtful"
-"""The mark of a number that is drawn as a hollow point."""
-VALUELESS = "no value"
-"""The mark of a number that is drawn as a cross."""
+SOUND, DOUBTFUL, VALUELESS = "sound", "doubtful", "no value"
+"""Marks of numbers that are drawn as a filled point, as a hollow one, and as a cross."""
 FLAT_IMAGE = "flat image"
 GREY = "#c9c9c9"
 OCTAVE_HUES = ("#3b0f70", "#75207f", "#b0357b", "#e34e65", "#f98860", "#fdb97d", "#fce7a5")
@@ -178,7 +173,6 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
     Args:
         metrics: rows of the view `metric` on one image set.
         clean: checkpoint, top1 and measure of the unperturbed images.
-        title: that of the chart.
         size: pixels that the images have a side.
     """
     shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null())
@@ -232,14 +226,8 @@ def _bar_parts(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ite
         yield {"model": row["checkpoint"]} | place | {name: row[name] for name in ("value", "low", "high", "top1")}
 
 
-def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
-    """One point a model, `figures` with model, category and the two columns; the group is in percent."""
-    points = scatter_points(figures, bias, group).add_params(picked())
-    return points.properties(title=title, height=170, width=220)
-
-
 def scatter_points(figures: pl.DataFrame, bias: str, group: str) -> Any:
-    """The points of `scatter`, for a chart of several layers."""
+    """One point a model, `figures` with model, category and the two columns; the group is in percent."""
     color, shape = scales("category", figures["category"])
     return (
         plot(figures.select("model", "category", bias, group))

@@ -59,6 +59,10 @@ class Verdict:
     def sentences(self) -> list[str]:
         return [*self.findings, *self.undetermined]
 
+    def __add__(self, verdict: Verdict) -> Verdict:
+        """Say this one first, then the other."""
+        return Verdict([*self.findings, *verdict.findings], [*self.undetermined, *verdict.undetermined])
+
 
 def verdict(store: Store, label: str) -> Verdict:
     """The sentences on a version of a study: what each model lives on, and how two models differ.

@@ -11,14 +11,12 @@ from altair.utils.schemapi import debug_mode
 from ...analysis.charts.grammar import begin_libraries
 from ...core.errors import UsageError, writing
 from ...core.files import write_bytes
-from .contact_sheet import contact_sheet
 from .correlations import correlations_section, published_sections
-from .data import read_data
+from .data import ReportData, read_data
 from .figures import choose_figures, distinct_name, write_figures
-from .measured import measured_sections
+from .measured import consistency_section, measured_sections
 from .page import Section, render
-from .people import consistency_section
-from .study import changes_section, overview, page_title, provenance, releases_section, verdict_section
+from .study import changes_section, contact_sheet, overview, page_title, provenance, releases_section, verdict_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +53,20 @@ def write_report(
     if results is None and against is not None:
         raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
     with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
-        verdict, changes = changes_section(results, against) if results and against is not None else (None, None)
-        head = [verdict_section(results, verdict) if results else _no_study(db), *([changes] if changes else [])]
-        sections = []
-        if results:
-            sections += [releases_section(results), *measured_sections(results)]
-            sections += [consistency_section(results), correlations_section(results)]
-        sections.append(contact_sheet(results))
-        if published or results is None:
-            sections += published_sections(results)
-        if results:
-            sections += [overview(results), provenance(results)]
-    parts = list(_with_names_apart([*head, *(section for section in sections if section.is_filled)]))
+        if results is None:
+            none = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
+            verdict, head = None, [Section("overview", "Overview", [f"{none} What follows is published."])]
+        elif against is None:
+            verdict, head = results.verdict, [verdict_section(results, results.verdict)]
+        else:
+            verdict, changes = changes_section(results, against)
+            head = [verdict_section(results, verdict), changes]
+        sections = [
+            section
+            for section in _sections(results, published)
+            if section.figures or section.tables or section.tiles or section.facts
+        ]
+    parts = list(_with_names_apart([*head, *sections]))
     every_figure = [figure for part in parts for figure in part.figures]
     selection = choose_figures(every_figure, figures)
     page = render(page_title(results, verdict), parts).encode()
@@ -76,9 +76,19 @@ def write_report(
     return Written(out, len(parts), sum(len(figure.panels) for figure in every_figure), len(page), files)
 
 
-def _no_study(db: Path) -> Section:
-    none = f"{db.name} holds no study yet: `bandlens run STUDY.toml --db {db.name}` makes one."
-    return Section("overview", "Overview", [f"{none} What follows is published."])
+def _sections(results: ReportData | None, published: bool) -> Iterator[Section]:
+    """Yield the sections behind the verdict, in the order of the page."""
+    if results:
+        yield releases_section(results)
+        yield from measured_sections(results)
+        yield consistency_section(results)
+        yield correlations_section(results)
+    yield contact_sheet(results)
+    if published or results is None:
+        yield from published_sections(results)
+    if results:
+        yield overview(results)
+        yield provenance(results)
 
 
 def _with_names_apart(sections: Sequence[Section]) -> Iterator[Section]:

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
 import polars as pl
 
 from ...analysis.charts.curves import accuracy_lines, diamonds
-from ...analysis.charts.grammar import INK, colors, layered, plot, tips
+from ...analysis.charts.grammar import INK, layered, picked, plot, tips
 from ...analysis.charts.maps import correlation_map, rho_text
-from ...analysis.charts.numbers import scatter, scatter_points
+from ...analysis.charts.numbers import scatter_points
 from ...analysis.correlations.models import StudyTable
 from ...analysis.correlations.table import correlate_study
 from ...analysis.database.open import open_store
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
+from ...analysis.published import relate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.published.names import join_study
-from ...analysis.published.relate import (
-    EVERYWHERE,
-    baseline_lines,
-    ground,
-    imagenet_top1,
-    line_rows,
-    relations,
-    training_lines,
-    training_points,
-    with_effective,
-)
 from ...analysis.published.sources import atlas, shipped_values
 from ...analysis.statistics.arrays import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing
 from .data import ReportData
-from .page import Figure, Section, Table
+from .page import Figure, Section, Table, key
 
 MANY_MODELS = 200
 """Models above which intervals are so narrow that fewer resamples tell their ends."""
@@ -87,9 +77,8 @@ def correlations_section(results: ReportData) -> Section:
     table = correlations(study)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {counts(table)}"
     columns = 3 if len(study.groups) <= NARROW_GROUPS else 1
-    return Section(
-        "correlations", title, [text], [correlations_figure("own-correlations", "Your models", table, columns)]
-    )
+    figure = correlations_figure("own-correlations", "Your models", table, columns)
+    return Section("correlations", title, [text], [figure])
 
 
 def correlations(study: StudyTable) -> pl.DataFrame:
@@ -120,10 +109,10 @@ def counts(table: pl.DataFrame) -> str:
 def published_sections(results: ReportData | None) -> Iterator[Section]:
     """Yield a table of coefficients with one's own models among published ones, and the published study."""
     values = shipped_values()
-    study, lines = ground(values, "study"), baseline_lines(values, "timm")
-    models, _ = with_effective(study.frame, baseline_lines(values, "standard"))
+    study, lines = relate.ground(values, "study"), relate.baseline_lines(values, "timm")
+    models, _ = relate.with_effective(study.frame, relate.baseline_lines(values, "standard"))
     rows = []
-    for row in relations(study, EVERYWHERE).to_dicts():
+    for row in relate.relations(study, relate.EVERYWHERE).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
         pairs = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(
@@ -139,12 +128,13 @@ def published_sections(results: ReportData | None) -> Iterator[Section]:
         )
     title = "What 48 models say, what a thousand say, and what is left"
     table = Table(title, pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2)))
-    text = ATLAS_TEXT.format(thousand=lines[EVERYWHERE[0]].lines[0].n)
+    text = ATLAS_TEXT.format(thousand=lines[relate.EVERYWHERE[0]].lines[0].n)
     figures = [_training_figure(results), *(_own_figures(results, models) if results else [])]
+    title = "Among a thousand models"
     if results:
-        yield results.section("atlas", "Among a thousand models", figures, [text], tables=[table])
+        yield results.section("atlas", title, figures, [text], tables=[table])
     else:
-        yield Section("atlas", "Among a thousand models", [text], figures, [table])
+        yield Section("atlas", title, [text], figures, [table])
     coefficients = correlations(published_table())
     heat_maps = correlations_figure("published-correlations", "48 ResNet-50s", coefficients, 3, folded=True)
     title = "The published study: do biases explain generalization?"
@@ -160,18 +150,20 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
         for bias, group, value, adjusted in total.select("bias", "group", "coefficient", "p_holm").rows()
     }
     panels = {
-        f"{bias}, {group}": scatter(figures, bias, group, f"{group}: ρ = {rho[bias, group]}")
+        f"{bias}, {group}": scatter_points(figures, bias, group)
+        .add_params(picked())
+        .properties(title=f"{group}: ρ = {rho[bias, group]}", height=170, width=220)
         for bias in BIASES
         for group in PUBLISHED_GROUPS
     }
-    legend, models = colors(figures["category"].unique().sort()), figures["model"].sort().to_list()
+    picks = key(figures.rename({"model": "checkpoint"}))
     title = "Biases against groups of benchmarks"
-    return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, legend, models, folded=True)
+    return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, **picks, folded=True)
 
 
 def _training_figure(results: ReportData | None) -> Figure:
     """A panel for each benchmark with the line of each way of training, and one's own models that have accuracies."""
-    points = training_points()
+    points = relate.training_points()
     models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
     if results is not None:
         values = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
@@ -181,83 +173,76 @@ def _training_figure(results: ReportData | None) -> Figure:
         models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
     panels = {
         shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
-        for shift in EVERYWHERE
+        for shift in relate.EVERYWHERE
     }
-    lines_by_training = training_lines(shipped_values())
-    rows = [{"training": way, **row} for way, lines in lines_by_training.items() for row in line_rows(lines)]
-    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(EVERYWHERE)).drop("over", "up_to", "above")
+    lines_by_training = relate.training_lines(shipped_values())
+    rows = [{"training": way, **row} for way, lines in lines_by_training.items() for row in relate.line_rows(lines)]
+    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(relate.EVERYWHERE)).drop("over", "up_to", "above")
     table = table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
     return Figure("atlas-training", "Accuracy by way of training", TRAINING_CAPTION, panels, 2, table)
 
 
 def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
-    """Yield a panel for each bias that the report's models and published ones have."""
-    with open_store(results.path, read_only=True) as store:
-        values = atlas(store)
-        names = join_study(store, results.label, values)
-    study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
-    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].display.published)}
-    metrics = _own_metrics(results, classes, _imagenet_accuracies(results, names, values))
-    yield from _own_figure(metrics, study, results)
-
-
-def _imagenet_accuracies(results: ReportData, names: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
-    """Top-1 on ImageNet in percent of one's own models: checkpoint, imagenet, and whether measured or published."""
-    top1 = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
-    accuracies = {name: (value, "measured") for name, value in top1}
-    for name, model in names.drop_nulls("model").select("checkpoint", "model").rows():
-        if name not in accuracies and (value := imagenet_top1(values, model)) is not None:
-            accuracies[name] = (value, "published")
-    schema = {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String}
-    return pl.DataFrame([(name, *row) for name, row in accuracies.items()], schema, orient="row")
-
-
-def _own_metrics(results: ReportData, classes: Mapping[str, int], imagenet: pl.DataFrame) -> pl.DataFrame:
-    """One's own metrics that are comparable with published ones, with top-1 on ImageNet.
-
-    classes: metric -> the classes that published models decided between; decisions between others are left out, since
-    they are not comparable, and so are numbers of agreement, which images without labels have.
-    """
-    sets = results.image_sets.select("labelled", image_set="id", images="name")
-    space, integer = pl.col("decision_space"), pl.Int64
-    decided = (
-        results.cells.select("checkpoint", "image_set", "decision_space")
-        .unique(maintain_order=True)
-        .join(results.checkpoints.select("name", "classes", checkpoint="id"), on="checkpoint", maintain_order="left")
-        .join(sets.filter("labelled"), on="image_set", maintain_order="left")
-        .with_columns(space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer).alias("n"))
-        .select(checkpoint="name", image_set="images", decided="n")
-    )
-    published = pl.col("metric").replace_strict(classes, default=None, return_dtype=integer)
-    comparable = results.metrics.join(decided, on=("checkpoint", "image_set"), maintain_order="left")
-    rows = comparable.filter(pl.col("decided") == published).drop_nulls("value")
-    numbers = ("metric", "value", "low", "high", "state", "note", "imagenet", "imagenet_is")
-    rows = rows.join(imagenet, on="checkpoint", how="left", maintain_order="left")
-    return rows.select("checkpoint", "image_set", *numbers)
-
-
-def _own_figure(metrics: pl.DataFrame, points: Mapping[str, pl.DataFrame], results: ReportData) -> Iterator[Figure]:
-    """Yield the figure of one's own models among published points, if there are any."""
+    """Yield the figure of one's own models among published points, a panel for each bias that both have, if any."""
+    metrics = _own_metrics(results)
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
     choice = results.select_choice(metrics.filter(is_sound))
     if choice.is_empty():
         return
     panels = {
         bias: layered(
-            scatter_points(points[bias], bias, "imagenet"),
+            scatter_points(models, bias, "imagenet"),
             *_own_marks(choice.filter(metric=bias), bias),
             picks=True,
             title=title_of(bias),
             height=170,
             width=220,
         )
-        for bias in points
+        for bias in BIASES
         if bias in choice["metric"]
     }
     caption = OWN_CAPTION + f" {MEANINGLESS_CAPTION}" * (not metrics.select(is_sound.all()).item())
-    rows = pl.concat([frame.select("model", "category") for frame in points.values()])
-    legend, models = colors(rows["category"].unique().sort()), rows["model"].unique().sort().to_list()
-    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, legend, models)
+    picks = key(models.select("category", checkpoint="model"))
+    yield Figure("atlas-biases", "Your models among the study's", caption, panels, 3, metrics, **picks)
+
+
+def _imagenet_accuracies(results: ReportData) -> pl.DataFrame:
+    """Top-1 on ImageNet in percent of one's own models: checkpoint, imagenet, and whether measured or published."""
+    with open_store(results.path, read_only=True) as store:
+        values = atlas(store)
+        names = join_study(store, results.label, values)
+    top1 = results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows()
+    accuracies = {name: (value, "measured") for name, value in top1}
+    for name, model in names.drop_nulls("model").select("checkpoint", "model").rows():
+        if name not in accuracies and (value := relate.imagenet_top1(values, model)) is not None:
+            accuracies[name] = (value, "published")
+    schema = {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String}
+    return pl.DataFrame([(name, *row) for name, row in accuracies.items()], schema, orient="row")
+
+
+def _own_metrics(results: ReportData) -> pl.DataFrame:
+    """One's own metrics that are comparable with published ones, with top-1 on ImageNet.
+
+    Decisions between other classes than those of published models are left out, since they are not comparable, and so
+    are numbers of agreement, which images without labels have.
+    """
+    sets = results.image_sets.filter("labelled").select(image_set="id", images="name")
+    space, integer = pl.col("decision_space"), pl.Int64
+    decided = (
+        results.cells.select("checkpoint", "image_set", "decision_space")
+        .unique(maintain_order=True)
+        .join(results.checkpoints.select("name", "classes", checkpoint="id"), on="checkpoint", maintain_order="left")
+        .join(sets, on="image_set", maintain_order="left")
+        .with_columns(space.replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=integer).alias("n"))
+        .select(checkpoint="name", image_set="images", decided="n")
+    )
+    classes = {bias: published.classes for bias in BIASES if (published := MEASURES[bias].display.published)}
+    published_classes = pl.col("metric").replace_strict(classes, default=None, return_dtype=integer)
+    comparable = results.metrics.join(decided, on=("checkpoint", "image_set"), maintain_order="left")
+    rows = comparable.filter(pl.col("decided") == published_classes).drop_nulls("value")
+    numbers = ("metric", "value", "low", "high", "state", "note", "imagenet", "imagenet_is")
+    rows = rows.join(_imagenet_accuracies(results), on="checkpoint", how="left", maintain_order="left")
+    return rows.select("checkpoint", "image_set", *numbers)
 
 
 def _own_marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from .page import Figure, Section
 
 DRAWN_MODELS = 48
 """The most models that charts show: the published study has so many."""
-_TABLES = {
+STUDY_FRAMES = {
     "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
     "JOIN study_checkpoint AS named ON named.checkpoint = checkpoint.id WHERE named.study = ? ORDER BY name",
     "image_sets": "SELECT image_set.* REPLACE (shown.name AS name, shown.benchmark AS benchmark, "
@@ -45,6 +45,15 @@ _TABLES = {
     "JOIN study_version ON label = version WHERE study_id = ? "
     "ORDER BY against, checkpoint, image_set, cell, slice, measure",
 }
+"""Frame -> its rows, by study.id."""
+VERSION_FRAMES = {
+    "metrics": "FROM metric_of(?)",
+    "judged": "WITH judged AS (FROM condition_accuracy_of(?)) "
+    "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
+    "human_probe": "FROM human_probe_of(?)",
+    "human_metric": "FROM human_metric_of(?)",
+}
+"""Frame -> its rows, by the label of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +66,12 @@ class ReportData:
 
     path: Path
     study: dict[str, Any]
-    """The row of the table `study`, with its label."""
+    """The row of the table `study`, with its label and its number of predictions."""
     other_studies: list[str]
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
     condition_metrics: pl.DataFrame
-    """Rows of the view condition_metric."""
     own_titles: dict[str, str]
     """Measures of the user's own, and what charts call them."""
     checkpoints: pl.DataFrame
@@ -71,7 +79,6 @@ class ReportData:
     conditions: pl.DataFrame
     sessions: pl.DataFrame
     cells: pl.DataFrame
-    predictions: int
     correlated: StudyTable | Missing
     """Biases and accuracies of each model; or why there is nothing to correlate."""
     gates: pl.DataFrame
@@ -130,16 +137,15 @@ def read_data(path: Path, study: str | None = None) -> ReportData | None:
 
 
 def _read(store: Store, label: str) -> ReportData:
-    query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
+    query = (
+        "SELECT study.*, label, (SELECT coalesce(sum(count), 0)::BIGINT FROM study_cell JOIN part USING (cell) "
+        "WHERE study_cell.study = study.id) AS predictions "
+        "FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
+    )
     study = store.frame(query, [label]).row(0, named=True)
     newest = store.frame(query, ["*"]).select("name", "label")
-    other_studies = newest.filter(pl.col("name") != study["name"])["label"].to_list()
-    predictions = store.frame(
-        "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
-        "WHERE study_cell.study = ?",
-        [study["id"]],
-    )
-    frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
+    frames = {name: store.frame(query, [study["id"]]) for name, query in STUDY_FRAMES.items()}
+    frames |= {name: store.frame(query, [label]) for name, query in VERSION_FRAMES.items()}
     conditions = read_conditions(store, label)
     frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
     own_cycles = frames["image_sets"].select("own_cycles", image_set="name")
@@ -149,34 +155,28 @@ def _read(store: Store, label: str) -> ReportData:
         )
         for view in ("curve_of", "condition_metric_of")
     )
-    judged = judged_images(store, label) if label in newest["label"] else []
+    # The accuracy without perturbation, or else that over everything.
+    clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
+    means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
+    models = frames["checkpoints"].select("category", checkpoint="name")
     return ReportData(
         path=store.path,
         study=study,
-        other_studies=other_studies,
+        other_studies=newest.filter(pl.col("name") != study["name"])["label"].to_list(),
         curve=curve,
-        metrics=store.frame("FROM metric_of(?)", [label]),
         condition_metrics=condition_metrics,
         own_titles=own_titles(store, label),
         conditions=conditions,
-        predictions=int(predictions.item()),
         correlated=find_study_table(store, label),
         consistency=store.frame(
             "FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[])) "
             "ORDER BY images, first_subject, second_subject, condition",
-            [judged],
+            [judged_images(store, label) if label in newest["label"] else []],
         ),
-        judged=store.frame(
-            "WITH judged AS (FROM condition_accuracy_of(?)) "
-            "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
-            [label],
-        ),
-        human_probe=store.frame("FROM human_probe_of(?)", [label]),
-        human_metric=store.frame("FROM human_metric_of(?)", [label]),
         observers=store.frame("FROM published_value WHERE source = 'humans'"),
         verdict=verdict(store, label),
         doubts=_doubts(store, study["id"], frames),
-        choice=choose(_accuracies(frames["checkpoints"], curve)),
+        choice=choose(models.join(means, on="checkpoint", how="left", maintain_order="left")),
         **frames,
     )
 
@@ -195,19 +195,11 @@ def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> 
     ]
 
 
-def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
-    """Checkpoint, category and accuracy: the mean over what each has without perturbation, or else over everything."""
-    clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
-    means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
-    models = checkpoints.select("category", checkpoint="name")
-    return models.join(means, on="checkpoint", how="left", maintain_order="left")
-
-
-def choose(models: pl.DataFrame, most: int = DRAWN_MODELS) -> list[str]:
-    """At most so many models at even steps of category and accuracy, so that each category has its share.
+def choose(models: pl.DataFrame) -> list[str]:
+    """At most DRAWN_MODELS models at even steps of category and accuracy, so that each category has its share.
 
     `models` has checkpoint, category, and accuracy, which may be null.
     """
     names = models.sort("category", "accuracy", "checkpoint")["checkpoint"]
-    steps = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    steps = np.linspace(0, len(names) - 1, min(DRAWN_MODELS, len(names))).round().astype(int)
     return names.gather(steps).sort().to_list()

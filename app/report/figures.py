@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import vl_convert
 
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, writing
@@ -74,8 +75,6 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
 
     Those of an earlier list that are not written again are removed, so that all of a folder's charts are of one report.
     """
-    import vl_convert
-
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
@@ -100,8 +99,6 @@ def check_ending(file: Path) -> None:
 
 def write_chart(chart: Any, file: Path) -> None:
     """Write a chart as large as it is, in the format of the file's ending."""
-    import vl_convert
-
     svg = vl_convert.vegalite_to_svg(spec_of(chart) | {"config": CONFIG}, vl_version=vega_lite_version())
     with writing(file, "name another with --out"):
         write_bytes(file, _converted(svg, file.suffix[1:]))
@@ -109,8 +106,6 @@ def write_chart(chart: Any, file: Path) -> None:
 
 def _converted(svg: str, ending: str) -> bytes:
     """The picture with its size on paper, as SVG, PDF or PNG."""
-    import vl_convert
-
     if ending == "svg":
         return in_points(svg, "pt").encode()
     in_pixels = in_points(svg, "")  # a number without a unit is a point in a PDF, and a pixel of 1/72 in in a PNG

@@ -1,20 +1,24 @@
-"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown."""
+"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown.
+
+Last come models beside each other and beside people: who errs on the same images, and numbers that people have too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from ...analysis.charts.curves import as_errors, mark_half_cuts, probe_panels
-from ...analysis.charts.grammar import series_of, words
-from ...analysis.charts.maps import band_map, pair_map, threshold_map
-from ...analysis.charts.numbers import add_estimators, channel_chart, number_panels, octave_bars
+from ...analysis.charts.curves import as_errors, curves, mark_half_cuts, probe_panels
+from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, series_of, words
+from ...analysis.charts.maps import band_map, kappa_map, pair_map, threshold_map
+from ...analysis.charts.numbers import add_estimators, channel_chart, number_chart, number_panels, octave_bars
 from ...analysis.measures.base import MEANINGLESS
 from ...analysis.measures.parts import LOSS
 from ...analysis.measures.registry import (
     GRID_MEASURES,
     MEASURES,
+    label_of,
     measures_in,
     panel_titles,
     title_of,
@@ -23,7 +27,6 @@ from ...analysis.measures.registry import (
 from ...core.protocol import CUES, GROUPS
 from .data import ReportData
 from .page import METRIC_COLUMNS, Figure, Section, Table, key, slug
-from .people import people_figures
 
 OPEN_MODELS = 6
 """Models whose maps are drawn at once; those of more are drawn when a reader opens them."""
@@ -76,11 +79,28 @@ MEASURES_CAPTION = (
     "without perturbation. The table has the difference from it, with an interval that is paired over the same images, "
     "and the numbers at chance, which are not drawn."
 )
+OPEN_PANELS = 3
+"""Panels of models beside people that are drawn at once."""
+KAPPA_TEXT = (
+    "Cohen's kappa of right and wrong: 0 for two who err independently of each other, 1 for two who err on the same "
+    "images, whatever they answer there. Unequal accuracies allow less than 1, and who makes no error has no kappa. "
+    "Over several conditions it is the mean of each condition's."
+)
+KAPPA_CAPTION = "A tile for every two; hover, or open the table, for intervals and the most that the accuracies allow."
+SUBJECTS_CAPTION = "Models with 95 % intervals, and the mean of people, with the least and the most accurate of them."
+BESIDE_PEOPLE_CAPTION = (
+    "Numbers that published trials of people have, too, by the same estimator. Hollow: to be read with its note "
+    "(hover, or the table). ×: no value, or a degenerate fit. People need not have seen the same images."
+)
 CURVE_COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 MEASURE_COLUMNS = (
     *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "state", "note"),
 )
+IN_BANDS = (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
+"""True for probes that act on bands of frequencies; a section of their own draws these."""
+CROWDED = pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_unique().over("probe") > SIDE_BY_SIDE)
+"""True for probes of more settings than a chart has room for: their measures have charts."""
 
 
 def measured_sections(results: ReportData) -> Iterator[Section]:
@@ -116,16 +136,6 @@ def _conflicting(results: ReportData) -> list[str]:
     return results.metrics.filter(pl.col("metric").is_in([cues.bias for cues in CUES]))["image_set"].to_list()
 
 
-def _in_bands() -> pl.Expr:
-    """An expression that is true for probes that act on bands of frequencies; a section of their own draws these."""
-    return (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
-
-
-def _crowded() -> pl.Expr:
-    """An expression that is true for probes of more settings than a chart has room for: their measures have charts."""
-    return pl.col("x").is_null().all().over("probe") & (pl.col("setting").n_unique().over("probe") > SIDE_BY_SIDE)
-
-
 def filter_figures(results: ReportData) -> list[Figure]:
     """The filters on the image sets that have them, with their half cuts; the first belongs to the verdict.
 
@@ -143,7 +153,7 @@ def filter_figures(results: ReportData) -> list[Figure]:
 def _curves(results: ReportData) -> Iterator[Figure]:
     """Yield a figure for each probe that is neither a filter nor acts on bands."""
     for number, name, rows in _perturbed(results):
-        curve_rows = rows.filter(~_in_bands(), ~pl.col("cuts"), ~_crowded())
+        curve_rows = rows.filter(~IN_BANDS, ~pl.col("cuts"), ~CROWDED)
         for (probe,), part in curve_rows.group_by("probe", maintain_order=True):
             title = f"{words(str(probe))} on {name}"
             yield _accuracy_figure(results, part, f"{slug(str(probe))}-{number}", title)
@@ -180,7 +190,7 @@ def _bands(results: ReportData) -> Iterator[Figure]:
     """Yield the thresholds of all models on each image set, and a map and a channel of each model."""
     names = measures_in("psychometric thresholds")
     for number, image_set, rows in _perturbed(results):
-        band = rows.filter(_in_bands())
+        band = rows.filter(IN_BANDS)
         if band.is_empty():
             continue
         metrics = results.metrics.filter(image_set=image_set)
@@ -256,7 +266,7 @@ def _measures(results: ReportData) -> Section:
     numbers = results.condition_metrics.filter(~pl.col("metric").is_in(primary), pl.col("value").is_not_null())
     # Parts of a measure, one a slice, can be many: a table has them, each where it is worst.
     is_part = ~pl.col("metric").is_in([*MEASURES, *results.own_titles]) & pl.col("image_set").is_not_null()
-    curve_rows = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~_crowded())
+    curve_rows = numbers.filter(pl.col("probe") != "clean", ~is_part).filter(~CROWDED)
     figures = [
         _measure_figure(results, on_set.filter(metric=metric), name, number)
         for number, name in enumerate(curve_rows["image_set"].unique().sort(nulls_last=True), 1)
@@ -290,9 +300,128 @@ def _measure_figure(results: ReportData, rows: pl.DataFrame, image_set: str | No
         for (probe,), part in choice.sort("place").group_by("probe", maintain_order=True)
         for panel, chart in probe_panels(part, str(probe), domain).items()
     }
-    table, folded = (
-        rows.sort("checkpoint", "place").select(MEASURE_COLUMNS),
-        measure is not None and measure.display.folded,
-    )
+    table = rows.sort("checkpoint", "place").select(MEASURE_COLUMNS)
+    folded = measure is not None and measure.display.folded
     name, heading = f"measures-{number}-{slug(metric)}", f"{title} on {image_set or 'benchmarks'}"
     return Figure(name, heading, MEASURES_CAPTION, panels, 2, table, **key(choice), folded=folded)
+
+
+# Models beside each other and beside people
+
+
+def consistency_section(results: ReportData) -> Section:
+    """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
+    figures = [*_kappas(results), *_conditions(results), *_probes(results)]
+    table = Table("Every two subjects, by condition", results.consistency, folded=True)
+    tables = [table] if len(results.consistency) else []
+    return results.section("consistency", "Who errs on the same images", figures, [KAPPA_TEXT], tables=tables)
+
+
+def _kappas(results: ReportData) -> Iterator[Figure]:
+    """Yield a map of the mean kappa over conditions for each image set on which some two have a kappa."""
+    table = results.select_choice(results.select_choice(results.consistency, "first_subject"), "second_subject")
+    single = pl.len() == 1
+    means = table.group_by("images", "first_subject", "second_subject", "humans", maintain_order=True).agg(
+        pl.col("kappa").mean(),
+        *(pl.when(single).then(pl.col(name).first()).alias(name) for name in ("low", "high", "most")),
+        pl.col("n").sum(),
+    )
+    kappas = means.rename({"first_subject": "first", "second_subject": "second"})
+    panels = {
+        str(images): kappa_map(rows, str(images))
+        for (images,), rows in kappas.group_by("images", maintain_order=True)
+        if rows["kappa"].is_not_null().any()
+    }
+    if panels:
+        subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
+        columns = 2 if subjects <= SLANTED_COLUMNS else 1
+        yield Figure("error-consistency", "Error consistency", KAPPA_CAPTION, panels, columns, means)
+
+
+def _conditions(results: ReportData) -> Iterator[Figure]:
+    """Yield curves over the conditions of the image sets that have several."""
+    rows = _with_people(results.judged.filter(pl.col("condition").n_unique().over("images") > 1))
+    panels = {str(images): part for (images,), part in rows.group_by("images", maintain_order=True)}
+    caption = f"{SUBJECTS_CAPTION} Conditions are as the experiments name them."
+    yield from _subject_figure(results, "accuracy-by-condition", "Accuracy by condition", caption, panels)
+
+
+def _probes(results: ReportData) -> Iterator[Figure]:
+    """Yield a panel for each probe of the experiments with people and each image set that models were run on."""
+    setting = pl.col("setting").map_elements("{:g}".format, pl.String)
+    rows = results.human_probe.with_columns(setting.alias("condition"))
+    people, panels = rows.filter("human"), {}
+    for (images, probe), models in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
+        if len(observers := people.filter(probe=probe)):
+            subjects = _with_people(pl.concat([observers.with_columns(images=pl.lit(images)), models]))
+            panels[f"{words(str(probe))} on {images}"] = subjects.with_columns(probe=pl.lit(probe))
+    caption = f"{SUBJECTS_CAPTION} The photographs need not be those that people saw."
+    yield from _subject_figure(results, "people-and-probes", "Models and people under probes", caption, panels)
+
+
+def _with_people(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of images, condition, subject, top1, low, high, n: all observers together, then each model.
+
+    Conditions are in the order of the first number in their names.
+    """
+    top1 = pl.col("top1")
+    people = (
+        rows.filter("human")
+        .group_by("images", "condition", maintain_order=True)
+        .agg(pl.lit(PEOPLE).alias("subject"), top1.mean(), low=top1.min(), high=top1.max(), n=pl.col("n").sum())
+    )
+    number = pl.col("condition").str.extract(r"(\d+(?:\.\d+)?)").cast(pl.Float64)
+    subjects = pl.concat([people, rows.filter(~pl.col("human")).select(people.columns)])
+    return subjects.sort("images", "subject", number, "condition", nulls_last=True)
+
+
+def _subject_figure(
+    results: ReportData, name: str, title: str, caption: str, panels: Mapping[str, pl.DataFrame]
+) -> Iterator[Figure]:
+    """Yield the figure of these panels, if any: accuracy by condition, a line a subject."""
+    if not panels:
+        return
+    table = pl.concat(panels.values())
+    is_person = pl.col("subject") == PEOPLE
+    lines = {
+        panel: results.select_choice(rows, "subject").select(
+            *("condition", "top1", "low", "high", "n"),
+            checkpoint="subject",
+            category=pl.when(is_person).then(pl.lit(PEOPLE)).otherwise(pl.lit("models")),
+            clean_top1=pl.lit(None, pl.Float64),
+            measure=pl.lit("accuracy"),
+        )
+        for panel, rows in panels.items()
+    }
+    charts = {panel: curves(rows, "condition", "condition", panel) for panel, rows in lines.items()}
+    yield Figure(name, title, caption, charts, 2, table, **key(pl.concat(lines.values())))
+
+
+def people_figures(results: ReportData, image_set: str, number: int) -> Iterator[Figure]:
+    """Yield the numbers that models on an image set and people both have: a panel with a line for each."""
+    benchmark = results.image_sets.filter(name=image_set)["benchmark"][0]
+    observers = results.observers.filter(benchmark=benchmark).with_columns(
+        state=pl.lit("ok"), category=pl.lit(PEOPLE), human=pl.lit(True)
+    )
+    names = observers["metric"].to_list()
+    models = results.metrics.filter(pl.col("image_set") == image_set, pl.col("metric").is_in(names))
+    means = results.human_metric.filter(pl.col("human") | (pl.col("images") == image_set))
+    columns = ("metric", "value", "low", "high", "note", "state", "category", "human")
+    rows = pl.concat(
+        [
+            means,
+            models.with_columns(human=pl.lit(False)).select(*columns, subject="checkpoint", images="image_set"),
+            observers.select(*columns, subject="model", images="benchmark"),
+        ],
+        how="diagonal",
+    )
+    table = rows.sort("metric", "human", "subject").filter(~pl.col("human").all().over("metric"))
+    choice = results.select_choice(add_estimators(table.rename({"subject": "checkpoint"})))
+    panels = {
+        label_of(metric): number_chart(choice, metric, label_of(metric), series_of(choice))
+        for metric in choice["metric"].unique(maintain_order=True)
+    }
+    if panels:
+        name, title = f"beside-people-{number}", f"Models on {image_set} beside people"
+        folded = len(panels) > OPEN_PANELS
+        yield Figure(name, title, BESIDE_PEOPLE_CAPTION, panels, 3, table, **key(choice), folded=folded)

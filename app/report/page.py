@@ -86,11 +86,6 @@ class Section:
     listing: str = ""
     """Text to show as it is: the study file."""
 
-    @property
-    def is_filled(self) -> bool:
-        """Whether there is anything to look at."""
-        return bool(self.figures or self.tables or self.tiles or self.facts)
-
 
 def slug(text: str) -> str:
     """The text as a file name and anchor: lower-case letters, digits and hyphens alone."""

@@ -1,12 +1,18 @@
-"""The sections on a study itself: its verdict, what changed, verdicts of gates, its size, and its origin."""
+"""The sections on a study itself: its verdict, what changed, verdicts of gates, its conditions, size and origin."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
 
 from ...analysis.charts.grammar import vega_lite_version, words
 from ...analysis.charts.maps import difference_map
@@ -16,11 +22,15 @@ from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.open import names_database, open_store, relative_path
 from ...analysis.database.studies import earlier_label, with_facts
-from ...core.errors import plural
-from ...core.records import Missing
+from ...core.errors import BandlensError, plural
+from ...core.records import Condition, Missing
+from ...export.photographs import photograph_folder
+from ...probes.grid import FAMILIES, KNOWN, PUBLISHED, Grid, make_grid
+from ..recorded_images import find_sets
+from ..sheets import labelled_rows, perturbed, read_photograph, stretched
 from .data import ReportData
 from .measured import filter_figures
-from .page import Figure, Section, Table, cell
+from .page import Figure, Section, Table, Tile, cell
 
 TITLE_LETTERS = 240
 """Letters of a title: of a longer finding the title has the first clause, and the section the whole."""
@@ -28,6 +38,9 @@ AGREEMENT = (
     "Images without labels: what is drawn is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
 )
+SIDE, QUALITY = 132, 70
+"""Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
+CAT = "chelsea.png"
 GATE_COLUMNS = (
     *("checkpoint", "image_set", "probe", "parameters", "cycles", "reference", "candidate", "n", "reference_top1"),
     *("candidate_top1", "difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high"),
@@ -46,11 +59,10 @@ CHANGES_CAPTION = (
 )
 
 
-def page_title(results: ReportData | None, against: Verdict | None) -> str:
-    """The title of the page: the finding where there is one."""
-    findings = _findings(results, against)
-    if findings:
-        return _title_of(findings[0])
+def page_title(results: ReportData | None, verdict: Verdict | None) -> str:
+    """The title of the page: the first finding where there is one."""
+    if results and verdict and verdict.findings:
+        return _title_of(verdict.findings[0])
     return f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
 
 
@@ -59,20 +71,15 @@ def _title_of(finding: str) -> str:
     return title if len(title) <= TITLE_LETTERS else title.partition(";")[0]
 
 
-def _findings(results: ReportData | None, against: Verdict | None) -> list[str]:
-    return [*(against.findings if against else []), *(results.verdict.findings if results else [])]
-
-
-def verdict_section(results: ReportData, against: Verdict | None) -> Section:
+def verdict_section(results: ReportData, verdict: Verdict) -> Section:
     """The sentences below the title, warnings, and the first picture of half cuts.
 
-    `against` is the verdict on the study that this one is compared with.
+    `verdict` is that on the study, after the one on it and what it is compared with.
     """
-    undetermined = [*(against.undetermined if against else []), *results.verdict.undetermined]
+    findings, undetermined = verdict.findings, [*verdict.undetermined]
     if isinstance(results.correlated, Missing):
         why = results.correlated.reason
         undetermined.append(f"Not determined: whether biases explain generalization, since {why}.")
-    findings = _findings(results, against)
     if findings and findings[0] == f"{_title_of(findings[0])}.":
         findings = findings[1:]
     text = [*findings, *undetermined, *(f"Warning: {doubt}." for doubt in results.doubts)]
@@ -88,7 +95,7 @@ def verdict_section(results: ReportData, against: Verdict | None) -> Section:
 
 
 def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section]:
-    """Give the verdict on the study `against` and this one, and draw their differences.
+    """Give the verdict on the study `against` and this one, before that on this one, and draw their differences.
 
     The section has a figure for each image set, and that a panel for each probe.
 
@@ -108,11 +115,23 @@ def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section
         verdict = compare_verdict(*runs, comparison.cells, compare_measures(*runs)[0])
     title = f"What changed against {label}" + (f" of {relative_path(file, results.path)}" if is_database else "")
     rows = changes(comparison, results)
-    figures = [
-        _changes_figure(results, rows.filter(pl.col("image_set") == name), name, number)
-        for number, name in enumerate(rows["image_set"].unique().sort(), 1)
-    ]
-    return verdict, results.section("changes", title, figures, [_changes_in_words(comparison, rows)])
+    different = len(rows.filter("differs"))
+    text = (
+        f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
+        f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
+        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
+    )
+    columns, figures = 2 if len(results.choice) <= HALF_PAGE_MODELS else 1, []
+    for number, name in enumerate(rows["image_set"].unique().sort(), 1):
+        on_set = rows.filter(image_set=name).drop("image_set")
+        reach = max(1.0, *on_set["difference"].abs())
+        panels = {
+            probe: difference_map(part.rename({"checkpoint": "model"}).drop("probe"), words(probe), reach)
+            for (probe,), part in results.select_choice(on_set).group_by("probe", maintain_order=True)
+        }
+        table = on_set.drop("differs")
+        figures.append(Figure(f"changes-{number}", f"Top-1 on {name}", CHANGES_CAPTION, panels, columns, table))
+    return verdict + results.verdict, results.section("changes", title, figures, [text])
 
 
 def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
@@ -124,43 +143,15 @@ def changes(comparison: Compared, results: ReportData) -> pl.DataFrame:
     cells = comparison.cells.filter(pl.col("difference").is_not_null()).join(
         results.curve.select(*keys, "cycles").unique(), on=keys, how="left", maintain_order="left"
     )
-    rows = with_facts(cells, results.conditions)
+    rows = with_facts(cells.rename({"top1_a": "before", "top1_b": "after"}), results.conditions)
     return rows.sort("image_set", "place", "checkpoint").select(
-        "checkpoint",
-        "image_set",
-        "probe",
+        *("checkpoint", "image_set", "probe"),
         pl.col("setting").replace("", "no parameters").alias("condition"),
         "n",
-        before=100 * pl.col("top1_a"),
-        after=100 * pl.col("top1_b"),
-        difference=100 * pl.col("difference"),
-        low=100 * pl.col("low"),
-        high=100 * pl.col("high"),
-        lost="lost",
-        gained="gained",
-        p_holm="p_holm",
+        pl.col("before", "after", "difference", "low", "high") * 100,
+        *("lost", "gained", "p_holm"),
         differs=DIFFERS,
     )
-
-
-def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:
-    """How many cells there are to compare, and how many differ; the verdict has the largest difference."""
-    different = len(rows.filter("differs"))
-    return (
-        f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
-        f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
-        f"{different:,} differ{'s' if different == 1 else ''} in accuracy (p < 0.05 after Holm's correction)."
-    )
-
-
-def _changes_figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Figure:
-    reach = max(1.0, *rows["difference"].abs())
-    panels = {
-        probe: difference_map(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
-        for (probe,), part in results.select_choice(rows).group_by("probe", maintain_order=True)
-    }
-    table, columns = rows.drop("image_set", "differs"), 2 if len(results.choice) <= HALF_PAGE_MODELS else 1
-    return Figure(f"changes-{number}", f"Top-1 on {image_set}", CHANGES_CAPTION, panels, columns, table)
 
 
 def releases_section(results: ReportData) -> Section:
@@ -179,6 +170,62 @@ def releases_section(results: ReportData) -> Section:
     return Section("releases", title, text, tables=tables if len(rows) else [])
 
 
+def contact_sheet(results: ReportData | None) -> Section:
+    """A row of tiles for each series of a probe; the published grid where there is no study."""
+    if results is None or results.conditions.is_empty():
+        grid = make_grid(PUBLISHED, Path())
+    else:  # the conditions that come with bandlens and need no network
+        settings = [row for row in results.conditions.select("probe", "parameters").rows() if row[0] in FAMILIES]
+        grids = [make_grid({probe: json.loads(parameters)}, Path()) for probe, parameters in settings]
+        grid = Grid(FAMILIES, tuple(dict.fromkeys(chain.from_iterable(grid.conditions for grid in grids))))
+    pixels, name = _photograph(results)
+    pictures = perturbed(pixels, grid, 0)
+    rows = {
+        title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
+        for title, labels in labelled_rows(pictures, pixels.shape[-1])
+    }
+    grid_name = "the published grid" if results is None else "this study"
+    text = [
+        f"The conditions of {grid_name}, on {name}. Noise is drawn with seed 0. A picture that would be nearly black "
+        "is brightened, and its caption says by how much."
+    ]
+    if len(pictures) < len(grid.conditions):
+        text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
+    if results and (own_probes := set(results.conditions["probe"]) - set(KNOWN)):
+        text.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
+    if results and results.conditions["attack"].any():
+        text.append("Not shown, since each model has images of its own: attacks.")
+    return Section("conditions", "What the models saw", text, tiles=rows)
+
+
+def _photograph(results: ReportData | None) -> tuple[NDArray[np.uint8], str]:
+    """(3, size, size) uint8 of the first of the study's images, or of a cat, and its name.
+
+    Image sets are looked for beside the database. A study with a limit has some of the images of a set, so sets are
+    recognized by name and by how their pixels were made.
+    """
+    if results:
+        names = set(results.image_sets.select("name", "preprocessing").rows())
+        for images in find_sets([results.path.parent]).values():
+            if (images.info.name, images.info.preprocessing) not in names:
+                continue
+            try:
+                return images.take(np.zeros(1, np.int64))[0], f"{images.paths[0]} of {images.info.name}"
+            except BandlensError:  # photographs of an index may have moved
+                continue
+    return read_photograph(photograph_folder() / CAT), "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
+
+
+def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile:
+    picture = io.BytesIO()
+    pixels, stretch = stretched(pixels)
+    caption = ", ".join(filter(None, (caption, stretch)))
+    tile = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    tile.save(picture, "JPEG", quality=QUALITY, optimize=True)
+    source = "data:image/jpeg;base64," + base64.b64encode(picture.getvalue()).decode()
+    return Tile(source, caption, f"The photograph under {condition}")
+
+
 def overview(results: ReportData) -> Section:
     """The size and date of the study."""
     facts = {
@@ -187,7 +234,7 @@ def overview(results: ReportData) -> Section:
         "Image sets": cell(len(results.image_sets)),
         "Images": cell(int(results.image_sets["count"].sum())),
         "Conditions": cell(len(results.conditions)),
-        "Predictions": cell(results.predictions),
+        "Predictions": cell(results.study["predictions"]),
         "Last run": cell(results.study["last_run"]),
     }
     note = f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses."

@@ -13,7 +13,7 @@ from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures import consistency
+from bandlens.analysis.measures import error_consistency
 from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import CLEAN_NAME
@@ -80,7 +80,7 @@ def test_a_measure_of_conditions_may_pair_its_numbers_itself(store: Store, monke
         changed = float((a.decisions.predicted != b.decisions.predicted).sum())
         return {CLEAN_NAME: (-changed, changed)}
 
-    measures = [replace(measure, differences=differences) for measure in consistency.MEASURES]
+    measures = [replace(measure, differences=differences) for measure in error_consistency.MEASURES]
     monkeypatch.setattr("bandlens.analysis.comparison.measures.CONDITION_MEASURES", measures)
     rows = compare_measures(*runs)[1].filter(metric=CLEAN_NAME).rows(named=True)
     changed = [(a != b).sum() for a, b in zip(*named, strict=True)][1:]

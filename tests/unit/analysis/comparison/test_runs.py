@@ -20,7 +20,8 @@ from bandlens.analysis.comparison.runs import compare_correlations, compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.measures.psychometric import fit_channels, fit_thresholds
+from bandlens.analysis.measures.likelihood import fit_channels, fit_thresholds, noise_of
+from bandlens.analysis.measures.psychometric import PUBLISHED
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.core.errors import UsageError
 from bandlens.core.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
@@ -450,7 +451,7 @@ def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store
         right = np.array(each) @ times
         levels = right[1:].reshape(7, 4, 500).transpose(1, 0, 2).reshape(4, -1)
         fitted, _ = fit_thresholds(levels, np.full(3500, 200.0), np.tile(right[0] / 200, 7))
-        _, mu, sigma = fit_channels(fitted.reshape(7, 500))
+        _, mu, sigma = fit_channels(fitted.reshape(7, 500), noise_of(PUBLISHED))
         estimates.append([2 * np.sqrt(np.log(4)) * sigma, 1.75 * 2**mu, 0.16 * 2 ** -fitted.reshape(7, 500)[3]])
     drawn = np.subtract(*estimates[::-1])
     names = ("bandwidth", "center_frequency", "threshold_3")

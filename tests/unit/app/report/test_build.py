@@ -23,10 +23,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.commands.results import COMMANDS
 from bandlens.app.report.build import write_report
-from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.data import read_data
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.study import page_title, provenance, verdict_section
+from bandlens.app.report.study import contact_sheet, page_title, provenance, verdict_section
 from bandlens.core import __version__
 from bandlens.core.errors import StoreError, UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
@@ -159,7 +158,8 @@ def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(reported
     against = Verdict([f"Compared with v1, v2 {'; it '.join([clause] * clauses)}."], [])
     results = read_data(reported)
     assert results is not None
-    title, text = page_title(results, against), verdict_section(results, against).text
+    verdict = against + results.verdict
+    title, text = page_title(results, verdict), verdict_section(results, verdict).text
     whole = against.findings[0]
     assert title == (whole.removesuffix(".") if clauses == 2 else f"Compared with v1, v2 {clause}")
     assert (whole in text) == (clauses == 6)
@@ -181,7 +181,7 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
         compute_measures(store, "s")
     results = read_data(path)
     assert results is not None
-    figures = [*verdict_section(results, None).figures, *measured_section(results, "curves").figures]
+    figures = [*verdict_section(results, results.verdict).figures, *measured_section(results, "curves").figures]
     assert [figure.title for figure in figures] == ["Filters on b", "Filters on c", "Filters on a"]
     labelled, unlabelled, conflicting = (figure.caption for figure in figures)
     assert "half of the accuracy above chance" in labelled

@@ -13,8 +13,7 @@ from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
-from bandlens.app.report.measured import measured_sections
-from bandlens.app.report.people import consistency_section
+from bandlens.app.report.measured import consistency_section, measured_sections
 
 UNSEEN = 30
 """The number of the model, among 61 by accuracy, that the choice leaves out."""
