@@ -249,7 +249,7 @@ class Sources:
                     "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
                     f"folder of exported models where that is not {folder}"
                 )
-                siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*")]
+                siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*") if path.suffix]
                 raise UnknownName("checkpoint", word, [*siblings, *published, *exported], hint)
         return sources
 

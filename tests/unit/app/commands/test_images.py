@@ -52,7 +52,7 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
 def test_errors_reach_the_command_line(photos: Path, tmp_path: Path) -> None:
     assert isinstance(run("check", photos).exception, UsageError)
     assert isinstance(run("pack", tmp_path / "nowhere", "--out", tmp_path / "set").exception, UsageError)
-    assert run("pack", photos).exit_code == 2
+    assert isinstance(run("pack", photos).exception, UsageError), "no --out"
 
 
 def test_own_classes_keep_their_names(tmp_path: Path) -> None:
@@ -105,7 +105,9 @@ def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> Non
     assert row["digest"] == images.info.digest != source.info.digest
     assert images.labels is not None
     assert (images.labels != images.schemes["hf_label"].classes).all()
-    assert run("frequency-conflict", tmp_path / "source.set", "--out", out).exit_code == 2, "no cutoff"
+    assert isinstance(run("frequency-conflict", tmp_path / "source.set", "--out", out).exception, UsageError), (
+        "no cutoff"
+    )
     again = run("frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out)
     assert isinstance(again.exception, UsageError), "the folder is taken"
 

@@ -56,7 +56,7 @@ def test_show(home: Path) -> None:
 
 
 def test_fetch_and_verify(home: Path) -> None:
-    assert run("checkpoints", "fetch").exit_code == 2
+    assert "Missing argument" in str(failure(run("checkpoints", "fetch")))
     missing = failure(run("checkpoints", "list", "tv_resnet50", "--verify"))
     assert missing.exit_code == 1
     assert "1 not verified: tv_resnet50" in str(missing)
