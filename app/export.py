@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import BandlensError, EngineError, UnknownName, UsageError
 from ..core.jobs import Progress, processors, silent
-from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Model
 from ..core.untrusted import read_text
 
@@ -192,72 +191,6 @@ def read_precisions(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
-def pretrained_models(sources: Iterable[str | Backbone], folder: Path) -> Exports:
-    """Pretrained models of timm, and backbones whose sources are such names, which are known before one is fetched."""
-    from ..export.pipeline import export_pretrained, headed_name
-    from ..export.weights.pretrained import pretrained
-
-    def export(name: str, request: HeadRequest | None) -> Model:
-        return export_pretrained(name, folder, request=request)[0]
-
-    models: Exports = {}
-    for source in sources:
-        request = source.request() if isinstance(source, Backbone) else None
-        name = pretrained(str(source.source if isinstance(source, Backbone) else source), request is not None).name
-        models.setdefault(name if request is None else headed_name(name, request), partial(export, name, request))
-    return models
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The words of a command line by what they name."""
-
-    names: list[str]
-    """Checkpoints of the 48, and exported models."""
-    timm: list[str]
-    files: list[Path]
-    """Weights, finished ONNX files, and folders that transformers saved."""
-
-    @classmethod
-    def read(cls, words: Sequence[str], folder: Path, weights: bool) -> Sources:
-        """Tell names from files; UnknownName for a word that is neither.
-
-        A file that is there is meant rather than an exported model of its name, and one of the 48 rather than a file.
-
-        Args:
-            words: `timm:NAME`, `category:NAME`, `all`, names and files.
-            folder: the folder of exported models.
-            weights: whether a word that is no name is a file of weights, though there is none.
-        """
-        from ..export.model_files import model_names
-        from ..export.weights.registry import CATEGORY, checkpoints, select
-
-        published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
-        sources = cls([], [], [])
-        for word in words:
-            path = Path(word)
-            if word.startswith(TIMM):
-                sources.timm.append(word.removeprefix(TIMM))
-            elif word == "all" or word.startswith(CATEGORY) or word in published:
-                sources.names.extend(checkpoint.name for checkpoint in select([word]))
-            elif path.exists() or path.suffix == ".onnx" or (weights and word not in exported):
-                sources.files.append(path)
-            elif word in exported:
-                sources.names.append(word)
-            else:
-                hint = (
-                    "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
-                    f"folder of exported models where that is not {folder}"
-                )
-                siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*") if path.suffix]
-                raise UnknownName("checkpoint", word, [*siblings, *published, *exported], hint)
-        return sources
-
-
-TIMM = "timm:"
-"""The beginning of a word that stands for a pretrained model of timm."""
-
-
 def read_head(
     word: str, class_names: list[str] | None, progress: Progress
 ) -> Callable[[str | PathLike[str]], Backbone | MultiLabel]:
@@ -294,25 +227,6 @@ HEAD_KEYS = {"head": str, "method": str, "pool": str, "output": str, "seed": int
 """The keys of a file of a head, and their types."""
 MOST_BYTES = 1 << 16
 """The most bytes that a file of a head may have."""
-
-
-def named_models(
-    names: Sequence[str], lowering: Lowering, folder: Path, image_size: int | None, trust: bool
-) -> Exports:
-    """Models by name; those of the 48 that are in the folder are loaded, unless fp32 files are asked for."""
-    from ..export.model_files import load_model, model_names
-    from ..export.weights.registry import checkpoints
-
-    published, exported = {checkpoint.name for checkpoint in checkpoints()}, model_names(folder)
-
-    def export(name: str) -> Model:
-        from ..export.pipeline import export_checkpoint
-
-        if name in exported and not ("fp32" in lowering.precisions and name in published):
-            return load_model(folder, name)
-        return export_checkpoint(name, folder, image_size=image_size or SIZE, trust=trust)[0]
-
-    return {name: partial(export, name) for name in names}
 
 
 def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, Path]:

@@ -6,15 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial, reduce
 from operator import truediv
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...core.errors import ExportError, UnknownName, UsageError
+from ...core.protocol import SIZE
 from ...export.class_names import read_class_names
-from ...export.model_files import NORMALIZATIONS, Channels, Normalization, categorize_model, check_name, models_folder
-from ...export.weights.registry import OWN, Reading
+from ...export.model_files import (
+    NORMALIZATIONS,
+    Channels,
+    Normalization,
+    categorize_model,
+    check_name,
+    load_model,
+    model_names,
+    models_folder,
+)
+from ...export.weights.registry import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
 from ..api.parameters import File, complete_checkpoint, path_of
 from ..console import log, progress
@@ -23,13 +34,10 @@ from ..export import (
     Exports,
     Lowering,
     MultiLabel,
-    Sources,
     attempt,
     check_calibration,
     lower,
     name_sources,
-    named_models,
-    pretrained_models,
     read_head,
     read_precisions,
 )
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
     from ...core.records import Model
 
 Rows = list[dict[str, Any]]
+WithHead = Callable[[str | PathLike[str]], Backbone | MultiLabel]
+"""Makes a classifier of a network, as --head names it."""
 
 
 def export_words(
@@ -100,31 +110,35 @@ def export_words(
     """
     lowering = Lowering(read_precisions(precision), calibration, batch, tune)
     folder = path_of(out) or models_folder()
-    words = Sources.read(sources, folder, weights=architecture is not None)
-    _check_options(
-        words,
-        {"--name": name, "--architecture": architecture, "--normalization": normalization, "--weights": weights},
-        head,
-        image_size,
-    )
     class_names = None if classes is None else read_class_names(Path(classes))
     with_head = None if head is None else read_head(head, class_names, progress)
-    exports = named_models(list(dict.fromkeys(words.names)), lowering, folder, image_size, trust)
-    if words.timm:
-        heads = words.timm if with_head is None else [_backbone(with_head(model)) for model in words.timm]
-        exports |= pretrained_models(heads, folder)
-    check_calibration(exports, lowering, folder)
-    own_sources = name_sources(words.files, name)
+    if image_size is not None and any(word.startswith(TIMM) for word in sources):
+        raise UsageError("a model of timm takes images of its own size; leave out --image-size")
+
+    def export_published(model_name: str) -> Model:
+        from ...export.pipeline import export_checkpoint
+
+        if model_name in model_names(folder) and "fp32" not in lowering.precisions:
+            return load_model(folder, model_name)
+        return export_checkpoint(model_name, folder, image_size=image_size or SIZE, trust=trust)[0]
+
+    exports, files = _read_words(sources, folder, export_published, with_head, weights=architecture is not None)
+    of_files = {"--name": name, "--architecture": architecture, "--normalization": normalization, "--weights": weights}
+    for option, value in of_files.items():
+        if value is not None and not files:
+            raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
+    own_sources = name_sources(files, name)
+    # A finished file may be int8 itself.
+    own_weights = [key for key, file in own_sources.items() if file.suffix != ".onnx"]
+    check_calibration([*exports, *own_weights], lowering, folder)
     if own_sources:
         check_name(category, "category")
         reading = Reading(OWN, weights, trust)
-        for source in words.files:
+        for source in files:
             _check_file(source, architecture, reading)
         # A folder says it itself.
-        unsaid = normalization is None and all(source.is_dir() for source in words.files)
+        unsaid = normalization is None and all(source.is_dir() for source in files)
         channels = None if unsaid else read_normalization(normalization)
-        # A finished file may be int8 itself.
-        check_calibration([key for key, file in own_sources.items() if file.suffix != ".onnx"], lowering, folder)
 
         def export_file(source: Path, model_name: str) -> Model:
             model = models.export_model(
@@ -152,21 +166,63 @@ def export_words(
     return rows, failed
 
 
-def _check_options(sources: Sources, of_files: Mapping[str, object], head: str | None, image_size: int | None) -> None:
-    """UsageError for an option that is about none of the sources."""
-    for option, value in of_files.items():
-        if value is not None and not sources.files:
-            raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
-    if head is not None and sources.names:
-        raise UsageError(f"--head is for networks of features: {sources.names[0]} has classes; leave it out")
-    if sources.timm and image_size is not None:
-        raise UsageError("a model of timm takes images of its own size; leave out --image-size")
+TIMM = "timm:"
+"""The beginning of a word that stands for a pretrained model of timm."""
 
 
-def _backbone(network: Backbone | MultiLabel) -> Backbone:
+def _read_words(
+    words: Sequence[str],
+    folder: Path,
+    export_published: Callable[[str], Model],
+    with_head: WithHead | None,
+    weights: bool,
+) -> tuple[Exports, list[Path]]:
+    """The exports of names, and the files; UnknownName for a word that is neither.
+
+    A file that is there is meant rather than an exported model of its name in `folder`, and one of the 48 rather than a
+    file. With `weights` a word that is no name is a file of weights, though there is none.
+    """
+    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
+    exports: Exports = {}
+    files: list[Path] = []
+    for word in words:
+        path = Path(word)
+        is_published = word == "all" or word.startswith(CATEGORY) or word in published
+        if word.startswith(TIMM):
+            exports |= _pretrained_model(word.removeprefix(TIMM), with_head, folder)
+        elif is_published or (word in exported and not path.exists() and path.suffix != ".onnx"):
+            names = [checkpoint.name for checkpoint in select([word])] if is_published else [word]
+            if with_head is not None:
+                raise UsageError(f"--head is for networks of features: {names[0]} has classes; leave it out")
+            exports |= {
+                name: partial(export_published, name) if is_published else partial(load_model, folder, name)
+                for name in names
+            }
+        elif path.exists() or path.suffix == ".onnx" or weights:
+            files.append(path)
+        else:
+            hint = (
+                "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
+                f"folder of exported models where that is not {folder}"
+            )
+            # A word with an ending may be a file that is written otherwise.
+            siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*") if path.suffix]
+            raise UnknownName("checkpoint", word, [*siblings, *published, *exported], hint)
+    return exports, files
+
+
+def _pretrained_model(name: str, with_head: WithHead | None, folder: Path) -> Exports:
+    """The export of a model of timm, which is known before it is fetched, with a head where one is given."""
+    from ...export.pipeline import export_pretrained, headed_name
+    from ...export.weights.pretrained import pretrained
+
+    network = with_head(name) if with_head else None
     if isinstance(network, MultiLabel):
         raise UsageError("multilabel is for weights and ONNX files of your own; a model of timm has classes")
-    return network
+    request = network.request() if network else None
+    full_name = pretrained(name, request is not None).name
+    model_name = full_name if request is None else headed_name(full_name, request)
+    return {model_name: lambda: export_pretrained(full_name, folder, request=request)[0]}
 
 
 def _check_file(source: Path, architecture: str | None, reading: Reading) -> None:
