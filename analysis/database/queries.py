@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -96,50 +96,41 @@ def explanation(path: Path, message: str) -> BandlensError:
 
 
 class TimeLimit:
-    """The seconds that a connection may take for one answer, a context manager.
-
-    What the caller does between two parts of the answer does not count.
-    """
+    """The seconds that a connection may take for one answer; what the caller does between its parts does not count."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, seconds: float) -> None:
         """`seconds` is the limit; 0 is none."""
         self._connection, self._path, self._seconds = connection, path, seconds
-        self._used, self._start, self._exceeded = 0.0, math.inf, False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            if self._used + time.monotonic() - self._start > self._seconds:
-                self._exceeded = True
-                self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
-
-    def __enter__(self) -> Self:
-        if self._seconds:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._seconds:
-            self._thread.join()
+        self._left = seconds or math.inf
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count the time of the block; StoreError where the limit interrupts its query."""
-        self._start = time.monotonic()
+        started, ended = time.monotonic(), threading.Event()
+        watcher = threading.Thread(target=self._watch, args=[ended], daemon=True)
+        if self._seconds:
+            watcher.start()
         try:
+            if self._left <= 0:
+                raise TimeoutError
             yield
         except Exception as error:
-            if not self._exceeded:
+            if time.monotonic() - started < self._left:
                 raise
             raise StoreError(
                 f"{self._path}: the query took more than {self._seconds:g} s; ask for less, or allow more with "
                 "--timeout SECONDS (timeout=SECONDS in Python)"
             ) from error
         finally:
-            self._used += time.monotonic() - self._start
-            self._start = math.inf
+            ended.set()
+            if self._seconds:
+                watcher.join()
+            self._left -= time.monotonic() - started
+
+    def _watch(self, ended: threading.Event) -> None:
+        ended.wait(max(0, self._left))
+        while not ended.wait(0.02):
+            self._connection.interrupt()  # again and again: a query that has yet to begin forgets it
 
     def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         """The rows of an answer as they come."""

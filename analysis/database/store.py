@@ -100,7 +100,7 @@ class Store:
         """
         import polars as pl
 
-        with explained(self.path), TimeLimit(self._connection, self.path, seconds) as limit, limit.counted():
+        with explained(self.path), TimeLimit(self._connection, self.path, seconds).counted():
             try:
                 return readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
@@ -121,7 +121,8 @@ class Store:
         Columns of other `types`, or that are made of others, come as DuckDB writes them in text. Columns of one name,
         as a join with * has them, are called NAME, NAME_1 and so on, as in `frame`.
         """
-        with explained(self.path), TimeLimit(self._connection, self.path, seconds) as limit:
+        limit = TimeLimit(self._connection, self.path, seconds)
+        with explained(self.path):
             try:
                 with limit.counted():
                     relation = self._query(sql, parameters)
@@ -153,10 +154,6 @@ class Store:
         if not statements:
             raise UsageError("the query is empty; give one SELECT")
         return [statement.query.strip() for statement in statements]
-
-    def interrupt(self) -> None:
-        """End the query that is running, from another thread: it raises StoreError."""
-        self._connection.interrupt()
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         if self._read_only:
