@@ -60,6 +60,13 @@ def schema_tables() -> tuple[str, ...]:
 
 
 @cache
+def tables_with(column: str) -> tuple[str, ...]:
+    """The names of the schema's tables that have a column of ids."""
+    tables = re.findall(r"^CREATE TABLE (\w+) \((.*?)\);$", schema(), re.MULTILINE | re.DOTALL)
+    return tuple(name for name, columns in tables if re.search(rf"\b{column} INTEGER\b", columns))
+
+
+@cache
 def temporary_definitions() -> dict[str, str]:
     """Name -> the statement that makes a view or macro of the schema as a temporary one. Each names earlier ones."""
     statements = re.findall(r"^CREATE (VIEW|MACRO) (\w+)(.*?;)$", schema(), re.MULTILINE | re.DOTALL)

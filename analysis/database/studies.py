@@ -13,6 +13,7 @@ import polars as pl
 
 from ...core.errors import UnknownName, UsageError, quoted
 from ...core.records import FREQUENCY_TITLES, frequency_in_words
+from .catalogue import tables_with
 from .open import names_database
 from .store import Store
 
@@ -208,22 +209,6 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
-STUDY_TABLES = (
-    *("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure", "own_answer"),
-    "release_verdict",
-)
-CELL_TABLES = ("prediction", "part")
-ORPHANS = {
-    "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",
-    "condition": "id NOT IN (SELECT condition FROM cell)",
-    "image_set": "id NOT IN (SELECT image_set FROM cell)",
-    "image": "image_set NOT IN (SELECT image_set FROM cell)",
-    "label": "image_set NOT IN (SELECT image_set FROM cell)",
-    "image_attribute": "image_set NOT IN (SELECT image_set FROM cell)",
-    "own_class_name": "image_set NOT IN (SELECT image_set FROM cell)",
-    "session": "id NOT IN (SELECT session FROM part)",
-}
-"""Table whose rows are there for the sake of cells -> the condition of those that no cell needs."""
 UNJUDGED = """
 WITH judged AS MATERIALIZED (SELECT DISTINCT images, subject FROM judgement)
 DELETE FROM error_consistency
@@ -250,14 +235,22 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
     ).item()
     if not dry_run:
         with store.transaction():
-            for table in STUDY_TABLES:
+            for table in tables_with("study"):
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, study)", [studies])
             store.execute("DELETE FROM study WHERE list_contains(?, id)", [studies])
-            for table in CELL_TABLES:
+            for table in tables_with("cell"):
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, cell)", [unused])
             store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
-            for table, condition in ORPHANS.items():
-                store.execute(f"DELETE FROM {table} WHERE {condition}")
+            # What no cell needs any more goes, too.
+            for table in {*tables_with("image_set")} - {"cell"}:
+                store.execute(f"DELETE FROM {table} WHERE image_set NOT IN (SELECT image_set FROM cell)")
+            for table, user in {
+                "checkpoint": "cell",
+                "condition": "cell",
+                "image_set": "cell",
+                "session": "part",
+            }.items():
+                store.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {table} FROM {user})")
             store.execute(UNJUDGED)
         store.checkpoint()
     return Deletion(deleted["label"].to_list(), len(unused), int(predictions), cells - len(unused))
