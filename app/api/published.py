@@ -119,9 +119,8 @@ def show_published(
         }
     with nullcontext() if db is None else reading(db) as store:
         if model is None:
-            return {"sources": count_figures(values)} | (
-                {"checkpoints": join_study(store, "*", values)} if store else {}
-            )
+            checkpoints = {"checkpoints": join_study(store, "*", values)} if store else {}
+            return {"sources": count_figures(values), **checkpoints}
         figures = values_of_model(values, published_name(store, "*", model, values) if store else model)
     return {"places": place(values, figures), "figures": figures}
 

@@ -70,12 +70,15 @@ def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: Table
         return
     columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
     titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
-    format_value = _two_decimals if table_format == Format.table else lambda _name, value: value
-    print_rows(
-        [{titles.get(name, name): format_value(name, row[name]) for name in columns} for row in rows.to_dicts()],
-        table_format,
-        "{} models of {} families".format(*rows.select("n", "families").max().row(0)),
-    )
+    printed_rows = [
+        {
+            titles.get(name, name): _round(row[name], table_format) if name in COEFFICIENTS else row[name]
+            for name in columns
+        }
+        for row in rows.to_dicts()
+    ]
+    title = "{} models of {} families".format(*rows.select("n", "families").max().row(0))
+    print_rows(printed_rows, table_format, title)
     for sentence in sentences:
         print_note(sentence, table_format)
 
@@ -83,9 +86,11 @@ def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: Table
 COEFFICIENTS = ("overall", "partial", "within", "between")
 
 
-def _two_decimals(name: str, value: Any) -> Any:
-    """A coefficient with two decimals; any other value as it is."""
-    return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
+def _round(coefficient: float | None, table_format: TableFormat) -> Any:
+    """A coefficient, with two decimals on a terminal."""
+    if coefficient is None or table_format != Format.table:
+        return coefficient
+    return f"{round(coefficient, 2) + 0:.2f}"
 
 
 def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = Format.table) -> None:
@@ -97,20 +102,12 @@ def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = F
     for subset, title in SUBSET_TITLES.items():
         rows_of_subset = [row for row in rows if row["subset"] == subset]
         counts = sorted({row["n"] for row in rows_of_subset})
-        rows_by_bias = _rows_by_bias(rows_of_subset, in_words=table_format == Format.table)
-        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = rows_by_bias
+        rows_by_bias: dict[str, dict[str, Any]] = {}
+        for row in rows_of_subset:
+            coefficient = _round(row["spearman"], table_format)
+            rows_by_bias.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
+        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = list(rows_by_bias.values())
     print_tables(tables, table_format)
-
-
-def _rows_by_bias(rows: list[dict[str, Any]], in_words: bool) -> list[dict[str, Any]]:
-    """A row for each bias, with a column for each group; `in_words`, coefficients have two decimals."""
-    rows_by_bias: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        coefficient = row["spearman"]
-        if in_words and coefficient is not None:
-            coefficient = f"{coefficient:.2f}"
-        rows_by_bias.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
-    return list(rows_by_bias.values())
 
 
 COMMANDS: dict[str, Any] = {
