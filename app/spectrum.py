@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ..analysis.database.open import open_store
-from ..analysis.statistics.arrays import ALPHA, Floats, Whole
+from ..analysis.statistics import ALPHA, Floats, Whole
 from ..analysis.statistics.shares import share_interval, share_of
 from ..analysis.statistics.spectra import (
     MeanPower,

@@ -32,7 +32,7 @@ from bandlens.analysis.measures.psychometric import (
     paired_band_intervals,
 )
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
-from bandlens.analysis.statistics.arrays import Floats, Whole
+from bandlens.analysis.statistics import Floats, Whole
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of

@@ -16,7 +16,7 @@ from _common import arguments, table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.statistics.arrays import ALPHA
+from bandlens.analysis.statistics import ALPHA
 from bandlens.app.spectrum import measure_spectra
 from bandlens.core.protocol import OCTAVES, octave_edges
 from bandlens.core.records import Crop

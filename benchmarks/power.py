@@ -20,7 +20,7 @@ from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals
-from bandlens.analysis.statistics.arrays import ALPHA
+from bandlens.analysis.statistics import ALPHA
 from bandlens.analysis.statistics.coefficients import coefficients, p_values
 from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.analysis.statistics.paired import paired

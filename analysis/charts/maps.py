@@ -12,7 +12,7 @@ from ..measures.base import State
 from ..measures.critical_band import center
 from ..measures.psychometric import THRESHOLDS
 from ..measures.registry import title_of
-from ..statistics.arrays import ALPHA
+from ..statistics import ALPHA
 from .grammar import (
     BELOW,
     CENTER,

@@ -21,7 +21,7 @@ from ..database.open import relative_path
 from ..database.store import Store
 from ..database.studies import ORDER
 from ..measures.outcomes import read_decisions
-from ..statistics.arrays import ALPHA, Mask, Whole
+from ..statistics import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired

@@ -39,7 +39,7 @@ from ...core.errors import UnknownName, UsageError, some_of
 from ..measures.base import Measure
 from ..measures.outcomes import CellOutcomes, Outcomes
 from ..measures.registry import CONDITION_MEASURES
-from ..statistics.arrays import ALPHA, Floats, Mask, Whole
+from ..statistics import ALPHA, Floats, Mask, Whole
 from ..statistics.coefficients import holm
 from ..statistics.paired import paired_difference, sums_by_cluster
 from ..statistics.wilson import p_above, student, wilson

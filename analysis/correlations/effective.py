@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
 
 from ...core.errors import UsageError
-from ..statistics.arrays import Floats
+from ..statistics import Floats
 from ..statistics.coefficients import coefficients
 
 LINE_MODELS = 3

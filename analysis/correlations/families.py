@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ..statistics.arrays import Floats
+from ..statistics import Floats
 
 PERMUTATIONS = 1000
 FEWEST_FAMILIES = 4

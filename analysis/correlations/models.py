@@ -19,7 +19,7 @@ from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_bench
 from ..measures.outcomes import PredictionReader, read_decisions
 from ..measures.registry import MEASURES, title_of, without_replaced
 from ..measures.registry import biases as bias_names
-from ..statistics.arrays import Floats, Index, Mask
+from ..statistics import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
-from ..statistics.arrays import Floats
+from ..statistics import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...core.records import UNKNOWN_RANK
-from ..statistics.arrays import Mask, Whole
+from ..statistics import Mask, Whole
 from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State, as_it_is, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...core.errors import UsageError
 from ...core.protocol import CLASSES, CUES
 from ...core.records import Condition
-from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics import Floats, Mask, Whole
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 
 

@@ -21,7 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from ..statistics.arrays import Floats, Mask
+from ..statistics import Floats, Mask
 from .base import Available, Display, Estimate, ImageValues, Measure, Scope, State
 from .outcomes import CellOutcomes
 

@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 
 from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
-from ..statistics.arrays import Mask, Whole
+from ..statistics import Mask, Whole
 from ..statistics.shares import share_of, within_chance
 from ..statistics.wilson import share_of_sums
 from .base import (

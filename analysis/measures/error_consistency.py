@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, in_parallel, silent
 from ..database.store import Store
-from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics import Floats, Mask, Whole
 from ..statistics.consistency import (
     Consistency,
     consistency_with_others,

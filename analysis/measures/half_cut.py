@@ -21,7 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from ..statistics.arrays import Floats, Mask
+from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import share_of, within_chance
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, nothing, too_few_images

@@ -15,7 +15,7 @@ import scipy
 from numpy.typing import NDArray
 
 from ...core.protocol import NOISE_SDS
-from ..statistics.arrays import Floats, Mask
+from ..statistics import Floats, Mask
 from .critical_band import Setting, gaussian
 
 Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]

@@ -27,7 +27,7 @@ from math import factorial
 import numpy as np
 
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
-from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics import Floats, Mask, Whole
 from ..statistics.shares import Share, mean_interval, share_of, within_chance
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, estimate_of, nothing
 from .outcomes import Outcomes

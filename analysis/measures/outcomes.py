@@ -24,7 +24,7 @@ from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.studies import ORDER
-from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics import Floats, Mask, Whole
 from ..statistics.consistency import consistency_with_others
 from ..statistics.shares import Share, share_of
 from .base import Available

@@ -22,7 +22,7 @@ from ...core.records import digest_of
 from ...core.user_code import TABLE_KEYS
 from ...core.user_functions import UserFunction, settings_of, show_stack, user_function
 from ..database.store import Store
-from ..statistics.arrays import Floats, Whole
+from ..statistics import Floats, Whole
 from ..statistics.resampling import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
 from .base import (

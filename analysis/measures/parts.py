@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ..statistics.arrays import LEVEL, Mask
+from ..statistics import LEVEL, Mask
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 from .base import (
     Available,

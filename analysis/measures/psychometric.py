@@ -44,7 +44,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
-from ..statistics.arrays import Floats, Mask
+from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
 from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.protocol import BIAS_CUTOFFS
-from ..statistics.arrays import Floats, Mask
+from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of, within_chance
 from ..statistics.wilson import contributing, share_of_sums

@@ -18,7 +18,7 @@ from ...core.protocol import AS_PUBLISHED, GROUPS
 from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlate
 from ..measures import critical_band, cues, spectral_bias
-from ..statistics.arrays import ALPHA
+from ..statistics import ALPHA
 
 SHIPPED = Path(__file__).with_name("published_figures.csv")
 PUBLISHED_GROUPS = tuple(group for group in GROUPS if group != AS_PUBLISHED)

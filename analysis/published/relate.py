@@ -23,7 +23,7 @@ from ..correlations.families import by_family
 from ..correlations.models import values_of
 from ..database.store import Store
 from ..measures.registry import measure_named
-from ..statistics.arrays import ALPHA, Z
+from ..statistics import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
 from .names import add_models, models

@@ -34,7 +34,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from .arrays import Floats
+from . import Floats
 
 Method: TypeAlias = Literal["spearman", "pearson", "kendall"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from .arrays import Floats, Mask, Whole
+from . import Floats, Mask, Whole
 from .power import detected_widths
 from .resampling import count_right, draws_are_kept, intervals
 

@@ -29,7 +29,7 @@ from typing import TypeVar
 import numpy as np
 import scipy
 
-from .arrays import ALPHA, Floats, Mask, Whole
+from . import ALPHA, Floats, Mask, Whole
 from .wilson import NO_SPREAD, UNSEEN, student, widening
 
 Numbers = TypeVar("Numbers", Floats, Whole)

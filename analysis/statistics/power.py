@@ -25,7 +25,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from .arrays import ALPHA, Z
+from . import ALPHA, Z
 
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""

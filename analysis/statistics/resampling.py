@@ -33,7 +33,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from .arrays import ALPHA, LEVEL, Floats, Index, Mask, Whole, Z
+from . import ALPHA, LEVEL, Floats, Index, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
 from .shares import Share
 

@@ -37,7 +37,7 @@ from math import inf, sqrt
 import numpy as np
 import scipy
 
-from .arrays import ALPHA, Floats, Index, Mask, Whole
+from . import ALPHA, Floats, Index, Mask, Whole
 from .wilson import UNSEEN, contributing, effective_images, student, widening, wilson
 
 

@@ -47,7 +47,7 @@ from math import sqrt
 
 import numpy as np
 
-from .arrays import ALPHA, Floats, Mask, Whole
+from . import ALPHA, Floats, Mask, Whole
 from .shares import paired_interval
 from .wilson import contributing, student
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import scipy
 
-from .arrays import ALPHA, Floats, Whole, Z
+from . import ALPHA, Floats, Whole, Z
 
 NORMAL_IMAGES = 30
 """Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""

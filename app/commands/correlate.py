@@ -85,7 +85,7 @@ def _p(value: float | None) -> str:
 
 
 def _tests_in_words(rows: pl.DataFrame) -> str:
-    from ...analysis.statistics.arrays import ALPHA
+    from ...analysis.statistics import ALPHA
 
     tested_rows = rows.drop_nulls("p")
     counts = [int((tested_rows[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]

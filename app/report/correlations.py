@@ -22,7 +22,7 @@ from ...analysis.published import relate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.published.names import join_study
 from ...analysis.published.sources import atlas, shipped_values
-from ...analysis.statistics.arrays import ALPHA
+from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing
 from .data import ReportData

@@ -9,7 +9,7 @@ import numpy as np
 
 from bandlens.analysis.measures.likelihood import fit_channels, fit_thresholds, maximize, noise_of
 from bandlens.analysis.measures.psychometric import PUBLISHED
-from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics import Floats
 
 FITS, FEW = 150, 10
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 from statsmodels.stats.multitest import multipletests
 
-from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics import Floats
 from bandlens.analysis.statistics.coefficients import (
     METHODS,
     Method,

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from bandlens.analysis.statistics.arrays import Whole
+from bandlens.analysis.statistics import Whole
 from bandlens.analysis.statistics.consistency import (
     Consistency,
     consistency_with_others,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar
 
-from bandlens.analysis.statistics.arrays import Mask
+from bandlens.analysis.statistics import Mask
 from bandlens.analysis.statistics.paired import mcnemar_p, paired
 
 

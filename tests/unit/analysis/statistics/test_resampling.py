@@ -7,8 +7,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import kendalltau, pearsonr, permutation_test, spearmanr
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.statistics import resampling
-from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics import Floats, resampling
 from bandlens.analysis.statistics.coefficients import METHODS, Method, coefficients
 from bandlens.analysis.statistics.resampling import (
     Spread,

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.statistics.arrays import Floats, Whole, Z
+from bandlens.analysis.statistics import Floats, Whole, Z
 from bandlens.analysis.statistics.wilson import independent_freedom, interval_of_sums, student, wilson
 
 
