@@ -241,7 +241,7 @@ def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
             for table in tables_with("cell"):
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, cell)", [unused])
             store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
-            # What no cell needs any more goes, too.
+            # Rows that no cell needs any more go, too.
             for table in {*tables_with("image_set")} - {"cell"}:
                 store.execute(f"DELETE FROM {table} WHERE image_set NOT IN (SELECT image_set FROM cell)")
             for table, user in {
