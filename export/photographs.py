@@ -11,7 +11,6 @@ from ..core.errors import ExportError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -41,20 +40,15 @@ def photograph_crops(size: int) -> NDArray[np.float32]:
     """(2n, 3, size, size) float32 in [0, 1]: the middle of each photograph, once whole and once from half its width."""
     import numpy as np
     from PIL import Image
+    from PIL.Image import Resampling
 
     crops = []
     for name in PHOTOGRAPHS:
         with Image.open(photograph_folder() / name) as file:
             photograph = file.convert("RGB")
-        crops += [_middle(photograph, part, size) for part in (1.0, 0.5)]
+        for part in (1.0, 0.5):
+            side = int(min(photograph.size) * part)
+            x, y = ((length - side) // 2 for length in photograph.size)
+            crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Resampling.BICUBIC)
+            crops.append((np.asarray(crop, np.float32) / np.float32(255)).transpose(2, 0, 1))
     return np.stack(crops)
-
-
-def _middle(photograph: Image, part: float, size: int) -> NDArray[np.float32]:
-    import numpy as np
-    from PIL.Image import Resampling
-
-    side = int(min(photograph.size) * part)
-    x, y = ((length - side) // 2 for length in photograph.size)
-    crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Resampling.BICUBIC)
-    return (np.asarray(crop, np.float32) / np.float32(255)).transpose(2, 0, 1)

@@ -156,13 +156,10 @@ def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState
     """Compare the files on disk with the lock file, one row per file; nothing is downloaded."""
     folder = folder or weights_folder()
     records = _read_lock(folder / LOCK)
-    return [_verified(checkpoint.name, path, records.get(path.name)) for _, path in local_files(checkpoint, folder)]
-
-
-def _verified(name: str, path: Path, record: dict[str, Any] | None) -> FileState:
-    if not path.exists():
-        return FileState(name, path, None, "not fetched")
-    sha256 = sha256_of(path)
-    if record is None:
-        return FileState(name, path, sha256, "not recorded")
-    return FileState(name, path, sha256, "ok" if sha256 == record["sha256"] else "changed")
+    states = []
+    for _, path in local_files(checkpoint, folder):
+        sha256 = sha256_of(path) if path.exists() else None
+        recorded = records.get(path.name, {}).get("sha256")
+        status = "not recorded" if recorded is None else "ok" if sha256 == recorded else "changed"
+        states.append(FileState(checkpoint.name, path, sha256, "not fetched" if sha256 is None else status))
+    return states

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ...core.errors import CheckpointError, ExportError, UnknownName, UsageError, some_of
+from ...core.errors import CheckpointError, ExportError, UnknownName, UsageError
 from ...core.protocol import CLASSES
 from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
@@ -88,14 +88,11 @@ def _class_names(config: Any) -> list[str] | None:
 def load_pretrained(name: str, file: Path) -> nn.Module:
     """The network of timm with the weights of the file, in evaluation mode; CheckpointError where they do not fit."""
     try:
-        _refuse_complex(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Weights that once needed a reader of their own (custom_load) lie on the hub in timm's format today.
             overlay = {"file": str(file), "custom_load": False}
             network: nn.Module = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except CheckpointError:
-        raise
     # safetensors, torch and timm each fail in a way of their own.
     except Exception as error:
         raise CheckpointError(
@@ -115,18 +112,6 @@ def pool_pretrained(network: nn.Module, pool: str | None, name: str) -> nn.Modul
     except Exception as error:
         raise UsageError(f"{name} has no pooling by {pool} ({first_line(error)}); leave out `pool`") from error
     return network.eval()
-
-
-def _refuse_complex(file: Path) -> None:
-    """CheckpointError for complex tensors: timm would drop their imaginary parts without a word."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as weights:
-        names = [name for name in weights.keys() if weights.get_slice(name).get_dtype().startswith("C")]  # noqa: SIM118
-    if names:
-        raise CheckpointError(
-            f"{file} holds complex tensors ({some_of(names)}), which no model of timm has; fetch another"
-        )
 
 
 def _timm() -> Any:

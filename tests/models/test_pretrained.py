@@ -16,12 +16,12 @@ from PIL import Image
 from small import make_pictures
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.core.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.export.heads.linear import fit_head
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.weights.pretrained import load_pretrained, pool_pretrained, pretrained
+from bandlens.export.weights.pretrained import pool_pretrained, pretrained
 from bandlens.probes.images.decode import planar
 from bandlens.probes.images.pack import pack_arrays
 
@@ -163,18 +163,6 @@ def test_a_trained_head_takes_the_place_of_the_models_classifier(
 def test_a_pooling_that_a_model_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^test_resnet has no pooling by token \(.*\); leave out `pool`$"):
         pool_pretrained(timm.create_model("test_resnet", pretrained=False), "token", "test_resnet")
-
-
-def test_complex_weights_are_refused_before_they_lose_their_imaginary_parts(
-    tmp_path: Path, network: torch.nn.Module
-) -> None:
-    from safetensors.torch import save_file
-
-    tensors = network.state_dict()
-    file = tmp_path / "weights.safetensors"
-    save_file(tensors | {"head.bias": tensors["head.bias"] * (1 + 1j)}, file)
-    with pytest.raises(CheckpointError, match=r"complex tensors \(head\.bias\)"):
-        load_pretrained(NAME, file)
 
 
 def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:
