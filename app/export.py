@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from ..export.heads.prompts import PromptHead
-    from ..export.heads.training import TrainedHead, TrainingImages
+    from ..export.heads.recipes import PromptHead, TrainedHead, TrainingImages
     from ..export.model_files import OnnxFile
     from ..export.onnx.precisions import Calibration
     from ..export.pipeline import HeadRequest
@@ -59,8 +58,7 @@ class Backbone:
 
     def request(self) -> HeadRequest:
         """The head as `export.pipeline` takes it; UsageError where it is no head of classes."""
-        from ..export.heads.prompts import prompts_of_array, read_prompts
-        from ..export.heads.training import TrainedHead
+        from ..export.heads.recipes import TrainedHead, prompts_of_array, read_prompts
         from ..export.onnx.outputs import Features
         from ..export.pipeline import HeadRequest
 
@@ -75,7 +73,7 @@ class Backbone:
 
 
 def _training_images(path: Path, class_names: list[str] | None) -> TrainingImages:
-    from ..export.heads.training import TrainingImages
+    from ..export.heads.recipes import TrainingImages
     from ..probes.images.image_set import open_image_set
 
     images = open_image_set(path)

@@ -16,7 +16,7 @@ from _common import BATCH, arguments, folder, image_set, in_turn, machine, ratio
 from torch import nn
 
 from bandlens.export.heads.linear import METHODS, fit_head
-from bandlens.export.heads.training import TrainingImages, compute_features
+from bandlens.export.heads.recipes import TrainingImages, compute_features
 from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.probes.images.image_set import open_image_set

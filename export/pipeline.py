@@ -18,8 +18,7 @@ from ..core.protocol import SIZE
 from ..core.records import MULTILABEL, Crop, Model, digest_of
 from ..core.untrusted import first_line
 from .class_names import find_class_names
-from .heads.prompts import PromptHead
-from .heads.training import TrainedHead
+from .heads.recipes import PromptHead, TrainedHead
 from .model_files import (
     FINISHED,
     GREY,
