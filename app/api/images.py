@@ -91,13 +91,7 @@ def add_attributes(
 
     images = open_image_set(Path(image_set))
     slices = add_attributes(images.folder, images.attributes, images.paths, Path(file))
-    names = dict.fromkeys(name for name, _ in slices)
-    return [
-        {"name": name, "value": value, "images": len(rows)}
-        for group in names
-        for (name, value), rows in slices.items()
-        if name == group
-    ]
+    return [{"name": name, "value": value, "images": len(rows)} for (name, value), rows in slices.items()]
 
 
 ChangedSet = Annotated[

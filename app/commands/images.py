@@ -151,11 +151,10 @@ def print_sets(sets: ImageSet | Sequence[ImageSet], table_format: TableFormat = 
     sets = sets if isinstance(sets, Sequence) else [sets]
     rows = [_row(packed) for packed in sets]
     if table_format.is_for_programs:
-        skipped = [[{"path": path, "reason": reason} for path, reason in packed.skipped.items()] for packed in sets]
-        details = zip(rows, sets, skipped, strict=True)
-        print_rows(
-            [row | {"labelled": packed.info.labelled, "skipped": files} for row, packed, files in details], table_format
-        )
+        for row, packed in zip(rows, sets, strict=True):
+            row["labelled"] = packed.info.labelled
+            row["skipped"] = [{"path": path, "reason": reason} for path, reason in packed.skipped.items()]
+        print_rows(rows, table_format)
         return
     if len(rows) == 1 and table_format == Format.table:
         print_lines(rows)
