@@ -312,11 +312,7 @@ def list_conditions(study: StudyInstead = None, *, attacks: bool = False) -> lis
     else:
         grid = grid_of(path_of(study))
     return [
-        {
-            "probe": condition.probe,
-            "parameters": condition.facts.setting,
-            "what": grid.family(condition).summary,
-        }
+        {"probe": condition.probe, "parameters": condition.facts.setting, "what": grid.family(condition).summary}
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
     ]
 

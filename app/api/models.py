@@ -187,14 +187,7 @@ def export_model(
     if architecture is None:
         return pipeline.import_onnx(file, name, channels, folder, image_size=image_size, request=request)[0]
     return pipeline.export_user_checkpoint(
-        file,
-        name,
-        architecture,
-        channels,
-        folder,
-        image_size=size,
-        reading=reading,
-        request=request,
+        file, name, architecture, channels, folder, image_size=size, reading=reading, request=request
     )[0]
 
 

@@ -16,16 +16,7 @@ from ...core.errors import BandlensError, amount, plural, quoted, some_of, unwri
 from ...core.untrusted import one_line
 from ..api import results, studies
 from ..console import log, progress
-from ..printing import (
-    Format,
-    Rows,
-    TableFormat,
-    duration,
-    print_document,
-    print_note,
-    print_rows,
-    print_tables,
-)
+from ..printing import Format, Rows, TableFormat, duration, print_document, print_note, print_rows, print_tables
 from ..study import GATE_IMAGES
 from ..terminal import command
 
