@@ -326,17 +326,16 @@ class Answers:
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
+        query = "SELECT probe, parameters, digest FROM condition WHERE digest = ?"
         with self._database() as store:
-            images = self._images(store, digest)
+            images, conditions = self._images(store, digest), store.frame(query, [condition]).rows()
         if images is None or not 0 <= index < images.info.count:
             raise UsageError("no such image in the sets that were found")
         if condition is None:
             return png(clean(images, index))
-        with self._database() as store:
-            row = store.frame("SELECT probe, parameters, digest FROM condition WHERE digest = ?", [condition])
-        if row.is_empty():
+        if not conditions:
             raise UsageError("no such condition in the database")
-        return png(self._conditions.apply(images, index, self._conditions.find(*row.row(0)), seed))
+        return png(self._conditions.apply(images, index, self._conditions.find(*conditions[0]), seed))
 
     def _images(self, store: Store, digest: str) -> ImageSet | None:
         """The images of a set of the database, all or some of a set that was found."""
