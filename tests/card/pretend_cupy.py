@@ -2,7 +2,7 @@
 
 Memory is the host's, and NumPy computes; when, the card decides (see deferred_card.py). Names and parameters are those
 of the CuPy that is installed: what it lacks, or takes otherwise, is an error here too, and so is an array of NumPy
-where CuPy wants one of its own. What only a GPU can tell is in the tests marked `gpu`.
+where CuPy wants one of its own. What only a GPU can tell, `pytest --xp cupy` asks.
 """
 
 from __future__ import annotations

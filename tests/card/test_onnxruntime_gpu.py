@@ -1,7 +1,7 @@
 """ONNX Runtime on a GPU: sessions on a card that is none.
 
 The card's memory is the host's, and ONNX Runtime's CPU provider stands for CUDA's: see pretend_gpu.py for what that can
-show. What only a GPU can tell is in the test marked `gpu`, and in those of sessions and runs with
+show. What only a GPU can tell is in the tests of sessions and runs with
 `--engine onnxruntime-cuda`.
 """
 
@@ -138,6 +138,3 @@ def test_errors_of_a_gpu_are_said_without_the_source_around_them(
     assert not re.search(r"onnxruntime_src|onnxruntime::|\n", str(caught.value))
     if "no CUDA-capable" in error:
         assert str(caught.value).endswith("`bandlens doctor` says" if opening else "the next run goes on there")
-
-
-# On a GPU

@@ -271,23 +271,6 @@ def test_ranges_name_what_each_thread_does(benches: dict[str, Bench]) -> None:
     assert {name for _, name in ranges} == {"model", "reduce", "perturb", "flush"}
 
 
-def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order that fails under a seed fails again."""
-    steps, step = list[list[int]](), DeferredCard.step
-
-    def noted(card: DeferredCard) -> None:
-        steps.append([len(stream.queue) for stream in card.streams])
-        step(card)
-
-    def order(seed: int) -> list[list[int]]:
-        steps.clear()
-        on_card(KINDS["attacks"], benches["attacks"], ROOM["streamed"], seed)
-        return list(steps)
-
-    monkeypatch.setattr(DeferredCard, "step", noted)
-    assert order(0) == order(0) != order(1)
-
-
 # A card that is lost
 
 ILLEGAL = "cudaErrorIllegalAddress: an illegal memory access was encountered"

@@ -24,20 +24,18 @@ from small import CLASSES, make_images, make_model, make_pictures
 from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
-from bandlens.core.records import Cell, Failed, Model, Variant
+from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device import pixels
+from bandlens.engine.device.gpu_errors import is_of_cupy
 from bandlens.engine.device.nvidia import Gpu
-from bandlens.engine.run import make_resources, run
+from bandlens.engine.run import make_resources
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
-from bandlens.probes import kernels
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.grid import make_grid
-from bandlens.probes.images.image_set import ImageSet
 
 BATCH = 8
 
@@ -169,35 +167,14 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
 
 
-def images_of(folder: Path, count: int = 21) -> ImageSet:
-    return make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
-
-
-def cells_of(variants: list[Variant], images: ImageSet, folder: Path) -> tuple[Any, list[Cell]]:
-    probes = {"lowpass": {"cutoff": [0.1, 0.5]}, "highpass": {"cutoff": 0.5}, "critical_band": {"noise_sd": [0, 0.16]}}
-    grid = make_grid(probes, folder)
-    return grid, [Cell(variant, images.info, condition, 3) for condition in grid.conditions for variant in variants]
-
-
-def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
+def test_a_failure_that_tensorrt_alone_knows_of_is_one_line(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, model = images_of(tmp_path), make_model(tmp_path)
-    grid, cells = cells_of([variant(model)], images, tmp_path)
-    yielded = []
-    with open_session(variant(model), BATCH, 1) as session:
-        resources = make_resources(card, images, {variant(model): session})
-        outcomes = run([(cell, 0) for cell in cells], grid, resources, range_seconds=0)
-        for parts in outcomes:
-            yielded += parts
-            if len(yielded) == 4:
-                break
+    with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
         monkeypatch.setattr(pretend_tensorrt.Context, "broken", True)
         session._graphs.clear()
         with pytest.raises(DeviceError, match="TensorRT failed: it does not say why; what was committed stays"):
-            yielded += [part for parts in outcomes for part in parts]
-    assert len(yielded) == 4
-    assert not any(isinstance(part, Failed) for part in yielded)
+            session.infer(card.asarray(batches(1)[0]))
 
 
 CUPY_ERRORS = {
@@ -209,30 +186,10 @@ CUPY_ERRORS = {
 """Errors that CuPy raises, and their bases. Some of these modules load a library, so that a test cannot import them."""
 
 
-@pytest.mark.parametrize("name", CUPY_ERRORS)
-def test_cuda_errors_of_perturbing_end_the_run(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    images, model = images_of(tmp_path), make_model(tmp_path)
-    grid, cells = cells_of([variant(model)], images, tmp_path)
-    module, _, class_name = name.rpartition(".")
-    kind = type(class_name, (CUPY_ERRORS[name],), {"__module__": module})
-
-    def fails(*_: Any, **__: Any) -> Any:
-        raise kind("cudaErrorIllegalAddress:\nan illegal memory access")
-
-    with open_session(variant(model), BATCH, 1) as session:
-        monkeypatch.setattr(kernels, "cuda_function", fails)
-        todo = [(cell, 0) for cell in cells if cell.condition.probe == "critical_band"]
-        with pytest.raises(
-            DeviceError, match="the GPU failed: cudaErrorIllegalAddress: an illegal memory access; what was committed"
-        ):
-            list(run(todo, grid, make_resources(card, images, {variant(model): session})))
-
-
-def test_the_names_of_cupy_s_errors_are_cupy_s() -> None:
+def test_errors_of_cupy_are_known_by_their_modules() -> None:
     for name, base in CUPY_ERRORS.items():
         module, _, class_name = name.rpartition(".")
+        assert is_of_cupy(type(class_name, (base,), {"__module__": module})())
         try:
             kind = getattr(importlib.import_module(module), class_name)
         except ImportError:  # its library is not installed here: the source says so
@@ -259,9 +216,10 @@ def test_buffers_come_before_pinned_memory_and_each_lack_has_its_own_line(
     monkeypatch.setattr(card.cuda, "alloc_pinned_memory", pinned)
     with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
         card.free = pixels.working_bytes(128, BATCH) // 2  # no room for the images
+        images = make_images(tmp_path / "images.set", make_pictures(BATCH))
         steps.clear()
         with pytest.raises(DeviceError, match=r"the host has no memory for two batches of 8 images .*ulimit -l"):
-            make_resources(card, images_of(tmp_path), {session.variant: session})
+            make_resources(card, images, {session.variant: session})
     assert steps == ["buffer"] * 4 + ["pinned"]
 
 
@@ -270,14 +228,6 @@ def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_
     card.free = 20 * pretend_tensorrt.MEMORY
     with pytest.raises(DeviceError, match=r"out of memory on the GPU: a batch of 64 takes .*; batch = 16 would fit"):
         open_session(variant(model), 64, 1)
-
-
-def test_another_input_than_its_own_is_refused(card: PretendCupy, tmp_path: Path) -> None:
-    with (
-        open_session(variant(make_model(tmp_path)), BATCH, 1) as session,
-        pytest.raises(EngineError, match=r"got float32 images of shape \(3, 3, 128, 128\)"),
-    ):
-        session.infer(card.empty((3, 3, 128, 128), np.float32))
 
 
 def test_a_plan_that_does_not_load_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,17 +397,10 @@ def test_a_word_leaves_graphs_out(
 def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = list[int]()
-    monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: built.append(1))
-    model = make_model(tmp_path)
-    (tmp_path / "plans").touch()
-    with pytest.raises(ExportError, match=r"cannot write .*plans.*: File exists; make room, or make its folder"):
-        open_session(variant(model), BATCH, 1)
-    (tmp_path / "plans").unlink()
-    (tmp_path / "plans" / ".building").mkdir(parents=True)  # as unwritable as a folder can be for root
+    monkeypatch.setattr(plans, "build_trt_plan", None)
+    (tmp_path / "plans/.building").mkdir(parents=True)  # as unwritable as a folder can be for root
     with pytest.raises(ExportError, match=r"cannot write .*plans.*: Is a directory; make room, or make its"):
-        open_session(variant(model), BATCH, 1)
-    assert not built
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
 
 
 # bf16

@@ -15,7 +15,6 @@ from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.engine.device.nvidia import Gpu
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
@@ -62,27 +61,6 @@ def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_p
         assert {buffer.dtype for buffer in session.network.buffers()} == {torch.float16}
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= torch_session.CLOSE["fp16"] * np.abs(expected).max()
-
-
-def test_bfloat16_rounds_as_bfloat16_does(card: PretendCupy, tmp_path: Path) -> None:
-    """Eight bits of a float: coarser than the fp32 file, and no coarser than eight bits and a few operators make it."""
-    model, [content] = make_model(tmp_path), batches(1)
-    expected = reference(model, content)
-    with open_session(variant(model, "bf16"), BATCH, 1) as session:
-        logits = to_numpy(session.infer(card.asarray(content)))
-        np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
-    apart = np.abs(logits - expected).max() / np.abs(expected).max()
-    assert 2**-14 < apart < 8 * 2**-8
-
-
-def test_a_precision_that_the_gpu_lacks_is_refused(
-    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch_session, "gpus", lambda: (Gpu("Tesla T4", 1 << 34, "7.5", "580"),))
-    with pytest.raises(
-        EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
-    ):
-        open_session(variant(make_model(tmp_path), "bf16"), BATCH, 1)
 
 
 def test_arrays_that_torch_would_copy_are_refused(
