@@ -37,10 +37,6 @@ NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
-    return OnnxRuntimeSession(variant, batch, threads)
-
-
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
     """The layers that ONNX Runtime makes of the file, by its profiler; EngineError on a GPU.
 
@@ -156,7 +152,10 @@ class OnnxRuntimeSession:
             with nullcontext() if self._shared.stream is None else in_network_stream(self._shared.xp):
                 self._run(self._bindings[parts_with(rows, self.info.batch, self._part)])
         except Exception as error:
-            raise self._failure(error) from error
+            message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {onnxruntime_reason(error)}"
+            if self._shared.stream is None:
+                raise EngineError(f"{message}; try a smaller batch") from error
+            raise DeviceError(f"{message}; {memory_advice(error, COMMITTED)}") from error
         return self._logits
 
     def _run(self, bindings: Sequence[Any]) -> None:
@@ -177,12 +176,6 @@ class OnnxRuntimeSession:
                 run.cancel()
             wait(runs)
 
-    def _failure(self, error: Exception) -> EngineError:
-        message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {onnxruntime_reason(error)}"
-        if self._shared.stream is None:
-            return EngineError(f"{message}; try a smaller batch")
-        return DeviceError(f"{message}; {memory_advice(error, COMMITTED)}")
-
     def __enter__(self) -> Self:
         return self
 
@@ -191,6 +184,9 @@ class OnnxRuntimeSession:
             with first_error(error):
                 self._shared.stream.synchronize()  # work that was asked for uses all of these
         del self._bindings, self._session, self._logits
+
+
+open_session = OnnxRuntimeSession
 
 
 @cache

@@ -37,21 +37,15 @@ class Precision:
     """The type that it may compute in wherever the ONNX file has float32."""
     executed: frozenset[str]
     """The types that its multiplications report."""
-    capability: str
-    """The capability that the processor must have."""
 
 
 PRECISIONS: Mapping[str, Precision] = {
-    "fp32": Precision("f32", frozenset({"f32"}), "FP32"),
-    "bf16": Precision("bf16", frozenset({"bf16"}), "BF16"),
+    "fp32": Precision("f32", frozenset({"f32"})),
+    "bf16": Precision("bf16", frozenset({"bf16"})),
     # The parts that the ONNX file leaves in float32 stay so; where they are few, bf16 would be no faster.
-    "int8": Precision("f32", frozenset({"u8", "i8"}), "INT8"),
+    "int8": Precision("f32", frozenset({"u8", "i8"})),
 }
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
-
-
-def open_session(variant: Variant, batch: int, threads: int) -> OpenVinoSession:
-    return OpenVinoSession(variant, batch, threads)
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
@@ -138,6 +132,9 @@ class OpenVinoSession:
         del self._requests, self._compiled
 
 
+open_session = OpenVinoSession
+
+
 def _trim_memory() -> None:
     """Hand freed memory back to the system, since the streams of another session do not take it from this one's."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it
@@ -177,7 +174,7 @@ def _compile(
     `content` stands in place of the variant's file.
     """
     precision = PRECISIONS[variant.precision]
-    _check_processor(variant, precision)
+    _check_processor(variant)
     content = content_of(variant) if content is None else content
     try:
         model = _core().read_model(content)
@@ -193,9 +190,9 @@ def _compile(
     return compiled
 
 
-def _check_processor(variant: Variant, precision: Precision) -> None:
+def _check_processor(variant: Variant) -> None:
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision.capability not in capabilities:
+    if variant.precision.upper() not in capabilities:
         raise EngineError(
             f"{variant}: this processor has no {variant.precision}, only {', '.join(capabilities)}; take fp32"
         )

@@ -10,8 +10,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -41,7 +41,7 @@ from ...export.plans.plans import (
 )
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
-from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, smaller_batch
+from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, memory_errors
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, load, require_precision, usable
 from ..device.streams import in_network_stream, network_stream
@@ -127,8 +127,7 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     """
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
-        # The inspector knows names alone of a plan without details.
-        layers = {layer["Name"]: layer for layer in session.inspect() if isinstance(layer, dict)}
+        layers = {layer["Name"]: layer for layer in session.inspect()}
     operations = operations_of_nodes(onnx_for_tensorrt(plan_file_of(variant)))
     return [
         _layer(name, median(runs[RUNS:]) / 1000, layers.get(name, {}), operations, len(images))
@@ -253,17 +252,10 @@ class TensorRTSession:
                 replay()
         return self._logits
 
-    @contextmanager
-    def _errors_of_memory(self) -> Iterator[None]:
-        device, needed, batch = self._device, self._engine.device_memory_size_v2, self._shape[0]
-        try:
-            yield
-        except device.xp.cuda.memory.OutOfMemoryError as error:
-            free = free_memory(device.xp)
-            raise DeviceError(
-                f"{self.variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}, and {gib(free)} "
-                f"are free; {smaller_batch(batch, free / needed)}"
-            ) from error
+    def _errors_of_memory(self) -> AbstractContextManager[None]:
+        batch, needed = self._shape[0], self._engine.device_memory_size_v2
+        message = f"{self.variant}: out of memory on the GPU: a batch of {batch}"
+        return memory_errors(self._device.xp, batch, needed, message)
 
     def _execute(self, images: Array) -> None:
         self._context.set_tensor_address("images", images.data.ptr)

@@ -303,12 +303,9 @@ class CardSession(TorchSession):
         return SessionInfo(self._gpu.name, batch, 0, json.dumps(versions))
 
     def _prepare(self) -> None:
-        xp = self._xp
-        try:
-            self._logits: Array = xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
-            images = xp.zeros(self._shape, dtype=np.float32)
-        except xp.cuda.memory.OutOfMemoryError as error:
-            raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
+        with torch_errors(self.variant):
+            self._logits: Array = self._xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
+            images = self._xp.zeros(self._shape, dtype=np.float32)
         self.infer(images)
 
     def infer(self, images: Array, rows: slice = ALL) -> Array:  # noqa: ARG002 - it runs whole batches

@@ -18,17 +18,23 @@ COMMITTED = "what was committed stays, and the next run goes on there"
 @contextmanager
 def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
     """`gpu_errors` of a run of batches of RGB images of that size, with a batch that fits where memory is short."""
-    with gpu_errors():
-        try:
-            yield
-        except MemoryError as error:
-            if not is_of_cupy(error):
-                raise
-            room = free_memory(xp)
-            raise DeviceError(
-                f"out of memory on the GPU at batch {batch}: its work takes {gib(working_bytes(size, batch))}, and "
-                f"{gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
-            ) from error
+    message = f"out of memory on the GPU at batch {batch}: its work"
+    with gpu_errors(), memory_errors(xp, batch, working_bytes(size, batch), message):
+        yield
+
+
+@contextmanager
+def memory_errors(xp: ModuleType, batch: int, needed: int, message: str) -> Iterator[None]:
+    """A lack of CuPy's memory as DeviceError, with a batch that fits; `needed` are the bytes that the work takes."""
+    try:
+        yield
+    except MemoryError as error:
+        if not is_of_cupy(error):
+            raise
+        free = free_memory(xp)
+        raise DeviceError(
+            f"{message} takes {gib(needed)}, and {gib(free)} are free; {smaller_batch(batch, free / needed)}"
+        ) from error
 
 
 @contextmanager
