@@ -288,24 +288,21 @@ class UserObject(UserCode):
         self._variables = getattr(function, "__globals__", None)
         files = {file for pattern in uses for file in matching_files(folder, pattern, what)}
         names = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-        super().__init__(folder.absolute(), uses, sorted(names), _identity(what, function, sorted(names.items())))
+        content = io.BytesIO()
+        try:
+            _Identity(content, protocol=5).dump((function, sorted(names.items())))
+        except BandlensError as error:
+            raise UsageError(f"{what}: {error}") from None
+        except Exception as error:  # pickling calls code of the values
+            raise UsageError(
+                f"{what}: its function uses a value that cannot be pickled ({words_of(error)}); make the value in the "
+                "function, or put both into a file"
+            ) from error
+        digest = hashlib.sha256(content.getvalue()).hexdigest()
+        super().__init__(folder.absolute(), uses, sorted(names), digest)
 
     def owns(self, variables: Mapping[str, Any]) -> bool:
         return variables is self._variables
-
-
-def _identity(what: str, *parts: Any) -> str:
-    content = io.BytesIO()
-    try:
-        _Identity(content, protocol=5).dump(parts)
-    except BandlensError as error:
-        raise UsageError(f"{what}: {error}") from None
-    except Exception as error:  # pickling calls code of the values
-        raise UsageError(
-            f"{what}: its function uses a value that cannot be pickled ({words_of(error)}); make the value in the "
-            "function, or put both into a file"
-        ) from error
-    return hashlib.sha256(content.getvalue()).hexdigest()
 
 
 class _Identity(pickle.Pickler):

@@ -29,7 +29,7 @@ from ..core.errors import ProbeError
 from ..core.protocol import EPS, STEP, STEPS
 from ..core.records import Condition
 from .arrays import to_numpy
-from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, even_size, integer_in, one_of
+from .family import Axis, Batch, Buffer, Family, Parameter, Perturbed, Value, band_to, even_size, integer_in, one_of
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
@@ -54,18 +54,6 @@ def _share(value: Any) -> float:
 EVERYTHING = "0.0 to 1.0"
 GRADIENTS = ("fp32", "bf16")
 """Precisions of gradients, the usual one first."""
-
-
-def _band(value: Any) -> str:
-    """`[low, high]`, or the text that it becomes."""
-    try:
-        low, high = value.split(" to ") if isinstance(value, str) else value
-        low, high = float(low) + 0.0, float(high)  # no negative zero
-        if not 0 <= low < high <= 1:
-            raise ValueError
-    except (ValueError, TypeError):
-        raise ValueError(f"must be [low, high] with 0 <= low < high <= 1, not {value!r}") from None
-    return f"{low} to {high}"
 
 
 def band_of(condition: Condition) -> tuple[float, float]:
@@ -110,7 +98,7 @@ BUDGET = (
     Parameter("eps", _share, (EPS,)),
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
-    Parameter("band", _band, (EVERYTHING,), pair=True),
+    Parameter("band", band_to(1, "", lambda edge: float(edge) + 0.0), (EVERYTHING,), pair=True),
     Parameter("gradients", one_of(*GRADIENTS), (GRADIENTS[0],)),
 )
 

@@ -242,11 +242,6 @@ def _one_draw(
         yield condition, out
 
 
-def center_per_pixel(frequency: float) -> float:
-    """The centre of the noise of an octave, in cycles per pixel: 2^frequency / 128."""
-    return float(LOWEST_FREQUENCY * 2**frequency / SIZE)
-
-
 def check_size(_: Condition, size: int) -> None:
     smallest = 2 ** (LAST_LEVEL + 1)
     if size < smallest or size % 2:
@@ -271,7 +266,7 @@ CRITICAL_BAND = Family(
         Parameter("draw", one_of("shared", "independent"), ("shared",), hidden=True),
     ),
     perturb,
-    axes=(Axis("frequency", FREQUENCY_TITLES["at"], center_per_pixel),),
+    axes=(Axis("frequency", FREQUENCY_TITLES["at"], lambda frequency: LOWEST_FREQUENCY * 2**frequency / SIZE),),
     random=True,
     canonical=_canonical,
     check_size=check_size,

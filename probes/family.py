@@ -210,6 +210,21 @@ class Family:
             raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
 
 
+def band_to(highest: float, unit: str, edge: Callable[[Any], float]) -> Callable[[Any], str]:
+    """A parser of bands: [low, high], or the text that it becomes. `edge` makes a number of each of the two."""
+
+    def parse(value: Any) -> str:
+        try:
+            low, high = map(edge, value.split(" to ") if isinstance(value, str) else value)
+            if not 0 <= low < high <= highest:
+                raise ValueError
+        except (ValueError, TypeError):
+            raise ValueError(f"must be [low, high]{unit} with 0 <= low < high <= {highest}, not {value!r}") from None
+        return f"{low} to {high}"
+
+    return parse
+
+
 def number_in(low: float, high: float) -> Callable[[Any], float]:
     """A parser of numbers in [low, high]."""
 

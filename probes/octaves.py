@@ -32,7 +32,7 @@ from ..core.errors import ProbeError
 from ..core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..core.records import Condition
 from .arrays import Array, chunks, unit_range
-from .family import Batch, Buffer, Family, Parameter, Perturbed, check_highest
+from .family import Batch, Buffer, Family, Parameter, Perturbed, band_to, check_highest
 from .kernels import launch
 
 MASKS = tuple(
@@ -155,18 +155,10 @@ def _mask(value: Any) -> str:
     return "".join(sorted(digits)) or NO_OCTAVE
 
 
-def _band(value: Any) -> str:
-    """`[low, high]`, or the text that it becomes."""
-    try:
-        edges = [int(edge) for edge in value.split(" to ")] if isinstance(value, str) else value
-        low, high = edges
-        if not all(type(edge) is int for edge in edges) or not 0 <= low < high <= HIGHEST_FREQUENCY:
-            raise ValueError
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"must be [low, high] in whole cycles per image, 0 <= low < high <= {HIGHEST_FREQUENCY}, not {value!r}"
-        ) from None
-    return f"{low} to {high}"
+def _whole(edge: Any) -> int:
+    if type(edge) not in (int, str):
+        raise ValueError
+    return int(edge)
 
 
 def band_of(condition: Condition) -> tuple[int, int]:
@@ -193,7 +185,7 @@ OCTAVE_MASK = Family(
     perturb,
     check_size=check_size,
 )
-_EDGES = (Parameter("edges", _band, (), pair=True),)
+_EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole), (), pair=True),)
 BANDPASS = Family(
     "bandpass",
     "keeps the mean and frequencies above low and up to high cycles per image",

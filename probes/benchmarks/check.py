@@ -10,6 +10,7 @@ from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
 from ...core.protocol import SEVERITIES, Benchmark
 from ...core.records import Crop
 from ..images.decision_spaces import decision_space
+from ..images.labels import places_in_classes
 from .layouts import Layout, classes_of
 
 NAMED_SETS = 3
@@ -63,13 +64,9 @@ class Subset:
 
     def choose(self, classes: Sequence[int]) -> list[int]:
         """Positions, ascending, of the images of the subset; `classes` are those of all images in their order."""
-        counts: Counter[int] = Counter()
-        nth = []
-        for label in classes:
-            nth.append(counts[label])
-            counts[label] += 1
-        rows = [row for row, rank in enumerate(nth) if self.per_class is None or rank < self.per_class]
-        rows.sort(key=lambda row: nth[row])  # the first of every class, then the second of every class, …
+        places = places_in_classes(classes)
+        rows = [row for row, place in enumerate(places) if self.per_class is None or place < self.per_class]
+        rows.sort(key=places.__getitem__)  # the first of every class, then the second of every class, …
         return sorted(rows[: self.limit])
 
 

@@ -23,17 +23,7 @@ from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
 from ..images.sources import ImageSource, open_source
 from .check import WHOLE, Faults, Subset, faults, merged, refuse
-from .layouts import (
-    IN_PATHS,
-    LAYOUTS,
-    Labels,
-    Layout,
-    classes_of,
-    file_number,
-    listed,
-    read_real,
-    texture_of,
-)
+from .layouts import IN_PATHS, LAYOUTS, Labels, Layout, classes_of, file_number, listed, read_real, texture_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ cell depends on them, so they can be added to a set that studies have run on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,13 @@ def attributes_of_csv(file: Path, paths: Collection[str]) -> Values:
 def make_slices(values: Values, paths: Sequence[str]) -> Slices:
     """The images by attribute, numbered as `paths`; values of other paths are left out."""
     place = {path: index for index, path in enumerate(paths)}
+    return _slices((name, value, place[path]) for (path, name), value in values.items() if path in place)
+
+
+def _slices(rows: Iterable[tuple[str, str, int]]) -> Slices:
     images: dict[tuple[str, str], list[int]] = {}
-    for (path, name), value in values.items():
-        if path in place:
-            images.setdefault((name, value), []).append(place[path])
+    for name, value, image in rows:
+        images.setdefault((name, value), []).append(image)
     return {key: np.array(sorted(images[key]), np.int64) for key in sorted(images)}
 
 
@@ -96,7 +99,7 @@ def read_attributes(folder: Path, count: int) -> Slices:
     if not file.exists():
         return {}
     try:
-        table = parquet.read_table(regular(file)).sort_by([("name", "ascending"), ("value", "ascending")])
+        table = parquet.read_table(regular(file))
         images = np.asarray(table["image_index"].to_numpy(), np.int64)
         names, values = table["name"].to_pylist(), table["value"].to_pylist()
         if not pa.types.is_integer(table["image_index"].type):
@@ -107,10 +110,7 @@ def read_attributes(folder: Path, count: int) -> Slices:
             raise ValueError("a name or value is no text")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise damaged(file, error) from error
-    rows: dict[tuple[str, str], list[int]] = {}
-    for image, name, value in zip(images.tolist(), names, values, strict=True):
-        rows.setdefault((name, value), []).append(image)
-    return {key: np.array(sorted(slice_images), np.int64) for key, slice_images in rows.items()}
+    return _slices(zip(names, values, images.tolist(), strict=True))
 
 
 def add_attributes(folder: Path, slices: Slices, paths: Sequence[str], file: Path) -> Slices:

@@ -42,11 +42,14 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         index, old_count = files.read_index(path, images.info.count), images.info.count
         crop, clusters_of = _crop(images, source), _clustering(path, index)
         photographs = open_source(source)
-        rows = _new_rows(path, index, source, photographs.paths)
+        old_paths, total = set(index.paths), len(photographs.paths)
+        rows = [row for row, name in enumerate(photographs.paths) if name not in old_paths]
+        if not rows:
+            raise UsageError(f"{path} has all {total} images of {source} already, by their paths; nothing is new")
         classes, names = _labels(images, source, photographs.paths, labels)
         if new_classes := sorted({*(names or ())}.difference(images.class_names or ())):
             how.say(f"{path}: new classes: {some_of(new_classes)}")
-        if duplicates := (total := len(photographs.paths)) - len(rows):
+        if duplicates := total - len(rows):
             how.say(f"{path} has {duplicates:,} of the {total:,} paths of {source} already, and keeps its images")
         how.say(f"{path}: {files.need_space(path, old_count + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
@@ -107,14 +110,6 @@ def _clustering(path: Path, index: files.Index) -> Clustering:
     if not np.array_equal(clusters_of(index.paths), index.clusters):
         raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
     return clusters_of
-
-
-def _new_rows(path: Path, index: files.Index, source: Path, paths: Sequence[str]) -> list[int]:
-    path_set = set(index.paths)
-    rows = [row for row, name in enumerate(paths) if name not in path_set]
-    if not rows:
-        raise UsageError(f"{path} has all {len(paths)} images of {source} already, by their paths; nothing is new")
-    return rows
 
 
 def _labels(

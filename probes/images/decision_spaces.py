@@ -45,7 +45,9 @@ def decision_space(name: str) -> DecisionSpace:
     if name not in NAMES:
         raise UnknownName("decision space", name, NAMES)
     if name == "sixteen":
-        return _entry_level(name)
+        rows = [line.split() for line in _lines("sixteen_classes")]
+        members = tuple(tuple(int(index) for index in row[1:]) for row in rows)
+        return DecisionSpace(name, members, tuple(range(len(rows))), tuple(row[0] for row in rows))
     if name == MULTILABEL:
         return DecisionSpace(name, (), (), ())
     classes, words = imagenet_classes(), _lines("imagenet_names")
@@ -63,12 +65,6 @@ def wnids_of(space: DecisionSpace) -> dict[str, int]:
 def names_of(space: DecisionSpace) -> dict[str, int]:
     """Name -> number, of the classes of a space."""
     return dict(zip(space.names, space.ids, strict=True))
-
-
-def _entry_level(name: str) -> DecisionSpace:
-    rows = [line.split() for line in _lines("sixteen_classes")]
-    members = tuple(tuple(int(index) for index in row[1:]) for row in rows)
-    return DecisionSpace(name, members, tuple(range(len(rows))), tuple(row[0] for row in rows))
 
 
 def _lines(name: str) -> list[str]:

@@ -161,10 +161,7 @@ def open_image_set(
     if rows is not None:
         index, keys = index_of_rows(index, rows), keys[rows]
     if numbers is not None:
-        try:
-            index = _renumbered(index, np.array(numbers, np.int32))
-        except IndexError as error:
-            raise ImageSetError(f"{path / files.INDEX}: a class has no name; pack the images again") from error
+        index = _renumbered(path / files.INDEX, index, numbers)
     if rows is not None or numbers is not None:
         info = replace(
             info, count=len(index.paths), digest=digest(index, info.size, info.preprocessing, info.decision_space)
@@ -230,10 +227,14 @@ def index_of_rows(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
     )
 
 
-def _renumbered(index: files.Index, numbers: NDArray[np.int32]) -> files.Index:
-    """The index with `numbers[class]` in place of each class of its labels and label schemes."""
-    labels = None if index.labels is None else numbers[index.labels]
-    schemes = {name: [numbers[list(classes)].tolist() for classes in lists] for name, lists in index.schemes.items()}
+def _renumbered(file: Path, index: files.Index, class_numbers: Sequence[int]) -> files.Index:
+    """The index with `class_numbers[class]` in place of each class of its labels and label schemes."""
+    numbers = np.array(class_numbers, np.int32)
+    try:
+        labels = None if index.labels is None else numbers[index.labels]
+        schemes = {name: [numbers[list(row)].tolist() for row in lists] for name, lists in index.schemes.items()}
+    except IndexError as error:
+        raise ImageSetError(f"{file}: a class has no name; pack the images again") from error
     return replace(index, labels=labels, schemes=schemes)
 
 
@@ -265,12 +266,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
     for name in names:
         index = files.read_index(images.folder, None, name)
         if images.numbers is not None:
-            try:
-                index = _renumbered(index, np.array(images.numbers, np.int32))
-            except IndexError as error:
-                raise ImageSetError(
-                    f"{images.folder / name}: a class has no name; delete the file, or pack the images again"
-                ) from error
+            index = _renumbered(images.folder / name, index, images.numbers)
         old_pictures = enumerate(_pictures(index, index.labels))
         places: list[int] = []
         for picture in pictures:

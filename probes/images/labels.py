@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -103,13 +103,19 @@ def spread(classes: NDArray[np.int32] | None, paths: Sequence[str], limit: int, 
     digests = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
     order = sorted(range(len(paths)), key=digests.__getitem__)
     kinds = [0] * len(paths) if classes is None else classes.tolist()
+    places = places_in_classes([kinds[row] for row in order])
+    rows = [order[at] for at in np.argsort(places, kind="stable")[:limit]]  # the first of every class, then the second
+    return np.array(sorted(rows), np.int64)
+
+
+def places_in_classes(classes: Iterable[int]) -> list[int]:
+    """The place of each image among those of its class."""
     counts: Counter[int] = Counter()
-    nth = {}
-    for row in order:
-        nth[row] = counts[kinds[row]]
-        counts[kinds[row]] += 1
-    order.sort(key=nth.__getitem__)  # the first of every class, then the second of every class, …
-    return np.array(sorted(order[:limit]), np.int64)
+    places = []
+    for label in classes:
+        places.append(counts[label])
+        counts[label] += 1
+    return places
 
 
 def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None) -> None:
