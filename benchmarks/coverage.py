@@ -36,7 +36,7 @@ from bandlens.analysis.statistics import Floats, Whole
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
-from bandlens.analysis.statistics.wilson import interval_of_sums, wilson
+from bandlens.analysis.statistics.wilson import counted_share, student, wilson
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
 CLUSTERS = (10, 20, 30, 100, 1000)
@@ -83,9 +83,9 @@ def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]
             coverages, normal = [], []
             for p in SHARES:
                 right = answers(np.random.default_rng([SEED, clusters, len(name)]), p, icc, draws, sizes)
-                low, high, effective = interval_of_sums(right, sizes)
-                coverages.append(held(low, high, p))
-                normal.append(held(*wilson(right.sum(axis=1) / sizes.sum(), effective), p))
+                share, effective, freedom = counted_share(right, sizes)
+                coverages.append(held(*wilson(share, effective, student(freedom)), p))
+                normal.append(held(*wilson(share, effective), p))
             yield [clusters, name, icc], coverages, normal
 
 

@@ -151,7 +151,8 @@ def gate_precision(
         ],
     )
     for _, group in complete_pairs.group_by("checkpoint_id", "image_set_id", maintain_order=True):
-        store.write_gates(_compare(store, group, limits))
+        same_pair = "(reference, candidate) IN (SELECT (reference, candidate) FROM loaded)"
+        store.replace("precision_gate", _compare(store, group, limits), same_pair)
         advance(1)
     is_same = pl.col("reference_cell") == pl.col("candidate_cell")
     verdicts = store.frame(

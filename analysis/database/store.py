@@ -197,10 +197,10 @@ class Store:
         self._load(f"INSERT INTO {table} BY NAME SELECT * FROM loaded {condition}", rows)
 
     def replace(self, table: str, rows: Rows, where: str = "true", parameters: Sequence[Any] = ()) -> None:
-        """Put rows in the place of those of a table that a condition names."""
-        with self.transaction():
+        """Put rows in the place of those of a table that a condition names; to it, the rows are the table `loaded`."""
+        with self.transaction(), self._loaded(rows):
             self.execute(f"DELETE FROM {table} WHERE {where}", parameters)
-            self.insert(table, rows)
+            self.execute(f"INSERT INTO {table} BY NAME FROM loaded")
 
     def _load(self, statement: str, rows: Rows) -> None:
         """Run a statement that reads the rows as the table `loaded`."""
@@ -509,31 +509,14 @@ class Store:
         import polars as pl
 
         study_column = pl.lit(study, pl.Int32).alias("study")
-        described = measures.with_columns(study_column)
         with self.transaction():
             for table, column in (("measure_value", "metric"), ("own_answer", "metric"), ("own_measure", "name")):
-                self._load(
-                    f"DELETE FROM {table} USING loaded WHERE {table}.study = loaded.study "
-                    f"AND {table}.{column} = loaded.name",
-                    described,
-                )
-            self.insert("own_measure", described)
+                where = f"study = ? AND list_contains(?, {column})"
+                self.execute(f"DELETE FROM {table} WHERE {where}", [study, measures["name"].to_list()])
+            self.insert("own_measure", measures.with_columns(study_column))
             self.insert("measure_value", _value_table(frame))
             for part in answers:
                 self.insert("own_answer", part.with_columns(study_column))
-
-    def write_gates(self, frame: pl.DataFrame) -> None:
-        """Replace the precision gates of the pairs of cells in the frame.
-
-        Columns: those of precision_gate without `decided`.
-        """
-        with self.transaction():
-            self._load(
-                "DELETE FROM precision_gate AS old USING loaded "
-                "WHERE old.reference = loaded.reference AND old.candidate = loaded.candidate",
-                frame,
-            )
-            self.insert("precision_gate", frame)
 
     def write_release(self, label: str, against: str, frame: pl.DataFrame) -> None:
         """Replace the verdicts on a version of a study against a release before it.

@@ -90,31 +90,24 @@ def share_of_sums(
     """Ends of the interval of sum hits / sum sizes, from right answers and answers by cluster, (clusters,).
 
     Clusters without an answer say nothing. No interval where fewer than two clusters have one. For `widest`, see
-    `interval_of_sums`.
+    `counted_share`.
     """
     hits, sizes = hits[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return None, None
-    low, high, _ = interval_of_sums(hits, sizes, widest)
-    return float(low), float(high)
-
-
-def interval_of_sums(
-    hits: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
-) -> tuple[Floats, Floats, Floats]:
-    """(low, high, effective) of shares sum hits / sum sizes, from right answers (…, clusters) and sizes (clusters,).
-
-    Every cluster has an answer. `widest` is `widening` where none is given: sizes that are numbers of right answers,
-    and no plan of what to photograph, have 1.
-    """
     share, effective, freedom = counted_share(hits, sizes, widest)
-    return *wilson(share, effective, student(freedom)), effective
+    low, high = wilson(share, effective, student(freedom))
+    return float(low), float(high)
 
 
 def counted_share(
     hits: Floats | Whole, sizes: Floats | Whole, widest: Floats | float | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """(share, effective, degrees of freedom) of what `interval_of_sums` takes: what the interval is made of."""
+    """(share, effective, degrees of freedom) of sum hits / sum sizes: what the interval of a share is made of.
+
+    From right answers (…, clusters) and sizes (clusters,): every cluster has an answer. `widest` is `widening` where
+    none is given: sizes that are numbers of right answers, and no plan of what to photograph, have 1.
+    """
     n = sizes.sum()
     share = np.asarray(hits.sum(axis=-1) / n)
     deviations, independent = (hits - sizes * share[..., None]) / n, share * (1 - share) / n

@@ -15,7 +15,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics import Floats, Whole, Z
-from bandlens.analysis.statistics.wilson import independent_freedom, interval_of_sums, student, wilson
+from bandlens.analysis.statistics.wilson import counted_share, independent_freedom, student, wilson
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 def interval(right: Whole, sizes: Whole) -> tuple[Floats, Floats, Floats]:
     """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
-    return interval_of_sums(right, sizes)
+    share, effective, freedom = counted_share(right, sizes)
+    return *wilson(share, effective, student(freedom)), effective
 
 
 @given(right=st.integers(0, 5000), wrong=st.integers(0, 5000))
