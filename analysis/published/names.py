@@ -42,37 +42,25 @@ def aliases() -> pl.DataFrame:
 
 
 @cache
-def _families() -> tuple[tuple[str, str], ...]:
-    rows = pl.read_csv(FAMILIES, comment_prefix="#").rows()
-    return tuple(sorted(rows, key=lambda row: -len(row[0])))
-
-
-def architecture_of(model: str) -> str:
-    """The architecture of a model: its name without source and tag."""
-    return model.split(":")[-1].split(".")[0] if not model.startswith("robust_") else "resnet50"
+def _read_rows(file: Path) -> list[tuple[str, ...]]:
+    return pl.read_csv(file, comment_prefix="#", infer_schema=False).rows()
 
 
 @cache
 def family_of(model: str) -> str | None:
-    """The family of a model's architecture by families.csv; None where no beginning there fits."""
-    name = architecture_of(model).lower()
-    for shorter in (name, TRAINED_BY.sub("", name)):
-        for beginning, family in _families():
-            if shorter.startswith(beginning):
-                return family
+    """The family of a model's architecture by the longest beginning in families.csv; None where none fits."""
+    architecture = "resnet50" if model.startswith("robust_") else model.split(":")[-1].split(".")[0].lower()
+    for name in (architecture, TRAINED_BY.sub("", architecture)):
+        families = {beginning: family for beginning, family in _read_rows(FAMILIES) if name.startswith(beginning)}
+        if families:
+            return families[max(families, key=len)]
     return None
-
-
-@cache
-def _ways() -> tuple[tuple[str | None, re.Pattern[str]], ...]:
-    rows = pl.read_csv(TRAINING, comment_prefix="#").rows()
-    return tuple((way, re.compile(pattern)) for way, pattern in rows)
 
 
 @cache
 def training_of(model: str) -> str | None:
     """The way of training of a model by training.csv, such as supervised or zero-shot; None if nothing was trained."""
-    return next((way for way, pattern in _ways() if pattern.search(model)), None)
+    return next((way for way, pattern in _read_rows(TRAINING) if re.search(pattern, model)), None)
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
@@ -120,12 +108,6 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     return figures.select(*names, "input_size", "value", "low", "high", "unit", spread, "note").sort(order)
 
 
-@cache
-def _weights() -> list[tuple[str, str]]:
-    """Pairs of the first digits of a sha256, and the model."""
-    return pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False).select("sha256", "model").rows()
-
-
 def join_checkpoints(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
     """The published model that each checkpoint is: checkpoint, model, by and note.
 
@@ -151,7 +133,7 @@ def _published_model(
     name: str, category: str, sha256: str, namesakes: Sequence[dict[str, Any]]
 ) -> tuple[str | None, str | None, str | None]:
     """Model, by and note of a checkpoint, with the rows of `models` that have its name."""
-    for digits, model in _weights():
+    for digits, model, _ in _read_rows(WEIGHTS):
         if sha256.startswith(digits):
             return model, "weights", None
     if category in CATEGORIES:
