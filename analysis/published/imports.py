@@ -78,7 +78,7 @@ def read_results(source: str, benchmark: str, file: Path) -> pl.DataFrame:
     no_size = ~table.rows["img_size"].str.contains(r"^[1-9][0-9]{0,5}$")
     table.refuse("img_size", no_size, "{value!a} is not a number of pixels")
     top1, error = table.numbers("top1"), table.numbers("top1_err")
-    table.check_range("top1", top1, 0, 100, "a percent")
+    table.refuse("top1", (top1 < 0) | (top1 > 100), "{value} is not a percent from 0 to 100")
     # A number of another unit, such as a share, does not.
     mismatches = (top1 + error - 100).abs() >= HUNDREDTH
     table.refuse("top1", mismatches, "{value} and its top1_err do not make 100 percent")
@@ -306,7 +306,10 @@ def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> Sourc
     table = SourceTable(file, read_parquet(file))
     table.check_columns(columns)
     for name, kind in columns.items():
-        table.check_type(name, kind)
+        if table.rows.schema[name] != kind:
+            raise StoreError(
+                f"{table.where(0, name)}: {table.rows.schema[name]} and not {kind()}; fetch the file again"
+            )
     table.check_filled(*columns)
     return table
 

@@ -55,16 +55,6 @@ class SourceTable:
         duplicates = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
         self.refuse(key[-1], duplicates, "{value} is there more than once")
 
-    def check_type(self, column: str, kind: type[pl.DataType]) -> None:
-        if self.rows.schema[column] != kind:
-            raise StoreError(
-                f"{self.where(0, column)}: {self.rows.schema[column]} and not {kind()}; fetch the file again"
-            )
-
-    def check_range(self, column: str, values: pl.Series, low: float, high: float, what: str) -> None:
-        """The values of the column, which are numbers or null, lie from low to high."""
-        self.refuse(column, (values < low) | (values > high), f"{{value}} is not {what} from {low:g} to {high:g}")
-
     def numbers(self, column: str) -> pl.Series:
         """The cells of a text column as finite numbers, null where they are empty; commas may part thousands."""
         text = self.rows[column].str.strip_chars().str.replace_all(",", "")
