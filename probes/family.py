@@ -258,10 +258,10 @@ def one_of(*names: str) -> Callable[[Any], str]:
     return parse
 
 
-def show(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
+def show_images(xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer) -> Perturbed:
     """Yield the unperturbed images."""
     for condition in conditions:
         yield condition, unit_range(xp, batch.pixels, buffer())
 
 
-CLEAN = Family("clean", "the images as they are", 1, (), show)
+CLEAN = Family("clean", "the images as they are", 1, (), show_images)

@@ -155,7 +155,7 @@ def _mask(value: Any) -> str:
     return "".join(sorted(digits)) or NO_OCTAVE
 
 
-def _whole(edge: Any) -> int:
+def _whole_number(edge: Any) -> int:
     if type(edge) not in (int, str):
         raise ValueError
     return int(edge)
@@ -185,7 +185,7 @@ OCTAVE_MASK = Family(
     perturb,
     check_size=check_size,
 )
-_EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole), (), pair=True),)
+_EDGES = (Parameter("edges", band_to(HIGHEST_FREQUENCY, " in whole cycles per image", _whole_number), (), pair=True),)
 BANDPASS = Family(
     "bandpass",
     "keeps the mean and frequencies above low and up to high cycles per image",

@@ -84,7 +84,7 @@ def pack_frequency_conflict(
         second_classes = {FREQUENCY_CUES.second: [[int(labels[partner])] for partner in partners]}
         index = Index(paths, labels, images.clusters, [sha256s[row] for row in rows], second_classes)
         names = {} if images.class_names is None else {"class_names": images.class_names}
-        finish_set(folder, out, index, set_info, rows, {}, {}, 0, **names)
+        finish_set(folder, out, index, set_info, rows, {}, skipped={}, ignored=0, **names)
     return open_image_set(out)
 
 

@@ -158,7 +158,8 @@ def _finish(
         for number, name in enumerate(indexes, start=1):
             shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
     description = files.read_description(images.folder)
-    more: dict[str, Any] = {key: description[key] for key in ("streamed", "crop", "clusters") if key in description}
+    entries: dict[str, Any] = {key: description[key] for key in ("streamed", "crop", "clusters") if key in description}
     if names is not None:
-        more["class_names"] = list(names)
-    finish_set(folder, images.folder, index, images.info, rows, slices, skipped, images.ignored, **more)
+        entries["class_names"] = list(names)
+    entries |= {"skipped": skipped, "ignored": images.ignored}
+    finish_set(folder, images.folder, index, images.info, rows, slices, **entries)

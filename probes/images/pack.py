@@ -99,15 +99,15 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
         sha256s, skipped, sides = hash_photographs(source, choice.rows, file, crop, info.name, how)
         index = _index(source, choice, sha256s, sides)
         _tell_classes_that_are_clusters(out, index, how)
-        more: dict[str, Any] = {"streamed": str(source.where.resolve())} if how.stream else {}
-        more["crop"] = asdict(crop)
+        entries: dict[str, Any] = {"skipped": dict(sorted(skipped.items())), "ignored": source.ignored}
+        if how.stream:
+            entries["streamed"] = str(source.where.resolve())
+        entries["crop"] = asdict(crop)
         if choice.clusters is clusters_folder:
-            more["clusters"] = "folder"
+            entries["clusters"] = "folder"
         if choice.names is not None:
-            more["class_names"] = list(choice.names)
-        slices = make_slices(choice.attributes, index.paths)
-        skipped = dict(sorted(skipped.items()))
-        finish_set(folder, out, index, info, sorted(sha256s), slices, skipped, source.ignored, **more)
+            entries["class_names"] = list(choice.names)
+        finish_set(folder, out, index, info, sorted(sha256s), make_slices(choice.attributes, index.paths), **entries)
     return open_image_set(out)
 
 
@@ -208,36 +208,28 @@ def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
 
 
 def finish_set(
-    folder: Path,
-    out: Path,
-    index: Index,
-    info: ImageSetInfo,
-    rows: Sequence[int],
-    slices: Slices,
-    skipped: Mapping[str, str],
-    ignored: int,
-    **more: Any,
+    folder: Path, out: Path, index: Index, info: ImageSetInfo, rows: Sequence[int], slices: Slices, **entries: Any
 ) -> None:
     """Keep the `rows` of the pixels in a folder, if it has any, and write the other files of the set `out` beside them.
 
-    `info` lacks the digest and the count, and `more` are further entries of set.json.
+    `info` lacks the digest and the count; `entries` are further ones of set.json.
     """
     from PIL import __version__ as pillow
 
     if not index.paths:
-        raise ImageSetError(f"{info.name}: no image is left to pack; {len(skipped)} are broken")
+        raise ImageSetError(f"{info.name}: no image is left to pack; {len(entries['skipped'])} are broken")
     info = replace(
         info,
         digest=digest(index, info.size, info.preprocessing, info.decision_space),
         count=len(index.paths),
         labelled=index.labels is not None,
     )
-    packing = {"schemes": sorted(index.schemes), "skipped": skipped, "ignored": ignored, **more, "pillow": pillow}
+    description = asdict(info) | {"schemes": sorted(index.schemes), **entries, "pillow": pillow}
     with writing(out):
         if (folder / PIXELS).exists():
             finish_pixels(folder / PIXELS, info.size, rows)
         write_index(folder, index)
-        write_description(folder, asdict(info) | packing)
+        write_description(folder, description)
         write_attributes(folder, slices)
 
 
@@ -341,8 +333,8 @@ def pack_arrays(
         refuse_outside(out, paths, classes, space)
         index = Index(paths, classes, clusters(paths), [sha256s[row] for row in rows])
         _tell_classes_that_are_clusters(out, index, how)
-        more = {"clusters": contents.clusters, "crop": asdict(crop)}
-        finish_set(folder, out, index, _info(out, crop, contents), rows, {}, {}, 0, **more)
+        entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
+        finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)
     return open_image_set(out)
 
 

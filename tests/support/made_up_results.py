@@ -25,7 +25,7 @@ from bandlens.core.records import (
     Variant,
     digest_of,
 )
-from bandlens.probes.family import Family, Parameter, show
+from bandlens.probes.family import Family, Parameter, show_images
 from bandlens.probes.grid import KNOWN
 
 SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
@@ -81,7 +81,7 @@ def model(name: str = "net", *, content: str | None = None, classes: int = 10, c
 
 def condition(probe: str = "clean", **parameters: float | str) -> Condition:
     """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
-    user_family = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), show)
+    user_family = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), show_images)
     family = KNOWN.get(probe, user_family)
     facts = family.facts(parameters, family.axes_of([parameters]))
     return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
