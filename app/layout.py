@@ -84,24 +84,24 @@ def draw(block: Table, numeric: Container[str]) -> str:
 
 def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout:
     """Lay out a table in `width` characters. A single column or number that is wider stays as it is."""
-    if _Widths(table).together(table) <= width:
+    if _Widths(table).block(table) <= width:
         return TableLayout([("", [table])])
     columns, repeated, headings = dict(join_intervals(table)), dict[str, str](), dict[str, Sequence[str]]()
     widths = _Widths(columns)
     for name, cells in sorted(columns.items(), key=lambda column: set(column[1]) != {"-"}):  # empty columns first
-        if widths.together(columns) <= width or len(columns) == 1:
+        if widths.block(columns) <= width or len(columns) == 1:
             break
         if len(set(cells)) == 1 and (len(cells) > 1 or cells[0] == "-"):
             repeated[name] = cells[0]
             del columns[name]
-    if widths.together(columns, SHORTEST) > width:
+    if widths.block(columns, SHORTEST) > width:
         names = [name for name in columns if name in titles][: len(columns) - 1]
         headings = {name: columns.pop(name) for name in names}
     keys, longest = _keys(columns, headings, widths, width)
     blocks = [[*keys]]
     for name in columns:
         if name not in keys:
-            if len(blocks[-1]) > len(keys) and widths.together([*blocks[-1], name], longest) > width:
+            if len(blocks[-1]) > len(keys) and widths.block([*blocks[-1], name], longest) > width:
                 blocks.append([*keys])
             blocks[-1].append(name)
     wrapped = [_wrap_block({name: columns[name] for name in names}, widths, width, longest) for names in blocks]
@@ -153,14 +153,14 @@ class _Widths:
         }
         """Columns of states and numbers, which are not wrapped."""
 
-    def one(self, name: str, longest: int | None = None) -> int:
+    def column(self, name: str, longest: int | None = None) -> int:
         """Characters of a column with the space around it, where its text is at most `longest` long."""
         widest = self.widest[name]
         return 3 + (widest if longest is None or name in self.fixed else min(widest, max(longest, len(name))))
 
-    def together(self, names: Iterable[str], longest: int | None = None) -> int:
+    def block(self, names: Iterable[str], longest: int | None = None) -> int:
         """Characters of a block of columns."""
-        return 1 + sum(self.one(name, longest) for name in names)
+        return 1 + sum(self.column(name, longest) for name in names)
 
 
 def _keys(columns: Table, headings: Table, widths: _Widths, width: int) -> tuple[Sequence[str], int]:
@@ -173,17 +173,19 @@ def _keys(columns: Table, headings: Table, widths: _Widths, width: int) -> tuple
             keys.append(name)
             count, names = len(set(longer)), longer
     for number, longest in product(range(len(keys), 0, -1), range(SHORTEST, SHORTEST_KEY - 1, -1)):
-        others = (widths.one(name, longest) for name in columns if name not in keys[:number])
-        if widths.together(keys[:number], longest) + max(others, default=0) <= width:
+        others = (widths.column(name, longest) for name in columns if name not in keys[:number])
+        if widths.block(keys[:number], longest) + max(others, default=0) <= width:
             return keys[:number], longest
     return keys[:1], SHORTEST_KEY
 
 
 def _wrap_block(block: Table, widths: _Widths, width: int, shortest: int) -> Table:
     """Wrap the texts of a block to the longest lines with which it fits, or to the shortest."""
-    longest = next((size for size in range(width, shortest, -1) if widths.together(block, size) <= width), shortest)
+    longest = next((size for size in range(width, shortest, -1) if widths.block(block, size) <= width), shortest)
     return {
-        name: cells if widths.one(name, longest) == widths.one(name) else wrap(cells, max(longest, len(name)), name)
+        name: cells
+        if widths.column(name, longest) == widths.column(name)
+        else wrap(cells, max(longest, len(name)), name)
         for name, cells in block.items()
     }
 
