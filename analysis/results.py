@@ -11,7 +11,7 @@ import polars as pl
 
 from ..core.errors import UsageError
 from .charts import curves as charts
-from .charts.grammar import series_of, two_a_row
+from .charts.grammar import two_a_row
 from .charts.maps import correlation_map, threshold_map
 from .charts.numbers import add_estimators, channel_chart, number_chart, octave_bars
 from .comparison.verdict import verdict
@@ -101,7 +101,7 @@ class Results:
         """
         rows = self.metrics(study).filter(pl.col("metric") == metric)
         metrics = add_estimators(self._select_one(rows, metric, study, image_set))
-        return number_chart(metrics, metric, title_of(metric), series_of(metrics))
+        return number_chart(metrics, metric, title_of(metric))
 
     def plot_fourier_maps(self, study: str = "*", image_set: str | None = None, probe: str = "fourier") -> Any:
         """An Altair chart of the share of errors under each wave on one image set, a map a model, for the first seven.

@@ -59,21 +59,17 @@ def curves(
     visible = f"{PICKED} == '' || {is_picked} || datum.category == {PICKED}" if field == "model" else is_picked
     base = plot(rows).encode(x=across, color=color, detail=alt.Detail("model:N"))
     y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
-    band = base.mark_area().encode(
-        y=alt.Y("low:Q", title=measure),
-        y2=alt.Y2("high:Q"),
-        opacity=alt.OpacityValue(0, condition=where(visible, 0.15)),
-        tooltip=alt.TooltipValue(None),
-    )
-    clean = base.mark_rule(strokeDash=[4, 4]).encode(
+    silent = base.encode(tooltip=alt.TooltipValue(None))
+    pale, dim = (alt.OpacityValue(0, condition=where(visible, opacity)) for opacity in (0.15, 0.7))
+    band = silent.mark_area().encode(y=alt.Y("low:Q", title=measure), y2=alt.Y2("high:Q"), opacity=pale)
+    clean = silent.mark_rule(strokeDash=[4, 4]).encode(
         x=alt.XValue(0),  # type: ignore[no-untyped-call]
         x2=alt.X2Value("width"),  # type: ignore[no-untyped-call]
         y=alt.Y("mean(clean_top1):Q", title=measure),
         detail=[alt.Detail("model:N"), alt.Detail("category:N")],
-        opacity=alt.OpacityValue(0, condition=where(visible, 0.7)),
-        tooltip=alt.TooltipValue(None),
+        opacity=dim,
     )
-    line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.TooltipValue(None))
+    line = silent.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full))
     points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
         y=y,
         shape=shape,
@@ -105,10 +101,12 @@ def mark_half_cuts(chart: Any, cuts: pl.DataFrame, curve: pl.DataFrame) -> Any:
     """
     floor = pl.col("chance").fill_null(0)
     levels = curve.group_by("checkpoint").agg(half=((pl.col("clean_top1") + floor) / 2).mean())
-    rows = cuts.filter(pl.col("state").is_in([State.OK, State.NO_INTERVAL])).join(
-        levels, on="checkpoint", maintain_order="left"
+    rows = cuts.filter(pl.col("state").is_in([State.OK, State.NO_INTERVAL]))
+    rows = (
+        rows.join(levels, on="checkpoint", maintain_order="left")
+        .select("category", "value", "low", "high", "half", model="checkpoint")
+        .drop_nulls(["value", "half"])
     )
-    rows = rows.select("category", "value", "low", "high", "half", model="checkpoint").drop_nulls(["value", "half"])
     if rows.is_empty():
         return chart
     field, measure = series_of(curve), str(curve["measure"][0])
@@ -166,9 +164,8 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
 def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     """The mean power of a wave by its cycles per image, and a map of the power of each set by octave and direction.
 
-    Args:
-        rings: image_set, cycles, power, power_low and power_high of each ring.
-        directions: image set -> rows with cycles, direction in degrees and power.
+    `rings` has image_set, cycles, power, power_low and power_high; `directions` has, for each image set, rows with
+    cycles, direction in degrees and power.
     """
     hue, _ = scales("image_set", directions)
     base = plot(rings).encode(
@@ -191,11 +188,9 @@ def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) ->
     x = alt.X("imagenet:Q", title="imagenet, top-1 %", scale=alt.Scale(zero=False))
     y = alt.Y("accuracy:Q", title=f"{words(benchmark)}, top-1 %", scale=alt.Scale(zero=False))
     color, _ = scales("training", lines["training"])
-    layers = [plot(lines).mark_line().encode(x=x, y=y, color=color, tooltip=tips("training"))]
-    if len(models):
-        percent = [(name, name, ".1f") for name in ("imagenet", "accuracy")]
-        layers.append(diamonds(models, x, y, tips("model", *percent)))
-    return layered(*layers, title=benchmark, height=170, width=220)
+    percent = [(name, name, ".1f") for name in ("imagenet", "accuracy")]
+    ways = plot(lines).mark_line().encode(x=x, y=y, color=color, tooltip=tips("training"))
+    return layered(ways, diamonds(models, x, y, tips("model", *percent)), title=benchmark, height=170, width=220)
 
 
 def diamonds(rows: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip], fill: str = INK) -> Any:

@@ -1,7 +1,4 @@
-"""The grammar of all charts: their style, colours and shapes, rows, layers, tooltips, tiles, and picking a model.
-
-Last comes the program that draws them on a page.
-"""
+"""The grammar of all charts: style, colours and shapes, rows, layers, tooltips, tiles, picking and a page's program."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import altair as alt
@@ -72,12 +70,10 @@ def words(name: str) -> str:
 def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
     distinct = list(dict.fromkeys(names))
-    study = {name: place for place, name in enumerate(CATEGORIES)}
-    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in distinct)]
-    places = {name: study.get(name) for name in distinct}
-    for turn, name in enumerate(name for name in distinct if places[name] is None):
-        places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
-    looks = {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
+    study = {name: place for place, name in enumerate(CATEGORIES) if name in distinct}
+    free = [place for place in range(len(OKABE_ITO)) if place not in study.values()] or range(len(OKABE_ITO))
+    places = dict(zip((name for name in distinct if name not in study), cycle(free), strict=False)) | study
+    looks = {name: (OKABE_ITO[places[name]], SHAPES[places[name]]) for name in distinct}
     return looks | ({PEOPLE: (INK, "circle")} if PEOPLE in looks else {})
 
 
@@ -102,7 +98,7 @@ def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
     )
 
 
-# Rows, layers and tooltips
+# Rows, layers, tooltips and picking
 
 
 def plot(rows: pl.DataFrame, **properties: Any) -> Any:
@@ -124,8 +120,9 @@ class Layers(alt.LayerChart):
 def layered(*layers: Any, picks: bool = False, **properties: Any) -> Any:
     """One chart of the layers, with its title and size; `picks` gives it the parameter that fades what is not picked.
 
-    Rows that all layers draw are there once.
+    Layers without rows are left out, and rows that all layers draw are there once.
     """
+    layers = tuple(layer for layer in layers if layer.data.values) or layers[:1]
     data, parameters = layers[0].data, {"params": [picked().param]} if picks else {}
     if all(layer.data is data for layer in layers):
         layers = tuple(layer.copy(deep=False) for layer in layers)
@@ -164,9 +161,6 @@ def where(test: str, value: float | str) -> dict[str, Any]:
     return {"test": test, "value": value}
 
 
-# Picking
-
-
 def picked() -> alt.Parameter:
     """A chart with this parameter fades what `faded` is told to; the report sets it from buttons and lists."""
     return alt.param(name=PICKED, value="")
@@ -181,7 +175,7 @@ def faded(full: float = 1) -> Any:
     return alt.OpacityValue(0.08, condition=[where(nothing, full), where(matches, 1)])
 
 
-# Tiles
+# Tiles and axes
 
 
 Hue = tuple[alt.Color, str]
@@ -247,9 +241,6 @@ def tile_map(
             layers.append(text.transform_filter("datum.bold").mark_text(fontSize=font, fontWeight="bold"))
     properties = {"title": title, "width": size[0], "height": size[1]}
     return layered(*layers, **properties) if len(layers) > 1 else tiles.properties(**properties)
-
-
-# Axes
 
 
 def names_axis(columns: int) -> alt.Axis:

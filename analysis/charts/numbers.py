@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -25,6 +25,7 @@ from .grammar import (
     layered,
     plot,
     scales,
+    series_of,
     shade_enlarged,
     tips,
     where,
@@ -49,10 +50,7 @@ NARROW_WIDTH = 340
 
 
 def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn.
-
-    Only what the critical band gives has an estimator.
-    """
+    """Rows of the view `metric` with `number`, `mark` (how its state is drawn), and of critical bands `estimator`."""
     estimators = {name: measure.display.estimator or None for name, measure in MEASURES.items()}
     numbers = {name: measure.display.quantity for name, measure in MEASURES.items() if measure.display.quantity}
     metric, state = pl.col("metric"), pl.col("state")
@@ -64,17 +62,18 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str], field: str) -> dict[str, Any]:
+def number_panels(metrics: pl.DataFrame, titles: Mapping[str, str]) -> dict[str, Any]:
     """Number -> its chart, of those of `titles` that some model has a value of."""
     valued = set(metrics.filter(pl.col("mark") != VALUELESS)["number"])
-    return {name: number_chart(metrics, name, title, field) for name, title in titles.items() if name in valued}
+    return {name: number_chart(metrics, name, title) for name, title in titles.items() if name in valued}
 
 
-def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
+def number_chart(metrics: pl.DataFrame, number: str, title: str) -> Any:
     """One number of every model: filled points are sound, hollow ones doubtful, a cross at the left is no value.
 
-    `metrics` has the columns of `add_estimators`, for one image set; `field` is the column that points are coloured by.
+    `metrics` has the columns of `add_estimators`, for one image set.
     """
+    field = series_of(metrics)
     rows = metrics.filter(pl.col("number") == number).select(
         "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
     )
@@ -95,17 +94,16 @@ def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> 
         common["yOffset"] = alt.YOffset("estimator:N", scale=alt.Scale(domain=list(ESTIMATORS)))
     interval = {"x": alt.X("low:Q", title=None, scale=scale), "x2": alt.X2("high:Q")}
     cross = {"x": alt.XValue(4), "color": alt.ColorValue(FAINT)}  # type: ignore[no-untyped-call]
-    mark, point_mark = pl.col("mark"), alt.Chart.mark_point
+    mark = pl.col("mark")
     intervals = rows.filter(mark != VALUELESS).drop_nulls(["low", "high"])
-    layers: list[tuple[pl.DataFrame, Callable[..., Any], dict[str, Any], dict[str, Any]]] = [
-        (intervals, alt.Chart.mark_rule, {"strokeWidth": 2}, interval),
-        (rows.filter(mark == SOUND), point_mark, {"size": 60, "filled": True}, point),
-        (rows.filter(mark == DOUBTFUL), point_mark, {"size": 60, "fill": "white"}, point),
-        (rows.filter(mark == VALUELESS), alt.Chart.mark_text, {"text": "×", "align": "left"}, cross),
+    layers = [
+        plot(intervals).mark_rule(strokeWidth=2).encode(**common | interval),
+        plot(rows.filter(mark == SOUND)).mark_point(size=60, filled=True).encode(**common | point),
+        plot(rows.filter(mark == DOUBTFUL)).mark_point(size=60, fill="white").encode(**common | point),
+        plot(rows.filter(mark == VALUELESS)).mark_text(text="×", align="left").encode(**common | cross),
     ]
     height = rows["model"].n_unique() * (34 if estimators > 1 else 22)
-    charts = [draw(plot(part), **style).encode(**common | places) for part, draw, style, places in layers if len(part)]
-    return layered(*charts, picks=True, title=title, width=260, height=max(44, height))
+    return layered(*layers, picks=True, title=title, width=260, height=max(44, height))
 
 
 def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycles: float | None = None) -> Any:
@@ -129,14 +127,13 @@ def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE, own_cycle
     y = alt.Y("noise_sd:Q", title=THRESHOLD_TITLE, scale=domain, axis=alt.Axis(values=[0.01, 0.02, 0.04, 0.08, 0.16]))
     lines = tips(CYCLES, ("noise_sd", "noise_sd", ".3g"), "low", "high", "note")
     form = alt.Scale(domain=["met", "below", "above"], range=["circle", "triangle-up", "triangle-down"])
-    dots = plot(points).mark_point(size=60, filled=True, color=INK, opacity=1)
-    layers = [dots.encode(x=x, y=y, shape=alt.Shape("place:N", scale=form, legend=None), tooltip=lines)]
-    bell, intervals = _bell(values, size), points.drop_nulls(["low", "high"])
-    if len(intervals):
-        ends = alt.Y("low:Q", title=THRESHOLD_TITLE, scale=domain)
-        layers.insert(0, plot(intervals).mark_rule(strokeWidth=2).encode(x=x, y=ends, y2=alt.Y2("high:Q")))
-    if len(bell):
-        layers.insert(0, plot(bell).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2).encode(x=x, y=y))
+    ends, shape = alt.Y("low:Q", title=THRESHOLD_TITLE, scale=domain), alt.Shape("place:N", scale=form, legend=None)
+    intervals, dots = plot(points.drop_nulls(["low", "high"])), plot(points)
+    layers = [
+        plot(_bell(values, size)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2).encode(x=x, y=y),
+        intervals.mark_rule(strokeWidth=2).encode(x=x, y=ends, y2=alt.Y2("high:Q")),
+        dots.mark_point(size=60, filled=True, color=INK, opacity=1).encode(x=x, y=y, shape=shape, tooltip=lines),
+    ]
     if own_cycles is not None:
         layers.insert(0, shade_enlarged(own_cycles, float(center(6.43, size)), x))
     fits = [fit for fit in (_fit_in_words(values, estimator) for estimator in ESTIMATORS) if fit]
@@ -168,12 +165,8 @@ def octave_bars(metrics: pl.DataFrame, clean: pl.DataFrame, title: str, size: in
     """A bar for each model: the accuracy of its flat images, and what each octave adds to it or takes away.
 
     Octaves that add follow each other to the right. Those that take away lead back as thin bars, and the line at their
-    end is the accuracy.
-
-    Args:
-        metrics: rows of the view `metric` on one image set.
-        clean: checkpoint, top1 and measure of the unperturbed images.
-        size: pixels that the images have a side.
+    end is the accuracy. `metrics` are rows of the view `metric` on one image set of `size` pixels a side; `clean` has
+    checkpoint, top1 and measure of its unperturbed images.
     """
     shares = metrics.filter(pl.col("metric").is_in(SHARES), pl.col("value").is_not_null())
     shares = shares.join(clean, on="checkpoint", maintain_order="left")
@@ -229,15 +222,12 @@ def _bar_parts(shares: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ite
 def scatter_points(figures: pl.DataFrame, bias: str, group: str) -> Any:
     """One point a model, `figures` with model, category and the two columns; the group is in percent."""
     color, shape = scales("category", figures["category"])
-    return (
-        plot(figures.select("model", "category", bias, group))
-        .mark_point(size=45, filled=True)
-        .encode(
-            x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
-            y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
-            color=color,
-            shape=shape,
-            opacity=faded(0.85),
-            tooltip=tips("model", "category", (bias, title_of(bias), ".3f"), (group, words(group), ".1f")),
-        )
+    points = plot(figures.select("model", "category", bias, group)).mark_point(size=45, filled=True)
+    return points.encode(
+        x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+        y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
+        color=color,
+        shape=shape,
+        opacity=faded(0.85),
+        tooltip=tips("model", "category", (bias, title_of(bias), ".3f"), (group, words(group), ".1f")),
     )

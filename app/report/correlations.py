@@ -245,17 +245,15 @@ def _own_metrics(results: ReportData) -> pl.DataFrame:
     return rows.select("checkpoint", "image_set", *numbers)
 
 
-def _own_marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
-    """Yield one's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
+def _own_marks(metrics: pl.DataFrame, bias: str) -> list[Any]:
+    """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
     rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
-    number, x = ("value", "value", ".3f"), alt.X("value:Q", title=label_of(bias))
     lines, points = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
-    if len(lines):
-        rules = plot(lines).mark_rule(color=INK, strokeDash=[4, 2])
-        yield rules.encode(x=x, tooltip=tips("model", "image_set", number, "state"))
-    accuracy = ("imagenet", "top-1 on ImageNet, %", ".1f")
-    sound = pl.col("state") == State.OK
-    for part, fill in ((points.filter(sound), INK), (points.filter(~sound), "white")):
-        if len(part):
-            tooltip = tips("model", "image_set", number, "state", accuracy, "imagenet_is")
-            yield diamonds(part, x, alt.Y("imagenet:Q"), tooltip, fill)
+    x, y, sound = alt.X("value:Q", title=label_of(bias)), alt.Y("imagenet:Q"), pl.col("state") == State.OK
+    columns = ("model", "image_set", ("value", "value", ".3f"), "state")
+    tooltip = tips(*columns, ("imagenet", "top-1 on ImageNet, %", ".1f"), "imagenet_is")
+    return [
+        plot(lines).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips(*columns)),
+        diamonds(points.filter(sound), x, y, tooltip),
+        diamonds(points.filter(~sound), x, y, tooltip, "white"),
+    ]

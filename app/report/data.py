@@ -116,12 +116,13 @@ class ReportData:
         self, name: str, title: str, figures: Sequence[Figure], text: Sequence[str] = (), **content: Any
     ) -> Section:
         """A section of figures, whose text says which models are drawn where these are not all."""
-        line = [
-            f"Drawn are {len(self.choice):,} of {len(self.checkpoints):,} models, at even steps of category and "
-            "accuracy; tables have the others too."
-        ]
-        is_choice = bool(figures) and len(self.choice) < len(self.checkpoints)
-        return Section(name, title, [*text, *line * is_choice], figures, **content)
+        if figures and len(self.choice) < len(self.checkpoints):
+            line = (
+                f"Drawn are {len(self.choice):,} of {len(self.checkpoints):,} models, at even steps of category and "
+                "accuracy; tables have the others too."
+            )
+            text = [*text, line]
+        return Section(name, title, text, figures, **content)
 
 
 def read_data(path: Path, study: str | None = None) -> ReportData | None:

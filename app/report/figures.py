@@ -37,10 +37,10 @@ ENDINGS = ("svg", "pdf", "png")
 
 @dataclass(frozen=True, slots=True)
 class FigureFile:
-    """A panel as a file, which is called after what it shows."""
+    """A panel as files, which are called after what it shows."""
 
     name: str
-    """The name of its files without their endings."""
+    """That of its files, without their endings."""
     title: str
     figure: Figure
     panel: Any

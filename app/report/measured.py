@@ -1,7 +1,4 @@
-"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown.
-
-Last come models beside each other and beside people: who errs on the same images, and numbers that people have too.
-"""
+"""The sections of what a study measured: accuracies over the axes of its probes, and each measure as it is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from ...analysis.charts.curves import as_errors, curves, mark_half_cuts, probe_panels
-from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, series_of, words
+from ...analysis.charts.grammar import PEOPLE, SLANTED_COLUMNS, words
 from ...analysis.charts.maps import band_map, kappa_map, pair_map, threshold_map
 from ...analysis.charts.numbers import add_estimators, channel_chart, number_chart, number_panels, octave_bars
 from ...analysis.measures.base import MEANINGLESS
@@ -92,7 +89,7 @@ BESIDE_PEOPLE_CAPTION = (
     "Numbers that published trials of people have, too, by the same estimator. Hollow: to be read with its note "
     "(hover, or the table). ×: no value, or a degenerate fit. People need not have seen the same images."
 )
-CURVE_COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
+CURVE_COLUMNS = ("probe", "setting", "cycles", "checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 MEASURE_COLUMNS = (
     *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "state", "note"),
@@ -182,7 +179,7 @@ def _accuracy_figure(results: ReportData, rows: pl.DataFrame, name: str, title: 
         CUES_CAPTION: image_set in _conflicting(results),
     }
     caption = " ".join(text for text, applies in captions.items() if applies)
-    table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *CURVE_COLUMNS)
+    table = rows.sort("checkpoint", "place").select(CURVE_COLUMNS)
     return Figure(name, title, caption, panels, 2, table, **key(choice))
 
 
@@ -242,7 +239,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     """Yield the group means of generalization, with the benchmarks in the table."""
     means = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     choice = results.select_choice(means)
-    panels = number_panels(choice, {group: words(group) for group in GROUPS}, series_of(choice))
+    panels = number_panels(choice, {group: words(group) for group in GROUPS})
     if len(means):
         table = means.select(METRIC_COLUMNS)
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(choice))
@@ -254,7 +251,7 @@ def _numbers(results: ReportData) -> Iterator[Figure]:
     names = [name for name, measure in MEASURES.items() if measure.display.quantity] + [*results.own_titles]
     for number, image_set, rows in _by_image_set(results.metrics):
         choice = results.select_choice(add_estimators(without_replaced(rows.filter(pl.col("metric").is_in(names)))))
-        panels, table = number_panels(choice, titles, series_of(choice)), rows.select(METRIC_COLUMNS)
+        panels, table = number_panels(choice, titles), rows.select(METRIC_COLUMNS)
         title = f"Every number on {image_set}"
         yield Figure(f"numbers-{number}", title, NUMBERS_CAPTION, panels, 3, table, **key(choice))
         yield from people_figures(results, image_set, number)
@@ -418,7 +415,7 @@ def people_figures(results: ReportData, image_set: str, number: int) -> Iterator
     table = rows.sort("metric", "human", "subject").filter(~pl.col("human").all().over("metric"))
     choice = results.select_choice(add_estimators(table.rename({"subject": "checkpoint"})))
     panels = {
-        label_of(metric): number_chart(choice, metric, label_of(metric), series_of(choice))
+        label_of(metric): number_chart(choice, metric, label_of(metric))
         for metric in choice["metric"].unique(maintain_order=True)
     }
     if panels:

@@ -1,7 +1,6 @@
-"""The parts of a report, and the page that is made of them.
+"""The parts of a report, which hold plain text and frames, and the page that is made of them.
 
-Sections hold plain text and frames. Everything is escaped as HTML is made of them: text by the template, charts as JSON
-that no markup can end.
+Everything is escaped here: text by the template, charts as JSON that no markup can end.
 """
 
 from __future__ import annotations

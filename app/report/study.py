@@ -97,13 +97,9 @@ def verdict_section(results: ReportData, verdict: Verdict) -> Section:
 def changes_section(results: ReportData, against: str) -> tuple[Verdict, Section]:
     """Give the verdict on the study `against` and this one, before that on this one, and draw their differences.
 
-    The section has a figure for each image set, and that a panel for each probe.
-
-    Args:
-        against: another results database, of which the study of the same name is taken, or else the one that ran last;
-            or the name, or name@version, of a study of this database.
-
-    Raises UsageError where there is nothing to compare with.
+    The section has a figure for each image set, and that a panel for each probe. `against` is another results database,
+    of which the study of the same name is taken, or else the one that ran last; or the name, or name@version, of a
+    study of this database. Raises UsageError where there is nothing to compare with.
     """
     file, is_database = Path(against), names_database(against)
     with ExitStack() as stack:
@@ -256,18 +252,16 @@ def provenance(results: ReportData) -> Section:
     failed_cells, gates = cells.filter(pl.col("error").is_not_null()), results.gates.select(GATE_COLUMNS)
     causes = failed_cells.group_by("error", maintain_order=True).agg(cells=pl.len())
     empty_columns = [] if results.checkpoints["head"].count() else ["head"]
-    versions = [
-        ", ".join(f"{name} {version}" for name, version in json.loads(text).items())
-        for text in results.sessions["versions"]
-    ]
-    sessions = results.sessions.with_columns(pl.Series("versions", versions, pl.String))
+    versions = pl.col("versions").map_elements(
+        lambda text: ", ".join(f"{name} {version}" for name, version in json.loads(text).items()), pl.String
+    )
     tables = [
         *([Table("Precision gates", count_verdicts(gates))] if len(gates) else []),
         *([Table("Precision gates, by condition", gates, folded=True)] if len(gates) else []),
         *([Table("Cells that failed", causes)] if len(failed_cells) else []),
         Table("Models", results.checkpoints.drop("id", *empty_columns)),
         Table("Image sets", results.image_sets.drop("id", "corruption", "severity")),
-        Table("Sessions: engine, device, library versions", sessions),
+        Table("Sessions: engine, device, library versions", results.sessions.with_columns(versions)),
         Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),
     ]
     text = [f"Digest of the study's cells: {study['digest']}. The study file, as it was last run, is at the end."]

@@ -55,7 +55,7 @@ def test_every_state_has_a_mark(state: State) -> None:
 def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
     value = None if state == "undetermined" else 3.0
     frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state, value)]))
-    layers = number_chart(frame, "bandwidth", "bandwidth", "model").to_dict()["layer"]
+    layers = number_chart(frame, "bandwidth", "bandwidth").to_dict()["layer"]
     marks = {layer["mark"]["type"]: layer["mark"] for layer in layers}
     assert {"point", "text"} & set(marks) == {kind}
     if kind == "point":
@@ -74,7 +74,7 @@ def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
 def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
     frame = add_estimators(pl.DataFrame([rows(metric, "ok")]))
     assert frame["estimator"].to_list() == [estimator]
-    spec = number_chart(frame, frame["number"][0], "title", "model").to_dict()
+    spec = number_chart(frame, frame["number"][0], "title").to_dict()
     encodings = [layer["encoding"] for layer in spec["layer"]]
     fields = [{tooltip["field"] for tooltip in encoding["tooltip"]} for encoding in encodings]
     assert all(("estimator" in names) == (estimator is not None) for names in fields)
