@@ -54,18 +54,13 @@ DIFFERS = pl.col("p_holm") < ALPHA
 """True where two cells differ in accuracy."""
 CYCLES = pl.when(pl.col("cycles").eq_missing(pl.col("cycles_b"))).then("cycles").alias("cycles")
 """Cycles per image of two rows that are compared; null where their images differ in size."""
-CELLS = {
-    **dict.fromkeys(MATCH, pl.String),
-    "cycles": pl.Float64,
-    "differs_in": pl.String,
-    "n": pl.Int64,
-    "changed": pl.Int64,
-    **dict.fromkeys(["top1_a", "top1_b", "difference", "low", "high"], pl.Float64),
-    "lost": pl.Int64,
-    "gained": pl.Int64,
-    **dict.fromkeys(["p", "p_holm", "p_bh", "detectable", "kappa"], pl.Float64),
-    "note": pl.String,
-}
+COLUMNS = (
+    *(*MATCH, "cycles", "differs_in", "n", "changed", "top1_a", "top1_b", "difference", "low", "high"),
+    *("lost", "gained", "p", "p_holm", "p_bh", "detectable", "kappa", "note"),
+)
+COUNTS, WORDS = ("n", "changed", "lost", "gained"), (*MATCH, "differs_in", "note")
+CELLS = dict.fromkeys(COLUMNS, pl.Float64) | dict.fromkeys(COUNTS, pl.Int64) | dict.fromkeys(WORDS, pl.String)
+"""Columns of cells that are compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,10 @@ ID_BENCHMARK = "imagenet"
 """The benchmark whose clean accuracy a partial correlation holds fixed."""
 ID_GROUP = "ID"
 """The group of benchmarks that ID_BENCHMARK is one of."""
+CLEAN_ACCURACY = """
+SELECT checkpoint, image_set, 'top1 ' || image_set AS metric, 100 * top1 AS value, 100 * low AS low, 100 * high AS high
+FROM accuracy_of(?) WHERE probe = 'clean' AND measure = 'accuracy'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         pl.col("value").is_not_null(),
     )
     if accuracy.is_empty():
-        accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
+        accuracy, read_errors = store.frame(CLEAN_ACCURACY, [label]), _clean_errors
     if accuracy.is_empty():
         return Missing("no clean accuracy to correlate with; add a labelled image set to the study")
     on_several_sets = pl.col("image_set").n_unique().over("metric") > 1
@@ -277,14 +281,6 @@ def _clean_errors(store: Store, label: str) -> Errors:
             for checkpoint, outcome in zip(models["checkpoint"], decisions, strict=True):
                 errors_of_set[checkpoint] = share_of(np.asarray(outcome.rank == 0), clusters)
     return errors
-
-
-def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
-    return store.frame(
-        "SELECT checkpoint, image_set, 'top1 ' || image_set AS metric, 100 * top1 AS value, 100 * low AS low, "
-        "100 * high AS high FROM accuracy_of(?) WHERE probe = 'clean' AND measure = 'accuracy'",
-        [label],
-    )
 
 
 _ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING

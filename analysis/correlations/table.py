@@ -15,7 +15,7 @@ each labelled image set; biases are all metrics but raw fits, single thresholds,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,10 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
-    resampled = [bootstrap(method, x, y, resamples, SEED), *_draw_with_images(models, method, resamples)]
+    resampled = [bootstrap(method, x, y, resamples, SEED)]
+    if models.over_images.any():  # the other pairs have no intervals of their own
+        crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
+        resampled.append(np.where(models.over_images, crossed, np.nan))
     interval, *over_images = bca_intervals(method, x, y, *resampled)
     with_images = next(iter(over_images), None)
     return {
@@ -186,15 +189,6 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         **_leave_one_category_out(models, method),
         "note": _notes(models, interval, with_images, resamples),
     }
-
-
-def _draw_with_images(models: Models, method: Method, resamples: int) -> Iterator[Floats]:
-    """Yield the coefficients over models and images, NaN for pairs neither of which has intervals of its own."""
-    if models.over_images.any():
-        crossed = crossed_bootstrap(
-            method, models.x, models.y, models.x_spread, models.y_spread, resamples, SEED, models.shared
-        )
-        yield np.where(models.over_images, crossed, np.nan)
 
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:

@@ -136,17 +136,15 @@ def _cell_rows(cells: pl.DataFrame, in_words: bool) -> list[dict[str, Any]]:
 def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     columns = [column for column in frame.columns if column == "cycles" or column in _filled_columns(frame)]
-    return [_row_in_words(row) for row in frame.select(columns).to_dicts()]
-
-
-def _row_in_words(row: dict[str, Any]) -> dict[str, Any]:
-    if "at" in row:  # a curve names the setting of its largest difference
-        row["at"] = setting_in_words(row["probe"], row["at"], row["cycles"])
-    elif "parameters" in row:
-        names = {"probe": "condition"}
-        words = row | {"probe": condition_in_words(row)}
-        row = {names.get(name, name): value for name, value in words.items()}
-    return {name: value for name, value in row.items() if name not in ("parameters", "cycles")}
+    rows = frame.select(columns).to_dicts()
+    if "at" in columns:  # a curve names the setting of its largest difference
+        rows = [row | {"at": setting_in_words(row["probe"], row["at"], row["cycles"])} for row in rows]
+    elif "parameters" in columns:
+        rows = [row | {"probe": condition_in_words(row)} for row in rows]
+    names = {name: name for name in columns if name not in ("parameters", "cycles")}
+    if "parameters" in columns:
+        names["probe"] = "condition"
+    return [{title: row[name] for name, title in names.items()} for row in rows]
 
 
 def _filled_columns(frame: pl.DataFrame) -> list[str]:

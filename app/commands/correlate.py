@@ -28,7 +28,12 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
         for title, lines_of_target in lines.items():
             print_rows(lines_of_target, title=title)
         for title, subset_rows in subsets.items():
-            _print_subset(subset_rows, title, correlated.partial_on)
+            over_images = subset_rows["low_images"].is_not_null().any()
+            words = [_row_for_people(row, correlated.partial_on, over_images) for row in subset_rows.to_dicts()]
+            print_rows(words, title=title)
+            for clause in dict.fromkeys(clause for note in subset_rows["note"] if note for clause in note.split("; ")):
+                print(f"  {clause}")
+            print()
     else:
         tables = {
             title: [_numbers(row, correlated.partial_on) for row in subset_rows.to_dicts()]
@@ -36,14 +41,6 @@ def print_correlated(correlated: results.Correlated, table_format: TableFormat =
         }
         print_tables(lines | tables, table_format)
     print_note(_tests_in_words(rows), table_format)
-
-
-def _print_subset(rows: pl.DataFrame, title: str, partial_on: str | None) -> None:
-    over_images = rows["low_images"].is_not_null().any()
-    print_rows([_row_for_people(row, partial_on, over_images) for row in rows.to_dicts()], title=title)
-    for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
-        print(f"  {clause}")
-    print()
 
 
 def _numbers(row: dict[str, Any], partial_on: str | None) -> dict[str, Any]:

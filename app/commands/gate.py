@@ -73,14 +73,9 @@ def print_verdicts(gated: Gated, junit: File | None = None, table_format: TableF
     headline = f"{gated.label}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
     facts = {"rule": gated.rule, "differs_in": gated.differs_in, "same_cells": gated.same, "lacking": gated.lacking}
     if table_format.is_for_programs:
-        document = {
-            "compared": gated.label,
-            **counts,
-            **facts,
-            "worst": gated.worst and dict(gated.worst),
-            **gated.run_summary,
-        }
-        print_document(document | {"checkpoints": _summaries(gated), "rows": rows}, table_format)
+        document = {"compared": gated.label, **counts, **facts, "worst": gated.worst and dict(gated.worst)}
+        document |= {**gated.run_summary, "checkpoints": _summaries(gated), "rows": rows}
+        print_document(document, table_format)
     else:
         _print(gated, headline, rows, facts, table_format)
     if failed:
@@ -101,15 +96,11 @@ def _images_in_words(rows: Rows) -> str:
     times = [row["needed"] / row["n"] for row in undecided if row["needed"]]
     unknown, words = len(undecided) - len(times), []
     if times:
-        words.append(
-            f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide "
-            f"{f'{len(times):,} of them' if unknown else 'all'}"
-        )
+        which = f"{len(times):,} of them" if unknown else "all"
+        words.append(f"about {ceil(10 * max(times)) / 10:,.1f} times as many images would decide {which}")
     if unknown:
-        words.append(
-            f"{unknown:,} cannot say how many images would decide, since they are at the limit, or have one image or "
-            "cluster"
-        )
+        reason = "they are at the limit, or have one image or cluster"
+        words.append(f"{unknown:,} cannot say how many images would decide, since {reason}")
     return "; ".join(words)
 
 

@@ -13,7 +13,6 @@ from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_names, gate_release
 from ...analysis.database.open import names_database, open_store, relative_path
-from ...analysis.database.store import Store
 from ...analysis.database.studies import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted
 from ...core.jobs import Progress, silent
@@ -108,13 +107,14 @@ def gate_study_release(
         is_other_file = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
         run_a, run_b = Run(store_a, label_a), Run(store_b, summary.label if summary else study_label(store_b, name))
-        limits_of_study = study.gate if isinstance(study, Study) else _stored_limits(store_b, run_b.label)
-        _refuse_unfinished(run_b, replace(limits_of_study, **limits), against)
-        names_a, names_b = (_checkpoints(run) for run in (run_a, run_b))
+        study_limits = study.gate if isinstance(study, Study) else _stored_limits(run_b)
+        _refuse_unfinished(run_b, replace(study_limits, **limits), against)
+        query = "SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL"
+        names_a, names_b = (run.store.frame(query, [run.label])["checkpoint"].to_list() for run in (run_a, run_b))
         if len(names_a) == len(names_b) == 1 and names_a != names_b:
             run_a, run_b = two_of(run_a, run_b, "checkpoint", *names_a, *names_b)
         with progress("judging", None, "cells") as advance:
-            gated = gate_release(run_a, run_b, replace(limits_of_study, **limits), advance)
+            gated = gate_release(run_a, run_b, replace(study_limits, **limits), advance)
         against_label = f"{run_a.label} of {relative_path(store_a.path, database)}" if is_other_file else run_a.label
     try:
         with open_store(database) as store:
@@ -145,11 +145,6 @@ def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
         )
 
 
-def _checkpoints(run: Run) -> list[str]:
-    query = "SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL"
-    return [str(name) for name in run.store.frame(query, [run.label])["checkpoint"]]
-
-
-def _stored_limits(store: Store, label: str) -> Limits:
+def _stored_limits(run: Run) -> Limits:
     query = "SELECT toml FROM study JOIN study_version ON study_id = id WHERE label = ?"
-    return stored_limits(label, str(store.frame(query, [label]).item()))
+    return stored_limits(run.label, str(run.store.frame(query, [run.label]).item()))
