@@ -40,7 +40,7 @@ class FigureFile:
     """A panel as files, which are called after what it shows."""
 
     name: str
-    """That of its files, without their endings."""
+    """The name of its files without their endings."""
     title: str
     figure: Figure
     panel: Any
