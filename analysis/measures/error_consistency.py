@@ -167,7 +167,7 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
     """Rows of `judgement` on some images, with `photograph`: what is drawn as one. UnknownName where nobody judged."""
     judged = store.frame(
         "SELECT condition, image, cluster, subject, human, correct FROM judgement WHERE images = ? "
-        "ORDER BY condition, NOT human, subject",
+        "ORDER BY condition, NOT human, subject, image",
         [images],
     )
     if judged.is_empty():

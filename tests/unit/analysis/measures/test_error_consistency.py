@@ -179,6 +179,17 @@ def test_a_mean_kappa_that_nothing_determines_has_no_numbers(store: Store) -> No
     assert row == dict.fromkeys(("kappa to humans", "low", "high", "lowest", "highest"))
 
 
+def test_intervals_do_not_depend_on_the_order_in_which_answers_were_stored(store: Store) -> None:
+    random = np.random.default_rng(0)
+    rights = {f"subject-0{number}": random.random((1, 60)) < 0.7 for number in (1, 2, 3)}
+    trials = judged_by(rights, ("c100",))
+    results = []
+    for rows in (trials, trials.sample(fraction=1, shuffle=True, seed=1)):
+        store.write_source("humans", store.frame("FROM published_value"), rows)
+        results.append((consistencies(store, "contrast").rows(), mean_consistencies(store, "contrast")))
+    assert results[0] == results[1]
+
+
 def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -> None:
     """Trials and files of one experiment have names that differ in the observer alone."""
     trials = people(store, shared)
