@@ -16,7 +16,7 @@ import numpy as np
 
 from ...core.errors import ImageSetError, UnknownName, UsageError, some_of
 from ...core.records import Crop
-from . import set_files as files
+from . import set_files
 from .attributes import Slices, select_images
 from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
@@ -37,9 +37,9 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
     is wrong with the images, and for a set that packing a folder alone does not make. After an error the set is as it
     was.
     """
-    with files.changed_folder(path) as folder:
+    with set_files.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, old_count = files.read_index(path, images.info.count), images.info.count
+        index, old_count = set_files.read_index(path, images.info.count), images.info.count
         crop, clusters_of = _crop(images, source), _clustering(path, index)
         photographs = open_source(source)
         old_paths, total = set(index.paths), len(photographs.paths)
@@ -51,7 +51,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
             how.say(f"{path}: new classes: {some_of(new_classes)}")
         if duplicates := total - len(rows):
             how.say(f"{path} has {duplicates:,} of the {total:,} paths of {source} already, and keeps its images")
-        how.say(f"{path}: {files.need_space(path, old_count + len(rows), 0 if images.streamed else crop.size)}")
+        how.say(f"{path}: {set_files.need_space(path, old_count + len(rows), 0 if images.streamed else crop.size)}")
         pixels = _copy_pixels(images, folder)
         name = images.info.name
         sha256s, skipped, sides = hash_photographs(photographs, rows, pixels, crop, name, how, old_count)
@@ -61,7 +61,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         added = [rows[place - old_count] for place in places]
         paths = [*index.paths, *(photographs.paths[row] for row in added)]
         new_sides = np.array([sides[place] for place in places], np.int32)
-        larger = files.Index(
+        larger = set_files.Index(
             paths,
             None if index.labels is None or classes is None else np.concatenate([index.labels, classes[added]]),
             clusters_of(paths),
@@ -79,11 +79,11 @@ def remove_images(path: Path, names: Sequence[str]) -> ImageSet:
     But classes keep their numbers and names, even those that no image shows any more. Raises UnknownName for a path
     that the set does not have, and UsageError where no image would be left. After an error the set is as it was.
     """
-    with files.changed_folder(path) as folder:
+    with set_files.changed_folder(path) as folder:
         images = open_image_set(path)
-        index, removed = files.read_index(path, images.info.count), set(names)
+        index, removed = set_files.read_index(path, images.info.count), set(names)
         if unknown := removed.difference(index.paths):
-            raise UnknownName("image", min(unknown), index.paths, f"{path / files.INDEX} has the paths")
+            raise UnknownName("image", min(unknown), index.paths, f"{path / set_files.INDEX} has the paths")
         rows = [row for row, name in enumerate(index.paths) if name not in removed]
         if not rows:
             raise UsageError(f"{path} would have no image left; delete the folder instead")
@@ -104,9 +104,9 @@ def _crop(images: ImageSet, source: Path) -> Crop:
     return crop
 
 
-def _clustering(path: Path, index: files.Index) -> Clustering:
+def _clustering(path: Path, index: set_files.Index) -> Clustering:
     """The function that gave the set its clusters, which do not tell it: each folder may have one image."""
-    clusters_of = CLUSTERINGS.get(str(files.read_description(path).get("clusters")), clusters_none)
+    clusters_of = CLUSTERINGS.get(str(set_files.read_description(path).get("clusters")), clusters_none)
     if not np.array_equal(clusters_of(index.paths), index.clusters):
         raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
     return clusters_of
@@ -137,27 +137,27 @@ def _copy_pixels(images: ImageSet, folder: Path) -> Path | None:
     """Copy the pixels, where the set has them; runs compare each image with its hash."""
     if images.streamed:
         return None
-    file = folder / files.PIXELS
-    with files.writing(images.folder):
-        shutil.copyfile(images.folder / files.PIXELS, file)
+    file = folder / set_files.PIXELS
+    with set_files.writing(images.folder):
+        shutil.copyfile(images.folder / set_files.PIXELS, file)
     return file
 
 
 def _finish(
     folder: Path,
     images: ImageSet,
-    index: files.Index,
+    index: set_files.Index,
     rows: Sequence[int],
     slices: Slices,
     skipped: Mapping[str, str],
     names: Sequence[str] | None,
 ) -> None:
     """Write the new set's files beside its pixels, with the indexes of the sets that it was before."""
-    indexes = [*files.earlier_indexes(images.folder), files.INDEX]
-    with files.writing(images.folder):
+    indexes = [*set_files.earlier_indexes(images.folder), set_files.INDEX]
+    with set_files.writing(images.folder):
         for number, name in enumerate(indexes, start=1):
-            shutil.copyfile(images.folder / name, folder / files.earlier_index(number))
-    description = files.read_description(images.folder)
+            shutil.copyfile(images.folder / name, folder / set_files.earlier_index(number))
+    description = set_files.read_description(images.folder)
     entries: dict[str, Any] = {key: description[key] for key in ("streamed", "crop", "clusters") if key in description}
     if names is not None:
         entries["class_names"] = list(names)

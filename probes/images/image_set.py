@@ -14,11 +14,11 @@ from ...core.errors import ImageSetError
 from ...core.jobs import Progress, in_parallel, silent
 from ...core.records import Crop, ImageSetInfo, digest_of
 from ...core.untrusted import as_record
-from . import set_files as files
 from .attributes import Slices, read_attributes, select_images
 from .labels import spread
 from .options import Draw
 from .pixels import PackedPixels, Stream
+from .set_files import ABOUT, INDEX, Index, Lists, earlier_indexes, image_keys, read_description, read_index
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class ImageSet:
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) the keys of the images' noise: see `files.image_keys`."""
+    """(n,) the keys of the images' noise: see `set_files.image_keys`."""
     paths: list[str] = field(repr=False)
     """The images' paths, relative to what was packed, with '/'."""
     class_names: list[str] | None = field(repr=False)
@@ -132,7 +132,7 @@ def open_image_set(
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format, KeyError for
     a path that it does not have.
     """
-    description = files.read_description(path)
+    description = read_description(path)
     try:
         info = as_record(ImageSetInfo, description)
         skipped, ignored = dict(description["skipped"]), int(description["ignored"])
@@ -142,26 +142,26 @@ def open_image_set(
             isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
         ):
             raise TypeError("class_names are no list of texts")
-        index = files.read_index(path, info.count)
+        index = read_index(path, info.count)
         source = (
             PackedPixels(path, info.size, index.paths, index.sha256s)
             if crop is None or "streamed" not in description
             else Stream(Path(description["streamed"]), crop, index.paths, index.sha256s)
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
+        raise ImageSetError(f"{path / ABOUT}: damaged ({error!r}); pack the images again") from error
     is_complete = len(index.paths) == info.count and (index.labels is not None) == info.labelled
     if not is_complete or sorted(index.schemes) != description.get("schemes", []):
-        raise ImageSetError(f"{path / files.INDEX}: does not fit {files.ABOUT}; pack the images again")
+        raise ImageSetError(f"{path / INDEX}: does not fit {ABOUT}; pack the images again")
     try:
-        keys = files.image_keys(index.sha256s)
+        keys = image_keys(index.sha256s)
     except ValueError as error:
-        raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
+        raise ImageSetError(f"{path / INDEX}: damaged ({error}); pack the images again") from error
     packed, rows = info.digest, _rows(index, draw)
     if rows is not None:
         index, keys = index_of_rows(index, rows), keys[rows]
     if numbers is not None:
-        index = _renumbered(path / files.INDEX, index, numbers)
+        index = _renumbered(path / INDEX, index, numbers)
     if rows is not None or numbers is not None:
         info = replace(
             info, count=len(index.paths), digest=digest(index, info.size, info.preprocessing, info.decision_space)
@@ -204,7 +204,7 @@ def _own_cycles(sides: NDArray[np.int32] | None, crop: Crop | None) -> float | N
     return float(shorter / 2 * crop.size / crop.resize) if shorter < crop.resize else None
 
 
-def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:
+def _rows(index: Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:
     if isinstance(draw, Draw):
         return spread(index.labels, index.paths, *draw) if draw.limit < len(index.paths) else None
     if draw is None:
@@ -213,11 +213,11 @@ def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.i
     return np.array([place[path] for path in draw], np.int64)
 
 
-def index_of_rows(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
+def index_of_rows(index: Index, rows: NDArray[np.int64]) -> Index:
     """The index of some of the images, with clusters numbered as packing them would number them."""
     first: dict[int, int] = {}
     clusters = [first.setdefault(cluster, len(first)) for cluster in index.clusters[rows].tolist()]
-    return files.Index(
+    return Index(
         [index.paths[row] for row in rows],
         None if index.labels is None else index.labels[rows],
         np.array(clusters, np.int32),
@@ -227,7 +227,7 @@ def index_of_rows(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
     )
 
 
-def _renumbered(file: Path, index: files.Index, class_numbers: Sequence[int]) -> files.Index:
+def _renumbered(file: Path, index: Index, class_numbers: Sequence[int]) -> Index:
     """The index with `class_numbers[class]` in place of each class of its labels and label schemes."""
     numbers = np.array(class_numbers, np.int32)
     try:
@@ -238,7 +238,7 @@ def _renumbered(file: Path, index: files.Index, class_numbers: Sequence[int]) ->
     return replace(index, labels=labels, schemes=schemes)
 
 
-def _flat(lists: files.Lists) -> Scheme:
+def _flat(lists: Lists) -> Scheme:
     images = np.repeat(np.arange(len(lists), dtype=np.int64), [len(classes) for classes in lists])
     return Scheme(images, np.array([number for classes in lists for number in classes], np.int32))
 
@@ -257,14 +257,14 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
     Images are known by the sha256 of their pixels and by their labels, and digests are computed of the indexes, so that
     an index that is of another set leads nowhere. Raises ImageSetError where one is damaged.
     """
-    names = [] if images.rows is not None else files.earlier_indexes(images.folder)
+    names = [] if images.rows is not None else earlier_indexes(images.folder)
     if not names:
         return []
     info = images.info
-    pictures = _pictures(files.read_index(images.folder, info.count), images.labels)
+    pictures = _pictures(read_index(images.folder, info.count), images.labels)
     earlier = []
     for name in names:
-        index = files.read_index(images.folder, None, name)
+        index = read_index(images.folder, None, name)
         if images.numbers is not None:
             index = _renumbered(images.folder / name, index, images.numbers)
         old_pictures = enumerate(_pictures(index, index.labels))
@@ -280,7 +280,7 @@ def earlier_sets(images: ImageSet) -> list[Earlier]:
     return earlier
 
 
-def _pictures(index: files.Index, labels: NDArray[np.int32] | None) -> list[tuple[str, int | None]]:
+def _pictures(index: Index, labels: NDArray[np.int32] | None) -> list[tuple[str, int | None]]:
     """The sha256 and label of each image."""
     return list(zip(index.sha256s, [None] * len(index.sha256s) if labels is None else labels.tolist(), strict=True))
 
@@ -288,7 +288,7 @@ def _pictures(index: files.Index, labels: NDArray[np.int32] | None) -> list[tupl
 def check_image_set(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
-    info, index = images.info, files.read_index(path, images.info.count)
+    info, index = images.info, read_index(path, images.info.count)
     with progress("checking", info.count, "images") as advance:
         for _ in in_parallel(images.source.read, range(info.count), workers):
             advance(1)
@@ -297,7 +297,7 @@ def check_image_set(path: Path, *, workers: int | None = None, progress: Progres
     return images
 
 
-def digest(index: files.Index, size: int, preprocessing: str, decision_space: str = "all") -> str:
+def digest(index: Index, size: int, preprocessing: str, decision_space: str = "all") -> str:
     """The identity of a set: the digest of its pixels in their order, its labels and its clusters.
 
     Neither its name, nor its place, nor whether its pixels are packed enters it: a streamed set gives the same results.

@@ -23,9 +23,9 @@ from ...core.errors import ImageSetError
 from ...core.jobs import in_parallel
 from ...core.records import Crop
 from ...core.untrusted import regular, words_of
-from . import set_files as files
 from .decode import cropped
 from .samples import BrokenImageError
+from .set_files import PIXELS, damaged, writing
 from .sources import read_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write_row(file: FileIO, row: int, pixels: NDArray[np.uint8]) -> None:
     """
     start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
     offset, unwritten = start + row * length, pixels.data.cast("B")
-    with files.writing(str(file.name)):
+    with writing(str(file.name)):
         while unwritten:
             written = os.pwrite(file.fileno(), unwritten, offset)
             unwritten, offset = unwritten[written:], offset + written
@@ -110,7 +110,7 @@ class PackedPixels(Pixels):
     def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
         """Open the file; ImageSetError where it does not hold n images."""
         super().__init__(paths, sha256s, size)
-        self._path = file = folder / files.PIXELS
+        self._path = file = folder / PIXELS
         try:
             with regular(file).open("rb") as content:
                 np.lib.format.read_magic(content)
@@ -123,7 +123,7 @@ class PackedPixels(Pixels):
                 self._file = os.dup(content.fileno())
         # The header is a Python expression, which can be wrong in any way.
         except Exception as error:
-            raise files.damaged(file, error) from error
+            raise damaged(file, error) from error
         weakref.finalize(self, os.close, self._file)
         if not is_fitting:
             raise ImageSetError(f"{file}: expected {self.shape} uint8, found {shape} {dtype}; pack the images again")
@@ -142,7 +142,7 @@ class PackedPixels(Pixels):
             except OSError as error:
                 raise ImageSetError(f"{name} cannot be read ({words_of(error)}); try again") from error
             if not count:
-                raise ImageSetError(f"{name} is cut off in {files.PIXELS}; pack the images again")
+                raise ImageSetError(f"{name} is cut off in {PIXELS}; pack the images again")
             remainder, offset = remainder[count:], offset + count
         if hashlib.sha256(pixels.data).hexdigest() != self.sha256s[row]:
             raise ImageSetError(f"{name} is damaged; pack the images again")
