@@ -26,6 +26,7 @@ from ..probes.images.image_set import ImageSet
 from ..probes.images.samples import BrokenImageError
 from ..probes.images.set_files import image_keys
 from .recorded_images import Conditions, as_recorded, clean, shown
+from .study.file import Study
 
 TILE, GAP, TITLE, LINE, MARGIN = 132, 6, 18, 15, 12
 """Pixels of a picture's side, between tiles, of a row's title, of a line below a tile, and around the sheet."""
@@ -90,8 +91,6 @@ def grid_of(study: Path | None) -> Grid:
     """The grid of a study file, or the published one."""
     if study is None:
         return make_grid(PUBLISHED, Path())
-    from .study.file import Study
-
     parsed = Study.read(study)
     return make_grid(parsed.probes, parsed.folder)
 
@@ -126,12 +125,12 @@ def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Cond
 
 def _spread(conditions: Sequence[Condition]) -> list[Condition]:
     """At most PROBE_TILES of each probe, from the first to the last in equal steps."""
-    choice: set[Condition] = set()
+    choice: list[Condition] = []
     for _, group in groupby(conditions, key=lambda condition: condition.probe):
         members = list(group)
         places = np.linspace(0, len(members) - 1, min(len(members), PROBE_TILES))
-        choice |= {members[round(place)] for place in places}
-    return [condition for condition in conditions if condition in choice]
+        choice += [members[round(place)] for place in places]
+    return choice
 
 
 def labelled_rows(conditions: Iterable[Condition], size: int) -> list[tuple[str, dict[Condition, str]]]:

@@ -47,10 +47,9 @@ class Workbench:
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
-    """The variant that is attacked, where the only session was opened for an attack."""
+    """The variant whose session, the only one, was opened for an attack."""
     refused: dict[Variant, str] = field(default_factory=dict, init=False)
     """The networks that their engine does not open, or that cannot be attacked, and their errors."""
-    _image_set: ImageSet | None = field(default=None, init=False)
     _resources: RunResources | None = field(default=None, init=False)
 
     def prepare(self, cells: Sequence[Cell], todo: Sequence[Cell], progress: Progress = silent) -> None:
@@ -74,14 +73,23 @@ class Workbench:
             if self.refused.keys() >= members:
                 raise EngineError(next(error for variant, error in self.refused.items() if variant in members))
 
-    def open(self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None) -> None:
-        """Open sessions that are not open yet; `opened` is called for each variant.
+    def open(
+        self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None, attacked: bool = False
+    ) -> None:
+        """Open sessions that are not open yet, or those that attack; `opened` is called for each variant.
 
         A variant that its engine refuses is noted in `refused`, and the others are opened. Raises DeviceError.
         """
         for variant in variants:
             if variant not in self.sessions and variant not in self.refused:
-                self._try(open_session, variant)
+                try:
+                    with gpu_errors():
+                        session = (open_attacker if attacked else open_session)(variant, self.batch, self.threads)
+                        self.sessions[variant] = self._opened.enter_context(session)
+                except DeviceError:
+                    raise
+                except BandlensError as error:
+                    self.refused[variant] = str(error)
             opened()
 
     def compute(
@@ -101,14 +109,14 @@ class Workbench:
 
         Raises DeviceError when the device is lost or out of memory, and what image sets raise when they are opened.
         """
-        starts = starts or {}
-        images = self._images_of(task)
-        if task.attack:
-            self._open_attacked(task.variants[0])
-        else:
-            if self._attacked:
-                self.close()
-            self.open(task.variants)
+        starts, digest = starts or {}, task.cells[0].image_set.digest
+        if self._resources and self._resources.image_set.info.digest != digest:
+            self._resources = None
+        attacked = task.variants[0] if task.attack else None
+        if self._attacked != attacked:
+            self.close()
+            self._attacked = attacked
+        self.open(task.variants, attacked=task.attack)
         if failed := [Failed(cell, self.refused[cell.variant]) for cell in task.cells if cell.variant in self.refused]:
             yield list(failed)
             task = task.limited_to([cell for cell in task.cells if cell.variant not in self.refused])
@@ -116,37 +124,13 @@ class Workbench:
             return
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
-        self._resources = self._resources or make_resources(xp, images, self.sessions)
+        self._resources = self._resources or make_resources(xp, self.images(digest), self.sessions)
         cells = [(cell, max(task.first, starts.get(cell.key, 0))) for cell in task.cells]
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:
         """The devices and software that the open sessions run on."""
         return {variant: session.info for variant, session in self.sessions.items()}
-
-    def _images_of(self, task: Task) -> ImageSet:
-        digest = task.cells[0].image_set.digest
-        if self._image_set is None or self._image_set.info.digest != digest:
-            self._resources = None
-            self._image_set = self.images(digest)
-        return self._image_set
-
-    def _open_attacked(self, variant: Variant) -> None:
-        """Open the network alone."""
-        if self._attacked != variant and variant not in self.refused:
-            self.close()
-            self._try(open_attacker, variant)
-            self._attacked = variant if variant in self.sessions else None
-
-    def _try(self, open_variant: Callable[[Variant, int, int], Session], variant: Variant) -> None:
-        """Open a session, or note the error of a variant that is refused."""
-        try:
-            with gpu_errors():
-                self.sessions[variant] = self._opened.enter_context(open_variant(variant, self.batch, self.threads))
-        except DeviceError:
-            raise
-        except BandlensError as error:
-            self.refused[variant] = str(error)
 
     def close(self) -> None:
         """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""
