@@ -103,8 +103,10 @@ class OpenVinoSession:
     def infer(self, images: NDArray[np.float32], rows: slice = ALL) -> NDArray[np.float32]:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
-        if OpenVinoSession._resident is not self:
-            self._take_memory()
+        resident, OpenVinoSession._resident = OpenVinoSession._resident, self
+        if resident is not None and resident is not self:
+            resident._compiled.release_memory()
+            _trim_memory()
         try:
             for request, part in zip(self._requests, parts_of(images, self._part), strict=True):
                 request.set_input_tensor(_openvino().Tensor(part, shared_memory=True))
@@ -116,12 +118,6 @@ class OpenVinoSession:
         except Exception as error:
             raise EngineError(f"{self.variant}: OpenVINO failed: {_reason(error)}; try a smaller batch") from error
         return self._logits
-
-    def _take_memory(self) -> None:
-        if OpenVinoSession._resident is not None:
-            OpenVinoSession._resident._compiled.release_memory()
-            _trim_memory()
-        OpenVinoSession._resident = self
 
     def __enter__(self) -> Self:
         return self

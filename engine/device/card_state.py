@@ -43,10 +43,10 @@ def card_state(cuda: str = "libcuda.so.1", nvml: str = "libnvidia-ml.so.1") -> C
 
     The card is found by its place on the PCI bus, since NVML counts cards that CUDA_VISIBLE_DEVICES hides.
     """
-    card = _open_nvml(cuda, nvml)
     try:
+        card = _open_nvml(cuda, nvml)
         return None if card is None else _state(*card)
-    except AttributeError:  # the library is too old to have a function
+    except (OSError, AttributeError):  # there is no such library, or it is too old to have a function
         return None
 
 
@@ -66,13 +66,10 @@ def throttling(card: str | None) -> str | None:
 def _open_nvml(cuda: str, nvml: str) -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
     """NVML, started once in a process, and the card in it."""
     place, handle = ctypes.create_string_buffer(BUS_ID_BYTES), ctypes.c_void_p()
-    try:
-        driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
-        if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
-            return None
-        return None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else (library, handle)
-    except (OSError, AttributeError):  # there is no such library, or it is none
+    driver, library = ctypes.CDLL(cuda), ctypes.CDLL(nvml)
+    if driver.cuInit(0) or driver.cuDeviceGetPCIBusId(place, BUS_ID_BYTES, 0) or library.nvmlInit_v2():
         return None
+    return None if library.nvmlDeviceGetHandleByPciBusId_v2(place, byref(handle)) else (library, handle)
 
 
 def _state(library: ctypes.CDLL, handle: ctypes.c_void_p) -> CardState:

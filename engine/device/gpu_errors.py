@@ -32,9 +32,9 @@ def memory_errors(xp: ModuleType, batch: int, needed: int, message: str) -> Iter
         if not is_of_cupy(error):
             raise
         free = free_memory(xp)
-        raise DeviceError(
-            f"{message} takes {gib(needed)}, and {gib(free)} are free; {smaller_batch(batch, free / needed)}"
-        ) from error
+        fits = int(batch * free / needed) // 8 * 8
+        advice = f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
+        raise DeviceError(f"{message} takes {gib(needed)}, and {gib(free)} are free; {advice}") from error
 
 
 @contextmanager
@@ -86,12 +86,6 @@ def first_error(error: BaseException | None) -> Iterator[None]:
     except BandlensError:
         if error is None:
             raise
-
-
-def smaller_batch(batch: int, share: float) -> str:
-    """The advice where only that share of a batch's memory is free."""
-    fits = int(batch * share) // 8 * 8
-    return f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
 
 
 def gib(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -70,13 +71,15 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     """Copy each batch to the card as it is taken."""
     # Two of each are needed: while one batch is copied to the card, or perturbed there, the next is read.
     shape = (batch, *images.shape[1:])
+    count = math.prod(shape)
     try:
-        staging = [_pinned(xp, shape) for _ in range(2)]
+        pinned = [xp.cuda.alloc_pinned_memory(count) for _ in range(2)]  # the card can read it by itself
     except xp.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(
             f"the host has no memory for two batches of {batch} images that the GPU can read ({words_of(error)}); take "
             "a smaller batch, or allow this user more locked memory (ulimit -l)"
         ) from error
+    staging = [np.frombuffer(memory, np.uint8, count).reshape(shape) for memory in pinned]
     copy_events: list[Any] = [None, None]
     turn = 0
 
@@ -94,9 +97,3 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
         return pixels
 
     return take
-
-
-def _pinned(xp: ModuleType, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Memory of the host that the card can read by itself."""
-    count = int(np.prod(shape))
-    return np.frombuffer(xp.cuda.alloc_pinned_memory(count), np.uint8, count).reshape(shape)

@@ -174,10 +174,6 @@ def _unusable(library: Library, error: Exception) -> EngineError:
 # One function per engine: its version, or EngineError with what it lacks
 
 
-def _onnxruntime(_: Gpus) -> str:
-    return f"onnxruntime {load(ONNXRUNTIME).__version__}"
-
-
 def _onnxruntime_cuda(machine: Gpus) -> str:
     usable(machine)
     ort = load(ONNXRUNTIME_GPU)
@@ -206,10 +202,6 @@ def _tensorrt(machine: Gpus) -> str:
     return f"tensorrt {trt.__version__}"
 
 
-def _torch(_: Gpus) -> str:
-    return f"torch {load(TORCH).__version__}"
-
-
 def _torch_cuda(machine: Gpus) -> str:
     gpu, torch = usable(machine), load(TORCH)
     if torch.version.cuda is None:
@@ -224,10 +216,10 @@ def _torch_cuda(machine: Gpus) -> str:
 
 
 CHECKS: Mapping[str, Callable[[Gpus], str]] = {
-    "onnxruntime": _onnxruntime,
+    "onnxruntime": lambda _: f"onnxruntime {load(ONNXRUNTIME).__version__}",
     "openvino": _openvino,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "tensorrt": _tensorrt,
-    "torch": _torch,
+    "torch": lambda _: f"torch {load(TORCH).__version__}",
     "torch-cuda": _torch_cuda,
 }

@@ -11,7 +11,7 @@ from required import miss
 
 H100_BYTES = 85520809984
 
-DRIVER = r"""
+SETTING = r"""
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +19,11 @@ static int setting(const char *name, int usual) {
     const char *text = getenv(name);
     return text ? atoi(text) : usual;
 }
-
+"""
+"""A number by which the environment changes what a library says."""
+DRIVER = (
+    SETTING
+    + r"""
 static const struct { int code; const char *name; } ERRORS[] = {
     {34, "CUDA_ERROR_STUB_LIBRARY"}, {100, "CUDA_ERROR_NO_DEVICE"}, {304, "CUDA_ERROR_OPERATING_SYSTEM"},
     {802, "CUDA_ERROR_SYSTEM_NOT_READY"}, {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"},
@@ -47,6 +51,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return device < 0;
 }
 """
+)
 
 
 def build_driver(folder: Path) -> Path:
@@ -63,15 +68,9 @@ def build_driver(folder: Path) -> Path:
     return file
 
 
-NVML = r"""
-#include <stdlib.h>
-#include <string.h>
-
-static int setting(const char *name, int usual) {
-    const char *text = getenv(name);
-    return text ? atoi(text) : usual;
-}
-
+NVML = (
+    SETTING
+    + r"""
 static int is_open;
 
 int nvmlInit_v2(void) { is_open++; return setting("FAKE_NVML", 0); }
@@ -96,6 +95,7 @@ int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
     return setting("FAKE_MIG", 0) < 0 ? 3 : 0;
 }
 """
+)
 
 
 def build_nvml(folder: Path) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pretend_cupy import compile_kernels, kernel_launcher
-from pretend_gpu import pretend_gpu
+from pretend_cupy import PretendCupy
 from small import make_images, make_model, make_pictures
 
 from bandlens.core.errors import EngineError
@@ -20,9 +19,8 @@ COUNT = 8
 
 
 def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    card: PretendCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    card = pretend_gpu(monkeypatch, kernel_launcher(compile_kernels(tmp_path)))
     model, room, free_bytes = make_model(tmp_path), card.free, list[int]()
     images = make_images(tmp_path / "images.set", make_pictures(COUNT), labels=list(range(COUNT)))
     grid = make_grid({"pgd_linf": {"eps": "1/255", "step": "2/255", "steps": 3}}, tmp_path)

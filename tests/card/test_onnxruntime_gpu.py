@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
-from pretend_gpu import pretend_gpu
 from pretend_onnxruntime import NO_CPU
-from small import make_model, make_pictures
+from small import make_batches, make_model
 
 from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model
@@ -33,17 +32,7 @@ from bandlens.export.onnx.precisions import make_onnx_file
 Images = NDArray[np.float32]
 
 
-def batches(count: int, size: int = 8) -> list[Images]:
-    pictures = make_pictures(size * count).transpose(0, 3, 1, 2)
-    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
-
-
 # On a card that is none
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
-    return pretend_gpu(monkeypatch)
 
 
 def opened(model: Model, batch: int = 8) -> Session:
@@ -125,7 +114,7 @@ def test_errors_of_a_gpu_are_said_without_the_source_around_them(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError(error)
 
-    model, [content] = make_model(tmp_path), batches(1)
+    model, [content] = make_model(tmp_path), make_batches(1, 8)
     with ExitStack() as stack:
         if opening:
             monkeypatch.setattr("onnxruntime.InferenceSession", fails)

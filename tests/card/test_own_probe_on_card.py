@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pretend_cupy import CardArray, compile_kernels, kernel_launcher, real
+from pretend_cupy import CardArray, real
 from pretend_gpu import pretend_gpu
 from small import make_images, make_model, make_pictures
 
@@ -24,7 +25,7 @@ PROBES = {"with xp": "images, xp, share", "without xp": "images, share"}
 
 @pytest.mark.parametrize("name", PROBES)
 def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any], name: str
 ) -> None:
     (tmp_path / "fade.py").write_text(
         f"def fade({PROBES[name]}):\n    return images[..., ::-1] * images.dtype.type(share)\n"
@@ -46,7 +47,7 @@ def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
             copied.append(array.size)
         return get(array, stream)
 
-    card = pretend_gpu(monkeypatch, kernel_launcher(compile_kernels(tmp_path)))
+    card = pretend_gpu(monkeypatch, launcher)
     monkeypatch.setattr(CardArray, "get", counted)
     assert real(), "it has been imported before another takes its name"
     monkeypatch.setitem(sys.modules, "cupy", card)

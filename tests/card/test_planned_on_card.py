@@ -9,13 +9,11 @@ from typing import Any
 import pretend_tensorrt
 import pytest
 from deferred_card import Graph
-from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
-from pretend_gpu import pretend_gpu
+from pretend_cupy import PretendCupy
 from small import ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
-from bandlens.core.errors import DeviceError
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
 from bandlens.engine.backends import tensorrt as tensorrt_session
@@ -23,14 +21,8 @@ from bandlens.engine.backends.base import plan_file_of, variant_of
 from bandlens.engine.tuning import measure_rate
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.plans import plans
-from bandlens.probes import kernels
 
 BATCH = 8
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
-    return pretend_gpu(monkeypatch)
 
 
 @pytest.fixture
@@ -73,7 +65,6 @@ def test_the_batch_that_is_timed_is_a_replay(
 def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     card: PretendCupy, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    monkeypatch.setattr(kernels, "cuda_function", kernel_launcher(compile_kernels(tmp_path)))
     model = make_model(tmp_path / "models")
     make_onnx_file(model, "fp16")
     half = plan_file_of(variant_of(model, "tensorrt", precision))
@@ -85,14 +76,3 @@ def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
     assert gated.run_summary["cells"] == 4
     sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
     assert sessions == sorted([(precision, BATCH), ("fp32", BATCH)])
-
-
-def test_no_room_for_the_images_names_the_batch(
-    card: PretendCupy, variant: Variant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise card.cuda.memory.OutOfMemoryError("Out of memory allocating 1,048,576 bytes")
-
-    monkeypatch.setattr(tuning, "sample_images", full)
-    with pytest.raises(DeviceError, match=r"out of memory on the GPU at batch 8: its work takes .* are free"):
-        measure_rate(variant, BATCH, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from deferred_card import CudaError
-from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher, real
+from pretend_cupy import PretendCupy, real
 
 from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.devices import readiness
@@ -16,11 +16,6 @@ from bandlens.engine.device.nvidia import Gpu
 from bandlens.probes import kernels
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    return kernel_launcher(compile_kernels(tmp_path_factory.mktemp("kernels")))
 
 
 @pytest.fixture

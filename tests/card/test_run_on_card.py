@@ -29,7 +29,7 @@ import pytest
 from deferred_card import CudaError, DeferredCard
 from drawn_threads import draw_threads
 from imports_of_folders import PACKAGE
-from pretend_cupy import CardArray, OutOfMemoryError, PretendCupy, compile_kernels, kernel_launcher
+from pretend_cupy import CardArray, OutOfMemoryError, PretendCupy
 from pretend_gpu import pretend_gpu
 from pretend_torch import torch_on
 from small import CLASSES, make_images, make_model, make_pictures
@@ -113,10 +113,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bench]]:
-    folder = tmp_path_factory.mktemp("bench")
-    launcher = kernel_launcher(compile_kernels(folder))
-
+def benches(tmp_path_factory: pytest.TempPathFactory, launcher: Callable[..., Any]) -> Iterator[dict[str, Bench]]:
     def make(size: int, probes: dict[str, Any], classes: int = CLASSES) -> Bench:
         folder = tmp_path_factory.mktemp("bench")
         models = [make_model(folder, f"m{k}", size=size, classes=classes, seed=k) for k in range(2)]

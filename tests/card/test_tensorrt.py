@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import pretend_cupy
 import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
-from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
-from pretend_gpu import pretend_gpu
-from small import CLASSES, make_images, make_model, make_pictures
+from pretend_cupy import PretendCupy
+from small import CLASSES, make_batches, make_images, make_model, make_pictures, reference_logits
 from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
@@ -31,7 +29,6 @@ from bandlens.engine.device import pixels
 from bandlens.engine.device.gpu_errors import is_of_cupy
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.run import make_resources
-from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
@@ -40,32 +37,13 @@ from bandlens.probes.arrays import to_numpy
 BATCH = 8
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    return kernel_launcher(compile_kernels(tmp_path_factory.mktemp("kernels")))
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
-    return pretend_gpu(monkeypatch, launcher)
-
-
 def variant(model: Model) -> Variant:
     return variant_of(model, "tensorrt", "fp32")
 
 
-def batches(count: int, size: int = 128) -> list[np.ndarray]:
-    pictures = make_pictures(BATCH * count, size).transpose(0, 3, 1, 2)
-    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
-
-
-def reference(model: Model, images: np.ndarray) -> np.ndarray:
-    return onnx_logits(model.path.read_bytes(), images)
-
-
 def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
-    model, contents = make_model(tmp_path), batches(4)
-    expected = [reference(model, content) for content in contents]
+    model, contents = make_model(tmp_path), make_batches(4, BATCH)
+    expected = [reference_logits(model, content) for content in contents]
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
     with open_session(variant(model), BATCH, 1) as session:
         before = Graph.launched
@@ -87,7 +65,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     caplog: pytest.LogCaptureFixture,
     invalid: bool,
 ) -> None:
-    models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(2)
+    models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], make_batches(2, BATCH)
     caplog.set_level(logging.WARNING, "bandlens")
     executing = pretend_tensorrt.Context.execute_async_v3
 
@@ -107,7 +85,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
         with open_session(variant(model), BATCH, 1) as session:
             for content in contents * 2:
                 logits = session.infer(card.asarray(content))
-                np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-5, atol=1e-5)
                 assert tensorrt_session.shared_device().stream.captured is None
     assert Graph.launched == before
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
@@ -117,7 +95,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
 
 def test_a_session_goes_on_after_a_larger_one_has_found_no_room(card: PretendCupy, tmp_path: Path) -> None:
     """The larger one has given the smaller one's memory back, in which a graph of it would write."""
-    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], make_batches(1, BATCH)
     card.free = 2 * BATCH * pretend_tensorrt.MEMORY
     images = card.asarray(content)
     with open_session(variant(models[0]), BATCH, 1) as session:
@@ -127,7 +105,7 @@ def test_a_session_goes_on_after_a_larger_one_has_found_no_room(card: PretendCup
             open_session(variant(models[1]), 64, 1)
         for _ in range(3):
             logits = to_numpy(session.infer(images))
-            np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(logits, reference_logits(models[0], content), rtol=1e-5, atol=1e-5)
 
 
 def test_an_int8_plan_that_computes_something_else_is_refused_where_onnxruntime_is_exact(
@@ -151,7 +129,7 @@ def test_an_int8_plan_that_computes_something_else_is_refused_where_onnxruntime_
 
 def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
     models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
-    [content] = batches(1)
+    [content] = make_batches(1, BATCH)
     images, more = card.asarray(content), card.asarray(np.concatenate([content, content]))
     first = open_session(variant(models[0]), BATCH, 1)
     for _ in range(3):
@@ -161,9 +139,9 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     assert device.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
         logits = to_numpy(first.infer(images))
-        np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits, reference_logits(models[0], content), rtol=1e-5, atol=1e-5)
         logits = to_numpy(second.infer(more))[:BATCH]
-        np.testing.assert_allclose(to_numpy(logits), reference(models[1], content), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(to_numpy(logits), reference_logits(models[1], content), rtol=1e-5, atol=1e-5)
     assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
 
 
@@ -174,7 +152,7 @@ def test_a_failure_that_tensorrt_alone_knows_of_is_one_line(
         monkeypatch.setattr(pretend_tensorrt.Context, "broken", True)
         session._graphs.clear()
         with pytest.raises(DeviceError, match="TensorRT failed: it does not say why; what was committed stays"):
-            session.infer(card.asarray(batches(1)[0]))
+            session.infer(card.asarray(make_batches(1, BATCH)[0]))
 
 
 CUPY_ERRORS = {
@@ -385,11 +363,13 @@ def test_a_word_leaves_graphs_out(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "graphs")
-    model, [content] = make_model(tmp_path), batches(1)
+    model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     images, before = card.asarray(content), Graph.launched
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):
-            np.testing.assert_allclose(to_numpy(session.infer(images)), reference(model, content), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(
+                to_numpy(session.infer(images)), reference_logits(model, content), rtol=1e-5, atol=1e-5
+            )
     assert Graph.launched == before
     assert not [line for line in caplog.messages if "graph" in line], "it was asked for"
 
@@ -408,13 +388,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
 
 def test_bf16_is_the_fp32_file_with_a_plan_of_its_own(card: PretendCupy, tmp_path: Path) -> None:
     """Eight bits of a float: coarser than the fp32 file, and no coarser than eight bits and a few operators make it."""
-    model, [content] = make_model(tmp_path), batches(1)
+    model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     coarse = variant_of(model, "tensorrt", "bf16")
     assert coarse.sha256 == model.sha256
     for opened in (variant(model), coarse):
         with open_session(opened, BATCH, 1) as session:
             logits = to_numpy(session.infer(card.asarray(content)))
-    apart = np.abs(logits - reference(model, content)).max() / np.abs(logits).max()
+    apart = np.abs(logits - reference_logits(model, content)).max() / np.abs(logits).max()
     assert 2**-14 < apart < 8 * 2**-8
     assert [path.name[:11] for path in sorted((tmp_path / "plans").glob("*.plan"))] == ["one.bf16.b8", "one.fp32.b8"]
     assert plans.trt_plan_batches(plan_file_of(coarse)) == {BATCH}
@@ -435,7 +415,7 @@ def test_a_gpu_without_bf16_is_named(card: PretendCupy, tmp_path: Path, monkeypa
 
 
 def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: PretendCupy, tmp_path: Path) -> None:
-    model, [content] = make_model(tmp_path), batches(1)
+    model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     [layer] = profile_layers(variant(model), content, 1)
     assert (layer.name, layer.operator, layer.seconds) == ("c + r", "CaskConvolution", 0.002)
     assert layer.bytes == content.nbytes + 4 * BATCH * CLASSES + 2 * 600
@@ -445,4 +425,4 @@ def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: Prete
 
 def test_a_plan_shows_no_values_of_its_layers(card: PretendCupy, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"its layers show no values.* compare onnxruntime or"):
-        layer_values(variant(make_model(tmp_path)), batches(1)[0], 1)
+        layer_values(variant(make_model(tmp_path)), make_batches(1, BATCH)[0], 1)

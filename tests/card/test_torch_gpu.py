@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_cupy import CardArray, PretendCupy
-from pretend_gpu import pretend_gpu
-from small import make_model, make_pictures
+from small import make_batches, make_model, reference_logits
 
 from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
@@ -25,35 +24,21 @@ from bandlens.probes.arrays import to_numpy
 BATCH = 8
 
 
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
-    return pretend_gpu(monkeypatch)
-
-
 def variant(model: Model, precision: str = "fp32") -> Variant:
     return variant_of(model, "torch-cuda", precision)
 
 
-def batches(count: int, size: int = 128) -> list[np.ndarray]:
-    pictures = make_pictures(BATCH * count, size).transpose(0, 3, 1, 2)
-    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
-
-
-def reference(model: Model, images: np.ndarray) -> np.ndarray:
-    return onnx_logits(model.path.read_bytes(), images)
-
-
 def test_logits_are_the_models_and_stay_on_the_card(card: PretendCupy, tmp_path: Path) -> None:
-    model, contents = make_model(tmp_path), batches(2)
+    model, contents = make_model(tmp_path), make_batches(2, BATCH)
     with open_session(variant(model), BATCH, 1) as session:
         for content in contents:
             logits = session.infer(card.asarray(content))
             assert isinstance(logits, CardArray)
-            np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
-    model, [content] = make_model(tmp_path), batches(1)
+    model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     make_onnx_file(model, "fp16")
     expected = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
     with open_session(variant(model, "fp16"), BATCH, 1) as session:

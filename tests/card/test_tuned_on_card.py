@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_cupy import PretendCupy
 from pretend_gpu import pretend_gpu
 from small import make_images, make_model, make_pictures
 
@@ -28,11 +28,6 @@ from bandlens.probes.arrays import to_numpy
 BATCHES = (2, 4, 8)
 RATES = {(4, ""): 50.0, (8, ""): 49.0, (4, "level"): 51.0, (4, "tiling"): 60.0}
 """Images a second of the pretended card by batch and settings, 1 by default; what is timed on it is Python."""
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    return kernel_launcher(compile_kernels(tmp_path_factory.mktemp("kernels")))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION
 from bandlens.export.model_files import Normalization, save_model
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack, pack_arrays
@@ -154,6 +155,17 @@ def make_pictures(count: int, size: int = 128, seed: int = 0) -> NDArray[np.uint
         coarse = rng.normal(scale=35, size=(count, cells, cells, 3))
         pictures += coarse.repeat(size // cells, axis=1).repeat(size // cells, axis=2)
     return pictures.clip(0, 255).astype(np.uint8)
+
+
+def make_batches(count: int, batch: int) -> list[NDArray[np.float32]]:
+    """Batches of different images, each (batch, 3, 128, 128) in [0, 1]."""
+    pictures = make_pictures(batch * count).transpose(0, 3, 1, 2)
+    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
+
+
+def reference_logits(model: Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits that ONNX Runtime computes of the model's own file."""
+    return onnx_logits(model.path.read_bytes(), images)
 
 
 def make_images(
