@@ -30,31 +30,17 @@ from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
 from .models import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
+NUMBERS = (
+    *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_holm", "p_bh"),
+    *("detectable", "partial", "partial_p", "loco_low", "loco_high"),
+)
 SCHEMA: Mapping[str, type[pl.DataType]] = {
-    "method": pl.String,
-    "bias": pl.String,
-    "group": pl.String,
-    "subset": pl.String,
+    **dict.fromkeys(("method", "bias", "group", "subset"), pl.String),
     "n": pl.Int64,
-    "coefficient": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "low_images": pl.Float64,
-    "high_images": pl.Float64,
-    "p": pl.Float64,
-    "p_permutation": pl.Float64,
-    "p_holm": pl.Float64,
-    "p_bh": pl.Float64,
-    "detectable": pl.Float64,
-    "partial": pl.Float64,
-    "partial_p": pl.Float64,
-    "loco_low": pl.Float64,
-    "loco_high": pl.Float64,
-    "loco_low_category": pl.String,
-    "loco_high_category": pl.String,
-    "note": pl.String,
+    **dict.fromkeys(NUMBERS, pl.Float64),
+    **dict.fromkeys(("loco_low_category", "loco_high_category", "note"), pl.String),
 }
-
+"""Columns of the table."""
 SEED = 0
 """The seed of the bootstrap and of permutations: the same models always give the same table."""
 
