@@ -109,15 +109,13 @@ class Run:
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
     """Reduce the runs to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
+    runs = []
     for run, name in ((a, first), (b, second)):
         detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
         if name not in (names := detail[column].unique().sort()):
             raise UnknownName(f"{column.replace('_', ' ')} of {run.label}", name, names.to_list())
-    called = f"{first}, {second}"
-    return (
-        replace(a, column=column, value=first, called=called),
-        replace(b, column=column, value=second, called=called),
-    )
+        runs.append(replace(run, column=column, value=name, called=f"{first}, {second}"))
+    return runs[0], runs[1]
 
 
 @dataclass(frozen=True, slots=True)
