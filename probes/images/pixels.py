@@ -1,6 +1,6 @@
 """The pixels of a set: packed in one file, or decoded from photographs whenever they are asked for.
 
-Both compare an image with the sha256 that it had when the set was made, whenever it is read.
+Both compare an image with the sha256 that it had when the set was made: packed ones the first time, others always.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Pixels(ABC):
 class PackedPixels(Pixels):
     """The open pixels.npy of a set.
 
-    It is read and not mapped: a file that is cut off meanwhile is then an error, where a map would end the process.
+    An image is hashed when it is first taken, and again when the file's time or length has changed since: hashing takes
+    seven times as long as reading. The file is read and not mapped: a file that is cut off meanwhile is then an error,
+    where a map would end the process.
     """
 
     def __init__(self, folder: Path, size: int, paths: Sequence[str], sha256s: Sequence[str]) -> None:
@@ -127,26 +129,49 @@ class PackedPixels(Pixels):
         weakref.finalize(self, os.close, self._file)
         if not is_fitting:
             raise ImageSetError(f"{file}: expected {self.shape} uint8, found {shape} {dtype}; pack the images again")
+        self._hashed, self._state = np.zeros(len(paths), np.bool_), self._read_state()
 
     def map(self) -> NDArray[np.uint8]:
         """(n, 3, size, size): a read-only memory map, of which nothing is checked."""
         return np.memmap(self._path, np.uint8, "r", self._start, self.shape)
 
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        if (state := self._read_state()) != self._state:
+            self._hashed[:], self._state = False, state
+        if not self._hashed[rows].all():
+            images = super().take(rows, out)
+            self._hashed[rows] = True
+            return images
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
+        for image, row in zip(images, rows.tolist(), strict=True):
+            self._read_into(image, row)
+        return images
+
     def read(self, row: int) -> NDArray[np.uint8]:
-        pixels, name = np.empty(self.shape[1:], np.uint8), f"{self._path.parent}: image {row} ('{self.paths[row]}')"
+        pixels = np.empty(self.shape[1:], np.uint8)
+        self._read_into(pixels, row)
+        if hashlib.sha256(pixels.data).hexdigest() != self.sha256s[row]:
+            raise ImageSetError(f"{self._name(row)} is damaged; pack the images again")
+        return pixels
+
+    def _read_state(self) -> tuple[int, int, int]:
+        state = os.fstat(self._file)
+        return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+    def _name(self, row: int) -> str:
+        return f"{self._path.parent}: image {row} ('{self.paths[row]}')"
+
+    def _read_into(self, pixels: NDArray[np.uint8], row: int) -> None:
         remainder = pixels.reshape(-1).data
         offset = self._start + row * len(remainder)
         while remainder:
             try:
                 count = os.preadv(self._file, [remainder], offset)
             except OSError as error:
-                raise ImageSetError(f"{name} cannot be read ({words_of(error)}); try again") from error
+                raise ImageSetError(f"{self._name(row)} cannot be read ({words_of(error)}); try again") from error
             if not count:
-                raise ImageSetError(f"{name} is cut off in {PIXELS}; pack the images again")
+                raise ImageSetError(f"{self._name(row)} is cut off in {PIXELS}; pack the images again")
             remainder, offset = remainder[count:], offset + count
-        if hashlib.sha256(pixels.data).hexdigest() != self.sha256s[row]:
-            raise ImageSetError(f"{name} is damaged; pack the images again")
-        return pixels
 
 
 class Stream(Pixels):
