@@ -59,7 +59,7 @@ def test_resnet50_exports_clean_and_equal(resnet50: nn.Module, photographs: Imag
     assert counts["BatchNormalization"] == 0
     assert counts["Conv"] == 53
     assert counts.keys() == {"Conv", "Relu", "Add", "Sub", "Div", "MaxPool", "ReduceMean", "Reshape", "Gemm"}
-    parity = check_parity(torch_outputs(network, photographs), content, photographs, "resnet50")
+    parity = check_parity(content, torch_outputs(network, photographs), photographs, "resnet50")
     assert (parity.images, parity.top1_disagreements) == (18, 0)
     assert parity.relative_difference < 1e-5
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_network_with_random_numbers_is_refused(photographs: Images) -> None:
     network = imagenet(Function(lambda images: nn.functional.dropout(images.mean((2, 3)), training=True)))
     content, _ = to_onnx(network, 64)
     with pytest.raises(ExportError, match=r"does not compute what torch does.*nothing was written"):
-        check_parity(torch_outputs(network, photographs), content, photographs, "random")
+        check_parity(content, torch_outputs(network, photographs), photographs, "random")
 
 
 @pytest.mark.parametrize(("value", "kind"), [(torch.nan, "NaN"), (torch.inf, "infinite")])
@@ -143,7 +143,7 @@ def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kin
     expected = torch_outputs(network, photographs)
     for check, where in (
         (lambda: check_finite(expected, "broken in torch"), "broken in torch"),
-        (lambda: check_parity(expected, content, photographs, "broken"), "the ONNX file of broken"),
+        (lambda: check_parity(content, expected, photographs, "broken"), "the ONNX file of broken"),
     ):
         with pytest.raises(ExportError) as caught:
             check()
@@ -160,7 +160,7 @@ def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photogr
     changed[7] += 1e3
     bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
     with pytest.raises(ExportError, match="top-1 differs on"):
-        check_parity(torch_outputs(imagenet(resnet18), photographs), model.SerializeToString(), photographs, "doctored")
+        check_parity(model.SerializeToString(), torch_outputs(imagenet(resnet18), photographs), photographs, "doctored")
 
 
 def test_compare_counts_what_differs() -> None:
