@@ -15,7 +15,7 @@ from ...core.protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ...core.records import Missing
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
-from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
+from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import PredictionReader, read_decisions
 from ..measures.registry import MEASURES, title_of, without_replaced
 from ..measures.registry import biases as bias_names
@@ -273,13 +273,14 @@ def _clean_errors(store: Store, label: str) -> Errors:
         [label],
     )
     errors: dict[str, dict[str, Share]] = {}
+    predictions = PredictionReader(store)
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
-        clusters = clusters_of(store, int(str(image_set)))
+        photographs = predictions.images(int(str(image_set))).photographs
         errors_of_set = errors.setdefault(clean_group(str(name)), {})
         for models in group.sort("cell").iter_slices(MODELS_AT_ONCE):
             decisions = read_decisions(store, models["cell"].to_list())
             for checkpoint, outcome in zip(models["checkpoint"], decisions, strict=True):
-                errors_of_set[checkpoint] = share_of(np.asarray(outcome.rank == 0), clusters)
+                errors_of_set[checkpoint] = share_of(np.asarray(outcome.rank == 0), photographs)
     return errors
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import isclose
@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from ...core.errors import some_of
 from ...core.protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
@@ -50,7 +49,6 @@ from .base import (
     Options,
     Scope,
     State,
-    estimate_of,
     less_clean,
     nothing,
     paired_intervals,
@@ -94,11 +92,11 @@ class Measured:
     lacks: str | None = None
     """The reason why there is no share, such as `is missing`."""
 
-    def estimate(self) -> Estimate:
-        """The estimate, in percent."""
+    def estimate(self, clean: Share | None = None) -> Estimate:
+        """The estimate, in percent, and its difference from the share of the clean images where there is one."""
         if not self.share:
             return nothing(State.MISSING, self.lacks or "")
-        estimate = estimate_of(self.share).times(100)
+        estimate = less_clean(self.share, clean).times(100)
         return replace(estimate, state=State.DOUBTFUL, note=self.doubts) if self.doubts else estimate
 
 
@@ -111,25 +109,63 @@ class Benchmarked:
     names: Sequence[str]
     groups: Sequence[str]
     """Groups of which it has more than `imagenet`."""
-    clusters: Mapping[int, NDArray[np.int64]]
-    """image_set.id -> which cluster each of its images shows."""
 
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
     """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
-    cells = by_accuracy(_cells(store, study_id))
-    return Benchmarked(_by_checkpoint(cells), *accuracies_of(cells), _clusters(store, cells))
+    cells = _read_cells(store, study_id)
+    return Benchmarked(_by_checkpoint(cells, by_accuracy), *accuracies_of(by_accuracy(cells)))
 
 
-def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
+def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
+    """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
+
+    `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
+    The answer is empty where no perturbation has any.
+    """
+    cells: dict[ConditionKey, list[Row]] = {}
+    for cell in _read_cells(store, study_id):
+        cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
+    benchmarked: dict[ConditionKey, Benchmarked] = {}
+    for key, rows in cells.items():
+        by_checkpoint = _by_checkpoint(rows, _by_accuracy_under)
+        names, groups = _complete_means(by_checkpoint.values())
+        if names or groups:
+            benchmarked[key] = Benchmarked(by_checkpoint, names, groups)
+    return benchmarked if any(not key.is_clean for key in benchmarked) else {}
+
+
+def _read_cells(store: Store, study_id: int) -> list[dict[str, Any]]:
     return store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
 
 
-def _clusters(store: Store, cells: Mapping[str, Sequence[Row]]) -> dict[int, NDArray[np.int64]]:
+def _by_checkpoint(
+    cells: Sequence[Row], sort: Callable[[Sequence[Row]], dict[str, list[Row]]]
+) -> dict[int, dict[str, list[Row]]]:
+    """Checkpoint -> its cells, sorted by accuracy."""
+    by_checkpoint: dict[int, list[Row]] = {}
+    for cell in cells:
+        by_checkpoint.setdefault(cell["checkpoint_id"], []).append(cell)
+    return {checkpoint: sort(rows) for checkpoint, rows in by_checkpoint.items()}
+
+
+def _by_accuracy_under(cells: Sequence[Row]) -> dict[str, list[Row]]:
+    """`by_accuracy` of cells under one condition, as if their images were the benchmarks' own."""
     return {
-        image_set: clusters_of(store, image_set)
-        for image_set in {cell["image_set"] for rows in cells.values() for cell in rows}
+        name: [cell for cell in cells if accuracy.probe == "clean" and _shows(cell, accuracy)]
+        for name, accuracy in ACCURACIES.items()
     }
+
+
+def _complete_means(cells: Iterable[Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
+    """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
+    gaps_of_checkpoints = [{name: gap(rows[name], accuracy) for name, accuracy in ACCURACIES.items()} for rows in cells]
+    names = [
+        name
+        for name, accuracy in sorted(ACCURACIES.items())
+        if BENCHMARKS[accuracy.benchmark].corruptions and not all(gaps[name] for gaps in gaps_of_checkpoints)
+    ]
+    return names, [group for group in GROUPS if not all(incomplete(group, gaps) for gaps in gaps_of_checkpoints)]
 
 
 def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
@@ -208,9 +244,9 @@ class BenchmarkOutcomes:
     @cached_property
     def measured(self) -> dict[str, Measured]:
         """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
-        cells = self.study.cells.get(self.checkpoint_id, dict.fromkeys(ACCURACIES, ()))
+        cells = self.study.cells.get(self.checkpoint_id, {})
         measured = {
-            name: _measure_benchmark(self.predictions, cells[name], accuracy, self.study.clusters)
+            name: _measure_benchmark(self.predictions, cells.get(name, ()), accuracy)
             for name, accuracy in ACCURACIES.items()
         }
         benchmarks = {f"top1_{name}": measured[name] for name in self.study.names}
@@ -219,13 +255,11 @@ class BenchmarkOutcomes:
 
 def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Estimate]:
     """The accuracies and means of groups that a study has, in percent; under a condition, those that are whole."""
-    if outcomes.condition is None:
-        return {name: measured.estimate() for name, measured in outcomes.measured.items()}
     clean = outcomes.clean.measured if outcomes.clean else {}
     return {
-        name: _less_clean(measured, measured.share, clean[name].share if name in clean else None)
+        name: measured.estimate(clean[name].share if name in clean else None)
         for name, measured in outcomes.measured.items()
-        if measured.share
+        if measured.share or outcomes.condition is None
     }
 
 
@@ -235,57 +269,6 @@ def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[st
         {name: measured.share for name, measured in outcomes.measured.items() if measured.share} for outcomes in (a, b)
     )
     return {name: (100 * low, 100 * high) for name, (low, high) in paired_intervals(shares_a, shares_b).items()}
-
-
-def _by_checkpoint(cells: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, list[Row]]]:
-    """Checkpoint -> name -> its cells, of each checkpoint that has any; a name of which it has none has no cells."""
-    by_checkpoint: dict[int, dict[str, list[Row]]] = {}
-    for name, rows in cells.items():
-        for cell in rows:
-            cells_of_names = by_checkpoint.setdefault(cell["checkpoint_id"], {accuracy: [] for accuracy in cells})
-            cells_of_names[name].append(cell)
-    return by_checkpoint
-
-
-def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey | None, Benchmarked]:
-    """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
-
-    `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
-    The answer is empty where no perturbation has any.
-    """
-    cells: dict[ConditionKey, list[Row]] = {}
-    for cell in _cells(store, study_id):
-        cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
-    benchmarked: dict[ConditionKey | None, Benchmarked] = {}
-    for key, rows in cells.items():
-        under = {
-            name: [cell for cell in rows if accuracy.probe == "clean" and _shows(cell, accuracy)]
-            for name, accuracy in ACCURACIES.items()
-        }
-        by_checkpoint = _by_checkpoint(under)
-        names, groups = _complete_means(by_checkpoint)
-        if names or groups:
-            benchmarked[key] = Benchmarked(by_checkpoint, names, groups, _clusters(store, under))
-    return benchmarked if any(key and not key.is_clean for key in benchmarked) else {}
-
-
-def _complete_means(cells: Mapping[int, Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
-    """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
-    names, groups = set[str](), set[str]()
-    for cells_of_names in cells.values():
-        gaps = {name: gap(cells_of_names[name], accuracy) for name, accuracy in ACCURACIES.items()}
-        names |= {
-            name
-            for name, accuracy in ACCURACIES.items()
-            if BENCHMARKS[accuracy.benchmark].corruptions and not gaps[name]
-        }
-        groups |= {group for group in GROUPS if not incomplete(group, gaps)}
-    return sorted(names), [group for group in GROUPS if group in groups]
-
-
-def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate:
-    difference = less_clean(share, clean).times(100).difference
-    return replace(number.estimate(), n=share.images, difference=difference)
 
 
 def _shows(cell: Row, accuracy: Accuracy) -> bool:
@@ -308,16 +291,14 @@ def _published_budget(parameters: str) -> bool:
     return all(isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
 
 
-def _measure_benchmark(
-    predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
-) -> Measured:
+def _measure_benchmark(predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
     if lacks := gap(cells, accuracy):
         return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
     cells_by_place = {_place(cell): cell for cell in reversed(cells)}
     doubled = [cells_by_place[place] for place, count in Counter(map(_place, cells)).items() if count > 1]
-    shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in cells_by_place.values()]
+    shares = [_share(predictions, cell, accuracy) for cell in cells_by_place.values()]
     return Measured(mean_of(shares), "; ".join(_doubts(list(cells_by_place.values()), doubled, accuracy)))
 
 
@@ -335,7 +316,7 @@ def _doubts(cells: Sequence[Row], doubled: Sequence[Row], accuracy: Accuracy) ->
         yield f"the largest of several sets, {some_of([cell['name'] for cell in doubled])}"
 
 
-def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
+def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy) -> Share:
     decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
     index, hits = np.arange(len(images)), np.asarray(decisions.rank == 0)
     if accuracy.scheme == "real":
@@ -344,7 +325,7 @@ def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, cluster
         last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
         counted = np.isin(index, last)
         index, hits = index[counted], hits[counted]
-    return share_of(hits, clusters[index])
+    return share_of(hits, images.photographs[index])
 
 
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
@@ -354,21 +335,6 @@ def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
         return Measured(None, lacks=lacks)
     doubts = [f"{name}: {member.doubts}" for name, member in members.items() if member.doubts]
     return Measured(mean_of([member.share for member in members.values() if member.share]), "; ".join(doubts))
-
-
-def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
-    """The cluster of each image of a set: numbers that are the same in any set that shows the same photograph.
-
-    Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
-    image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database.
-    """
-    clusters = store.frame(
-        "SELECT CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) AS BIGINT) "
-        "END AS number, ((1 + (hash(digest) >> 34))::BIGINT << 32) + cluster AS own "
-        "FROM image JOIN image_set AS s ON s.id = image_set WHERE image_set = ? ORDER BY image_index",
-        [image_set],
-    )
-    return clusters.select(cluster=clusters["number"].fill_null(clusters["own"]))["cluster"].to_numpy()
 
 
 # The measures

@@ -97,6 +97,11 @@ class ImageTruth:
     digest: str
     clusters: Whole
     """(n,): images of one cluster are not independent."""
+    photographs: Whole
+    """(n,): clusters by numbers that are the same in any set that shows the same photograph.
+
+    Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
+    image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database."""
     labelled: bool
     label: Whole
     """(n,): class that predictions are ranked by; -1 without labels."""
@@ -344,7 +349,12 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
     digest, labelled, own_scheme = store.frame(
         "SELECT digest, labelled, scheme FROM image_set WHERE id = ?", [image_set]
     ).row(0)
-    clusters = store.frame("SELECT cluster FROM image WHERE image_set = ? ORDER BY image_index", [image_set])
+    clusters = store.frame(
+        "SELECT cluster, CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) "
+        "AS BIGINT) END AS number, ((1 + (hash(digest) >> 34))::BIGINT << 32) + cluster AS own "
+        "FROM image JOIN image_set AS s ON s.id = image_set WHERE image_set = ? ORDER BY image_index",
+        [image_set],
+    )
     labels = store.frame(
         "SELECT scheme, image_index::BIGINT AS image_index, class::BIGINT AS class FROM label WHERE image_set = ?",
         [image_set],
@@ -363,6 +373,7 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
     return ImageTruth(
         digest=digest,
         clusters=clusters["cluster"].to_numpy().astype(np.int64),
+        photographs=clusters["number"].fill_null(clusters["own"]).to_numpy(),
         labelled=labelled,
         label=classes(own_scheme or ""),
         accepted=np.sort(real @ np.array([1 << 16, 1])),

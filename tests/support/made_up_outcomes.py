@@ -22,9 +22,11 @@ def images_of(
     """Labelled images whose label is 0 or the first of two cues."""
     none = np.full(count, -1)
     first, second = (none, none) if cues is None else (np.asarray(cue, np.int64) for cue in cues)
+    ids = np.arange(count) if clusters is None else np.asarray(clusters, np.int64)
     return ImageTruth(
         digest="made up",
-        clusters=np.arange(count) if clusters is None else np.asarray(clusters, np.int64),
+        clusters=ids,
+        photographs=ids,
         labelled=True,
         label=np.zeros(count, np.int64) if cues is None else first,
         accepted=np.zeros(0, np.int64),
