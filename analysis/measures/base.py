@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ...core.errors import UsageError
 from ...core.protocol import CLASSES, CUES
 from ...core.records import Condition
 from ..statistics import Floats, Mask, Whole
@@ -194,21 +193,6 @@ class Available:
         return [condition for condition in self.conditions if condition.probe == probe]
 
 
-FEWEST_RESAMPLES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of `analyze` that concern estimates."""
-
-    resamples: int = 1000
-    """Resamples of the images, for intervals that are percentiles."""
-
-    def __post_init__(self) -> None:
-        if self.resamples < FEWEST_RESAMPLES:
-            raise UsageError(f"{self.resamples} resamples; intervals need at least {FEWEST_RESAMPLES}")
-
-
 def as_it_is(estimate: Estimate) -> Estimate:
     """The `judge` of values that say all."""
     return estimate
@@ -339,7 +323,7 @@ class Measure(Generic[Read]):
     """Whether an image set has the measure at all, or some of what it needs."""
     needs: Callable[[Available], str | None] = lacks_nothing
     """The conditions or labels that it lacks, in words; None where the decisions determine it."""
-    estimates: Callable[[Read, Options], Mapping[str, Estimate]] | None = None
+    estimates: Callable[[Read], Mapping[str, Estimate]] | None = None
     """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
     differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
     """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""

@@ -29,7 +29,7 @@ from ...core.jobs import end_with_parent, processors
 from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.shares import Share
-from .base import NUMBERS, Estimate, ImageValues, Measure, Options, State, less_clean, nothing
+from .base import NUMBERS, Estimate, ImageValues, Measure, State, less_clean, nothing
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -70,18 +70,14 @@ FEWEST_SUBJECTS = 16
 """Subjects from which on processes are worth the second that they take to start."""
 MOST_PROCESSES = 8
 """Processes that are kept busy by one that reads predictions for them: that takes a fifth of the time of the rest."""
-DEFAULTS = Options()
 
 
-def compute_measures(
-    store: Store, study: str, options: Options = DEFAULTS, advance: Callable[[float], None] = lambda _: None
-) -> pl.DataFrame:
+def compute_measures(store: Store, study: str, advance: Callable[[float], None] = lambda _: None) -> pl.DataFrame:
     """Compute the built-in measures of a study (name, name@version, or `*` for the newest of all) and keep them.
 
     Args:
         store: open for writing.
         study: name, name@version, or `*`.
-        options: how to estimate.
         advance: called for each checkpoint and image set.
 
     Returns:
@@ -91,7 +87,7 @@ def compute_measures(
     with open_processes(len(study_subjects)) as compute:
         parts = [
             part.result() if isinstance(part, Future) else part
-            for part in [*_parts(store, study_subjects, options, compute, advance)]
+            for part in [*_parts(store, study_subjects, compute, advance)]
         ]
     values = _without_condition_first(parts)
     store.write_values(values, {subject.study_id for subject in study_subjects})
@@ -125,7 +121,7 @@ def compute_own(
     grid, condition = [own.grid_measure for own in changed], [own.condition_measure for own in changed]
     predictions, parts = PredictionReader(store), list[pl.DataFrame]()
     for subject in study_subjects:
-        parts.append(subject_rows(predictions.outcomes(subject), DEFAULTS, grid, condition))
+        parts.append(subject_rows(predictions.outcomes(subject), grid, condition))
         predictions.forget()
         advance(1)
     described = [
@@ -183,19 +179,18 @@ def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
 def _parts(
     store: Store,
     study_subjects: Sequence[Subject],
-    options: Options,
-    compute: Callable[[Outcomes, Options], Part],
+    compute: Callable[[Outcomes], Part],
     advance: Callable[[float], None],
 ) -> Iterator[Part]:
     """Yield rows of SCHEMA: those of each subject, of each checkpoint's benchmarks, and of the models of a study."""
     predictions = PredictionReader(store)
     for study_id, subjects_of_study in groupby(study_subjects, lambda subject: subject.study_id):
         answers = PeerAnswers()
-        benchmarked = {None: read_benchmarked(store, study_id), **read_perturbed(store, study_id)}
+        benchmarked, perturbed = read_benchmarked(store, study_id), read_perturbed(store, study_id)
         for checkpoint_id, subjects_of_checkpoint in groupby(subjects_of_study, lambda subject: subject.checkpoint_id):
             for subject in subjects_of_checkpoint:
                 outcomes = predictions.outcomes(subject)
-                yield compute(outcomes, options)
+                yield compute(outcomes)
                 answers.add(outcomes)
                 advance(1)
             # A thousand checkpoints have half a million rows, which take less memory as columns.
@@ -203,21 +198,25 @@ def _parts(
                 _keys(subject, SUBJECT_KEYS[:4])
                 | (benchmarks.condition._asdict() if benchmarks.condition else {})
                 | row_of(name, estimate)
-                for benchmarks in _benchmark_outcomes(predictions, benchmarked, checkpoint_id)
-                for name, estimate in estimates_of(BENCHMARK_MEASURES, benchmarks, options)
+                for benchmarks in _benchmark_outcomes(predictions, benchmarked, perturbed, checkpoint_id)
+                for name, estimate in estimates_of(BENCHMARK_MEASURES, benchmarks)
             ]
             yield pl.DataFrame(rows, SCHEMA)
             predictions.forget()
-        yield from answers.frames(options)
+        yield from answers.frames()
 
 
 def _benchmark_outcomes(
-    predictions: PredictionReader, benchmarked: Mapping[ConditionKey | None, Benchmarked], checkpoint_id: int
+    predictions: PredictionReader,
+    benchmarked: Benchmarked,
+    perturbed: Mapping[ConditionKey, Benchmarked],
+    checkpoint_id: int,
 ) -> Iterator[BenchmarkOutcomes]:
     """Yield the benchmarks of a checkpoint as they are, then under each condition, the clean images among them."""
-    clean_key = next((key for key in benchmarked if key and key.is_clean), None)
-    clean = BenchmarkOutcomes(predictions, benchmarked[clean_key], checkpoint_id) if clean_key else None
-    for key, benchmarks in benchmarked.items():
+    yield BenchmarkOutcomes(predictions, benchmarked, checkpoint_id)
+    clean_key = next((key for key in perturbed if key.is_clean), None)
+    clean = BenchmarkOutcomes(predictions, perturbed[clean_key], checkpoint_id) if clean_key else None
+    for key, benchmarks in perturbed.items():
         yield BenchmarkOutcomes(predictions, benchmarks, checkpoint_id, key, None if key == clean_key else clean)
 
 
@@ -230,12 +229,11 @@ def _keys(subject: Subject, names: Iterable[str]) -> Row:
 
 def subject_rows(
     outcomes: Outcomes,
-    options: Options,
     grid: Sequence[Measure[Outcomes]] = GRID_MEASURES,
     condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES,
 ) -> pl.DataFrame:
     """Rows of SCHEMA: first those of many conditions, and then those of each."""
-    rows = [*_grid_rows(grid, outcomes, options), *_condition_rows(condition, outcomes, options)]
+    rows = [*_grid_rows(grid, outcomes), *_condition_rows(condition, outcomes)]
     keys = {name: pl.lit(getattr(outcomes.subject, name), SCHEMA[name]) for name in SUBJECT_KEYS}
     return pl.DataFrame(rows, SCHEMA).with_columns(**keys)
 
@@ -244,24 +242,24 @@ def row_of(name: str, estimate: Estimate) -> Row:
     return {"metric": name} | estimate.row()
 
 
-def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
+def estimates_of(measures: Iterable[Measure[Any]], outcomes: Any) -> Iterator[tuple[str, Estimate]]:
     """The estimates of measures, each function called once."""
     for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
-        yield from function(outcomes, options).items()
+        yield from function(outcomes).items()
 
 
-def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes) -> Iterator[Row]:
     """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
     lacks = lacking(measures, outcomes.available)
     for measure in measures:
         if measure.is_bias and (why := lacks.get(measure.name)):
             yield row_of(measure.name, nothing(State.MISSING, why))
-    for name, estimate in estimates_of(complete(measures, outcomes.available), outcomes, options):
+    for name, estimate in estimates_of(complete(measures, outcomes.available), outcomes):
         if not lacks.get(name):
             yield row_of(name, estimate)
 
 
-def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes) -> Iterator[Row]:
     """Rows of the columns from condition_id on, for every condition."""
     applicable = complete(measures, outcomes.available)
     means = {measure.name: measure.values for measure in applicable if measure.values}
@@ -271,7 +269,7 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
         for name, values in means.items():
             if estimate := _mean_estimate(values(cell), cell, clean_shares[name]):
                 yield columns | row_of(name, estimate)
-        for name, estimate in estimates_of(applicable, cell, options):
+        for name, estimate in estimates_of(applicable, cell):
             yield columns | row_of(name, estimate)
 
 
@@ -296,7 +294,7 @@ Part = pl.DataFrame | Future[pl.DataFrame]
 
 
 @contextmanager
-def open_processes(subjects: int) -> Iterator[Callable[[Outcomes, Options], Part]]:
+def open_processes(subjects: int) -> Iterator[Callable[[Outcomes], Part]]:
     """Give a function that computes the rows of a subject: in processes, where so many subjects are worth their start.
 
     Raises EngineError where a process ended before it answered.
@@ -307,13 +305,13 @@ def open_processes(subjects: int) -> Iterator[Callable[[Outcomes, Options], Part
         return
     pending = deque[Future[pl.DataFrame]]()
 
-    def compute(outcomes: Outcomes, options: Options) -> Part:
+    def compute(outcomes: Outcomes) -> Part:
         while len(pending) > count:  # one more, so that no process waits
             pending.popleft().result()
         # A process would run the user's program once more, which need not be written for that.
         program, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
-            pending.append(pool.submit(subject_rows, outcomes, options))
+            pending.append(pool.submit(subject_rows, outcomes))
         finally:
             sys.modules["__main__"] = program
         return pending[-1]
@@ -362,7 +360,7 @@ class PeerAnswers:
                 answer = PeerAnswer(cell.decisions.cell, subject, np.packbits(cell.right[images.judged]))
                 self._answers[subject.image_set_id, key].append(answer)
 
-    def frames(self, options: Options) -> Iterator[pl.DataFrame]:
+    def frames(self) -> Iterator[pl.DataFrame]:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
         clean: dict[int, Peers] = {}
         # Clean images come first, since every other condition of a set is compared with them.
@@ -381,8 +379,6 @@ class PeerAnswers:
                 _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
                 for answer in answers
                 if len(answers) > 1
-                for name, estimate in estimates_of(
-                    MODEL_MEASURES, PeerOutcomes(peers, answer.subject.checkpoint_id), options
-                )
+                for name, estimate in estimates_of(MODEL_MEASURES, PeerOutcomes(peers, answer.subject.checkpoint_id))
             ]
             yield pl.DataFrame(rows, SCHEMA)

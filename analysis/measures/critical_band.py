@@ -45,7 +45,6 @@ from .base import (
     Display,
     Estimate,
     Measure,
-    Options,
     PublishedFigure,
     Scope,
     State,
@@ -241,7 +240,7 @@ def _least_squares(thresholds: tuple[float, ...]) -> tuple[float, float, float] 
 # The measures
 
 
-def band_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
+def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
     percent = {
         setting: 100 * (hits.sum() / len(hits))

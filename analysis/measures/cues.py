@@ -33,7 +33,6 @@ from .base import (
     Estimate,
     ImageValues,
     Measure,
-    Options,
     PublishedFigure,
     Scope,
     State,
@@ -85,7 +84,7 @@ def _named_cues(cell: CellOutcomes) -> tuple[Mask, Mask]:
     return first, first | second
 
 
-def cue_estimates(cues: Cues, outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
+def cue_estimates(cues: Cues, outcomes: Outcomes) -> dict[str, Estimate]:
     """The bias overall and for each class of the first cue, and the accuracy, on the clean images.
 
     Each is a share of decisions or images, with the interval of `statistics.wilson` over clusters. A class without a

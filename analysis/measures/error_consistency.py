@@ -42,15 +42,15 @@ from ..statistics.consistency import (
     kappa_intervals,
     kappa_of,
 )
-from ..statistics.resampling import count_right
+from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
-from .base import Available, Display, Estimate, Measure, Options, Scope, State, has_labels, less_clean, nothing
+from .base import Available, Display, Estimate, Measure, Scope, State, has_labels, less_clean, nothing
 from .outcomes import CellOutcomes, PeerOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
 
 
-def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate]:
+def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     clean, images = cell.unperturbed(), cell.images
     if clean is None or clean.right is None or cell.right is None or cell.is_clean or not images.labelled:
         return {}
@@ -58,7 +58,7 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
         clean.right[images.judged],
         cell.right[images.judged],
         images.clusters[images.judged] if images.clustered else None,
-        options.resamples,
+        RESAMPLES,
     )
     if np.isnan(consistency.kappa):
         estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", consistency.n)
@@ -70,7 +70,7 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
     return {CLEAN_NAME: estimate}
 
 
-def model_estimates(outcomes: PeerOutcomes, _: Options) -> dict[str, Estimate]:
+def model_estimates(outcomes: PeerOutcomes) -> dict[str, Estimate]:
     """The mean kappa of one model with the others."""
     peers, checkpoint = outcomes.peers, outcomes.checkpoint
     mean, clean = peers.kappas[checkpoint], peers.clean_kappas.get(checkpoint)
@@ -132,7 +132,7 @@ def judged_images(store: Store, study: str = "*") -> list[str]:
     return judged["images"].to_list()
 
 
-def consistencies(store: Store, images: str, resamples: int = 1000, progress: Progress = silent) -> pl.DataFrame:
+def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.DataFrame:
     """The columns of SCHEMA: every two subjects that judged images of one condition, people first, NaN as null.
 
     `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
@@ -143,7 +143,7 @@ def consistencies(store: Store, images: str, resamples: int = 1000, progress: Pr
         if not subject_pairs:
             return pl.DataFrame(schema=SCHEMA)
         blocks = [
-            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, resamples)
+            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, RESAMPLES)
             for pairs in subject_pairs
         ]
         numbers = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -272,10 +272,10 @@ def _by_subject(
     return who, outcomes, None if alone else clusters, images["photograph"].to_numpy()
 
 
-def write_consistencies(store: Store, images: list[str], resamples: int = 1000, progress: Progress = silent) -> None:
+def write_consistencies(store: Store, images: list[str], progress: Progress = silent) -> None:
     """Compute error consistency on each of `images` and keep it in the table error_consistency."""
     for name in images:
-        frame = consistencies(store, name, resamples, progress)
+        frame = consistencies(store, name, progress)
         store.replace("error_consistency", frame, "images = ?", [name])
 
 
@@ -350,14 +350,13 @@ WHERE human AND probe = ? GROUP BY setting ORDER BY setting
 """
 
 
-def consistency_under(store: Store, images: str, probe: str, resamples: int = 1000) -> dict[str, list[dict[str, Any]]]:
+def consistency_under(store: Store, images: str, probe: str) -> dict[str, list[dict[str, Any]]]:
     """The mean kappa of each model to people under each condition of a probe, and the setting at which it is highest.
 
     Args:
         store: a database with trials of people, and with models that ran on their stimuli, perturbed.
         images: the stimulus set.
         probe: the probe; its conditions have one number each, such as the standard deviation of a blur.
-        resamples: of the images.
 
     Returns the tables `conditions` (checkpoint, setting, people_lose, kappa, low, high; setting is None for the
     stimuli as they are) and `peaks` (checkpoint, setting, low, high, kappa). Raises UsageError where there are no
@@ -374,7 +373,7 @@ def consistency_under(store: Store, images: str, probe: str, resamples: int = 10
     losses = store.frame(LOSSES, [probe])
     conditions, peaks = [], []
     for (checkpoint,), model_answers in answers.group_by("checkpoint", maintain_order=True):
-        settings, kappas = _mean_kappas(model_answers, people, resamples)
+        settings, kappas = _mean_kappas(model_answers, people)
         low, high = kappa_intervals(kappas)
         for setting, *numbers in zip(settings, kappas[:, 0], low, high, strict=True):
             row = {"checkpoint": checkpoint, "setting": setting, "people_lose": _loss(losses, setting)}
@@ -393,21 +392,21 @@ def consistency_under(store: Store, images: str, probe: str, resamples: int = 10
     return {"conditions": conditions, "peaks": peaks}
 
 
-def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame, resamples: int) -> tuple[list[float | None], Floats]:
-    """The settings of one model, and its (settings, 1 + resamples) mean kappas to people, those of the data first."""
+def _mean_kappas(answers: pl.DataFrame, people: pl.DataFrame) -> tuple[list[float | None], Floats]:
+    """The settings of one model, and its (settings, 1 + RESAMPLES) mean kappas to people, those of the data first."""
     keys = ["condition", "image"]
     wide = answers.pivot("setting", index=keys, values="correct", aggregate_function="first").drop_nulls()
     settings = answers["setting"].unique(maintain_order=True).to_list()
     judgements = people.join(wide, on=keys, maintain_order="left")
     photographs = judgements["image"].rank("dense").to_numpy().astype(np.intp) - 1
     hits = judgements.select(wide.columns[2:]).to_numpy().T
-    total, count = np.zeros((2, len(settings), 1 + resamples))
+    total, count = np.zeros((2, len(settings), 1 + RESAMPLES))
     for _, rows in judgements.with_row_index("row").group_by("subject", "condition", maintain_order=True):
         answer_mask = np.zeros(len(judgements), bool)
         answer_mask[rows["row"].to_numpy()] = True
         person = judgements["correct"].to_numpy() & answer_mask
         rows_of_person = np.concatenate([answer_mask[None], person[None], hits & answer_mask, hits & person])
-        counted, _ = count_right(rows_of_person, photographs, resamples, 0)
+        counted, _ = count_right(rows_of_person, photographs, RESAMPLES, 0)
         n, q, (p, agreed) = counted[0], counted[1], np.split(counted[2:], 2)
         with np.errstate(invalid="ignore", divide="ignore"):
             kappa = kappa_of((n - p - q + 2 * agreed) / n, p / n, q / n)

@@ -46,7 +46,6 @@ from .base import (
     Ends,
     Estimate,
     Measure,
-    Options,
     Scope,
     State,
     less_clean,
@@ -253,7 +252,7 @@ class BenchmarkOutcomes:
         return benchmarks | {group: group_mean(group, measured) for group in self.study.groups}
 
 
-def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Estimate]:
+def benchmark_estimates(outcomes: BenchmarkOutcomes) -> dict[str, Estimate]:
     """The accuracies and means of groups that a study has, in percent; under a condition, those that are whole."""
     clean = outcomes.clean.measured if outcomes.clean else {}
     return {

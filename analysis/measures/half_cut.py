@@ -22,17 +22,15 @@ from functools import partial
 import numpy as np
 
 from ..statistics import Floats, Mask
-from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import share_of, within_chance
-from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, nothing, too_few_images
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images
 from .outcomes import Outcomes
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
 """Measure -> the filter that it is a cut of."""
 FEWEST_CUTS = 2
 """Cutoffs that a cut is sought between at least."""
-RESAMPLES = 1000
-"""Resamples of the images behind the interval of a difference."""
 
 
 def cut_of(probe: str, cutoff: float, size: int) -> int:
@@ -85,7 +83,7 @@ def _read_curve(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None
     return (np.array(answers), cuts) if len(answers) == len(cell_hits) else None
 
 
-def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     """The cut with its interval over images."""
     probe, chance = PROBES[name], outcomes.subject.floor
     curve = _read_curve(probe, outcomes)
@@ -103,7 +101,7 @@ def half_cut_estimates(name: str, outcomes: Outcomes, options: Options) -> dict[
     if ids.max() + 1 < FEWEST_CLUSTERS:
         note = too_few_images(int(ids.max()) + 1)
         return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
-    counts, sizes = count_right(hits, ids, options.resamples, 0)
+    counts, sizes = count_right(hits, ids, RESAMPLES, 0)
     values = half_cuts(counts, cuts, chance * sizes)[1:]
     low, high = interval(values[~np.isnan(values)])
     return {name: replace(estimate, low=low, high=high)}

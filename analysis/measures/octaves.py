@@ -29,7 +29,7 @@ import numpy as np
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics import Floats, Mask, Whole
 from ..statistics.shares import Share, mean_interval, share_of, within_chance
-from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, Words, estimate_of, nothing
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing
 from .outcomes import Outcomes
 
 PROBE = "octaves"
@@ -101,7 +101,7 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
                 yield f"{name}_{class_name}", share_of(numbers[class_mask], images.clusters[class_mask])
 
 
-def octave_estimates(outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
+def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The estimate of each number; NaN and the state `missing` without clean predictions."""
     estimates = {
         name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)

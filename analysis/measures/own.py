@@ -31,7 +31,6 @@ from .base import (
     Ends,
     Estimate,
     Measure,
-    Options,
     Scope,
     State,
     estimate_of,
@@ -147,11 +146,11 @@ class OwnMeasure:
         lacking = [name for name in self.arguments if name in OF_LABELS and not available.labelled]
         return f"it takes {' and '.join(lacking)}, and the images have no labels" if lacking else None
 
-    def clean_estimates(self, outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    def clean_estimates(self, outcomes: Outcomes) -> dict[str, Estimate]:
         clean = outcomes.clean
-        return {} if clean is None else self.estimates(clean, options)
+        return {} if clean is None else self.estimates(clean)
 
-    def estimates(self, cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+    def estimates(self, cell: CellOutcomes) -> dict[str, Estimate]:
         """The estimate of one cell, with its difference from the clean images."""
         clean = cell.unperturbed()
         clean_answer = None if clean is None else self._clean_answer(clean)

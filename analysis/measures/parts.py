@@ -35,7 +35,6 @@ from .base import (
     Estimate,
     ImageValues,
     Measure,
-    Options,
     Scope,
     State,
     less_clean,
@@ -59,7 +58,7 @@ def _slice_shares(cell: CellOutcomes | None) -> Shares:
     return {key: share_of(cell.right[rows], clusters[rows]) for key, rows in cell.images.slices.items()}
 
 
-def slice_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+def slice_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
     shares, clean = _slice_shares(cell), {} if cell.is_clean else _slice_shares(cell.unperturbed())
     estimates = {f"{ACCURACY}_{_words(key)}": less_clean(share, clean.get(key)) for key, share in shares.items()}
@@ -135,7 +134,7 @@ def _label_shares(cell: CellOutcomes) -> dict[str, Share]:
     }
 
 
-def label_estimates(cell: CellOutcomes, _: Options) -> dict[str, Estimate]:
+def label_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     """The accuracy of each label."""
     reference = None if cell.is_clean else cell.unperturbed()
     clean = _label_shares(reference) if reference else {}

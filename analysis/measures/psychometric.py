@@ -45,9 +45,9 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics import Floats, Mask
-from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Display, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -120,7 +120,7 @@ def estimate_band(
     settings: Sequence[Setting] = PUBLISHED,
     floor: float = 0.0,
     size: int = SIZE,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """The numbers of CHANNEL and `threshold_0` … of one checkpoint on one image set.
@@ -155,7 +155,7 @@ def paired_band_intervals(
     settings: Sequence[Setting] = PUBLISHED,
     floors: tuple[float, float] = (0.0, 0.0),
     size: int = SIZE,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
@@ -187,7 +187,7 @@ def estimate_band_of_counts(
     trials: NDArray[np.int64],
     *,
     floor: float = 0.0,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
@@ -369,7 +369,7 @@ def _read_hits(cells: Iterable[CellOutcomes]) -> Mask | None:
     return np.array(cell_hits) if cell_hits else None
 
 
-def psychometric_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The channel's numbers and the thresholds that the conditions of band noise determine."""
     cells = band_cells(outcomes)
     if (hits := _read_hits(cells.values())) is None:
@@ -380,7 +380,6 @@ def psychometric_estimates(outcomes: Outcomes, options: Options) -> dict[str, Es
         settings=list(cells),
         floor=outcomes.subject.floor,
         size=outcomes.subject.size,
-        resamples=options.resamples,
     )
     return {f"psychometric_{name}": estimate for name, estimate in estimates.items()}
 

@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.protocol import BIAS_CUTOFFS
 from ..statistics import Floats, Mask
-from ..statistics.resampling import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of, within_chance
 from ..statistics.wilson import contributing, share_of_sums
 from .base import (
@@ -47,7 +47,6 @@ from .base import (
     Ends,
     Estimate,
     Measure,
-    Options,
     PublishedFigure,
     Scope,
     State,
@@ -94,15 +93,15 @@ def _lacking_means(available: Available) -> str | None:
     return f"it is made of {' and '.join(lacking)}" if lacking else None
 
 
-def spectral_estimates(outcomes: Outcomes, options: Options, above_chance: bool = False) -> dict[str, Estimate]:
+def spectral_estimates(outcomes: Outcomes, above_chance: bool = False) -> dict[str, Estimate]:
     """The biases for which the conditions are there, with an interval over images where they have a value.
 
     `above_chance` takes accuracies above that of a blind guess.
     """
     if above_chance:
-        estimates = _estimates(outcomes, options, outcomes.subject.floor)
+        estimates = _estimates(outcomes, outcomes.subject.floor)
         return {f"{CORRECTED}{name}": estimate for name, estimate in estimates.items()}
-    estimates = _estimates(outcomes, options, 0.0)
+    estimates = _estimates(outcomes, 0.0)
     if outcomes.available.few_classes:
         note = f"a blind guess is right in 1 of {outcomes.subject.classes} images; {CORRECTED}{{}} is without it"
         for name, estimate in estimates.items():
@@ -111,7 +110,7 @@ def spectral_estimates(outcomes: Outcomes, options: Options, above_chance: bool 
     return estimates
 
 
-def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str, Estimate]:
+def _estimates(outcomes: Outcomes, chance: float) -> dict[str, Estimate]:
     """The biases of accuracies above `chance`, by the names of the published ones."""
     means, clean = _means(outcomes), outcomes.clean
     ratios = {name: _mean_ratio(name, outcomes, clean, chance) for name in means}
@@ -122,7 +121,7 @@ def _estimates(outcomes: Outcomes, options: Options, chance: float) -> dict[str,
     if not names:
         return estimates
     clusters = outcomes.images.clusters
-    intervals = spectral_intervals(_read_hits(outcomes, names), clusters, options.resamples, means=names, chance=chance)
+    intervals = spectral_intervals(_read_hits(outcomes, names), clusters, means=names, chance=chance)
     note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals and np.isfinite(intervals[name]).all():
@@ -219,7 +218,7 @@ def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -
 def spectral_intervals(
     correct: NDArray[np.bool_],
     clusters: ArrayLike,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     means: Sequence[str] = tuple(PROBES),
     chance: float = 0.0,
@@ -261,7 +260,7 @@ def paired_spectral_intervals(
     a: NDArray[np.bool_],
     b: NDArray[np.bool_],
     clusters: ArrayLike,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     means: Sequence[str] = tuple(PROBES),
     chances: tuple[float, float] = (0.0, 0.0),

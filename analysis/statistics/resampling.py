@@ -37,6 +37,8 @@ from . import ALPHA, LEVEL, Floats, Index, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
 from .shares import Share
 
+RESAMPLES = 1000
+"""Resamples of the images behind an interval."""
 FEWEST_CLUSTERS = 20
 """Below it, percentiles over resampled clusters are too narrow to be believed."""
 _DRAWS_AT_ONCE = 1 << 20

@@ -52,7 +52,6 @@ def analyze(
     db: Database = RESULTS,
     study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE", autocompletion=complete_study)] = "*",
     *,
-    resamples: Annotated[int, typer.Option(min=100)] = 1000,
     conditions: Annotated[bool, typer.Option("--conditions")] = False,
     progress: Progress = silent,
 ) -> pl.DataFrame:
@@ -64,25 +63,23 @@ def analyze(
     from those of the clean images.
 
     With a study file its own measures ([measures]) are computed as well, where their files, parameters or cells have
-    changed; what is there of built-in ones stays, unless an option says how to estimate.
+    changed; what is there of built-in ones stays.
 
     Args:
         study: name, or name@version; * is the newest version of each; or the file of one, whose own measures are
             computed too.
-        resamples: of the bootstrap over images.
         conditions: the metrics of every condition instead of the others.
 
     Returns the rows of the view.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.base import Options
     from ...analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
     from ...analysis.measures.error_consistency import judged_images, write_consistencies
     from ...analysis.measures.outcomes import subjects
     from ...analysis.measures.own import read_measures
     from ..study.file import is_study_file
 
-    path, options = existing(db), Options(resamples)
+    path = existing(db)
     name, measures = str(study), []
     if is_study_file(study):
         study = read_study(study)
@@ -92,10 +89,10 @@ def analyze(
         if measures:
             with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
                 compute_own(store, name, measures, advance)
-        if not measures or options != Options() or not has_values(store, name):
+        if not measures or not has_values(store, name):
             with progress("analyzing", count, "checkpoints and image sets") as advance:
-                compute_measures(store, name, options, advance)
-            write_consistencies(store, judged_images(store, name), resamples, progress)
+                compute_measures(store, name, advance)
+            write_consistencies(store, judged_images(store, name), progress)
         values = stored_values(store, name, conditions)
     return values if conditions else metrics_of(values)
 
@@ -271,7 +268,6 @@ def correlate(
     *,
     biases: Annotated[Sequence[str], typer.Option("--bias")] = (),
     method: Literal["spearman", "pearson", "kendall"] = "spearman",
-    resamples: Annotated[int, typer.Option(min=100, max=100_000)] = 10_000,
     target: Literal["raw", "effective"] = "raw",
     baseline: Literal["testbed", "standard", "timm"] = "standard",
 ) -> Correlated:
@@ -283,7 +279,6 @@ def correlate(
         db: take metrics and accuracies from this results database; by default the published ones.
         biases: a bias to correlate, again for more; by default all.
         method: which coefficient.
-        resamples: of the bootstrap over models, and permutations.
         target: accuracies as they are, or effective robustness.
         baseline: which definition of effective robustness; only testbed is that of Taori et al. 2020, for benchmarks
             over whose classes there is an ImageNet accuracy; the lines of the others run over all 1,000 classes.
@@ -306,7 +301,7 @@ def correlate(
     for name in biases:
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
-    rows = correlate_study(table, method, resamples, list(dict.fromkeys(biases)))
+    rows = correlate_study(table, method, biases=list(dict.fromkeys(biases)))
     if target == "raw":
         return Correlated(rows, table.control)
     definition = f"baseline {baseline}: {BASELINES[baseline]}"

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.app.report.page import safe_json
@@ -101,7 +100,7 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         cells = [*(stored_part.cell for stored_part in parts), failing]
         store.begin_study(names[10], f"# {names[0]}\nname = 1", cells, [images], classes)
         store.commit([Failed(failing, f"probe failed: {names[1]}")], {})
-        compute_measures(store, names[10], Options(100))
+        compute_measures(store, names[10])
         store.execute("UPDATE measure_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
 
 

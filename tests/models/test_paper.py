@@ -81,7 +81,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
     study = (workplace.folder / "paper.toml").read_text()
     (workplace.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
     workplace.run("run", "paper.toml")
-    workplace.run("analyze", "--resamples", "100")
+    workplace.run("analyze")
     return workplace
 
 

@@ -15,7 +15,6 @@ from small import make_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
@@ -75,7 +74,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         expected[cutoff] = shapes / either if either else None, either / len(apart)
 
     with open_store(tmp_path / "results.duckdb") as store:
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
             values = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
             assert values == pytest.approx({cutoff: pair[place] for cutoff, pair in expected.items()})
@@ -83,7 +82,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
-    compute_measures(store, "s", Options(1000))
+    compute_measures(store, "s")
     rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
     return {metric: tuple(numbers) for metric, *numbers in rows}
 

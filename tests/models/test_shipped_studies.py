@@ -77,7 +77,7 @@ def finish(folder: Path) -> Callable[[str], Done]:
             [small] = re.findall(r"# +(fourier = .*)\n# +61 waves", study)
             file.write_text(file.read_text().replace("\nfourier = {}", f"\n{small}"))
         run("run", file, *db)
-        run("analyze", *db, "--resamples", "100")
+        run("analyze", *db)
         run("report", *db, "--out", folder / f"{name}.html")
         return Done(name, folder, planned)
 

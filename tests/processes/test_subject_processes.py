@@ -18,13 +18,11 @@ from polars.testing import assert_frame_equal
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures import compute as module
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures, open_processes, subject_rows
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.core.errors import EngineError
 from bandlens.core.protocol import FREQUENCIES, NOISE_SDS
 
-OPTIONS = Options(100)
 COUNT = 120
 BAND = [
     condition("critical_band", noise_sd=0.0),
@@ -43,17 +41,17 @@ def right_of(seed: int) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Outcomes, Options], Any]]:
+def compute(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Outcomes], Any]]:
     monkeypatch.setattr(module, "processors", lambda: 2)
     with open_processes(100) as compute:
         yield compute
 
 
-def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes, Options], Any]) -> None:
+def test_the_rows_of_each_subject_come_in_order(compute: Callable[[Outcomes], Any]) -> None:
     subjects: list[Outcomes] = [right_outcomes(right_of(seed)) for seed in range(5)]
-    futures = [compute(outcomes, OPTIONS) for outcomes in subjects]
+    futures = [compute(outcomes) for outcomes in subjects]
     for future, outcomes in zip(futures, subjects, strict=True):
-        assert_frame_equal(future.result(), subject_rows(outcomes, OPTIONS), check_exact=True)
+        assert_frame_equal(future.result(), subject_rows(outcomes), check_exact=True)
 
 
 def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,28 +67,28 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
         for fewest in (1, 1000):
             monkeypatch.setattr(module, "FEWEST_SUBJECTS", fewest)
             amounts = list[float]()
-            frames.append(compute_measures(store, "*", OPTIONS, amounts.append))
+            frames.append(compute_measures(store, "*", amounts.append))
             assert sum(amounts) == pytest.approx(3)
     assert frames[0].equals(frames[1])
 
 
-def test_what_a_process_raises_is_raised_here(compute: Callable[[Outcomes, Options], Any]) -> None:
-    future = compute(replace(right_outcomes(right_of(0)), cells={}), OPTIONS)
+def test_what_a_process_raises_is_raised_here(compute: Callable[[Outcomes], Any]) -> None:
+    future = compute(replace(right_outcomes(right_of(0)), cells={}))
     with pytest.raises(ValueError, match="zip"):
         future.result()
 
 
 def _kill_processes(submits_again: bool) -> None:
     with open_processes(100) as compute:
-        first: Any = compute(right_outcomes(right_of(0)), OPTIONS)
+        first: Any = compute(right_outcomes(right_of(0)))
         first.result()
-        future: Any = compute(right_outcomes(right_of(1)), Options(resamples=1_000_000))
+        future: Any = compute(right_outcomes(right_of(1)))
         for child in multiprocessing.active_children():
             child.kill()
         if not submits_again:
             future.result()
         while True:
-            compute(right_outcomes(right_of(0)), OPTIONS)
+            compute(right_outcomes(right_of(0)))
 
 
 @pytest.mark.parametrize("submits_again", [False, True])
@@ -105,7 +103,7 @@ from bandlens.analysis.measures import compute
 print("once")
 compute.processors = lambda: 2
 with compute.open_processes(100) as rows_of:
-    print(type(rows_of(None, None).exception()).__name__)
+    print(type(rows_of(None).exception()).__name__)
 """
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
@@ -51,7 +50,7 @@ def _make(place: Path) -> None:
     study = make_study(place, name="small", probes=probes, seed=3)
     run_study(resolve(Study.read(study)), place / "results.duckdb")
     with open_store(place / "results.duckdb") as store:
-        compute_measures(store, "small", Options(100))
+        compute_measures(store, "small")
 
 
 @pytest.fixture(scope="session")

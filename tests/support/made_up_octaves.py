@@ -8,7 +8,6 @@ import numpy as np
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.probes.octaves import OCTAVE_MASK
 
@@ -36,4 +35,4 @@ def make_octaves(path: Path, limit: float = 0.9, labelled: bool = True) -> None:
             parts.append(part(cell(images, setting, by=model(name)), np.where(right, labels, 9), rank))
     with open_store(path) as store:
         store_study(store, "octaves", images, parts)
-        compute_measures(store, "octaves", Options(100))
+        compute_measures(store, "octaves")

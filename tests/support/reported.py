@@ -12,7 +12,6 @@ from made_once import make_once
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.data import ReportData
 from bandlens.app.report.measured import measured_sections
@@ -69,7 +68,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add_metrics(path: Path) -> None:
     with open_store(path) as store:
-        compute_measures(store, "many", Options(100))
+        compute_measures(store, "many")
 
 
 def _share(setting: Condition, peak: float, center: float, gain: float) -> float:

@@ -14,7 +14,6 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         names = {"all": {k: f"class {k}" for k in range(10)}}
         store_study(opened, "mine", images, parts[:-1], names)
         store_study(opened, "mine", images, parts, names)
-        compute_measures(opened, "mine", Options(100))
+        compute_measures(opened, "mine")
         store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
         ids = opened.frame(
             "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "

@@ -185,7 +185,7 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     make_model(workplace / "models", "two", seed=1)
     database = workplace / "results.duckdb"
     bandlens.run(study_of(workplace), database)
-    metrics = bandlens.analyze(database, "mine", resamples=100)
+    metrics = bandlens.analyze(database, "mine")
     with bandlens.open(database) as results:
         kept = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
     assert_frame_equal(metrics.select(kept.columns).sort("checkpoint", "metric"), kept)
@@ -204,7 +204,7 @@ def test_names_with_spaces_go_through_a_study_and_all_that_is_made_of_it(tmp_pat
     make_images(tmp_path / "images.set", make_pictures(24), labels=[number % 12 for number in range(24)])
     study, database = study_of(tmp_path, checkpoints=["category:my nets 1", names[0]]), tmp_path / "results.duckdb"
     bandlens.run(study, database)
-    assert set(bandlens.analyze(database, "mine", resamples=100)["checkpoint"]) == set(names)
+    assert set(bandlens.analyze(database, "mine")["checkpoint"]) == set(names)
     assert ask(database, "SELECT DISTINCT checkpoint, category FROM accuracy ORDER BY 1") == [
         (name, f"my nets {seed}") for seed, name in enumerate(names)
     ]

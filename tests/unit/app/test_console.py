@@ -42,16 +42,16 @@ WIDTH = 80
 
 TABLES = ("cells", "curves", "metrics", "conditions", "correlations")
 COMMANDS = {
-    "analyze": f"analyze --db results.duckdb --study {STUDIES[0]} --resamples 100",
-    "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[0]} --resamples 100 --conditions",
+    "analyze": f"analyze --db results.duckdb --study {STUDIES[0]}",
+    "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[0]} --conditions",
     "benchmarks": "benchmarks list",
     "checkpoints": "checkpoints list",
     "checkpoints, verify": "checkpoints list --verify",
     "compare": f"compare {' '.join(STUDIES)} --db results.duckdb --all",
     "consistency": f"consistency {IMAGES} --db results.duckdb --pairs",
-    "correlate": f"correlate --db results.duckdb --study {STUDIES[0]} --resamples 100",
-    "correlate, published": "correlate --resamples 100",
-    "correlate, effective": "correlate --resamples 100 --target effective",
+    "correlate": f"correlate --db results.duckdb --study {STUDIES[0]}",
+    "correlate, published": "correlate",
+    "correlate, effective": "correlate --target effective",
     "doctor": "doctor",
     "gate, release": f"gate release {STUDIES[1]} --against {STUDIES[0]} --db results.duckdb",
     "gate": f"gate precision {STUDIES[1]}.toml --candidate onnxruntime:int8 --db gated.duckdb",
@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for finished in parts_of(images, model(name), precision, 0.95 - 0.07 * k - 0.1 * (precision == "int8"))
             ]
             store_study(store, study, images, parts)
-    analyze(folder / "results.duckdb", resamples=100)
+    analyze(folder / "results.duckdb")
     make_images(folder / "images.set", make_pictures(40), labels=[k % 12 for k in range(40)], name=IMAGES)
     for seed, name in enumerate(MODELS[:2]):
         network = make_model(folder / "models", name, seed=seed)

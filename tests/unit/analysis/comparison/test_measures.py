@@ -14,7 +14,6 @@ from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures import error_consistency
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import CLEAN_NAME
 from bandlens.analysis.measures.outcomes import CellOutcomes
@@ -37,7 +36,7 @@ def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[lis
             for setting, classes in zip(SETTINGS, answers, strict=True)
         ]
         label = store_study(store, f"s{k}", images, parts)
-        compute_measures(store, label, Options(100))
+        compute_measures(store, label)
         runs.append(Run(store, label))
     return runs, named
 

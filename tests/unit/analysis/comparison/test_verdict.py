@@ -16,7 +16,7 @@ from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.comparison.verdict import NAMED_MODELS, differences_in_words, estimate_in_words, verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import REMEDIES, Options, State
+from bandlens.analysis.measures.base import REMEDIES, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.registry import GRID_MEASURES
 from bandlens.core.protocol import BIAS_CUTOFFS
@@ -49,7 +49,7 @@ def study(
             )
     with open_store(path) as store:
         label = store_study(store, "s", images, parts)
-        compute_measures(store, label, Options(200))
+        compute_measures(store, label)
     return label
 
 
@@ -173,7 +173,7 @@ def test_what_is_not_determined_names_its_images_where_a_study_has_several_sets(
             rank = (np.arange(100) >= 100 * share).astype(int)
             parts.append(part(cell(images, setting, by=model("net", classes=1000)), rank, rank))
     with open_store(tmp_path / "r.duckdb") as store:
-        compute_measures(store, store_study(store, "s", sets, parts), Options(200))
+        compute_measures(store, store_study(store, "s", sets, parts))
     *_, advice = sentences(tmp_path / "r.duckdb")
     assert advice.startswith("Not determined for net on fog: cut of low-passes that leaves half, since half or more")
 
@@ -185,7 +185,7 @@ def test_a_cut_at_the_end_of_the_tested_ones_has_its_interval_where_it_reaches_b
         rank = (np.arange(100) >= count).astype(int)
         parts.append(part(cell(images, setting, by=model("net", classes=1000)), rank, rank))
     with open_store(tmp_path / "r.duckdb") as store:
-        compute_measures(store, store_study(store, "s", images, parts), Options(200))
+        compute_measures(store, store_study(store, "s", images, parts))
         high = store.frame("SELECT high FROM metric WHERE metric = 'lowpass_half_cut'").item()
     assert high > 12
     assert (

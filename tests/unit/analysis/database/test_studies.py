@@ -178,7 +178,7 @@ def test_error_consistencies_are_those_of_models_that_are_there(store: Store) ->
     store_study(store, "mine", images, [parts["x"], parts["y"]])
     store_study(store, "theirs", images, [parts["x"], parts["z"]])
     store_study(store, "again", images, [part(cell(images, by=model("y", content="other")), [0, 0, 1], [0, 0, 1])])
-    write_consistencies(store, ["set"], 100)
+    write_consistencies(store, ["set"])
     both = ("y (again@1)", "y (mine@1)")
     pairs = [("x", both[0]), ("x", both[1]), ("x", "z"), both, (both[0], "z"), (both[1], "z")]
     assert consistent(store) == sorted(pairs)

@@ -10,7 +10,6 @@ import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.core.protocol import CUES, Cues
 from bandlens.core.records import Failed, Finished
@@ -46,7 +45,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store, cro
     real = [[int(label), int(label + 1) % 10] if k % 4 else [] for k, label in enumerate(labels)]
     images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // crops, schemes={"real": real})
     store_study(store, "s", images, decided(images))
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
     for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
         estimates = [
@@ -64,7 +63,7 @@ def test_differences_are_paired_over_the_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     accuracies = rows(store, "accuracy")
     assert accuracies["clean", None]["difference"] is None
     clean = parts[0].predictions.predicted == 0
@@ -82,7 +81,7 @@ def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     for metric in ("confidence", "expected_calibration_error", "top1_brier_score"):
         estimates, values = rows(store, metric), []
         for setting, outcome in zip(SETTINGS, parts, strict=True):
@@ -113,7 +112,7 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     sure = rng.uniform(0.1, 1, 100)
     wrong = rng.random(100) > sure
     store_study(store, "s", images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     row = rows(store, "expected_calibration_error")["clean", None]
     assert row["state"] == "doubtful"
     assert row["note"].endswith("is expected of a network that is calibrated")
@@ -123,7 +122,7 @@ def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     consistencies = rows(store, "clean_error_consistency")
     assert ("clean", None) not in consistencies
     clean = parts[0].predictions.predicted == 0
@@ -144,7 +143,7 @@ def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, decided(images))
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
     agreements = rows(store, "agreement")
     for probe, cutoff, top1, low, high in store.frame(
@@ -170,7 +169,7 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
         answers = np.where(rng.random(COUNT) < 0.3, 9 - answers, answers)
         parts.append(part(cell(images, setting), answers, (answers != shape) * 1))
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     apart = shape != texture
     biases = []
     for setting, outcome in zip(SETTINGS, parts, strict=True):
@@ -201,7 +200,7 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
         for setting, answer in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     row = rows(store, "shape_bias")["lowpass", 0.1]
     assert (row["value"], row["n"], row["state"]) == (None, 0, "undetermined")
     assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
@@ -217,7 +216,7 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()} if conflict else {})
     parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
     store_study(store, "s", images, [outcome for outcomes in parts.values() for outcome in outcomes])
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     judged = texture != labels if conflict else np.ones(COUNT, bool)
     consistencies = {
         (row["checkpoint"], row["probe"], row["cutoff"]): row
@@ -242,11 +241,11 @@ def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_
     images = image_set(COUNT, labels=np.zeros(COUNT))
     alone = decided(images, 0, "a")
     store_study(store, "alone", images, alone)
-    compute_measures(store, "alone", Options(100))
+    compute_measures(store, "alone")
     assert rows(store, "model_error_consistency") == {}
     perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
     store_study(store, "both", images, [*alone, perfect])
-    compute_measures(store, "both", Options(100))
+    compute_measures(store, "both")
     [(key, row)] = rows(store, "model_error_consistency").items()
     assert key == ("lowpass", 0.1)
     assert (row["value"], row["state"], row["note"]) == (
@@ -260,7 +259,7 @@ def test_a_single_photograph_has_no_intervals(store: Store) -> None:
     images = image_set(6, labels=[0] * 6, clusters=[3] * 6)
     parts = [part(cell(images, setting), [0, 1] * 3, [0, 1] * 3) for setting in SETTINGS[:2]]
     store_study(store, "s", images, parts)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     row = rows(store, "accuracy")["lowpass", 0.1]
     assert (row["value"], row["low"], row["difference"], row["difference_low"]) == (0.5, None, 0, None)
     assert (row["state"], row["note"]) == ("no_interval", "1 independent image is too few for an interval")
@@ -271,7 +270,7 @@ def test_without_clean_images_nothing_is_compared(store: Store) -> None:
     clean, *perturbed = decided(images)
     store.begin_study("s", "", [part.cell for part in (clean, *perturbed)], [images])
     store.commit([Failed(clean.cell, "boom"), *perturbed], {clean.cell.variant: SESSION})
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     estimates = store.frame("FROM condition_metric")
     assert set(estimates["probe"]) == {"lowpass", "blur"}
     assert estimates["difference"].is_null().all()
@@ -288,7 +287,7 @@ def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -
         for name in benchmarks
     ]  # fmt: skip
     store_study(store, "s", sets, [outcome for images in sets for outcome in decided(images)])
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     means = rows(store, "Concepts")
     assert set(means) == {(setting.probe, setting.number("cutoff")) for setting in SETTINGS}
     for key, row in means.items():
@@ -309,8 +308,8 @@ def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) ->
     images = image_set(COUNT, labels=np.zeros(COUNT))
     for seed, name in enumerate(("a", "b")):
         store_study(store, name, images, decided(images, seed, name))
-    complete = compute_measures(store, "*", Options(100)).filter(pl.col("condition_id").is_not_null())
+    complete = compute_measures(store, "*").filter(pl.col("condition_id").is_not_null())
     before = store.frame("FROM condition_metric ORDER BY ALL").rows()
     assert len(before) == len(complete)
-    compute_measures(store, "a", Options(100))
+    compute_measures(store, "a")
     assert store.frame("FROM condition_metric ORDER BY ALL").rows() == before

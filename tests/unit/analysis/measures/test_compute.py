@@ -11,7 +11,6 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 from numpy.typing import NDArray
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures, metrics_of
 from bandlens.analysis.measures.critical_band import (
     FREQUENCIES,
@@ -26,7 +25,7 @@ from bandlens.analysis.measures.psychometric import estimate_band
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Condition, Failed, Finished
 
-COUNT, CLASSES, RESAMPLES = 80, 1000, 100
+COUNT, CLASSES = 80, 1000
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 CLEAN = condition()
 SPECTRAL = {probe: [condition(probe, cutoff=c) for c in CUTOFFS] for probe in ("lowpass", "highpass")}
@@ -91,7 +90,7 @@ def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
 
 def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -> None:
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     clean = outcomes[CLEAN].mean()
     low, high = (
         np.mean([outcomes[setting].mean() / clean for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass")
@@ -107,7 +106,7 @@ def test_a_bias_without_the_other_has_its_interval(store: Store, outcomes: Outco
     of_probe = {setting: right for setting, right in outcomes.items() if setting == CLEAN or setting.probe == probe}
     for name, subset in (("s", outcomes), ("alone", of_probe)):
         store_study(store, name, labelled(), parts(subset, labelled()))
-        compute_measures(store, name, Options(RESAMPLES))
+        compute_measures(store, name)
     query = "SELECT metric, value, low, high, state FROM metric_of(?) WHERE metric LIKE '%frequency_bias' ORDER BY ALL"
     whole, alone = ({row[0]: row[1:] for row in store.frame(query, [name]).rows()} for name in ("s", "alone"))
     bias, missing = sorted(alone, key=lambda name: name[0] != probe[0])
@@ -120,14 +119,14 @@ def test_a_bias_of_few_images_without_the_other_says_so(store: Store, outcomes: 
     few = {setting: right for setting, right in outcomes.items() if setting == CLEAN or setting.probe == "lowpass"}
     images = labelled(np.arange(COUNT) // 8)
     store_study(store, "s", images, parts(few, images))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert state(store, "low_frequency_bias") == "no_interval"
     assert note(store, "low_frequency_bias") == "10 independent images are too few for an interval"
 
 
 def test_the_published_critical_band_is_that_of_the_accuracies(store: Store, outcomes: Outcomes) -> None:
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     percent = matrix(outcomes)
     for suffix, thresholds in (("", normalized_thresholds(percent)), ("_raw", integer_thresholds(percent))):
         band = fit_band(thresholds)
@@ -145,9 +144,9 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     clusters = np.arange(COUNT) // crops
     images = labelled(clusters)
     store_study(store, "s", images, parts(outcomes, images))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     correct = np.stack([outcomes[setting] for setting in BAND])
-    band = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
+    band = estimate_band(correct, clusters, floor=1 / CLASSES)
     columns = ("value", "low", "high", "state", "note")
     rows = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert {row[0]: row[1:] for row in rows} == {
@@ -161,11 +160,11 @@ def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Stor
     grid = [setting for setting in BAND if setting.number("noise_sd") != 0.04 and setting.number("frequency") != 6][:-2]
     images = labelled()
     store_study(store, "s", images, parts({setting: outcomes[setting] for setting in (CLEAN, *grid)}, images))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert state(store, "critical_bandwidth") == "missing"
     settings = [(setting.number("noise_sd"), setting.number("frequency")) for setting in grid]
     correct = np.stack([outcomes[setting] for setting in grid])
-    band = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
+    band = estimate_band(correct, settings=settings, floor=1 / CLASSES)
     rows = store.frame("SELECT metric, value FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert dict(rows) == {f"psychometric_{name}": estimate.row()["value"] for name, estimate in band.items()}
     assert {f for f in range(7) if f"psychometric_threshold_{f}" in dict(rows)} == {0, 1, 2, 3, 4}
@@ -179,9 +178,7 @@ def test_levels_beside_the_published_ones_change_nothing_of_the_published_estima
     more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
     store_study(store, "more", images, parts({**outcomes, **more}, images))
     published = [
-        metrics_of(compute_measures(store, name, Options(RESAMPLES))).filter(
-            pl.col("metric").str.starts_with("critical_")
-        )
+        metrics_of(compute_measures(store, name)).filter(pl.col("metric").str.starts_with("critical_"))
         for name in ("s", "more")
     ]
     assert published[0]["value"].to_list() == published[1]["value"].to_list()
@@ -204,7 +201,7 @@ def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store:
             wrong = rng.random(count) > share
             made.append(part(cell(images, setting, by=model(name, classes=1000)), wrong * 3, wrong * 3))
     store_study(store, "s", images, made)
-    compute_measures(store, "s", Options(200))
+    compute_measures(store, "s")
     thresholds = store.frame(
         "SELECT right(metric, 1)::INTEGER AS f, value, low, high FROM metric "
         "WHERE metric LIKE 'psychometric_threshold_%'"
@@ -228,7 +225,7 @@ def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes
     large = image_set(COUNT, labels=np.zeros(COUNT), size=384)
     for name, images in (("s", labelled()), ("large", large)):
         store_study(store, name, images, parts(outcomes, images))
-        compute_measures(store, name, Options(RESAMPLES))
+        compute_measures(store, name)
     for metric in ("critical_center_frequency", "psychometric_center_frequency"):
         assert value(store, metric, "large") == pytest.approx((value(store, metric, "s") or 0) * 384 / 224)
     for metric in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
@@ -238,11 +235,11 @@ def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, parts(outcomes, images))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     low, high = (np.mean([outcomes[setting].mean() for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
-    band = estimate_band(np.stack([outcomes[setting] for setting in BAND]), floor=0.0, resamples=RESAMPLES)
+    band = estimate_band(np.stack([outcomes[setting] for setting in BAND]), floor=0.0)
     assert value(store, "psychometric_center_frequency") == pytest.approx(band["center_frequency"].value)
 
 
@@ -251,7 +248,7 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     clean, *perturbed = parts(outcomes, images)
     store.begin_study("s", "", [part.cell for part in (clean, *perturbed)], [images])
     store.commit([Failed(clean.cell, "boom"), *perturbed], {clean.cell.variant: SESSION})
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
     assert state(store, "critical_bandwidth") == "missing"
@@ -264,7 +261,7 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     gone = {SPECTRAL["lowpass"][1], BAND[5]}
     subset = {setting: right for setting, right in outcomes.items() if setting not in gone}
     store_study(store, "s", labelled(), parts(subset, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert value(store, "low_frequency_bias") is None
     assert note(store, "low_frequency_bias") == "lowpass lacks the cutoff 0.2"
     assert value(store, "high_frequency_bias") is not None
@@ -281,7 +278,7 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
     wrong = {setting: np.zeros(COUNT, bool) for setting in outcomes}
     store_study(store, "s", labelled(), parts(wrong, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
     assert {state(store, metric) for metric in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
     assert state(store, "critical_bandwidth_raw") == "degenerate"
@@ -294,7 +291,7 @@ def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Out
     """Half of any accuracy between two classes is no more than that of a blind guess."""
     by = model(classes=2)
     store_study(store, "s", labelled(), [part(cell(labelled(), s, by=by), ~r * 1, ~r * 1) for s, r in outcomes.items()])
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     states = store.frame("SELECT DISTINCT state FROM metric WHERE metric LIKE 'critical_%'")["state"].to_list()
     assert states == ["at_chance"]
     assert "is no more than twice that of a blind guess, 0.5" in (note(store, "critical_bandwidth") or "")
@@ -303,7 +300,7 @@ def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Out
 def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcomes) -> None:
     subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
     store_study(store, "s", labelled(), parts(subset, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert store.frame("SELECT metric FROM metric ORDER BY ALL")["metric"].to_list() == [
         "high_frequency_bias", "highpass_half_cut", "low_frequency_bias", "lowpass_half_cut", "spectral_bias"
     ]  # fmt: skip
@@ -314,7 +311,7 @@ def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: S
     by = model(classes=CLASSES)
     clean = part(cell(renditions, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
     store_study(store, "s", [labelled(), renditions], [*parts(outcomes, labelled()), clean])
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert store.frame("SELECT DISTINCT image_set FROM metric ORDER BY ALL").rows() == [("set",), (None,)]
     general = store.frame("SELECT metric FROM metric WHERE image_set IS NULL ORDER BY ALL")["metric"].to_list()
     assert general == ["Concepts", "top1_imagenet-r"]
@@ -327,9 +324,9 @@ def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
     store_study(store, "s", labelled(), parts(subset, labelled()))
     better = subset | dict.fromkeys(SPECTRAL["lowpass"], subset[CLEAN])
     store_study(store, "other", labelled(), parts(better, labelled(), "better"))
-    compute_measures(store, "*", Options(RESAMPLES))
+    compute_measures(store, "*")
     before = store.frame("FROM metric ORDER BY ALL").rows()
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert store.frame("FROM metric ORDER BY ALL").rows() == before
     assert value(store, "low_frequency_bias", "other") == pytest.approx(1.0)
     assert value(store, "low_frequency_bias", "s") != pytest.approx(1.0)
@@ -338,15 +335,15 @@ def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
 def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outcomes: Outcomes) -> None:
     subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
     store_study(store, "s", labelled(), parts(subset, labelled()))
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     first = value(store, "spectral_bias")
     fewer = {setting: right for setting, right in subset.items() if setting.probe != "highpass"}
     store_study(store, "s", labelled(), parts(fewer, labelled()))
     assert store.frame("FROM metric").is_empty(), "the new version is not analyzed yet"
     assert value(store, "spectral_bias", "s@1") == first
-    compute_measures(store, "s", Options(RESAMPLES))
+    compute_measures(store, "s")
     assert value(store, "spectral_bias") is None
-    compute_measures(store, "s@1", Options(RESAMPLES))
+    compute_measures(store, "s@1")
     assert value(store, "spectral_bias", "s@1") == first
 
 
@@ -356,20 +353,20 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
     store_study(store, "s", labelled(), made)
     assert [subject.checkpoint for subject in subjects(store, "s")] == ["one", "two"]
     advanced: list[float] = []
-    metrics = metrics_of(compute_measures(store, "*", Options(RESAMPLES), advance=advanced.append))
+    metrics = metrics_of(compute_measures(store, "*", advance=advanced.append))
     assert sum(advanced) == pytest.approx(2)
     assert set(metrics["checkpoint"]) == {"one", "two"}
 
 
 def test_a_study_that_is_not_there_is_named(store: Store, outcomes: Outcomes) -> None:
     with pytest.raises(UsageError, match="has no complete cell to analyze"):
-        compute_measures(store, "*", Options(RESAMPLES))
+        compute_measures(store, "*")
     images = labelled()
     store.begin_study("mine", "", [cell(images)], [images])
     with pytest.raises(UsageError, match="unknown study 'mien'; did you mean mine"):
-        compute_measures(store, "mien", Options(RESAMPLES))
+        compute_measures(store, "mien")
     with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
-        compute_measures(store, "mine", Options(RESAMPLES))
+        compute_measures(store, "mine")
 
 
 def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: Store, outcomes: Outcomes) -> None:
@@ -378,8 +375,8 @@ def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: St
     alone = image_set(COUNT, name="alone")
     store_study(store, "agreement", alone, parts(outcomes, alone))
     assert store.frame("FROM human_metric").is_empty()
-    compute_measures(store, "*", Options(RESAMPLES))
-    compute_measures(store, "labels", Options(RESAMPLES))  # people are there once
+    compute_measures(store, "*")
+    compute_measures(store, "labels")  # people are there once
     rows = store.frame("FROM human_metric ORDER BY metric, human")
     assert rows.filter(human=False).select("subject", "images").unique().rows() == [("net", "labelled")]
     assert rows.filter(human=True)["metric"].to_list() == rows.filter(human=False)["metric"].to_list()

@@ -16,7 +16,7 @@ from scipy.stats import bootstrap, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Estimate, Options, State
+from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.cues import cue_differences, cue_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
@@ -28,7 +28,7 @@ NUMBERS = {name: number for number, name in NAMES.items()}
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
-    compute_measures(store, "s", Options(1000))
+    compute_measures(store, "s")
     rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
     return {metric: tuple(numbers) for metric, *numbers in rows}
 
@@ -40,7 +40,7 @@ def decided(shape: list[int], texture: list[int], predicted: list[int], clusters
 
 
 def estimates(outcomes: Outcomes) -> dict[str, Estimate]:
-    return cue_estimates(SHAPE_CUES, outcomes, Options())
+    return cue_estimates(SHAPE_CUES, outcomes)
 
 
 # Published decisions
@@ -198,7 +198,7 @@ def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store:
     cells = [cell(own_set, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
     store_study(store, "s", [own_set, plain, few], [part(cell, labels, [0, 0]) for cell in cells], names)
-    compute_measures(store, "s", Options(100))
+    compute_measures(store, "s")
     classes = store.frame(
         "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
         "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"

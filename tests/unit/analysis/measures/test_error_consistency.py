@@ -280,10 +280,10 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
     perturbed = answered(images, "a", ~right[0], probe="lowpass")
     store_study(store, "study", images, [*done, perturbed])
     assert judged_images(store) == ["set"]
-    table = consistencies(store, "set", resamples=500)
+    table = consistencies(store, "set")
     assert table.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
     for row, (first, second) in zip(table.to_dicts(), ((0, 1), (0, 2), (1, 2)), strict=True):
-        expected = error_consistency(right[first], right[second], np.arange(200) // 4, 500)
+        expected = error_consistency(right[first], right[second], np.arange(200) // 4, 1000)
         assert {name: row[name] for name in ("n", "kappa", "low", "high", "most")} == pytest.approx(
             {name: getattr(expected, name) for name in ("n", "kappa", "low", "high", "most")}
         )
@@ -303,8 +303,8 @@ def test_clusters_of_two_sets_of_one_benchmark_are_kept_apart(store: Store) -> N
     store_study(store, "study", [images, reverse], [answered(images, "a", right), answered(reverse, "b", right[::-1])])
     trials = judged_by({"subject-01": person[None]}, ("c100",))
     store.write_source("humans", store.frame("FROM published_value"), trials)
-    rows = consistencies(store, "contrast", resamples=500).filter(humans=1)
-    possible = [error_consistency(person, right, numbers, 500) for numbers in (clusters, clusters[::-1])]
+    rows = consistencies(store, "contrast").filter(humans=1)
+    possible = [error_consistency(person, right, numbers, 1000) for numbers in (clusters, clusters[::-1])]
     for low, high in rows.select("low", "high").rows():
         assert any((low, high) == pytest.approx((interval.low, interval.high)) for interval in possible)
     means = {row["subject"]: (row["low"], row["high"]) for row in mean_consistencies(store, "contrast")}
@@ -375,7 +375,7 @@ def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store
     store_study(store, "mine", [before, dropped], [answered(before, "a", right), answered(dropped, "a", right[:10])])
     store_study(store, "mine", after, [answered(after, "b", right), answered(after, "c", right)])
     assert (judged_images(store, "mine@1"), judged_images(store)) == (["after"], ["after"])
-    write_consistencies(store, judged_images(store, "mine@1"), 100)
+    write_consistencies(store, judged_images(store, "mine@1"))
     assert store.frame("SELECT first_subject, second_subject FROM error_consistency").rows() == [("b", "c")]
     query = "SELECT DISTINCT images, subject FROM judgement_of(?) ORDER BY ALL"
     assert store.frame(query, ["mine@1"]).rows() == [("before", "a"), ("dropped", "a")]
@@ -400,7 +400,7 @@ def test_comparing_errors_says_how_far_it_is(store: Store) -> None:
     right = np.random.default_rng(0).random((4, 60)) < 0.6
     images = image_set(60, labels=[3] * 60)
     store_study(store, "study", images, [answered(images, name, row) for name, row in zip("abcd", right, strict=True)])
-    consistencies(store, "set", 100, record)
+    consistencies(store, "set", record)
     assert mean_consistencies(store, "set", record) == []
     assert jobs == [["comparing errors", 4, 4]]
     people = {f"subject-{k}": right[k : k + 1] for k in range(3)}

@@ -11,7 +11,7 @@ from made_up_outcomes import CLEAN, right_outcomes
 from made_up_results import condition
 from numpy.typing import NDArray
 
-from bandlens.analysis.measures.base import Options, State
+from bandlens.analysis.measures.base import State
 from bandlens.analysis.measures.half_cut import (
     MEASURES,
     cut_of,
@@ -43,7 +43,7 @@ def outcomes(probe: str, ratios: tuple[float, ...], classes: int = 1000, clean: 
 
 
 def estimate(name: str, of: Outcomes) -> tuple[float, float, float, State, str | None]:
-    answer = half_cut_estimates(name, of, Options(200))[name]
+    answer = half_cut_estimates(name, of)[name]
     return answer.value, answer.low, answer.high, answer.state, answer.note
 
 
@@ -115,9 +115,7 @@ def test_the_interval_holds_the_cut_of_the_curve_about_as_often_as_it_says() -> 
     ratios = 1 / (1 + np.exp(-(octaves - np.log2(middle)) / 0.3))
     truth, held = 2 ** np.interp(0.5, ratios, octaves), 0
     for run in range(100):
-        answer = half_cut_estimates(LOW, right_outcomes(recognized(np.random.default_rng(run), middle)), Options(200))[
-            LOW
-        ]
+        answer = half_cut_estimates(LOW, right_outcomes(recognized(np.random.default_rng(run), middle)))[LOW]
         held += answer.low <= truth <= answer.high
     assert 88 <= held <= 99
 
@@ -126,7 +124,7 @@ def test_a_difference_is_paired_over_the_images() -> None:
     """The same images, one network needing an octave more: the interval holds the difference and not 0."""
     a, b = (right_outcomes(recognized(np.random.default_rng(5), middle)) for middle in (20, 40))
     low, high = half_cut_differences(LOW, a, b)[LOW]
-    values = [half_cut_estimates(LOW, of, Options(200))[LOW].value for of in (a, b)]
+    values = [half_cut_estimates(LOW, of)[LOW].value for of in (a, b)]
     assert 0 < low < values[1] - values[0] < high
 
 

@@ -10,7 +10,6 @@ import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
 from made_up_results import condition
 
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import subject_rows
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.parts import MEASURES, label_differences, label_estimates
@@ -39,7 +38,7 @@ def test_they_are_the_accuracies_and_the_hamming_distance_of_torchmetrics() -> N
         multilabel_hamming_distance,
     )
 
-    rows = {(row["probe"], row["metric"]): row for row in subject_rows(outcomes(), Options()).to_dicts()}
+    rows = {(row["probe"], row["metric"]): row for row in subject_rows(outcomes()).to_dicts()}
     for probe, answers in (("clean", ANSWERS), ("blur", BLURRED)):
         expected = multilabel_accuracy(bits(answers), bits(TRUTH), LABELS, average="none").tolist()
         for name, accuracy in zip(("cat", "dog", "elk", "3"), expected, strict=True):
@@ -56,7 +55,7 @@ def test_they_are_the_accuracies_and_the_hamming_distance_of_torchmetrics() -> N
 
 def test_the_difference_of_two_runs_is_that_of_a_condition_from_clean() -> None:
     clean, blurred = outcomes().cells.values()
-    estimates = label_estimates(blurred, Options())
+    estimates = label_estimates(blurred)
     intervals = label_differences(clean, blurred)
     assert intervals.keys() == estimates.keys()
     for name, estimate in estimates.items():
@@ -65,5 +64,5 @@ def test_the_difference_of_two_runs_is_that_of_a_condition_from_clean() -> None:
 
 
 def test_images_of_one_label_have_none() -> None:
-    assert not subject_rows(outcomes(False), Options())["metric"].str.contains("label_accuracy").any()
+    assert not subject_rows(outcomes(False))["metric"].str.contains("label_accuracy").any()
     assert MEASURES[-1].applies(outcomes().available)

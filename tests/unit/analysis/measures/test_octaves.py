@@ -12,7 +12,7 @@ from made_up_outcomes import CLEAN, images_of, outcomes_of, right_outcomes
 from numpy.typing import NDArray
 from scipy import stats
 
-from bandlens.analysis.measures.base import Available, Options, State
+from bandlens.analysis.measures.base import Available, State
 from bandlens.analysis.measures.octaves import (
     MASKS,
     MEASURES,
@@ -49,14 +49,14 @@ def random_network(seed: int, count: int = 40) -> Callable[[str], NDArray[np.boo
 
 
 def values_of(outcomes: Outcomes) -> dict[str, float]:
-    return {name: estimate.value for name, estimate in octave_estimates(outcomes, Options()).items()}
+    return {name: estimate.value for name, estimate in octave_estimates(outcomes).items()}
 
 
 def test_octaves_that_small_images_lack_have_no_numbers() -> None:
     """At 64 pixels octave 0 holds no frequency, so that 0 % of the accuracy, with an interval, would say nothing."""
     outcomes = outcomes_by(random_network(0))
-    large = octave_estimates(outcomes, Options())
-    small = octave_estimates(replace(outcomes, subject=replace(outcomes.subject, size=64)), Options())
+    large = octave_estimates(outcomes)
+    small = octave_estimates(replace(outcomes, subject=replace(outcomes.subject, size=64)))
     lacking = {"octave_share_0", "octave_share_0_0", *(f"octave_pair_0_{octave}" for octave in range(1, 7))}
     assert large.keys() - small.keys() == lacking
     assert {*SHARES[1:]} < small.keys()
@@ -119,7 +119,7 @@ def test_shares_add_up_to_the_accuracy_less_that_of_the_flat_image(seed: int) ->
 def test_intervals_are_those_of_a_mean_over_clusters() -> None:
     """With many clusters of one image, the interval is close to Student's; images of a cluster count as one."""
     network = random_network(5, 400)
-    estimate = octave_estimates(outcomes_by(network), Options())["octave_share_3"]
+    estimate = octave_estimates(outcomes_by(network))["octave_share_3"]
     numbers = interactions(np.array([network(mask) for mask in MASKS]), 1)[3]
     low, high = stats.ttest_1samp(numbers, 0).confidence_interval()
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.002)
@@ -128,12 +128,12 @@ def test_intervals_are_those_of_a_mean_over_clusters() -> None:
     def doubled(kept: str) -> NDArray[np.bool_]:
         return np.repeat(network(kept), 2)
 
-    twice = octave_estimates(outcomes_by(doubled, clusters=np.repeat(np.arange(400), 2)), Options())["octave_share_3"]
+    twice = octave_estimates(outcomes_by(doubled, clusters=np.repeat(np.arange(400), 2)))["octave_share_3"]
     assert (twice.value, twice.low, twice.high) == pytest.approx((estimate.value, low, high), abs=0.002)
 
 
 def test_images_of_one_cluster_have_no_interval() -> None:
-    estimates = octave_estimates(outcomes_by(random_network(4), clusters=np.zeros(40, int)), Options())
+    estimates = octave_estimates(outcomes_by(random_network(4), clusters=np.zeros(40, int)))
     assert {estimate.state for estimate in estimates.values()} == {State.NO_INTERVAL}
 
 
@@ -141,7 +141,7 @@ def test_images_of_one_cluster_have_no_interval() -> None:
 def test_intervals_of_few_clusters_end_where_the_range_of_the_number_does(clusters: int) -> None:
     of_image = np.arange(40) % clusters
     a, b = (outcomes_by(random_network(seed), clusters=of_image) for seed in (4, 10))
-    ends = {name: (estimate.low, estimate.high) for name, estimate in octave_estimates(a, Options()).items()}
+    ends = {name: (estimate.low, estimate.high) for name, estimate in octave_estimates(a).items()}
     for intervals, widest in ((ends, 1.0), (octave_differences(a, b), 2.0)):
         for name, (low, high) in intervals.items():
             reach = 2 * widest if name in PAIRS else widest
@@ -177,7 +177,7 @@ def test_classes_have_shares_that_add_up_too() -> None:
 def test_accuracy_of_blind_guesses_has_shares_at_chance() -> None:
     rng = np.random.default_rng(9)
     answers = {mask: rng.random(50) < 0.1 for mask in MASKS}
-    estimates = octave_estimates(outcomes_by(answers.__getitem__, classes=10), Options())
+    estimates = octave_estimates(outcomes_by(answers.__getitem__, classes=10))
     assert {estimate.state for estimate in estimates.values()} == {State.AT_CHANCE}
 
 

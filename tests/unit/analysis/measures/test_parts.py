@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import delete_study
-from bandlens.analysis.measures.base import Estimate, Options, State
+from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import MOST_VALUES, CellOutcomes, read_slices
 from bandlens.analysis.measures.parts import FEWEST_CLUSTERS, slice_differences, slice_estimates
@@ -108,12 +108,12 @@ def test_one_slice_has_the_usual_intervals() -> None:
     right, clean = rng.random(60) < 0.6, rng.random(60) < 0.9
     rows = np.arange(5, 55)
     before, after = cells_of(right, clean, {("site", "A"): rows})
-    estimates = slice_estimates(after, Options())
+    estimates = slice_estimates(after)
     share, reference = (share_of(answer[rows], rows) for answer in (right, clean))
     assert (estimates["worst_slice"].low, estimates["worst_slice"].high) == share_interval(share)
     low, high = difference_interval(share, reference) or (np.nan, np.nan)
     assert (estimates["largest_slice_loss"].low, estimates["largest_slice_loss"].high) == pytest.approx((low, high))
-    assert "largest_slice_loss" not in slice_estimates(before, Options())
+    assert "largest_slice_loss" not in slice_estimates(before)
 
 
 def test_small_slices_are_not_chosen() -> None:
@@ -121,10 +121,10 @@ def test_small_slices_are_not_chosen() -> None:
     right[:FEWEST_CLUSTERS] = False
     slices = {("site", "A"): np.arange(FEWEST_CLUSTERS - 1), ("site", "B"): np.arange(FEWEST_CLUSTERS, 40)}
     _, after = cells_of(right, right, slices)
-    estimate = slice_estimates(after, Options())["worst_slice"]
+    estimate = slice_estimates(after)["worst_slice"]
     assert (estimate.value, estimate.note) == (1, "site=B")
     _, after = cells_of(right, right, {("site", "A"): slices["site", "A"]})
-    assert slice_estimates(after, Options())["worst_slice"].state is State.UNDETERMINED
+    assert slice_estimates(after)["worst_slice"].state is State.UNDETERMINED
 
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.5])
@@ -135,7 +135,7 @@ def test_the_interval_of_the_worst_slice_holds_although_it_was_chosen(accuracy: 
     for _ in range(trials):
         right, clean = rng.random((2, 1000)) < accuracy
         _, after = cells_of(right, clean, slices)
-        estimates = slice_estimates(after, Options())
+        estimates = slice_estimates(after)
         worst = estimates["worst_slice"]
         alone = estimates[f"slice_accuracy_{worst.note}"]
         naive += not alone.low <= accuracy <= alone.high

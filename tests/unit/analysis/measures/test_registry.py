@@ -15,7 +15,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures import registry
-from bandlens.analysis.measures.base import Measure, Options, Scope
+from bandlens.analysis.measures.base import Measure, Scope
 from bandlens.analysis.measures.compute import compute_measures, metrics_of
 from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from bandlens.core.records import Condition
@@ -117,7 +117,7 @@ def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
                 predicted = rng.integers(0, 2, 40)
                 parts.append(part(cell(images, setting), predicted, predicted))
         store_study(store, "s", sets, parts)
-        metrics = metrics_of(compute_measures(store, "s", Options(100)))
+        metrics = metrics_of(compute_measures(store, "s"))
     states = {(row["image_set"], row["metric"]): row["state"] for row in metrics.iter_rows(named=True)}
     planned = determined(sets, conditions)
     for plan in planned.values():
@@ -168,7 +168,7 @@ def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoin
     planned = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
     with open_store(tmp_path / "r.duckdb") as store:
         store_study(store, "s", sets, parts)
-        estimates = compute_measures(store, "s", Options(100)).filter(
+        estimates = compute_measures(store, "s").filter(
             pl.col("condition_id").is_not_null(), pl.col("probe") != "clean", pl.col("image_set").is_not_null()
         )
     assert {name: set(metrics) for name, metrics in planned.items()} == {

@@ -10,7 +10,7 @@ from made_up_outcomes import CLEAN, right_outcomes
 from made_up_results import condition
 from numpy.typing import NDArray
 
-from bandlens.analysis.measures.base import Estimate, Options, State
+from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.analysis.measures.registry import lacking
 from bandlens.analysis.measures.spectral_bias import (
@@ -43,7 +43,7 @@ def curve(
 
 
 def estimates(right: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
-    return spectral_estimates(right_outcomes(right), Options(100))
+    return spectral_estimates(right_outcomes(right))
 
 
 def lacks(outcomes: Outcomes) -> dict[str, str | None]:
@@ -77,7 +77,7 @@ def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, 
         "high_frequency_bias": lack,
         "spectral_bias": "it is made of high_frequency_bias",
     }
-    answered = spectral_estimates(outcomes, Options(100))
+    answered = spectral_estimates(outcomes)
     assert set(answered) == {"low_frequency_bias"}
     assert answered["low_frequency_bias"].value == pytest.approx(0.6)
 
@@ -124,7 +124,7 @@ def test_published_ratios_give_the_published_biases() -> None:
                 count = round(ratio * clean)
                 assert count == pytest.approx(ratio * clean, abs=0.05)
                 right[condition(names[kind], cutoff=float(cutoff))] = np.arange(50_000) < count
-        answered = spectral_estimates(right_outcomes(right, np.arange(50_000) // 10_000), Options(100))
+        answered = spectral_estimates(right_outcomes(right, np.arange(50_000) // 10_000))
         for bias in ("low_frequency_bias", "high_frequency_bias"):
             assert answered[bias].value == pytest.approx(row[bias], abs=5e-7)
             compared += 1
@@ -222,7 +222,7 @@ def shares(low: Mapping[float, float], high: Mapping[float, float], clean: float
 
 def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> None:
     outcomes = right_outcomes(shares(dict.fromkeys(BIAS_CUTOFFS, 0.6), GUESSED, 0.8), classes=7)
-    published, corrected = (spectral_estimates(outcomes, Options(100), above) for above in (False, True))
+    published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))
     high = published["high_frequency_bias"]
     assert (high.value, high.state) == (pytest.approx(CHANCE / 0.8), State.AT_CHANCE)
     assert high.note == "accuracy under each highpass of the bias is not told from that of a blind guess, 0.143"
@@ -240,28 +240,24 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
 def test_every_bias_of_a_model_that_guesses_without_perturbation_is_at_chance() -> None:
     outcomes = right_outcomes(shares(GUESSED, GUESSED, 0.16), classes=7)
     for above_chance in (False, True):
-        estimates = spectral_estimates(outcomes, Options(100), above_chance)
+        estimates = spectral_estimates(outcomes, above_chance)
         valued = [estimate for estimate in estimates.values() if not np.isnan(estimate.value)]
         assert {estimate.state for estimate in valued} == {State.AT_CHANCE}
         assert valued[0].note == "clean accuracy is not told from that of a blind guess, 0.143"
-    below = spectral_estimates(
-        right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), Options(100), above_chance=True
-    )
+    below = spectral_estimates(right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), above_chance=True)
     assert {estimate.state for name, estimate in below.items() if "spectral" not in name} == {State.AT_CHANCE}
 
 
 def test_one_filter_above_chance_determines_a_bias() -> None:
     outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.25}, 0.8), classes=7)
-    states = {
-        name: estimate.state for name, estimate in spectral_estimates(outcomes, Options(100), above_chance=True).items()
-    }
+    states = {name: estimate.state for name, estimate in spectral_estimates(outcomes, above_chance=True).items()}
     assert states["corrected_high_frequency_bias"] == State.OK
     assert states["corrected_low_frequency_bias"] == State.AT_CHANCE
 
 
 def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> None:
     outcomes = right_outcomes(curve(), classes=1000)
-    published, corrected = (spectral_estimates(outcomes, Options(100), above) for above in (False, True))
+    published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))
     for name, estimate in published.items():
         assert estimate.state == State.OK
         assert corrected[f"corrected_{name}"].value == pytest.approx(estimate.value, abs=0.002)
@@ -315,9 +311,7 @@ def test_a_corrected_bias_of_few_answers_has_an_interval_that_reaches_below_0() 
 def test_an_interval_without_an_end_is_none() -> None:
     """Where 5 of 20 images are right when clean, clean accuracy may be that of blind guesses."""
     right = dict.fromkeys(shares(GUESSED, GUESSED, 0.8), np.arange(20) < 5)
-    for name, estimate in spectral_estimates(
-        right_outcomes(right, classes=12), Options(100), above_chance=True
-    ).items():
+    for name, estimate in spectral_estimates(right_outcomes(right, classes=12), above_chance=True).items():
         assert np.isnan(estimate.low) == np.isnan(estimate.high), name
         assert np.isfinite([estimate.low, estimate.high]).all() or estimate.state in (
             State.NO_INTERVAL,

@@ -8,7 +8,6 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.paired import paired
 from bandlens.app.cli import app
@@ -94,7 +93,7 @@ def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> Non
             parts = [part(cell(images, setting, precision=precision), rank, rank) for setting in grid]
             store_study(store, "s", images, parts)
         for version in ("s@1", "s@2"):
-            compute_measures(store, version, Options(100))
+            compute_measures(store, version)
     printed = call("s@1", "s@2", "--db", path)
     assert len(printed.splitlines()) <= 10
     undetermined = "\nNot determined for net in s@1, net in s@2: "

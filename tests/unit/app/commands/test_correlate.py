@@ -71,7 +71,7 @@ def study(
 
 
 def test_the_published_figures_are_the_default() -> None:
-    printed = call("--resamples", "200")
+    printed = call()
     for words in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "given ID"):
         assert words in printed
     assert "critical_bandwidth has 20 different values" in printed
@@ -90,7 +90,7 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
 
 
 def test_json_has_every_column_of_every_row() -> None:
-    rows = json.loads(call("--resamples", "200", "--method", "kendall", "--bias", "shape_bias", "--format", "json"))
+    rows = json.loads(call("--method", "kendall", "--bias", "shape_bias", "--format", "json"))
     assert len(rows) == 12
     assert list(rows[0]) == list(SCHEMA)
     assert {row["method"] for row in rows} == {"kendall"}
@@ -104,7 +104,7 @@ def test_the_published_table_is_that_of_the_shipped_figures() -> None:
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8)
-    rows = json.loads(call("--db", db, "--resamples", "300", "--format", "json"))
+    rows = json.loads(call("--db", db, "--format", "json"))
     pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
     assert pairs == [
         (bias, group, "total")
@@ -114,7 +114,7 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     assert rows[2]["coefficient"] < -0.8 < 0.8 < rows[0]["coefficient"]
     assert rows[0]["low_images"] is not None
     assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
-    printed = call("--db", db, "--study", "s@1", "--resamples", "300")
+    printed = call("--db", db, "--study", "s@1")
     assert "and images" in printed
     assert "partial" in printed
 
@@ -124,7 +124,7 @@ def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Pa
     """It has no interval over images, and the others keep theirs."""
     db = tmp_path / "results.duckdb"
     study(db, 5, constant=name)
-    printed = call("--db", db, "--resamples", "100")
+    printed = call("--db", db)
     assert "and images" in printed
     intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a  " in line}
     assert intervals == {"high_frequency_bias": 2, "low_frequency_bias": 2, name: 0}
@@ -149,8 +149,6 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
             "effective",
             "--bias",
             "low_frequency_bias",
-            "--resamples",
-            "100",
             "--format",
             "json",
         )
@@ -162,7 +160,7 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8, category="adversarial_training")
-    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--resamples", "100", "--format", "json"))
+    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--format", "json"))
     counts = {row["subset"]: row["n"] for row in rows}
     assert counts == {"total": 8, "adversarial_training": 4, "other": 4}
 

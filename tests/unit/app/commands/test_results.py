@@ -39,7 +39,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, database: Path) -> None:
-    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--format", "json")
+    answer = command("analyze", "--db", database, "--study", "a", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     printed = json.loads(answer.out)
     for checkpoint in ("one", "two"):
@@ -53,7 +53,7 @@ def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, 
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
-    printed = json.loads(command("analyze", "--db", database, "--resamples", 100, "--format", "json").out)
+    printed = json.loads(command("analyze", "--db", database, "--format", "json").out)
     assert {row["study"] for row in printed} == {"a@1", "b@1"}
     [row] = {
         (row["state"], row["note"][:30])
@@ -64,9 +64,7 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
 
 
 def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
-    answer = command(
-        "analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions", "--format", "json"
-    )
+    answer = command("analyze", "--db", database, "--study", "a", "--conditions", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     printed = json.loads(answer.out)
     assert {row["metric"] for row in printed} == {"agreement", "confidence"}, "the images have no labels"
@@ -74,7 +72,7 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     columns = ("checkpoint", "probe", "metric", "n", "value", "low", "high", "difference", "state")
     kept = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
     assert sorted(map(str, kept)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
-    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions")
+    answer = command("analyze", "--db", database, "--study", "a", "--conditions")
     assert "lowpass below 6 cycles/image" in answer.out
     assert "cutoff=" not in answer.out
 
@@ -84,14 +82,14 @@ def test_without_a_metric_it_says_where_to_look(command: Command, tmp_path: Path
     make_images(tmp_path / "images.set", make_pictures(4))
     file, database = make_study(tmp_path, probes="", checkpoints=["one"]), tmp_path / "results.duckdb"
     assert command("run", file, "--db", database).code == 0
-    answer = command("analyze", "--db", database, "--resamples", 100)
+    answer = command("analyze", "--db", database)
     assert (answer.code, answer.out) == (0, "(nothing)\n")
     assert answer.err.startswith("no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing")
-    assert command("analyze", "--db", database, "--resamples", 100, "--conditions").err == ""
+    assert command("analyze", "--db", database, "--conditions").err == ""
 
 
 def test_a_table_is_for_people(command: Command, database: Path) -> None:
-    answer = command("analyze", "--db", database, "--study", "a@1", "--resamples", 100)
+    answer = command("analyze", "--db", database, "--study", "a@1")
     assert answer.code == 0
     assert "spectral_bias" in answer.out
 

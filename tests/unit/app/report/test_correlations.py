@@ -12,7 +12,6 @@ from reported import GRID
 
 from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import ReportData, read_data
@@ -57,7 +56,7 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     ]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     figure = figures(path)["atlas-biases"]
     points, lines = layers(figure, "point"), layers(figure, "rule")
     assert len(figure.panels) == len(points) == len(lines) == 2  # there are no cue conflicts, so there is no shape bias
@@ -79,7 +78,7 @@ def test_own_models_are_diamonds_among_the_lines_of_each_way_of_training(tmp_pat
     with open_store(path) as store:
         parts = [part(cell(images, by=by), ranks[name], ranks[name]) for name, images in sets.items()]
         store_study(store, "s", list(sets.values()), parts)
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     report_data = read_data(path)
     assert isinstance(report_data, ReportData)
     training = atlas_section(report_data).figures[0]
@@ -95,7 +94,7 @@ def test_agreement_is_not_set_among_published_accuracies(tmp_path: Path) -> None
     images, path = image_set(120, name="photographs"), tmp_path / "results.duckdb"
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images, setting), [k % 3 for k in range(120)]) for setting in GRID])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
         assert store.frame("FROM metric WHERE metric = 'low_frequency_bias' AND state = 'ok'").height == 1
     assert figures(path) == {}
 
@@ -106,7 +105,7 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     by = model("resnet50.a1_in1k", classes=1000)
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images, setting, by=by), wrong, wrong) for setting in GRID])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
         store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
     fills = {
         title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
@@ -128,7 +127,7 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
     path = tmp_path / "results.duckdb"
     with open_store(path) as store:
         store_study(store, "s", [images, photographs], [part(cell(images, condition(), by=net), rank, rank), *filters])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     [*_, rows] = layers(figures(path)["atlas-biases"], "point")
     assert [(row["imagenet"], row["imagenet_is"]) for row in rows] == [(pytest.approx(75), "measured")]
 
@@ -140,5 +139,5 @@ def test_models_of_other_classes_are_not_drawn_among_published_ones(tmp_path: Pa
     with open_store(path) as store:
         parts = [part(cell(images, setting, by=model("own", classes=10)), wrong, wrong) for setting in GRID]
         store_study(store, "s", images, parts)
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     assert figures(path) == {}

@@ -9,7 +9,6 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import measured_section
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
@@ -78,7 +77,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     with open_store(path) as store:
         store_study(store, "s", [common, separate], parts)
         store.write_source("humans", store.frame("FROM published_value"), trials)
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
         bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))

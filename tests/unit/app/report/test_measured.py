@@ -17,7 +17,6 @@ from reported import GRID, add_metrics, make_database, measured_section
 
 from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import write_consistencies
 from bandlens.analysis.published.sources import VALUES
@@ -137,7 +136,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     parts = [part(cell(images, setting), named := rng.integers(0, 3, 60), named) for setting in SETTINGS]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     report_data = read_data(path)
     assert report_data
     return report_data
@@ -197,7 +196,7 @@ def test_a_study_of_clean_images_has_no_curves(tmp_path: Path) -> None:
     images = image_set(30, labels=[0] * 30)
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     report_data = read_data(tmp_path / "results.duckdb")
     assert report_data
     section = measured_section(report_data, "measures")
@@ -212,7 +211,7 @@ def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_pat
     with open_store(tmp_path / "results.duckdb") as store:
         answers = {setting: rng.integers(0, 2, 60) for setting in SETTINGS[:4]}
         store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in answers.items()])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     results = read_data(tmp_path / "results.duckdb")
     assert results
     section = measured_section(results, "measures")
@@ -232,7 +231,7 @@ def test_a_loss_of_slices_is_worst_where_it_is_highest(tmp_path: Path) -> None:
     with open_store(tmp_path / "results.duckdb") as store:
         wrong = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
         store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in wrong.items()])
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
     results = read_data(tmp_path / "results.duckdb")
     assert results
     rows = measured_section(results, "measures").tables[0].frame.filter(pl.col("metric").str.ends_with("_site"))

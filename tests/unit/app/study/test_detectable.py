@@ -14,7 +14,6 @@ from small import Command, make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, two_of
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.power import detected_widths, smallest_correlation, smallest_tested_difference
 from bandlens.app.study.detectable import Detectable
@@ -53,7 +52,7 @@ def test_earlier_runs_tell_how_often_models_differ(study: Path, tmp_path: Path) 
         parts.append(part(cell(images, by=model(name)), rank, rank))
     with open_store(tmp_path / "results.duckdb") as store:
         run = Run(store, store_study(store, "s", images, parts))
-        compute_measures(store, "s", Options(100))
+        compute_measures(store, "s")
         [pair] = compare_cells(*two_of(run, run, "checkpoint", "v1", "v2")).cells.rows(named=True)
     row = next(row for row in planned(study) if row.measure == "accuracy")
     width = (pair["high"] - pair["low"]) * np.sqrt(400 / 20)
