@@ -36,7 +36,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ...core.records import Condition
 from .base import (
@@ -54,25 +53,26 @@ from .base import (
 from .outcomes import CellOutcomes, Outcomes
 
 PROBE = "critical_band"
-UNITS = {"bandwidth": "octaves", "center_frequency": "cycles per image", "peak_noise_sensitivity": "share"}
-"""The three numbers that a channel is described by, and their units."""
-TITLES = {
-    "bandwidth": "bandwidth",
-    "center_frequency": "centre frequency",
-    "peak_noise_sensitivity": "peak noise sensitivity",
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNumber:
+    """A number that a channel is described by."""
+
+    title: str
+    unit: str
+    column: str
+    """The end of the name of its column in the published results."""
+
+
+CHANNEL: Mapping[str, ChannelNumber] = {
+    "bandwidth": ChannelNumber("bandwidth", "octaves", "bw_norm"),
+    "center_frequency": ChannelNumber("centre frequency", "cycles per image", "cf_norm"),
+    "peak_noise_sensitivity": ChannelNumber("peak noise sensitivity", "share", "pns_norm"),
 }
-SHORT = TITLES | {"bandwidth": "critical bandwidth"}
-"""Titles of the published estimator's numbers, which charts have little room for."""
-PUBLISHED = {
-    "critical_bandwidth": "bandwidth",
-    "critical_center_frequency": "center_frequency",
-    "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
-}
-"""Measure -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
-RAW = {number: f"{measure}_raw" for measure, number in PUBLISHED.items()}
-"""Number -> the measure of accuracies as they are."""
-COLUMNS = {"bandwidth": "bw_norm", "center_frequency": "cf_norm", "peak_noise_sensitivity": "pns_norm"}
-"""Number -> the end of the name of its column in the published results."""
+"""Name in the fit -> the number."""
+NUMBERS = {number: f"critical_{number}" for number in CHANNEL}
+"""Name in the fit -> the measure: the study's three numbers, which it takes from the normalized thresholds."""
 OF_PEOPLE = (0, 0, 0, 0, 2, 2, 0)
 """Thresholds of people, from the mean of the accuracies of 14 observers (Subramanian et al. 2023), not normalized."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
@@ -148,34 +148,21 @@ def _levels(settings: Iterable[Setting]) -> str:
     )
 
 
-def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:
-    """Thresholds t_0..t_6 from accuracies in percent, shape (5, 7): rows by noise_sd ascending from 0, columns by f.
-
-    With `reference`, an accuracy in percent, every accuracy is first divided by it and multiplied by 100: the `_norm`
-    variant. Raises UsageError for another shape, values that are not percentages, or a reference that is not positive.
-    """
-    percent = np.asarray(accuracy, dtype=np.float64)
-    if percent.shape != (len(NOISE_SDS), len(FREQUENCIES)):
-        raise UsageError(f"critical band: accuracies of shape {percent.shape}; give (5 noise levels, 7 frequencies)")
-    if not np.all((percent >= 0) & (percent <= 100)):
-        raise UsageError("critical band: accuracies outside 0..100 or missing; give percentages of all 35 conditions")
-    if reference is not None:
-        if not reference > 0:
-            raise UsageError(f"critical band: reference accuracy {reference}; it must be above 0 percent")
-        percent = percent / reference * 100
-    passes = percent[::-1] > 50  # row j: noise_sd of index 4 - j
+def integer_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
+    """Thresholds t_0..t_6 from accuracies in percent, shape (5, 7): rows by noise_sd ascending from 0, columns by f."""
+    passes = np.asarray(accuracy, dtype=np.float64)[::-1] > 50  # row j: noise_sd of index 4 - j
     first = np.where(passes.any(axis=0), passes.argmax(axis=0), len(NOISE_SDS) - 1)
     return tuple(int(j) for j in first)
 
 
 def normalized_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
-    """The `_norm` thresholds: relative to the accuracy at noise_sd 0.
+    """The `_norm` thresholds: of accuracies relative to the one at noise_sd 0, which is above 0, times 100.
 
     The study does not say whether it took that or the clean accuracy in colour. Noise_sd 0 is one condition, repeated
     over the columns of `accuracy` in percent; should the columns differ, their mean is the reference.
     """
     percent = np.asarray(accuracy, dtype=np.float64)
-    return integer_thresholds(percent, float(percent[0].mean()))
+    return integer_thresholds(percent / float(percent[0].mean()) * 100)
 
 
 def center(octave: Any, size: int) -> NDArray[np.float64]:
@@ -185,13 +172,8 @@ def center(octave: Any, size: int) -> NDArray[np.float64]:
 
 
 def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
-    """The Gaussian through t_0..t_6 and the numbers it gives, for images of `size` pixels a side.
-
-    Raises UsageError unless there are seven thresholds in 0..4.
-    """
+    """The Gaussian through t_0..t_6, from 0 to 4, and the numbers it gives, for images of `size` pixels a side."""
     values = np.asarray(thresholds, dtype=np.float64)
-    if values.shape != (len(FREQUENCIES),) or not np.all((values >= 0) & (values <= 4)):
-        raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
     fit = _least_squares(tuple(values.tolist()))
     amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
     bandwidth = FULL_WIDTH * abs(sigma)
@@ -248,14 +230,14 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
         if (hits := cell.right) is not None
     }
     if not percent:
-        return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
+        return dict.fromkeys(NUMBERS.values(), nothing(State.MISSING, "no clean prediction to agree with"))
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     size = outcomes.subject.size
     if accuracy[0, 0] > 0:
         estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy), size), ""))
     else:
-        estimates = dict.fromkeys(PUBLISHED, nothing(State.UNDETERMINED, "nothing is right without noise"))
+        estimates = dict.fromkeys(NUMBERS.values(), nothing(State.UNDETERMINED, "nothing is right without noise"))
     estimates |= dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
     why = at_chance(accuracy[0, 0] / 100, outcomes.subject.floor)
     if why is None:
@@ -275,7 +257,7 @@ def at_chance(reference: float, floor: float) -> str | None:
 
 def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:
     """The three numbers, and the seven thresholds that they come of."""
-    for measure, name in PUBLISHED.items():
+    for name, measure in NUMBERS.items():
         value = getattr(band, name)
         yield f"{measure}{suffix}", Estimate(value if np.isfinite(value) else np.nan, state=band.state, note=band.note)
     for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
@@ -304,16 +286,20 @@ def _measures(
         Measure, scope=Scope.GRID, applies=has_band, needs=_lacking_conditions, estimates=band_estimates, people=people
     )
     make_display = partial(Display, group="critical band", estimator="published")
-    for name, number in PUBLISHED.items():
-        unit, title = UNITS[number], f"{SHORT[number]}{words}"
+    for name, number in CHANNEL.items():
+        # Charts have little room for the titles of these estimators.
+        title = f"{'critical ' if name == 'bandwidth' else ''}{number.title}{words}"
         if suffix:
-            yield measure(f"{name}{suffix}", display=make_display(title, unit))
+            yield measure(f"{NUMBERS[name]}{suffix}", display=make_display(title, number.unit))
             continue
-        published = PublishedFigure((f"metric/criticalband/{COLUMNS[number]}",))
-        panel = with_unit(TITLES[number], unit)
-        yield measure(
-            name, display=make_display(title, unit, quantity=number, panel=panel, published=published), is_bias=True
+        display = make_display(
+            title,
+            number.unit,
+            quantity=name,
+            panel=with_unit(number.title, number.unit),
+            published=PublishedFigure((f"metric/criticalband/{number.column}",)),
         )
+        yield measure(NUMBERS[name], display=display, is_bias=True)
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
         yield measure(f"critical_threshold_{frequency}{suffix}", display=make_display(title, "steps"))

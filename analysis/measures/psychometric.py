@@ -42,17 +42,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...core.errors import UsageError
 from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import FEWEST_APART
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (
+    CHANNEL,
     FULL_WIDTH,
     PROBE,
-    TITLES,
-    UNITS,
     Setting,
     at_chance,
     band_cells,
@@ -79,8 +77,6 @@ FEWEST_FREQUENCIES = 3
 """Octaves with a threshold that the three numbers take at least."""
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
-CHANNEL = tuple(UNITS)
-"""The numbers that describe a channel."""
 PARTS = ("width", "centre", "height")
 """The parts of the bell that the numbers of CHANNEL describe."""
 NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}
@@ -192,25 +188,19 @@ def estimate_band_of_counts(
 ) -> dict[str, Estimate]:
     """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
 
-    right, trials: (5, 7), rows by noise_sd ascending from 0, columns by octave index; the trials at noise_sd 0 are one
-    condition. floor: accuracy of a blind guess. Resampled are the trials of each condition.
-
-    Raises UsageError for counts that do not fit.
+    right, trials: (5, 7), rows by noise_sd ascending from 0, columns by octave index, each with a trial or more; the
+    trials at noise_sd 0 are one condition. floor: accuracy of a blind guess. Resampled are the trials of each
+    condition.
     """
-    shape = (len(NOISE_SDS), len(FREQUENCIES))
-    if right.shape != shape or trials.shape != shape or np.any((right < 0) | (right > trials) | (trials < 1)):
-        raise UsageError(
-            f"critical band: counts of shapes {right.shape} and {trials.shape}; give right of all, {shape}"
-        )
     share, noise = right / trials, noise_of(PUBLISHED)
     random = np.random.default_rng(seed)
-    counts = np.concatenate([right[None], random.binomial(trials, share, (resamples, *shape))]).astype(np.float64)
+    counts = np.concatenate([right[None], random.binomial(trials, share, (resamples, *right.shape))]).astype(np.float64)
     reference = counts[:, 0].sum(axis=1) / trials[0].sum()
     if counts[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
         note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
         return _without(_nothing(note), noise)
     counts, reference = counts[reference > 2 * floor], reference[reference > 2 * floor]
-    flat = counts[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
+    flat = counts[:, 1:].transpose(1, 2, 0).reshape(len(right) - 1, -1)
     all_trials = np.repeat(trials[1:].astype(np.float64), len(counts), axis=1)
     return _fit_levels(flat, all_trials, reference, floor, noise).estimates(SIZE, None)
 
@@ -420,20 +410,20 @@ _measure = partial(Measure, scope=Scope.GRID, estimates=psychometric_estimates, 
 MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _measure(
-            name,
+            NUMBERS[name],
             display=Display(
-                f"psych. {TITLES[number]}",
-                UNITS[number],
+                f"psych. {number.title}",
+                number.unit,
                 group="psychometric channel",
-                quantity=number,
-                panel=with_unit(TITLES[number], UNITS[number]),
+                quantity=name,
+                panel=with_unit(number.title, number.unit),
                 estimator="psychometric",
             ),
             applies=has_band,
             needs=_lacking_channel,
             is_bias=True,
         )
-        for number, name in NUMBERS.items()
+        for name, number in CHANNEL.items()
     ),
     *(
         _measure(

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bandlens.analysis.measures.critical_band import OF_PEOPLE, UNITS, fit_band
+from bandlens.analysis.measures.critical_band import CHANNEL, OF_PEOPLE, fit_band
 from bandlens.analysis.published.sources import shipped_values
 from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.core.protocol import IMAGENET_CBAR
@@ -45,7 +45,7 @@ def channels_of_the_study() -> Numbers:
     """The bell through the integer thresholds of each model, found by search, and the study's three numbers of it."""
     for row in pl.read_csv(PUBLISHED / "critical_band_thresholds.csv", infer_schema=False).to_dicts():
         band = fit_band([int(threshold) for threshold in row["thresholds_f0_to_f6"]])
-        for name in UNITS:
+        for name in CHANNEL:
             yield f"{row['model']} {row['variant']} {name}", float(row[name]), getattr(band, name)
 
 
