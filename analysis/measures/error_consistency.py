@@ -256,8 +256,9 @@ def _by_subject(
     """
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
-        judged.group_by("image", maintain_order=True)
+        judged.group_by("image")
         .agg(pl.col("cluster").max(), pl.col("photograph").first())
+        .sort("image")  # resamples draw by place
         .with_row_index("column")
     )
     positions = judged.join(subjects, on=["subject", "human"], maintain_order="left")
