@@ -23,9 +23,8 @@ import numpy as np
 
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from ..statistics.shares import share_of, within_chance
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images
-from .outcomes import Outcomes
+from .outcomes import Outcomes, read_hits
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
 """Measure -> the filter that it is a cut of."""
@@ -77,10 +76,9 @@ def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> F
 def _read_curve(probe: str, outcomes: Outcomes) -> tuple[Mask, list[int]] | None:
     """(1 + cuts, n) right or wrong, clean first, then as a filter leaves more and more; and the cuts. None without."""
     cells = {condition.number("cutoff") or 0: cell for condition, cell in outcomes.cells_under(probe).items()}
-    cell_hits = [None if outcomes.clean is None else outcomes.clean.right, *(cells[c].right for c in sorted(cells))]
-    answers = [hits for hits in cell_hits if hits is not None]
+    hits = read_hits([outcomes.clean, *(cells[cutoff] for cutoff in sorted(cells))])
     cuts = [cut_of(probe, cutoff, outcomes.subject.size) for cutoff in sorted(cells)]
-    return (np.array(answers), cuts) if len(answers) == len(cell_hits) else None
+    return None if hits is None else (hits, cuts)
 
 
 def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
@@ -90,9 +88,8 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
     (hits, cuts), clusters = curve, outcomes.images.clusters
-    if not hits[0].any() or within_chance(share_of(hits[0], clusters), chance):
-        note = f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
-        return {name: nothing(State.AT_CHANCE, note)}
+    if outcomes.guessed:
+        return {name: nothing(State.AT_CHANCE, outcomes.guessed)}
     images = float(hits.shape[1])
     value = float(half_cuts(hits.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
     state, why = _state(hits, cuts, chance)

@@ -28,9 +28,9 @@ import numpy as np
 
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics import Floats, Mask, Whole
-from ..statistics.shares import Share, mean_interval, share_of, within_chance
+from ..statistics.shares import Share, mean_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing
-from .outcomes import Outcomes
+from .outcomes import Outcomes, read_hits
 
 PROBE = "octaves"
 MASKS = tuple("".join(mask) for count in range(len(OCTAVES) + 1) for mask in combinations(OCTAVES, count))
@@ -66,10 +66,7 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
 def read_values(outcomes: Outcomes) -> Mask | None:
     """v, (128, n): which images are right under each of MASKS; None where those of some are not known."""
     cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
-    cell_hits = [cells[mask or NO_OCTAVE].right for mask in MASKS[:-1]]
-    cell_hits.append(None if outcomes.clean is None else outcomes.clean.right)
-    answers = [hits for hits in cell_hits if hits is not None]
-    return np.array(answers) if len(answers) == len(cell_hits) else None
+    return read_hits([*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean])
 
 
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
@@ -106,13 +103,13 @@ def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     estimates = {
         name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)
     }
-    if not estimates or outcomes.clean is None or outcomes.clean.right is None:
+    if not estimates:
         return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))
-    chance = outcomes.subject.floor
-    if not within_chance(share_of(outcomes.clean.right, outcomes.images.clusters), chance):
+    if not outcomes.guessed:
         return estimates
-    note = f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
-    return {name: replace(estimate, state=State.AT_CHANCE, note=note) for name, estimate in estimates.items()}
+    return {
+        name: replace(estimate, state=State.AT_CHANCE, note=outcomes.guessed) for name, estimate in estimates.items()
+    }
 
 
 def octave_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:

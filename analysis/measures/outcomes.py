@@ -26,7 +26,7 @@ from ..database.store import Store
 from ..database.studies import ORDER
 from ..statistics import Floats, Mask, Whole
 from ..statistics.consistency import consistency_with_others
-from ..statistics.shares import Share, share_of
+from ..statistics.shares import Share, share_of, within_chance
 from .base import Available
 
 CELLS = f"""
@@ -230,10 +230,25 @@ class Outcomes:
     def images(self) -> ImageTruth:
         return next(iter(self.cells.values())).images
 
+    @cached_property
+    def guessed(self) -> str | None:
+        """Why the clean accuracy says nothing of what the model sees; None where it is above that of blind guesses."""
+        right, chance = None if self.clean is None else self.clean.right, self.subject.floor
+        if right is None or not within_chance(share_of(right, self.images.clusters), chance):
+            return None
+        return f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
+
     def cells_under(self, probe: str) -> dict[Condition, CellOutcomes]:
         """The conditions of a probe."""
         cells = zip(self.available.conditions, self.cells.values(), strict=True)
         return {condition: cell for condition, cell in cells if condition.probe == probe}
+
+
+def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
+    """(cells, n): which images are right in each of several cells; None where that of some is not known."""
+    cell_hits = [None if cell is None else cell.right for cell in cells]
+    known_hits = [hits for hits in cell_hits if hits is not None]
+    return np.array(known_hits) if len(known_hits) == len(cell_hits) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ from .base import (
     nothing,
     too_few_images,
 )
-from .outcomes import CellOutcomes, Decisions, Outcomes
+from .outcomes import CellOutcomes, Outcomes
 from .registry import MEASURES
 
 RESERVED: Mapping[str, str] = {
@@ -120,10 +120,9 @@ class OwnMeasure:
     arguments: tuple[str, ...]
     """Names of RESERVED that the function takes."""
     settings: Mapping[str, Any]
-    answers: dict[int, Answer] = field(default_factory=dict, repr=False)
-    """Answers by the cell that they are of (cell.id): `compare` pairs them with those of another run."""
-    _clean: tuple[Decisions, Answer | str] | None = field(default=None, repr=False)
-    """The decisions on clean images that were asked about last, and the answer: each condition is compared with it."""
+    answers: dict[int, Answer | str] = field(default_factory=dict, repr=False)
+    """The answers, or the reason why there is none, by the cell that they are of (cell.id): each condition is compared
+    with the clean images, and `compare` pairs answers with those of another run."""
 
     @property
     def digest(self) -> str:
@@ -152,21 +151,20 @@ class OwnMeasure:
 
     def estimates(self, cell: CellOutcomes) -> dict[str, Estimate]:
         """The estimate of one cell, with its difference from the clean images."""
-        clean = cell.unperturbed()
-        clean_answer = None if clean is None else self._clean_answer(clean)
-        answer = clean_answer if cell.is_clean and clean_answer is not None else self._answer(cell)
+        answer, clean = self._answer(cell), None if cell.is_clean else cell.unperturbed()
         if isinstance(answer, str):
             return {self.name: nothing(State.FAILED, answer)}
-        compared = None if cell.is_clean or isinstance(clean_answer, str) else clean_answer
+        clean_answer = self._answer(clean) if clean else None
+        compared = None if isinstance(clean_answer, str) else clean_answer
         return {self.name: _estimate(answer, compared, cell)}
 
-    def _clean_answer(self, clean: CellOutcomes) -> Answer | str:
-        if self._clean is None or self._clean[0] is not clean.decisions:
-            self._clean = (clean.decisions, self._answer(clean))
-        return self._clean[1]
-
     def _answer(self, cell: CellOutcomes) -> Answer | str:
-        """The answer of the function for a cell, or the reason why there is none."""
+        number = cell.decisions.cell
+        if number not in self.answers:
+            self.answers[number] = self._ask(cell)
+        return self.answers[number]
+
+    def _ask(self, cell: CellOutcomes) -> Answer | str:
         arrays = _arrays(cell, self.arguments)
         for name in ("confidence", "label_rank"):
             if name in arrays and arrays[name] is None:
@@ -175,12 +173,10 @@ class OwnMeasure:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             with self.function.at_work():
-                answer = self._call(arrays, cell.images.clusters)
+                return self._call(arrays, cell.images.clusters)
         except BandlensError as error:
             show_stack(error)
             return str(error)
-        self.answers[cell.decisions.cell] = answer
-        return answer
 
     def _call(self, arrays: Mapping[str, Any], clusters: Whole) -> Answer:
         """Call the function on a cell, and on resamples of its clusters if it gives one number.
@@ -245,16 +241,18 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
 
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
     """The answers of a measure, with the columns of own_answer without the study."""
-    numbers = {
-        cell: answer.resamples if answer.values is None else answer.values for cell, answer in measure.answers.items()
+    rows = [
+        (measure.name, cell, answer.values is not None, answer.resamples if answer.values is None else answer.values)
+        for cell, answer in measure.answers.items()
+        if isinstance(answer, Answer)
+    ]
+    schema: dict[str, Any] = {
+        "metric": pl.String,
+        "cell": pl.Int32,
+        "per_image": pl.Boolean,
+        "numbers": pl.List(pl.Float64),
     }
-    rows = {
-        "cell": list(numbers),
-        "per_image": [answer.values is not None for answer in measure.answers.values()],
-        "numbers": list(numbers.values()),
-    }
-    table = pl.DataFrame(rows, {"cell": pl.Int32, "per_image": pl.Boolean, "numbers": pl.List(pl.Float64)})
-    return table.select(pl.lit(measure.name).alias("metric"), *table.columns)
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[str, int], Answer]:

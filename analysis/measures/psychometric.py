@@ -69,7 +69,7 @@ from .likelihood import (
     levels_of,
     noise_of,
 )
-from .outcomes import CellOutcomes, Outcomes
+from .outcomes import Outcomes, read_hits
 
 GREY: Setting = (0.0, None)
 PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
@@ -353,16 +353,10 @@ def _nothing(note: str) -> Estimate:
 # The measures
 
 
-def _read_hits(cells: Iterable[CellOutcomes]) -> Mask | None:
-    """(conditions, n): what is right; None without labels and clean predictions."""
-    cell_hits = [hits for cell in cells if (hits := cell.right) is not None]
-    return np.array(cell_hits) if cell_hits else None
-
-
 def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The channel's numbers and the thresholds that the conditions of band noise determine."""
     cells = band_cells(outcomes)
-    if (hits := _read_hits(cells.values())) is None:
+    if (hits := read_hits(cells.values())) is None:
         return {}
     estimates = estimate_band(
         hits,
@@ -377,7 +371,7 @@ def psychometric_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 def psychometric_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """Paired intervals of what has an interval in both runs, where both have the same conditions of band noise."""
     cells_a, cells_b = band_cells(a), band_cells(b)
-    hits_a, hits_b = _read_hits(cells_a.values()), _read_hits(cells_b.values())
+    hits_a, hits_b = read_hits(cells_a.values()), read_hits(cells_b.values())
     if list(cells_a) != list(cells_b) or hits_a is None or hits_b is None:
         return {}
     intervals = paired_band_intervals(

@@ -112,12 +112,10 @@ def spectral_estimates(outcomes: Outcomes, above_chance: bool = False) -> dict[s
 
 def _estimates(outcomes: Outcomes, chance: float) -> dict[str, Estimate]:
     """The biases of accuracies above `chance`, by the names of the published ones."""
-    means, clean = _means(outcomes), outcomes.clean
-    ratios = {name: _mean_ratio(name, outcomes, clean, chance) for name in means}
-    estimates = {name: Estimate(ratio) if isinstance(ratio, float) else ratio for name, ratio in ratios.items()}
-    if len(means) == len(PROBES):
+    estimates = {name: _mean_ratio(name, outcomes, chance) for name in _means(outcomes)}
+    names = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
+    if len(estimates) == len(PROBES):
         estimates[SHARE] = _share(estimates)
-    names = [name for name in means if not np.isnan(estimates[name].value)]
     if not names:
         return estimates
     clusters = outcomes.images.clusters
@@ -134,25 +132,21 @@ def _estimates(outcomes: Outcomes, chance: float) -> dict[str, Estimate]:
 
 def _at_chance(outcomes: Outcomes, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The estimates with a value that are made of nothing but blind guesses."""
-    chance = outcomes.subject.floor
+    chance, clusters = outcomes.subject.floor, outcomes.images.clusters
     names = [name for name, estimate in estimates.items() if not np.isnan(estimate.value)]
-    if not chance or not names:
-        return {}
-    clusters = outcomes.images.clusters
-
-    def guessed(cells: Sequence[CellOutcomes | None]) -> bool:
-        cell_hits = [cell.right for cell in cells if cell is not None]
-        return all(hits is not None and within_chance(share_of(hits, clusters), chance) for hits in cell_hits)
-
-    blind = f"that of a blind guess, {chance:.3g}"
-    if guessed([outcomes.clean]):
-        note = f"clean accuracy is not told from {blind}"
-        return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name in names}
-    at_chance = [name for name in names if name in PROBES and guessed(_filtered(name, outcomes))]
-    states = {name: f"accuracy under each {PROBES[name]} of the bias is not told from {blind}" for name in at_chance}
-    if SHARE in names and len(at_chance) == len(PROBES):
-        states[SHARE] = f"accuracy under each filter of the bias is not told from {blind}"
-    return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name, note in states.items()}
+    notes = dict.fromkeys(names, outcomes.guessed) if outcomes.guessed else {}
+    if chance and not notes:
+        filtered = {name: _read_hits(outcomes, [name])[1:] for name in names if name in PROBES}
+        at_chance = [
+            name
+            for name, hits in filtered.items()
+            if all(within_chance(share_of(cell_hits, clusters), chance) for cell_hits in hits)
+        ]
+        blind = f"of the bias is not told from that of a blind guess, {chance:.3g}"
+        notes = {name: f"accuracy under each {PROBES[name]} {blind}" for name in at_chance}
+        if SHARE in names and len(at_chance) == len(PROBES):
+            notes[SHARE] = f"accuracy under each filter {blind}"
+    return {name: replace(estimates[name], state=State.AT_CHANCE, note=note) for name, note in notes.items()}
 
 
 def _means(outcomes: Outcomes) -> list[str]:
@@ -168,16 +162,15 @@ def _filtered(name: str, outcomes: Outcomes) -> list[CellOutcomes]:
     return [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
 
 
-def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None, chance: float) -> float | Estimate:
-    clean_right = None if clean is None else clean.right
-    if clean_right is None or not clean_right.any():
+def _mean_ratio(name: str, outcomes: Outcomes, chance: float) -> Estimate:
+    if outcomes.clean is None or outcomes.clean.right is None or not outcomes.clean.right.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
     hits = _read_hits(outcomes, [name])
     above = hits.sum(axis=1) / hits.shape[1] - chance
     if above[0] <= 0:
         return nothing(State.AT_CHANCE, f"clean accuracy is no greater than that of a blind guess, {chance:.3g}")
-    return math.fsum(above[1:] / above[0]) / len(BIAS_CUTOFFS)
+    return Estimate(math.fsum(above[1:] / above[0]) / len(BIAS_CUTOFFS))
 
 
 def _share(means: Mapping[str, Estimate]) -> Estimate:
@@ -193,7 +186,7 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
 def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
     """(1 + 5 a mean, n): right or wrong of the clean images, then of each mean's filter at BIAS_CUTOFFS."""
     cells = [outcomes.clean, *(cell for name in means for cell in _filtered(name, outcomes))]
-    return np.array([cell.right for cell in cells if cell is not None])
+    return np.array([cell.right for cell in cells if cell])
 
 
 def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -> dict[str, Ends]:
@@ -203,7 +196,7 @@ def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -
         name
         for name in PROBES
         if all(
-            name in _means(outcomes) and isinstance(_mean_ratio(name, outcomes, outcomes.clean, chance), float)
+            name in _means(outcomes) and not np.isnan(_mean_ratio(name, outcomes, chance).value)
             for outcomes, chance in zip((a, b), chances, strict=True)
         )
     ]
