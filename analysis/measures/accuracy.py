@@ -13,6 +13,7 @@ the ranks of all labels, which imported predictions have not. Sources: Beyer et 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -70,47 +71,27 @@ def _unlabelled(available: Available) -> bool:
     return not available.labelled
 
 
-def listed_by_real(available: Available) -> bool:
-    """The `applies` of measures that take the classes which ReaL accepts."""
+def _listed_by_real(available: Available) -> bool:
     return "real" in available.schemes
 
 
+def _measure(
+    name: str,
+    title: str,
+    applies: Callable[[Available], bool],
+    values: Callable[[CellOutcomes], ImageValues | None],
+    primary: bool = False,
+) -> Measure[CellOutcomes]:
+    display = Display(title, sense=1, primary=primary)
+    return Measure(name, Scope.CONDITION, display, applies=applies, values=values)
+
+
 MEASURES = (
-    Measure(
-        "accuracy",
-        Scope.CONDITION,
-        Display("accuracy", sense=1, primary=True),
-        applies=has_labels,
-        values=_right_values,
-    ),
-    Measure(
-        "agreement",
-        Scope.CONDITION,
-        Display("agreement", sense=1, primary=True),
-        applies=_unlabelled,
-        values=_agreement_values,
-    ),
-    Measure(
-        "accuracy_real",
-        Scope.CONDITION,
-        Display("accuracy by ReaL", sense=1),
-        applies=listed_by_real,
-        values=_real_values,
-    ),
+    _measure("accuracy", "accuracy", has_labels, _right_values, primary=True),
+    _measure("agreement", "agreement", _unlabelled, _agreement_values, primary=True),
+    _measure("accuracy_real", "accuracy by ReaL", _listed_by_real, _real_values),
 )
 RANK_MEASURES = (
-    Measure(
-        "reciprocal_rank",
-        Scope.CONDITION,
-        Display("mean reciprocal rank", sense=1),
-        applies=has_labels,
-        values=_rank_values,
-    ),
-    Measure(
-        "reciprocal_rank_real",
-        Scope.CONDITION,
-        Display("mean reciprocal rank by ReaL", sense=1),
-        applies=listed_by_real,
-        values=_real_rank_values,
-    ),
+    _measure("reciprocal_rank", "mean reciprocal rank", has_labels, _rank_values),
+    _measure("reciprocal_rank_real", "mean reciprocal rank by ReaL", _listed_by_real, _real_rank_values),
 )

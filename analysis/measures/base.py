@@ -244,6 +244,11 @@ def has_labels(available: Available) -> bool:
     return available.labelled
 
 
+def under(*probes: str) -> Callable[[Available], bool]:
+    """The `applies` of measures of the conditions of some probes."""
+    return lambda available: any(available.conditions_under(probe) for probe in probes)
+
+
 def lacks_nothing(_: Available) -> str | None:
     """The `needs` of measures that take no particular condition."""
     return None

@@ -48,6 +48,7 @@ from .base import (
     Scope,
     State,
     nothing,
+    under,
     with_unit,
 )
 from .outcomes import CellOutcomes, Outcomes
@@ -269,11 +270,6 @@ def people_estimates() -> dict[str, Estimate]:
     return dict(_band_numbers(fit_band(OF_PEOPLE), "_raw"))
 
 
-def has_band(available: Available) -> bool:
-    """Whether an image set is run under band noise."""
-    return bool(available.conditions_under(PROBE))
-
-
 def _lacking_conditions(available: Available) -> str | None:
     gaps = band_gaps(settings_of(available))
     return gaps and f"{PROBE} {gaps}"
@@ -283,7 +279,12 @@ def _measures(
     suffix: str, words: str, people: Callable[[], Mapping[str, Estimate]] | None
 ) -> Iterator[Measure[Outcomes]]:
     measure = partial(
-        Measure, scope=Scope.GRID, applies=has_band, needs=_lacking_conditions, estimates=band_estimates, people=people
+        Measure,
+        scope=Scope.GRID,
+        applies=under(PROBE),
+        needs=_lacking_conditions,
+        estimates=band_estimates,
+        people=people,
     )
     make_display = partial(Display, group="critical band", estimator="published")
     for name, number in CHANNEL.items():

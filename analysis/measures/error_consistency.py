@@ -20,7 +20,7 @@ between neighbouring settings in proportion, for the probes of the experiments w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -137,27 +137,25 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
 
     `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
     """
-    judged = _read_judgements(store, images)
+    conditions = _by_condition(_read_judgements(store, images))
 
-    def compare(subject_pairs: list[_Pairs]) -> pl.DataFrame:
-        if not subject_pairs:
+    def compare(pairs_of: tuple[_Answers, int]) -> pl.DataFrame:
+        answers, first = pairs_of
+        rows, numbers = answers.compare(first)
+        if not rows:
             return pl.DataFrame(schema=SCHEMA)
-        blocks = [
-            error_consistencies(pairs.first_right, pairs.seconds_right, pairs.clusters, RESAMPLES)
-            for pairs in subject_pairs
-        ]
-        numbers = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        seconds = [second for pairs in subject_pairs for second in pairs.seconds]
-        humans = [count for pairs in subject_pairs for count in pairs.humans]
+        humans = [answers.humans[first] + answers.humans[row] for row in rows]
+        seconds = [answers.subjects[row] for row in rows]
         # Polars takes six times as long for the frame where it repeats a value itself.
-        repeated = ([value] * len(seconds) for value in (images, subject_pairs[0].condition, subject_pairs[0].first))
+        repeated = ([value] * len(rows) for value in (images, answers.condition, answers.subjects[first]))
         return pl.DataFrame(dict(zip(PAIR_KEYS, (*repeated, seconds, humans), strict=True)) | numbers, SCHEMA)
 
+    pairs = [(answers, first) for answers in conditions for first in range(len(answers.subjects))]
     frames = []
     # NumPy multiplies and sorts without Python's lock, and threads do not wait for the last pairs of a subject. They
     # are as many as processors: threads of the BLAS would wait for one another, at five times the processor time.
-    with progress("comparing errors", _count_subjects(judged), "subjects") as advance, threadpool_limits(1, "blas"):
-        for frame in in_parallel(compare, _pairs_by_first(judged)):
+    with progress("comparing errors", len(pairs), "subjects") as advance, threadpool_limits(1, "blas"):
+        for frame in in_parallel(compare, pairs):
             frames.append(frame)
             advance(1)
     return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
@@ -190,70 +188,46 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs:
-    """One subject beside each of m more, on the n images of one condition that all of them judged."""
+class _Answers:
+    """The answers of all subjects under one condition, humans first."""
 
     condition: str
-    first: str
-    seconds: list[str]
-    humans: list[int]
-    """Number of humans in each pair."""
-    first_right: Mask
-    """Which images the first has right, (n,)."""
-    seconds_right: Mask
-    """Which images each of the seconds has right, (m, n)."""
+    subjects: Sequence[str]
+    humans: Sequence[bool]
+    outcomes: NDArray[np.int8]
+    """(subjects, images): right 1, wrong 0, or UNSEEN."""
     clusters: Whole | None
-    """The clusters of the images, (n,); None where each image of the condition stands for itself."""
+    """(images,); None where each image of the condition stands for itself."""
     photographs: Whole
-    """As `clusters`, (n,), by numbers that are the same under all conditions."""
+    """As `clusters`, by numbers that are the same under all conditions."""
+
+    def judged_by_both(self, first: int) -> Mask:
+        """(subjects, images): which images each subject judged that the first judged, too."""
+        return np.asarray((self.outcomes != UNSEEN) & (self.outcomes[first] != UNSEEN))
+
+    def compare(self, first: int) -> tuple[list[int], dict[str, NDArray[Any]]]:
+        """The m subjects after the first that judged an image with it, and the numbers of these pairs, (m,) each."""
+        both = self.judged_by_both(first)
+        # Seconds that judged the same images come together, since their numbers are computed as arrays.
+        keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(both)]
+        rows, blocks = list[int](), list[dict[str, NDArray[Any]]]()
+        for _, places in groupby(range(first + 1, len(both)), keys.__getitem__):
+            seconds = list(places)
+            if (images := both[seconds[0]]).any():
+                first_right, seconds_right = (self.outcomes[row][..., images] == 1 for row in (first, seconds))
+                clusters = None if self.clusters is None else self.clusters[images]
+                blocks.append(error_consistencies(first_right, seconds_right, clusters, RESAMPLES))
+                rows += seconds
+        return rows, {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
 
 
-def _pairs_by_first(judged: pl.DataFrame, with_humans: bool = False) -> Iterator[list[_Pairs]]:
-    """Every two subjects under every condition that both judged an image of, humans first, by the first of the two.
-
-    `with_humans` leaves out those of two models.
-    """
-    for (condition,), answers in judged.group_by("condition", maintain_order=True):
-        who, outcomes, clusters, photographs = _by_subject(answers)
-        for first, (subject, human) in enumerate(who):
-            if with_humans and not human:
-                continue
-            both = (outcomes != UNSEEN) & (outcomes[first] != UNSEEN)
-            # Seconds that judged the same images come together, since their numbers are computed as arrays.
-            keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(both)]
-            pairs = []
-            for _, places in groupby(range(first + 1, len(who)), keys.__getitem__):
-                rows = list(places)
-                images = both[rows[0]]
-                if images.any():
-                    pairs.append(
-                        _Pairs(
-                            str(condition),
-                            subject,
-                            [who[row][0] for row in rows],
-                            [human + who[row][1] for row in rows],
-                            outcomes[first, images] == 1,
-                            outcomes[rows][:, images] == 1,
-                            None if clusters is None else clusters[images],
-                            photographs[images],
-                        )
-                    )
-            yield pairs
+def _by_condition(judged: pl.DataFrame) -> list[_Answers]:
+    """Arrange answers by condition, subject and image."""
+    by_condition = judged.group_by("condition", maintain_order=True)
+    return [_arrange(str(condition), answers) for (condition,), answers in by_condition]
 
 
-def _count_subjects(judged: pl.DataFrame) -> int:
-    """The number of subjects, of each condition by itself."""
-    return judged.select("condition", "subject", "human").n_unique()
-
-
-def _by_subject(
-    judged: pl.DataFrame,
-) -> tuple[list[tuple[str, bool]], NDArray[np.int8], NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Arrange the answers of one condition by subject and image.
-
-    Returns (name, human) of the subjects; (subjects, images) right 1, wrong 0, or UNSEEN; the clusters of the images,
-    if any; and their photographs.
-    """
+def _arrange(condition: str, judged: pl.DataFrame) -> _Answers:
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
         judged.group_by("image")
@@ -266,11 +240,15 @@ def _by_subject(
     outcomes = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     outcomes[positions["row"].to_numpy(), positions["column"].to_numpy()] = positions["correct"].to_numpy()
     # An image that no model saw is in no cluster and stands for itself.
-    cluster = images.select(pl.coalesce("cluster", -1 - pl.col("column").cast(pl.Int64)))
-    clusters = cluster.to_series().to_numpy()
-    alone = len(np.unique(clusters)) == len(clusters)
-    who = subjects.select("subject", "human").rows()
-    return who, outcomes, None if alone else clusters, images["photograph"].to_numpy()
+    clusters = images.select(pl.coalesce("cluster", -1 - pl.col("column").cast(pl.Int64))).to_series().to_numpy()
+    return _Answers(
+        condition,
+        subjects["subject"].to_list(),
+        subjects["human"].to_list(),
+        outcomes,
+        None if len(np.unique(clusters)) == len(clusters) else clusters,
+        images["photograph"].to_numpy(),
+    )
 
 
 def write_consistencies(store: Store, images: list[str], progress: Progress = silent) -> None:
@@ -290,28 +268,32 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     highest kappa of a pair under a condition; no rows where no human judged the images. A number that is undefined is
     None. Raises UnknownName as `consistencies` does.
     """
-    humans = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
-    if humans == [False]:
+    kinds = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
+    if kinds == [False]:
         return []  # The answers of a thousand models take seconds to read.
-    judged = _read_judgements(store, images)
+    conditions = _by_condition(_read_judgements(store, images))
     shares: dict[str, list[Share]] = {"humans": []}
-    subjects: dict[str, set[tuple[str, str]]] = {"humans": set()}
-    people = judged.filter("human")
-    with progress("comparing errors with humans", _count_subjects(people), "humans") as advance:
-        for pairs_of_first in _pairs_by_first(judged, with_humans=True):
-            for pairs in pairs_of_first:
-                for second, count, second_right in zip(pairs.seconds, pairs.humans, pairs.seconds_right, strict=True):
-                    subject = "humans" if count == 2 else second
-                    subjects.setdefault(subject, set()).add((pairs.first, second))
-                    # The kappa is a mean over images, if it is defined.
-                    contributions = consistency_with_others(np.stack([pairs.first_right, second_right]))[0]
-                    if not np.isnan(contributions).any():
-                        shares.setdefault(subject, []).append(share_of(contributions, pairs.photographs))
+    pairs: dict[str, set[tuple[str, str]]] = {"humans": set()}
+    humans = [(answers, first) for answers in conditions for first in range(sum(answers.humans))]
+    with progress("comparing errors with humans", len(humans), "humans") as advance:
+        for answers, first in humans:
+            both = answers.judged_by_both(first)
+            for second in range(first + 1, len(both)):
+                if not both[second].any():
+                    continue
+                subject = "humans" if answers.humans[second] else answers.subjects[second]
+                pairs.setdefault(subject, set()).add((answers.subjects[first], answers.subjects[second]))
+                # The kappa is a mean over images, if it is defined.
+                images_of_both = both[second]
+                hits = answers.outcomes[[first, second]][:, images_of_both] == 1
+                contributions = consistency_with_others(hits)[0]
+                if not np.isnan(contributions).any():
+                    shares.setdefault(subject, []).append(share_of(contributions, answers.photographs[images_of_both]))
             advance(1)
     return [
-        {"subject": subject, "pairs": len(subject_pairs)} | _mean_kappa(shares.get(subject, []))
-        for subject, subject_pairs in subjects.items()
-        if any(subjects.values())
+        {"subject": subject, "pairs": len(pairs_of_subject)} | _mean_kappa(shares.get(subject, []))
+        for subject, pairs_of_subject in pairs.items()
+        if any(pairs.values())
     ]
 
 

@@ -40,18 +40,7 @@ from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
-from .base import (
-    Available,
-    Display,
-    Ends,
-    Estimate,
-    Measure,
-    Scope,
-    State,
-    less_clean,
-    nothing,
-    paired_intervals,
-)
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, less_clean, nothing, paired_intervals
 from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
@@ -351,24 +340,21 @@ def _lacking_members(group: str, available: Available) -> str | None:
     return incomplete(group, {name: _lacking_sets(name, available) for name in ACCURACIES})
 
 
-_measure = partial(Measure, scope=Scope.BENCHMARKS, estimates=benchmark_estimates, differences=benchmark_differences)
-MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
-    *(
-        _measure(
-            f"top1_{name}",
-            display=Display(f"top-1 {name}", "percent"),
-            applies=partial(_has, name),
-            needs=partial(_lacking_sets, name),
-        )
-        for name in ACCURACIES
-    ),
-    *(
-        _measure(
-            group,
-            display=Display(group, "percent"),
-            applies=partial(_has, group),
-            needs=partial(_lacking_members, group),
-        )
-        for group in GROUPS
-    ),
+def _measure(
+    name: str, accuracy: str, title: str, lacking: Callable[[str, Available], str | None]
+) -> Measure[BenchmarkOutcomes]:
+    return Measure(
+        name,
+        Scope.BENCHMARKS,
+        Display(title, "percent"),
+        applies=partial(_has, accuracy),
+        needs=partial(lacking, accuracy),
+        estimates=benchmark_estimates,
+        differences=benchmark_differences,
+    )
+
+
+MEASURES = (
+    *(_measure(f"top1_{name}", name, f"top-1 {name}", _lacking_sets) for name in ACCURACIES),
+    *(_measure(group, group, group, _lacking_members) for group in GROUPS),
 )

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, nothing, too_few_images, under
 from .outcomes import Outcomes, read_hits
 
 PROBES = {"lowpass_half_cut": "lowpass", "highpass_half_cut": "highpass"}
@@ -40,10 +40,6 @@ def cut_of(probe: str, cutoff: float, size: int) -> int:
 
 def _cutoffs(probe: str, available: Available) -> list[float]:
     return sorted({round(condition.number("cutoff") or 0, 6) for condition in available.conditions_under(probe)})
-
-
-def _applies(probe: str, available: Available) -> bool:
-    return bool(_cutoffs(probe, available))
 
 
 def _lacks(probe: str, available: Available) -> str | None:
@@ -147,7 +143,7 @@ def _measure(name: str, title: str, change: tuple[str, str], verdict: Mapping[St
         name,
         Scope.GRID,
         Display(title, "cycles per image", quantity=name, words=words, cut_of=probe),
-        applies=partial(_applies, probe),
+        applies=under(probe),
         needs=partial(_lacks, probe),
         estimates=partial(half_cut_estimates, name),
         differences=partial(half_cut_differences, name),

@@ -29,7 +29,7 @@ import numpy as np
 from ...core.protocol import NO_OCTAVE, OCTAVES, octave_edges
 from ..statistics import Floats, Mask, Whole
 from ..statistics.shares import Share, mean_interval, share_of
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, Words, estimate_of, nothing, under
 from .outcomes import Outcomes, read_hits
 
 PROBE = "octaves"
@@ -130,10 +130,6 @@ def _reach(name: str) -> float:
     return 2.0 if name in PAIRS else 1.0
 
 
-def _applies(available: Available) -> bool:
-    return bool(available.conditions_under(PROBE))
-
-
 def _lacks(available: Available) -> str | None:
     masks = {str(condition["keep"]) for condition in available.conditions_under(PROBE)}
     absent = [mask for mask in MASKS[:-1] if (mask or NO_OCTAVE) not in masks]
@@ -143,7 +139,7 @@ def _lacks(available: Available) -> str | None:
 _measure = partial(
     Measure,
     scope=Scope.GRID,
-    applies=_applies,
+    applies=under(PROBE),
     needs=_lacks,
     estimates=octave_estimates,
     differences=octave_differences,

@@ -294,8 +294,8 @@ class PredictionReader:
     _decisions: dict[int, Decisions] = field(default_factory=dict)
     _cells: dict[int, dict[tuple[Any, ...], pl.DataFrame]] = field(default_factory=dict)
     """study.id -> (checkpoint.id, image_set.id) -> rows of CELLS: a query takes as long for one of them as for all."""
-    _names: dict[int, dict[int, dict[int, str]]] = field(default_factory=dict)
-    """image_set.id -> number of classes -> class -> name."""
+    _names: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
+    """(image_set.id, number of classes) -> class -> name."""
 
     def forget(self) -> None:
         self._decisions.clear()
@@ -346,13 +346,11 @@ class PredictionReader:
         return self._cells[subject.study_id][subject.checkpoint_id, subject.image_set_id]
 
     def _class_names(self, subject: Subject) -> dict[int, str]:
-        image_set = subject.image_set_id
-        if image_set not in self._names:
-            query = "SELECT classes, class, name FROM shown_class WHERE image_set = ?"
-            names = self._names[image_set] = {}
-            for classes, number, name in self.store.frame(query, [image_set]).rows():
-                names.setdefault(classes, {})[number] = name
-        return self._names[image_set].get(self._classes[subject.checkpoint_id], {})
+        key = subject.image_set_id, self._classes[subject.checkpoint_id]
+        if key not in self._names:
+            query = "SELECT class, name FROM shown_class WHERE image_set = ? AND classes = ?"
+            self._names[key] = dict(self.store.frame(query, list(key)).rows())
+        return self._names[key]
 
     @cached_property
     def _classes(self) -> dict[int, int]:

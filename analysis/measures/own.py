@@ -25,18 +25,7 @@ from ..database.store import Store
 from ..statistics import Floats, Whole
 from ..statistics.resampling import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
-from .base import (
-    Available,
-    Display,
-    Ends,
-    Estimate,
-    Measure,
-    Scope,
-    State,
-    estimate_of,
-    nothing,
-    too_few_images,
-)
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, too_few_images
 from .outcomes import CellOutcomes, Outcomes
 from .registry import MEASURES
 

@@ -46,18 +46,8 @@ from ...core.protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics import Floats, Mask
 from ..statistics.resampling import FEWEST_CLUSTERS, RESAMPLES, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, with_unit
-from .critical_band import (
-    CHANNEL,
-    FULL_WIDTH,
-    PROBE,
-    Setting,
-    at_chance,
-    band_cells,
-    center,
-    has_band,
-    settings_of,
-)
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, nothing, too_few_images, under, with_unit
+from .critical_band import CHANNEL, FULL_WIDTH, PROBE, Setting, at_chance, band_cells, center, settings_of
 from .likelihood import (
     FEWEST_LEVELS,
     SLOPE_BOUNDS,
@@ -413,7 +403,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
                 panel=with_unit(number.title, number.unit),
                 estimator="psychometric",
             ),
-            applies=has_band,
+            applies=under(PROBE),
             needs=_lacking_channel,
             is_bias=True,
         )

@@ -53,6 +53,7 @@ from .base import (
     Words,
     nothing,
     too_few_images,
+    under,
 )
 from .outcomes import CellOutcomes, Outcomes
 
@@ -65,12 +66,11 @@ CORRECTED = "corrected_"
 """The beginning of the names of numbers that are made of accuracies above chance."""
 
 
-def _applies(available: Available) -> bool:
-    return any(available.conditions_under(probe) for probe in PROBES.values())
+_filters_apply = under(*PROBES.values())
 
 
 def _applies_to_few_classes(available: Available) -> bool:
-    return available.few_classes and _applies(available)
+    return available.few_classes and _filters_apply(available)
 
 
 def _lacking_cutoffs(name: str, available: Available) -> str | None:
@@ -352,7 +352,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
             name,
             Scope.GRID,
             display,
-            applies=_applies_to_few_classes if above_chance else _applies,
+            applies=_applies_to_few_classes if above_chance else _filters_apply,
             needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,
             estimates=estimates,
             differences=differences,
