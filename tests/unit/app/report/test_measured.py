@@ -287,7 +287,7 @@ def database(path: Path, people: bool) -> ReportData:
         store_study(store, "s", images, parts)
         if people:
             store.write_source("humans", store.frame("FROM published_value"), trials)
-        write_consistencies(store, ["contrast"], 100)
+        write_consistencies(store, ["contrast"])
     report_data = read_data(path)
     assert report_data is not None
     return report_data
@@ -347,7 +347,7 @@ def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp
     images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
-        write_consistencies(store, ["contrast"], 100)
+        write_consistencies(store, ["contrast"])
     earlier, newest = (read_data(tmp_path / "results.duckdb", label) for label in ("s@1", "s"))
     assert earlier is not None
     assert newest is not None
