@@ -118,16 +118,17 @@ def too_few_images(independent: int) -> str:
     return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
 
 
-def estimate_of(share: Share, interval: Callable[[Share], Ends] = share_interval) -> Estimate:
-    """The estimate of a share, without an interval where one cluster holds all images."""
+def estimate_of(
+    share: Share, clean: Share | None = None, interval: Callable[[Share], Ends] = share_interval
+) -> Estimate:
+    """The estimate of a share, with its difference from that of the clean images where there is one.
+
+    It has no interval where one cluster holds all images.
+    """
     if len(share.clusters) == 1:
-        return Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
-    return Estimate(share.value, *interval(share), n=share.images)
-
-
-def less_clean(share: Share, clean: Share | None, interval: Callable[[Share], Ends] = share_interval) -> Estimate:
-    """The estimate of a share, with its difference from that of the clean images where there is one."""
-    estimate = estimate_of(share, interval)
+        estimate = Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
+    else:
+        estimate = Estimate(share.value, *interval(share), n=share.images)
     if clean is None:
         return estimate
     ends = difference_interval(clean, share) or (np.nan, np.nan)
@@ -136,10 +137,11 @@ def less_clean(share: Share, clean: Share | None, interval: Callable[[Share], En
 
 def paired_intervals(shares_a: Mapping[str, Share], shares_b: Mapping[str, Share]) -> dict[str, Ends]:
     """The intervals of the differences of shares that both runs have, of the same images."""
-    intervals = {
-        name: difference_interval(shares_a[name], shares_b[name]) for name in shares_a.keys() & shares_b.keys()
+    return {
+        name: ends
+        for name in shares_a.keys() & shares_b.keys()
+        if (ends := difference_interval(shares_a[name], shares_b[name]))
     }
-    return {name: ends for name, ends in intervals.items() if ends}
 
 
 def with_unit(title: str, unit: str) -> str:

@@ -29,7 +29,7 @@ from ...core.jobs import end_with_parent, processors
 from ...core.records import digest_of
 from ..database.store import Store
 from ..statistics.shares import Share
-from .base import NUMBERS, Estimate, ImageValues, Measure, State, less_clean, nothing
+from .base import NUMBERS, Estimate, ImageValues, Measure, State, estimate_of, nothing
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
     SUBJECT_KEYS,
@@ -285,7 +285,7 @@ def _mean_estimate(values: ImageValues | None, cell: CellOutcomes, clean: Share 
         return None
     if (share := values.share(cell.images.clusters)) is None:
         return nothing(State.UNDETERMINED, values.uncounted, 0)
-    return values.judge(less_clean(share, None if cell.is_clean else clean))
+    return values.judge(estimate_of(share, None if cell.is_clean else clean))
 
 
 # The processes beside this one

@@ -44,7 +44,7 @@ from ..statistics.consistency import (
 )
 from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
-from .base import Available, Display, Estimate, Measure, Scope, State, has_labels, less_clean, nothing
+from .base import Available, Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
 from .outcomes import CellOutcomes, PeerOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
@@ -78,7 +78,7 @@ def model_estimates(outcomes: PeerOutcomes) -> dict[str, Estimate]:
         note = "all is right, or all wrong, for a model"
         return {MODEL_NAME: nothing(State.UNDETERMINED, note, mean.images)}
     reference = None if clean is None or np.isnan(clean.value) else clean
-    return {MODEL_NAME: less_clean(mean, reference, mean_interval)}
+    return {MODEL_NAME: estimate_of(mean, reference, mean_interval)}
 
 
 def _several_models(available: Available) -> bool:

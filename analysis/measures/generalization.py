@@ -40,7 +40,7 @@ from ...core.records import Condition, ImageSetInfo
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_of
 from .accuracy import real_right
-from .base import Available, Display, Ends, Estimate, Measure, Scope, State, less_clean, nothing, paired_intervals
+from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, paired_intervals
 from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
@@ -84,7 +84,7 @@ class Measured:
         """The estimate, in percent, and its difference from the share of the clean images where there is one."""
         if not self.share:
             return nothing(State.MISSING, self.lacks or "")
-        estimate = less_clean(self.share, clean).times(100)
+        estimate = estimate_of(self.share, clean).times(100)
         return replace(estimate, state=State.DOUBTFUL, note=self.doubts) if self.doubts else estimate
 
 

@@ -101,7 +101,8 @@ def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
 def octave_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     """The estimate of each number; NaN and the state `missing` without clean predictions."""
     estimates = {
-        name: estimate_of(share, partial(mean_interval, reach=_reach(name))) for name, share in image_shares(outcomes)
+        name: estimate_of(share, interval=partial(mean_interval, reach=_reach(name)))
+        for name, share in image_shares(outcomes)
     }
     if not estimates:
         return dict.fromkeys((*SHARES, *PAIRS), nothing(State.MISSING, "no clean prediction to compare with"))

@@ -37,7 +37,7 @@ from .base import (
     Measure,
     Scope,
     State,
-    less_clean,
+    estimate_of,
     nothing,
     paired_intervals,
 )
@@ -61,7 +61,7 @@ def _slice_shares(cell: CellOutcomes | None) -> Shares:
 def slice_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     """The accuracy on each slice, and the worst over all of them and over those of each attribute."""
     shares, clean = _slice_shares(cell), {} if cell.is_clean else _slice_shares(cell.unperturbed())
-    estimates = {f"{ACCURACY}_{_words(key)}": less_clean(share, clean.get(key)) for key, share in shares.items()}
+    estimates = {f"{ACCURACY}_{_words(key)}": estimate_of(share, clean.get(key)) for key, share in shares.items()}
     large_shares = {key: share for key, share in shares.items() if len(share.clusters) >= FEWEST_CLUSTERS}
     names = {name for name, _ in shares}
     for part in ("", *(f"_{name}" for name in sorted(names) if len(names) > 1)):
@@ -138,7 +138,7 @@ def label_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     """The accuracy of each label."""
     reference = None if cell.is_clean else cell.unperturbed()
     clean = _label_shares(reference) if reference else {}
-    return {name: less_clean(share, clean.get(name)) for name, share in _label_shares(cell).items()}
+    return {name: estimate_of(share, clean.get(name)) for name, share in _label_shares(cell).items()}
 
 
 def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:

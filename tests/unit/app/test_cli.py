@@ -103,7 +103,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         (["published", "show", "--db", "no.duckdb"], 2, "no.duckdb"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
         (["compare"], 2, "bandlens: Missing argument 'A' (A study, as name or name@version; or a database); see"),
-        (["analyze", "--resamples", "x"], 2, "bandlens: Invalid value for '--resamples': "),
+        (["explore", "--port", "x"], 2, "bandlens: Invalid value for '--port': "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
