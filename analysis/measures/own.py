@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -200,11 +200,8 @@ class OwnMeasure:
         rng, numbers = np.random.default_rng(0), np.full(RESAMPLES, np.nan)
         for row in range(RESAMPLES):
             index = np.concatenate([members[cluster] for cluster in rng.integers(len(sizes), size=len(sizes))])
-            resampled = {
-                name: array[index] if isinstance(array, np.ndarray) else array for name, array in arrays.items()
-            }
             with suppress(Exception):  # some resamples lack what the function needs
-                numbers[row] = self.function(**resampled, **self.settings)
+                numbers[row] = self.function(**_rows_of(arrays, index), **self.settings)
         return numbers
 
 
@@ -215,17 +212,17 @@ def _rows_of(arrays: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, An
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     """The arrays and class names that a function takes."""
-    decisions, images, rank = cell.decisions, cell.images, cell.decisions.known_rank
-    getters: Mapping[str, Callable[[], Any]] = {
-        "predicted": lambda: decisions.predicted.astype(np.int64),
-        "label": lambda: images.label,
-        "right": lambda: cell.right,
-        "label_rank": lambda: None if rank is None else rank.astype(np.int64),
-        "confidence": lambda: decisions.confidence,
-        "cluster": lambda: images.clusters,
-        "class_names": lambda: dict(cell.class_names),
+    decisions, rank = cell.decisions, cell.decisions.known_rank
+    arrays = {
+        "predicted": decisions.predicted.astype(np.int64),
+        "label": cell.images.label,
+        "right": cell.right,
+        "label_rank": None if rank is None else rank.astype(np.int64),
+        "confidence": decisions.confidence,
+        "cluster": cell.images.clusters,
+        "class_names": dict(cell.class_names),
     }
-    return {name: getters[name]() for name in names}
+    return {name: arrays[name] for name in names}
 
 
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
