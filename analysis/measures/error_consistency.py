@@ -230,9 +230,8 @@ def _by_condition(judged: pl.DataFrame) -> list[_Answers]:
 def _arrange(condition: str, judged: pl.DataFrame) -> _Answers:
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
-        judged.group_by("image")
+        judged.group_by("image", maintain_order=True)
         .agg(pl.col("cluster").max(), pl.col("photograph").first())
-        .sort("image")  # resamples draw by place
         .with_row_index("column")
     )
     positions = judged.join(subjects, on=["subject", "human"], maintain_order="left")

@@ -290,16 +290,6 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
         assert (row["humans"], row["condition"]) == (0, "")
 
 
-def test_intervals_do_not_depend_on_the_order_of_rows(store: Store) -> None:
-    right = np.random.default_rng(0).random((2, 1, 60)) < 0.7
-    trials = judged_by(dict(zip(("subject-01", "subject-02"), right, strict=True)), ("c100",))
-    tables = []
-    for rows in (trials, trials.reverse()):
-        store.write_source("humans", store.frame("FROM published_value"), rows)
-        tables.append(consistencies(store, "contrast"))
-    assert tables[0].equals(tables[1])
-
-
 def test_clusters_of_two_sets_of_one_benchmark_are_kept_apart(store: Store) -> None:
     """Models may have seen the same files in sets of their own, in which clusters have other numbers."""
     random = np.random.default_rng(0)
