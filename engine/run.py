@@ -67,9 +67,9 @@ def run(
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. One that hangs ends the
-    process, since no thread comes back from its driver. Labels must be classes of every model, and the decision on
-    images of attacks be one among all classes: see `app.study.matching`. Without labels an attack leads away from the
-    network's own prediction.
+    process, since no thread comes back from its driver. Labels must be classes of every model, and what attacks decide
+    be one of all classes: whoever resolves a study sees to both. Without labels an attack leads away from the network's
+    own prediction.
 
     Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
     one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
