@@ -90,6 +90,8 @@ class Store:
         self._views = views
         self.path = path
         self._read_only = read_only
+        self._session_ids: dict[tuple[Any, ...], int] = {}
+        """Sessions that this store has added parts of -> session.id: a run commits thousands of times from a few."""
         self.after_commit: Callable[[], object] = lambda: None
         """Called between transactions; see `open.snapshots`."""
 
@@ -186,6 +188,7 @@ class Store:
             with suppress(duckdb.Error):
                 self._connection.execute("ROLLBACK")
             self._views.names = names  # temporary views that were made on the way are gone, too
+            self._session_ids.clear()
             raise
 
     def insert(self, table: str, rows: Rows, new_by: str = "") -> None:
@@ -470,13 +473,14 @@ class Store:
     def _add_session(self, variant: Variant, info: SessionInfo) -> int:
         """The id of the session that a variant ran in; one that is not known is added, with its card."""
         environment = (info.device, info.batch, info.threads, info.versions)
-        key = [variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256]
-        names, places = ", ".join(SESSION), ", ".join("?" * len(SESSION))
-        self.execute(
-            f"INSERT INTO session ({names}, card) VALUES ({places}, ?) ON CONFLICT DO NOTHING", [*key, info.card]
-        )
-        [(identity,)] = self.execute(f"SELECT id FROM session WHERE ({names}) = ({places})", key)
-        return int(identity)
+        key = (variant.engine, variant.precision, *environment, variant.model.sha256, variant.sha256)
+        if key not in self._session_ids:
+            names, places = ", ".join(SESSION), ", ".join("?" * len(SESSION))
+            self.execute(
+                f"INSERT INTO session ({names}, card) VALUES ({places}, ?) ON CONFLICT DO NOTHING", [*key, info.card]
+            )
+            [(self._session_ids[key],)] = self.execute(f"SELECT id FROM session WHERE ({names}) = ({places})", key)
+        return self._session_ids[key]
 
     def _mark_complete(self, cells: Iterable[int]) -> None:
         """Mark those of the cells all of whose images are stored."""

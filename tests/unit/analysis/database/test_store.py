@@ -150,6 +150,7 @@ def test_a_commit_is_all_or_nothing(store: Store) -> None:
         assert store.frame(f"FROM {table}").is_empty(), table
     store.commit([part(known, [1, 2])], {known.variant: SESSION})
     assert store.progress([known]) == {known.key: 2}, "and the database goes on working"
+    assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
