@@ -2,11 +2,11 @@
 
 A table that is too wide is changed in this order until it fits:
 
-1. An interval is joined to its value, as in `0.25 [0.2, 0.31]`.
-2. A column with the same value in every row is taken out and named with that value; empty ones go first.
-3. Text goes on in the next line after 24 characters; a setting loses the names of its parameters and its unit.
-4. The columns of `titles` become the heading of a table for each of their combinations.
-5. What still has no room continues in further blocks, and each of them repeats the columns that tell rows apart.
+1. An interval is joined to its value, as in `0.25 [0.2, 0.31]`, and a column with the same value in every row is taken
+   out and named with that value.
+2. Text goes on in the next line.
+3. The columns of `titles` become the heading of a table for each of their combinations.
+4. What still has no room continues in further blocks, and each of them repeats the columns that name the rows.
 """
 
 from __future__ import annotations
@@ -15,39 +15,24 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import product, zip_longest
+from itertools import product, takewhile, zip_longest
 from typing import Any
 
 from ..core.untrusted import printable
 
-SHORTEST = 24
-"""Characters after which text goes on in the next line."""
-SHORTEST_KEY = 8
-"""The same where the names of rows leave no room for numbers."""
+TEXT_WIDTH = 26
+"""The width in which text stands at least, except where the names of rows leave no room for numbers."""
+NAME_WIDTH = 8
+"""The same where they leave none."""
 STATES = frozenset(("state", "state_a", "state_b", "status", "verdict"))
 """Columns that say what a number is worth, or how a check ended."""
-SETTINGS = frozenset(("at", "condition", "parameters", "setting"))
-"""Columns of conditions in words, such as `critical_band noise_sd=0.08, frequency=3`."""
 ESTIMATES = frozenset(("difference", "kappa", "top1", "value"))
 """Columns that an interval `low`, `high` beside them belongs to."""
 NUMBER = re.compile(r"([-+−\d.,e %\[\]…*]|inf|nan|True|False)*")
 """The text of a number, of several, or of an interval."""
-UNNEEDED = re.compile(r"\b\w+=| cycles/image$")
-"""The name of a parameter in a setting, and the unit of a cut."""
 
 Table = Mapping[str, Sequence[str]]
 """Column -> the text of its cells."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableLayout:
-    """A table as it is printed."""
-
-    parts: Sequence[tuple[str, Sequence[Table]]]
-    """The heading of each part, and its blocks; the heading is empty where there is one part."""
-    repeated: Mapping[str, str] = field(default_factory=dict)
-    """Columns that were taken out, each with the value that it has in every row."""
 
 
 def cell_text(value: Any) -> str:
@@ -82,30 +67,38 @@ def draw(block: Table, numeric: Container[str]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def lay_out(table: Table, width: int, titles: Sequence[str] = ()) -> TableLayout:
-    """Lay out a table in `width` characters. A single column or number that is wider stays as it is."""
-    if _Widths(table).block(table) <= width:
-        return TableLayout([("", [table])])
-    columns, repeated, headings = dict(join_intervals(table)), dict[str, str](), dict[str, Sequence[str]]()
-    widths = _Widths(columns)
-    for name, cells in sorted(columns.items(), key=lambda column: set(column[1]) != {"-"}):  # empty columns first
-        if widths.block(columns) <= width or len(columns) == 1:
-            break
-        if len(set(cells)) == 1 and (len(cells) > 1 or cells[0] == "-"):
-            repeated[name] = cells[0]
-            del columns[name]
-    if widths.block(columns, SHORTEST) > width:
-        names = [name for name in columns if name in titles][: len(columns) - 1]
-        headings = {name: columns.pop(name) for name in names}
-    keys, longest = _keys(columns, headings, widths, width)
-    blocks = [[*keys]]
-    for name in columns:
-        if name not in keys:
-            if len(blocks[-1]) > len(keys) and widths.block([*blocks[-1], name], longest) > width:
-                blocks.append([*keys])
-            blocks[-1].append(name)
-    wrapped = [_wrap_block({name: columns[name] for name in names}, widths, width, longest) for names in blocks]
-    return TableLayout(list(_parts(headings, wrapped, keys)), repeated)
+def lay_out(
+    table: Table, numeric: Container[str], width: int, heading: str = "", titles: Sequence[str] = ()
+) -> Iterator[str]:
+    """Lay out a table in `width` characters: the heading, blocks and what is said of all rows, each a text.
+
+    A single column or number that is wider stays as it is.
+    """
+    repeated: dict[str, str] = {}
+    if _width(_widths(table).values(), width) > width:
+        table = join_intervals(table)
+        repeated = {
+            name: cells[0]
+            for name, cells in table.items()
+            if name not in STATES and len(set(cells)) == 1 and (len(cells) > 1 or cells[0] == "-")
+        }
+        table = {name: cells for name, cells in table.items() if name not in repeated}
+    names = [name for name in table if name in titles]
+    if 0 < len(names) < len(table) and _width(_widths(table).values(), TEXT_WIDTH) > width:
+        for part_heading, part in _split(table, names):
+            yield from lay_out(part, numeric, width, ": ".join(filter(None, (heading, part_heading))))
+    else:
+        if heading:
+            yield fill(heading, width)
+        for block in _blocks(table, width):
+            yield draw(block, numeric)
+    if repeated:
+        yield fill(f"in every row: {', '.join(f'{name} = {value}' for name, value in repeated.items())}", width)
+
+
+def fill(text: str, width: int) -> str:
+    """Wrap a text to lines of `width` characters; a word with hyphens stays whole."""
+    return textwrap.fill(text, width, break_on_hyphens=False) or text
 
 
 def join_intervals(table: Table) -> Table:
@@ -133,75 +126,54 @@ def join_intervals(table: Table) -> Table:
     return joined
 
 
-def wrap(texts: Sequence[str], longest: int, column: str = "") -> list[str]:
-    """Wrap texts to lines of at most `longest` characters.
-
-    Those of a column of SETTINGS lose what is UNNEEDED first, unless that is all that tells two of them apart.
-    """
-    short = [UNNEEDED.sub("", text) for text in texts]
-    texts = short if column in SETTINGS and len(set(short)) == len(set(texts)) else texts
-    return ["\n".join(textwrap.wrap(text, longest, break_on_hyphens=False)) or text for text in texts]
+def _is_text(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column may be wrapped: it has neither states nor numbers alone."""
+    return name not in STATES and not all(map(NUMBER.fullmatch, cells))
 
 
-class _Widths:
-    """The widths of the columns of a table."""
+def _widths(table: Table) -> dict[str, tuple[int, int]]:
+    """The least width of each column, and that without wrapping."""
+    widest = {name: max(map(columns_of, (name, *cells))) for name, cells in table.items()}
+    return {name: (len(name) if _is_text(name, table[name]) else size, size) for name, size in widest.items()}
 
-    def __init__(self, table: Table) -> None:
-        self.widest = {name: max(map(columns_of, (name, *cells))) for name, cells in table.items()}
-        self.fixed = {
-            name for name, cells in table.items() if name in STATES or all(NUMBER.fullmatch(cell) for cell in cells)
+
+def _width(widths: Iterable[tuple[int, int]], text_width: int) -> int:
+    """The width of a block of columns with the space around them, where text stands in `text_width`."""
+    return 1 + sum(3 + min(widest, max(text_width, least)) for least, widest in widths)
+
+
+def _split(table: Table, names: Sequence[str]) -> Iterator[tuple[str, Table]]:
+    """Split a table by the values of the columns `names`, without the columns that are empty then."""
+    rows_of: dict[tuple[str, ...], list[int]] = {}
+    for row, values in enumerate(zip(*(table[name] for name in names), strict=True)):
+        rows_of.setdefault(values, []).append(row)
+    for values, rows in rows_of.items():
+        part = {name: [cells[row] for row in rows] for name, cells in table.items() if name not in names}
+        filled = {name: cells for name, cells in part.items() if {*cells} != {"-"}}
+        yield ", ".join(value for value in values if value != "-"), filled or part
+
+
+def _blocks(table: Table, width: int) -> Iterator[Table]:
+    """Split a table into blocks of the columns that have room, and wrap their texts as far as each has to."""
+    widths = _widths(table)
+    texts = [name for name, _ in takewhile(lambda column: _is_text(*column), table.items())] or [*table][:1]
+    for count, text_width in product(range(len(texts), 0, -1), range(TEXT_WIDTH, NAME_WIDTH - 1, -1)):
+        keys = texts[:count]
+        others = [_width([widths[name]], text_width) - 1 for name in table if name not in keys]
+        if _width((widths[name] for name in keys), text_width) + max(others, default=0) <= width:
+            break
+    blocks = [[*keys]]
+    for name in table:
+        if name not in keys:
+            names = [*blocks[-1], name]
+            if len(names) > len(keys) + 1 and _width((widths[name] for name in names), text_width) > width:
+                blocks.append([*keys])
+            blocks[-1].append(name)
+    for names in blocks:
+        sizes = range(width, text_width, -1)
+        longest = next((size for size in sizes if _width((widths[name] for name in names), size) <= width), text_width)
+        limits = {name: max(longest, widths[name][0]) for name in names}
+        yield {
+            name: [fill(cell, limits[name]) for cell in table[name]] if limits[name] < widths[name][1] else table[name]
+            for name in names
         }
-        """Columns of states and numbers, which are not wrapped."""
-
-    def column(self, name: str, longest: int | None = None) -> int:
-        """Characters of a column with the space around it, where its text is at most `longest` long."""
-        widest = self.widest[name]
-        return 3 + (widest if longest is None or name in self.fixed else min(widest, max(longest, len(name))))
-
-    def block(self, names: Iterable[str], longest: int | None = None) -> int:
-        """Characters of a block of columns."""
-        return 1 + sum(self.column(name, longest) for name in names)
-
-
-def _keys(columns: Table, headings: Table, widths: _Widths, width: int) -> tuple[Sequence[str], int]:
-    """The columns that tell the rows apart, and the length of text with which they leave room for any other."""
-    keys = list[str]()
-    count, names = 0, list(zip(*headings.values(), strict=True)) or [()] * len(next(iter(columns.values())))
-    for name, cells in columns.items():
-        longer = [(*row, cell) for row, cell in zip(names, cells, strict=True)]
-        if not keys or len(set(longer)) > count:
-            keys.append(name)
-            count, names = len(set(longer)), longer
-    for number, longest in product(range(len(keys), 0, -1), range(SHORTEST, SHORTEST_KEY - 1, -1)):
-        others = (widths.column(name, longest) for name in columns if name not in keys[:number])
-        if widths.block(keys[:number], longest) + max(others, default=0) <= width:
-            return keys[:number], longest
-    return keys[:1], SHORTEST_KEY
-
-
-def _wrap_block(block: Table, widths: _Widths, width: int, shortest: int) -> Table:
-    """Wrap the texts of a block to the longest lines with which it fits, or to the shortest."""
-    longest = next((size for size in range(width, shortest, -1) if widths.block(block, size) <= width), shortest)
-    return {
-        name: cells
-        if widths.column(name, longest) == widths.column(name)
-        else wrap(cells, max(longest, len(name)), name)
-        for name, cells in block.items()
-    }
-
-
-def _parts(headings: Table, blocks: Sequence[Table], keys: Container[str]) -> Iterator[tuple[str, Sequence[Table]]]:
-    """Split blocks into a part for each combination of values in `headings`, in the order of the rows.
-
-    A part has no block that is empty but for the columns `keys`.
-    """
-    if not headings:
-        yield "", blocks
-        return
-    places: dict[tuple[str, ...], list[int]] = {}
-    for place, values in enumerate(zip(*headings.values(), strict=True)):
-        places.setdefault(values, []).append(place)
-    for values, rows in places.items():
-        part = [{name: [cells[row] for row in rows] for name, cells in block.items()} for block in blocks]
-        filled = [block for block in part if any({*block[name]} != {"-"} for name in block if name not in keys)]
-        yield ", ".join(value for value in values if value != "-"), filled or part[:1]

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -21,7 +20,7 @@ import typer
 
 from ..core.untrusted import printable
 from .console import log
-from .layout import NUMBER, TableLayout, cell_text, draw, join_intervals, lay_out
+from .layout import NUMBER, cell_text, join_intervals, lay_out
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table: column -> value."""
@@ -121,28 +120,15 @@ def print_note(text: str, table_format: Format) -> None:
 
 
 def _print_layout(rows: Rows, title: str | None, titles: Sequence[str]) -> None:
-    # A pipe has no width: let the longest row decide instead of shortening anything.
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
     cells = {printable(name): [cell_text(row[name]) for row in rows] for name in rows[0]}
     numeric = {
         printable(name)
         for name in rows[0]
         if all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
     }
-    layout = TableLayout([("", [cells])]) if width is None else lay_out(cells, width, titles)
-    for place, (heading, blocks) in enumerate(layout.parts):
-        if place:
-            print()
-        if heading := ": ".join(filter(None, (title and printable(title), heading))):
-            print(_fill_text(heading, width), end="\n\n")
-        print("\n\n".join(draw(block, numeric) for block in blocks))
-    if layout.repeated:
-        values = ", ".join(f"{name} = {value}" for name, value in layout.repeated.items())
-        print(_fill_text(f"in every row: {values}", width))
-
-
-def _fill_text(text: str, width: int | None) -> str:
-    return text if width is None else textwrap.fill(text, width, break_on_hyphens=False)
+    # A pipe has no width: let the longest row decide instead of shortening anything.
+    width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    print("\n\n".join(lay_out(cells, numeric, width, printable(title or ""), titles)))
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
