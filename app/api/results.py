@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ...core.errors import UnknownName, UsageError, some_of
+from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
 from .parameters import (
     RESULTS,
@@ -195,13 +195,14 @@ def compare(
     if len(pairs) > 1:
         raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
     if b is None and not pairs:
-        raise UsageError(_alone(a, Path(a if names_database(a) else db), study))
+        raise UsageError(
+            f"{a} alone: name what to compare it with: another study, --checkpoints X,Y, --image-sets X,Y, or "
+            "--precisions X,Y"
+        )
     names = (a, a if b is None else b)
     paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:
         stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
-        if b is not None and paths[0] == paths[1]:
-            _refuse_checkpoints(stores[paths[0]], a, b)
         runs = []
         for name, path, precision in zip(names, paths, precisions or (None, None), strict=True):
             store, version = stores[path], study if names_database(name) else name
@@ -212,40 +213,6 @@ def compare(
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
         with progress("comparing", None, "cells") as advance:
             return compare_runs(run_a, run_b, advance)
-
-
-def _refuse_checkpoints(store: Store, *names: str) -> None:
-    """UsageError where two checkpoints of a study stand in place of studies, with the option that compares them."""
-    studies = store.frame(
-        "SELECT study FROM study_detail WHERE checkpoint IN $1 AND NOT EXISTS (FROM study_version WHERE study IN $1) "
-        "GROUP BY study HAVING count(DISTINCT checkpoint) = 2 ORDER BY study",
-        [names],
-    )
-    if len(studies):
-        pair = ",".join(names)
-        raise UsageError(
-            f"{pair} are checkpoints; compare them with: bandlens compare {studies[0, 0]} --checkpoints {pair}"
-        )
-
-
-def _alone(word: str, path: Path, study: str | None) -> str:
-    """Words for a study that nothing was named to compare with: what there is to name."""
-    from ...analysis.database.open import names_database, open_store
-    from ...analysis.database.studies import study_label
-
-    with open_store(path, read_only=True) as store:
-        _refuse_checkpoints(store, *word.split(",", 1))
-        label = study_label(store, study if names_database(word) else word)
-        versions = store.frame("SELECT label FROM study_version WHERE label <> ? ORDER BY study_id DESC", [label])
-        cells = store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?) ORDER BY ALL", [label])
-    choices = [f"another study ({some_of(versions['label'])})"] if len(versions) else []
-    for option, column in {"--checkpoints": "checkpoint", "--image-sets": "image_set"}.items():
-        names = cells[column].unique(maintain_order=True)
-        if len(names) > 1:
-            choices.append(f"{option} {names[0]},{names[1]}")
-    if not choices:
-        return f"{label} is all that {path} holds, of one checkpoint and one image set; name another database as B"
-    return f"{word} alone: name what to compare {label} with: {', or '.join(choices)}"
 
 
 @dataclass(frozen=True, slots=True)

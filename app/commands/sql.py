@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -65,18 +64,7 @@ def answer(
         raise UsageError(f"{answer_format.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
-    if query is not None:
-        with suppress(OSError):  # most queries are too long for a name
-            if Path(query).is_file():
-                option = (
-                    "name it with --file"
-                    if Path(query).suffix == ".sql"
-                    else 'give "FROM accuracy" or the like, with --db'
-                )
-                raise UsageError(f"{query} is a file and no query; {option} {query}")
-        text = _text(query)
-    else:
-        text = _content(file or STDIN)
+    text = _content(file or STDIN) if query is None else _text(query)
     with reading(db) as store:
         from ..sql_answers import print_answers, write_answers
 

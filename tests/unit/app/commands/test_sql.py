@@ -82,16 +82,3 @@ def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path)
         f"bandlens: no results database at {tmp_path}/none.duckdb; "
         f"`bandlens run STUDY.toml --db {tmp_path}/none.duckdb` makes one\n"
     )
-
-
-def test_a_file_of_sql_in_place_of_a_query_is_named(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "query.sql").write_text("FROM accuracy")
-    message = refusal(command("sql", tmp_path / "query.sql"), 2)
-    assert message.endswith("query.sql is a file and no query; name it with --file " + f"{tmp_path}/query.sql\n")
-
-
-def test_a_database_in_place_of_a_query_is_named(command: Command, database: Path) -> None:
-    message = refusal(command("sql", database), 2)
-    assert message == (
-        f'bandlens: {database} is a file and no query; give "FROM accuracy" or the like, with --db {database}\n'
-    )
