@@ -58,13 +58,11 @@ def user_function(
     if sys.__stderr__ and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash says at which line of the user's it came
     with _running(modules, what), _in_one_line(f"{what}: {file} does not load", modules, UsageError):
-        module = modules.load(file)
-    with _running(modules, what), _in_one_line(f"{what}: {reference} in {file} cannot be used", modules, UsageError):
-        function = getattr(module, str(reference), None)
-        if not callable(function):
-            raise UsageError(
-                f'{what}: {file} has no function {reference}({first}, …); rename one, or name it: function = "…"'
-            )
+        function = getattr(modules.load(file), str(reference), None)
+    if not callable(function):
+        raise UsageError(
+            f'{what}: {file} has no function {reference}({first}, …); rename one, or name it: function = "…"'
+        )
     return UserFunction(what, str(reference), file, modules, function, error)
 
 

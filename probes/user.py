@@ -130,9 +130,6 @@ class UserProbe:
     """A line that takes rng, for an error."""
     _watches: dict[tuple[ModuleType, Condition, int, int], _Watch] = field(default_factory=dict)
     """The watch of each condition, seed and size of images."""
-    _pictures: dict[tuple[ModuleType, int, int, int], Batch] = field(default_factory=dict)
-    """The pictures of all conditions, most of which share one, by key, position and seed."""
-
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
     """Two runs may have the same probe."""
 
@@ -224,8 +221,7 @@ class UserProbe:
         # number is odd, so that a function that treats every second image alike treats it otherwise here.
         rows = range(1, count - 1, 2) or [count - 1]
         row = rows[int(np.random.default_rng(int(batch.keys[0])).integers(len(rows)))]
-        key = (xp, int(batch.keys[row]), int(batch.positions[row]), batch.seed)
-        picture = self._pictures.setdefault(key, _rows_of(xp, batch, [row]))
+        picture = _rows_of(xp, batch, [row])
         values, repeated_values = (self._called(xp, picture, condition)[0] for _ in range(2))
         watch = _Watch(picture, _values_of(values))
         if bool((xp.abs(values - repeated_values) > ROUNDING).any()):

@@ -52,12 +52,12 @@ ENOUGH = 0.95
 class Answer(NamedTuple):
     """The answer of a function for one cell."""
 
-    value: float | None
-    """A number of the whole cell."""
-    values: Floats | None
-    """(n,): a number of every image."""
-    resamples: Floats
-    """(RESAMPLES,): the number of the cell in resamples of its clusters; empty with few clusters."""
+    value: float
+    """The number of the whole cell, or the mean over its images; NaN of an answer that was stored."""
+    per_image: bool
+    """Whether the function gave a number of every image."""
+    numbers: Floats
+    """(n,) those of the images; or (RESAMPLES,) the cell's in resamples of its clusters, empty with few clusters."""
 
 
 def read_measures(tables: Mapping[str, Any], folder: Path) -> list[OwnMeasure]:
@@ -187,8 +187,9 @@ class OwnMeasure:
         if not np.isfinite(numbers).all():
             raise StoreError(f"{what} returned {numbers if numbers.ndim == 0 else 'NaN or an infinite number'}")
         if numbers.ndim:
-            return Answer(None, numbers.astype(np.float64), np.zeros(0))
-        return Answer(float(numbers), None, self._resampled(arrays, clusters))
+            values = numbers.astype(np.float64)
+            return Answer(float(values.mean()), True, values)
+        return Answer(float(numbers), False, self._resampled(arrays, clusters))
 
     def _resampled(self, arrays: Mapping[str, Any], clusters: Whole) -> Floats:
         """(RESAMPLES,) numbers of resampled clusters, NaN where the function fails; empty with few clusters."""
@@ -228,7 +229,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
 def answer_table(measure: OwnMeasure) -> pl.DataFrame:
     """The answers of a measure, with the columns of own_answer without the study."""
     rows = [
-        (measure.name, cell, answer.values is not None, answer.resamples if answer.values is None else answer.values)
+        (measure.name, cell, answer.per_image, answer.numbers)
         for cell, answer in measure.answers.items()
         if isinstance(answer, Answer)
     ]
@@ -248,8 +249,7 @@ def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[s
         [study, list(cells)],
     )
     return {
-        (metric, cell): Answer(None, np.array(numbers) if per_image else None, np.array(() if per_image else numbers))
-        for metric, cell, per_image, numbers in rows.rows()
+        (metric, cell): Answer(np.nan, per_image, np.array(numbers)) for metric, cell, per_image, numbers in rows.rows()
     }
 
 
@@ -258,39 +258,35 @@ def paired_interval(a: Answer, b: Answer, clusters: Whole) -> Ends | None:
 
     Means have that of `statistics.shares`; numbers have percentiles of the differences in the same resamples.
     """
-    if a.values is not None and b.values is not None:
-        lowest, span = _range_of(a.values, b.values)
-        ends = difference_interval(*(share_of((values - lowest) / span, clusters) for values in (a.values, b.values)))
+    if a.per_image != b.per_image or len(a.numbers) != len(b.numbers):
+        return None
+    if a.per_image:
+        lowest, span = _range_of(a.numbers, b.numbers)
+        ends = difference_interval(*(share_of((part.numbers - lowest) / span, clusters) for part in (a, b)))
         return None if ends is None else (span * ends[0], span * ends[1])
     # Both drew the same clusters, since resamples depend on clusters alone.
-    if a.values is not None or b.values is not None or len(a.resamples) != len(b.resamples):
-        return None
-    low, high = _percentiles(b.resamples - a.resamples)
+    low, high = _percentiles(b.numbers - a.numbers)
     return None if np.isnan(low) else (low, high)
 
 
 def _estimate(answer: Answer, clean: Answer | None, cell: CellOutcomes) -> Estimate:
     clusters = cell.images.clusters
-    estimate = _number_estimate(answer, cell) if answer.values is None else _mean_estimate(answer.values, clusters)
-    if clean is None or (answer.values is None) != (clean.values is None):
+    estimate = _mean_estimate(answer.numbers, clusters) if answer.per_image else _number_estimate(answer, cell)
+    if clean is None or answer.per_image != clean.per_image:
         return estimate
     ends = paired_interval(clean, answer, clusters) or (np.nan, np.nan)
-    return replace(estimate, difference=(estimate.value - _value_of(clean), *ends))
-
-
-def _value_of(answer: Answer) -> float:
-    return float(answer.values.mean()) if answer.values is not None else answer.value or 0.0
+    return replace(estimate, difference=(estimate.value - clean.value, *ends))
 
 
 def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
-    value, count = _value_of(answer), len(cell.images)
-    low, high = _percentiles(answer.resamples)
+    count = len(cell.images)
+    low, high = _percentiles(answer.numbers)
     if np.isnan(low):
         note = too_few_images(len(np.unique(cell.images.clusters)))
-        if len(answer.resamples):
+        if len(answer.numbers):
             note = "too many resamples of the images have no number for an interval"
-        return Estimate(value, state=State.NO_INTERVAL, note=note, n=count)
-    return Estimate(value, low, high, n=count)
+        return Estimate(answer.value, state=State.NO_INTERVAL, note=note, n=count)
+    return Estimate(answer.value, low, high, n=count)
 
 
 def _mean_estimate(values: Floats, clusters: Whole) -> Estimate:

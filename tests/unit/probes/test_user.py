@@ -250,7 +250,7 @@ def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summar
         ("mirror = max\n", "cannot be used: ValueError: no signature"),
         (
             "def __getattr__(name):\n    raise ValueError('no')\n",
-            r"cannot be used: ValueError: no \(mine.py, line 2\)$",
+            r"does not load: ValueError: no \(mine.py, line 2\)$",
         ),
         ("def mirror(images):\n    pass\nmirror.__signature__ = 3\n", "cannot be used: TypeError"),
     ],
