@@ -31,20 +31,20 @@ def partial_prefix(path: Path) -> str:
     return f".{path.name}.{HOST}.{os.getpid()}."
 
 
-def remove_partial_files(folder: Path, name: str | None = None) -> None:
-    """Remove what processes of this machine that have ended left in the folder on the way to `name`, or to any name."""
+def remove_partial_files(path: Path) -> None:
+    """Remove what processes of this machine that have ended left in the folder on the way to `path`."""
     with suppress(OSError):  # a folder that may only be read
-        for partial in folder.iterdir():
-            if lost_its_maker(partial, name):
+        for partial in path.parent.iterdir():
+            if lost_its_maker(partial, path.name):
                 if partial.is_dir() and not partial.is_symlink():
                     shutil.rmtree(partial, ignore_errors=True)
                 else:
                     partial.unlink(missing_ok=True)
 
 
-def lost_its_maker(partial: Path, name: str | None = None) -> bool:
-    """Whether a process of this machine that has ended made a partial file on the way to `name`, or to any name."""
-    maker = re.match(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
+def lost_its_maker(partial: Path, name: str) -> bool:
+    """Whether a process of this machine that has ended made a partial file on the way to `name`."""
+    maker = re.match(rf"\.{re.escape(name)}\.{re.escape(HOST)}\.(\d+)\.", partial.name)
     return maker is not None and not _runs(int(maker[1]))
 
 
@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():  # `.` has no name that a file beside it could take up
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_partial_files(path.parent, path.name)
+    remove_partial_files(path)
     temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
     try:
         yield temporary

@@ -159,7 +159,7 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
             pass
     _check_names(paths, out)
     preference = None if prefer is None else _place_of(prefer, paths)
-    remove_partial_files(out.parent, out.name)
+    remove_partial_files(out)
     try:
         with TemporaryDirectory(prefix=partial_prefix(out), dir=out.parent) as folder:
             draft = Path(folder) / out.name

@@ -64,7 +64,7 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             another process has it open; or the disk is full.
         UsageError: there is no file to read.
     """
-    remove_partial_files(path.parent, path.name)
+    remove_partial_files(path)
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {quoted(path)}` makes one")
@@ -127,7 +127,7 @@ def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[duck
 def _spill_folder() -> TemporaryDirectory[str]:
     """The folder for what a reader's query has no memory for; private, since a query can write files to it."""
     place = Path(tempfile.gettempdir(), "bandlens-sql")
-    remove_partial_files(place.parent, place.name)  # folders of processes that were killed
+    remove_partial_files(place)  # folders of processes that were killed
     return TemporaryDirectory(prefix=partial_prefix(place), ignore_cleanup_errors=True)
 
 
@@ -164,7 +164,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
-    remove_partial_files(path.parent, path.name)
+    remove_partial_files(path)
     due = 0.0
 
     def renew() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import shutil
@@ -17,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from ...core.errors import BandlensError, StoreError, UsageError, amount, quoted
+from .catalogue import identifier
 
 if TYPE_CHECKING:
     import polars as pl
@@ -152,18 +152,19 @@ def is_made_of(kind: duckdb.sqltypes.DuckDBPyType, types: Collection[str]) -> bo
     return kind.id in types and not is_empty and all(is_made_of(part, types) for part in kinds)
 
 
-def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> Iterator[str]:
-    """The columns by their places, since names may be there twice; those that are not made of `types` as text.
+def with_text(relation: duckdb.DuckDBPyRelation, types: Collection[str]) -> duckdb.DuckDBPyRelation:
+    """The answer with text in place of columns that are not made of `types`, and a name for each column.
 
     To DuckDB names are the same that differ in case alone.
     """
-    used_names: set[str] = set()
-    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1):
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        free = next(free for free in itertools.chain([name], numbered) if free.lower() not in used_names)
-        used_names.add(free.lower())
-        quoted = free.replace('"', '""')
-        yield f'#{place}{"" if is_made_of(kind, types) else "::VARCHAR"} AS "{quoted}"'
+    if len({name.lower() for name in relation.columns}) < len(relation.columns):
+        relation = relation.project("*")  # DuckDB numbers columns of one name
+    texts = [
+        f"{identifier(name)}::VARCHAR AS {identifier(name)}"
+        for name, kind in zip(relation.columns, relation.types, strict=True)
+        if not is_made_of(kind, types)
+    ]
+    return relation.project(f"* REPLACE ({', '.join(texts)})") if texts else relation
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

@@ -32,7 +32,7 @@ from ...core.records import (
     digest_of,
 )
 from .catalogue import TemporaryViews, identifier
-from .queries import NATIVE, TimeLimit, explained, explanation, is_made_of, readable, with_text
+from .queries import NATIVE, TimeLimit, explained, explanation, readable, with_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -112,7 +112,6 @@ class Store:
     def reader(
         self,
         sql: str,
-        parameters: Sequence[Any] = (),
         rows: int = 100_000,
         types: Collection[str] = NATIVE,
         seconds: float = 0,
@@ -127,11 +126,7 @@ class Store:
         with explained(self.path):
             try:
                 with limit.counted():
-                    relation = self._query(sql, parameters)
-                    is_plain = all(is_made_of(kind, types) for kind in relation.types)
-                    if not is_plain or len({name.lower() for name in relation.columns}) < len(relation.columns):
-                        relation = relation.project(", ".join(with_text(relation, types)))
-                    reader = relation.to_arrow_reader(rows)
+                    reader = with_text(self._query(sql), types).to_arrow_reader(rows)
                 with closing(reader):  # an answer of which rows are left keeps the next query from beginning
                     yield pa.RecordBatchReader.from_batches(reader.schema, limit.batches(reader))
             except (pa.ArrowException, OSError) as error:
@@ -157,7 +152,7 @@ class Store:
             raise UsageError("the query is empty; give one SELECT")
         return [statement.query.strip() for statement in statements]
 
-    def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
+    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> duckdb.DuckDBPyRelation:
         if self._read_only:
             self.statements(sql)
         self._views.make(sql)

@@ -85,7 +85,7 @@ def write_attributes(folder: Path, slices: Slices) -> None:
     file = folder / ATTRIBUTES
     partial = file.with_name(f"{partial_prefix(file)}parquet")
     with writing(file):
-        remove_partial_files(folder, ATTRIBUTES)
+        remove_partial_files(file)
         parquet.write_table(pa.table(columns), partial, compression="zstd")
         put_in_place(partial, file)
 

@@ -65,7 +65,7 @@ def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
             (tmp_path / name).touch()
         partial = tmp_path / (partial_prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
         (partial / "deeper").mkdir(parents=True)
-        remove_partial_files(path.parent, path.name)
+        remove_partial_files(path)
         assert sorted(hidden(tmp_path)) == sorted(names)
         neighbour.communicate(b"\n")
 
@@ -83,5 +83,5 @@ def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) ->
         pass
     partial = tmp_path / f"{made_there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
     partial.touch()
-    remove_partial_files(tmp_path, "r.duckdb")
+    remove_partial_files(tmp_path / "r.duckdb")
     assert partial.exists(), "a process that is not here may run there"
