@@ -17,8 +17,8 @@ from functools import lru_cache
 from math import isnan, sqrt
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ..statistics import Floats
 
@@ -57,11 +57,11 @@ def by_family(
     x, y, family = x[has_values], y[has_values], family[has_values]
     names, place = np.unique(family, return_inverse=True)
     sizes = np.bincount(place, minlength=len(names))
-    r, s = rankdata(x), rankdata(y)
+    r, s = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
     overall = pearson(r, s)
     partial = np.nan
     if z is not None:
-        t = rankdata(z[has_values])
+        t = scipy.stats.rankdata(z[has_values])
         xz, yz = pearson(r, t), pearson(s, t)
         unexplained = (1 - xz**2) * (1 - yz**2)
         partial = (overall - xz * yz) / sqrt(unexplained) if unexplained > 1e-12 else np.nan
@@ -71,7 +71,7 @@ def by_family(
     orders_within, orders_of_families = _orders(tuple(place[in_family].tolist()), len(names), permutations, seed)
     means = np.array([np.bincount(place, values) / sizes for values in (x, y)]) if len(names) else np.empty((2, 0))
     has_families = len(names) >= FEWEST_FAMILIES
-    mean_r, mean_s = rankdata(means[0]), rankdata(means[1])
+    mean_r, mean_s = scipy.stats.rankdata(means[0]), scipy.stats.rankdata(means[1])
     between = pearson(mean_r, mean_s) if has_families else np.nan
     return ByFamily(
         len(x),
