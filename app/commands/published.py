@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from ..api.published import Publication
 
+HIDDEN_COLUMNS = {"sources": ("values", "here", "repository", "title"), "places": ("model", "training")}
+"""Columns of a table that people are not shown, or in its title."""
+RELATION_COLUMNS = (
+    "bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between"
+)  # fmt: skip
+"""Columns that people are shown of relations."""
+
 
 def print_publication(publication: Publication, db: Path) -> None:
     """Example: bandlens published import critical-band critical-band-masking --db results.duckdb"""
@@ -32,7 +39,11 @@ def print_published(
     if table_format.is_for_programs:
         print_tables({title: frame.to_dicts() for title, frame in frames.items()}, table_format)
         return
-    tables = {_title(name, frame): _rows_for_people(name, frame) for name, frame in frames.items() if len(frame)}
+    tables = {
+        _title(name, frame): frame.drop(HIDDEN_COLUMNS.get(name, ()), strict=False).to_dicts()
+        for name, frame in frames.items()
+        if len(frame)
+    }
     print_tables(tables, table_format, titles=("model", "metric", "unit"))
     if "sources" in frames:
         sources_lacking = [row["source"] for row in frames["sources"].to_dicts() if row["here"] is None]
@@ -50,47 +61,16 @@ def _title(name: str, frame: pl.DataFrame) -> str:
     return f"{model} (expected: by the line of all timm models; within: by that of {training} models)"
 
 
-def _rows_for_people(name: str, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table for people, without what stands in its title or is empty."""
-    hidden = {
-        "sources": ("values", "here", "repository", "title"),
-        "places": ("model", "training"),
-        "figures": [
-            column for column in ("low", "high", "note") if name == "figures" and frame[column].is_null().all()
-        ],
-    }
-    return frame.drop(hidden.get(name, ()), strict=False).to_dicts()
-
-
 def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:
     """Example: bandlens published relate --models study"""
     rows, sentences = related
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
         return
-    columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
-    titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
-    printed_rows = [
-        {
-            titles.get(name, name): _round(row[name], table_format) if name in COEFFICIENTS else row[name]
-            for name in columns
-        }
-        for row in rows.to_dicts()
-    ]
     title = "{} models of {} families".format(*rows.select("n", "families").max().row(0))
-    print_rows(printed_rows, table_format, title)
+    print_rows(rows.select(RELATION_COLUMNS).to_dicts(), table_format, title)
     for sentence in sentences:
         print_note(sentence, table_format)
-
-
-COEFFICIENTS = ("overall", "partial", "within", "between")
-
-
-def _round(coefficient: float | None, table_format: TableFormat) -> Any:
-    """A coefficient, with two decimals on a terminal."""
-    if coefficient is None or table_format != Format.table:
-        return coefficient
-    return f"{round(coefficient, 2) + 0:.2f}"
 
 
 def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = Format.table) -> None:
@@ -98,15 +78,12 @@ def print_correlations(rows: list[dict[str, Any]], table_format: TableFormat = F
     if table_format.is_for_programs:
         print_rows(rows, table_format)
         return
+    import polars as pl
+
     tables = {}
-    for subset, title in SUBSET_TITLES.items():
-        rows_of_subset = [row for row in rows if row["subset"] == subset]
-        counts = sorted({row["n"] for row in rows_of_subset})
-        rows_by_bias: dict[str, dict[str, Any]] = {}
-        for row in rows_of_subset:
-            coefficient = _round(row["spearman"], table_format)
-            rows_by_bias.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
-        tables[f"{title} models (n = {', '.join(map(str, counts))})"] = list(rows_by_bias.values())
+    for (subset,), frame in pl.DataFrame(rows).group_by("subset", maintain_order=True):
+        title = f"{SUBSET_TITLES[subset]} models (n = {', '.join(map(str, frame['n'].unique().sort()))})"
+        tables[title] = frame.pivot("group", index="bias", values="spearman").to_dicts()
     print_tables(tables, table_format)
 
 
