@@ -111,12 +111,9 @@ class Lowering:
     """The precisions that have been tuned."""
 
     def __post_init__(self) -> None:
-        """UnknownName for a precision that does not exist, UsageError for precisions that are one text."""
+        """UnknownName for a precision that does not exist."""
         from ..export.model_files import check_precision
 
-        if isinstance(self.precisions, str):  # whose letters would be the precisions
-            names = read_precisions([self.precisions])
-            raise UsageError(f"precisions is the text '{self.precisions}', and no list of names; write {names}")
         for precision in self.precisions:
             check_precision(precision)
 

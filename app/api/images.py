@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -315,14 +315,6 @@ def list_conditions(study: StudyInstead = None, *, attacks: bool = False) -> lis
         {"probe": condition.probe, "parameters": condition.facts.setting, "what": grid.family(condition).summary}
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
     ]
-
-
-def unlisted_probes(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The names of the built-in probes that rows of `list_conditions` lack."""
-    from ...probes.grid import KNOWN
-
-    listed = {row["probe"] for row in rows}
-    return [name for name in KNOWN if name not in listed]
 
 
 def preview(

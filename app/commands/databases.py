@@ -113,15 +113,7 @@ def print_verified(verified: Verified, db: File, table_format: TableFormat = For
         {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED_COLUMNS}
         for part in verified.recomputed
     ]
-    if table_format != Format.table:
-        document = {"checks": checks, "recomputed": recomputed, "problems": verified.problems}
-        print_document(document, table_format)
-    else:
-        print_rows(checks)
-        for part in verified.recomputed:
-            verdict = "equal" if part.equal else f"{part.differing} differ, confidence by up to {part.confidence:.2g}"
-            place = "" if part.same_session else ", on another machine or version"
-            print(f"{part.cell}, images {part.first} to {part.first + part.images - 1}: {verdict}{place}")
+    print_document({"checks": checks, "recomputed": recomputed, "problems": verified.problems}, table_format)
     if verified.problems:
         raise StoreError(f"{db}: {plural(len(verified.problems), 'problem')}, the first: {verified.problems[0]}")
 

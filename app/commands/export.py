@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
-from functools import partial, reduce
-from operator import truediv
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,9 +203,7 @@ def _read_words(
                 "see `bandlens checkpoints list`; weights of your own are named by their file, and --out names the "
                 f"folder of exported models where that is not {folder}"
             )
-            # A word with an ending may be a file that is written otherwise.
-            siblings = [str(path.with_name(file.name)) for file in path.parent.glob("*") if path.suffix]
-            raise UnknownName("checkpoint", word, [*siblings, *published, *exported], hint)
+            raise UnknownName("checkpoint", word, [*published, *exported], hint)
     return exports, files
 
 
@@ -290,15 +286,14 @@ def _three(text: str, deviation: bool = False) -> Channels:
     UsageError beyond [0, 1], where no mean or deviation of images in [0, 1] is: those of images to 255 want a /255.
     """
     try:
-        # Fraction reads neither nan nor inf; the division is that of floats, so that Python's 123.68/255 is the same.
-        quotients = [[float(Fraction(part.strip())) for part in number.split("/")] for number in text.split(",")]
-        numbers = [reduce(truediv, quotient) for quotient in quotients if len(quotient) < 3]
-    except (ValueError, ZeroDivisionError, OverflowError):
+        parts = [number.partition("/") for number in text.split(",")]
+        numbers = [float(over) / float(under) if slash else float(over) for over, slash, under in parts]
+    except (ValueError, ZeroDivisionError):
         numbers = []
     if len(numbers) not in (1, 3) or (deviation and min(numbers) <= 0):
         kind = "deviation" if deviation else "mean"
         raise UsageError(f"cannot read the {kind} {text}; write three numbers such as 0.485,0.456,0.406, std above 0")
-    if not (min(numbers) >= 0 and max(numbers) <= 1):
+    if not all(0 <= number <= 1 for number in numbers):  # nan is none of them
         raise UsageError(f"{text} is not of images in [0, 1]; divide those of images to 255, as in 123.68/255")
     red, green, blue = numbers * (3 // len(numbers))
     return red, green, blue

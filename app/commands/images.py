@@ -208,7 +208,9 @@ def print_conditions(rows: Rows, study: Path | None, attacks: bool, table_format
     firsts = {row["probe"]: row for row in reversed(rows)}
     print_rows([row if row is firsts[row["probe"]] else {**row, "what": ""} for row in rows])
     if study is None and not attacks:
-        print_note(f"more probes for a study: {', '.join(images.unlisted_probes(rows))}", table_format)
+        from ...probes.grid import KNOWN
+
+        print_note(f"more probes for a study: {', '.join(name for name in KNOWN if name not in firsts)}", table_format)
 
 
 def print_sheet(counts: tuple[int, int], photograph: Path, out: Path) -> None:

@@ -35,10 +35,6 @@ class Recomputed:
     same_session: bool
     """Whether device, batch, threads and versions are those that it was computed with."""
 
-    @property
-    def equal(self) -> bool:
-        return self.differing == 0 and self.confidence == 0
-
 
 @dataclass(frozen=True, slots=True)
 class Verified:

@@ -118,13 +118,6 @@ def test_what_is_not_there_gets_one_line_on_stderr(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistyped_file_gets_the_nearest_one(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "mine.pth").touch()
-    answer = command("export", tmp_path / "mine.pht")
-    assert (answer.code, answer.out) == (2, "")
-    assert f"unknown checkpoint '{tmp_path}/mine.pht'; did you mean {tmp_path}/mine.pth" in answer.err
-
-
 def test_the_environment_names_the_database_of_commands_that_need_one(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,8 +49,3 @@ def test_a_finished_file_that_is_int8_needs_no_images(tmp_path: Path) -> None:
     assert (row["precision"], row["file"]) == ("int8", str(model.path))
     with pytest.raises(UsageError, match="int8 needs images for two"):
         check_calibration(["one", "two"], int8, tmp_path)
-
-
-def test_precisions_that_are_one_text_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"the text 'fp16,int8', and no list of names; write \['fp16', 'int8'\]"):
-        Lowering("fp16,int8")
