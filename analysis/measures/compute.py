@@ -28,7 +28,8 @@ from ...core.errors import EngineError
 from ...core.jobs import end_with_parent, processors
 from ...core.records import digest_of
 from ..database.store import Store
-from ..statistics.shares import Share
+from ..statistics.consistency import consistency_with_others
+from ..statistics.shares import Share, share_of
 from .base import NUMBERS, Estimate, ImageValues, Measure, State, estimate_of, nothing
 from .generalization import Benchmarked, BenchmarkOutcomes, read_benchmarked, read_perturbed
 from .outcomes import (
@@ -38,7 +39,6 @@ from .outcomes import (
     ImageTruth,
     Outcomes,
     PeerOutcomes,
-    Peers,
     PredictionReader,
     Subject,
     subjects,
@@ -362,23 +362,36 @@ class PeerAnswers:
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield, for each condition, rows of SCHEMA of each model beside the others; none where there are no others."""
-        clean: dict[int, Peers] = {}
+        clean: dict[int, dict[int, Share]] = {}
         # Clean images come first, since every other condition of a set is compared with them.
         for image_set, key in sorted(
             self._answers, key=lambda place: (place[0], not place[1].is_clean, place[1].condition_id)
         ):
             answers = sorted(self._answers[image_set, key], key=lambda answer: answer.cell)
-            images = self._images[image_set]
-            count = int(images.judged.sum())
-            hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=count).astype(bool)
-            checkpoints = [answer.subject.checkpoint_id for answer in answers]
-            peers = Peers(images, checkpoints, hits, clean.get(image_set))
+            if len(answers) == 1:
+                continue
+            kappas = self._mean_kappas(image_set, answers)
+            # Means are comparable where they are with the same models.
+            reference = clean.get(image_set, {})
+            comparable = reference if reference.keys() == kappas.keys() else {}
             if key.is_clean:
-                clean[image_set] = peers
+                clean[image_set] = kappas
             rows = [
                 _keys(answer.subject, SUBJECT_KEYS) | key._asdict() | row_of(name, estimate)
                 for answer in answers
-                if len(answers) > 1
-                for name, estimate in estimates_of(MODEL_MEASURES, PeerOutcomes(peers, answer.subject.checkpoint_id))
+                for name, estimate in estimates_of(
+                    MODEL_MEASURES,
+                    PeerOutcomes(kappas[answer.subject.checkpoint_id], comparable.get(answer.subject.checkpoint_id)),
+                )
             ]
             yield pl.DataFrame(rows, SCHEMA)
+
+    def _mean_kappas(self, image_set: int, answers: Sequence[PeerAnswer]) -> dict[int, Share]:
+        """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
+        images = self._images[image_set]
+        clusters = images.clusters[images.judged]
+        hits = np.unpackbits(np.stack([answer.bits for answer in answers]), axis=1, count=len(clusters)).astype(bool)
+        return {
+            answer.subject.checkpoint_id: share_of(contributions, clusters)
+            for answer, contributions in zip(answers, consistency_with_others(hits), strict=True)
+        }

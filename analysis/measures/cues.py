@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 
 from ...core.protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, SPACE_CLASSES, Cues
-from ..statistics import Mask, Whole
+from ..statistics import Index, Mask
 from ..statistics.shares import share_of, within_chance
 from ..statistics.wilson import share_of_sums
 from .base import (
@@ -93,7 +93,7 @@ def cue_estimates(cues: Cues, outcomes: Outcomes) -> dict[str, Estimate]:
     clean = outcomes.clean
     if clean is None or not clean.images.conflicting.any():
         return {}
-    ids = np.unique(clean.images.clusters, return_inverse=True)[1]
+    ids = clean.images.cluster_ids
     estimates = {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
     return estimates | {cues.bias: _judge_bias(clean, estimates[cues.bias])}
 
@@ -112,7 +112,7 @@ def _judge_bias(cell: CellOutcomes, bias: Estimate) -> Estimate:
     return bias
 
 
-def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
+def _share(part: Mask, base: Mask, ids: Index) -> Estimate:
     part_sizes, base_sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
     if not base_sizes.any():
         return nothing(State.UNDETERMINED, NEITHER)

@@ -57,7 +57,7 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
     consistency = error_consistency(
         clean.right[images.judged],
         cell.right[images.judged],
-        images.clusters[images.judged] if images.clustered else None,
+        images.clusters[images.judged] if images.independent < len(images) else None,
         RESAMPLES,
     )
     if np.isnan(consistency.kappa):
@@ -72,8 +72,7 @@ def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
 
 def model_estimates(outcomes: PeerOutcomes) -> dict[str, Estimate]:
     """The mean kappa of one model with the others."""
-    peers, checkpoint = outcomes.peers, outcomes.checkpoint
-    mean, clean = peers.kappas[checkpoint], peers.clean_kappas.get(checkpoint)
+    mean, clean = outcomes.kappa, outcomes.clean
     if np.isnan(mean.value):
         note = "all is right, or all wrong, for a model"
         return {MODEL_NAME: nothing(State.UNDETERMINED, note, mean.images)}

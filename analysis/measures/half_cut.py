@@ -16,7 +16,6 @@ Intervals are percentiles over resamples (`statistics.resampling`), from 20 inde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -83,21 +82,18 @@ def half_cut_estimates(name: str, outcomes: Outcomes) -> dict[str, Estimate]:
     curve = _read_curve(probe, outcomes)
     if curve is None:
         return {name: nothing(State.MISSING, "no clean prediction to compare with")}
-    (hits, cuts), clusters = curve, outcomes.images.clusters
+    (hits, cuts), images = curve, outcomes.images
     if outcomes.guessed:
         return {name: nothing(State.AT_CHANCE, outcomes.guessed)}
-    images = float(hits.shape[1])
-    value = float(half_cuts(hits.sum(axis=1, dtype=np.float64)[:, None], cuts, chance * images)[0])
-    state, why = _state(hits, cuts, chance)
-    estimate = Estimate(value, state=state, note=why)
-    ids = np.unique(clusters, return_inverse=True)[1]
-    if ids.max() + 1 < FEWEST_CLUSTERS:
-        note = too_few_images(int(ids.max()) + 1)
-        return {name: replace(estimate, state=State.NO_INTERVAL, note=note) if estimate.state == State.OK else estimate}
-    counts, sizes = count_right(hits, ids, RESAMPLES, 0)
-    values = half_cuts(counts, cuts, chance * sizes)[1:]
-    low, high = interval(values[~np.isnan(values)])
-    return {name: replace(estimate, low=low, high=high)}
+    state, note = _state(hits, cuts, chance)
+    counts, sizes = count_right(hits, images.cluster_ids, RESAMPLES, 0)
+    value, *resampled = half_cuts(counts, cuts, chance * sizes).tolist()
+    if images.independent >= FEWEST_CLUSTERS:
+        values = np.array(resampled)
+        return {name: Estimate(value, *interval(values[~np.isnan(values)]), state, note)}
+    if state == State.OK:
+        state, note = State.NO_INTERVAL, too_few_images(images.independent)
+    return {name: Estimate(value, state=state, note=note)}
 
 
 def _state(hits: Mask, cuts: Sequence[int], chance: float) -> tuple[State, str | None]:
@@ -120,13 +116,12 @@ def _in_words(cut: int) -> str:
 def half_cut_differences(name: str, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
     """The paired interval of the difference of two cuts, where both have a value."""
     curves = [curve for outcomes in (a, b) if (curve := _read_curve(PROBES[name], outcomes))]
-    ids = np.unique(a.images.clusters, return_inverse=True)[1]
-    if ids.max() + 1 < FEWEST_CLUSTERS or len(curves) < 2:
+    if a.images.independent < FEWEST_CLUSTERS or len(curves) < 2:
         return {}
     values_a, values_b = (
         half_cuts(counts, cuts, outcomes.subject.floor * sizes)[1:]
         for outcomes, (hits, cuts) in zip((a, b), curves, strict=True)
-        for counts, sizes in [count_right(hits, ids, RESAMPLES, 0)]
+        for counts, sizes in [count_right(hits, a.images.cluster_ids, RESAMPLES, 0)]
     )
     differences = values_b - values_a
     return {name: interval(differences[~np.isnan(differences)])} if not np.isnan(differences).all() else {}

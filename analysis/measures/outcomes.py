@@ -24,8 +24,7 @@ from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.studies import ORDER
-from ..statistics import Floats, Mask, Whole
-from ..statistics.consistency import consistency_with_others
+from ..statistics import Floats, Index, Mask, Whole
 from ..statistics.shares import Share, share_of, within_chance
 from .base import Available
 
@@ -120,8 +119,14 @@ class ImageTruth:
         return len(self.clusters)
 
     @cached_property
-    def clustered(self) -> bool:
-        return len(np.unique(self.clusters)) < len(self.clusters)
+    def cluster_ids(self) -> Index:
+        """(n,): the clusters, numbered from 0."""
+        return np.unique(self.clusters, return_inverse=True)[1]
+
+    @cached_property
+    def independent(self) -> int:
+        """The number of clusters."""
+        return int(self.cluster_ids.max(initial=-1)) + 1
 
     @cached_property
     def listed_by_real(self) -> Whole:
@@ -251,38 +256,14 @@ def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
     return np.array(known_hits) if len(known_hits) == len(cell_hits) else None
 
 
-@dataclass(frozen=True, eq=False)
-class Peers:
-    """The m models that answered under one condition of an image set."""
-
-    images: ImageTruth
-    checkpoints: Sequence[int]
-    """checkpoint.id of each model."""
-    hits: Mask
-    """(m, judged images): whether each of the images on which errors are compared is right."""
-    clean: Peers | None
-    """The models that answered on the clean images; None of these themselves."""
-
-    @cached_property
-    def kappas(self) -> dict[int, Share]:
-        """Checkpoint -> its mean kappa with the others; NaN where it is undetermined."""
-        clusters = self.images.clusters[self.images.judged]
-        means = (share_of(row, clusters) for row in consistency_with_others(self.hits))
-        return dict(zip(self.checkpoints, means, strict=True))
-
-    @cached_property
-    def clean_kappas(self) -> Mapping[int, Share]:
-        """The mean kappas on the clean images, which are comparable where the models are the same."""
-        return self.clean.kappas if self.clean and {*self.clean.checkpoints} == {*self.checkpoints} else {}
-
-
 @dataclass(frozen=True, slots=True)
 class PeerOutcomes:
-    """One model beside the others under one condition."""
+    """One model beside the others that answered under the same condition of an image set."""
 
-    peers: Peers
-    checkpoint: int
-    """The model's checkpoint.id."""
+    kappa: Share
+    """Its mean kappa with the others; NaN where it is undetermined."""
+    clean: Share | None
+    """That on the clean images, where the same models answered; None of these themselves."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ from ..statistics import Floats, Whole
 from ..statistics.resampling import FEWEST_CLUSTERS, interval
 from ..statistics.shares import difference_interval, share_of
 from .base import Available, Display, Ends, Estimate, Measure, Scope, State, estimate_of, nothing, too_few_images
-from .outcomes import CellOutcomes, Outcomes
+from .outcomes import CellOutcomes, ImageTruth, Outcomes
 from .registry import MEASURES
 
 RESERVED: Mapping[str, str] = {
@@ -162,17 +162,17 @@ class OwnMeasure:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             with self.function.at_work():
-                return self._call(arrays, cell.images.clusters)
+                return self._call(arrays, cell.images)
         except BandlensError as error:
             show_stack(error)
             return str(error)
 
-    def _call(self, arrays: Mapping[str, Any], clusters: Whole) -> Answer:
+    def _call(self, arrays: Mapping[str, Any], images: ImageTruth) -> Answer:
         """Call the function on a cell, and on resamples of its clusters if it gives one number.
 
         Raises StoreError where the result is neither a finite number nor one of every image.
         """
-        what, count = self.function.what, len(clusters)
+        what, count = self.function.what, len(images)
         result = self.function(**_rows_of(arrays, np.arange(count)), **self.settings)
         try:
             numbers = np.asarray(result)
@@ -189,14 +189,13 @@ class OwnMeasure:
         if numbers.ndim:
             values = numbers.astype(np.float64)
             return Answer(float(values.mean()), True, values)
-        return Answer(float(numbers), False, self._resampled(arrays, clusters))
+        return Answer(float(numbers), False, self._resampled(arrays, images))
 
-    def _resampled(self, arrays: Mapping[str, Any], clusters: Whole) -> Floats:
+    def _resampled(self, arrays: Mapping[str, Any], images: ImageTruth) -> Floats:
         """(RESAMPLES,) numbers of resampled clusters, NaN where the function fails; empty with few clusters."""
-        _, ids = np.unique(clusters, return_inverse=True)
-        order, sizes = np.argsort(ids, kind="stable"), np.bincount(ids)
-        if len(sizes) < FEWEST_CLUSTERS:
+        if images.independent < FEWEST_CLUSTERS:
             return np.zeros(0)
+        order, sizes = np.argsort(images.cluster_ids, kind="stable"), np.bincount(images.cluster_ids)
         members = np.split(order, np.cumsum(sizes)[:-1])
         rng, numbers = np.random.default_rng(0), np.full(RESAMPLES, np.nan)
         for row in range(RESAMPLES):
@@ -282,7 +281,7 @@ def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
     count = len(cell.images)
     low, high = _percentiles(answer.numbers)
     if np.isnan(low):
-        note = too_few_images(len(np.unique(cell.images.clusters)))
+        note = too_few_images(cell.images.independent)
         if len(answer.numbers):
             note = "too many resamples of the images have no number for an interval"
         return Estimate(answer.value, state=State.NO_INTERVAL, note=note, n=count)

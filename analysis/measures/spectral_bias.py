@@ -120,7 +120,7 @@ def _estimates(outcomes: Outcomes, chance: float) -> dict[str, Estimate]:
         return estimates
     clusters = outcomes.images.clusters
     intervals = spectral_intervals(_read_hits(outcomes, names), clusters, means=names, chance=chance)
-    note = too_few_images(len(np.unique(clusters)))
+    note = too_few_images(outcomes.images.independent)
     for name, estimate in estimates.items():
         if name in intervals and np.isfinite(intervals[name]).all():
             estimates[name] = replace(estimate, low=intervals[name][0], high=intervals[name][1])

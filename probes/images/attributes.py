@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ImageSetError
-from ...core.files import partial_prefix, put_in_place, remove_partial_files
+from ...core.files import replacing
 from ...core.untrusted import regular
 from .labels import csv_rows
 from .set_files import ATTRIBUTES, damaged, writing
@@ -83,11 +83,8 @@ def write_attributes(folder: Path, slices: Slices) -> None:
         "value": np.repeat([value for _, value in slices], counts).tolist(),
     }
     file = folder / ATTRIBUTES
-    partial = file.with_name(f"{partial_prefix(file)}parquet")
-    with writing(file):
-        remove_partial_files(file)
+    with writing(file), replacing(file) as partial:
         parquet.write_table(pa.table(columns), partial, compression="zstd")
-        put_in_place(partial, file)
 
 
 def read_attributes(folder: Path, count: int) -> Slices:
