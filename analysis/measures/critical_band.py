@@ -123,9 +123,9 @@ def _place(setting: Setting) -> tuple[float, float]:
     return -1.0 if octave is None else octave, noise_sd or 0.0
 
 
-def band_gaps(settings: Iterable[Setting]) -> str | None:
+def _lacking_conditions(available: Available) -> str | None:
     """Why the published 29 are not among the conditions of (noise_sd, frequency), each once; None where they are."""
-    counts = Counter(settings)
+    counts = Counter(settings_of(available))
     published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
     problems: dict[str, set[Setting]] = {
         "lacks {}": published - {*counts},
@@ -134,7 +134,7 @@ def band_gaps(settings: Iterable[Setting]) -> str | None:
     phrases = [words.format(_levels(settings)) for words, settings in problems.items() if settings]
     if not phrases:
         return None
-    return f"{', and '.join(phrases)}; the published estimator takes its {len(published)} conditions, each once"
+    return f"{PROBE} {', and '.join(phrases)}; the published estimator takes its {len(published)} conditions, each once"
 
 
 def _levels(settings: Iterable[Setting]) -> str:
@@ -268,11 +268,6 @@ def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estima
 def people_estimates() -> dict[str, Estimate]:
     """The channel of people by the published estimator, which took their accuracies as they are (NAME_raw)."""
     return dict(_band_numbers(fit_band(OF_PEOPLE), "_raw"))
-
-
-def _lacking_conditions(available: Available) -> str | None:
-    gaps = band_gaps(settings_of(available))
-    return gaps and f"{PROBE} {gaps}"
 
 
 def _measures(

@@ -136,7 +136,7 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
 
     `images` is a stimulus set that people saw, or else an image set. Raises UnknownName where nobody judged it.
     """
-    conditions = _by_condition(_read_judgements(store, images))
+    conditions = _read_answers(store, images)
 
     def compare(pairs_of: tuple[_Answers, int]) -> pl.DataFrame:
         answers, first = pairs_of
@@ -160,8 +160,8 @@ def consistencies(store: Store, images: str, progress: Progress = silent) -> pl.
     return pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _read_judgements(store: Store, images: str) -> pl.DataFrame:
-    """Rows of `judgement` on some images, with `photograph`: what is drawn as one. UnknownName where nobody judged."""
+def _read_answers(store: Store, images: str) -> list[_Answers]:
+    """The answers on some images under each condition. UnknownName where nobody judged them."""
     judged = store.frame(
         "SELECT condition, image, cluster, subject, human, correct FROM judgement WHERE images = ? "
         "ORDER BY condition, NOT human, subject, image",
@@ -183,7 +183,9 @@ def _read_judgements(store: Store, images: str) -> pl.DataFrame:
     judged = judged.with_columns(cluster=(place * 2**32) + pl.col("cluster").cast(pl.Int64))
     cluster = pl.col("cluster").max().over("image")
     # An image that no model saw under any condition is in no cluster and stands for itself.
-    return judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
+    judged = judged.with_columns(photograph=pl.coalesce(cluster, -pl.col("image").rank("dense").cast(pl.Int64)))
+    by_condition = judged.group_by("condition", maintain_order=True)
+    return [_arrange(str(condition), answers) for (condition,), answers in by_condition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +222,8 @@ class _Answers:
         return rows, {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
 
 
-def _by_condition(judged: pl.DataFrame) -> list[_Answers]:
-    """Arrange answers by condition, subject and image."""
-    by_condition = judged.group_by("condition", maintain_order=True)
-    return [_arrange(str(condition), answers) for (condition,), answers in by_condition]
-
-
 def _arrange(condition: str, judged: pl.DataFrame) -> _Answers:
+    """Arrange answers under one condition by subject and image."""
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
     images = (
         judged.group_by("image", maintain_order=True)
@@ -269,7 +266,7 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     kinds = store.frame("SELECT DISTINCT human FROM judgement WHERE images = ?", [images])["human"].to_list()
     if kinds == [False]:
         return []  # The answers of a thousand models take seconds to read.
-    conditions = _by_condition(_read_judgements(store, images))
+    conditions = _read_answers(store, images)
     shares: dict[str, list[Share]] = {"humans": []}
     pairs: dict[str, set[tuple[str, str]]] = {"humans": set()}
     humans = [(answers, first) for answers in conditions for first in range(sum(answers.humans))]

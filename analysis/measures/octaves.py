@@ -63,15 +63,10 @@ def interactions(values: Mask | Floats, members: int) -> Floats:
     return np.asarray(_weights(members) @ values / factorial(len(OCTAVES) + 1 - members))
 
 
-def read_values(outcomes: Outcomes) -> Mask | None:
-    """v, (128, n): which images are right under each of MASKS; None where those of some are not known."""
-    cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
-    return read_hits([*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean])
-
-
 def image_shares(outcomes: Outcomes) -> Iterator[tuple[str, Share]]:
     """Yield the mean over images, with its error, of every number."""
-    values = read_values(outcomes)
+    cells = {str(condition["keep"]): cell for condition, cell in outcomes.cells_under(PROBE).items()}
+    values = read_hits([*(cells[mask or NO_OCTAVE] for mask in MASKS[:-1]), outcomes.clean])  # v
     if values is None:
         return
     images = outcomes.images

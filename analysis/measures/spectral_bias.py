@@ -55,7 +55,7 @@ from .base import (
     too_few_images,
     under,
 )
-from .outcomes import CellOutcomes, Outcomes
+from .outcomes import Outcomes
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 """Mean of ratios -> the probe whose conditions it is over."""
@@ -153,15 +153,6 @@ def _means(outcomes: Outcomes) -> list[str]:
     return [name for name in PROBES if not _lacking_cutoffs(name, outcomes.available)]
 
 
-def _filtered(name: str, outcomes: Outcomes) -> list[CellOutcomes]:
-    """The conditions of a mean, by cutoff."""
-    by_cutoff = {
-        round(condition.number("cutoff") or 0, 3): cell
-        for condition, cell in outcomes.cells_under(PROBES[name]).items()
-    }
-    return [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
-
-
 def _mean_ratio(name: str, outcomes: Outcomes, chance: float) -> Estimate:
     if outcomes.clean is None or outcomes.clean.right is None or not outcomes.clean.right.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
@@ -185,7 +176,11 @@ def _share(means: Mapping[str, Estimate]) -> Estimate:
 
 def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
     """(1 + 5 a mean, n): right or wrong of the clean images, then of each mean's filter at BIAS_CUTOFFS."""
-    cells = [outcomes.clean, *(cell for name in means for cell in _filtered(name, outcomes))]
+    cells = [outcomes.clean]
+    for name in means:
+        conditions = outcomes.cells_under(PROBES[name]).items()
+        by_cutoff = {round(condition.number("cutoff") or 0, 3): cell for condition, cell in conditions}
+        cells += [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
     return np.array([cell.right for cell in cells if cell])
 
 

@@ -120,15 +120,25 @@ def hash_rows(
     Raises ImageSetError for the first broken one otherwise.
     """
     sha256s, skipped = dict[int, str](), dict[str, str]()
+    pixels_file: FileIO | None = None
+
+    def hash_row(photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
+        row, path, pixels_of = photograph
+        try:
+            pixels = pixels_of()
+        except BrokenImageError as broken:
+            return row, path, broken
+        if pixels_file is not None:
+            write_row(pixels_file, row, pixels)
+        return row, path, hashlib.sha256(pixels.data).hexdigest()
+
     with ExitStack() as stack:
-        pixels_file = None
         if file is not None:
             file.touch()
             pixels_file = stack.enter_context(file.open("r+b", buffering=0))
         stack.enter_context(pillow_warnings())
         advance = stack.enter_context(how.progress(title, count, "images"))
         # Closing waits for the threads, which write pixels.
-        hash_row = partial(_hash_row, pixels_file)
         results = stack.enter_context(closing(in_parallel(hash_row, photographs, how.workers)))
         for row, path, result in results:
             if isinstance(result, str):
@@ -143,17 +153,6 @@ def hash_rows(
     return sha256s, skipped
 
 
-def _hash_row(file: FileIO | None, photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
-    row, path, pixels_of = photograph
-    try:
-        pixels = pixels_of()
-    except BrokenImageError as broken:
-        return row, path, broken
-    if file is not None:
-        write_row(file, row, pixels)
-    return row, path, hashlib.sha256(pixels.data).hexdigest()
-
-
 def hash_photographs(
     source: ImageSource, rows: Sequence[int], file: Path | None, crop: Crop, name: str, how: How, first: int = 0
 ) -> tuple[dict[int, str], dict[str, str], dict[int, tuple[int, int]]]:
@@ -166,20 +165,19 @@ def hash_photographs(
         how.say(f"{source.where}: files in {', '.join(source.undecoded)} are left out; convert them to PNG")
     place = {row: at for at, row in enumerate(rows, first)}
     sides = dict[int, tuple[int, int]]()
+
+    def pixels_of(at: int, read_bytes: Callable[[], bytes]) -> NDArray[np.uint8]:
+        pixels, sides[at] = cropped(read_bytes(), crop)
+        return pixels
+
     photographs = (
-        (place[row], source.paths[row], partial(_cropped, read_bytes, crop, sides, place[row]))
+        (place[row], source.paths[row], partial(pixels_of, place[row], read_bytes))
         for row, read_bytes in source.read(place)
     )
     sha256s, skipped = hash_rows(photographs, len(place), file, source.where, f"packing {name}", how)
     if len(sha256s) + len(skipped) < len(place):
         raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
     return sha256s, skipped, sides
-
-
-def _cropped(read: Callable[[], bytes], crop: Crop, sides: dict[int, tuple[int, int]], place: int) -> NDArray[np.uint8]:
-    """The pixels of a photograph, whose width and height go to its place in `sides`."""
-    pixels, sides[place] = cropped(read(), crop)
-    return pixels
 
 
 def _index(
@@ -329,7 +327,11 @@ def pack_arrays(
         rows = range(len(paths))
         if len(set(paths)) < len(paths):
             raise ImageSetError(f"{out}: {len(paths)} images have {len(set(paths))} different paths; give each its own")
-        classes = None if labels is None else _checked_labels(out, labels, len(paths))
+        if labels is not None and (
+            len(labels) != len(paths) or not all(0 <= label <= LARGEST_CLASS for label in labels)
+        ):
+            raise ImageSetError(f"{out}: labels must be {len(paths)} integers, one an image, from 0 to {LARGEST_CLASS}")
+        classes = None if labels is None else np.array(labels, np.int32)
         refuse_outside(out, paths, classes, space)
         index = Index(paths, classes, clusters(paths), [sha256s[row] for row in rows])
         _tell_classes_that_are_clusters(out, index, how)
@@ -347,9 +349,3 @@ def _info(out: Path, crop: Crop, contents: Contents) -> ImageSetInfo:
     return ImageSetInfo(
         name, contents.benchmark or name, "", 0, crop.size, crop.key, labelled=False, decision_space=space
     )
-
-
-def _checked_labels(out: Path, labels: Sequence[int], count: int) -> NDArray[np.int32]:
-    if len(labels) != count or not all(0 <= label <= LARGEST_CLASS for label in labels):
-        raise ImageSetError(f"{out}: labels must be {count} integers, one an image, from 0 to {LARGEST_CLASS}")
-    return np.array(labels, np.int32)

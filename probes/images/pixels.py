@@ -86,18 +86,16 @@ class Pixels(ABC):
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """(k, 3, size, size): each image is read once, in as many threads as there are processors."""
         images = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
-        places: dict[int, int] = {}
-        for place, row in enumerate(rows.tolist()):
-            places.setdefault(row, place)
+        _, places, inverse = np.unique(rows, return_index=True, return_inverse=True)
 
-        def fill(row: int) -> None:
-            images[places[row]] = self.read(row)
+        def fill(place: int) -> None:
+            images[place] = self.read(int(rows[place]))
 
-        for _ in in_parallel(fill, places):
+        for _ in in_parallel(fill, places.tolist()):
             pass
-        for place, row in enumerate(rows.tolist()):  # a last batch is padded with its last image
-            if place != places[row]:
-                images[place] = images[places[row]]
+        for place, first in enumerate(places[inverse]):  # a last batch is padded with its last image
+            if place != first:
+                images[place] = images[first]
         return images
 
 
