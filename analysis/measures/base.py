@@ -96,10 +96,6 @@ class Estimate:
             difference=self.difference and (factor * difference, factor * low, factor * high),
         )
 
-    def plus(self, number: float) -> Estimate:
-        """The estimate on a scale that begins elsewhere; a difference stays as it is."""
-        return replace(self, value=self.value + number, low=self.low + number, high=self.high + number)
-
 
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 """Columns of the table measure_value that hold an estimate's numbers."""

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
+from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.studies import ORDER
@@ -106,8 +106,6 @@ class ImageTruth:
     """(n,): class that predictions are ranked by; -1 without labels."""
     accepted: Whole
     """Images and the classes that ReaL accepts for them, as image * 65536 + class, ascending."""
-    cues: Cues | None
-    """The cues that conflict in the images, if any do."""
     first_cue: Whole
     """(n,): class of the first cue, such as shape; -1 for none."""
     second_cue: Whole
@@ -263,7 +261,7 @@ class PeerOutcomes:
     kappa: Share
     """Its mean kappa with the others; NaN where it is undetermined."""
     clean: Share | None
-    """That on the clean images, where the same models answered; None of these themselves."""
+    """The same on the clean images, where the same models answered; None of these themselves."""
 
 
 @dataclass
@@ -354,7 +352,7 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         [image_set],
     )
     schemes = frozenset(labels["scheme"].unique().to_list())
-    cues = next((cues for cues in CUES if cues.second in schemes), None)
+    cues = next((cues for cues in CUES if cues.second in schemes), SHAPE_CUES)
 
     def classes(scheme: str) -> Whole:
         column = np.full(len(clusters), -1, np.int64)
@@ -363,7 +361,6 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         return column
 
     real = labels.filter(pl.col("scheme") == "real").select("image_index", "class").to_numpy()
-    first, second = (cues or SHAPE_CUES).first, (cues or SHAPE_CUES).second
     return ImageTruth(
         digest=digest,
         clusters=clusters["cluster"].to_numpy().astype(np.int64),
@@ -371,9 +368,8 @@ def _read_images(store: Store, image_set: int) -> ImageTruth:
         labelled=labelled,
         label=classes(own_scheme or ""),
         accepted=np.sort(real @ np.array([1 << 16, 1])),
-        cues=cues,
-        first_cue=classes(first),
-        second_cue=classes(second),
+        first_cue=classes(cues.first),
+        second_cue=classes(cues.second),
         schemes=schemes,
         slices=read_slices(store, image_set),
     )

@@ -290,8 +290,8 @@ def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
 
 def _mean_estimate(values: Floats, clusters: Whole) -> Estimate:
     lowest, span = _range_of(values)
-    estimate = estimate_of(share_of((values - lowest) / span, clusters)).times(span)
-    return estimate if lowest == 0 else estimate.plus(lowest)
+    mean = estimate_of(share_of((values - lowest) / span, clusters)).times(span)
+    return replace(mean, value=mean.value + lowest, low=mean.low + lowest, high=mean.high + lowest)
 
 
 def _range_of(*values: Floats) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from typing import TypeVar
 import numpy as np
 import scipy
 
-from . import ALPHA, Floats, Mask, Whole
+from . import Floats, Mask, Whole
 from .wilson import NO_SPREAD, UNSEEN, student, widening
 
 Numbers = TypeVar("Numbers", Floats, Whole)
@@ -73,12 +73,10 @@ class PairedDifference:
     error: Floats
     freedom: Floats
     """Degrees of freedom of Student's t."""
-    effect: Floats
-    """The design effect: how many dependent images say as much as an independent one."""
 
-    def ends(self, alpha: float = ALPHA) -> tuple[Floats, Floats]:
-        """Ends of the interval that misses `alpha` of true differences, (cells,)."""
-        half = student(self.freedom, alpha) * self.error
+    def ends(self) -> tuple[Floats, Floats]:
+        """Ends of the 95 % interval, (cells,)."""
+        half = student(self.freedom) * self.error
         return (self.centre - half).clip(-1), (self.centre + half).clip(max=1)
 
     def p_above(self, limit: float) -> Floats:
@@ -104,7 +102,7 @@ def paired_difference(
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
         nothing = np.full(len(sums), np.nan)
-        return PairedDifference(nothing, nothing, nothing, nothing)
+        return PairedDifference(nothing, nothing, nothing)
     mean = (total / n)[:, None]
     deviations = (sums - sizes * mean) ** 2
     variance = squares / n - mean[:, 0] ** 2
@@ -119,7 +117,7 @@ def paired_difference(
     u, v, trials = (squares + total) / 2 / effect + 1, (squares - total) / 2 / effect + 1, n / effect + 2
     centre = (u - v) / trials
     error = np.sqrt(((u + v) / trials - centre**2) / trials)
-    return PairedDifference(centre, error, np.maximum(1, freedom), effect)
+    return PairedDifference(centre, error, np.maximum(1, freedom))
 
 
 def mcnemar_p(sums: Whole) -> float:

@@ -285,12 +285,12 @@ def _pictures(index: Index, labels: NDArray[np.int32] | None) -> list[tuple[str,
     return list(zip(index.sha256s, [None] * len(index.sha256s) if labels is None else labels.tolist(), strict=True))
 
 
-def check_image_set(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
+def check_image_set(path: Path, *, progress: Progress = silent) -> ImageSet:
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
     info, index = images.info, read_index(path, images.info.count)
     with progress("checking", info.count, "images") as advance:
-        for _ in in_parallel(images.source.read, range(info.count), workers):
+        for _ in in_parallel(images.source.read, range(info.count)):
             advance(1)
     if info.digest != digest(index, info.size, info.preprocessing, info.decision_space):
         raise ImageSetError(f"{path}: labels, clusters or hashes are not those packed; pack the images again")

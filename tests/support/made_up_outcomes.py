@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Available
 from bandlens.analysis.measures.outcomes import CellOutcomes, ConditionKey, Decisions, ImageTruth, Outcomes, Subject
-from bandlens.core.protocol import SHAPE_CUES
 from bandlens.core.records import Condition
 
 CLEAN = condition()
@@ -30,7 +29,6 @@ def images_of(
         labelled=True,
         label=np.zeros(count, np.int64) if cues is None else first,
         accepted=np.zeros(0, np.int64),
-        cues=SHAPE_CUES if cues else None,
         first_cue=first,
         second_cue=second,
         schemes=frozenset(["shape", "texture"] if cues else ["single"]),
