@@ -19,8 +19,6 @@ from ...core.errors import StoreError, some_of
 from ...core.protocol import STIMULI, STIMULUS_PROBES
 
 SCHEMA_VERSION = 13
-Definition = tuple[str, str, str]
-"""Kind, name, and the definition as DuckDB writes it."""
 PLAIN_TABLES = """
     SELECT table_name FROM duckdb_tables()
     WHERE database_name = ? AND schema_name = 'main' AND NOT contains(sql, ' GENERATED ')
@@ -154,8 +152,8 @@ def check_tables(connection: duckdb.DuckDBPyConnection, path: Path, file: str, e
 
 
 @cache
-def _schema_definitions() -> frozenset[Definition]:
-    """The definitions of an empty database's tables and sequence."""
+def _schema_definitions() -> frozenset[tuple[str, str, str]]:
+    """The kind, name and definition, as DuckDB writes it, of an empty database's tables and sequence."""
     statements = re.findall(r"^CREATE (?:TABLE|SEQUENCE) .*?;$", schema(), re.MULTILINE | re.DOTALL)
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         connection.execute("".join(statements))

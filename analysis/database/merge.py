@@ -157,7 +157,10 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     for path in paths:
         with open_store(path, read_only=True):  # which says what is wrong with a file
             pass
-    _check_names(paths, out)
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
+    if not out.parent.is_dir():
+        raise UsageError(f"no folder {out.parent} for the merged database; make it first")
     preference = None if prefer is None else _place_of(prefer, paths)
     remove_partial_files(out)
     try:
@@ -175,17 +178,6 @@ def merge(paths: Sequence[Path], out: Path, prefer: Path | None = None, progress
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error.strerror}; nothing was written") from error
     return merged
-
-
-def _check_names(paths: Sequence[Path], out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out} is there already and stays as it is; name another file with --out")
-    if not out.parent.is_dir():
-        raise UsageError(f"no folder {out.parent} for the merged database; make it first")
-    for place, path in enumerate(paths):
-        for earlier in paths[:place]:
-            if path.samefile(earlier):
-                raise UsageError(f"{earlier} and {path} are one file; name each database once")
 
 
 def _place_of(prefer: Path, paths: Sequence[Path]) -> int:

@@ -271,7 +271,7 @@ class Store:
         check_names(cells)
         digest = digest_of(sorted(digest_of(cell.key, _names_of(cell)) for cell in cells))
         with self.transaction():
-            self._add(cells, image_sets, names)
+            self.add_cells(cells, image_sets, names)
             newest = self.frame(
                 "SELECT id, version, digest FROM study WHERE name = ? ORDER BY version DESC LIMIT 1", [name]
             )
@@ -289,11 +289,7 @@ class Store:
             return f"{name}@{version}"
 
     def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES) -> None:
-        """Record cells, known and new, that no study is to show."""
-        with self.transaction():
-            self._add(cells, image_sets, names)
-
-    def _add(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames) -> None:
+        """Record cells, known and new, in a transaction of the caller's; no study shows them yet."""
         for images in image_sets:
             self._add_images(images)
         self._add_cells(cells)

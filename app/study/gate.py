@@ -63,7 +63,8 @@ def gate_study_precision(
     with open_store(database) as store:
 
         def begin() -> str:
-            store.add_cells(work.cells, work.image_sets, class_names(work))
+            with store.transaction():
+                store.add_cells(work.cells, work.image_sets, class_names(work))
             reuse_predictions(work, store)
             return f"{names[1]} against {names[0]}"
 
