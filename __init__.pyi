@@ -18,7 +18,6 @@ from .app.api.models import doctor as doctor
 from .app.api.models import export_model as export_model
 from .app.api.models import fetch_weights as fetch_weights
 from .app.api.models import list_checkpoints as list_checkpoints
-from .app.api.models import name_classes as name_classes
 from .app.api.models import profile as profile
 from .app.api.models import sensitivity as sensitivity
 from .app.api.published import import_published as import_published
@@ -68,6 +67,7 @@ from .core.errors import StoreError as StoreError
 from .core.errors import UnknownName as UnknownName
 from .core.errors import UsageError as UsageError
 from .core.records import Crop as Crop
+from .export.class_names import name_classes as name_classes
 from .export.model_files import categorize_model as categorize_model
 from .export.weights.registry import Reading as Reading
 from .probes.benchmarks.check import Subset as Subset

@@ -9,6 +9,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,18 @@ def class_names_of(model: Model) -> list[str] | None:
     ]
 
 
-def name_classes(model: Model, names: Sequence[str]) -> None:
-    """Keep the names of the model's classes, or of its labels.
+def name_classes(model: Model, names: str | PathLike[str] | Sequence[str]) -> None:
+    """Keep the names of an exported model's classes, or of its labels, by which the labels of image sets are matched.
 
-    Raises UsageError unless each has one of its own, and where the folder cannot be written.
+    Args:
+        model: the model.
+        names: a name for each in the order of the logits, or a text file of them, one a line.
+
+    Raises UsageError where the file cannot be read, unless each has a name of its own, and where the folder cannot be
+    written.
     """
+    if isinstance(names, (str, PathLike)):
+        names = read_class_names(Path(names))
     count, kind = model.named
     if len(names) != count:
         raise UsageError(

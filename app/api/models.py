@@ -345,20 +345,6 @@ def _variant(name: str, engine: str, precision: str, models: File | None) -> Var
     return variant_of(load_model(_models_folder(models), name), engine, precision)
 
 
-def name_classes(model: Model, names: File | Sequence[str]) -> None:
-    """Keep the names of an exported model's classes, by which the labels of image sets are matched.
-
-    Args:
-        model: the model.
-        names: a name for each class in the order of the logits, or a text file of them, one a line.
-
-    Raises UsageError where the file cannot be read, has another number of names, or the folder cannot be written.
-    """
-    from ...export.class_names import name_classes, read_class_names
-
-    name_classes(model, read_class_names(Path(names)) if isinstance(names, (str, PathLike)) else names)
-
-
 def _models_folder(out: File | None) -> Path:
     from ...export.model_files import models_folder
 

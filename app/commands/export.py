@@ -12,7 +12,7 @@ import typer
 
 from ...core.errors import ExportError, UnknownName, UsageError
 from ...core.protocol import SIZE
-from ...export.class_names import read_class_names
+from ...export.class_names import name_classes, read_class_names
 from ...export.model_files import (
     NORMALIZATIONS,
     Channels,
@@ -152,7 +152,7 @@ def export_words(
             model = categorize_model(model, category)
             if model.head is None:
                 if class_names is not None:
-                    models.name_classes(model, class_names)
+                    name_classes(model, class_names)
                 _tell_choices(model_name, models.describe_model(model_name, out), class_names is not None)
             return model
 

@@ -222,7 +222,7 @@ def test_what_is_not_there_is_told_in_one_line(workplace: Path) -> None:
     assert "no results database at" in refusal(bandlens.analyze, database)
     assert "no study file" in refusal(bandlens.run, workplace / "none.toml", database)
     assert "unknown engine 'onnx'" in refusal(bandlens.run, study_of(workplace), database, engine="onnx")
-    assert "no results database at" in refusal(bandlens.compare, "mine", db=database)
+    assert "no results database at" in refusal(bandlens.compare, "mine", "theirs", db=database)
     assert not database.exists()
 
 
