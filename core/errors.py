@@ -27,8 +27,6 @@ from shlex import quote
 
 from .untrusted import one_line
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""Errors of the system for a file system without flock."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the system for a full disk, a quota that is used up, and a file that may not grow further."""
 
@@ -55,11 +53,6 @@ def amount(count: float) -> str:
 def quoted(path: PathLike[str] | str) -> str:
     """A path as a word of a shell command that a message advises."""
     return quote(str(path))
-
-
-def advice_on(error: OSError, advice: str) -> str:
-    """The advice on a file that cannot be written, or another where its file system cannot lock files."""
-    return "its file system cannot lock files (flock); choose another one" if error.errno in NO_LOCKS else advice
 
 
 class BandlensError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...core.errors import ExportError, advice_on
+from ...core.errors import ExportError
 from ...core.files import write_bytes
 from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
@@ -78,7 +78,7 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
             trt_plan = _find(onnx_file, target)  # another process may have built it meanwhile
             return trt_plan if isinstance(trt_plan, TrtPlan) else _make(trt, onnx_file, target, trt_plan)
     except OSError as error:
-        advice = advice_on(error, "make room, or make its folder writable, or choose another folder")
+        advice = "make room, or make its folder writable, or choose another folder"
         raise ExportError(f"cannot write {path}: {error.strerror}; {advice}") from error
 
 

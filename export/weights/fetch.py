@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...core.errors import CheckpointError, advice_on
+from ...core.errors import CheckpointError
 from ...core.files import sha256_of, write_bytes
 from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets
 from ..model_files import home
@@ -71,8 +71,7 @@ def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
             _read_lock(folder / LOCK)  # a damaged lock file is found before a download, which would be thrown away
             return [_fetch_part(source, path) for source, path in files]
     except OSError as error:
-        advice = advice_on(error, "make room or set BANDLENS_HOME")
-        raise CheckpointError(f"cannot write to {folder}: {error.strerror}; {advice}") from error
+        raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
 
 
 def _fetch_part(source: Origin, path: Path) -> Path:

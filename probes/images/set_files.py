@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.errors import ImageSetError, UsageError, advice_on, amount
+from ...core.errors import ImageSetError, UsageError, amount
 from ...core.files import exchange_folders, put_in_place
 from ...core.untrusted import parse_json, read_text, regular, words_of
 
@@ -236,8 +236,9 @@ def writing(out: Path | str) -> Iterator[None]:
     except BlockingIOError:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
     except OSError as error:
-        advice = advice_on(error, "make room or choose another folder")
-        raise ImageSetError(f"{out}: cannot be written ({error.strerror}); {advice}") from error
+        raise ImageSetError(
+            f"{out}: cannot be written ({error.strerror}); make room or choose another folder"
+        ) from error
 
 
 def need_space(out: Path, count: int, size: int) -> str:
