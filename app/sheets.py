@@ -21,7 +21,7 @@ from ..core.records import Condition, Crop
 from ..core.untrusted import printable
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
-from ..probes.images.decode import decode, pillow_warnings, planar
+from ..probes.images.decode import cropped, pillow_warnings
 from ..probes.images.image_set import ImageSet
 from ..probes.images.samples import BrokenImageError
 from ..probes.images.set_files import image_keys
@@ -99,7 +99,7 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
     """(3, 224, 224) uint8 of a photograph, cropped as image sets are."""
     try:
         with pillow_warnings():
-            return planar(decode(file.read_bytes()), Crop())
+            return cropped(file.read_bytes(), Crop())[0]
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}; name a JPEG, PNG or WebP file") from None
     except BrokenImageError as error:

@@ -88,7 +88,6 @@ HIGHEST = FREQUENCIES[-1] + 0.5
 class CriticalBand:
     """The three numbers, NaN where the fit has none, and what they are worth."""
 
-    thresholds: tuple[int, ...]
     bandwidth: float
     center_frequency: float
     """Cycles per image."""
@@ -192,7 +191,6 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
     if amplitude > 4 - 1e-3:
         doubts.append("the peak is at its bound")
     return CriticalBand(
-        thresholds=tuple(int(t) for t in values),
         bandwidth=float(bandwidth),
         center_frequency=float(center(mu, size)),
         peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
@@ -236,10 +234,10 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     size = outcomes.subject.size
     if accuracy[0, 0] > 0:
-        estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy), size), ""))
+        estimates = dict(_band_numbers(normalized_thresholds(accuracy), size, ""))
     else:
         estimates = dict.fromkeys(NUMBERS.values(), nothing(State.UNDETERMINED, "nothing is right without noise"))
-    estimates |= dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
+    estimates |= dict(_band_numbers(integer_thresholds(accuracy), size, "_raw"))
     why = at_chance(accuracy[0, 0] / 100, outcomes.subject.floor)
     if why is None:
         return estimates
@@ -256,18 +254,19 @@ def at_chance(reference: float, floor: float) -> str | None:
     return f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
 
 
-def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:
+def _band_numbers(thresholds: Sequence[int], size: int, suffix: str) -> Iterator[tuple[str, Estimate]]:
     """The three numbers, and the seven thresholds that they come of."""
+    band = fit_band(thresholds, size)
     for name, measure in NUMBERS.items():
         value = getattr(band, name)
         yield f"{measure}{suffix}", Estimate(value if np.isfinite(value) else np.nan, state=band.state, note=band.note)
-    for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
+    for frequency, steps in zip(FREQUENCIES, thresholds, strict=True):
         yield f"critical_threshold_{frequency}{suffix}", Estimate(float(steps))
 
 
 def people_estimates() -> dict[str, Estimate]:
     """The channel of people by the published estimator, which took their accuracies as they are (NAME_raw)."""
-    return dict(_band_numbers(fit_band(OF_PEOPLE), "_raw"))
+    return dict(_band_numbers(OF_PEOPLE, SIZE, "_raw"))
 
 
 def _measures(

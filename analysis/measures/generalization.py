@@ -102,7 +102,7 @@ class Benchmarked:
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
     """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
     cells = _read_cells(store, study_id)
-    return Benchmarked(_by_checkpoint(cells, by_accuracy), *accuracies_of(by_accuracy(cells)))
+    return Benchmarked(_by_checkpoint(cells), *accuracies_of(by_accuracy(cells)))
 
 
 def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
@@ -116,7 +116,7 @@ def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarke
         cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
     benchmarked: dict[ConditionKey, Benchmarked] = {}
     for key, rows in cells.items():
-        by_checkpoint = _by_checkpoint(rows, _by_accuracy_under)
+        by_checkpoint = _by_checkpoint(rows, perturbed=True)
         names, groups = _complete_means(by_checkpoint.values())
         if names or groups:
             benchmarked[key] = Benchmarked(by_checkpoint, names, groups)
@@ -127,22 +127,12 @@ def _read_cells(store: Store, study_id: int) -> list[dict[str, Any]]:
     return store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
 
 
-def _by_checkpoint(
-    cells: Sequence[Row], sort: Callable[[Sequence[Row]], dict[str, list[Row]]]
-) -> dict[int, dict[str, list[Row]]]:
-    """Checkpoint -> its cells, sorted by accuracy."""
+def _by_checkpoint(cells: Sequence[Row], perturbed: bool = False) -> dict[int, dict[str, list[Row]]]:
+    """Checkpoint -> `by_accuracy` of its cells."""
     by_checkpoint: dict[int, list[Row]] = {}
     for cell in cells:
         by_checkpoint.setdefault(cell["checkpoint_id"], []).append(cell)
-    return {checkpoint: sort(rows) for checkpoint, rows in by_checkpoint.items()}
-
-
-def _by_accuracy_under(cells: Sequence[Row]) -> dict[str, list[Row]]:
-    """`by_accuracy` of cells under one condition, as if their images were the benchmarks' own."""
-    return {
-        name: [cell for cell in cells if accuracy.probe == "clean" and _shows(cell, accuracy)]
-        for name, accuracy in ACCURACIES.items()
-    }
+    return {checkpoint: by_accuracy(rows, perturbed) for checkpoint, rows in by_checkpoint.items()}
 
 
 def _complete_means(cells: Iterable[Mapping[str, Sequence[Row]]]) -> tuple[list[str], list[str]]:
@@ -156,15 +146,16 @@ def _complete_means(cells: Iterable[Mapping[str, Sequence[Row]]]) -> tuple[list[
     return names, [group for group in GROUPS if not all(incomplete(group, gaps) for gaps in gaps_of_checkpoints)]
 
 
-def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
-    """Name in ACCURACIES -> those of the cells that may be the benchmark, or a part of it."""
+def by_accuracy(cells: Sequence[Row], perturbed: bool = False) -> dict[str, list[Row]]:
+    """Name in ACCURACIES -> those of the cells that may be the benchmark, or a part of it.
+
+    `perturbed` takes cells under one condition as if their images were the benchmarks' own.
+    """
     return {
         name: [
             cell
             for cell in cells
-            if _shows(cell, accuracy)
-            and cell["probe"] == accuracy.probe
-            and (accuracy.probe == "clean" or _published_budget(cell["parameters"]))
+            if _shows(cell, accuracy) and (accuracy.probe == "clean" if perturbed else _is_under(accuracy.probe, cell))
         ]
         for name, accuracy in ACCURACIES.items()
     }
@@ -272,11 +263,16 @@ def _place(cell: Row) -> Place:
     return cell["corruption"], cell["severity"]
 
 
-def _published_budget(parameters: str) -> bool:
-    budget = json.loads(parameters)
-    if "band" in budget:
+def _is_under(probe: str, cell: Row) -> bool:
+    """Whether a cell is under the probe of an accuracy: clean, or attacked with the published budget."""
+    if cell["probe"] != probe:
         return False
-    return all(isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
+    if probe == "clean":
+        return True
+    budget = json.loads(cell["parameters"])
+    return "band" not in budget and all(
+        isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items()
+    )
 
 
 def _measure_benchmark(predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy) -> Measured:

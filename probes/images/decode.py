@@ -49,7 +49,9 @@ def pillow_warnings() -> Iterator[None]:
 def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The cropped picture of a JPEG, PNG, TIFF, WebP or DICOM file, (3, size, size) uint8, and its width and height.
 
-    See `decode` and `planar`.
+    It is the first frame; like torchvision, EXIF rotation is not applied. Raises BrokenImageError where the file is
+    truncated, of another format, larger than Pillow's pixel limit, or of more than 8 bits and the crop has no range,
+    and as `planar` does.
     """
     pixels = None if crop.range else _plain_jpeg(data)
     if pixels is None:
@@ -57,16 +59,6 @@ def cropped(data: bytes, crop: Crop) -> tuple[NDArray[np.uint8], tuple[int, int]
         return planar(photo, crop), photo.size
     sides = (pixels.shape[1], pixels.shape[0])
     return _planar(sides, lambda top, end: _photo_of_rgba(pixels[top:end]), crop), sides
-
-
-def decode(data: bytes) -> Photo:
-    """The first frame of a JPEG, PNG, TIFF or WebP file as RGB; like torchvision, EXIF rotation is not applied.
-
-    Raises BrokenImageError where the file is truncated, of another format, of more than 8 bits, or larger than Pillow's
-    pixel limit.
-    """
-    pixels = _plain_jpeg(data)
-    return _any_file(data) if pixels is None else _photo_of_rgba(pixels)
 
 
 def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
@@ -88,7 +80,7 @@ def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _any_file(data: bytes, levels: Range | None = None) -> Photo:
+def _any_file(data: bytes, levels: Range | None) -> Photo:
     from PIL import Image, UnidentifiedImageError
 
     try:
