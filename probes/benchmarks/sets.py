@@ -17,7 +17,7 @@ from ...core.protocol import SEVERITIES, VALIDATION, Benchmark
 from ...core.records import PUBLISHED_CROP, Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.image_set import ImageSet, open_image_set
-from ..images.labels import clustering
+from ..images.labels import check_clustering
 from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
@@ -133,7 +133,7 @@ def pack_benchmark(
     """
     if benchmark.fixed:
         crop = Crop(crop.size, crop.size, fixed=True)
-    clusters = clustering(labels.clusters)
+    check_clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, subset)
     sets = {
@@ -172,7 +172,7 @@ def pack_benchmark(
         with writing(place.out):
             if benchmark.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        sets[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
+        sets[place] = write_set(images, replace(choice, clusters=labels.clusters), place.out, crop, info, how)
     return [sets[place] for place in places]
 
 

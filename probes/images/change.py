@@ -20,7 +20,7 @@ from . import set_files
 from .attributes import Slices, select_images
 from .decision_spaces import decision_space
 from .image_set import ImageSet, index_of_rows, open_image_set
-from .labels import CLUSTERINGS, Clustering, clusters_none
+from .labels import clusters_of
 from .options import USUAL, How
 from .pack import finish_set, hash_photographs, labels_of_source
 from .pixels import Stream
@@ -40,7 +40,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
     with set_files.changed_folder(path) as folder:
         images = open_image_set(path)
         index, old_count = set_files.read_index(path, images.info.count), images.info.count
-        crop, clusters_of = _crop(images, source), _clustering(path, index)
+        crop, clustering = _crop(images, source), _clustering(path, index)
         photographs = open_source(source)
         old_paths, total = set(index.paths), len(photographs.paths)
         rows = [row for row, name in enumerate(photographs.paths) if name not in old_paths]
@@ -64,7 +64,7 @@ def add_images(path: Path, source: Path, labels: Path | None = None, how: How = 
         larger = set_files.Index(
             paths,
             None if index.labels is None or classes is None else np.concatenate([index.labels, classes[added]]),
-            clusters_of(paths),
+            clusters_of(clustering, paths),
             [*index.sha256s, *(sha256s[place] for place in places)],
             sides=None if index.sides is None else np.concatenate([index.sides, new_sides]),
         )
@@ -104,12 +104,12 @@ def _crop(images: ImageSet, source: Path) -> Crop:
     return crop
 
 
-def _clustering(path: Path, index: set_files.Index) -> Clustering:
-    """The function that gave the set its clusters, which do not tell it: each folder may have one image."""
-    clusters_of = CLUSTERINGS.get(str(set_files.read_description(path).get("clusters")), clusters_none)
-    if not np.array_equal(clusters_of(index.paths), index.clusters):
+def _clustering(path: Path, index: set_files.Index) -> str:
+    """The name of the set's clustering, which its clusters do not tell: each folder may have one image."""
+    clustering = str(set_files.read_description(path).get("clusters"))
+    if not np.array_equal(clusters_of(clustering, index.paths), index.clusters):
         raise ImageSetError(f"{path}: its clusters are neither its folders nor its images; pack the larger set anew")
-    return clusters_of
+    return clustering
 
 
 def _labels(

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -202,26 +202,21 @@ def _is_number(label: str) -> bool:
     return label.isascii() and label.removeprefix("-").replace(".", "", 1).isdigit()
 
 
-def clusters_none(paths: Sequence[str]) -> NDArray[np.int32]:
-    """Each image its own cluster."""
-    return np.arange(len(paths), dtype=np.int32)
+CLUSTERINGS = ("none", "folder")
 
 
-def clusters_folder(paths: Sequence[str]) -> NDArray[np.int32]:
-    """A cluster for each parent folder, numbered as they first appear."""
-    numbers: dict[PurePosixPath, int] = {}
-    return np.array([numbers.setdefault(PurePosixPath(path).parent, len(numbers)) for path in paths], np.int32)
-
-
-CLUSTERINGS = {"none": clusters_none, "folder": clusters_folder}
-Clustering = Callable[[Sequence[str]], "NDArray[np.int32]"]
-
-
-def clustering(name: str) -> Clustering:
-    """The function that gives the clusters of images by their paths; UnknownName for a name that CLUSTERINGS lacks."""
+def check_clustering(name: str) -> None:
+    """UnknownName for a name that CLUSTERINGS lacks."""
     if name not in CLUSTERINGS:
         raise UnknownName("clusters", name, CLUSTERINGS)
-    return CLUSTERINGS[name]
+
+
+def clusters_of(clustering: str, paths: Sequence[str]) -> NDArray[np.int32]:
+    """The clusters of images: each its own, or one for each parent "folder", numbered as they first appear."""
+    if clustering != "folder":
+        return np.arange(len(paths), dtype=np.int32)
+    numbers: dict[PurePosixPath, int] = {}
+    return np.array([numbers.setdefault(PurePosixPath(path).parent, len(numbers)) for path in paths], np.int32)
 
 
 def csv_rows(file: Path, columns: Sequence[str], contents: str, advice: str) -> Iterator[tuple[int, list[str]]]:

@@ -23,9 +23,8 @@ from .decode import cropped, photo_of, pillow_warnings, planar
 from .image_set import ImageSet, digest, open_image_set
 from .labels import (
     LARGEST_CLASS,
-    clustering,
-    clusters_folder,
-    clusters_none,
+    check_clustering,
+    clusters_of,
     folders_that_could_be_labels,
     labels_of_csv,
     labels_of_folders,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .decision_spaces import DecisionSpace
-    from .labels import Clustering
     from .sources import ImageSource
 
 FOLDERS = Path("folders")
@@ -75,8 +73,8 @@ class Choice:
     """The label schemes by name: the classes that count as right for each of the n images."""
     names: Sequence[str] | None = None
     """The names of the classes, where they are the user's own."""
-    clusters: Clustering = clusters_none
-    """The function that gives the clusters of images by their paths."""
+    clusters: str = "none"
+    """The images that are not independent: see `Contents`."""
     attributes: Values = field(default_factory=dict)
     """The attributes of the source's images."""
 
@@ -103,7 +101,7 @@ def write_set(source: ImageSource, choice: Choice, out: Path, crop: Crop, info: 
         if how.stream:
             entries["streamed"] = str(source.where.resolve())
         entries["crop"] = asdict(crop)
-        if choice.clusters is clusters_folder:
+        if choice.clusters == "folder":
             entries["clusters"] = "folder"
         if choice.names is not None:
             entries["class_names"] = list(choice.names)
@@ -189,7 +187,7 @@ def _index(
     labels = None if choice.labels is None else choice.labels[places]
     schemes = {name: [lists[at] for at in places] for name, lists in choice.schemes.items()}
     originals = np.array([sides[at] for at in places], np.int32).reshape(-1, 2)
-    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in places], schemes, originals)
+    return Index(paths, labels, clusters_of(choice.clusters, paths), [sha256s[at] for at in places], schemes, originals)
 
 
 def _tell_classes_that_are_clusters(out: Path, index: Index, how: How) -> None:
@@ -246,7 +244,8 @@ def pack(
     Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
     their labels. After an error there is no `out`.
     """
-    space, clusters = decision_space(contents.decision_space), clustering(contents.clusters)
+    space = decision_space(contents.decision_space)
+    check_clustering(contents.clusters)
     refuse_early(source, out, how)
     images = open_source(source)
     classes, names = labels_of_source(source, images.paths, labels, space)
@@ -262,7 +261,7 @@ def pack(
         rows_of_draw = spread(classes, images.paths, limit, seed)
         rows, classes = rows_of_draw.tolist(), None if classes is None else classes[rows_of_draw]
     how.say(f"{out}: {need_space(out, len(rows), 0 if how.stream else crop.size)}")
-    choice = Choice(rows, classes, names=names, clusters=clusters, attributes=values)
+    choice = Choice(rows, classes, names=names, clusters=contents.clusters, attributes=values)
     return write_set(images, choice, out, crop, info, how)
 
 
@@ -311,7 +310,8 @@ def pack_arrays(
     """
     if contents.draw or how.skip_broken or how.stream:
         raise UsageError(f"{out}: arrays are packed one and all; leave out draw, skip_broken and stream")
-    space, clusters = decision_space(contents.decision_space), clustering(contents.clusters)
+    space = decision_space(contents.decision_space)
+    check_clustering(contents.clusters)
     paths: list[str] = []
 
     def photographs() -> Iterator[Photograph]:
@@ -333,7 +333,7 @@ def pack_arrays(
             raise ImageSetError(f"{out}: labels must be {len(paths)} integers, one an image, from 0 to {LARGEST_CLASS}")
         classes = None if labels is None else np.array(labels, np.int32)
         refuse_outside(out, paths, classes, space)
-        index = Index(paths, classes, clusters(paths), [sha256s[row] for row in rows])
+        index = Index(paths, classes, clusters_of(contents.clusters, paths), [sha256s[row] for row in rows])
         _tell_classes_that_are_clusters(out, index, how)
         entries = {"skipped": {}, "ignored": 0, "clusters": contents.clusters, "crop": asdict(crop)}
         finish_set(folder, out, index, _info(out, crop, contents), rows, {}, **entries)

@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images.decision_spaces import imagenet_classes
-from bandlens.probes.images.labels import CLUSTERINGS, labels_of_csv, labels_of_folders, labels_of_names, spread
+from bandlens.probes.images.labels import clusters_of, labels_of_csv, labels_of_folders, labels_of_names, spread
 
 PATHS = ["a/x.jpg", "b/y.jpg", "b/z, 2.jpg"]
 
@@ -189,5 +189,5 @@ def test_unreadable_csv(tmp_path: Path) -> None:
 
 
 def test_clusters() -> None:
-    assert CLUSTERINGS["none"](PATHS).tolist() == [0, 1, 2]
-    assert CLUSTERINGS["folder"](PATHS).tolist() == [0, 1, 1]
+    assert clusters_of("none", PATHS).tolist() == [0, 1, 2]
+    assert clusters_of("folder", PATHS).tolist() == [0, 1, 1]
