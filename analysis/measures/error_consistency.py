@@ -38,7 +38,6 @@ from ..statistics.consistency import (
     Consistency,
     consistency_with_others,
     error_consistencies,
-    error_consistency,
     kappa_intervals,
     kappa_of,
 )
@@ -51,15 +50,9 @@ CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
 
 
 def _clean_estimates(cell: CellOutcomes) -> dict[str, Estimate]:
-    clean, images = cell.unperturbed(), cell.images
-    if clean is None or clean.right is None or cell.right is None or cell.is_clean or not images.labelled:
+    if cell.clean_pairs is None or cell.is_clean:
         return {}
-    consistency = error_consistency(
-        clean.right[images.judged],
-        cell.right[images.judged],
-        images.clusters[images.judged] if images.independent < len(images) else None,
-        RESAMPLES,
-    )
+    consistency = cell.clean_pairs.consistency(cell.decisions)
     if np.isnan(consistency.kappa):
         estimate = nothing(State.UNDETERMINED, "all is right, or all wrong, under one of the two", consistency.n)
     elif np.isnan(consistency.low):

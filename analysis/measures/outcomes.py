@@ -25,6 +25,8 @@ from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
 from ..database.studies import ORDER
 from ..statistics import Floats, Index, Mask, Whole
+from ..statistics.consistency import Consistency, error_consistencies
+from ..statistics.resampling import RESAMPLES
 from ..statistics.shares import Share, share_of, within_chance
 from .base import Available
 
@@ -173,6 +175,30 @@ class Decisions:
         return np.minimum(self.stored_confidence.astype(np.float64), 1)  # float32 may round above 1
 
 
+@dataclass(frozen=True, eq=False)
+class CleanPairs:
+    """Each condition of one model beside its clean images, whose labels are known."""
+
+    images: ImageTruth
+    clean: Decisions
+    conditions: Sequence[Decisions]
+
+    def consistency(self, decisions: Decisions) -> Consistency:
+        """The error consistency of one of the conditions with the clean images."""
+        place = next(place for place, condition in enumerate(self.conditions) if condition is decisions)
+        return Consistency(**{name: column[place].item() for name, column in self._consistencies.items()})
+
+    @cached_property
+    def _consistencies(self) -> dict[str, NDArray[Any]]:
+        """All at once: each pair has the same draws of images, and to read these takes longer than to count."""
+        judged = self.images.judged
+        clean_right, *condition_rights = (
+            decisions.rank[judged] == 0 for decisions in (self.clean, *self.conditions) if decisions.rank is not None
+        )
+        clusters = self.images.clusters[judged] if self.images.independent < len(self.images) else None
+        return error_consistencies(clean_right, np.stack(condition_rights), clusters, RESAMPLES)
+
+
 @dataclass(frozen=True)
 class CellOutcomes:
     """The decisions of one model under one condition, and the classes that are right."""
@@ -184,6 +210,8 @@ class CellOutcomes:
     class_names: Mapping[int, str]
     floor: float
     """Accuracy of a blind guess; 0 where agreement is measured."""
+    clean_pairs: CleanPairs | None = None
+    """All conditions of the model beside the clean images; None without labels or clean images."""
 
     @property
     def is_clean(self) -> bool:
@@ -300,8 +328,9 @@ class PredictionReader:
         decisions = self.decisions(rows["cell"])
         clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
+        pairs = CleanPairs(images, clean, decisions) if clean and images.labelled else None
         cells = {
-            ConditionKey(*key): CellOutcomes(images, cell_decisions, clean, names, subject.floor)
+            ConditionKey(*key): CellOutcomes(images, cell_decisions, clean, names, subject.floor, pairs)
             for key, cell_decisions in zip(rows.select(ConditionKey._fields).rows(), decisions, strict=True)
         }
         conditions = [

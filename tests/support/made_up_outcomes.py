@@ -9,7 +9,15 @@ from made_up_results import condition
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Available
-from bandlens.analysis.measures.outcomes import CellOutcomes, ConditionKey, Decisions, ImageTruth, Outcomes, Subject
+from bandlens.analysis.measures.outcomes import (
+    CellOutcomes,
+    CleanPairs,
+    ConditionKey,
+    Decisions,
+    ImageTruth,
+    Outcomes,
+    Subject,
+)
 from bandlens.core.records import Condition
 
 CLEAN = condition()
@@ -45,9 +53,10 @@ def outcomes_of(
     decisions = {setting: _decisions(np.asarray(answer), images.label) for setting, answer in predicted.items()}
     clean = decisions.get(CLEAN)
     subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
+    pairs = CleanPairs(images, clean, [*decisions.values()]) if clean else None
     cells = {
         ConditionKey(number, setting.probe, str(setting)): CellOutcomes(
-            images, decided, clean, names or {}, subject.floor
+            images, decided, clean, names or {}, subject.floor, pairs
         )
         for number, (setting, decided) in enumerate(decisions.items())
     }
