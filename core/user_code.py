@@ -192,9 +192,6 @@ class UserModules(UserCode, MetaPathFinder, Loader):
         spec.has_location = True
         return spec
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leave the making of a module to Python, as loaders may."""
-
     def exec_module(self, module: ModuleType) -> None:
         path, content = self._modules[module.__name__.partition(".")[2]]
         module.__dict__["__builtins__"] = vars(builtins) | {"__import__": self._import}
