@@ -73,6 +73,8 @@ class PairedDifference:
     error: Floats
     freedom: Floats
     """Degrees of freedom of Student's t."""
+    effect: Floats
+    """The design effect: how many dependent images say as much as an independent one."""
 
     def ends(self) -> tuple[Floats, Floats]:
         """Ends of the 95 % interval, (cells,)."""
@@ -102,7 +104,7 @@ def paired_difference(
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
         nothing = np.full(len(sums), np.nan)
-        return PairedDifference(nothing, nothing, nothing)
+        return PairedDifference(nothing, nothing, nothing, nothing)
     mean = (total / n)[:, None]
     deviations = (sums - sizes * mean) ** 2
     variance = squares / n - mean[:, 0] ** 2
@@ -117,7 +119,7 @@ def paired_difference(
     u, v, trials = (squares + total) / 2 / effect + 1, (squares - total) / 2 / effect + 1, n / effect + 2
     centre = (u - v) / trials
     error = np.sqrt(((u + v) / trials - centre**2) / trials)
-    return PairedDifference(centre, error, np.maximum(1, freedom))
+    return PairedDifference(centre, error, np.maximum(1, freedom), effect)
 
 
 def mcnemar_p(sums: Whole) -> float:
