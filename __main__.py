@@ -21,7 +21,7 @@ def main() -> None:
     try:
         try:
             from .app.cli import main
-            from .core.jobs import has_stuck_call
+            from .core.timeouts import has_stuck_call
 
             main()
         except SystemExit as end:

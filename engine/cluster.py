@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import EngineError, UsageError
-from ..core.jobs import TimedCalls
+from ..core.timeouts import TimedCalls
 from .backends.base import engine_of
 from .schedule import Computer, answer, line_of
 

@@ -11,7 +11,7 @@ STUCK = """
 import sys, threading
 from bandlens import __main__
 from bandlens.app import cli
-from bandlens.core.jobs import TimedCalls
+from bandlens.core.timeouts import TimedCalls
 def app():
     try:
         TimedCalls(0.05, "no answer")(threading.Event().wait)

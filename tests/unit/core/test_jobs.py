@@ -1,18 +1,15 @@
-"""Processors are counted as a container allows, threads keep the order, and calls that take too long are given up."""
+"""Processors are counted as a container allows them; threads take items a few ahead, and give results in order."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from bandlens.core.errors import EngineError
-from bandlens.core.jobs import TimedCalls, has_stuck_call, in_parallel, processors
+from bandlens.core.jobs import in_parallel, processors
 
 MANY = 64
 
@@ -57,41 +54,3 @@ def test_results_come_in_order_of_items_that_are_taken_a_few_ahead() -> None:
     assert len(taken) < 40
     results.close()
     assert list(in_parallel(str, range(100), 3)) == list(map(str, range(100)))
-
-
-MESSAGE = "no answer for {seconds:.0f} s"
-
-
-def test_a_call_gives_what_it_gives_and_raises_what_it_raises() -> None:
-    calls = TimedCalls(60, MESSAGE)
-    assert calls(lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        calls(lambda: 1 / 0)
-    with pytest.raises(TimeoutError, match="its own"):
-        calls(fail)
-    assert calls(threading.get_ident) == calls(threading.get_ident) != threading.get_ident()
-
-
-def fail() -> None:
-    raise TimeoutError("its own")
-
-
-def test_an_answer_that_comes_as_the_time_is_over_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Late(Future[int]):
-        def result(self, timeout: float | None = None) -> int:
-            value = super().result()
-            if timeout is not None:
-                raise TimeoutError
-            return value
-
-    monkeypatch.setattr("bandlens.core.jobs.Future", Late)
-    assert TimedCalls(60, MESSAGE)(lambda: 3) == 3
-
-
-def test_a_call_that_does_not_come_back_is_given_up_and_the_next_is_answered() -> None:
-    calls, end = TimedCalls(60, MESSAGE), threading.Event()
-    with pytest.raises(EngineError, match="no answer for 0 s"):
-        calls(end.wait, 0.05)
-    assert has_stuck_call()
-    assert calls(lambda: 3) == 3
-    end.set()
