@@ -48,7 +48,7 @@ def opened(folder: Path) -> None:
     """Open and check a set as a study and `images check` do."""
     images = open_image_set(folder)
     images.take(np.array([0, images.info.count - 1]))
-    check_image_set(folder, workers=1)
+    check_image_set(folder)
 
 
 def attempt(folder: Path, name: str, content: bytes) -> str | None:
