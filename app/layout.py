@@ -82,6 +82,8 @@ def lay_out(
             for name, cells in table.items()
             if name not in STATES and len(set(cells)) == 1 and (len(cells) > 1 or cells[0] == "-")
         }
+        if len(repeated) == len(table):  # all rows are alike: one column shows how many there are
+            del repeated[next(iter(table))]
         table = {name: cells for name, cells in table.items() if name not in repeated}
     names = [name for name in table if name in titles]
     if 0 < len(names) < len(table) and _width(_widths(table).values(), TEXT_WIDTH) > width:
@@ -157,7 +159,10 @@ def _blocks(table: Table, width: int) -> Iterator[Table]:
     """Split a table into blocks of the columns that have room, and wrap their texts as far as each has to."""
     widths = _widths(table)
     texts = [name for name, _ in takewhile(lambda column: _is_text(*column), table.items())] or [*table][:1]
-    for count, text_width in product(range(len(texts), 0, -1), range(TEXT_WIDTH, NAME_WIDTH - 1, -1)):
+    enough, rows = 1, len(table[texts[0]])
+    while enough < len(texts) and len({*zip(*(table[name] for name in texts[:enough]), strict=True)}) < rows:
+        enough += 1
+    for count, text_width in product(range(enough, 0, -1), range(TEXT_WIDTH, NAME_WIDTH - 1, -1)):
         keys = texts[:count]
         others = [_width([widths[name]], text_width) - 1 for name in table if name not in keys]
         if _width((widths[name] for name in keys), text_width) + max(others, default=0) <= width:

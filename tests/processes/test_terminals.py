@@ -33,7 +33,7 @@ def test_columns_continue_below_and_what_is_the_same_is_named() -> None:
     first = next(place for place, line in enumerate(shown_lines) if line.startswith("in every row"))
     rows, notes = shown_lines[:first], " ".join(shown_lines[first:])
     assert all(len(line) <= 80 for line in shown_lines)
-    assert notes == "in every row: none = -, study = mine"
+    assert notes == "in every row: study = mine, none = -"
     blocks = [line.split() for line in rows if line.strip().startswith("checkpoint")]
     assert len(blocks) == 2
     assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"] * 2

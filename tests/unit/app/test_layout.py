@@ -121,6 +121,13 @@ def test_columns_that_say_nothing_new_are_named_once() -> None:
     assert list(lay_out(table, (), 55)) == [draw(rest, ()), "in every row: study = mine, none = -"]
 
 
+def test_rows_that_are_alike_keep_a_column() -> None:
+    table = {f"number{k}": ["0", "0"] for k in range(6)}
+    first, rest = lay_out(table, (), 60)
+    assert first == draw({"number0": ["0", "0"]}, ())
+    assert rest.split() == f"in every row: {', '.join(f'number{k} = 0' for k in range(1, 6))}".split()
+
+
 def test_an_interval_of_dashes_alone_is_named_once_by_its_joined_name() -> None:
     names = ("checkpoint", "metric", "value", "low", "high", "state")
     rows = [("efficientnet_lite0", f"psychometric_bandwidth_{k}", "-", "-", "-", "undetermined") for k in range(3)]
