@@ -207,8 +207,7 @@ def tile_map(
     rows: pl.DataFrame,
     title: Any,
     size: tuple[int, int],
-    x: alt.X,
-    y: alt.Y,
+    axes: tuple[alt.X, alt.Y],
     hue: Hue,
     tooltip: Sequence[alt.Tooltip],
     own_cycles: Any = None,
@@ -219,7 +218,7 @@ def tile_map(
     Columns say how a tile looks: `text` stands on it, `bold` is whether in bold type, `pale` whether the tile is pale.
     Tiles whose `cycles` lie above `own_cycles`, the highest frequency of enlarged originals, are shaded.
     """
-    color, is_dark = hue
+    (x, y), (color, is_dark) = axes, hue
     base = plot(rows).encode(x=x, y=y, tooltip=list(tooltip))
     outline = {"stroke": "white", "strokeWidth": gap} if gap else {}
     tiles = base.mark_rect(**outline).encode(color=color)
