@@ -159,7 +159,7 @@ study, database, commits = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]
 execute, acknowledged = Store.execute, database.with_name("{ACKNOWLEDGED[1:]}")
 def executed(self, sql, *arguments):
     global commits
-    execute(self, sql, *arguments)
+    rows = execute(self, sql, *arguments)
     if sql == "COMMIT":
         count = self.frame("SELECT coalesce(sum(count), 0)::BIGINT FROM part").item()
         with acknowledged.open("ab") as file:
@@ -167,6 +167,7 @@ def executed(self, sql, *arguments):
         commits -= 1
         if not commits:
             os._exit(0)
+    return rows
 Store.execute = executed
 run_study(resolve(Study.read(study)), database, range_seconds=0.0)
 """
