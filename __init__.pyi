@@ -69,7 +69,7 @@ from .core.errors import UsageError as UsageError
 from .core.records import Crop as Crop
 from .export.class_names import name_classes as name_classes
 from .export.model_files import categorize_model as categorize_model
-from .export.weights.registry import Reading as Reading
+from .export.weights.study_checkpoints import Reading as Reading
 from .probes.benchmarks.check import Subset as Subset
 from .probes.benchmarks.layouts import Labels as Labels
 from .probes.images.options import Contents as Contents

@@ -15,10 +15,10 @@ from .charts.grammar import two_a_row
 from .charts.maps import correlation_map, threshold_map
 from .charts.numbers import add_estimators, channel_chart, number_chart, octave_bars
 from .comparison.verdict import verdict
-from .correlations.models import study_table
+from .correlations.model_values import study_table
 from .correlations.table import correlate_study
 from .database.open import open_store
-from .database.studies import read_conditions, study_label, with_facts
+from .database.study_versions import read_conditions, study_label, with_facts
 from .measures.base import MEANINGLESS, REMEDIES, State
 from .measures.octaves import SHARES
 from .measures.psychometric import THRESHOLDS

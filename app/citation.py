@@ -9,7 +9,7 @@ from ..analysis.database.store import Store
 from ..core import __version__
 from ..core.protocol import CUE_CONFLICT, STIMULI
 from ..core.untrusted import printable
-from ..export.weights.registry import checkpoints
+from ..export.weights.study_checkpoints import checkpoints
 from .printing import escape_latex
 
 SOFTWARE = {

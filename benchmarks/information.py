@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bandlens.analysis.statistics import ALPHA
-from bandlens.app.spectrum import measure_spectra
+from bandlens.app.frequency_content import measure_spectra
 from bandlens.core.protocol import OCTAVES, octave_edges
 from bandlens.core.records import Crop
 from bandlens.probes.fourier import unit_noise

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TypeVar, cast
 
 from ..probes.arrays import Array
-from .device.pixels import BUFFERS
+from .device.run_images import BUFFERS
 from .device.streams import Point, perturbing_stream, point, wait_for
 
 T = TypeVar("T")

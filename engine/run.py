@@ -28,7 +28,7 @@ from ..probes.images.image_set import ImageSet
 from .backends.base import ENGINES, Attacker, Session
 from .decision import Decision, best_rank, reduce_logits
 from .device.gpu_errors import COMMITTED, device_errors
-from .device.pixels import Take, pixels_of
+from .device.run_images import Take, pixels_of
 from .device.streams import (
     Point,
     blas_threads,

@@ -25,7 +25,7 @@ from ..core.files import write_bytes
 from ..core.records import Model, Variant
 from ..core.untrusted import as_record, parse_json, read_text
 from ..export.photographs import photograph_crops
-from ..export.plans.build import SETTINGS, gpu_settings
+from ..export.plans.plan_builder import SETTINGS, gpu_settings
 from ..export.plans.plans import is_trt_plan_of
 from ..probes.arrays import Array, to_numpy
 from .backends.base import BATCH, ENGINES, arrays_of, engine_of, open_session, variant_of
@@ -63,7 +63,7 @@ class Rate:
     batch: int
     images_per_second: float
     settings: str = ""
-    """Words of `plans.build.SETTINGS` with which TensorRT's plans are faster."""
+    """Words of `plan_builder.SETTINGS` with which TensorRT's plans are faster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from .weights.classifiers import image_size_of, labels_of, load_classifier, read
 from .weights.fetch import fetch, fetch_files, weights_folder
 from .weights.pretrained import load_pretrained, pool_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
-from .weights.registry import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
+from .weights.study_checkpoints import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
 
 if TYPE_CHECKING:
     import numpy as np

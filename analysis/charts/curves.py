@@ -130,7 +130,7 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: Domain = (0, 1)) -> dic
     series, over cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by
     side.
 
-    `rows` are those of the view `curve`, with the facts of conditions (see `database.studies`).
+    `rows` are those of the view `curve`, with the facts of conditions (see `database.study_versions`).
     """
     rows = rows.sort("checkpoint", "place")
     if rows["y"].is_not_null().any():

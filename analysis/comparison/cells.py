@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...core.errors import UnknownName, UsageError
 from ..database.open import relative_path
 from ..database.store import Store
-from ..database.studies import ORDER
+from ..database.study_versions import ORDER
 from ..measures.outcomes import read_decisions
 from ..statistics import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm

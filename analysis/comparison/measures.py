@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from ..database.studies import ORDER
+from ..database.study_versions import ORDER
 from ..measures.base import Ends, Measure
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects

@@ -21,7 +21,7 @@ import polars as pl
 
 from ...core.records import Cell
 from ..database.store import Store
-from ..database.studies import ORDER
+from ..database.study_versions import ORDER
 from ..statistics import Floats, Mask, Whole, Z
 from ..statistics.paired import sums_by_cluster
 from ..statistics.wilson import counted_share, independent_freedom, student, wilson

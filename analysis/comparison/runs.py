@@ -14,7 +14,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from ...core.records import Missing
-from ..correlations.models import StudyTable, find_study_table, subsets_of, values_of
+from ..correlations.model_values import StudyTable, find_study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..statistics.power import detected_widths
 from ..statistics.resampling import bootstrap, percentile_interval

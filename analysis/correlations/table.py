@@ -28,7 +28,7 @@ from ..statistics import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
-from .models import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
+from .model_values import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
 
 NUMBERS = (
     *("coefficient", "low", "high", "low_images", "high_images", "p", "p_permutation", "p_holm", "p_bh"),

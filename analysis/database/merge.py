@@ -29,7 +29,7 @@ from ...core.jobs import Progress, silent
 from .catalogue import schema_tables
 from .open import attached, open_store, write_empty
 from .store import SESSION
-from .studies import ORDER
+from .study_versions import ORDER
 
 IDENTITIES = {
     "checkpoint": ("model_sha256", "category, name"),

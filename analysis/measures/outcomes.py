@@ -23,7 +23,7 @@ from ...core.errors import UsageError
 from ...core.protocol import CUES, SHAPE_CUES, SPACE_CLASSES
 from ...core.records import MULTILABEL, UNKNOWN_RANK, Condition
 from ..database.store import Store
-from ..database.studies import ORDER
+from ..database.study_versions import ORDER
 from ..statistics import Floats, Index, Mask, Whole
 from ..statistics.consistency import Consistency, error_consistencies
 from ..statistics.resampling import RESAMPLES

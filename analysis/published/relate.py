@@ -20,14 +20,14 @@ from ...core.errors import UnknownName, UsageError
 from ...core.protocol import SHAPE_CUES, SIZE
 from ..correlations.effective import Expectation, effective, fit_line, fit_testbed
 from ..correlations.families import by_family
-from ..correlations.models import values_of
+from ..correlations.model_values import values_of
 from ..database.store import Store
 from ..measures.registry import measure_named
 from ..statistics import ALPHA, Z
-from .figures import BIASES, shipped_figures
 from .imports import INTEGER
 from .names import add_models, models
 from .sources import VALUES, shipped_values
+from .study_figures import BIASES, shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.layouts import Labels
     from ...probes.images.image_set import ImageSet
-    from ..spectrum import Spectrum
+    from ..frequency_content import Spectrum
 
 
 ImageSource = Annotated[
@@ -285,8 +285,8 @@ def spectrum(
     """
     from ...analysis.charts.curves import spectrum_chart
     from ...probes.images.image_set import open_image_set
+    from ..frequency_content import measure_spectra
     from ..report.figures import check_ending, write_chart
-    from ..spectrum import measure_spectra
 
     if out is not None:
         check_ending(Path(out))

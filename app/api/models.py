@@ -16,7 +16,7 @@ from ...core.errors import CheckpointError, UsageError
 from ...core.jobs import Progress, processors, silent
 from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
-from ...export.weights.registry import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
+from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
 from .parameters import EngineName, File, PackedSet, complete_checkpoint, complete_engine, path_of
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...core.records import Model, Variant
-    from ...engine.backends.layers import Layer, LayerDifference, Roofline
+    from ...engine.backends.layer_profile import Layer, LayerDifference, Roofline
     from ...export.model_files import Channels
-    from ..spectrum import Sensitivity
+    from ..frequency_content import Sensitivity
 
 
 def doctor(
@@ -231,7 +231,7 @@ def sensitivity(
     """
     from ...export.model_files import load_model
     from ...probes.images.image_set import open_image_set
-    from ..spectrum import measure_sensitivity
+    from ..frequency_content import measure_sensitivity
 
     network = load_model(_models_folder(models), model)
     return measure_sensitivity(network, open_image_set(Path(image_set)), engine, progress)
@@ -306,7 +306,7 @@ def profile(
     import numpy as np
 
     from ...engine.backends.base import arrays_of, profile_layers
-    from ...engine.backends.layers import measure_roofline
+    from ...engine.backends.layer_profile import measure_roofline
     from ...engine.tuning import usual_rate
 
     variant, threads = _variant(model, engine, precision, models), threads or processors()
@@ -326,7 +326,7 @@ LAYER_PHOTOGRAPHS = 2
 
 def _compare_layers(reference: Variant, variant: Variant, threads: int) -> list[LayerDifference]:
     from ...engine.backends.base import content_of, layer_values
-    from ...engine.backends.layers import LARGEST_DIFFERENCE, compare_layers
+    from ...engine.backends.layer_profile import LARGEST_DIFFERENCE, compare_layers
     from ...export.photographs import photograph_crops
 
     images = photograph_crops(reference.model.image_size)[:LAYER_PHOTOGRAPHS]

@@ -44,7 +44,7 @@ def existing(db: File) -> Path:
 
 def complete_checkpoint(incomplete: str) -> list[str]:
     """Names of checkpoints, and words for those of a category."""
-    from ...export.weights.registry import checkpoints
+    from ...export.weights.study_checkpoints import checkpoints
 
     names = (checkpoint.name for checkpoint in checkpoints())
     categories = (f"category:{checkpoint.category}" for checkpoint in checkpoints())

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from ...analysis.comparison.runs import Comparison
     from ...analysis.correlations.effective import Expectation
-    from ...analysis.correlations.models import StudyTable
+    from ...analysis.correlations.model_values import StudyTable
     from ...analysis.database.merge import Merged
     from ...analysis.database.store import Store
-    from ...analysis.database.studies import Deletion
+    from ...analysis.database.study_versions import Deletion
     from ...analysis.results import Results
     from ..report.build import Written
     from ..study.file import Study
@@ -109,7 +109,7 @@ def measure(
         settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label
+    from ...analysis.database.study_versions import study_label
     from ...analysis.measures.compute import compute_own, stored_values
     from ...analysis.measures.own import read_measures
 
@@ -188,7 +188,7 @@ def compare(
     from ...analysis.comparison.cells import Run, two_of
     from ...analysis.comparison.runs import compare_runs
     from ...analysis.database.open import names_database, open_store
-    from ...analysis.database.studies import study_label, version_in
+    from ...analysis.database.study_versions import study_label, version_in
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
     pairs = {name: pair for name, pair in columns.items() if pair is not None}
@@ -254,11 +254,11 @@ def correlate(
         raise UsageError("a study is one of a database; give --db too, or neither for the published figures")
     import polars as pl
 
-    from ...analysis.correlations.models import study_table
+    from ...analysis.correlations.model_values import study_table
     from ...analysis.correlations.table import correlate_study
-    from ...analysis.database.studies import study_label
-    from ...analysis.published.figures import published_table
+    from ...analysis.database.study_versions import study_label
     from ...analysis.published.relate import BASELINES, line_rows
+    from ...analysis.published.study_figures import published_table
 
     with nullcontext() if db is None else reading(db) as store:
         label = study_label(store, study) if store else ""
@@ -279,7 +279,7 @@ def _effective_table(
     store: Store | None, label: str, table: StudyTable, baseline: str
 ) -> tuple[StudyTable, dict[str, Expectation]]:
     """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
-    from ...analysis.correlations.models import ID_BENCHMARK, StudyTable
+    from ...analysis.correlations.model_values import ID_BENCHMARK, StudyTable
     from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
     from ...analysis.published.sources import atlas
 
@@ -403,7 +403,7 @@ def explore(
 
 def list_studies(db: Database = RESULTS) -> pl.DataFrame:
     """List every version of every study: its cells, how many are complete, and how many no other version has."""
-    from ...analysis.database.studies import list_studies
+    from ...analysis.database.study_versions import list_studies
 
     with reading(db) as store:
         return list_studies(store)
@@ -415,7 +415,7 @@ def stored_study(name: StudyName, db: Database = RESULTS) -> str:
     Args:
         name: a study, or one version of it: name@version.
     """
-    from ...analysis.database.studies import study_label, study_versions
+    from ...analysis.database.study_versions import study_label, study_versions
 
     with reading(db) as store:
         (study,) = study_versions(store, study_label(store, name))["study_id"]
@@ -428,7 +428,7 @@ def cite(study: Annotated[str, typer.Argument(autocompletion=complete_study)], d
     Args:
         study: a study, as name or name@version.
     """
-    from ...analysis.database.studies import study_label
+    from ...analysis.database.study_versions import study_label
     from ..citation import study_entries
 
     with reading(db) as store:
@@ -445,7 +445,7 @@ def rename_study(name: StudyName, to: Annotated[str, typer.Argument(metavar="NEW
     Returns the number of its versions.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.database.studies import rename_study
+    from ...analysis.database.study_versions import rename_study
     from ..study.file import is_study_name
 
     if not is_study_name(to):
@@ -466,7 +466,7 @@ def delete_study(
     Returns what went, and the bytes of the file that are free now; None where `confirm` said no.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.database.studies import delete_study, free_bytes
+    from ...analysis.database.study_versions import delete_study, free_bytes
 
     with open_store(existing(db)) as store:
         deletion = delete_study(store, name, dry_run=True)

@@ -224,7 +224,7 @@ def run(
         snapshot: a copy for readers, renewed while this runs; name it with --db.
         raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
     """
-    from ..study.run import run_study
+    from ..study.study_run import run_study
 
     work = _work(study, engine, db)
     summary = run_study(

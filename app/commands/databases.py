@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polars import DataFrame
 
     from ...analysis.database.merge import Merged
-    from ...analysis.database.studies import Deletion
+    from ...analysis.database.study_versions import Deletion
     from ..study.verify import Verified
 
 RECOMPUTED_COLUMNS = ("first", "images", "differing", "confidence", "same_session")

@@ -23,7 +23,7 @@ from ...export.model_files import (
     model_names,
     models_folder,
 )
-from ...export.weights.registry import CATEGORY, OWN, Reading, checkpoints, select
+from ...export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
 from ..api.parameters import File, complete_checkpoint, path_of
 from ..console import log, progress

@@ -25,7 +25,7 @@ from ..terminal import command
 
 if TYPE_CHECKING:
     from ...probes.images.image_set import ImageSet
-    from ..spectrum import Spectrum
+    from ..frequency_content import Spectrum
 
 Size = Annotated[int, typer.Option(help="Side of the central crop, in pixels.")]
 Resize = Annotated[str, typer.Option(metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")]

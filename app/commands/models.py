@@ -14,8 +14,8 @@ from ..printing import Format, Rows, TableFormat, print_lines, print_note, print
 from ..terminal import command
 
 if TYPE_CHECKING:
-    from ...engine.backends.layers import LayerDifference
-    from ..spectrum import Sensitivity
+    from ...engine.backends.layer_profile import LayerDifference
+    from ..frequency_content import Sensitivity
 
 
 def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> None:

@@ -17,11 +17,11 @@ import polars as pl
 
 from ...analysis.charts.grammar import colors, series_of
 from ...analysis.comparison.verdict import verdict
-from ...analysis.correlations.models import StudyTable, find_study_table
+from ...analysis.correlations.model_values import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...analysis.database.studies import frequency_settings, last_run, read_conditions, study_label
+from ...analysis.database.study_versions import frequency_settings, last_run, read_conditions, study_label
 from ...analysis.measures.base import State
 from ...analysis.measures.octaves import SHARES
 from ...analysis.measures.outcomes import read_slices

@@ -12,16 +12,16 @@ from ...analysis.charts.curves import accuracy_lines, diamonds
 from ...analysis.charts.grammar import INK, layered, picked, plot, tips
 from ...analysis.charts.maps import correlation_map, rho_text
 from ...analysis.charts.numbers import scatter_points
-from ...analysis.correlations.models import StudyTable
+from ...analysis.correlations.model_values import StudyTable
 from ...analysis.correlations.table import correlate_study
 from ...analysis.database.open import open_store
 from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.measures.generalization import ID_ACCURACY
 from ...analysis.measures.registry import MEASURES, label_of, title_of
 from ...analysis.published import relate
-from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.published.names import join_study
 from ...analysis.published.sources import atlas, shipped_values
+from ...analysis.published.study_figures import BIASES, PUBLISHED_GROUPS, published_table, shipped_figures
 from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from ...analysis.comparison.verdict import Verdict, verdict
-from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
+from ...analysis.correlations.model_values import StudyTable, find_study_table, own_titles
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...analysis.database.studies import last_run, read_conditions, study_label, with_facts
+from ...analysis.database.study_versions import last_run, read_conditions, study_label, with_facts
 from ...analysis.measures.error_consistency import judged_images
 from ...core.records import Missing, enlarged_in_words
 from ..study.mislabelling import doubt_accuracies, doubt_counts_of_study
@@ -61,7 +61,7 @@ class ReportData:
     """One version of a study.
 
     Frames have the columns of the tables and views that they are named after; rows of conditions have their facts, too
-    (see `database.studies`).
+    (see `database.study_versions`).
     """
 
     path: Path

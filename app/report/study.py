@@ -21,7 +21,7 @@ from ...analysis.comparison.gates import VERDICTS, count_verdicts
 from ...analysis.comparison.measures import compare_measures
 from ...analysis.comparison.verdict import Verdict, compare_verdict
 from ...analysis.database.open import names_database, open_store, relative_path
-from ...analysis.database.studies import earlier_label, with_facts
+from ...analysis.database.study_versions import earlier_label, with_facts
 from ...core.errors import BandlensError, plural
 from ...core.records import Condition, Missing
 from ...export.photographs import photograph_folder

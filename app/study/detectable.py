@@ -15,7 +15,7 @@ from math import sqrt
 import polars as pl
 
 from ...analysis.comparison.cells import pair_cells
-from ...analysis.correlations.models import FEWEST_MODELS
+from ...analysis.correlations.model_values import FEWEST_MODELS
 from ...analysis.database.store import Store
 from ...analysis.measures.registry import MEASURES, STAND_INS, Determined
 from ...analysis.statistics.power import (

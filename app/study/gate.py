@@ -13,7 +13,7 @@ from ...analysis.comparison.gates import Gated, Limits
 from ...analysis.comparison.precision import gate_precision
 from ...analysis.comparison.release import check_names, gate_release
 from ...analysis.database.open import names_database, open_store, relative_path
-from ...analysis.database.studies import earlier_label, study_label
+from ...analysis.database.study_versions import earlier_label, study_label
 from ...core.errors import StoreError, UsageError, plural, quoted
 from ...core.jobs import Progress, silent
 from ...engine.backends.base import engine_of
@@ -22,8 +22,8 @@ from ..console import log
 from .file import Study, stored_limits
 from .record import RunRecord, class_names, reuse_predictions, stored_images
 from .resolve import Work, resolve, settle_engine
-from .run import RANGE_SECONDS, run_here, run_study, warn
 from .run_files import keep_progress
+from .study_run import RANGE_SECONDS, run_here, run_study, warn
 
 
 def gate_study_precision(

@@ -13,7 +13,7 @@ from ...core.records import MULTILABEL, ImageSetInfo, Model
 from ...engine.decision import decides_by_logits
 from ...export.class_names import class_names_of
 from ...export.model_files import training_keys_of
-from ...export.weights.registry import checkpoints
+from ...export.weights.study_checkpoints import checkpoints
 from ...probes.images.decision_spaces import decision_space, imagenet_classes, names_of
 from ...probes.images.image_set import ImageSet, Scheme, open_image_set
 from ..console import log

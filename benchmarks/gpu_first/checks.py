@@ -17,7 +17,7 @@ from bandlens.core.protocol import CLASSES
 from bandlens.core.records import Condition
 from bandlens.engine.decision import reduce_logits
 from bandlens.engine.device.devices import GPU_ENGINES, readiness
-from bandlens.engine.device.pixels import free_memory
+from bandlens.engine.device.run_images import free_memory
 from bandlens.engine.run import make_resources, run
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bandlens.core.records import Condition, Finished, Variant
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.device.pixels import resident, streamed
+from bandlens.engine.device.run_images import resident, streamed
 from bandlens.engine.device.streams import finish, network_stream, perturbing_stream, point
 from bandlens.engine.run import CellProgress, flush, make_resources, run
 from bandlens.engine.tuning import MEASUREMENT_SECONDS, REPEATS, measure_rate
@@ -92,7 +92,7 @@ def trtexec_rate(trt_plan: Path, batch: int) -> float | None:
 def try_settings(bench: Bench) -> Figures:
     """Seconds that plans take to build with settings of the builder, and images a second of them."""
     bench.require("tensorrt")
-    from bandlens.export.plans.build import setting_choices
+    from bandlens.export.plans.plan_builder import setting_choices
 
     variant = variant_of(exported_model(bench), "tensorrt", bench.sizes.precisions[0])
     for settings in reversed(setting_choices()):

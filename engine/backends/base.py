@@ -17,7 +17,7 @@ from ...export.model_files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
 
 if TYPE_CHECKING:
-    from .layers import Layer
+    from .layer_profile import Layer
 
 
 @dataclass(frozen=True, slots=True)

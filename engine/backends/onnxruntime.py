@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
 from ...export.model_files import BATCH
-from ...export.plans.build import LAYOUT, gpu_settings
+from ...export.plans.plan_builder import LAYOUT, gpu_settings
 from ...probes.arrays import Array
 from ..device.devices import CPU_ENGINE, gpus, processor_name, readiness
 from ..device.gpu_errors import COMMITTED, first_error, is_of_gpu, memory_advice, onnxruntime_reason
@@ -31,7 +31,7 @@ from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, l
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layers import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
+from .layer_profile import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""

@@ -26,7 +26,7 @@ from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layers import RUNS, Layer, count_product, with_all_outputs
+from .layer_profile import RUNS, Layer, count_product, with_all_outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.plans.build import GRAPHS, TensorRT, gpu_settings, last_error, setting_choices, trt_logger
+from ...export.plans.plan_builder import GRAPHS, TensorRT, gpu_settings, last_error, setting_choices, trt_logger
 from ...export.plans.plans import (
     Target,
     TrtPlan,
@@ -42,11 +42,11 @@ from ...export.plans.plans import (
 from ...probes.arrays import Array, to_numpy
 from ..device.devices import gpus
 from ..device.gpu_errors import COMMITTED, first_error, gib, gpu_errors, memory_errors
-from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, load, require_precision, usable
+from ..device.run_images import free_memory
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, plan_file_of
-from .layers import RUNS, Layer
+from .layer_profile import RUNS, Layer
 from .onnxruntime import for_int8
 
 if TYPE_CHECKING:

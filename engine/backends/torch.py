@@ -32,7 +32,7 @@ from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
 from ..device.requirements import require_precision, usable
 from ..device.streams import Point, finish, in_network_stream, network_stream, point, seconds_between
 from .base import ALL, ENGINES, arrays_of, check_images, content_of, onnx_file_of
-from .layers import RUNS, Layer, count_product
+from .layer_profile import RUNS, Layer, count_product
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from ...core.errors import BandlensError, DeviceError
 from ...core.untrusted import words_of
-from .pixels import free_memory, working_bytes
+from .run_images import free_memory, working_bytes
 
 COMMITTED = "what was committed stays, and the next run goes on there"
 

@@ -16,7 +16,7 @@ import numpy as np
 from ...core.errors import BandlensError, EngineError
 from ...core.records import Variant
 from ...core.untrusted import first_line
-from ...export.plans.build import last_error, reading_log
+from ...export.plans.plan_builder import last_error, reading_log
 from ...probes.arrays import array_module, to_numpy
 from ...probes.kernels import KERNELS
 from ...probes.noise import random_words

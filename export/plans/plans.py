@@ -24,7 +24,7 @@ from ...core.records import digest_of
 from ...core.untrusted import parse_json, read_text
 from ..model_files import MOST_DESCRIPTION_BYTES, OnnxFile, read_onnx_file, read_verified
 from ..onnx.parity import Parity
-from .build import TensorRT, build_trt_plan
+from .plan_builder import TensorRT, build_trt_plan
 
 TRT_PLAN_VERSION = 6
 """Raised when the same ONNX file is built in another way."""

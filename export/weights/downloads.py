@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from ...core.errors import CheckpointError
 from ...core.files import sha256_of
 from ...core.untrusted import without_secrets
-from .registry import Origin
+from .study_checkpoints import Origin
 
 CHUNK = 1 << 16
 """Bytes that a cut connection may lose."""

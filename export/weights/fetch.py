@@ -21,7 +21,7 @@ from ...core.files import sha256_of, write_bytes
 from ...core.untrusted import first_line, one_line, parse_json, read_text, without_secrets
 from ..model_files import home
 from .downloads import download, drive_answer, html_title, published_digits
-from .registry import Checkpoint, Origin, Part
+from .study_checkpoints import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"
 

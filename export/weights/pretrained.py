@@ -16,7 +16,7 @@ from ...core.records import INTERPOLATIONS, Crop
 from ...core.untrusted import first_line
 from ..model_files import Normalization
 from ..onnx.outputs import GIVE_HEAD
-from .registry import Origin, checkpoints
+from .study_checkpoints import Origin, checkpoints
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ..class_names import notes_beside, notes_of
 from ..onnx.finished import is_onnx
 from .downloads import html_title
 from .pickles import read_archive, read_legacy
-from .registry import KeyRule, ema_names, key_rule
+from .study_checkpoints import KeyRule, ema_names, key_rule
 
 Dropped = dict[str, list[str]]
 """Reason -> keys that were left out for it."""

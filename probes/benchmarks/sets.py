@@ -17,11 +17,11 @@ from ...core.protocol import SEVERITIES, VALIDATION, Benchmark
 from ...core.records import PUBLISHED_CROP, Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.image_set import ImageSet, open_image_set
+from ..images.image_sources import ImageSource, open_source
 from ..images.labels import check_clustering
 from ..images.options import USUAL, How
 from ..images.pack import Choice, refuse_early, write_set
 from ..images.set_files import Lists, need_space, writing
-from ..images.sources import ImageSource, open_source
 from .check import WHOLE, Faults, Subset, faults, merged, refuse
 from .layouts import IN_PATHS, LAYOUTS, Labels, Layout, classes_of, file_number, listed, read_real, texture_of
 

@@ -21,6 +21,7 @@ from .attributes import Slices, Values, attributes_of_csv, make_slices, write_at
 from .decision_spaces import decision_space
 from .decode import cropped, photo_of, pillow_warnings, planar
 from .image_set import ImageSet, digest, open_image_set
+from .image_sources import open_source
 from .labels import (
     LARGEST_CLASS,
     check_clustering,
@@ -47,13 +48,12 @@ from .set_files import (
     write_index,
     writing,
 )
-from .sources import open_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .decision_spaces import DecisionSpace
-    from .sources import ImageSource
+    from .image_sources import ImageSource
 
 FOLDERS = Path("folders")
 """A path in place of a CSV file's: the folders at the top are the classes."""

@@ -24,9 +24,9 @@ from ...core.jobs import in_parallel
 from ...core.records import Crop
 from ...core.untrusted import regular, words_of
 from .decode import cropped
+from .image_sources import read_file
 from .samples import BrokenImageError
 from .set_files import PIXELS, damaged, writing
-from .sources import read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,7 +30,7 @@ SECONDS = 1e-6
 
 
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-    """This stands in place of `export.plans.build.build_trt_plan`."""
+    """This stands in place of `export.plans.plan_builder.build_trt_plan`."""
     options["lines"].append("INFO: pretended")
     return b"%s %d " % (MARK, batch) + content
 

@@ -40,7 +40,7 @@ from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
 from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
-from bandlens.engine.device.pixels import working_bytes
+from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Outcome, Task
 from bandlens.engine.workbench import Workbench

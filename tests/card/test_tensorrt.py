@@ -25,9 +25,9 @@ from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageErr
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
-from bandlens.engine.device import pixels
 from bandlens.engine.device.gpu_errors import is_of_cupy
 from bandlens.engine.device.nvidia import Gpu
+from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.run import make_resources
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
@@ -193,7 +193,7 @@ def test_buffers_come_before_pinned_memory_and_each_lack_has_its_own_line(
     )
     monkeypatch.setattr(card.cuda, "alloc_pinned_memory", pinned)
     with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
-        card.free = pixels.working_bytes(128, BATCH) // 2  # no room for the images
+        card.free = working_bytes(128, BATCH) // 2  # no room for the images
         images = make_images(tmp_path / "images.set", make_pictures(BATCH))
         steps.clear()
         with pytest.raises(DeviceError, match=r"the host has no memory for two batches of 8 images .*ulimit -l"):

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from required import miss
 
 ROOT = Path(__file__).parent.parent.parent
-PLAN = "export/plans/build.py"
+PLAN = "export/plans/plan_builder.py"
 SESSION = "engine/backends/tensorrt.py"
 
 LIBRARIES = {
@@ -137,7 +137,9 @@ def ours(*names: str) -> list[Path]:
 def module_check(folder: Path) -> Path:
     """A file that is wrong if the module `tensorrt` is not what `TensorRT` says of it."""
     file = folder / "module_check.py"
-    file.write_text("import tensorrt\nfrom bandlens.export.plans.build import TensorRT\nmodule: TensorRT = tensorrt\n")
+    file.write_text(
+        "import tensorrt\nfrom bandlens.export.plans.plan_builder import TensorRT\nmodule: TensorRT = tensorrt\n"
+    )
     return file
 
 
@@ -151,7 +153,7 @@ def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tmp_path: Path) -> N
 
 
 WRONG = """
-from bandlens.export.plans.build import TensorRT
+from bandlens.export.plans.plan_builder import TensorRT
 
 def build(trt: TensorRT) -> None:
     trt.Parser

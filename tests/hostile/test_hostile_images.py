@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bandlens.core.records import Crop
+from bandlens.probes.images.image_sources import open_source
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.probes.images.sources import open_source
 
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (20, 17), **options: Any) -> bytes:

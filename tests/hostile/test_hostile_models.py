@@ -21,7 +21,7 @@ from small import make_model
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.export.model_files import load_model, load_onnx_file, model_names, save_model, save_onnx_file
 from bandlens.export.weights.fetch import LOCK, verify
-from bandlens.export.weights.registry import checkpoint
+from bandlens.export.weights.study_checkpoints import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from bandlens.core.errors import ProbeError
 from bandlens.core.records import Failed
 from bandlens.export.model_files import load_model
 from bandlens.export.weights.fetch import LOCK, fetch
-from bandlens.export.weights.registry import Checkpoint, Origin, Part
+from bandlens.export.weights.study_checkpoints import Checkpoint, Origin, Part
 
 SECRET = "hunter22hunter22"
 
@@ -82,7 +82,7 @@ HUB = """
 import sys
 from pathlib import Path
 from bandlens.export.weights.fetch import fetch
-from bandlens.export.weights.registry import checkpoint
+from bandlens.export.weights.study_checkpoints import checkpoint
 fetch(checkpoint("tv_resnet50"), Path(sys.argv[1]))
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bandlens.export.weights.fetch import verify
-from bandlens.export.weights.registry import checkpoint
+from bandlens.export.weights.study_checkpoints import checkpoint
 
 
 def weights_bytes() -> bytes:
@@ -29,7 +29,7 @@ HUB = """
 import sys
 from pathlib import Path
 from bandlens.export.weights.fetch import fetch
-from bandlens.export.weights.registry import checkpoint
+from bandlens.export.weights.study_checkpoints import checkpoint
 for name in sys.argv[2:]:
     print(*fetch(checkpoint(name), Path(sys.argv[1])))
 """

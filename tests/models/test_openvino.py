@@ -27,7 +27,7 @@ from small import ask, make_images, make_model, make_pictures, make_study
 from bandlens.app.demo import MODEL
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import EngineError
 from bandlens.core.jobs import processors
 from bandlens.core.records import Model

@@ -18,7 +18,7 @@ from bandlens.app.api.models import profile
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
-from bandlens.engine.backends.layers import compare_layers
+from bandlens.engine.backends.layer_profile import compare_layers
 from bandlens.export.model_files import save_model
 from bandlens.export.onnx.operations import operations_of_nodes
 

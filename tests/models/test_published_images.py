@@ -18,7 +18,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.protocol import CUTOFFS
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark

@@ -19,7 +19,7 @@ from bandlens.core.errors import ExportError
 from bandlens.export.onnx.fp16 import to_bf16, to_fp16
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.plans.build import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
+from bandlens.export.plans.plan_builder import SETTINGS, build_trt_plan, parse_onnx, reading_log, trt_logger
 
 BATCH = 32
 

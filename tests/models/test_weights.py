@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bandlens.core.errors import CheckpointError
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.weights.read import Weights, apply_rule, load_strictly, read, read_weights
-from bandlens.export.weights.registry import KeyRule, checkpoints, key_rule
+from bandlens.export.weights.study_checkpoints import KeyRule, checkpoints, key_rule
 
 State = dict[str, Tensor]
 

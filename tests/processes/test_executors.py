@@ -20,7 +20,7 @@ from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.engine import schedule
 

@@ -25,7 +25,7 @@ from waiting import LIMIT_SECONDS, wait_until
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 
 COUNT = 300
@@ -38,7 +38,7 @@ INTERRUPTED = "bandlens: interrupted; what was committed stays, run the same com
 RUN = """
 import sys
 from pathlib import Path
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.core.errors import BandlensError

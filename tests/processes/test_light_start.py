@@ -66,7 +66,7 @@ def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
 
 
 def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
-    assert loaded_by("import bandlens.app.study.run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
+    assert loaded_by("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
 
 
 COMMAND = """
@@ -98,7 +98,7 @@ def test_asking_loads_no_engine() -> None:
 
 def test_light_modules_stay_light() -> None:
     code = (
-        "import bandlens.export.weights.registry, bandlens.export.model_files\n"
+        "import bandlens.export.weights.study_checkpoints, bandlens.export.model_files\n"
         "import bandlens.app.commands.models, bandlens.app.commands.export"
     )
     assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()

@@ -16,7 +16,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 
 MODELS, IMAGES = 6, 40
 HOSTILE = '<img src=x onerror="document.title=1">'

@@ -14,7 +14,7 @@ from small import Command
 from bandlens.analysis.database.open import open_store
 from bandlens.app.citation import PUBLISHED, SOFTWARE, TERMS, software_entry
 from bandlens.core.protocol import BENCHMARKS
-from bandlens.export.weights.registry import checkpoint
+from bandlens.export.weights.study_checkpoints import checkpoint
 
 ENTRY = re.compile(r"^@(\w+)\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
 KNOWN = "tv_resnet50"

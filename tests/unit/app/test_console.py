@@ -24,7 +24,7 @@ from bandlens.app.cli import app
 from bandlens.app.console import listen, log, progress
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.records import Finished, Model
 from bandlens.export.model_files import save_onnx_file
 from bandlens.probes.grid import make_grid

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from scipy.stats import norm, spearmanr
 
-from bandlens.analysis.correlations.models import SUBSET_FILTERS
+from bandlens.analysis.correlations.model_values import SUBSET_FILTERS
 from bandlens.analysis.correlations.table import SCHEMA, correlate
-from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
+from bandlens.analysis.published.study_figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
 from bandlens.core.errors import StoreError, UnknownName
 
 ALL = {"total": pl.lit(True)}

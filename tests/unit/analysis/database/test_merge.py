@@ -18,12 +18,12 @@ from small import Command, ask, make_images, make_model, make_pictures, make_stu
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import GROUPS, IDENTITIES, LEFT_OUT, REFERENCES, merge
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.studies import delete_study, free_bytes
+from bandlens.analysis.database.study_versions import delete_study, free_bytes
 from bandlens.app.imported import import_predictions
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import StoreError, UsageError
 from bandlens.core.jobs import silent
 

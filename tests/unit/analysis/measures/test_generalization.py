@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.generalization import Measured, group_mean
-from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from bandlens.analysis.published.study_figures import BIASES, PUBLISHED_GROUPS, shipped_figures
 from bandlens.analysis.statistics.shares import Share
 from bandlens.core.protocol import (
     ACCURACIES,

@@ -19,7 +19,7 @@ from small import Command, ask
 import bandlens
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.runs import compare_runs
-from bandlens.analysis.correlations.models import study_table
+from bandlens.analysis.correlations.model_values import study_table
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own

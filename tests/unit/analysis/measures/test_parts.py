@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.database.studies import delete_study
+from bandlens.analysis.database.study_versions import delete_study
 from bandlens.analysis.measures.base import Estimate, State
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.outcomes import MOST_VALUES, CellOutcomes, read_slices

@@ -19,7 +19,7 @@ from bandlens.analysis.measures.spectral_bias import (
     spectral_estimates,
     spectral_intervals,
 )
-from bandlens.analysis.published.figures import shipped_figures
+from bandlens.analysis.published.study_figures import shipped_figures
 from bandlens.core.protocol import BIAS_CUTOFFS
 from bandlens.core.records import Condition
 

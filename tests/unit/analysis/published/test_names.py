@@ -27,7 +27,7 @@ from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.core.errors import UnknownName
 from bandlens.core.records import Model
-from bandlens.export.weights.registry import checkpoints
+from bandlens.export.weights.study_checkpoints import checkpoints
 
 ROOT = Path(__file__).parents[4]
 TV_RESNET50 = "0676ba61"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.figures import correlation_table, shipped_figures
 from bandlens.analysis.published.relate import BASELINES, GROUNDS
+from bandlens.analysis.published.study_figures import correlation_table, shipped_figures
 from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.cli import app
 from bandlens.app.commands import published

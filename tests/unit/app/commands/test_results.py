@@ -10,7 +10,7 @@ from small import Command, ask, make_images, make_model, make_pictures, make_stu
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 
 GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"
 METRICS = {

@@ -13,7 +13,7 @@ from small import Command, ask, make_images, make_model, make_pictures
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import BandlensError
 from bandlens.export.model_files import save_onnx_file
 

@@ -16,7 +16,7 @@ from bandlens.app.recorded_images import as_recorded
 from bandlens.app.study.file import Study
 from bandlens.app.study.matching import check_attackable, check_labels
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.protocol import CLASSES
 from bandlens.core.records import Crop

@@ -22,7 +22,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Crop
 from bandlens.engine.device.devices import gpus

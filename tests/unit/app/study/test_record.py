@@ -24,7 +24,7 @@ from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.record import RunRecord
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import StoreError
 from bandlens.core.records import Cell, Crop, Failed

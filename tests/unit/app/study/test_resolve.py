@@ -19,7 +19,7 @@ from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.backends.base import BATCH

@@ -17,7 +17,6 @@ from small import Command, ask, make_study
 from bandlens.app.study import run_files
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
 from bandlens.app.study.run_files import (
     ENDING,
     RunProgress,
@@ -26,6 +25,7 @@ from bandlens.app.study.run_files import (
     read_crashes,
     read_progress,
 )
+from bandlens.app.study.study_run import run_study
 from bandlens.core.files import HOST
 from bandlens.core.jobs import silent
 from bandlens.core.user_functions import crash_notes

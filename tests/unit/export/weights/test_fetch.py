@@ -16,7 +16,7 @@ from bandlens.export.weights import downloads
 from bandlens.export.weights.downloads import drive_answer, published_digits
 from bandlens.export.weights.fetch import LOCK, fetch, local_files, verify
 from bandlens.export.weights.read import read
-from bandlens.export.weights.registry import Checkpoint, Origin, Part, checkpoint, checkpoints
+from bandlens.export.weights.study_checkpoints import Checkpoint, Origin, Part, checkpoint, checkpoints
 
 PAGE = (
     b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>Too many users</body></html>"

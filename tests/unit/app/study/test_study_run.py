@@ -19,7 +19,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import run_study
+from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.core.errors import EngineError, StoreError, UsageError
 from bandlens.engine.backends.base import attack_variant

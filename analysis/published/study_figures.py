@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from ...core.protocol import AS_PUBLISHED, GROUPS
-from ..correlations.models import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
+from ..correlations.model_values import ID_BENCHMARK, ID_GROUP, SUBSET_FILTERS, StudyTable, denominators_of
 from ..correlations.table import correlate
 from ..measures import critical_band, cues, spectral_bias
 from ..statistics import ALPHA

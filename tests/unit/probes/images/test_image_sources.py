@@ -17,9 +17,9 @@ from PIL import Image
 
 from bandlens.core.errors import ImageSetError, UsageError
 from bandlens.core.records import Crop
+from bandlens.probes.images.image_sources import open_source
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.probes.images.sources import open_source
 
 Mode = Literal["w", "w:gz", "w:xz"]
 pack_small = partial(pack, crop=Crop(8, 8))

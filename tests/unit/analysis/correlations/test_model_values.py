@@ -12,7 +12,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.runs import compare_correlations
-from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
+from bandlens.analysis.correlations.model_values import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate, correlate_study
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store

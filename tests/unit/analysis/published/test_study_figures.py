@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.analysis.published.figures import (
+from bandlens.analysis.published.study_figures import (
     BIASES,
     PUBLISHED_GROUPS,
     SHIPPED,

@@ -12,7 +12,7 @@ import bandlens
 from bandlens.analysis.database.catalogue import schema, tables_with
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.database.studies import (
+from bandlens.analysis.database.study_versions import (
     delete_study,
     last_run,
     list_studies,
