@@ -18,6 +18,7 @@ import os
 import pickle
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -54,7 +55,7 @@ def runs_users_code() -> bool:
     return _thread.code is not None
 
 
-class UserCode:
+class UserCode(ABC):
     """Code of a user's with an identity, in a folder whose other files it must not read."""
 
     def __init__(self, folder: Path, uses: Sequence[str], names: Sequence[str], digest: str) -> None:
@@ -95,9 +96,9 @@ class UserCode:
         if failure:
             raise failure
 
+    @abstractmethod
     def owns(self, variables: Mapping[str, Any]) -> bool:
         """Whether global variables are those of a module of the code."""
-        raise NotImplementedError
 
 
 @cache

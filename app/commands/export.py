@@ -121,8 +121,13 @@ def export_words(
         return export_checkpoint(model_name, folder, image_size=image_size or SIZE, trust=trust)[0]
 
     exports, files = _read_words(sources, folder, export_published, with_head, weights=architecture is not None)
-    of_files = {"--name": name, "--architecture": architecture, "--normalization": normalization, "--weights": weights}
-    for option, value in of_files.items():
+    file_options = {
+        "--name": name,
+        "--architecture": architecture,
+        "--normalization": normalization,
+        "--weights": weights,
+    }
+    for option, value in file_options.items():
         if value is not None and not files:
             raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
     own_sources = name_sources(files, name)
@@ -134,9 +139,9 @@ def export_words(
         reading = Reading(OWN, weights, trust)
         for source in files:
             _check_file(source, architecture, reading)
-        # A folder says it itself.
-        unsaid = normalization is None and all(source.is_dir() for source in files)
-        channels = None if unsaid else read_normalization(normalization)
+        # A folder says its normalization itself.
+        in_folders = normalization is None and all(source.is_dir() for source in files)
+        channels = None if in_folders else read_normalization(normalization)
 
         def export_file(source: Path, model_name: str) -> Model:
             model = models.export_model(
