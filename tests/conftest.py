@@ -78,6 +78,15 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_once(tmp_path_factory, "lite0", export_model)
 
 
+@pytest.fixture(scope="session")
+def stored_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the whole study `many` of tests/support/reported.py and its measures: only to be read."""
+    from made_once import make_once
+    from reported import make_stored_study
+
+    return make_once(tmp_path_factory, "stored_study", make_stored_study) / "results.duckdb"
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A folder with a model `one` and 20 unlabelled images, for study files."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
-from made_once import make_once
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
@@ -54,16 +51,12 @@ def make_database(
         store_study(store, "many", photographs, parts)
 
 
-@pytest.fixture(scope="session")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of five models and the numbers of all measures of theirs."""
-
-    def make(folder: Path) -> None:
-        make_database(folder / "results.duckdb", 5)
-        add_metrics(folder / "results.duckdb")
-
-    made = make_once(tmp_path_factory, "reported", make)
-    return Path(shutil.copy(made / "results.duckdb", tmp_path_factory.mktemp("reported")))
+def make_stored_study(folder: Path) -> None:
+    """Fill the folder with results.duckdb: five models under all of `GRID` and `OWN_PROBE`, with all their measures."""
+    path = folder / "results.duckdb"
+    make_database(path, 5)
+    add_metrics(path)
+    path.chmod(0o444)
 
 
 def add_metrics(path: Path) -> None:

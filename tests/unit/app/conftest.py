@@ -2,7 +2,6 @@
 
 import pytest
 from explored import explored, limited  # noqa: F401 - fixtures
-from reported import reported  # noqa: F401 - a fixture
 
 from bandlens.app.console import listen
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,15 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page_of(db: Path, **options: Any) -> Page:
-    out = db.with_suffix(".html")
+def page_of(db: Path, folder: Path | None = None, **options: Any) -> Page:
+    out = (folder or db.parent) / "report.html"
     write_report(db, out, **options)
     return Page(out)
 
 
 @pytest.fixture(scope="module")
-def page(reported: Path) -> Page:
-    return page_of(reported)
+def page(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return page_of(stored_study, tmp_path_factory.mktemp("report"))
 
 
 def test_it_is_one_small_file_that_loads_nothing(page: Page) -> None:
@@ -113,8 +112,8 @@ def test_everything_has_its_section(page: Page) -> None:
         assert fact in page.sections["provenance"]
 
 
-def test_published_models_are_there_where_they_are_asked_for(reported: Path, tmp_path: Path) -> None:
-    page = page_of(Path(shutil.copy(reported, tmp_path)), published=True)
+def test_published_models_are_there_where_they_are_asked_for(stored_study: Path, tmp_path: Path) -> None:
+    page = page_of(stored_study, tmp_path, published=True)
     assert list(page.sections)[-5:] == ["conditions", "atlas", "study", "overview", "provenance"]
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
     assert "results of timm models" in page.sections["atlas"]
@@ -153,10 +152,10 @@ def test_the_title_is_the_finding_and_its_picture_marks_the_cuts(tmp_path: Path)
 
 
 @pytest.mark.parametrize("clauses", [2, 6])
-def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(reported: Path, clauses: int) -> None:
+def test_a_long_finding_is_a_sentence_below_a_title_of_its_first_clause(stored_study: Path, clauses: int) -> None:
     clause = "relies less on low frequencies in 4 of 8 cases, at most by -0.200"
     against = Verdict([f"Compared with v1, v2 {'; it '.join([clause] * clauses)}."], [])
-    results = read_data(reported)
+    results = read_data(stored_study)
     assert results is not None
     verdict = against + results.verdict
     title, text = page_title(results, verdict), verdict_section(results, verdict).text
@@ -330,9 +329,9 @@ def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> N
     assert "Generalization: Concepts" not in described, "it has no value, since two of its image sets are missing"
 
 
-def test_what_changed_between_two_databases(reported: Path, tmp_path: Path) -> None:
+def test_what_changed_between_two_databases(stored_study: Path, tmp_path: Path) -> None:
     make_database(tmp_path / "better.duckdb", 5, GRID, shift=0.1)
-    page = page_of(tmp_path / "better.duckdb", against=str(reported))
+    page = page_of(tmp_path / "better.duckdb", against=str(stored_study))
     changes = page.sections["changes"]
     assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
     assert page.sections["changes"].count("critical_band") == 5 * 29
@@ -382,12 +381,12 @@ def test_wrong_use_is_one_line(tmp_path: Path) -> None:
         write_report(file, tmp_path / "r.html")
 
 
-def test_the_command_says_what_it_wrote(reported: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_it_wrote(stored_study: Path, tmp_path: Path) -> None:
     import typer
 
     app = typer.Typer()
     app.command()(COMMANDS["report"])
-    result = CliRunner().invoke(app, ["--db", str(reported), "--out", str(tmp_path / "r.html")])
+    result = CliRunner().invoke(app, ["--db", str(stored_study), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
     assert re.search(r"r.html: 10 sections, \d+ charts, \d(\.\d+)? MB", result.output)
 

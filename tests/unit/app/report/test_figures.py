@@ -29,9 +29,9 @@ MARGIN = 2
 
 
 @pytest.fixture(scope="module")
-def written(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("report")
-    return write_report(reported, folder / "report.html", figures=["all"], folder=folder / "figures")
+    return write_report(stored_study, folder / "report.html", figures=["all"], folder=folder / "figures")
 
 
 def pictures(written: Written) -> dict[str, ET.Element]:
