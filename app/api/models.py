@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...core.records import Model, Variant
-    from ...engine.backends.layer_profile import Layer, LayerDifference, Roofline
+    from ...engine.backends.layer_profile import Layer, LayerDifference
     from ...export.model_files import Channels
     from ..frequency_content import Sensitivity
 
@@ -239,12 +239,11 @@ def sensitivity(
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The layers of a model on an engine, the slowest first, and the limits of the device."""
+    """The layers of a model on an engine, the slowest first."""
 
     variant: Variant
     batch: int
     layers: list[Layer]
-    roofline: Roofline
 
     @property
     def seconds(self) -> float:
@@ -252,19 +251,13 @@ class Profile:
         return sum(layer.seconds for layer in self.layers)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each layer: milliseconds and gigabytes of a batch, and its share of the roofline."""
+        """A row for each layer: milliseconds of a batch, and its share of those of all layers."""
         return [
             {
                 "layer": layer.name,
                 "operator": layer.operator,
                 "ms": 1000 * layer.seconds,
                 "share": layer.seconds / self.seconds if self.seconds else None,
-                "gb": layer.bytes / 1e9,
-                "gflop": layer.operations / 1e9,
-                "bound": self.roofline.bound(layer.bytes, layer.operations),
-                "of_roofline": self.roofline.seconds(layer.bytes, layer.operations) / layer.seconds
-                if layer.seconds
-                else None,
             }
             for layer in self.layers
         ]
@@ -281,9 +274,6 @@ def profile(
     models: File | None = None,
 ) -> Profile | list[LayerDifference]:
     """Time the layers of a model, or find the first that two engines compute differently.
-
-    `of_roofline` is the share of a layer's time that the device needs for its bytes and operations, by a bandwidth and
-    a rate measured now; it exceeds 1 where data stay in caches.
 
     On a CPU all threads share each layer here, and in a run they share a batch, which takes less time.
 
@@ -305,8 +295,7 @@ def profile(
     """
     import numpy as np
 
-    from ...engine.backends.base import arrays_of, profile_layers
-    from ...engine.backends.layer_profile import measure_roofline
+    from ...engine.backends.base import profile_layers
     from ...engine.tuning import usual_rate
 
     variant, threads = _variant(model, engine, precision, models), threads or processors()
@@ -317,7 +306,7 @@ def profile(
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
     layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
-    return Profile(variant, count, layers, measure_roofline(arrays_of(variant.engine), precision, threads))
+    return Profile(variant, count, layers)
 
 
 LAYER_PHOTOGRAPHS = 2

@@ -49,11 +49,9 @@ def print_profile(profiled: models.Profile | list[LayerDifference], table_format
         print_note(_first_in_words(profiled), table_format)
         return
     print_rows(profiled.rows(), table_format)
-    roofline = profiled.roofline
     print_note(
         f"{profiled.variant}: {1000 * profiled.seconds:.4g} ms for {profiled.batch} images, "
-        f"{profiled.batch / profiled.seconds:,.0f} images/s in {len(profiled.layers)} layers; the device moves "
-        f"{roofline.bandwidth / 1e9:.3g} GB/s and does {roofline.rate / 1e9:,.4g} GFLOP/s",
+        f"{profiled.batch / profiled.seconds:,.0f} images/s in {len(profiled.layers)} layers",
         table_format,
     )
 

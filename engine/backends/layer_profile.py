@@ -1,29 +1,18 @@
-"""The layers of a network as an engine runs them: their time beside the device's limits, and the values they give."""
+"""The layers of a network as an engine runs them: their time, and the values they give."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError
-from ..device.streams import blas_threads, finish, point, seconds_between
 
 RUNS = 10
 """Batches whose median a profile gives, after as many that warm up."""
-COPY_BYTES = 1 << 27
-"""Bytes that are copied: more than the caches of processors and cards keep."""
-SIDE = {"numpy": 1536, "cupy": 8192}
-"""Rows and columns of the matrices that are multiplied, by the array module: enough to keep the device busy."""
-LOOPS = 5
-"""Measurements of the device, of which the fastest counts."""
-PRODUCTS = ("Gemm", "MatMul", "FullyConnected")
-"""Parts of the names that ONNX and libraries give products of matrices."""
 LARGEST_DIFFERENCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 1e-1, "int8": 3e-1}
 """The difference of a layer's values, relative to the largest of them, that rounding at a precision explains."""
 
@@ -36,10 +25,6 @@ class Layer:
     operator: str
     seconds: float
     """Seconds for a batch."""
-    bytes: float
-    """Bytes of its inputs, weights and outputs for a batch, each counted once."""
-    operations: float
-    """Floating-point operations for a batch: two for each multiplication of convolutions and products of matrices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,72 +42,6 @@ class LayerDifference:
     """The difference divided by the largest value."""
     differs: bool
     """Whether it is more than rounding explains."""
-
-
-def count_product(operator: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> float:
-    """Floating-point operations of a kernel by the shapes that it ran on: 0 of what is no product.
-
-    `operator` is ONNX's name or one that a library derived from it, such as FusedConv or QLinearConv.
-    """
-    if "Conv" in operator:
-        images_and_kernel = [shape for shape in inputs if len(shape) == 4]
-        return 2.0 * math.prod(output) * math.prod(images_and_kernel[1][1:]) if len(images_and_kernel) > 1 else 0.0
-    if any(name in operator for name in PRODUCTS):
-        return 2.0 * math.prod(output) * inputs[0][-1] if inputs and inputs[0] else 0.0
-    return 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """The limits of a device: the bytes it moves and the operations it does in a second.
-
-    A kernel takes at least max(bytes / bandwidth, operations / rate) (Williams, Waterman and Patterson 2009); one whose
-    data stay in a cache may be faster than the first term.
-    """
-
-    bandwidth: float
-    """Bytes a second, read and written."""
-    rate: float
-    """Floating-point operations a second in products of matrices."""
-
-    def seconds(self, moved: float, operations: float) -> float:
-        """The least time of a kernel that moves so many bytes and does so many operations."""
-        return max(moved / self.bandwidth, operations / self.rate)
-
-    def bound(self, moved: float, operations: float) -> str:
-        """The limit of such a kernel: `memory` or `compute`."""
-        return "memory" if moved / self.bandwidth >= operations / self.rate else "compute"
-
-
-def measure_roofline(xp: ModuleType, precision: str, threads: int) -> Roofline:
-    """Measure the device of the array module by a short loop.
-
-    Args:
-        xp: NumPy or CuPy.
-        precision: on a card other precisions than fp32 are measured by products of halves. On a CPU all are measured in
-            float32, since NumPy has fast products of nothing else.
-        threads: threads of the products on a CPU. The copy has one, which most of a processor's bandwidth takes.
-    """
-    dtype = xp.float32 if xp is np or precision == "fp32" else xp.float16
-    source, copy = xp.ones(COPY_BYTES, xp.uint8), xp.empty(COPY_BYTES, xp.uint8)
-    side = SIDE[xp.__name__]
-    matrix_a, matrix_b, product = (xp.ones((side, side), dtype) for _ in range(3))
-
-    def fastest(work: Callable[[], object]) -> float:
-        times = []
-        for _ in range(LOOPS + 1):  # the first time warms up
-            start = point(xp)
-            work()
-            end = point(xp)
-            finish(xp)
-            times.append(seconds_between(xp, start, end))
-        return min(times[1:])
-
-    with blas_threads(xp, threads):
-        return Roofline(
-            bandwidth=2 * COPY_BYTES / fastest(lambda: xp.copyto(copy, source)),
-            rate=2 * side**3 / fastest(lambda: xp.matmul(matrix_a, matrix_b, out=product)),
-        )
 
 
 def nodes_of(content: bytes) -> Iterator[tuple[str, str]]:

@@ -31,17 +31,14 @@ from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, l
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import PRODUCTS, RUNS, Layer, count_product, with_all_outputs
+from .layer_profile import RUNS, Layer, with_all_outputs
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
 
 
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
-    """The layers that ONNX Runtime makes of the file, by its profiler; EngineError on a GPU.
-
-    The bytes are those that it reports, to which weights that it packed ahead are added.
-    """
+    """The layers that ONNX Runtime makes of the file, by its profiler; EngineError on a GPU."""
     if shared_by(variant.engine).stream is not None:
         raise EngineError(
             f"{variant}: ONNX Runtime's profiler times the launches of a GPU's kernels, not the kernels; profile with "
@@ -56,25 +53,14 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             kernels.setdefault(event["name"].removesuffix(KERNEL), []).append(event)
-    return [_layer(name, runs[-RUNS:]) for name, runs in kernels.items()]
+    return [
+        Layer(name, runs[0]["args"]["op_name"], median(run["dur"] for run in runs[-RUNS:]) / 1e6)
+        for name, runs in kernels.items()
+    ]
 
 
 KERNEL = "_kernel_time"
 """The end of the names of kernels in a profile."""
-
-
-def _layer(name: str, runs: Sequence[Mapping[str, Any]]) -> Layer:
-    arguments = runs[0]["args"]
-    inputs, outputs = (
-        [shape for tensor in arguments[key] for shape in tensor.values()]
-        for key in ("input_type_shape", "output_type_shape")
-    )
-    operator, output = arguments["op_name"], outputs[0] if outputs else []
-    traffic = sum(float(arguments[key]) for key in ("activation_size", "parameter_size", "output_size"))
-    if any(name in operator for name in PRODUCTS) and not any(len(shape) > 1 for shape in inputs[1:]):
-        traffic += np.dtype(np.float32).itemsize * inputs[0][-1] * output[-1]
-    seconds = median(run["dur"] for run in runs) / 1e6
-    return Layer(name, operator, seconds, traffic, count_product(operator, inputs, output))
 
 
 def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import RUNS, Layer, count_product, with_all_outputs
+from .layer_profile import RUNS, Layer, with_all_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +54,12 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     for _ in range(2 * RUNS):
         request.infer({"images": images})
         counts.append(request.get_profiling_info())
-    nodes = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ops()}
+    nodes = {op.get_friendly_name() for op in compiled.get_runtime_model().get_ops()}
     layers = []
     for number, info in enumerate(counts[0]):
         seconds = median(run[number].real_time.total_seconds() for run in counts[RUNS:])
-        if info.status == info.status.EXECUTED and (op := nodes.get(info.node_name)):
-            tensors = [*op.inputs(), *op.outputs()]
-            traffic = sum(math.prod(tensor.get_shape()) * tensor.get_element_type().size for tensor in tensors)
-            inputs, output = [list(tensor.get_shape()) for tensor in op.inputs()], list(op.get_output_shape(0))
-            operations = count_product(info.node_type, inputs, output)
-            layers.append(Layer(info.node_name, info.node_type, seconds, traffic, operations))
+        if info.status == info.status.EXECUTED and info.node_name in nodes:
+            layers.append(Layer(info.node_name, info.node_type, seconds))
     return layers
 
 

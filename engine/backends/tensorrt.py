@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +24,6 @@ from ...core.errors import DeviceError, EngineError
 from ...core.records import SessionInfo, Variant
 from ...core.untrusted import first_line
 from ...export.model_files import OnnxFile
-from ...export.onnx.operations import operations_of_nodes
 from ...export.onnx.parity import measure_parity, onnx_logits
 from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
@@ -115,37 +112,15 @@ def _compare(session: TensorRTSession, trt_plan: TrtPlan, onnx_file: OnnxFile) -
     record_parity(trt_plan, parity)
 
 
-ITEMSIZES = {"FP16": 2, "Half": 2, "BF16": 2, "BFloat16": 2, "Int8": 1, "INT8": 1, "FP8": 1}
-"""Bytes of a number by the words that the inspector has for its type; 4 otherwise."""
-
-
 def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) -> list[Layer]:
     """The layers of the variant's plan, by TensorRT's profiler, with what its inspector says of each.
 
-    A session replays them as a CUDA graph instead. Operations are those of the nodes of the ONNX file that a layer
-    names; a node that several layers name counts in each.
+    A session replays them as a CUDA graph instead.
     """
     with open_session(variant, len(images), threads) as session:
         times = session.profile(session._device.xp.asarray(images))
-        layers = {layer["Name"]: layer for layer in session.inspect()}
-    operations = operations_of_nodes(onnx_for_tensorrt(plan_file_of(variant)))
-    return [
-        _layer(name, median(runs[RUNS:]) / 1000, layers.get(name, {}), operations, len(images))
-        for name, runs in times.items()
-    ]
-
-
-def _layer(name: str, seconds: float, layer: Mapping[str, Any], operations: Mapping[str, float], batch: int) -> Layer:
-    traffic = 0
-    for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ())):
-        words = f"{tensor.get('Format/Datatype', '')} {tensor.get('Datatype', '')}"
-        size = next((size for word, size in ITEMSIZES.items() if word in words), 4)
-        traffic += size * math.prod(tensor["Dimensions"])
-    weights = layer.get("Weights", {})
-    traffic += ITEMSIZES.get(weights.get("Type", ""), 4) * weights.get("Count", 0)
-    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", layer.get("Metadata", "")) or name.split(" + ")
-    count = batch * sum(operations.get(node, 0) for node in dict.fromkeys(nodes))
-    return Layer(name, layer.get("LayerType", ""), seconds, traffic, count)
+        operators = {layer["Name"]: layer.get("LayerType", "") for layer in session.inspect()}
+    return [Layer(name, operators.get(name, ""), median(runs[RUNS:]) / 1000) for name, runs in times.items()]
 
 
 class Device:

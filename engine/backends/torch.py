@@ -32,7 +32,7 @@ from ..device.gpu_errors import COMMITTED, first_error, gpu_errors
 from ..device.requirements import require_precision, usable
 from ..device.streams import Point, finish, in_network_stream, network_stream, point, seconds_between
 from .base import ALL, ENGINES, arrays_of, check_images, content_of, onnx_file_of
-from .layer_profile import RUNS, Layer, count_product
+from .layer_profile import RUNS, Layer
 from .pgd import Attacked, Budget, Network, loss_gradient, pgd, pgd_any
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     (torch.profiler writes lines of its own to stderr.)
     """
     xp = arrays_of(variant.engine)
-    layers: dict[str, Layer] = {}
+    operators: dict[str, str] = {}
     times: dict[str, list[tuple[Point, Point]]] = {}
 
     def timed(step: Step) -> Step:
@@ -105,14 +105,9 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
             start = point(xp)
             result = step.run(*inputs, **attributes)
             times.setdefault(name, []).append((start, point(xp)))
-            if name not in layers:
-                tensors = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
-                results = _tensors(result)
-                traffic = sum(tensor.nbytes for tensor in (*tensors, *results))
-                operations = count_product(step.operator, [tensor.shape for tensor in tensors], results[0].shape)
-                layers[name] = Layer(name, step.operator, 0.0, traffic, operations)
             return result
 
+        operators[name] = step.operator
         return replace(step, run=run)
 
     with _open_steps(variant, len(images), threads, timed) as session, torch_errors(variant), torch.no_grad():
@@ -121,8 +116,10 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
         for _ in range(2 * RUNS):
             session.network(batch)
         finish(xp)
-        medians = {name: median(seconds_between(xp, *run) for run in runs[RUNS:]) for name, runs in times.items()}
-    return [replace(layer, seconds=medians[name]) for name, layer in layers.items()]
+        return [
+            Layer(name, operators[name], median(seconds_between(xp, *run) for run in runs[RUNS:]))
+            for name, runs in times.items()
+        ]
 
 
 def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:

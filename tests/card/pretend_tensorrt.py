@@ -89,8 +89,6 @@ class Inspector:
             "LayerType": "CaskConvolution",
             "Inputs": ends[:1],
             "Outputs": ends[1:],
-            "Weights": {"Type": "Half", "Count": 600},
-            "Metadata": f"[ONNX Layer: {LAYER}]\x1e[ONNX Layer: r]",
         }
         return json.dumps({"Layers": [layer], "Bindings": ["images", "logits"]})
 

@@ -404,7 +404,7 @@ def live(file: Path, name: str) -> Any:
     return inspect.unwrap(reduce(getattr, name.split("."), module))
 
 
-NO_ROWS = {"finish", "TensorRTSession.profile", "profile_layers", "measure_roofline", "measure_rate"}
+NO_ROWS = {"finish", "TensorRTSession.profile", "profile_layers", "measure_rate"}
 """Functions that no run calls: they wait for the sake of times, and no row depends on these waits."""
 PLACES = {
     f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)

