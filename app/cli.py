@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -153,11 +152,8 @@ def root(
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no notes.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose.")] = False,
-    log_file: Annotated[
-        Path | None, typer.Option("--log", metavar="FILE", help="Append notes, progress and errors, with times.")
-    ] = None,
 ) -> None:
-    console.listen(quiet, verbose, log_file)
+    console.listen(quiet, verbose)
 
 
 def _tell(message: str) -> None:

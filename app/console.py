@@ -7,10 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import unwritable
 from ..core.untrusted import printable
 
 if TYPE_CHECKING:
@@ -66,25 +64,14 @@ class _Stderr(logging.Handler):
 _stderr = _Stderr()
 
 
-def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None) -> None:
-    """Have stderr say what is logged, or with `quiet` warnings and errors alone, and append all of it to a file.
+def listen(quiet: bool = False, verbose: bool = False) -> None:
+    """Have stderr say what is logged, or with `quiet` warnings and errors alone.
 
-    With `verbose`, errors are logged with the place in the code where they arose. UsageError where the file cannot be
-    written.
+    With `verbose`, errors are logged with the place in the code where they arose.
     """
-    for handler in log.handlers[:]:
-        log.removeHandler(handler)
-        handler.close()
     log.setLevel(VERBOSE if verbose else logging.INFO)
     _stderr.setLevel(logging.WARNING if quiet else logging.INFO)
     log.addHandler(_stderr)
-    if file is not None:
-        try:
-            log_file = logging.FileHandler(file, encoding="utf-8")
-        except OSError as error:
-            raise unwritable(f"the log {file}", error, "name another with --log") from error
-        log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        log.addHandler(log_file)
 
 
 @contextmanager

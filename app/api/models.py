@@ -18,7 +18,7 @@ from ...core.protocol import SIZE
 from ...core.records import MULTILABEL
 from ...export.weights.study_checkpoints import OWN_WEIGHTS, Reading, checkpoint, key_rule, select
 from ..export import Backbone, MultiLabel, attempt
-from .parameters import EngineName, File, PackedSet, complete_checkpoint, complete_engine, path_of
+from .parameters import File, PackedSet, path_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from ..frequency_content import Sensitivity
 
 
-def doctor(
-    *, engine: Annotated[str | None, typer.Option(metavar="E", autocompletion=complete_engine)] = None
-) -> list[dict[str, Any]]:
+def doctor(*, engine: Annotated[str | None, typer.Option(metavar="E")] = None) -> list[dict[str, Any]]:
     """Say what this machine can run: engines, GPUs, versions, free space.
 
     Args:
@@ -50,7 +48,6 @@ Checkpoints = Annotated[
     typer.Argument(
         metavar="NAME",
         help="Names as `list` shows them, category:C for those of a category, all for all 48.",
-        autocompletion=complete_checkpoint,
     ),
 ]
 
@@ -78,7 +75,7 @@ def list_checkpoints(
 
 
 def describe_checkpoint(
-    name: Annotated[str, typer.Argument(autocompletion=complete_checkpoint)],
+    name: str,
 ) -> list[dict[str, Any]]:
     """Show one checkpoint: where its files are published and stored, and how their keys are read.
 
@@ -216,7 +213,7 @@ def sensitivity(
     image_set: PackedSet,
     models: File | None = None,
     *,
-    engine: EngineName = "torch",
+    engine: str = "torch",
     progress: Progress = silent,
 ) -> Sensitivity:
     """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and by ring.
@@ -264,8 +261,8 @@ class Profile:
 
 
 def profile(
-    model: Annotated[str, typer.Argument(autocompletion=complete_checkpoint)],
-    engine: EngineName = "auto",
+    model: str,
+    engine: str = "auto",
     precision: str = "fp32",
     *,
     compare: Annotated[str | None, typer.Option(metavar="ENGINE[:PRECISION]")] = None,

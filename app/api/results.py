@@ -18,9 +18,7 @@ from .parameters import (
     Database,
     File,
     OnlyStudy,
-    StudyName,
     StudyOfProbes,
-    complete_study,
     existing,
     path_of,
     reading,
@@ -50,7 +48,7 @@ def open(db: File) -> Results:  # noqa: A001 - as in `bandlens.open("results.duc
 
 def analyze(
     db: Database = RESULTS,
-    study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE", autocompletion=complete_study)] = "*",
+    study: Annotated[Study | File, typer.Option("--study", metavar="NAME|FILE")] = "*",
     *,
     conditions: Annotated[bool, typer.Option("--conditions")] = False,
     progress: Progress = silent,
@@ -160,8 +158,8 @@ Pair = Annotated[tuple[str, str] | None, typer.Option(metavar="X,Y", parser=read
 
 
 def compare(
-    a: Annotated[str, typer.Argument(autocompletion=complete_study)],
-    b: Annotated[str | None, typer.Argument(autocompletion=complete_study)] = None,
+    a: str,
+    b: Annotated[str | None, typer.Argument()] = None,
     db: Database = RESULTS,
     *,
     study: str | None = None,
@@ -327,7 +325,7 @@ def consistency(
 def report(
     db: Database = RESULTS,
     out: File = Path("report.html"),
-    study: Annotated[str | None, typer.Option(autocompletion=complete_study)] = None,
+    study: str | None = None,
     *,
     against: str | None = None,
     published: bool = False,
@@ -360,21 +358,18 @@ def explore(
     images: Annotated[Sequence[File], typer.Option(metavar="FOLDER")] = (),
     *,
     study: StudyOfProbes = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 0,
     browser: Annotated[bool, typer.Option("--browser")] = False,
     tell: Callable[[str, int], object] = lambda _address, _sets: None,
 ) -> None:
     """Look at a results database in a browser: curves, correlations, and the photographs behind them.
 
-    The page is served until Ctrl-C for whoever has the address with its token, on this machine alone unless --host
-    names an address that other machines reach. Images are shown where their sets are found, perturbed again by the same
-    code and seed.
+    The page is served until Ctrl-C, on this machine alone, for whoever has the address with its token. Images are shown
+    where their sets are found, perturbed again by the same code and seed.
 
     Args:
         db: the results database, or a snapshot of one that a run writes to.
         images: where image sets lie, again for more; by default beside the database.
-        host: address or name of this machine at which others open the page, too, with its token.
         port: 0 is any that is free.
         browser: open the page in a browser as well.
         tell: called with the address, token included, and the number of image sets found.
@@ -398,7 +393,7 @@ def explore(
         if browser:
             webbrowser.open(address)
 
-    serve(Path(db), sets, path_of(study), host, port, show)
+    serve(Path(db), sets, path_of(study), port, show)
 
 
 def list_studies(db: Database = RESULTS) -> pl.DataFrame:
@@ -409,7 +404,7 @@ def list_studies(db: Database = RESULTS) -> pl.DataFrame:
         return list_studies(store)
 
 
-def stored_study(name: StudyName, db: Database = RESULTS) -> str:
+def stored_study(name: str, db: Database = RESULTS) -> str:
     """Print the file that a version was run from last; of a name, that of the newest version.
 
     Args:
@@ -422,7 +417,7 @@ def stored_study(name: StudyName, db: Database = RESULTS) -> str:
         return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
 
 
-def cite(study: Annotated[str, typer.Argument(autocompletion=complete_study)], db: Database = RESULTS) -> str:
+def cite(study: str, db: Database = RESULTS) -> str:
     """Print BibTeX of a study: the program, its models and its images, with their licences.
 
     Args:
@@ -435,7 +430,7 @@ def cite(study: Annotated[str, typer.Argument(autocompletion=complete_study)], d
         return "\n\n".join(study_entries(store, study_label(store, study)))
 
 
-def rename_study(name: StudyName, to: Annotated[str, typer.Argument(metavar="NEW")], db: Database = RESULTS) -> int:
+def rename_study(name: str, to: Annotated[str, typer.Argument(metavar="NEW")], db: Database = RESULTS) -> int:
     """Give a study another name. The next run of a file with the old name begins a new study, of the same cells.
 
     Args:

@@ -14,7 +14,7 @@ from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
 from ..console import log
 from ..study import GATE_IMAGES
-from .parameters import RESULTS, Database, EngineOfStudy, File, complete_study, existing, path_of
+from .parameters import RESULTS, Database, EngineOfStudy, File, existing, path_of
 
 if TYPE_CHECKING:
     from ...analysis.comparison.gates import Gated
@@ -263,7 +263,7 @@ def run_progress(db: Database = RESULTS) -> list[RunProgress]:
 
 
 def gate(
-    study: Annotated[Study | File, typer.Argument(autocompletion=complete_study)],
+    study: Study | File,
     against: str = "",
     db: Database = RESULTS,
     *,

@@ -11,7 +11,7 @@ import typer
 
 from ...core.errors import StoreError, UsageError, amount, plural, quoted
 from ..api import results, studies
-from ..api.parameters import RESULTS, Database, File, StudyName
+from ..api.parameters import RESULTS, Database, File
 from ..printing import Format, TableFormat, print_document, print_lines, print_rows
 from ..terminal import command
 
@@ -42,7 +42,7 @@ def print_renamed(versions: int, name: str, to: str) -> None:
     print(f"{name} is now {to}: {plural(versions, 'version')}")
 
 
-def delete(name: StudyName, db: Database = RESULTS, yes: Annotated[bool, typer.Option("--yes", "-y")] = False) -> None:
+def delete(name: str, db: Database = RESULTS, yes: Annotated[bool, typer.Option("--yes", "-y")] = False) -> None:
     """Delete a version of a study, or all versions of a name: with the predictions that nothing else uses.
 
     Cells that other versions or studies have, or that a gate has compared, stay. It asks first.

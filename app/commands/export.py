@@ -25,7 +25,7 @@ from ...export.model_files import (
 )
 from ...export.weights.study_checkpoints import CATEGORY, OWN, Reading, checkpoints, select
 from ..api import models
-from ..api.parameters import File, complete_checkpoint, path_of
+from ..api.parameters import File, path_of
 from ..console import log, progress
 from ..export import (
     Backbone,
@@ -51,9 +51,7 @@ WithHead = Callable[[str | PathLike[str]], Backbone | MultiLabel]
 
 
 def export_words(
-    sources: Annotated[
-        Sequence[str], typer.Argument(metavar="SOURCE", show_default=False, autocompletion=complete_checkpoint)
-    ],
+    sources: Annotated[Sequence[str], typer.Argument(metavar="SOURCE", show_default=False)],
     *,
     name: str | None = None,
     category: Annotated[str, typer.Option(metavar="C")] = OWN,

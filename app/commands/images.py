@@ -18,7 +18,7 @@ from ...core.records import PERCENTILES, Crop, enlarged_in_words
 from ...core.untrusted import printable
 from ...probes.images.options import Contents, Draw, How
 from ..api import images
-from ..api.parameters import File, complete_benchmark, path_of
+from ..api.parameters import File, path_of
 from ..console import log, progress
 from ..printing import Format, Rows, TableFormat, print_lines, print_note, print_rows, print_table, print_tables
 from ..terminal import command
@@ -77,7 +77,7 @@ def pack(
 
 
 def pack_benchmark(
-    benchmark: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_benchmark)],
+    benchmark: Annotated[str, typer.Argument(metavar="NAME")],
     source: Annotated[File, typer.Argument(metavar="DIR|TAR")],
     out: images.NewSet,
     *,

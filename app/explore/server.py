@@ -1,17 +1,10 @@
-"""The page's server: on one address, for whoever has the token; the only files that it gives are images of packed sets.
-
-The address is 127.0.0.1 unless the user names another one of this machine.
-"""
+"""The page's server: on this machine, for whoever has the token; it gives no files but images of packed sets."""
 
 from __future__ import annotations
 
-import errno
 import hmac
 import json
-import logging
-import re
 import secrets
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -19,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
@@ -47,11 +39,8 @@ HEADERS = {
 }
 CACHED = {"cache-control": "private, max-age=3600"}
 """The header of an answer that a browser may keep for an hour."""
-NAME_ONE = "name the one address of this machine that browsers open"
-"""The end of each message about a --host that cannot be listened at."""
 REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, pl.exceptions.PolarsError)
 """Errors of requests that the page does not make."""
-log = logging.getLogger("bandlens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +60,9 @@ class Doorkeeper:
     name this host by a name of its own (Host), and says where it comes from (Origin).
     """
 
-    def __init__(self, token: str, host: str, port: int) -> None:
-        """`host` is what `read_host` gives; a browser on this machine may call 127.0.0.1 localhost, too."""
+    def __init__(self, token: str, port: int) -> None:
         self._token, self._cookie = token, f"bandlens_explorer_{port}"
-        names = (host, "localhost") if host == LOOPBACK else (host,)
+        names = (LOOPBACK, "localhost")
         # Browsers leave out the port of plain http.
         self._hosts = [f"{name}:{port}" for name in names] + [name for name in names if port == 80]
 
@@ -196,14 +184,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Listener(ThreadingTCPServer):
-    """Listens on one address, and answers each request in a thread of its own, for which its end does not wait."""
+    """Listens on this machine, and answers each request in a thread of its own, for which its end does not wait."""
 
     allow_reuse_address = daemon_threads = True
     request_queue_size = 64
-
-    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
-        self.address_family = family
-        super().__init__(address, BaseHTTPRequestHandler)
 
     def handle_error(self, *connection: Any) -> None:
         """Show an error that is none of a browser which went away."""
@@ -211,67 +195,28 @@ class Listener(ThreadingTCPServer):
             super().handle_error(*connection)
 
 
-def read_host(text: str) -> str:
-    """The address or name of a machine as browsers write it in the Host header; UsageError where it is neither."""
+def listen(port: int) -> Listener:
+    """Listen on a port of this machine, or on any that is free where it is 0; UsageError where it is taken."""
     try:
-        address = ip_address(text)
-    except ValueError:
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", text.lower()):
-            raise UsageError(f"--host {text} is neither an address nor a name; {NAME_ONE}") from None
-        return text.lower()
-    if "%" in text:
-        raise UsageError(f"--host {text} has a zone, which no browser takes; {NAME_ONE}")
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or f"[{address}]")
-    return str(address)
-
-
-def listen(host: str, port: int) -> Listener:
-    """Listen on one address of this machine; port 0 is any that is free.
-
-    Raises UsageError where the host has no address, is another machine's or stands for all addresses, whose Host header
-    cannot be compared, and where the port is taken.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {host}: {getattr(error, 'strerror', error)}; {NAME_ONE}") from None
-    number = str(address[0])
-    if ip_address(number).is_unspecified:
-        raise UsageError(f"--host {host} stands for all addresses of this machine; {NAME_ONE}")
-    try:
-        return Listener(family, (number, port))
+        return Listener((LOOPBACK, port), BaseHTTPRequestHandler)
     except (OSError, OverflowError) as error:
-        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-            raise UsageError(f"--host {host} is no address of this machine; {NAME_ONE}") from None
         raise UsageError(f"cannot listen on port {port}: {error}; choose another --port") from None
 
 
 def serve(
-    database: Path,
-    sets: dict[str, ImageSet],
-    study: Path | None,
-    host: str,
-    port: int,
-    tell: Callable[[str, int], object],
+    database: Path, sets: dict[str, ImageSet], study: Path | None, port: int, tell: Callable[[str, int], object]
 ) -> None:
     """Serve the explorer until the process is interrupted, as `api.results.explore` describes it.
 
     `sets` are image sets by their digest.
     """
-    host = read_host(host)
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
     answers.study(None)  # a database with faults is refused before anything listens
     token = secrets.token_urlsafe(24)
-    with closing(answers), listen(host, port) as listener:
-        address, number = listener.socket.getsockname()[:2]
-        handler = partial(Handler, Doorkeeper(token, host, number), *routes(answers))
-        listener.RequestHandlerClass = handler
-        if not ip_address(address).is_loopback:
-            log.warning(
-                f"bandlens: whoever can read the network on the way to {host} sees token and pages: it is plain http"
-            )
-        tell(f"http://{host}:{number}/?token={token}", len(sets))
+    with closing(answers), listen(port) as listener:
+        number = listener.server_address[1]
+        listener.RequestHandlerClass = partial(Handler, Doorkeeper(token, number), *routes(answers))
+        tell(f"http://{LOOPBACK}:{number}/?token={token}", len(sets))
         listener.serve_forever()
 
 

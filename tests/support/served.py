@@ -30,10 +30,10 @@ class Served:
 
 
 @contextmanager
-def serving(database: Path, sets: Path | None, *options: str, warning: str = "") -> Iterator[Served]:
+def serving(database: Path, sets: Path | None, *options: str) -> Iterator[Served]:
     """Serve a database, and end it by Ctrl-C.
 
-    One image set has to be found in `sets`, or none beside the database, and the log has to begin with the warning.
+    One image set has to be found in `sets`, or none beside the database.
     """
     images = ["--images", sets] if sets else []
     command = [sys.executable, "-P", "-m", "bandlens", "explore", "--db", database, *images, *options]
@@ -45,7 +45,7 @@ def serving(database: Path, sets: Path | None, *options: str, warning: str = "")
         finally:
             process.kill()  # where something failed, it would outlive the test
     assert process.returncode == 130
-    assert error_text == f"{warning}bandlens: interrupted; what was committed stays, run the same command to go on\n"
+    assert error_text == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 
 
 def _read_address(process: subprocess.Popen[str], has_images: bool) -> Served:
@@ -71,7 +71,7 @@ class Got:
 
 def ask(served: Served, path: str, method: str = "GET", hosts: Sequence[str] | None = None, **headers: str) -> Got:
     """Send a request with these headers; `hosts` are those of its Host headers, by default the one of the page."""
-    with closing(http.client.HTTPConnection(served.host.strip("[]"), served.port, timeout=LIMIT_SECONDS)) as connection:
+    with closing(http.client.HTTPConnection(served.host, served.port, timeout=LIMIT_SECONDS)) as connection:
         connection.putrequest(method, path, skip_host=True)
         for host in [served.authority] if hosts is None else hosts:
             connection.putheader("Host", host)

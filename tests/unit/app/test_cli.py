@@ -184,20 +184,6 @@ def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.Captur
         assert capsys.readouterr().err.splitlines() == shown
 
 
-def test_a_log_gets_what_stderr_says_with_times(command: Command, tmp_path: Path) -> None:
-    file = tmp_path / "run.log"
-    for words in ((), ("-q",)):
-        answer = command(*words, "--log", file, "plan", tmp_path / "no.toml")
-        assert answer.err.startswith(f"bandlens: no study file {tmp_path}/no.toml")
-    lines = file.read_text().splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} bandlens: no study file .*", line)
-    answer = command("--log", tmp_path, "plan", "no.toml")
-    assert (answer.code, answer.err.count("\n")) == (2, 1)
-    assert f"cannot write the log {tmp_path}: Is a directory; name another with --log" in answer.err
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
     "words", [("checkpoints", "list", "--format", "json"), ("checkpoints", "list"), ("--help",)], ids=str
