@@ -9,22 +9,13 @@ import pytest
 
 from bandlens.analysis.charts.maps import threshold_map
 from bandlens.analysis.charts.numbers import (
-    DOUBTFUL,
-    SOUND,
-    VALUELESS,
     add_estimators,
     channel_chart,
     number_chart,
 )
-from bandlens.analysis.measures.base import State
 
 PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
 """A note that would mislead whatever reads notes."""
-MARKS = {
-    State.OK: SOUND,
-    **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), DOUBTFUL),
-    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), VALUELESS),
-}
 
 
 def rows(metric: str, state: str, value: float | None = 0.05, note: str | None = PROSE) -> dict[str, Any]:
@@ -42,24 +33,21 @@ def data(chart: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("state", State)
-def test_every_state_has_a_mark(state: State) -> None:
-    frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state), rows("spectral_bias", state, note=None)]))
-    assert frame["mark"].to_list() == [MARKS[state]] * 2
-    assert frame["number"].to_list() == ["bandwidth", "spectral_bias"]
-
-
 @pytest.mark.parametrize(
-    ("state", "kind"), [("ok", "point"), ("doubtful", "point"), ("degenerate", "text"), ("undetermined", "text")]
+    ("state", "kind"),
+    [
+        *((state, "point") for state in ("ok", "doubtful", "no_interval", "censored_below", "censored_above")),
+        *((state, "text") for state in ("degenerate", "undetermined", "at_chance", "missing", "failed")),
+    ],
 )
 def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
-    value = None if state == "undetermined" else 3.0
+    value = None if state in ("undetermined", "missing", "failed") else 3.0
     frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state, value)]))
     layers = number_chart(frame, "bandwidth", "bandwidth").to_dict()["layer"]
     marks = {layer["mark"]["type"]: layer["mark"] for layer in layers}
     assert {"point", "text"} & set(marks) == {kind}
     if kind == "point":
-        assert (marks["point"].get("fill") == "white") == (state == "doubtful")
+        assert (marks["point"].get("fill") == "white") == (state != "ok")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +56,6 @@ def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
         ("psychometric_bandwidth", "psychometric"),
         ("critical_bandwidth", "published"),
         ("shape_bias", None),
-        ("ID", None),
     ],
 )
 def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
@@ -83,18 +70,13 @@ def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> 
     )
 
 
-@pytest.mark.parametrize(("state", "sign"), [("ok", ""), ("censored_below", "≤"), ("censored_above", "≥")])
-def test_thresholds_beyond_the_tested_noise_have_a_sign(state: str, sign: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "place", "sign"),
+    [("ok", "met", ""), ("no_interval", "met", ""), ("censored_below", "below", "≤"), ("censored_above", "above", "≥")],
+)
+def test_thresholds_beyond_the_tested_noise_have_a_triangle_and_a_sign(state: str, place: str, sign: str) -> None:
     frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
     assert {row["text"] for row in data(threshold_map(frame, "thresholds"))} == {f"{sign}0.05"}
-
-
-@pytest.mark.parametrize(
-    ("state", "place"),
-    [("ok", "met"), ("no_interval", "met"), ("censored_below", "below"), ("censored_above", "above")],
-)
-def test_a_triangle_is_a_threshold_beyond_the_tested_noise(state: str, place: str) -> None:
-    frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
     assert {row["place"] for row in data(channel_chart(frame, "channel")) if "place" in row} == {place}
 
 
@@ -112,8 +94,8 @@ def test_the_subtitle_of_a_channel_says_what_its_fit_is_worth(state: str, line: 
     assert channel_chart(frame, "channel").to_dict()["title"]["subtitle"] == [line]
 
 
-@pytest.mark.parametrize("size", [224, 240, 384])
-def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
+def test_centres_of_bands_follow_the_size_of_the_images() -> None:
+    size = 384
     names = {"bandwidth": 3.0, "center_frequency": 14.0 * size / 224, "peak_noise_sensitivity": 0.25}
     fit = [rows(f"psychometric_{name}", "ok", value) for name, value in names.items()]
     frame = pl.DataFrame([rows("psychometric_threshold_3", "ok"), *fit])
@@ -123,11 +105,3 @@ def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
     bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]
     peak = min(bell, key=lambda row: row["noise_sd"])
     assert peak["cycles"] == pytest.approx(14.0 * size / 224, rel=0.04)
-
-
-def test_thresholds_and_channels_shade_what_enlarged_originals_do_not_have() -> None:
-    frame = pl.DataFrame([rows(f"psychometric_threshold_{octave}", "ok") for octave in (3, 6)])
-    for chart, mark in ((threshold_map, 1), (channel_chart, 0)):
-        spec = chart(frame, "thresholds", own_cycles=50.0).to_dict()
-        assert "enlarged" in spec["layer"][mark]["encoding"]["tooltip"]["value"]
-        assert len(spec["layer"]) == len(chart(frame, "thresholds").to_dict()["layer"]) + 1

@@ -23,12 +23,12 @@ SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", 
 
 
 def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[list[Run], list[list[np.ndarray]]]:
-    """Two runs that name shape or texture, a tenth of B drawn anew under the filters; and what each of them named."""
-    runs, named = [], [[np.random.default_rng(k).integers(0, 2, COUNT) for k in range(3)]]
-    rng = np.random.default_rng(9)
-    redrawn = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), classes) for classes in named[0]]
-    named.append([named[0][0], *redrawn[1:]])
-    for k, (count, answers) in enumerate(zip(sizes, named, strict=True)):
+    """Two runs that name shape or texture, with a tenth of B drawn again under the filters; and their classes."""
+    runs, rng = [], np.random.default_rng(9)
+    classes_a = [np.random.default_rng(k).integers(0, 2, COUNT) for k in range(3)]
+    classes_b = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), classes) for classes in classes_a[1:]]
+    predictions = [classes_a, [classes_a[0], *classes_b]]
+    for k, (count, answers) in enumerate(zip(sizes, predictions, strict=True)):
         images = image_set(count, labels=[0] * count, schemes={"texture": [[1]] * count})
         by = model("net", content=f"weights {k}")
         parts = [
@@ -38,17 +38,17 @@ def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[lis
         label = store_study(store, f"s{k}", images, parts)
         compute_measures(store, label)
         runs.append(Run(store, label))
-    return runs, named
+    return runs, predictions
 
 
 def test_differences_are_paired_over_the_images(store: Store) -> None:
-    runs, named = two_runs(store)
+    runs, predictions = two_runs(store)
     differences = compare_measures(*runs)[1]
     assert {"shape_bias", "cue_accuracy", "confidence", "clean_error_consistency"} <= set(differences["metric"])
     assert not {"accuracy", "agreement"} & set(differences["metric"]), "cells have these, with a test"
     rows = differences.filter(metric="shape_bias").rows(named=True)
     assert [row["probe"] for row in rows] == ["clean", "lowpass", "lowpass"]
-    for row, a, b in zip(rows, *named, strict=True):
+    for row, a, b in zip(rows, *predictions, strict=True):
         d = (b == 0).astype(float) - (a == 0)
         assert row["difference"] == pytest.approx(d.mean())
         # k images differ, and half of one is lost unseen and half of one gained: Satterthwaite's degrees of freedom.
@@ -73,7 +73,7 @@ def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
 
 
 def test_a_measure_of_conditions_may_pair_its_numbers_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, named = two_runs(store)
+    runs, predictions = two_runs(store)
 
     def differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, tuple[float, float]]:
         changed = float((a.decisions.predicted != b.decisions.predicted).sum())
@@ -82,7 +82,7 @@ def test_a_measure_of_conditions_may_pair_its_numbers_itself(store: Store, monke
     measures = [replace(measure, differences=differences) for measure in error_consistency.MEASURES]
     monkeypatch.setattr("bandlens.analysis.comparison.measures.CONDITION_MEASURES", measures)
     rows = compare_measures(*runs)[1].filter(metric=CLEAN_NAME).rows(named=True)
-    changed = [(a != b).sum() for a, b in zip(*named, strict=True)][1:]
+    changed = [(a != b).sum() for a, b in zip(*predictions, strict=True)][1:]
     assert [(row["low"], row["high"]) for row in rows] == [(-count, count) for count in changed]
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, t
@@ -102,14 +100,11 @@ LITTLE = (-0.001, 0.001)
         (NOTHING, NOTHING, "pass"),
         ((0.002, 0.01), (-0.003, 0.003), "pass"),
         ((0.002, np.nextafter(0.01, 1)), LITTLE, "undecided"),
-        ((0.01, 0.02), LITTLE, "undecided"),
         ((np.nextafter(0.01, 1), 0.02), LITTLE, "fail"),
         ((0.002, 0.01), (np.nextafter(-0.003, -1), 0), "undecided"),
         ((0.002, 0.01), (0, np.nextafter(0.003, 1)), "undecided"),
-        ((0.002, 0.01), (0.003, 0.009), "undecided"),
         ((0.002, 0.01), (np.nextafter(0.003, 1), 0.009), "fail"),
         ((0.002, 0.01), (-0.009, np.nextafter(-0.003, -1)), "fail"),
-        ((0.002, 0.01), (-0.009, -0.003), "undecided"),
         ((0.5, 0.6), (None, None), "fail"),
         ((0.002, 0.01), (None, None), "undecided"),
     ],
@@ -128,28 +123,18 @@ def test_where_accuracies_have_no_difference_the_flips_decide(flips: tuple[float
 # Intervals, and how many images they need
 
 
-@given(n=st.integers(30, 3000), share=st.floats(0, 1))
-def test_independent_images_have_wilson_s_interval(n: int, share: float) -> None:
-    count = round(n * share)
-    interval = np.concatenate(flip_interval(np.arange(n)[None] < count, np.arange(n)))
-    assert interval == pytest.approx([*proportion_confint(count, n, method="wilson"), n], abs=1e-9)
-
-
 def test_dependent_images_count_as_fewer() -> None:
     clusters = np.repeat(np.arange(50), 4)
     whole, spread = clusters < 5, np.arange(200) % 10 == 0
     low, high, effective = flip_interval(np.stack([whole, spread]), clusters)
     assert effective[0] == pytest.approx(0.1 * 0.9 * 200**2 / (5 * (4 - 0.4) ** 2 + 45 * 0.4**2) * 49 / 50)
     assert high[0] - low[0] > high[1] - low[1]
-    (alone,) = (interval[0] for interval in (flip_interval(np.zeros((1, 200), bool), clusters)[1],))
-    assert alone == pytest.approx(proportion_confint(0, 50, 2 * norm.sf(t.ppf(0.975, 49)), "wilson")[1])
+    assert flip_interval(np.zeros((1, 200), bool), clusters)[1][0] == pytest.approx(
+        proportion_confint(0, 50, 2 * norm.sf(t.ppf(0.975, 49)), "wilson")[1]
+    )
 
 
-def test_clusters_that_are_all_alike_say_as_much_as_their_images() -> None:
-    assert flip_interval(np.arange(200)[None] % 4 == 0, np.repeat(np.arange(50), 4))[2] == 200
-
-
-@given(flips=st.floats(0, 0.2).filter(lambda share: abs(share - 0.01) > 1e-3))
+@pytest.mark.parametrize("flips", [0.004, 0.05])
 def test_with_the_images_needed_the_interval_of_flips_ends_at_its_limit(flips: float) -> None:
     n = float(images_needed(np.array([flips]), np.array([np.nan]), np.array([0.0]), 0.01, 0.003)[0])
     low, high = proportion_confint(flips * n, n, method="wilson")
@@ -163,7 +148,7 @@ def test_381_images_without_a_flip_are_within_1_percent_and_380_are_not() -> Non
     assert highs[0] > 0.01 >= highs[1]
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (4, 4), (5, 0), (40, 40), (12, 2)])
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (5, 0), (12, 2)])
 def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(lost: int, gained: int) -> None:
     share, difference = np.array([(lost + gained) / 1000]), np.array([(gained - lost) / 1000])
     n = int(np.ceil(images_needed(np.zeros(1), difference, share, 0.9, 0.003)[0]))
@@ -266,16 +251,15 @@ def test_one_cluster_decides_nothing(store: Store) -> None:
 def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) -> None:
     labels = np.zeros(1000, int)
     images = image_set(1000, labels=labels)
-    before = gated(store, images, [(labels, flipped(labels, *range(7)))])
+    first_gate = gated(store, images, [(labels, flipped(labels, *range(7)))])
     bf16_gate = gated(store, images, [(labels, labels)], precision="bf16")
-    pairs = [(cell(images), cell(images, precision="int8"))]
-    after = gate_cells(store, pairs, Limits(flips=0.1, accuracy=0.1))
-    assert (before["verdict"].item(), after["verdict"].item()) == ("undecided", "pass")
-    kept = store.frame("FROM gate ORDER BY candidate")
-    assert kept["candidate"].to_list() == ["onnxruntime:bf16", "onnxruntime:int8"]
-    assert kept["max_flips"].to_list() == [0.01, 0.1]
-    assert kept["decided"][0] == bf16_gate["decided"][0]
-    assert after["decided"][0] > before["decided"][0]
+    second_gate = gate_cells(store, [(cell(images), cell(images, precision="int8"))], Limits(flips=0.1, accuracy=0.1))
+    assert (first_gate["verdict"].item(), second_gate["verdict"].item()) == ("undecided", "pass")
+    gates = store.frame("FROM gate ORDER BY candidate")
+    assert gates["candidate"].to_list() == ["onnxruntime:bf16", "onnxruntime:int8"]
+    assert gates["max_flips"].to_list() == [0.01, 0.1]
+    assert gates["decided"][0] == bf16_gate["decided"][0]
+    assert second_gate["decided"][0] > first_gate["decided"][0]
 
 
 def test_a_cell_that_is_its_own_reference_passes_on_few_images(store: Store) -> None:
@@ -333,14 +317,11 @@ def test_cells_of_a_gate_are_in_no_study(store: Store) -> None:
 def test_each_graph_of_a_precision_agrees_with_its_own_clean_prediction(store: Store) -> None:
     images, clean = image_set(100), np.zeros(100, int)
     for graph, changed in (("old", 30), ("new", 0)):
-        cells = [graphed(cell(images, setting, precision="int8"), graph) for setting in (condition(), LOWPASS)]
+        cells = [cell(images, setting, precision="int8") for setting in (condition(), LOWPASS)]
+        cells = [replace(gate_cell, variant=replace(gate_cell.variant, sha256=graph)) for gate_cell in cells]
         add(store, images, [part(cells[0], flipped(clean, slice(0, changed))), part(cells[1], clean)])
     accuracies = store.frame("SELECT top1 FROM cell_accuracy JOIN cell_detail USING (cell) WHERE probe = 'lowpass'")
     assert sorted(accuracies["top1"]) == [0.7, 1.0]
-
-
-def graphed(gate_cell: Cell, graph: str) -> Cell:
-    return replace(gate_cell, variant=replace(gate_cell.variant, sha256=graph))
 
 
 # Which cells may be run
@@ -374,16 +355,13 @@ def test_a_gate_holds_for_other_images_and_seeds_but_not_for_other_conditions(st
     assert not_passed(store, [*wanted(), ungated_cell], LIMITS) == (1, 3)
 
 
-@pytest.mark.parametrize("change", ["graph", "engine", "precision", "model"])
-def test_a_gate_holds_for_what_ran_and_nothing_else(store: Store, change: str) -> None:
+def test_a_gate_holds_for_what_ran_and_nothing_else(store: Store) -> None:
     passed(store)
-    changed = {
-        "graph": lambda gate_cell: graphed(gate_cell, "other"),
-        "engine": lambda gate_cell: replace(gate_cell, variant=replace(gate_cell.variant, engine="openvino")),
-        "precision": lambda gate_cell: replace(gate_cell, variant=replace(gate_cell.variant, precision="bf16")),
-        "model": lambda gate_cell: cell(image_set(7), gate_cell.condition, by=model("other"), precision="int8"),
-    }[change]
-    assert not_passed(store, [changed(gate_cell) for gate_cell in wanted()], LIMITS) == (2, 2)
+    for change in ({"sha256": "another graph"}, {"engine": "openvino"}, {"precision": "bf16"}):
+        cells = [replace(gate_cell, variant=replace(gate_cell.variant, **change)) for gate_cell in wanted()]
+        assert not_passed(store, cells, LIMITS) == (2, 2), change
+    cells = [cell(image_set(7), setting, by=model("other"), precision="int8") for setting in (condition(), LOWPASS)]
+    assert not_passed(store, cells, LIMITS) == (2, 2)
 
 
 def test_what_was_undecided_or_passed_by_looser_limits_only_has_not_passed(store: Store) -> None:

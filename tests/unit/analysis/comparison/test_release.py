@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -101,7 +101,7 @@ def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
 # Losses
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(110, 100), (130, 100), (160, 100), (200, 60), (20, 200)])
+@pytest.mark.parametrize(("lost", "gained"), [(110, 100), (160, 100), (20, 200)])
 def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: int) -> None:
     before, now = outcomes(4000, 3000, lost, gained)
     expected = paired(before, now, np.arange(4000))
@@ -112,11 +112,6 @@ def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: in
         verdict = "pass" if row["loss_high"] <= margin else "fail" if row["loss_low"] > 0 else "undecided"
         assert row["verdict"] == verdict
         assert (row["needed"] is not None) == (verdict == "undecided")
-
-
-def test_the_p_of_a_loss_is_near_that_of_the_exact_test() -> None:
-    row = judge(pair_of(*outcomes(5000, 3000, 130, 90)), Limits()).row(0, named=True)
-    assert row["p_fail"] == pytest.approx(binomtest(130, 220, alternative="greater").pvalue, rel=0.15)
 
 
 def test_all_rows_are_corrected_together_by_holm() -> None:
@@ -130,16 +125,6 @@ def test_all_rows_are_corrected_together_by_holm() -> None:
     assert {row["verdict"] for row in single} == {"pass", "fail", "undecided"}
     fails = rows.filter(verdict="fail")
     assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single)
-
-
-def test_with_the_images_needed_a_row_is_decided() -> None:
-    for scale, verdict in ((1, "undecided"), (1.02, "pass")):
-        first = judge(pair_of(*outcomes(1000, 700, 30, 30)), Limits()).row(0, named=True)
-        n = round(scale * first["needed"]) if scale > 1 else 1000
-        row = judge(pair_of(*outcomes(n, round(0.7 * n), round(0.03 * n), round(0.03 * n))), Limits()).row(
-            0, named=True
-        )
-        assert row["verdict"] == verdict
 
 
 def test_dependent_images_count_as_fewer() -> None:
@@ -164,16 +149,11 @@ def simulated(rng: np.random.Generator, losses: Sequence[float], n: int, disagre
     return pair_of(before, now)
 
 
-def test_independent_rows_have_sidaks_quantile() -> None:
-    pair = simulated(np.random.default_rng(0), [0] * 40, 3000)
-    reach = np.quantile(largest(pair), 0.95)
-    assert reach == pytest.approx(norm.ppf((1 + 0.95 ** (1 / 40)) / 2), abs=0.08)
-
-
-def test_equal_rows_are_one() -> None:
-    pair = simulated(np.random.default_rng(0), [0], 3000)
-    pair = pair_of(*(np.repeat(mask, 40, axis=0) for mask in pair.hits))
-    assert np.quantile(largest(pair), 0.95) == pytest.approx(norm.ppf(0.975), abs=0.08)
+@pytest.mark.parametrize(("losses", "copies"), [(40, 1), (1, 40)])
+def test_independent_rows_have_sidaks_quantile_and_equal_rows_are_a_single_one(losses: int, copies: int) -> None:
+    pair = simulated(np.random.default_rng(0), [0] * losses, 3000)
+    pair = pair_of(*(np.repeat(mask, copies, axis=0) for mask in pair.hits))
+    assert np.quantile(largest(pair), 0.95) == pytest.approx(norm.ppf((1 + 0.95 ** (1 / losses)) / 2), abs=0.08)
 
 
 def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
@@ -193,13 +173,13 @@ def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
 
 
 def test_false_alarms_and_losses_of_simulated_releases() -> None:
-    rng, alarms, caught = np.random.default_rng(4), 0, 0
-    for _ in range(60):
+    rng, alarms, findings = np.random.default_rng(4), 0, 0
+    for _ in range(40):
         alarms += "fail" in judge(simulated(rng, [0.0] * 10, 500), Limits())["verdict"]
-        rows = judge(simulated(rng, [0.0] * 9 + [0.05], 5000), Limits())
-        caught += rows["verdict"][-1] == "fail"
-    assert alarms <= 60 * 0.05
-    assert caught >= 60 * 0.9
+        rows = judge(simulated(rng, [0.0] * 9 + [0.05], 3000), Limits())
+        findings += rows["verdict"][-1] == "fail"
+    assert alarms <= 40 * 0.05
+    assert findings >= 40 * 0.9
 
 
 # Releases in the database
