@@ -45,19 +45,17 @@ def test_words_are_those_of_the_statement() -> None:
     assert not words_of(sql) & {"curve", "flip", "metric", "gate"}
 
 
-@pytest.mark.parametrize("name", ["system", "temp", "a, b", 'a"b', "it's", "accuracy", "main", "checkpoint"])
-@pytest.mark.parametrize("read_only", [False, True])
-def test_a_file_of_any_name_is_asked(name: str, read_only: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["system", "temp", 'a, "b', "it's", "accuracy"])
+def test_a_file_of_any_name_is_asked(name: str, tmp_path: Path) -> None:
     path, images = tmp_path / f"{name}.duckdb", image_set(1, labels=[0])
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images), [0], [0])])
-        store.checkpoint()
-    with open_store(path, read_only) as store:
         assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
-        assert len(store.frame("FROM prediction")) == 1
+    with open_store(path, read_only=True) as store:
+        assert store.frame("SELECT top1 FROM accuracy").rows() == [(1.0,)]
 
 
-def test_what_a_transaction_made_is_made_again_after_it_failed(tmp_path: Path) -> None:
+def test_views_that_a_transaction_made_are_made_again_after_it_failed(tmp_path: Path) -> None:
     def fail() -> None:
         with store.transaction():
             store.frame("FROM accuracy")

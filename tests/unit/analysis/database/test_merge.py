@@ -1,84 +1,78 @@
-"""Databases that real runs made, merged: the same rows in any order and grouping, and no choice that nobody made."""
+"""Databases are merged: the same rows in any order and grouping, and no choice that nobody made."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from made_up_results import cell, condition, image_set, part, store_study
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from small import Command, ask, rows_of
 
+from bandlens.analysis.comparison.gates import Limits
+from bandlens.analysis.comparison.precision import gate_precision
 from bandlens.analysis.database.integrity import check_database
 from bandlens.analysis.database.merge import GROUPS, IDENTITIES, LEFT_OUT, REFERENCES, merge
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.study_versions import delete_study, free_bytes
-from bandlens.app.imported import import_predictions
-from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study_precision
-from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import StoreError, UsageError
-from bandlens.core.jobs import silent
+from bandlens.core.records import Cell, Condition, Finished
 
 TABLES = "SELECT table_name FROM duckdb_tables() WHERE NOT internal ORDER BY table_name"
-COUNT = 20
 NAMES = ("bands", "both", "broken_off", "gated")
+FILTERS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3))]
+BANDS = [condition(), *(condition("critical_band", noise_sd=0.1, frequency=f, draw="shared") for f in (1, 4))]
+PHOTOGRAPHS = image_set(20, name="photographs", labels=np.arange(20) % 10, schemes={"real": [[0, 1], [], [2], [3]] * 5})
+PAIRS = image_set(10, name="pairs", clusters=np.arange(10) // 2)
+SITES = replace(
+    image_set(3, name="sites", labels=[0, 1, 0]),
+    class_names=["abbey", "arch"],
+    attributes={("site", "A"): np.array([0, 2])},
+)
 
 
-def stopped_after(predictions: int) -> Callable[..., SimpleNamespace]:
-    """A progress that ends a run, as Ctrl-C does, once it has made so many predictions."""
-    left = predictions
+def answered(images: Images, of: Cell, count: int | None = None) -> Finished:
+    """Predictions of the first images, which depend on the cell alone."""
+    predicted = np.random.default_rng(int(of.key[:8], 16)).integers(0, 10, images.info.count)[:count]
+    return part(of, predicted, None if images.labels is None else (predicted != images.labels[:count]) * 2)
 
-    def advance(amount: float = 1, /) -> None:
-        nonlocal left
-        left -= int(amount)
-        if left < 0:
-            raise KeyboardInterrupt
 
-    def progress(what: str, total: float | None, unit: str) -> SimpleNamespace:
-        return silent(what, total, unit) if what != "running" else Block()
+def cells_of(images: Images, conditions: Sequence[Condition], names: Sequence[str]) -> list[Cell]:
+    return [cell(images, setting, by=model(name)) for name in names for setting in conditions]
 
-    class Block:
-        def __enter__(self) -> Callable[[float], None]:
-            return advance
 
-        def __exit__(self, *_: object) -> None: ...
-
-    return progress
+FILTERED_CELLS = cells_of(PHOTOGRAPHS, FILTERS, ("one", "two"))
+BAND_CELLS = cells_of(PAIRS, BANDS, ("two",))
 
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Databases of real runs with cells in common: one run was broken off, one was a gate; one has an import, too."""
+    """Databases with cells in common: one run was broken off, one has a gate, images of a user's and a source."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed, name in enumerate(("one", "two")):
-        make_model(folder / "models", name, seed=seed)
-    make_images(folder / "images.set", make_pictures(COUNT), labels=[k % 12 for k in range(COUNT)])
-    make_images(folder / "more.set", make_pictures(COUNT // 2, seed=1), folders=2)
-    filtered = make_study(folder, name="filtered", probes="lowpass = {cutoff = [0.1, 0.3]}")
-    bands = make_study(
-        folder, name="bands", checkpoints=["two"], images=["more.set"],
-        probes="critical_band = {noise_sd = [0.1], frequency = [1, 4]}",
-    )  # fmt: skip
-    gated = make_study(folder, name="gated", checkpoints=["one"], engine="torch", probes="lowpass = {cutoff = 0.3}")
     paths = {name: folder / f"{name}.duckdb" for name in NAMES}
-    run_study(resolve(Study.read(bands)), paths["bands"])
-    for study in (bands, filtered):
-        run_study(resolve(Study.read(study)), paths["both"])
-    with pytest.raises(KeyboardInterrupt):
-        run_study(resolve(Study.read(filtered)), paths["broken_off"], 0, progress=stopped_after(95))
-    gate_study_precision(Study.read(gated), paths["gated"], "fp32", "onnxruntime:fp32")
-    (folder / "labels.csv").write_text("file_name,label\na.png,3\nb.png,4\n")
-    (folder / "made.csv").write_text("file_name,predicted_class\na.png,3\nb.png,5\n")
-    import_predictions(folder / "made.csv", ["elsewhere"], folder / "labels.csv", paths["gated"])
+    for name in ("bands", "both"):
+        with open_store(paths[name]) as store:
+            store_study(store, "bands", PAIRS, [answered(PAIRS, of) for of in BAND_CELLS])
+    with open_store(paths["both"]) as store:
+        store_study(store, "filtered", PHOTOGRAPHS, [answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS])
+    with open_store(paths["broken_off"]) as store:
+        store.begin_study("filtered", 'name = "filtered"', FILTERED_CELLS, [PHOTOGRAPHS])
+        parts = [*(answered(PHOTOGRAPHS, of) for of in FILTERED_CELLS[:3]), answered(PHOTOGRAPHS, FILTERED_CELLS[3], 7)]
+        store.commit(parts, {of.variant: SESSION for of in FILTERED_CELLS})
     with open_store(paths["gated"]) as store:
+        pairs = [
+            tuple(cell(PHOTOGRAPHS, setting, by=model("one"), precision=precision) for precision in ("fp32", "int8"))
+            for setting in FILTERS
+        ]
+        gate_cells = [of for pair in pairs for of in pair]
+        store.add_cells(gate_cells, [PHOTOGRAPHS])
+        store.commit([answered(PHOTOGRAPHS, of) for of in gate_cells], {of.variant: SESSION for of in gate_cells})
+        gate_precision(store, "int8 against fp32", pairs, Limits())
+        store_study(store, "own", SITES, [answered(SITES, cell(SITES, by=model("elsewhere", classes=2)))])
         store.execute(
             "INSERT INTO published_value (source, model, benchmark, metric, condition, unit) "
             "VALUES ('s', 'm', '', 'x', '', '')"
@@ -109,68 +103,58 @@ def merge_groups(databases: dict[str, Path], grouping: Grouping, folder: Path) -
     return out
 
 
-@st.composite
-def groupings(draw: st.DrawFn, names: tuple[str, ...] = NAMES) -> Grouping:
-    """The databases in any order, in groups of groups."""
-    groups: list[Grouping] = list(draw(st.permutations(names)))
-    while len(groups) > 1:
-        first = draw(st.integers(0, len(groups) - 2))
-        last = draw(st.integers(first + 2, len(groups)))
-        groups[first:last] = [tuple(groups[first:last])]
-    return groups[0]
-
-
 @pytest.fixture(scope="module")
 def merged(databases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return merge_groups(databases, NAMES, tmp_path_factory.mktemp("merged"))
 
 
-@pytest.fixture(scope="module")
-def merged_rows(merged: Path) -> Rows:
-    return content(merged)
-
-
-@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
-@given(grouping=groupings())
+@pytest.mark.parametrize(
+    "grouping",
+    [NAMES[::-1], (("gated", "broken_off"), ("both", "bands")), ("both", ("bands", ("gated", "broken_off")))],
+    ids=["reverse", "pairs", "nested"],
+)
 def test_any_order_and_grouping_gives_the_same_rows(
-    databases: dict[str, Path], merged_rows: Rows, tmp_path_factory: pytest.TempPathFactory, grouping: Grouping
+    databases: dict[str, Path], merged: Path, tmp_path: Path, grouping: Grouping
 ) -> None:
-    assert content(merge_groups(databases, grouping, tmp_path_factory.mktemp("groups"))) == merged_rows
+    assert content(merge_groups(databases, grouping, tmp_path)) == content(merged)
 
 
 def test_it_has_the_rows_of_all_once_under_their_names(databases: dict[str, Path], merged: Path) -> None:
     every = pl.concat([rows_of(path) for path in databases.values()])
     assert rows_of(merged).equals(every.unique().sort(every.columns))
     assert len(rows_of(merged)) < len(every), "the databases have cells in common"
-    studies = "SELECT label, study, checkpoint, image_set, probe, parameters, engine FROM study_version "
-    studies += "JOIN study_detail_of(label) USING (study) ORDER BY ALL"
-    names = {row for path in databases.values() for row in ask(path, "SELECT name, version, toml FROM study")}
-    assert set(ask(merged, "SELECT name, version, toml FROM study")) == names
-    accuracies = "SELECT version, checkpoint, image_set, probe, parameters, n, top1, low, high FROM accuracy"
-    assert set(ask(merged, accuracies)) == {row for path in databases.values() for row in ask(path, accuracies)}
-    paths = "SELECT digest, image_index, path, cluster FROM image JOIN image_set ON image_set.id = image.image_set"
-    assert set(ask(merged, paths)) == {row for path in databases.values() for row in ask(path, paths)}
-    gate = "SELECT checkpoint, image_set, n, flips, verdict FROM precision_gate"
-    assert ask(merged, gate) == ask(databases["gated"], gate) != []
+    for query in (
+        "SELECT name, version, toml FROM study",
+        "SELECT version, checkpoint, image_set, probe, parameters, n, top1, round(low, 9) FROM accuracy",
+        "SELECT digest, image_index, path, cluster FROM image JOIN image_set ON image_set.id = image.image_set",
+        "SELECT digest, label.scheme, image_index, class FROM label JOIN image_set ON image_set.id = label.image_set",
+        "SELECT name, value, image_index FROM image_attribute",
+        "SELECT class, name FROM own_class_name",
+        "SELECT source, model FROM published_value",
+        "SELECT checkpoint, image_set, n, flips, verdict FROM precision_gate",
+    ):
+        assert set(ask(merged, query)) == {row for path in databases.values() for row in ask(path, query)} != set()
     with open_store(merged, read_only=True) as store:
         assert [check.problems for check in check_database(store) if check.problems] == []
 
 
 def test_a_run_goes_on_in_a_merged_database(databases: dict[str, Path], tmp_path: Path) -> None:
     """Ids go on, too: the version that is added has other checkpoints."""
-    study = Study.read(databases["both"].parent / "filtered.toml")
     out = tmp_path / "out.duckdb"
     merge([databases["broken_off"], databases["bands"]], out)
-    begun = ask(out, "SELECT count(*) FROM prediction JOIN cell ON cell.id = cell WHERE NOT complete")[0][0]
-    assert begun > 0
-    work = resolve(study)
-    stored = ask(out, "SELECT count(*) FROM prediction JOIN study_cell USING (cell) JOIN study ON study.id = study "
-                      "WHERE name = 'filtered'")[0][0]  # fmt: skip
-    assert run_study(work, out).predictions == COUNT * len(work.cells) - stored
-    run_study(resolve(replace(study, checkpoints=["one"])), out)
-    assert ask(out, "SELECT label FROM study_version WHERE study = 'filtered' ORDER BY 1") == [
-        ("filtered@1",), ("filtered@2",),
-    ]  # fmt: skip
+    with open_store(out) as store:
+        progress = store.progress(FILTERED_CELLS)
+        assert [progress[of.key] for of in FILTERED_CELLS] == [20, 20, 20, 7, 0, 0]
+        for of in FILTERED_CELLS:
+            whole, first = answered(PHOTOGRAPHS, of).predictions, progress[of.key]
+            assert whole.label_rank is not None
+            rest = part(of, whole.predicted[first:], whole.label_rank[first:], first)
+            store.commit([rest] if first < 20 else [], {of.variant: SESSION})
+        third = cells_of(PHOTOGRAPHS, FILTERS, ("three",))
+        assert store_study(store, "filtered", PHOTOGRAPHS, [answered(PHOTOGRAPHS, of) for of in third]) == "filtered@2"
+        labels = store.frame("SELECT label FROM study_version WHERE study = 'filtered' ORDER BY 1")["label"]
+        assert labels.to_list() == ["filtered@1", "filtered@2"]
+        delete_study(store, "filtered@2")
     assert rows_of(out).equals(rows_of(databases["both"]))
 
 
@@ -208,12 +192,12 @@ def test_the_last_verdicts_stay_and_those_of_one_moment_are_chosen_by_content(
         merge(order, tmp_path / f"out{number}.duckdb")
         tables.append(content(tmp_path / f"out{number}.duckdb"))
     assert tables[0] == tables[1]
-    kept = ask(tmp_path / "out0.duckdb", "SELECT DISTINCT loss FROM release_verdict")
+    verdicts = ask(tmp_path / "out0.duckdb", "SELECT DISTINCT loss FROM release_verdict")
     gates = ask(tmp_path / "out0.duckdb", "SELECT difference FROM precision_gate")
     if losses is None:
-        assert len(kept) == len(gates) == 1
+        assert len(verdicts) == len(gates) == 1
     else:
-        assert [loss for (loss,) in kept] == [loss for (loss,) in gates] == losses
+        assert [loss for (loss,) in verdicts] == [loss for (loss,) in gates] == losses
 
 
 # Contradictions
@@ -262,25 +246,19 @@ def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], t
     assert sorted(tmp_path.iterdir()) == sorted(pair)
 
 
-def test_the_user_may_say_which_is_right(pair: list[Path], tmp_path: Path) -> None:
-    for number, right in enumerate(pair):
+def test_the_user_may_say_which_is_right_in_any_spelling(
+    pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, preferred in enumerate((pair[0], Path(pair[1].name))):
         out = tmp_path / f"out{number}.duckdb"
-        merged = merge(pair, out, prefer=right).raise_contradictions()
+        merged = merge(pair, out, prefer=preferred).raise_contradictions()
         assert (merged.contradicted, merged.written) == (1, True)
-        assert predictions(out) == predictions(right)
+        assert predictions(out) == predictions(preferred)
         complete = ask(
             out, "SELECT probe FROM cell JOIN condition ON condition.id = condition WHERE complete ORDER BY 1"
         )
         assert complete == [("highpass",), ("lowpass",)][: 2 - number], "what has images left to run says so"
-
-
-def test_the_preferred_database_may_be_spelled_in_another_way(
-    pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out = tmp_path / "out.duckdb"
-    merge(pair, out, prefer=Path(pair[1].name)).raise_contradictions()
-    assert predictions(out) == predictions(pair[1])
 
 
 def test_what_is_preferred_decides_nothing_of_two_others(pair: list[Path], tmp_path: Path) -> None:
@@ -300,10 +278,10 @@ def test_a_confidence_that_differs_in_its_last_digit_is_told_too(tmp_path: Path)
 
 
 def test_of_one_database_a_merge_is_a_smaller_copy(databases: dict[str, Path], tmp_path: Path) -> None:
-    path, out, images = tmp_path / "old.duckdb", tmp_path / "new.duckdb", image_set(100_000)
+    path, out, images = tmp_path / "old.duckdb", tmp_path / "new.duckdb", image_set(40_000)
     path.write_bytes(databases["gated"].read_bytes())
     with open_store(path) as store:
-        store_study(store, "deleted", images, [part(cell(images), [k % 1000 for k in range(100_000)])])
+        store_study(store, "deleted", images, [part(cell(images), np.random.default_rng(0).integers(0, 1000, 40_000))])
         delete_study(store, "deleted")
         free = free_bytes(store)
         (last,) = store.frame("SELECT last_value FROM duckdb_sequences()")["last_value"]
@@ -344,21 +322,12 @@ def test_names_that_are_refused(pair: list[Path], tmp_path: Path) -> None:
 
 
 def test_two_studies_of_one_name_are_told_apart_by_the_user(tmp_path: Path) -> None:
-    paths = [make(tmp_path / "a.duckdb", "mine", [0] * 6), tmp_path / "b.duckdb"]
+    paths = [make(tmp_path / "a.duckdb", "mine", [0] * 6), tmp_path / "my results.duckdb"]
     with open_store(paths[1]) as store:
         store_study(store, "mine", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
-    with pytest.raises(UsageError, match=f"different studies mine@1.*bandlens studies rename mine NEW --db {paths[1]}"):
+    line = f"different studies mine@1.*bandlens studies rename mine NEW --db '{paths[1]}'"
+    with pytest.raises(UsageError, match=line):
         merge(paths, tmp_path / "out.duckdb")
-
-
-def test_commands_that_are_advised_quote_paths(tmp_path: Path) -> None:
-    folder = tmp_path / "my results"
-    folder.mkdir()
-    paths = [make(folder / "a.duckdb", "mine", [0] * 6), folder / "b.duckdb"]
-    with open_store(paths[1]) as store:
-        store_study(store, "mine", IMAGES, [part(HIGHPASS, [0] * 6, [0, *[1] * 5])])
-    with pytest.raises(UsageError, match=f"bandlens studies rename mine NEW --db '{paths[1]}'"):
-        merge(paths, folder / "out.duckdb")
 
 
 def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_path: Path) -> None:
@@ -371,7 +340,6 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
     assert not (tmp_path / "out.duckdb").exists()
 
 
-@pytest.mark.usefixtures("made_databases")
 def test_what_another_version_made_is_refused(pair: list[Path], tmp_path: Path) -> None:
     with open_store(pair[1]) as store:
         store.execute("UPDATE meta SET schema_version = 1")
