@@ -33,7 +33,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from . import ALPHA, LEVEL, Floats, Index, Mask, Whole, Z
+from . import LEVEL, Floats, Index, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
 from .shares import Share
 
@@ -198,12 +198,6 @@ def shared_factors(errors: Sequence[Share | None]) -> Floats:
         length, direction = np.linalg.eigh((d @ d.T).astype(np.float64))
         factors[rows] = direction * np.sqrt(length.clip(0))
     return factors
-
-
-def percentile_interval(resampled: Floats) -> Interval:
-    """Interval between the 2.5 and 97.5 % quantiles of resampled coefficients (resamples, a, b) (Efron 1979)."""
-    ends = np.full(resampled.shape[1:], ALPHA / 2)
-    return _between(resampled, ends, 1 - ends)
 
 
 def bca_intervals(method: Method, x: Floats, y: Floats, *distributions: Floats) -> list[Interval]:

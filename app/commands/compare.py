@@ -35,7 +35,6 @@ TABLES = {
     "curves": ("curve", "curves"),
     "metrics": ("metric", "metrics"),
     "conditions": ("metric of conditions", "metrics of conditions"),
-    "correlations": ("correlation", "correlations"),
 }
 """Table of a comparison -> what one of its rows is called, and what several are, which is its title."""
 CELL_COLUMNS = (
@@ -72,7 +71,6 @@ def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
         "compared_cells": len(comparison.cells),
         **{name: frame.to_dicts() for name, frame in frames.items()},
         "no_metrics": comparison.no_metrics,
-        "no_correlations": comparison.no_correlations,
     }
 
 
@@ -90,8 +88,6 @@ def _print(comparison: Comparison, shown: Comparison, table_format: Format) -> N
     if in_words and tables:
         print()
     print_tables(tables, table_format, titles=TITLES)
-    if comparison.no_correlations:
-        note(f"\nCorrelations: {comparison.no_correlations}")
     hidden_counts = {name: len(getattr(comparison, name)) - len(getattr(shown, name)) for name in TABLES}
     if any(hidden_counts.values()):
         counts = ", ".join(f"{count:,} {TABLES[name][count > 1]}" for name, count in hidden_counts.items() if count)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
-from scipy.stats import norm, spearmanr
+from made_up_results import Images, cell, condition, image_set, part, store_study, store_values
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
 from bandlens.analysis.comparison.measures import compare_measures
-from bandlens.analysis.comparison.runs import compare_correlations, compare_runs
+from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures
@@ -220,8 +220,6 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     moved = compare_runs(a, b).what_differs()
     assert moved.metrics["metric"].to_list() == ["u", "v", "x"]
     assert len(moved.cells) == len(moved.curves) == 1
-    assert moved.no_correlations is not None
-    assert "1 model, and a correlation needs 4" in moved.no_correlations
 
 
 def test_chance_explains_what_has_zero_in_its_interval_and_the_same_state(store: Store, images: Images) -> None:
@@ -257,68 +255,6 @@ def test_means_over_several_image_sets_are_compared_too(store: Store, images: Im
     rows = compare_measures(a, b)[0].select("image_set", "metric", "difference", "low", "high", "note").rows()
     half = np.hypot(1, 1)
     assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
-
-
-def correlated(run: Store, images: Images, biases: Mapping[str, Sequence[float | None]]) -> Run:
-    """Eight models, one better than the other, with a value of each bias."""
-    nets = [model(f"net{k}", category="ab"[k % 2]) for k in range(8)]
-    label = store_study(run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)])
-    ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
-    rows = [
-        ids.with_columns(metric=pl.lit(name), value=pl.Series(values, dtype=pl.Float64))
-        for name, values in biases.items()
-    ]
-    store_values(run, pl.concat(rows))
-    return Run(run, label)
-
-
-def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
-    store: Store, store_b: Store, images: Images
-) -> None:
-    constant = list(np.arange(8.0) % 5)
-    a, b = (
-        correlated(run, images, {"low_frequency_bias": list(np.roll(np.arange(8.0), shuffle)), "shape_bias": constant})
-        for run, shuffle in ((store, 0), (store_b, 3))
-    )
-    comparison = compare_runs(a, b)
-    by_bias = {row["bias"]: row for row in comparison.correlations.rows(named=True)}
-    assert comparison.no_correlations is None
-    assert by_bias["low_frequency_bias"]["coefficient_a"] < -0.9 < by_bias["low_frequency_bias"]["coefficient_b"]
-    assert by_bias["low_frequency_bias"]["n"] == 8
-    assert (
-        by_bias["low_frequency_bias"]["low"]
-        < by_bias["low_frequency_bias"]["difference"]
-        < by_bias["low_frequency_bias"]["high"]
-    )
-    assert by_bias["shape_bias"]["difference"] == 0
-    assert by_bias["shape_bias"]["low"] is None
-    assert comparison.what_differs().correlations["bias"].to_list() == ["low_frequency_bias"]
-
-
-def test_both_coefficients_are_over_the_models_that_have_all_values(
-    store: Store, store_b: Store, images: Images
-) -> None:
-    """Two models lack the bias in the one run, and another in the other."""
-    first, second = [None, None, 5.0, 2, 3, 7, 1, 4], [8.0, 1, 4, 3, 2, 6, 5, None]
-    runs = [
-        correlated(run, images, {"low_frequency_bias": values}) for run, values in ((store, first), (store_b, second))
-    ]
-    [row] = compare_correlations(*runs, resamples=100).rows(named=True)
-    top1 = store.frame("SELECT top1 FROM accuracy ORDER BY checkpoint")["top1"].to_list()
-    assert row["n"] == 5
-    for end, values in (("a", first), ("b", second)):
-        assert row[f"coefficient_{end}"] == pytest.approx(spearmanr(values[2:7], top1[2:7]).statistic)
-
-
-def test_an_interval_that_too_few_resamples_determine_is_null(store: Store, store_b: Store, images: Images) -> None:
-    """A third of the resamples have none but the seven models of one value, and no eighth."""
-    values: tuple[list[float | None], ...] = ([1.0] * 7 + [2.0], [2.0] + [1.0] * 7)
-    runs = [
-        correlated(run, images, {"shape_bias": of_run}) for run, of_run in zip((store, store_b), values, strict=True)
-    ]
-    [row] = compare_correlations(*runs, resamples=100).rows(named=True)
-    assert row["difference"] != 0
-    assert (row["low"], row["high"], row["detectable"]) == (None, None, None)
 
 
 def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:

@@ -10,8 +10,6 @@ import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 
-from bandlens.analysis.comparison.cells import Run
-from bandlens.analysis.comparison.runs import compare_correlations
 from bandlens.analysis.correlations.model_values import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate, correlate_study
 from bandlens.analysis.database.open import open_store
@@ -91,12 +89,6 @@ def test_a_degenerate_fit_is_no_value(store: Store) -> None:
     assert rows.select("bias", "n").rows() == [("critical_bandwidth", 5), ("low_frequency_bias", 6)]
     assert rows["note"][0].startswith("1 of 6 models lack a value")
     assert table.frame["critical_bandwidth_low"].null_count() == 1
-
-
-def test_correlations_with_group_means_are_compared(store: Store) -> None:
-    measure(store, {"imagenet": BIASES, None: ["ID"]})
-    rows = compare_correlations(Run(store, "s@1"), Run(store, "s@1"), resamples=100)
-    assert rows.select("bias", "group").rows() == [("critical_bandwidth", "ID"), ("low_frequency_bias", "ID")]
 
 
 def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store) -> None:

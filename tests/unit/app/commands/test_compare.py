@@ -112,7 +112,6 @@ def test_json_holds_every_table(db: Path) -> None:
     assert (row["lost"], row["gained"], row["changed"]) == (30, 0, 30)
     assert row["difference"] == pytest.approx(-0.3)
     assert row["p_holm"] == pytest.approx(2 * row["p"])
-    assert comparison["no_correlations"].endswith("run a study of more checkpoints")
 
 
 def test_databases_are_compared_too(db: Path, tmp_path: Path) -> None:
@@ -151,7 +150,6 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
         pytest.approx(expected.p[0]),
     )
     assert comparison["only_a"] == comparison["only_b"] == []
-    assert "two checkpoints are compared" in comparison["no_correlations"]
     assert "unknown checkpoint of s@1 'w'" in refusal("s", "s", "--checkpoints", "x,w", "--db", path)
     assert "give one of A and one of B" in refusal("s", "s", "--checkpoints", "x", "--db", path)
     assert "x would be compared with itself" in refusal("s", "--checkpoints", "x,x", "--db", path)
@@ -182,7 +180,6 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     ] == [(name, "clear, fog", 80, 20, 0) for name in ("x", "y")]
     sentence = "Compared with clear, fog is less accurate without perturbation in 2 of 2 cases, at most by -0.250 ["
     assert comparison["verdict"][0].startswith(sentence)
-    assert "two image sets are compared" in comparison["no_correlations"]
     assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
 
 
