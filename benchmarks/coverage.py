@@ -24,11 +24,12 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at
+from bandlens.analysis.measures.likelihood import LEVELS, accuracy_at, fit_channels, fit_thresholds, noise_of
 from bandlens.analysis.measures.psychometric import (
     CHANNEL,
+    PUBLISHED,
+    channel_numbers,
     estimate_band,
-    estimate_band_of_counts,
     paired_band_intervals,
 )
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
@@ -37,6 +38,7 @@ from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_intervals, bootstrap, crossed_bootstrap, shared_factors
 from bandlens.analysis.statistics.shares import difference_interval, mean_of, share_interval, share_of
 from bandlens.analysis.statistics.wilson import counted_share, student, wilson
+from bandlens.core.protocol import SIZE as IMAGE_SIZE
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
 CLUSTERS = (10, 20, 30, 100, 1000)
@@ -151,12 +153,13 @@ def channels(draws: int, images: int, change: float) -> list[float]:
     chance, new = (
         np.concatenate([[0.75], *(accuracy_at(LEVELS, s, 2.0, 0.75, 0.0) for s in curve)])[:, None] for curve in curves
     )
-    mixed = np.rint(1e6 * ((1 - change) * chance + change * new)).astype(np.int64)
     truth = []
-    for correct in (np.rint(1e6 * chance).astype(np.int64), mixed):
-        counts = np.vstack([np.full((1, 7), correct[0]), correct[1:].reshape(7, 4).T])
-        band = estimate_band_of_counts(counts, np.full((5, 7), 10**6), resamples=100)
-        truth.append([band[name].value for name in CHANNEL])
+    for mixed in (chance, (1 - change) * chance + change * new):
+        correct = np.rint(1e6 * mixed)
+        levels, clean = correct[1:].reshape(7, 4).T, np.repeat(correct[0] / 1e6, 7)
+        sensitivity, _ = fit_thresholds(levels, np.full(7, 1e6), clean)
+        channel = fit_channels(sensitivity[:, None], noise_of(PUBLISHED))
+        truth.append([float(number[0]) for number in channel_numbers(channel, IMAGE_SIZE)])
     rng, count = np.random.default_rng([SEED, 7, images]), np.zeros((2, 3))
     for run in range(draws):
         a = rng.random((29, images)) < chance

@@ -282,7 +282,7 @@ CREATE TABLE published_value (
     n BIGINT,
     note VARCHAR
 );
-COMMENT ON TABLE published_value IS 'Figures of sources that are imported and do not come with the package, such as critical-band';
+COMMENT ON TABLE published_value IS 'Figures of sources that are imported and do not come with the package, such as humans';
 
 CREATE TABLE human_trial (
     stimulus_set VARCHAR NOT NULL,

@@ -168,33 +168,6 @@ def paired_band_intervals(
     return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
 
 
-def estimate_band_of_counts(
-    right: NDArray[np.int64],
-    trials: NDArray[np.int64],
-    *,
-    floor: float = 0.0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
-
-    right, trials: (5, 7), rows by noise_sd ascending from 0, columns by octave index, each with a trial or more; the
-    trials at noise_sd 0 are one condition. floor: accuracy of a blind guess. Resampled are the trials of each
-    condition.
-    """
-    share, noise = right / trials, noise_of(PUBLISHED)
-    random = np.random.default_rng(seed)
-    counts = np.concatenate([right[None], random.binomial(trials, share, (resamples, *right.shape))]).astype(np.float64)
-    reference = counts[:, 0].sum(axis=1) / trials[0].sum()
-    if counts[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
-        note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
-        return _without(_nothing(note), noise)
-    counts, reference = counts[reference > 2 * floor], reference[reference > 2 * floor]
-    flat = counts[:, 1:].transpose(1, 2, 0).reshape(len(right) - 1, -1)
-    all_trials = np.repeat(trials[1:].astype(np.float64), len(counts), axis=1)
-    return _fit_levels(flat, all_trials, reference, floor, noise).estimates(SIZE, None)
-
-
 def _cluster_ids(correct: Mask, clusters: ArrayLike | None) -> NDArray[np.intp]:
     """(n,) numbers of clusters from 0."""
     return np.unique(np.arange(correct.shape[1]) if clusters is None else clusters, return_inverse=True)[1]
@@ -230,15 +203,10 @@ def _fit(hit_counts: Floats, images: Floats, floor: float, noise: Noise) -> _Fit
     """Thresholds and channels of right answers (conditions, R) among images (R,)."""
     present = noise.present[:, :, None]
     levels, trials = (np.where(present, counts, 0.0) for counts in (hit_counts[noise.rows], images))
-    flat = (len(levels), -1)
-    return _fit_levels(levels.reshape(flat), trials.reshape(flat), hit_counts[0] / images, floor, noise)
-
-
-def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float, noise: Noise) -> _Fits:
-    """As `fit_thresholds` takes them, frequency by frequency; reference is (R,)."""
-    repeat = len(noise.frequencies)
-    x = np.repeat(noise.x, len(reference), axis=1)
-    sensitivity, slope = fit_thresholds(levels, images, np.tile(reference, repeat), floor, x)
+    # They are fitted frequency by frequency.
+    flat, repeat = (len(levels), -1), len(noise.frequencies)
+    reference, x = np.tile(hit_counts[0] / images, repeat), np.repeat(noise.x, len(images), axis=1)
+    sensitivity, slope = fit_thresholds(levels.reshape(flat), trials.reshape(flat), reference, floor, x)
     sensitivity = sensitivity.reshape(repeat, -1)
     return _Fits(noise, sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity, noise))
 

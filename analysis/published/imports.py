@@ -10,7 +10,6 @@ whatever their numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,14 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from ...core.errors import StoreError, UsageError
-from ...core.protocol import CUE_CONFLICT, FREQUENCIES, NOISE_SDS, SHAPE_CUES
-from ...core.untrusted import first_line
-from ..measures.critical_band import fit_band, integer_thresholds
-from ..measures.psychometric import estimate_band_of_counts
-from ..statistics.consistency import error_consistency
+from ...core.errors import UsageError
+from ...core.protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
-from ..statistics.wilson import wilson
 from .sources import VALUES, Source
 from .tables import SourceTable, read_csv, read_parquet
 
@@ -100,101 +94,10 @@ def read_results(source: str, benchmark: str, file: Path) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal")
 
 
-def critical_band(source: Source, counts_file: Path, shape_file: Path) -> Read:
-    """Bandwidth, centre and peak of each network by both estimators, and the share of shape on cue conflicts.
-
-    The condition names the estimator: `integer thresholds` as published, whose degenerate fits have a note, or
-    `psychometric`, with intervals. A blind guess is right in one of sixteen trials.
-    """
-    counts, shape = _read_json(counts_file), _read_json(shape_file)
-    if unpaired := sorted(counts.keys() ^ shape.keys()):
-        raise StoreError(
-            f"{shape_file}, row {unpaired[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
-        )
-    rows: list[dict[str, Any]] = []
-    for model, cells in counts.items():
-        rows += _bands(model, *_counts(counts_file, model, cells))
-        share = _share_by_shape(shape_file, model, shape[model])
-        low, high = map(float, wilson(share, CONFLICTS))
-        keys = {"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""}
-        rows.append(keys | {"unit": "share", "n": CONFLICTS, "value": share, "low": low, "high": high})
-    return _rows(source, rows), None
-
-
-CONFLICTS, CLASSES = 1200, 16
-"""The number of cue-conflict images, and of their classes."""
-RESAMPLES = 200
-"""How often the trials of each network are drawn again."""
-UNITS: Mapping[str, str] = {
-    "bandwidth": "octaves",
-    "center_frequency": "cycles per image",
-    "peak_noise_sensitivity": "ratio",
-}
-
-
-def _bands(model: str, hits: Any, trials: Any) -> Iterator[dict[str, Any]]:
-    keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
-    band = fit_band(integer_thresholds(100 * hits / trials))
-    for metric, unit in UNITS.items():
-        value = getattr(band, metric)
-        yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    estimates = estimate_band_of_counts(hits, trials, floor=1 / CLASSES, resamples=RESAMPLES)
-    for metric, unit in UNITS.items():
-        numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
-        yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
-
-
-INTEGER = "integer thresholds"
-
-
-def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
-    """Right answers and trials, (5, 7) each; StoreError for anything else."""
-    names = [f"noise{sd:g}freq{frequency}" for sd in NOISE_SDS for frequency in FREQUENCIES]
-    pairs: list[Any] = [None]
-    if isinstance(cells, dict) and cells.keys() == set(names):
-        pairs = [cells[name] for name in names]
-    for pair in pairs:
-        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
-        if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
-            raise StoreError(
-                f"{file}, row {model}: not a count of right answers and of trials for each of {len(names)} conditions; "
-                "fetch the file again"
-            )
-    table = np.array(pairs, np.int64).reshape(len(NOISE_SDS), len(FREQUENCIES), 2)
-    return table[..., 0], table[..., 1]
-
-
-def _share_by_shape(file: Path, model: str, cells: Any) -> float:
-    """The share right by shape over all conflict images: every class has as many."""
-    if not (
-        isinstance(cells, list)
-        and len(cells) == CLASSES
-        and all(type(share) in (int, float) and 0 <= share <= 1 for share in cells)
-    ):
-        raise StoreError(f"{file}, row {model}: not a share from 0 to 1 for each of {CLASSES} classes; fetch it again")
-    return float(np.mean(cells))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; StoreError for anything else."""
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{file} is not a JSON file ({first_line(error)}); fetch it again") from error
-    if not isinstance(table, dict) or not table:
-        raise StoreError(f"{file} is not a table by model; fetch it again")
-    return table
-
-
-def _rows(source: Source, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Rows of VALUES from those of its columns that are not null."""
-    return pl.DataFrame([row | {"source": source.name} for row in rows], VALUES)
-
-
 def humans(source: Source, file: Path) -> Read:
     """Accuracy of human observers by stimulus set and condition, their shape bias, and their single trials."""
     trials = read_trials(file)
-    return _rows(source, list(figures(trials))), trials
+    return pl.DataFrame([row | {"source": source.name} for row in figures(trials)], VALUES), trials
 
 
 SIXTEEN = frozenset(
@@ -272,51 +175,7 @@ def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     return conflicts.filter(pl.col("texture") != pl.col("category"))
 
 
-def imagenet_x(source: Source, predictions_file: Path, labels_file: Path) -> Read:
-    """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
-    predictions = _read_columns(
-        predictions_file, {"file_name": pl.String, "predicted_class": pl.Int64, "model": pl.String}
-    )
-    labels = _read_columns(labels_file, {"file_name": pl.String, "label": pl.Int64})
-    labels.check_distinct("file_name")
-    predictions.check_distinct("model", "file_name")
-    judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
-    predictions.refuse("file_name", judged["label"].is_null(), "no label for this file")
-    hits = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
-    wide = hits.pivot("model", index="file_name", values="right").sort("file_name")
-    names = wide.columns[1:]
-    if short := [name for name in names if wide[name].null_count()]:
-        raise StoreError(f"{predictions_file}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        share = float(wide[name].to_numpy().mean())
-        low, high = wilson(share, len(wide))
-        keys = {"model": name, "benchmark": "imagenet", "n": len(wide)}
-        top1 = {"metric": "top1", "condition": "", "unit": "percent", "value": 100 * share}
-        rows.append(keys | top1 | {"low": 100 * low, "high": 100 * high})
-        for rival in (rival for rival in names if rival != name):
-            consistency = error_consistency(wide[name].to_numpy(), wide[rival].to_numpy())
-            ends = {"value": consistency.kappa, "low": consistency.low, "high": consistency.high}
-            rows.append(keys | {"metric": "error_consistency", "condition": f"with {rival}", "unit": "kappa"} | ends)
-    return _rows(source, rows), None
-
-
-def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
-    """A Parquet file with these columns, of these types and without gaps; StoreError for another one."""
-    table = SourceTable(file, read_parquet(file))
-    table.check_columns(columns)
-    for name, kind in columns.items():
-        if table.rows.schema[name] != kind:
-            raise StoreError(
-                f"{table.where(0, name)}: {table.rows.schema[name]} and not {kind()}; fetch the file again"
-            )
-    table.check_filled(*columns)
-    return table
-
-
 READERS: Mapping[str, Callable[..., Read]] = {
-    "critical_band": critical_band,
     "humans": humans,
-    "imagenet_x": imagenet_x,
     "timm": timm,
 }

@@ -1,7 +1,6 @@
 """Biases and accuracies of many models: effective robustness, and correlations within and between families.
 
-A ground is a collection of models: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
-`critical-band`, the networks with critical-band trials, joined with accuracies of the testbed or else timm's of 2022.
+A ground is a collection of models: `study`, the 48 ResNet-50s by training category; `timm`, its results by family.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,14 @@ import numpy as np
 import polars as pl
 
 from ...core.errors import UnknownName, UsageError
-from ...core.protocol import SHAPE_CUES, SIZE
+from ...core.protocol import SIZE
 from ..correlations.effective import Expectation, effective, fit_line, fit_testbed
 from ..correlations.families import by_family
 from ..correlations.model_values import values_of
 from ..database.store import Store
-from ..measures.registry import measure_named
-from ..statistics import ALPHA, Z
-from .imports import INTEGER
+from ..statistics import ALPHA
 from .names import add_models, models
-from .sources import VALUES, shipped_values
+from .sources import shipped_values
 from .study_figures import BIASES, shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -62,17 +58,7 @@ POOLS: Mapping[str, tuple[str, float]] = {
 
 Zero-shot models of less are trained on small or unsifted data, and do not follow one line with the others. Chat models
 have shape biases, and no accuracies."""
-EFFECTIVE: Mapping[str, str] = {
-    "testbed": "effective_robustness",
-    "standard": "effective_robustness_1000_classes",
-}
-"""Baseline -> the metric of effective robustness by it, among published values."""
-GROUNDS = ("study", "timm", "critical-band")
-COUNTERPARTS: Mapping[str, str] = {
-    "shape_accuracy": SHAPE_CUES.bias,
-    "bandwidth": measure_named("bandwidth", "published"),
-}
-"""Bias of the 85 networks -> the bias of the 48 that measures the same."""
+GROUNDS = ("study", "timm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,41 +175,6 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Expectation]) -> tup
     return frame.with_columns(**series), list(columns)
 
 
-def effective_values(values: pl.DataFrame, lines: Mapping[str, Expectation], baseline: str) -> pl.DataFrame:
-    """Rows of VALUES with the metric of EFFECTIVE, in points, of every model that has the accuracies."""
-    rows = []
-    for source in values["source"].unique(maintain_order=True):
-        table = accuracies(values, source)
-        if not any(shift in table.columns and line.x in table.columns for shift, line in lines.items()):
-            continue
-        frame, names = with_effective(table, lines)
-        rows_of_model = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls(
-            "value"
-        )
-        benchmark = pl.col("benchmark").str.strip_prefix("effective_")
-        rows.append(
-            rows_of_model.select(
-                model="name",
-                source=pl.lit(source),
-                benchmark=benchmark,
-                metric=pl.lit(EFFECTIVE[baseline]),
-                condition=benchmark.replace_strict(PRIMARY, default=""),
-                input_size="input_size",
-                value="value",
-                unit=pl.lit("points"),
-                note=pl.lit(f"baseline {baseline}: {BASELINES[baseline]}"),
-            )
-        )
-    return pl.concat([pl.DataFrame(schema=VALUES), *rows], how="diagonal")
-
-
-def with_effective_values(values: pl.DataFrame) -> pl.DataFrame:
-    """Rows of VALUES, and effective robustness by each baseline of EFFECTIVE of every model with the accuracies."""
-    shipped = shipped_values()
-    by_definition = [effective_values(values, baseline_lines(shipped, baseline), baseline) for baseline in EFFECTIVE]
-    return pl.concat([values, *by_definition])
-
-
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The models of a study with a column for their top-1 on ImageNet and each benchmark of SHIFTS that it has.
 
@@ -247,42 +198,18 @@ def _shared(frame: pl.DataFrame) -> list[str]:
 
 
 def ground(values: pl.DataFrame, name: str) -> Ground:
-    """The models of a ground. Raises UsageError for `critical-band` where it is not imported."""
+    """The models of a ground; UnknownName where there is none of that name."""
     if name == "study":
         frame = study_models(values).with_columns(family="category", name="model")
         return Ground(name, frame, BIASES, ("imagenet", *_shared(frame)))
-    if name == "timm":
-        parameters = add_models(values.filter(source="timm", metric="parameters")).select(
-            "name", "input_size", "model", "family", parameters="value"
-        )
-        frame = accuracies(values, "timm").join(
-            parameters, on=["name", "input_size"], how="left", maintain_order="left"
-        )
-        frame = frame.drop_nulls(["imagenet", *_shared(frame)])
-        return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
-    if name != "critical-band":
+    if name != "timm":
         raise UnknownName("ground", name, GROUNDS)
-    return _networks(values)
-
-
-def _networks(values: pl.DataFrame) -> Ground:
-    """The networks with critical-band trials, by the published estimator; UsageError without trials."""
-    measured = add_models(values.filter(pl.col("condition").is_in([INTEGER, ""]), source="critical-band"))
-    if measured.is_empty():
-        raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
-    biases = measured.pivot("metric", index=["name", "model", "family"], values="value")
-    names = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
-    top1 = [
-        accuracies(values, source).join(
-            names.filter(source=source).select("name", "model").unique(), on="name", maintain_order="left"
-        ).drop("name", "input_size").drop_nulls("imagenet").unique("model", keep="first")
-        for source in ("testbed", "timm-2022")
-    ]  # fmt: skip
-    shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in top1) and shift != "imagenet-real"]
-    top1_of_models = pl.concat([top1[0], top1[1].join(top1[0], on="model", how="anti")], how="diagonal_relaxed")
-    frame = biases.join(top1_of_models.select("model", "imagenet", *shifts), on="model", maintain_order="left")
-    order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
-    return Ground("critical-band", frame, order, ("imagenet", *shifts))
+    parameters = add_models(values.filter(source="timm", metric="parameters")).select(
+        "name", "input_size", "model", "family", parameters="value"
+    )
+    frame = accuracies(values, "timm").join(parameters, on=["name", "input_size"], how="left", maintain_order="left")
+    frame = frame.drop_nulls(["imagenet", *_shared(frame)])
+    return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
 
 
 def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFrame:
@@ -300,11 +227,10 @@ def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFr
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[str]:
-    """Sentences on coefficients that differ in sign: within and between families, and against the 48 ResNet-50s.
+def sentences(table: pl.DataFrame) -> list[str]:
+    """Sentences on coefficients that differ in sign within and between families.
 
-    Signs within and between are compared where one of the two is unlikely to be chance (p < 0.05), those against the 48
-    where both are.
+    Signs are compared where one of the two is unlikely to be chance (p < 0.05).
     """
     lines = []
     for row in table.drop_nulls(["within", "between"]).to_dicts():
@@ -315,28 +241,7 @@ def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[st
                 f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
-    # Fewer than three models, or values that are all alike, have no coefficient.
-    study_rows = [] if study is None else study.drop_nulls("overall").to_dicts()
-    rows_by_benchmark = {(row["bias"], row["benchmark"]): row for row in study_rows}
-    for row in table.drop_nulls("overall").to_dicts():
-        counterpart = rows_by_benchmark.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
-        if (
-            counterpart
-            and row["overall"] * counterpart["overall"] < 0
-            and _unlikely_chance(row)
-            and _unlikely_chance(counterpart)
-        ):
-            lines.append(
-                f"Over {row['n']} networks of {row['families']} families {row['bias']} goes {_way(row['overall'])} "
-                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {counterpart['n']} ResNet-50s of the "
-                f"study {counterpart['bias']} goes {_way(counterpart['overall'])} ({counterpart['overall']:+.2f})."
-            )
     return lines
-
-
-def _unlikely_chance(row: Mapping[str, Any]) -> bool:
-    """Whether Spearman's coefficient is unlikely to be chance: without relation, r sqrt(n - 1) is about normal."""
-    return bool(abs(row["overall"]) * sqrt(row["n"] - 1) > Z)
 
 
 def _way(coefficient: float) -> str:

@@ -45,8 +45,7 @@ def import_published(
 ) -> Publication:
     """Read a source's files into a results database, for SQL and other commands.
 
-    A source that ships needs no DIR; timm alone takes one nevertheless, of a newer release. Effective robustness, as
-    the testbed defines it and over 1,000 classes, is added where a source has the accuracies.
+    A source that ships needs no DIR; timm alone takes one nevertheless, of a newer release.
 
     Args:
         source: a source that `published show` lists.
@@ -55,7 +54,6 @@ def import_published(
     """
     from ...analysis.database.open import open_store
     from ...analysis.published.imports import read_import
-    from ...analysis.published.relate import with_effective_values
     from ...analysis.published.sources import find_source, shipped_values
 
     described, path = find_source(source), path_of(folder)
@@ -67,7 +65,6 @@ def import_published(
         raise UsageError(
             f"{source} does not ship; give the folder of its files: bandlens published import {source} DIR"
         )
-    values = with_effective_values(values)
     with open_store(Path(db)) as store:
         store.write_source(source, values, trials)
     return Publication(
@@ -126,7 +123,7 @@ def show_published(
 
 
 def relate_published(
-    models: Literal["study", "timm", "critical-band"] = "timm", db: ImportedSources = None
+    models: Literal["study", "timm"] = "timm", db: ImportedSources = None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
 
@@ -141,8 +138,7 @@ def relate_published(
 
     values = published_values(db)
     rows = relations(ground(values, models))
-    study = relations(ground(values, "study")) if models == "critical-band" else None
-    return rows, sentences(rows, study)
+    return rows, sentences(rows)
 
 
 def published_table() -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ RELATION_COLUMNS = (
 
 
 def print_publication(publication: Publication, db: Path) -> None:
-    """Example: bandlens published import critical-band critical-band-masking --db results.duckdb"""
+    """Example: bandlens published import humans model-vs-human --db results.duckdb"""
     print(f"{db}: {publication.values} values of {publication.models} models from {publication.source}")
     print(publication.terms)
     if publication.trials:

@@ -70,7 +70,7 @@ def test_what_ships_is_as_the_page_shows_it(command: str, printed: str, tmp_path
     compare(printed, run(command, tmp_path))
 
 
-FOLDERS = {"critical-band": "critical_band", "humans": "humans", "imagenet-x": "imagenetx", "timm": "timm"}
+FOLDERS = {"humans": "humans", "timm": "timm"}
 """Source -> where its files lie, which the page calls DIR."""
 
 
@@ -93,5 +93,5 @@ def test_what_is_imported_is_as_the_page_shows_it(command: str, printed: str, fo
 
 
 def test_the_pages_have_commands_of_both_kinds() -> None:
-    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (4, 3)
+    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (4, 2)
     assert len(SCRIPT.findall(PAGE)) == 2

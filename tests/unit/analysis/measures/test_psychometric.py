@@ -25,7 +25,6 @@ from bandlens.analysis.measures.psychometric import (
     PUBLISHED,
     channel_gap,
     estimate_band,
-    estimate_band_of_counts,
     paired_band_intervals,
 )
 
@@ -336,24 +335,6 @@ def test_few_independent_images_give_numbers_without_intervals() -> None:
     assert estimate.note == "19 independent images are too few for an interval"
     assert np.isfinite(estimate.value)
     assert np.isnan([estimate.low, estimate.high]).all()
-
-
-def test_counts_of_trials_give_what_single_outcomes_give() -> None:
-    """The same channel from 300 trials a condition is estimated by images, and by counts alone."""
-    random = np.random.default_rng(4)
-    sensitivity = 2.5 * np.exp(-((np.arange(7) - 3.0) ** 2) / (2 * 1.5**2))
-    levels = accuracy_at(LEVELS[:, None], sensitivity, np.full(7, 3.0), np.full(7, 0.9), np.full(7, 0.0))
-    outcomes = random.random((4, 7, 300)) < levels[..., None]
-    clean = random.random(300) < 0.9
-    single = estimate_band(np.concatenate([clean[None], outcomes.transpose(1, 0, 2).reshape(28, 300)]), resamples=200)
-    right = np.concatenate([np.full((1, 7), clean.sum()), outcomes.sum(axis=2)])
-    counted = estimate_band_of_counts(right, np.full((5, 7), 300), resamples=200)
-    for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
-        image_estimate, count_estimate = single[name], counted[name]
-        assert count_estimate.value == pytest.approx(image_estimate.value, rel=1e-6)
-        assert count_estimate.low < count_estimate.value < count_estimate.high
-        assert 0.5 < (count_estimate.high - count_estimate.low) / (image_estimate.high - image_estimate.low) < 2
-    assert counted["bandwidth"].value == pytest.approx(2 * np.sqrt(np.log(4)) * 1.5, rel=0.1)
 
 
 def test_the_likelihoods_of_starts_are_those_of_the_fit_to_the_bit() -> None:

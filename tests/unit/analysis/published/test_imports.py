@@ -12,13 +12,11 @@ from scipy.optimize import curve_fit
 from small import Command
 
 from bandlens.analysis.measures.critical_band import fit_band, gaussian
-from bandlens.analysis.published.imports import SIXTEEN, figures, read_import, read_results, read_trials
-from bandlens.analysis.published.sources import sources
+from bandlens.analysis.published.imports import SIXTEEN, figures, read_results, read_trials
 from bandlens.core.errors import StoreError
 from bandlens.probes.images.decision_spaces import decision_space
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
-needs_atlas = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
 ACCURACY = {
     "low-pass": {"0": 0.920, "1": 0.914, "3": 0.795, "5": 0.630, "7": 0.588, "10": 0.380, "15": 0.200, "40": 0.061},
     "high-pass": {
@@ -165,53 +163,6 @@ def test_after_an_import_of_trials_it_says_how_models_come_beside_people(command
     pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
     result = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
     assert result.out.splitlines()[-1] == ("3 trials of people: run `bandlens analyze` again to set models beside them")
-
-
-@needs_atlas
-def test_four_networks_on_imagenet() -> None:
-    values, _ = read_import(sources()["imagenet-x"], PUBLISHED / "atlas/imagenetx")
-    top1 = dict(values.filter(metric="top1").select("model", "value").rows())
-    assert top1 == {
-        "ResNet50": pytest.approx(76.130),
-        "DINO": pytest.approx(76.754),
-        "SimCLR": pytest.approx(68.142),
-        "ViT": pytest.approx(78.006),
-    }
-    pairs = values.filter(metric="error_consistency")
-    kappa = {(row["model"], row["condition"].removeprefix("with ")): round(row["value"], 3) for row in pairs.to_dicts()}
-    assert {
-        ("ResNet50", "DINO"): 0.613,
-        ("ResNet50", "SimCLR"): 0.572,
-        ("ResNet50", "ViT"): 0.562,
-        ("DINO", "ViT"): 0.567,
-        ("SimCLR", "ViT"): 0.484,
-    }.items() <= kappa.items()
-    assert (pairs["high"] - pairs["low"] < 0.02).all()
-
-
-@pytest.mark.parametrize(
-    ("predictions", "labels", "message"),
-    [
-        ({"file_name": ["b"]}, {}, "predictions.parquet, row 1, column file_name: no label for this file"),
-        ({"model": ["a", "a"], "file_name": ["a", "a"]}, {}, "row 2, column file_name: a is there more than once"),
-        ({"predicted_class": ["1"]}, {}, "row 1, column predicted_class: String and not Int64"),
-        ({"predicted_class": [None]}, {}, "column predicted_class"),
-        (
-            {},
-            {"label": [1, 2], "file_name": ["a", "a"]},
-            "labels.parquet, row 2, column file_name: a is there more than",
-        ),
-    ],
-)
-def test_other_predictions_are_refused(tmp_path: Path, predictions: dict, labels: dict, message: str) -> None:
-    full = {"file_name": ["a"], "predicted_class": [1], "predicted_probability": [0.5], "model": ["net"]}
-    rows = max(len(values) for values in (full | predictions).values())
-    columns = {key: values * (rows // len(values)) for key, values in (full | predictions).items()}
-    pl.DataFrame(columns).write_parquet(tmp_path / "predictions.parquet")
-    pl.DataFrame({"file_name": ["a"], "label": [1]} | labels).write_parquet(tmp_path / "labels.parquet")
-    with pytest.raises(StoreError) as raised:
-        read_import(sources()["imagenet-x"], tmp_path)
-    assert message in str(raised.value)
 
 
 RESULTS = "model,img_size,top1,top1_err,param_count\none,224,70,30,25\ntwo,224,60,40,1.5\n"

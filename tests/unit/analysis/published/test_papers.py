@@ -5,6 +5,7 @@ A number is equal within half a unit of its last digit, and what the rounding of
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bandlens.analysis.measures.critical_band import CHANNEL, OF_PEOPLE, fit_band
+from bandlens.analysis.measures.critical_band import CHANNEL, OF_PEOPLE, fit_band, integer_thresholds
 from bandlens.analysis.published.sources import shipped_values
+from bandlens.analysis.statistics import Floats
 from bandlens.analysis.statistics.consistency import error_consistency
-from bandlens.core.protocol import IMAGENET_CBAR
+from bandlens.core.protocol import FREQUENCIES, IMAGENET_CBAR, NOISE_SDS
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 pytestmark = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
@@ -149,3 +151,27 @@ def test_timms_other_top5_are_those_of_models_of_the_same_top1() -> None:
     explained = tied.filter((pl.col("top5") - pl.col("tied") - pl.col("top5_diff").cast(pl.Float64)).abs() < 0.0016)
     assert len(others) > 100
     assert explained.select("model", "img_size").n_unique() == len(others)
+
+
+def channel_share(channels: Floats, shape: Floats) -> float:
+    """R2 of the share decided by shape on the three numbers of the channel (networks, 3), by least squares."""
+    design = np.column_stack([np.ones(len(shape)), channels])
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
+
+
+def test_how_much_the_channel_says_of_shape() -> None:
+    """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
+    folder = PUBLISHED / "atlas" / "critical_band"
+    counts, by_class = (json.loads((folder / f"{name}.json").read_text()) for name in ("counts", "shape_accuracy"))
+    names = [[f"noise{sd:g}freq{frequency}" for frequency in FREQUENCIES] for sd in NOISE_SDS]
+    trials = np.array([[[cells[name] for name in row] for row in names] for cells in counts.values()])
+    bands = [fit_band(integer_thresholds(100 * right / total)) for right, total in np.moveaxis(trials, -1, 1)]
+    channels = np.array([[getattr(band, name) for name in CHANNEL] for band in bands])
+    shape = np.array([np.mean(by_class[model]) for model in counts])
+    narrow = channels[:, 0] <= 12
+    assert (len(narrow), (~narrow).sum()) == (85, 11)
+    assert channel_share(channels, shape) == pytest.approx(0.17, abs=0.005)
+    assert channel_share(channels[narrow], shape[narrow]) == pytest.approx(0.445, abs=0.0005)
+    logarithms = np.column_stack([np.log(channels[narrow, :2]), channels[narrow, 2]])
+    assert channel_share(logarithms, shape[narrow]) == pytest.approx(0.52, abs=0.005)

@@ -1,4 +1,4 @@
-"""A right join of the sources gives lines, coefficients of 85 networks, and pairs whose signs differ."""
+"""A right join of the sources gives lines, places, and pairs whose signs differ."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ from scipy.special import expit, logit
 from scipy.stats import linregress, norm
 from small import Command
 
-from bandlens.analysis.published import imports
-from bandlens.analysis.published.imports import INTEGER, read_import
 from bandlens.analysis.published.names import values_of_model
 from bandlens.analysis.published.relate import (
     POOLS,
     accuracies,
     baseline_lines,
-    effective_values,
     ground,
     place,
-    relations,
-    sentences,
     training_lines,
     training_models,
     with_effective,
-    with_effective_values,
 )
-from bandlens.analysis.published.sources import shipped_values, sources
+from bandlens.analysis.published.sources import shipped_values
 from bandlens.core.errors import UsageError
 
 ATLAS = Path(__file__).parents[5] / "shared" / "published" / "atlas"
@@ -39,18 +33,6 @@ needs_atlas = pytest.mark.skipif(not ATLAS.is_dir(), reason="no figures at ../sh
 @pytest.fixture(scope="module")
 def values() -> pl.DataFrame:
     return shipped_values()
-
-
-@pytest.fixture(scope="module")
-def networks() -> pl.DataFrame:
-    """The critical band of 85 networks."""
-    if not ATLAS.is_dir():
-        pytest.skip(f"no {ATLAS}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imports, "RESAMPLES", 50)  # no more is asked of intervals than that they hold the number
-        bands, trials = read_import(sources()["critical-band"], ATLAS / "critical_band")
-    assert trials is None
-    return bands
 
 
 def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
@@ -110,27 +92,11 @@ def test_the_baseline_testbed_is_the_testbed_s_own_definition(
     for side, models_on_side in sides:
         of_side = linregress(*logit(models_on_side.select(over, column).to_numpy().T / 100))
         expected += side.to_numpy() * 100 * expit(of_side.slope * logit(x / 100) + of_side.intercept)
-    rows = effective_values(values, baseline_lines(values, "testbed"), "testbed")
-    shipped = rows.filter(source="testbed", benchmark=benchmark, metric="effective_robustness")
-    both = table.with_columns(robustness=y - expected).join(shipped, on="model", validate="1:1")
+    frame, _ = with_effective(accuracies(values, "testbed"), baseline_lines(values, "testbed"))
+    shipped = frame.select("name", points=f"effective_{benchmark}").drop_nulls()
+    both = table.with_columns(robustness=y - expected).join(shipped, left_on="model", right_on="name", validate="1:1")
     assert len(both) == len(table)
-    assert both["value"].to_numpy() == pytest.approx(both["robustness"].to_numpy(), abs=0.001)
-
-
-def test_robustness_over_1000_classes_is_another_number_by_another_name(values: pl.DataFrame) -> None:
-    """A model with the same name in both has two values on A and R, and the study none by the testbed's definition."""
-    rows = with_effective_values(values)
-    a, r = (
-        rows.filter(pl.col("metric").str.starts_with("effective"), benchmark=benchmark).pivot(
-            "metric", index=["source", "model", "input_size"], values="value"
-        )
-        for benchmark in ("imagenet-a", "imagenet-r")
-    )
-    assert a.filter(source="study")["effective_robustness"].is_null().all()
-    for table in (a, r):
-        both = table.filter(source="testbed").drop_nulls("effective_robustness")
-        apart = both["effective_robustness"] - both["effective_robustness_1000_classes"]
-        assert apart.abs().max() > 0.4
+    assert both["points"].to_numpy() == pytest.approx(both["robustness"].to_numpy(), abs=0.001)
 
 
 ABOVE = {
@@ -223,124 +189,6 @@ def test_shape_training_gains_where_accuracy_does_not_say_so(values: pl.DataFram
     plain = frame.filter(model="tv_resnet50").row(0, named=True)
     assert trained["effective_imagenet-r"] > 10 > abs(plain["effective_imagenet-r"])
     assert trained["imagenet"] < plain["imagenet"]
-
-
-def two_decimals(table: pl.DataFrame, bias: str, column: str) -> dict[str, float]:
-    return {row["benchmark"]: row[column] and round(row[column], 2) + 0 for row in table.filter(bias=bias).to_dicts()}
-
-
-def test_the_table_of_85_networks(values: pl.DataFrame, networks: pl.DataFrame) -> None:
-    table = relations(ground(pl.concat([values, networks]), "critical-band"))
-    counts = dict(table.filter(bias="bandwidth").select("benchmark", "n").rows())
-    assert counts.pop("stylized") == 43
-    assert set(counts.values()) == {60}
-    bandwidth = two_decimals(table, "bandwidth", "overall")
-    partials = two_decimals(table, "bandwidth", "partial")
-    expected = {
-        "imagenet-v2": -0.66,
-        "imagenet-a": -0.61,
-        "imagenet-sketch": -0.74,
-        "imagenet-r": -0.72,
-        "stylized": -0.74,
-    }
-    assert expected.items() <= bandwidth.items()
-    expected = {"imagenet-v2": 0, "imagenet-a": 0.10, "imagenet-sketch": -0.44, "imagenet-r": -0.37, "stylized": -0.47}
-    assert expected.items() <= partials.items()
-    shape = two_decimals(table, "shape_accuracy", "overall")
-    expected = {"imagenet-v2": 0.56, "imagenet-a": 0.63, "imagenet-sketch": 0.74, "imagenet-r": 0.77, "stylized": 0.79}
-    assert expected.items() <= shape.items()
-
-
-def test_60_join_of_which_17_with_timm(values: pl.DataFrame, networks: pl.DataFrame) -> None:
-    frame = ground(pl.concat([values, networks]), "critical-band").frame
-    assert len(frame) == 60
-    assert frame["stylized"].count() == 43  # the testbed has these, and timm has none
-
-
-def test_signs_between_architectures_and_between_recipes_differ(values: pl.DataFrame, networks: pl.DataFrame) -> None:
-    table = relations(ground(pl.concat([values, networks]), "critical-band"))
-    study = relations(ground(values, "study"))
-    lines = sentences(table, study)
-    assert (
-        "Over 60 networks of 17 families shape_accuracy goes up with imagenet (+0.56), over the 48 ResNet-50s of the "
-        "study shape_bias goes down (-0.78)."
-    ) in lines
-    assert not any("imagenet-r" in line and "ResNet-50s" in line for line in lines)  # -0.01 is no sign
-
-
-def test_two_models_have_no_coefficient_and_no_sentence(values: pl.DataFrame, networks: pl.DataFrame) -> None:
-    names = networks["model"].unique(maintain_order=True).head(2).to_list()
-    table = relations(ground(pl.concat([values, networks.filter(pl.col("model").is_in(names))]), "critical-band"))
-    assert table["overall"].is_null().all()
-    assert sentences(table, relations(ground(values, "study"))) == []
-    assert sentences(table, table) == []
-
-
-def channel_share(frame: pl.DataFrame) -> float:
-    """R2 of shape_accuracy on the three numbers of the channel, by least squares."""
-    numbers = frame.select("bandwidth", "center_frequency", "peak_noise_sensitivity").to_numpy()
-    design, shape = np.column_stack([np.ones(len(frame)), numbers]), frame["shape_accuracy"].to_numpy()
-    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
-    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
-
-
-def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:
-    """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
-    integer = networks.filter(pl.col("condition").is_in([INTEGER, ""]))
-    frame = integer.pivot("metric", index="model", values="value")
-    widest = frame["bandwidth"] > 12
-    assert (len(frame), widest.sum()) == (85, 11)
-    rest = frame.filter(~widest)
-    assert round(channel_share(frame), 2) == 0.17
-    assert round(channel_share(rest), 2) in (0.44, 0.45)
-    assert channel_share(rest) == pytest.approx(0.445, abs=0.0005)
-    logarithms = rest.with_columns(pl.col("bandwidth", "center_frequency").log())
-    assert round(channel_share(logarithms), 2) == 0.52
-
-
-def test_both_estimators_with_intervals(networks: pl.DataFrame) -> None:
-    assert networks["model"].n_unique() == 85
-    assert dict(networks.group_by("condition").len().rows()) == {INTEGER: 255, "psychometric": 255, "": 85}
-    fitted = networks.filter(condition="psychometric", metric="bandwidth")
-    bandwidths = fitted.drop_nulls("value")
-    assert fitted.filter(pl.col("value").is_null())["model"].to_list() == ["bagnet9", "selecsls42", "selecsls84"]
-    assert fitted.filter(pl.col("value").is_null())["note"].str.contains("too few").all()
-    assert (bandwidths["low"] < bandwidths["value"]).all()
-    assert (bandwidths["value"] < bandwidths["high"]).all()
-    both = bandwidths.join(networks.filter(condition=INTEGER, metric="bandwidth"), on="model")
-    clear = both.filter(pl.col("note_right").is_null())
-    assert clear.select(pl.corr("value", "value_right", method="spearman")).item() > 0.5
-    shape = networks.filter(metric="shape_accuracy", model="resnet50_trained_on_SIN")
-    assert shape.select("n", "unit").row(0) == (1200, "share")
-
-
-def test_a_ground_that_is_not_imported_is_told(values: pl.DataFrame) -> None:
-    with pytest.raises(UsageError, match="bandlens published import critical-band DIR"):
-        ground(values, "critical-band")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c, _: c["resnet50"].pop("noise0freq5"), "counts.json, row resnet50: not a count of right answers"),
-        (lambda c, _: c["resnet50"].update(noise0freq5=[5, 3]), "counts.json, row resnet50: not a count"),
-        (lambda c, _: c["resnet50"].update(noise0freq5=[0.5, 3]), "counts.json, row resnet50: not a count"),
-        (lambda c, _: c.pop("resnet50"), "row resnet50: a model of one file alone"),
-        (lambda _, s: s["resnet50"].pop(), "shape_accuracy.json, row resnet50: not a share"),
-        (lambda _, s: s["resnet50"].__setitem__(3, 25.3), "shape_accuracy.json, row resnet50: not a share"),
-    ],
-)
-def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path, change, message: str) -> None:
-    names = [f"noise{sd}freq{f}" for sd in ("0", "0.02", "0.04", "0.08", "0.16") for f in range(7)]
-    counts = {model: {name: [20, 30] for name in names} for model in ("resnet18", "resnet50")}
-    shape = {model: [0.5] * 16 for model in counts}
-    change(counts, shape)
-    (tmp_path / "counts.json").write_text(json.dumps(counts))
-    (tmp_path / "shape_accuracy.json").write_text(json.dumps(shape))
-    result = command("published", "import", "critical-band", tmp_path, "--db", tmp_path / "results.duckdb")
-    assert (result.code, result.err.count("\n"), result.out) == (1, 1, "")
-    assert message in result.err
-    assert not (tmp_path / "results.duckdb").exists()
 
 
 def test_commands(command: Command) -> None:
