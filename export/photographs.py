@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,12 @@ def photograph_folder() -> Path:
     return Path(package.origin).parent / "data"
 
 
+@lru_cache(4)
 def photograph_crops(size: int) -> NDArray[np.float32]:
-    """(2n, 3, size, size) float32 in [0, 1]: the middle of each photograph, once whole and once from half its width."""
+    """(2n, 3, size, size) float32 in [0, 1]: the middle of each photograph, once whole and once from half its width.
+
+    They are decoded once for each of the latest sizes, so they are only to be read.
+    """
     import numpy as np
     from PIL import Image
     from PIL.Image import Resampling

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 from itertools import count, product
 from pathlib import Path
 from queue import Empty
@@ -38,7 +38,6 @@ from threadpoolctl import threadpool_limits
 from bandlens.core.errors import DeviceError
 from bandlens.core.records import Cell, Failed, Model
 from bandlens.engine import prefetch
-from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import attack_variant, open_session, plan_file_of, variant_of
 from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.device.streams import new_stream
@@ -177,7 +176,6 @@ def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
     with pytest.MonkeyPatch.context() as patch:
         xp = pretend_gpu(patch, bench.launcher, seed)
         draw_threads(patch, prefetch, seed)
-        patch.setattr(torch_session, "photograph_crops", crops)
         xp.free = working_bytes(bench.images.info.size, BATCH) * 3 // 4 + room  # the buffers are there already
         with torch_on(xp.card, patch):
             yield xp
@@ -216,9 +214,6 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
                 large.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
     assert max(apart) < 1e-3
     return rows_by_cell
-
-
-crops = cache(photograph_crops)
 
 
 def interrupt(place: Workbench, task: Task) -> None:

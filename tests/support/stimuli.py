@@ -43,11 +43,14 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
 
 
 def photographs(count: int) -> NDArray[np.uint8]:
-    """(count, 3, 224, 224) uint8: crops of real photographs, then pure noise and the extremes, which clip the most."""
-    rng = np.random.default_rng(0)
-    odd = np.stack([rng.integers(0, 256, (3, 224, 224)), np.zeros((3, 224, 224)), np.full((3, 224, 224), 255)])
-    real = np.round(photograph_crops(224) * 255)
-    return np.concatenate([real[: count - len(odd)], odd]).astype(np.uint8)[:count]
+    """(count, 3, 224, 224) uint8: crops of real photographs, then pure noise and the extremes, which clip the most.
+
+    One or two are photographs alone.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (3, 224, 224))
+    extremes = [noise, np.zeros((3, 224, 224)), np.full((3, 224, 224), 255)] if count > 2 else []
+    crops = np.round(photograph_crops(224)[: count - len(extremes)] * 255)
+    return np.stack([*crops, *extremes]).astype(np.uint8)
 
 
 def perturb(
