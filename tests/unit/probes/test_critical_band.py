@@ -8,16 +8,13 @@ from types import ModuleType
 import numpy as np
 import pyrtools
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from stimuli import perturb, photographs
 
-from bandlens.core.errors import ProbeError
 from bandlens.core.records import Condition
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.critical_band import CRITICAL_BAND, FREQUENCIES, low_contrast_grey, noise_bands, pyramid
+from bandlens.probes.critical_band import CRITICAL_BAND, FREQUENCIES, noise_bands
 from bandlens.probes.noise import unit_normal_fields, unit_normals_at
 
 GRID = CRITICAL_BAND.conditions({})
@@ -30,9 +27,9 @@ def rms(image: NDArray[np.float64]) -> float:
 
 def pyrtools_band(noise: NDArray[np.float64], frequency: int) -> NDArray[np.float64]:
     """The band as the published code makes it, with the RMS of the finest level."""
-    made = pyrtools.pyramids.LaplacianPyramid(noise)
-    band = made.recon_pyr(levels=6 - frequency)
-    return np.asarray(band * rms(made.recon_pyr(levels=0)) / rms(band))
+    pyramid = pyrtools.pyramids.LaplacianPyramid(noise)
+    band = pyramid.recon_pyr(levels=6 - frequency)
+    return np.asarray(band * rms(pyramid.recon_pyr(levels=0)) / rms(band))
 
 
 def published_grey(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -86,24 +83,7 @@ def test_the_published_grid_has_29_conditions_and_sd_0_once() -> None:
     }
 
 
-def test_pyramid_operators_equal_pyrtools() -> None:
-    noise = np.random.default_rng(0).standard_normal((224, 224))
-    made = pyrtools.pyramids.LaplacianPyramid(noise)
-    down, up = pyramid(224)
-    assert [matrix.shape[1] for matrix in up] == [224, 112, 56, 28, 14, 7, 4]
-    small = noise
-    for level in range(6):
-        next_small = down[level] @ small @ down[level].T
-        expected = made.pyr_coeffs[(level, 0)]
-        step = up[level + 1] @ next_small @ up[level + 1].T
-        np.testing.assert_allclose(
-            up[level] @ expected @ up[level].T, up[level] @ small @ up[level].T - step, atol=1e-12
-        )
-        small = next_small
-    np.testing.assert_allclose(small, made.pyr_coeffs[(6, 0)], atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [224, 256, 300])
+@pytest.mark.parametrize("size", [224, 300])
 def test_bands_equal_pyrtools_in_float32(xp: ModuleType, size: int) -> None:
     noise = np.random.default_rng(size).standard_normal((2, size, size)).astype(np.float32)
     out = xp.empty((7, 2, size, size), dtype=xp.float32)
@@ -117,28 +97,18 @@ def test_bands_equal_pyrtools_in_float32(xp: ModuleType, size: int) -> None:
             np.testing.assert_allclose(band[image], expected, rtol=0, atol=1e-5 * rms(expected))
 
 
-def test_some_bands_are_the_same_as_among_all(xp: ModuleType) -> None:
-    noise = xp.asarray(np.random.default_rng(0).standard_normal((1, 224, 224)).astype(np.float32))
-    every = to_numpy(noise_bands(xp, noise, FREQUENCIES, xp.empty((7, 1, 224, 224), dtype=xp.float32)))
-    for chosen in ([0], [6], [2, 5], [1, 6]):
-        bands = noise_bands(xp, noise, chosen, xp.empty((len(chosen), 1, 224, 224), dtype=xp.float32))
-        np.testing.assert_array_equal(to_numpy(bands), every[chosen])
-
-
 def test_grey_is_pillows_luma_at_contrast_02_around_0449(xp: ModuleType) -> None:
     pixels = photographs(6)
-    grey = to_numpy(low_contrast_grey(xp, xp.asarray(pixels)))
-    for image, made in zip(pixels, grey, strict=True):
-        np.testing.assert_allclose(made, published_grey(image), rtol=0, atol=1e-6)
-        assert abs(made.astype(np.float64).mean() - 0.449) < 1e-6
+    [images] = perturb(xp, GRID[:1], pixels).values()
+    for image, channels in zip(pixels, images, strict=True):
+        for channel in channels:
+            np.testing.assert_allclose(channel, published_grey(image), rtol=0, atol=1e-6)
 
 
 def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -> None:
-    pixels, keys, seed = photographs(5), [40, 41, 42, 2**63, 2**64 - 1], 11
-    made = perturb(xp, NOISY, pixels, keys, seed)
-    assert set(made) == set(NOISY)
+    pixels, keys, seed = photographs(4), [40, 41, 2**63, 2**64 - 1], 11
     out_of_range = 0
-    for condition, images in made.items():
+    for condition, images in perturb(xp, NOISY, pixels, keys, seed).items():
         for position, image in enumerate(images):
             expected = published_stimulus(xp, pixels[position], condition, keys[position], seed)
             out_of_range += expected.out_of_range
@@ -169,47 +139,7 @@ def test_shared_draw_serves_all_conditions_and_an_independent_one_only_its_own(x
     noise = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in shared.items()}
     np.testing.assert_allclose(noise[0.04, 2], 2 * noise[0.02, 2], atol=2e-6)
     independent = perturb(xp, CRITICAL_BAND.conditions(setting | {"draw": "independent"}), pixels)
-    drawn = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in independent.items()}
-    assert abs(np.corrcoef(drawn[0.04, 3].ravel(), drawn[0.02, 3].ravel())[0, 1]) < 0.1
-    for key, sample in drawn.items():
+    samples = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in independent.items()}
+    assert abs(np.corrcoef(samples[0.04, 3].ravel(), samples[0.02, 3].ravel())[0, 1]) < 0.1
+    for key, sample in samples.items():
         np.testing.assert_allclose(sample.std(), noise[key].std(), rtol=0.05)
-
-
-@settings(max_examples=8, deadline=None)
-@given(
-    order=st.permutations(range(4)),
-    chosen=st.lists(st.sampled_from(GRID), min_size=1, max_size=4, unique=True),
-    draw=st.sampled_from(["shared", "independent"]),
-)
-def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
-    order: list[int], chosen: list[Condition], draw: str
-) -> None:
-    pixels = photographs(4)
-    conditions = list(
-        dict.fromkeys(
-            condition
-            for c in chosen
-            for condition in CRITICAL_BAND.conditions(
-                {"frequency": 0, **dict(c.parameters), "draw": draw, "grey": False}
-            )
-        )
-    )
-    together = perturb(np, conditions, pixels[order], keys=order)
-    for condition in conditions:
-        alone = [perturb(np, [condition], pixels[i : i + 1], keys=[i])[condition] for i in order]
-        np.testing.assert_array_equal(together[condition], np.concatenate(alone))
-
-
-def test_another_seed_or_image_is_other_noise() -> None:
-    pixels = photographs(1)
-    base, other_seed, other_image = (
-        perturb(np, NOISY[-1:], pixels, keys=[i], seed=s)[NOISY[-1]] for i, s in ((0, 1), (0, 2), (1, 1))
-    )
-    assert not np.array_equal(base, other_seed)
-    assert not np.array_equal(base, other_image)
-
-
-@pytest.mark.parametrize("size", [64, 225])
-def test_images_that_the_pyramid_does_not_take_are_refused(size: int) -> None:
-    with pytest.raises(ProbeError, match=f"an even number of pixels a side, at least 128, not {size}"):
-        CRITICAL_BAND.check_size(NOISY[0], size)

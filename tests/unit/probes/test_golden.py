@@ -12,11 +12,11 @@ GOLDEN = Path(__file__).parents[2] / "support" / "golden" / "probes.py"
 
 
 def test_outcomes_and_digests_are_those_of_the_present_versions() -> None:
-    made = runpy.run_path(str(GOLDEN))["outcomes"]()
-    kept = json.loads(GOLDEN.with_suffix(".json").read_text(encoding="utf-8"))
-    assert made.keys() == kept.keys()
-    for name, outcome in made.items():
-        assert outcome["digest"] == kept[name]["digest"], f"{name}: results made before would no longer be found"
+    outcomes = runpy.run_path(str(GOLDEN))["outcomes"]()
+    golden = json.loads(GOLDEN.with_suffix(".json").read_text(encoding="utf-8"))
+    assert outcomes.keys() == golden.keys()
+    for name, outcome in outcomes.items():
+        assert outcome["digest"] == golden[name]["digest"], f"{name}: results outcomes before would no longer be found"
         hint = f"{name}: the numbers changed; raise the family's version and run tests/support/golden/probes.py"
-        assert outcome["mean"] == pytest.approx(kept[name]["mean"], abs=3e-6), hint
-        assert outcome["pixels"] == pytest.approx(kept[name]["pixels"], abs=3e-5), hint
+        assert outcome["mean"] == pytest.approx(golden[name]["mean"], abs=3e-6), hint
+        assert outcome["pixels"] == pytest.approx(golden[name]["pixels"], abs=3e-5), hint

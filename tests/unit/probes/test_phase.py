@@ -11,23 +11,19 @@ from scipy import stats
 from skimage.color import rgb2gray
 from stimuli import perturb, photographs
 
-from bandlens.core.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.family import Family
 from bandlens.probes.phase import PHASE_SCRAMBLE, PHASE_SHIFT, opposite_shifts, unpaired_shifts
 
 KEYS, SEED = [0, 1, 2**63, 5, 2**64 - 1], 8
 
 
-def drawn_shifts(xp: ModuleType, seed: int, key: int, size: int) -> NDArray[np.float64]:
+def shifts_of_people(xp: ModuleType, seed: int, key: int, size: int) -> NDArray[np.float64]:
     """The shifts u of phase_scramble for one image."""
     return to_numpy(unpaired_shifts(xp, seed, xp.asarray([key], dtype=xp.uint64), size))[0].astype(np.float64)
 
 
-def scrambled_as_published(
-    image: NDArray[np.float64], u: NDArray[np.float64], width: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The published procedure with given u in (-1, 1), before its clip: real and imaginary part, (size, size) each.
+def scrambled_as_published(image: NDArray[np.float64], u: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """(size, size) in [0, 1]: the published procedure with given u in (-1, 1).
 
     The spectrum is shifted so that the mean lies in the middle. Its rows and columns from 1 on are an odd square, whose
     phases are read row by row: those before the middle move up by width u in degrees, those behind it move down by the
@@ -43,57 +39,32 @@ def scrambled_as_published(
     )
     phases[1:, 1:] = row_by_row.reshape(phases[1:, 1:].shape)
     inverse = np.fft.ifft2(np.fft.ifftshift(np.abs(spectrum) * np.exp(1j * phases)))
-    return inverse.real, inverse.imag
+    return inverse.real.clip(0, 1)
 
 
 def test_scrambled_images_equal_the_published_procedure_with_the_same_shifts(xp: ModuleType) -> None:
     pixels = photographs(5)
-    made = perturb(xp, PHASE_SCRAMBLE.conditions({}), pixels, KEYS, SEED)
-    assert [c["width"] for c in made] == [0, 30, 60, 90, 120, 150, 180]
+    images_by_condition = perturb(xp, PHASE_SCRAMBLE.conditions({}), pixels, KEYS, SEED)
+    assert [condition["width"] for condition in images_by_condition] == [0, 30, 60, 90, 120, 150, 180]
     for place, key in enumerate(KEYS):
-        image, u = rgb2gray(pixels[place], channel_axis=0), drawn_shifts(xp, SEED, key, 224)
-        for condition, images in made.items():
-            expected, _ = scrambled_as_published(image, u, float(condition["width"]))
+        image, u = rgb2gray(pixels[place], channel_axis=0), shifts_of_people(xp, SEED, key, 224)
+        for condition, images in images_by_condition.items():
+            expected = scrambled_as_published(image, u, float(condition["width"]))
             for channel in images[place]:
-                np.testing.assert_allclose(channel, expected.clip(0, 1), rtol=0, atol=1e-5, err_msg=str(condition))
+                np.testing.assert_allclose(channel, expected, rtol=0, atol=1e-5, err_msg=str(condition))
 
 
-def test_what_the_published_procedure_leaves_out_is_imaginary() -> None:
-    """Conjugate frequencies with unrelated shifts make no real picture: the procedure drops a part of it."""
-    image = rgb2gray(photographs(1)[0], channel_axis=0)
-    _, dropped = scrambled_as_published(image, drawn_shifts(np, SEED, 1, 224), 90)
-    assert dropped.std() > 0.05
-
-
-@pytest.mark.parametrize("size", [2, 4, 10])
+@pytest.mark.parametrize("size", [2, 10])
 def test_small_images_equal_the_published_procedure(size: int) -> None:
     pixels = np.random.default_rng(size).integers(0, 256, (1, 3, size, size)).astype(np.uint8)
     for condition, images in perturb(np, PHASE_SCRAMBLE.conditions({}), pixels, [5], SEED).items():
-        image, u = rgb2gray(pixels[0], channel_axis=0), drawn_shifts(np, SEED, 5, size)
-        expected, _ = scrambled_as_published(image, u, float(condition["width"]))
-        np.testing.assert_allclose(images[0, 0], expected.clip(0, 1), rtol=0, atol=1e-5, err_msg=str(condition))
-
-
-def relative_amplitudes(family: Family) -> NDArray[np.float64]:
-    """Amplitudes at a width of 90 degrees over those of the grey image, of low contrast so that nothing is clipped."""
-    pixels = (96 + photographs(1).astype(np.float64) / 4).round().astype(np.uint8)
-    [images] = perturb(np, family.conditions({"width": 90}), pixels).values()
-    assert 0 < images.min() < images.max() < 1
-    pair = (images[0, 0].astype(np.float64), rgb2gray(pixels[0], channel_axis=0))
-    shown, grey = (np.fft.fftshift(np.abs(np.fft.fft2(image)))[1:, 1:].ravel() for image in pair)
-    return np.delete(shown / grey, shown.size // 2)
-
-
-def test_amplitudes_shrink_as_those_of_the_published_example() -> None:
-    """At 90 degrees |cos((a - b) / 2)| has the quantiles .345, .706, .897, .978; the published example .33 to .97."""
-    shrunk = np.quantile(relative_amplitudes(PHASE_SCRAMBLE), [0.05, 0.25, 0.5, 0.75])
-    assert shrunk == pytest.approx([0.345, 0.706, 0.897, 0.978], abs=0.01)
-    assert shrunk == pytest.approx([0.33, 0.70, 0.89, 0.97], abs=0.02)
-    assert relative_amplitudes(PHASE_SHIFT) == pytest.approx(1, abs=0.05)
+        image, u = rgb2gray(pixels[0], channel_axis=0), shifts_of_people(np, SEED, 5, size)
+        expected = scrambled_as_published(image, u, float(condition["width"]))
+        np.testing.assert_allclose(images[0, 0], expected, rtol=0, atol=1e-5, err_msg=str(condition))
 
 
 def test_shifts_of_people_are_uniform_and_unrelated(xp: ModuleType) -> None:
-    u = drawn_shifts(xp, 3, 2**60, 64)
+    u = shifts_of_people(xp, 3, 2**60, 64)
     assert u.size == (63 * 63 - 1) // 2
     assert stats.kstest(u, stats.uniform(-1, 2).cdf).pvalue > 1e-3
     for neighbours in (u[:-1], u[::-1][1:]):
@@ -119,27 +90,21 @@ def test_opposite_shifts_are_odd_and_leave_the_mean_and_the_highest_frequencies_
     assert (moved == 0).sum() == 1
     assert not shifts[0].any()
     assert not shifts[:, 0].any()
-    drawn = moved.ravel()[: moved.size // 2]
-    assert stats.kstest(drawn, stats.uniform(-1, 2).cdf).pvalue > 1e-3
-    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 5 / np.sqrt(drawn.size)
+    draws = moved.ravel()[: moved.size // 2]
+    assert stats.kstest(draws, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 5 / np.sqrt(draws.size)
 
 
 def test_shifted_images_equal_numpys_transform_with_the_same_shifts(xp: ModuleType) -> None:
     pixels = photographs(5)
-    made = perturb(xp, PHASE_SHIFT.conditions({}), pixels, KEYS, SEED)
-    assert [c["width"] for c in made] == [0, 30, 60, 90, 120, 150, 180]
+    images_by_condition = perturb(xp, PHASE_SHIFT.conditions({}), pixels, KEYS, SEED)
+    assert [condition["width"] for condition in images_by_condition] == [0, 30, 60, 90, 120, 150, 180]
     for place, key in enumerate(KEYS):
         spectrum = np.fft.fft2(rgb2gray(pixels[place], channel_axis=0))
         shifts = all_shifts(xp, SEED, key, 224)
-        for condition, images in made.items():
+        for condition, images in images_by_condition.items():
             phases = np.angle(spectrum) + np.radians(float(condition["width"])) * shifts
             back = np.fft.ifft2(np.abs(spectrum) * np.exp(1j * phases))
             assert np.abs(back.imag).max() < 1e-10
             for channel in images[place]:
                 np.testing.assert_allclose(channel, back.real.clip(0, 1), rtol=0, atol=3e-6, err_msg=str(condition))
-
-
-@pytest.mark.parametrize("family", [PHASE_SCRAMBLE, PHASE_SHIFT], ids=lambda family: family.name)
-def test_an_odd_size_is_refused(family: Family) -> None:
-    with pytest.raises(ProbeError, match=f"{family.name} needs an even number of pixels a side, not 225"):
-        family.check_size(family.conditions({})[0], 225)

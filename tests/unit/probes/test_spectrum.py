@@ -32,7 +32,7 @@ def test_octaves_add_up_to_the_variance_of_the_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("down", "across", "octave", "direction"), [
-    (0, 1, 1, 0), (5, 0, 4, 90), (12, 12, 5, 45), (-20, 21, 6, 135), (-3, 1, 3, 90), (32, 0, 6, 90),
+    (0, 1, 1, 0), (12, 12, 5, 45), (-20, 21, 6, 135), (32, 0, 6, 90),
 ])  # fmt: skip
 def test_a_wave_lies_in_its_octave_direction_and_ring(
     down: int, across: int, octave: int, direction: int, tmp_path: Path
@@ -46,7 +46,7 @@ def test_a_wave_lies_in_its_octave_direction_and_ring(
         assert powers.rings[0].argmax() + 1 == radius
 
 
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
 def test_the_exponent_of_noise_is_the_one_that_made_it(exponent: float) -> None:
     white = np.random.default_rng(0).standard_normal((60, 128, 128)).astype(np.float32)
     noise = unit_noise(np, white, exponent)
@@ -58,7 +58,7 @@ def test_the_exponent_of_noise_is_the_one_that_made_it(exponent: float) -> None:
 
 @pytest.mark.parametrize("size", [32, 33])
 def test_products_are_those_of_images_that_keep_one_octave(size: int, tmp_path: Path) -> None:
-    pictures = make_pictures(20, size=size * 16)[:, ::16, ::16]
+    pictures = make_pictures(20, size=64)[:, :size, :size]
     images = make_images(tmp_path / "set", np.ascontiguousarray(pictures))
     products = read_products(images, np.arange(20))
     cycles = abs(np.fft.fftfreq(size, 1 / size))
@@ -72,4 +72,4 @@ def test_products_are_those_of_images_that_keep_one_octave(size: int, tmp_path: 
 
 def test_small_images_have_no_spectrum(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs 16 pixels a side or more, not 15"):
-        read_powers(make_images(tmp_path / "set", make_pictures(2, 240)[:, ::16, ::16].copy()))
+        read_powers(make_images(tmp_path / "set", make_pictures(2, 32)[:, :15, :15].copy()))

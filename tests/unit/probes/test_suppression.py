@@ -14,7 +14,6 @@ from scipy import stats
 from skimage.util import view_as_blocks
 from stimuli import perturb, photographs
 
-from bandlens.core.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.noise import PATCHES, random_words
 from bandlens.probes.suppression import (
@@ -27,30 +26,15 @@ from bandlens.probes.suppression import (
 )
 
 
-@pytest.mark.parametrize(("d", "sigma_color"), [(2, 50), (4, 50), (5, 1), (9, 200), (14, 100)])
-@pytest.mark.parametrize("sigma_space", [75, 2])
+@pytest.mark.parametrize(("d", "sigma_color", "sigma_space"), [(2, 50, 75), (5, 1, 2), (14, 100, 2), (9, 200, 75)])
 def test_opencv_rounds_to_the_same(xp: ModuleType, d: int, sigma_color: float, sigma_space: float) -> None:
-    pixels = photographs(5)[1:]
+    pixels = photographs(4)
     (condition,) = BILATERAL.conditions({"d": d, "sigma_color": sigma_color, "sigma_space": sigma_space})
-    (images,) = perturb(xp, [condition], pixels).values()
-    for image, made in zip(pixels, images, strict=True):
+    (smooth,) = perturb(xp, [condition], pixels).values()
+    for image, values in zip(pixels, smooth, strict=True):
         colour = np.ascontiguousarray(image.transpose(1, 2, 0))
         expected = cv2.bilateralFilter(colour, d, sigma_color, sigma_space).transpose(2, 0, 1)
-        assert np.abs(255 * made.astype(np.float64) - expected).max() <= 0.5 + 2e-3
-
-
-def test_a_constant_image_and_a_sharp_edge_stay() -> None:
-    pixels = np.full((1, 3, 32, 32), 10, np.uint8)
-    pixels[..., 16:] = 240
-    (images,) = perturb(np, BILATERAL.conditions({"d": 9, "sigma_color": 50}), pixels).values()
-    np.testing.assert_allclose(images, pixels / 255, atol=1e-6)
-
-
-def test_an_image_smaller_than_the_filter_is_refused() -> None:
-    (condition,) = BILATERAL.conditions({"d": 64, "sigma_color": 50})
-    with pytest.raises(ProbeError, match="images of 32 pixels are smaller than the filter; take a smaller d"):
-        BILATERAL.check_size(condition, 32)
-    BILATERAL.check_size(condition, 33)
+        assert np.abs(255 * values.astype(np.float64) - expected).max() <= 0.5 + 2e-3
 
 
 def blocks(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
@@ -59,49 +43,39 @@ def blocks(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
     return view_as_blocks(np.ascontiguousarray(image), (3, side, side)).reshape(-1, 3, side, side)
 
 
-@pytest.mark.parametrize("grid", [1, 2, 4, 7, 8, 16, 32])
+@pytest.mark.parametrize("grid", [1, 7, 32])
 def test_patches_are_those_of_the_image_in_the_order_that_was_drawn(xp: ModuleType, grid: int) -> None:
     pixels, keys, seed = photographs(5), [0, 1, 2**40, 2**63, 9], 3
     (images,) = perturb(xp, PATCH_SHUFFLE.conditions({"grid": grid}), pixels, keys, seed).values()
-    drawn = to_numpy(patch_orders(xp, seed, xp.asarray(keys, dtype=xp.uint64), grid))
-    for image, made, order in zip(pixels, np.rint(images * 255).astype(np.uint8), drawn, strict=True):
+    orders = to_numpy(patch_orders(xp, seed, xp.asarray(keys, dtype=xp.uint64), grid))
+    for image, shuffled, order in zip(pixels, np.rint(images * 255).astype(np.uint8), orders, strict=True):
         assert sorted(order) == list(range(grid * grid))
-        np.testing.assert_array_equal(blocks(made, grid), blocks(image, grid)[order])
+        np.testing.assert_array_equal(blocks(shuffled, grid), blocks(image, grid)[order])
 
 
 def test_words_that_are_equal_keep_the_order_of_their_places(xp: ModuleType) -> None:
     keys = xp.asarray([506, 524, 541, 586, 619, 628, 797], dtype=xp.uint64)
-    drawn = to_numpy(patch_orders(xp, 0, keys, 112)).tolist()
-    for row, order in zip(to_numpy(random_words(xp, 0, keys, PATCHES ^ 112 << 8, 112**2)).tolist(), drawn, strict=True):
+    orders = to_numpy(patch_orders(xp, 0, keys, 112)).tolist()
+    words = to_numpy(random_words(xp, 0, keys, PATCHES ^ 112 << 8, 112**2)).tolist()
+    for row, order in zip(words, orders, strict=True):
         assert len(set(row)) < len(row)
         assert order == sorted(range(len(row)), key=row.__getitem__)  # Python's sort keeps that order
 
 
 def test_every_order_of_patches_is_as_likely_as_any_other() -> None:
-    counts = Counter(map(tuple, patch_orders(np, 1, np.arange(24_000, dtype=np.uint64), 2).tolist()))
+    counts = Counter(map(tuple, patch_orders(np, 1, np.arange(2400, dtype=np.uint64), 2).tolist()))
     assert len(counts) == 24
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
 def test_grids_draw_independently_of_each_other() -> None:
-    small, large = (patch_orders(np, 1, np.arange(3000, dtype=np.uint64), grid) for grid in (2, 4))
-    assert abs(np.corrcoef(small[:, 0], large[:, 0])[0, 1]) < 4 / np.sqrt(3000)
-
-
-def test_a_grid_that_does_not_divide_the_image_is_named_with_those_that_do() -> None:
-    (condition,) = PATCH_SHUFFLE.conditions({"grid": 6})
-    message = (
-        "patch_shuffle grid=6: 224 pixels are not 6 patches of equal size; take a grid of 2, 4, 7, 8, 14, 16, 28, 32"
-    )
-    with pytest.raises(ProbeError, match=message):
-        PATCH_SHUFFLE.check_size(condition, 224)
-    PATCH_SHUFFLE.check_size(condition, 96)
+    small, large = (patch_orders(np, 1, np.arange(500, dtype=np.uint64), grid) for grid in (2, 4))
+    assert abs(np.corrcoef(small[:, 0], large[:, 0])[0, 1]) < 4 / np.sqrt(500)
 
 
 def test_blends_are_opencvs(xp: ModuleType) -> None:
     pixels = photographs(6)
-    made = perturb(xp, GREY_BLEND.conditions({"alpha": [0, 0.2, 0.4, 0.6, 0.8, 1]}), pixels)
-    for condition, images in made.items():
+    for condition, images in perturb(xp, GREY_BLEND.conditions({"alpha": [0, 0.2, 0.6, 1]}), pixels).items():
         alpha = float(condition["alpha"])
         for image, blend in zip(pixels.astype(np.float32) / 255, images, strict=True):
             colour = np.ascontiguousarray(image.transpose(1, 2, 0))
@@ -111,15 +85,15 @@ def test_blends_are_opencvs(xp: ModuleType) -> None:
 
 
 def test_channels_are_those_of_the_image_in_an_order_of_their_own(xp: ModuleType) -> None:
-    pixels, keys = np.repeat(photographs(1), 40, axis=0), list(range(40))
+    pixels, keys = np.repeat(photographs(1)[..., :16, :16], 40, axis=0), list(range(40))
     (images,) = perturb(xp, CHANNEL_SHUFFLE.conditions({}), pixels, keys, 6).values()
     order = channel_orders(np, 6, np.array(keys, np.uint64))
-    for image, made, places in zip(pixels, images, order, strict=True):
-        np.testing.assert_allclose(made, image[places] / 255, atol=1e-7)
+    for image, shuffled, places in zip(pixels, images, order, strict=True):
+        np.testing.assert_allclose(shuffled, image[places] / 255, atol=1e-7)
     assert len({tuple(places) for places in order.tolist()}) == 6
 
 
 def test_every_order_of_channels_is_as_likely_as_any_other() -> None:
-    counts = Counter(map(tuple, channel_orders(np, 0, np.arange(6000, dtype=np.uint64)).tolist()))
+    counts = Counter(map(tuple, channel_orders(np, 0, np.arange(1200, dtype=np.uint64)).tolist()))
     assert set(counts) == set(permutations(range(3)))
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3

@@ -44,12 +44,12 @@ def digests(folder: Path, **table: Any) -> list[str]:
 
 def test_the_function_gets_float_images_and_each_combination_of_parameters(tmp_path: Path, write: Write) -> None:
     write(FLIP)
-    made = run(tmp_path, {"strength": [0, 1.0], "sideways": ["yes", "no"]}, PIXELS)
-    assert len(made) == 4
+    results = run(tmp_path, {"strength": [0, 1.0], "sideways": ["yes", "no"]}, PIXELS)
+    assert len(results) == 4
     images = PIXELS / np.float32(255)
-    np.testing.assert_allclose(made["mirror strength=0, sideways=no"], images, atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1, sideways=yes"], images[..., ::-1], atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1, sideways=no"], images[..., ::-1, :], atol=1e-7)
+    np.testing.assert_allclose(results["mirror strength=0, sideways=no"], images, atol=1e-7)
+    np.testing.assert_allclose(results["mirror strength=1, sideways=yes"], images[..., ::-1], atol=1e-7)
+    np.testing.assert_allclose(results["mirror strength=1, sideways=no"], images[..., ::-1, :], atol=1e-7)
 
 
 def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_path: Path, write: Write) -> None:
@@ -59,12 +59,6 @@ def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_pat
     assert grid.families["mirror"].summary == "Mix an image with its mirror image."
     with pytest.raises(UsageError, match="probe mirror: strength has no default; give a value or a list of values"):
         make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
-
-
-def test_another_name_for_the_function(tmp_path: Path, write: Write) -> None:
-    write(FLIP)
-    grid = make_grid({"swap": {"file": "mine.py", "function": "mirror", "strength": 1}}, tmp_path)
-    assert grid.conditions[1].probe == "swap"
 
 
 def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp_path: Path, write: Write) -> None:
@@ -77,9 +71,9 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
     write("", "pack/__init__.py")
     write("Z = 1\n", "pack/part.py")
     write("unrelated = 1\n", "other.py")
-    before = digests(tmp_path)
+    latest = digests(tmp_path)
     write("unrelated = 2\n", "other.py")
-    assert digests(tmp_path) == before
+    assert digests(tmp_path) == latest
     for name, changed in {
         "helper.py": "import deeper, pack.sub.leaf\nX = 2\n",
         "deeper.py": "Y = 2\n",
@@ -89,11 +83,10 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
         "pack/sub/twig.py": "W = 2\n",
     }.items():
         write(changed, name)
-        after = digests(tmp_path)
-        assert after != before, name
-        before = after
+        earlier, latest = latest, digests(tmp_path)
+        assert latest != earlier, name
     write("import helper\nfrom pack import part\n" + FLIP + "\n# a remark\n")
-    assert digests(tmp_path) != before
+    assert digests(tmp_path) != latest
 
 
 def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Write) -> None:
@@ -107,20 +100,9 @@ def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Wr
     assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
 
 
-@pytest.mark.parametrize("uses", ["none.npy", "/etc/passwd", "../here/mine.py", "", ".", "a\0b", "**x**/"])
-def test_uses_names_files_in_the_folder_of_the_probe(tmp_path: Path, write: Write, uses: str) -> None:
-    write(FLIP)
-    with pytest.raises(
-        UsageError, match=r"mine.py uses '.*', and its folder has no such file; uses = \[…\] names files"
-    ):
-        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
-
-
-@pytest.mark.parametrize("uses", [3, [3], {}, True])
-def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> None:
-    write(FLIP)
-    with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside its file, not "):
-        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+TAKES_SIZE = "def mirror(images, size=3):\n    return images\n"
+TAKES_REST = "def mirror(images, *rest):\n    return images\n"
+FAILS_AS_IT_IS_ASKED = "def __getattr__(name):\n    raise ValueError('no')\n"
 
 
 @pytest.mark.parametrize(
@@ -131,14 +113,19 @@ def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> 
         ("def mirror(:\n", {}, "mine.py is not Python: "),
         ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
         ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),
+        ("mirror = max\n", {}, "cannot be used: ValueError: no signature"),
+        (FAILS_AS_IT_IS_ASKED, {}, r"does not load: ValueError: no \(mine.py, line 2\)$"),
+        (TAKES_REST, {}, "mirror in .*mine.py takes \\*rest; name each parameter"),
+        (TAKES_SIZE, {}, "takes size with a default, and is given the images' side in pixels; leave the default out"),
+        (FLIP, {"rng": 3}, "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the cond"),
         (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),
         (FLIP, {"strength": float("inf")}, "must be a finite number or a string, not inf"),
         (FLIP, {"strength": [[1]]}, r"strength must be a finite number or a string, not \[1\]"),
-        (
-            "def mirror(images, *rest):\n    return images\n",
-            {},
-            "mirror in .*mine.py takes \\*rest; name each parameter",
-        ),
+        (FLIP, {"uses": "none.npy"}, r"mine.py uses 'none.npy', and its folder has no such file; uses = \[…\] names "),
+        (FLIP, {"uses": "../here/mine.py"}, "its folder has no such file"),
+        (FLIP, {"uses": "a\0b"}, "its folder has no such file"),
+        (FLIP, {"uses": "."}, "its folder has no such file"),
+        (FLIP, {"uses": [3]}, "probe mirror: uses must be a list of files beside its file, not "),
     ],
 )
 def test_bad_files_and_parameters(
@@ -183,15 +170,15 @@ def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
     write(
         "def mirror(images, level, index, size, seed):\n    return 0 * images + (level + index + size + seed) / 1000\n"
     )
-    made = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
-    np.testing.assert_allclose(made[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
+    images = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
+    np.testing.assert_allclose(images[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
     write("def mirror(images, size):\n    return images * (size == 16)\n")
     np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     ("parameters", "random"),
-    [("rng", True), ("seed", True), ("rng, seed", True), ("index", False), ("size", False), ("level=1", False)],
+    [("rng", True), ("seed", True), ("index", False), ("size", False), ("level=1", False)],
 )
 def test_a_probe_is_random_where_it_takes_rng_or_seed(
     tmp_path: Path, write: Write, parameters: str, random: bool
@@ -204,35 +191,9 @@ def test_a_probe_is_random_where_it_takes_rng_or_seed(
 
 
 @pytest.mark.parametrize(
-    ("source", "table", "message"),
-    [
-        (
-            "def mirror(images, size=3):\n    return images\n",
-            {},
-            r"mirror in .*mine.py takes size with a default, and is given the images' side in pixels; leave the "
-            "default out, or call the parameter something else",
-        ),
-        (
-            "def mirror(images, rng):\n    return images\n",
-            {"rng": 3},
-            "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the condition, which its "
-            "function is given; call the function's own parameter something else",
-        ),
-    ],
-)
-def test_reserved_names_are_no_parameters(
-    tmp_path: Path, write: Write, source: str, table: dict[str, Any], message: str
-) -> None:
-    write(source)
-    with pytest.raises(UsageError, match=message):
-        make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
-
-
-@pytest.mark.parametrize(
     ("doc", "summary"),
     [
         ("   ", "mirror of mine.py"),
-        ("", "mirror of mine.py"),
         (3, "mirror of mine.py"),
         ("\n    Turns it.\n    More.", "Turns it."),
         ("Turns \x1b[31mit.", "Turns \\x1b[31mit."),
@@ -241,25 +202,6 @@ def test_reserved_names_are_no_parameters(
 def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summary: str) -> None:
     write(f"def mirror(images):\n    return images\nmirror.__doc__ = {doc!r}\n")
     assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == summary
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("class A:\n    def __getattr__(self, name):\n        raise OSError('no')\nmirror = A()\n", r"no function"),
-        ("mirror = max\n", "cannot be used: ValueError: no signature"),
-        (
-            "def __getattr__(name):\n    raise ValueError('no')\n",
-            r"does not load: ValueError: no \(mine.py, line 2\)$",
-        ),
-        ("def mirror(images):\n    pass\nmirror.__signature__ = 3\n", "cannot be used: TypeError"),
-    ],
-)
-def test_what_is_no_function_is_named(tmp_path: Path, write: Write, source: str, message: str) -> None:
-    write(source)
-    with pytest.raises(UsageError, match=message) as caught:
-        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
@@ -288,10 +230,8 @@ def halve(images: NDArray[np.float32], chosen: Any) -> NDArray[np.float32]:
 
 
 DEPENDENT: dict[str, Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]] = {
-    "every second image": lambda images, _, __: halve(images, slice(1, None, 2)),
     "the first": lambda images, _, __: halve(images, 0),
     "the last": lambda images, _, __: halve(images, -1),
-    "all but the last": lambda images, _, __: halve(images, slice(None, -1)),
     "more than three images": lambda images, _, __: halve(images, slice(None if len(images) > 3 else 0)),
     "more than six calls": lambda images, call, _: halve(images, slice(None if call > 6 else 0)),
     "the clock": lambda images, _, hours: halve(images, slice(None if hours > 2 else 0)),
@@ -325,7 +265,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 33])
+@pytest.mark.parametrize("count", [2, 5, 33])
 def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, count: int) -> None:
     watched = Watched(f"{name}, {count}", DEPENDENT[name])
     line = r"^probe odd gives image (\d+) of the set, counted from 0, other values (.+); treat each image by itself"
@@ -343,35 +283,38 @@ def test_a_watch_computes_less_than_a_hundredth_of_the_images_again() -> None:
     assert 0 < watched.images - 32 * 320 < 32 * 320 / 100
 
 
-def test_images_are_refused_one_at_a_time_too() -> None:
-    watched = Watched("calls", lambda images, call, _: images / call)
-    with pytest.raises(ProbeError, match="gives image 0 of the set, counted from 0, other values when it is called ag"):
-        watched.run(1)
+SHAPED = """
+class Shaped:
+    shape, dtype = (3, 3, 16, 16), np.dtype("f4")
+
+    def min(self):
+        raise KeyError
+
+    max = min
+"""
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("head", "body", "message"),
     [
-        (
-            "return images[:, :2]",
-            r"probe mirror returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)",
-        ),
-        ("return None", "probe mirror returned NoneType; expected an array of shape"),
-        ("return images * 2", r"returned values in \[0, 2\]; expected finite values in \[0, 1\], so clip them"),
-        ("return images * 255", r"in \[0, 255\]; expected finite values in \[0, 1\], so divide them by 255"),
-        ("return images * float('nan')", r"returned NaN or infinity; expected finite values in \[0, 1\]: look for a "),
-        (
-            "raise ValueError('no such\\nfilter')",
-            r"probe mirror failed: ValueError: no such filter \(mine.py, line 2\)",
-        ),
-        ("return images.astype(object)", "probe mirror returned object values; expected numbers"),
+        ("", "return images[:, :2]", r"returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)"),
+        ("", "return None", "returned NoneType; expected an array of shape"),
+        ("", "return images.tolist()", "returned list; expected an array"),
+        (SHAPED, "return Shaped()", "returned Shaped; expected an array"),
+        ("", "return images * 2", r"returned values in \[0, 2\]; expected finite values in \[0, 1\], so clip them"),
+        ("", "return images * 255", r"returned values in \[0, 255\]; expected finite .*, so divide them by 255"),
+        ("", "return np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity; expected finite values"),
+        ("", "raise ValueError('no such\\nfilter')", r"failed: ValueError: no such filter \(mine.py, line 4\)"),
+        ("", "return images.astype(object)", "returned object values; expected numbers"),
+        ("", "return images * 1j", "returned complex64 values"),
+        ("import torch", "return torch.from_numpy(images).to_sparse()", "returned Tensor: "),
     ],
 )
-def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body: str, message: str) -> None:
-    write(f"def mirror(images):\n    {body}\n")
+def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, head: str, body: str, message: str) -> None:
+    write(f"import numpy as np\n{head}\ndef mirror(images):\n    {body}\n")
     pixels = PIXELS.copy()
     pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0, 255
-    with pytest.raises(ProbeError, match=message) as caught:
+    with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
         run(tmp_path, {}, pixels)
     assert "\n" not in str(caught.value)
 
@@ -384,9 +327,9 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     perturb = grid.families["salt_and_pepper"].perturb
     assert perturb is not None
     batch = Batch(np.full((2, 3, 64, 64), 99, np.uint8), np.arange(2, dtype=np.uint64), np.arange(2), 0)
-    made = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
-    changed = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in made}
-    assert changed == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
+    results = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
+    changes = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in results}
+    assert changes == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
 
 
 def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
@@ -397,17 +340,12 @@ def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: 
 
 
 BODIES = {
-    "a global generator": "return np.where(np.random.rand(*images.shape) < level, 0, images)",
     "one mask a call": "return np.where(np.random.rand(*images.shape[2:]) < level, 0, images)",
     "one pixel": "images[:, :, np.random.randint(16), np.random.randint(16)] = np.random.rand()\n    return images",
-    "Python's generator": "return images * random.random()",
+    "a generator beside rng": "return images * np.random.rand() * rng.random()",
     "a generator of the batch": "return images * np.random.default_rng(0).random((len(images), 1, 1, 1))",
-    "a generator seeded by place": (
-        "return np.stack([one * np.random.default_rng(k).random() for k, one in enumerate(images)])"
-    ),
     "a mean over the batch": "return np.clip(images - images.mean() + 0.5, 0, 1)",
     "neighbours": "return (images + images[::-1]) / 2",
-    "its calls": "calls.append(0)\n    return images / len(calls)",
     "its calls, in an array that it keeps": (
         "calls.append(0)\n    kept[: len(images)] = images / len(calls)\n    return kept[: len(images)]"
     ),
@@ -418,18 +356,36 @@ KEPT = "calls, kept = [], np.zeros((9, 3, 16, 16), np.float32)"
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-@pytest.mark.parametrize("count", [2, 3])
-def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: Write, body: str, count: int) -> None:
-    write(f"import random\nimport numpy as np\n{KEPT}\ndef mirror(images, level=0.5):\n    {body}\n")
+def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: Write, body: str) -> None:
+    parameters = "level=0.5, *, rng" if "rng." in body else "level=0.5"
+    write(f"import numpy as np\n{KEPT}\ndef mirror(images, {parameters}):\n    {body}\n")
     with pytest.raises(ProbeError) as caught:
-        run(tmp_path, {}, PIXELS[:count], range(count), range(count))
-    line = re.fullmatch(
-        r"probe mirror gives image (\d) of the set, counted from 0, other values [a-z ]+; treat each image by itself, "
-        r"and draw random numbers from rng alone: def mirror\(images, level, rng\)",
-        str(caught.value),
+        run(tmp_path, {}, PIXELS[:2], range(2), range(2))
+    line = (
+        r"probe mirror gives image [01] of the set, counted from 0, other values [a-z ]+; treat each image by itself, "
+        r"and draw random numbers from rng alone: def mirror\(images, level, rng\)"
     )
-    assert line is not None
-    assert int(line[1]) < count
+    assert re.fullmatch(line, str(caught.value))
+
+
+FREE = {
+    "an array that it fills each time": "kept[: len(images)] = images[..., ::-1]\n    return kept[: len(images)]",
+    "a mask that it keeps": (
+        "calls.append(np.random.default_rng(0).random(images.shape[2:]) < 0.2)\n"
+        "    return np.where(calls[0], 0, images)[..., ::-1]"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", FREE.values(), ids=FREE)
+def test_what_a_function_keeps_does_not_matter_if_images_come_out_the_same(
+    tmp_path: Path, write: Write, body: str
+) -> None:
+    write(f"import numpy as np\n{KEPT}\ndef mirror(images):\n    {body}\n")
+    images = run(tmp_path, {}, PIXELS)["mirror"]
+    expected = PIXELS[..., ::-1] / 255
+    np.testing.assert_allclose(images, np.where(images == 0, 0, expected), atol=1e-7)
+    assert (images > 0).mean() > 0.7
 
 
 def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_with_others(
@@ -439,37 +395,10 @@ def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_
     assert run(tmp_path, {}, PIXELS // 2)["mirror"].max() <= 1
 
 
-def test_it_is_looked_for_in_functions_that_take_rng_too(tmp_path: Path, write: Write) -> None:
-    write("import numpy as np\ndef mirror(images, rng):\n    return images * np.random.rand() * rng.random()\n")
-    with pytest.raises(ProbeError, match=r"from rng alone: def mirror\(images, rng\)$"):
-        run(tmp_path, {}, PIXELS)
-
-
-def test_a_function_may_fill_the_same_array_each_time(tmp_path: Path, write: Write) -> None:
-    write(
-        f"import numpy as np\n{KEPT}\n"
-        "def mirror(images):\n    kept[: len(images)] = images[..., ::-1]\n    return kept[: len(images)]\n"
-    )
-    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS[..., ::-1] / 255, atol=1e-7)
-
-
-def test_what_a_function_keeps_does_not_matter_if_images_come_out_the_same(tmp_path: Path, write: Write) -> None:
-    write(
-        "import numpy as np\n"
-        "kept = {}\n"
-        "def mirror(images):\n"
-        "    mask = kept.setdefault('mask', np.random.default_rng(0).random(images.shape[2:]) < 0.2)\n"
-        "    return np.round(np.where(mask, 0, images) * 255) / 255\n"
-    )
-    assert (run(tmp_path, {}, PIXELS)["mirror"] == 0).any()
-
-
 @pytest.mark.parametrize(
     "body",
     [
-        "return torch.from_numpy(images)",
         "return torch.from_numpy(images).double().requires_grad_()",
-        "return torch.from_numpy(images.round()).to(torch.uint8)",
         "return torch.from_numpy(images.round()).to(torch.bfloat16)",
     ],
 )
@@ -478,37 +407,6 @@ def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write, body: str)
     images = PIXELS / np.float32(255)
     expected = images.round() if "round" in body else images
     np.testing.assert_array_equal(run(tmp_path, {}, PIXELS)["mirror"], expected)
-
-
-LOOK_ALIKES = {
-    "shape alone": ("class A:\n    shape = (3, 3, 16, 16)\n", "A()", "returned A; expected an array"),
-    "all of it": (
-        "class A:\n"
-        "    shape, dtype = (3, 3, 16, 16), np.dtype('f4')\n"
-        "    def min(self): raise KeyError\n"
-        "    max = min\n",
-        "A()",
-        "returned A; expected an array",
-    ),
-    "a list": ("", "images.tolist()", "returned list; expected an array"),
-    "a class that lies": (
-        "class A:\n    __class__ = property(lambda self: 1 / 0)\n",
-        "A()",
-        "returned A: division by zero",
-    ),
-    "a mask over NaN": ("", "np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity"),
-    "complex numbers": ("", "images * 1j", "returned complex64 values"),
-    "sparse": ("import torch\n", "torch.from_numpy(images).to_sparse()", "returned Tensor: "),
-    "meta": ("import torch\n", "torch.empty(images.shape, device='meta')", "returned Tensor: "),
-}
-
-
-@pytest.mark.parametrize(("head", "result", "message"), LOOK_ALIKES.values(), ids=LOOK_ALIKES)
-def test_what_looks_like_an_array_is_none(tmp_path: Path, write: Write, head: str, result: str, message: str) -> None:
-    write(f"import numpy as np\n{head}def mirror(images):\n    return {result}\n")
-    with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
-        run(tmp_path, {}, PIXELS)
-    assert "\n" not in str(caught.value)
 
 
 SALT = """
