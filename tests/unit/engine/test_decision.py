@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from bandlens.engine.decision import Decision, best_rank, reduce_logits
@@ -30,6 +29,7 @@ def decide(xp: ModuleType, space: str, logits: np.ndarray, labels: np.ndarray | 
     return to_numpy(decision.classes(score_indices)), None if rank is None else to_numpy(rank), to_numpy(confidence)
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), spread=st.sampled_from([0.1, 3.0, 30.0, 300.0]))
 @example(seed=12506, spread=300.0)
 def test_sixteen_classes_by_the_mean_probability_of_their_members(xp: ModuleType, seed: int, spread: float) -> None:
@@ -58,6 +58,7 @@ def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> 
     np.testing.assert_allclose(confidence, softmax(chosen, axis=1).max(axis=1), rtol=1e-5)
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), levels=st.integers(1, 30))
 def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: ModuleType, seed: int, levels: int) -> None:
     """Scores of few levels are equal for many classes."""
@@ -105,6 +106,7 @@ def plain(row: list[float], label: int) -> tuple[int, int, float]:
     return ranking[0], ranking.index(label), shares[ranking[0]] / sum(shares)
 
 
+@settings(max_examples=40)
 @given(LOGITS, st.data())
 def test_equals_the_definition_ties_included(rows: list[list[float]], data: st.DataObject) -> None:
     labels = [data.draw(st.integers(0, len(row) - 1)) for row in rows]
@@ -126,20 +128,9 @@ def test_without_labels_there_is_no_rank() -> None:
     assert (predicted.tolist(), rank) == ([1], None)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize(("value", "column"), [(np.nan, 0), (np.inf, 1), (-np.inf, 2)])
 def test_a_row_that_is_not_finite_has_no_confidence_and_spares_the_others(value: float, column: int) -> None:
     logits = np.tile(np.array([[1, 3, 2]], np.float32), (3, 1))
     logits[1, column] = value
     _, _, confidence = reduce_logits(np, logits, np.zeros(3, np.int32))
     assert np.isnan(confidence).tolist() == [False, True, False]
-
-
-def test_every_row_is_reduced_by_itself() -> None:
-    logits: NDArray[np.float32] = np.random.default_rng(0).normal(size=(7, 1000)).astype(np.float32)
-    labels = np.arange(7) * 100
-    together = reduce_logits(np, logits, labels)
-    for k in range(7):
-        alone = reduce_logits(np, logits[k : k + 1], labels[k : k + 1])
-        for all_rows, single in zip(together, alone, strict=True):
-            assert all_rows[k] == single[0]

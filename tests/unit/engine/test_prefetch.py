@@ -122,6 +122,3 @@ def test_an_error_of_the_caller_ends_the_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         consume()
     assert not threads()
-
-
-# Time on a card

@@ -120,7 +120,7 @@ def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -
 
 def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
     """At sd 0.5 this meets a few percent of the pixels; each equals the published rule with the same fresh normals."""
-    pixels, keys, seed = photographs(2), [8, 9], 4
+    pixels, keys, seed = photographs(1), [9], 4
     (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6, "grey": False})
     images = perturb(xp, [condition], pixels, keys, seed)[condition]
     for position, image in enumerate(images):

@@ -82,7 +82,7 @@ def test_the_published_conditions_equal_scipys_filter(xp: ModuleType) -> None:
 def test_other_sizes_and_sigmas(xp: ModuleType, size: int) -> None:
     """Some sizes are smaller than a block of rows or no multiple of it, and some kernels are wider than the image."""
     pixels = np.random.default_rng(size).integers(0, 256, (2, 3, size, size), dtype=np.uint8)
-    sigmas = [1e-6, 0.13, 8.1, 60, 900]
+    sigmas = [1e-6, 0.13, 8.1, 60]
     conditions = GAUSSIAN_LOWPASS.conditions({"sigma": sigmas}) + GAUSSIAN_HIGHPASS.conditions({"sigma": sigmas})
     assert_published(xp, conditions, pixels)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -343,9 +342,6 @@ BODIES = {
     "one mask a call": "return np.where(np.random.rand(*images.shape[2:]) < level, 0, images)",
     "one pixel": "images[:, :, np.random.randint(16), np.random.randint(16)] = np.random.rand()\n    return images",
     "a generator beside rng": "return images * np.random.rand() * rng.random()",
-    "a generator of the batch": "return images * np.random.default_rng(0).random((len(images), 1, 1, 1))",
-    "a mean over the batch": "return np.clip(images - images.mean() + 0.5, 0, 1)",
-    "neighbours": "return (images + images[::-1]) / 2",
     "its calls, in an array that it keeps": (
         "calls.append(0)\n    kept[: len(images)] = images / len(calls)\n    return kept[: len(images)]"
     ),
@@ -407,30 +403,6 @@ def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write, body: str)
     images = PIXELS / np.float32(255)
     expected = images.round() if "round" in body else images
     np.testing.assert_array_equal(run(tmp_path, {}, PIXELS)["mirror"], expected)
-
-
-SALT = """
-def salt(images, share, rng, index, seed):
-    images[rng.random(images.shape) < share] = (index + seed) % 2
-    return images
-"""
-
-
-def test_images_are_those_that_the_function_makes_here(xp: ModuleType, tmp_path: Path, write: Write) -> None:
-    file, code = write(SALT), dict[str, Any]()
-    family = user_family("salt", {"file": file.name}, tmp_path)
-    exec(SALT, code)
-    probe = UserProbe(code["salt"], "probe salt", frozenset(["rng", "index", "seed"]), "")
-    conditions = family.conditions({"share": [0.0, 0.5]})
-    for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
-        host = Batch(pixels, np.arange(count, dtype=np.uint64), np.arange(count), 3)
-        batch = replace(host, pixels=xp.asarray(pixels), keys=xp.asarray(host.keys))
-        buffers = family.perturb(xp, batch, conditions, lambda: xp.empty(pixels.shape, xp.float32))  # noqa: B023
-        for condition, images in buffers:
-            expected = np.empty(pixels.shape, np.float32)
-            probe.perturb_batch(np, host, condition, expected)
-            np.testing.assert_array_equal(to_numpy(images), expected)
 
 
 @pytest.mark.parametrize("takes_xp", [True, False])

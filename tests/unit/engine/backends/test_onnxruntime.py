@@ -27,7 +27,7 @@ def random_images(count: int, size: int = 128) -> NDArray[np.float32]:
     return np.random.default_rng(count).random((count, 3, size, size), np.float32)
 
 
-@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 4), (6, 1), (6, 2), (7, 2), (8, 2), (32, 3), (3, 8)])
+@pytest.mark.parametrize(("batch", "threads"), [(1, 4), (6, 1), (7, 2), (32, 3)])
 def test_logits_are_those_of_the_whole_batch_to_the_last_bit(tmp_path: Path, batch: int, threads: int) -> None:
     model, images = make_model(tmp_path), random_images(batch)
     options = onnxruntime.SessionOptions()

@@ -84,18 +84,24 @@ def test_it_begins_at_the_start() -> None:
 
 
 @pytest.mark.parametrize("attack", [pgd, pgd_any])
-@settings(max_examples=40)
-@given(eps=st.floats(0, 1), step=st.floats(0, 1), steps=st.integers(1, 6), seed=st.integers(0, 1000))
+@settings(max_examples=20)
+@given(
+    eps=st.floats(0, 1),
+    step=st.floats(0, 1),
+    steps=st.integers(1, 6),
+    band=st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.5, 1.0)]),
+    seed=st.integers(0, 1000),
+)
 def test_iterates_stay_in_the_ball_and_in_the_range(
-    attack: Attack, eps: float, step: float, steps: int, seed: int
+    attack: Attack, eps: float, step: float, steps: int, band: tuple[float, float], seed: int
 ) -> None:
     images, labels, start = batch(seed=seed)
-    before = images.clone()
-    iterates = attack(Curved(), images, labels, start, Budget(eps, step, steps)).images
+    original = images.clone()
+    iterates = attack(Curved(), images, labels, start, Budget(eps, step, steps, band)).images
     assert (iterates - images).abs().max() <= eps + 1e-6
     assert iterates.min() >= 0
     assert iterates.max() <= 1
-    assert torch.equal(images, before), "the images themselves are not touched"
+    assert torch.equal(images, original), "the images themselves are not touched"
 
 
 @pytest.mark.parametrize("attack", [pgd, pgd_any])
@@ -107,7 +113,7 @@ def test_a_band_that_lets_all_pass_changes_no_bit(attack: Attack) -> None:
     assert torch.equal(plain.logits, passed.logits)
 
 
-@pytest.mark.parametrize("band", [(0.0, 0.3), (0.3, 1.0), (0.25, 0.75), (0.0, 0.99)])
+@pytest.mark.parametrize("band", [(0.25, 0.75), (0.0, 0.99)])
 def test_a_band_is_what_the_lowpass_keeps_at_high_and_not_at_low(band: tuple[float, float]) -> None:
     change = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     low, high = (lowpass(np, change, spectrum(np, change), int(cutoff * 16)) for cutoff in band)
@@ -124,15 +130,6 @@ def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
     outside[2:7, 2:7] = False  # these are the block and its mirror image
     assert spectrum[..., outside].max() < 1e-5
     assert spectrum[..., ~outside].max() > 1e-2
-
-
-@pytest.mark.parametrize("band", [(0.0, 0.5), (0.5, 1.0)])
-def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float, float]) -> None:
-    images, labels, start = batch()
-    iterates = pgd(Curved(), images, labels, start, Budget(0.1, 0.3, 4, band)).images
-    assert (iterates - images).abs().max() <= 0.1 + 1e-6
-    assert iterates.min() >= 0
-    assert iterates.max() <= 1
 
 
 def test_more_steps_go_on_from_fewer() -> None:
@@ -180,16 +177,6 @@ def test_what_fools_leaves_the_batch() -> None:
     sizes.clear()
     pgd_any(counted, images, (labels + 1) % CLASSES, start, Budget(0.04, 0.005, 8))
     assert sizes == [12], "all are wrong from the start"
-
-
-@settings(max_examples=30)
-@given(seed=st.integers(0, 1000), eps=st.floats(0, 0.1), step=st.floats(0.001, 0.2))
-def test_any_is_never_more_robust_than_the_last(seed: int, eps: float, step: float) -> None:
-    network, (images, _, start) = Curved().double(), batch(seed=seed)
-    images, start = images.double(), start.double()
-    labels = predict(network, images)
-    last, first = (attack(network, images, labels, start, Budget(eps, step, 5)) for attack in (pgd, pgd_any))
-    assert not (fooled(last.logits, labels) & ~fooled(first.logits, labels)).any()
 
 
 def test_fooled_counts_as_the_stored_rank_does() -> None:

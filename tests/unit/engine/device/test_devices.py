@@ -18,7 +18,6 @@ from bandlens.core.errors import EngineError
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.devices import (
-    GPU_ENGINES,
     EngineChoice,
     Readiness,
     choose_engine,
@@ -131,16 +130,6 @@ def test_this_machine_is_asked_once() -> None:
     assert readiness("onnxruntime").ready
 
 
-def test_what_auto_stands_for_here_is_ready() -> None:
-    if isinstance(gpus(), NoGpu):
-        assert choose_engine().engine == "onnxruntime"
-    elif any(readiness(engine).ready for engine in GPU_ENGINES):
-        assert readiness(choose_engine().engine).ready
-    else:
-        with pytest.raises(EngineError, match="or ask for the CPU"):
-            choose_engine()
-
-
 def test_every_backend_is_checked() -> None:
     assert set(CHECKS) == set(ENGINES)
 
@@ -190,11 +179,9 @@ def test_a_library_that_is_not_installed() -> None:
         ("raise FileNotFoundError('Could not find: libnvinfer.so.10. Is it on your PATH?\\nSearched: /usr/lib')",
          "Could not find: libnvinfer.so.10. Is it on your PATH?"),
         ("raise ImportError('libnvinfer.so.10: cannot open it')", "libnvinfer.so.10: cannot open it"),
-        ("import bandlens_missing_part", "No module named 'bandlens_missing_part'"),
-        ("raise RuntimeError", "RuntimeError"),
         (None, "module 'bandlens_broken' has no attribute '__version__'"),
     ],
-    ids=["FileNotFoundError", "ImportError", "part missing", "no words", "left behind"],
+    ids=["FileNotFoundError", "ImportError", "left behind"],
 )  # fmt: skip
 def test_a_library_that_does_not_load(
     content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,9 +236,7 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "installed", [["onnxruntime"], ["onnxruntime-gpu"], ["onnxruntime", "onnxruntime-gpu"]], ids=" and ".join
-)
+@pytest.mark.parametrize("installed", [["onnxruntime-gpu"], ["onnxruntime", "onnxruntime-gpu"]], ids=" and ".join)
 def test_two_packages_of_onnxruntime_are_both_named(
     installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_o
 from bandlens.probes.benchmarks.sets import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check_image_set
-from bandlens.probes.images.options import Contents, How
+from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
 
 SMALL = 16
@@ -159,11 +159,10 @@ def test_totals_are_checked_where_classes_differ(tmp_path: Path) -> None:
         pack_benchmark(replace(benchmark, count=399), tmp_path / "in", tmp_path / "out", subset=PARTIAL)
 
 
-@pytest.mark.parametrize("name", ["stylized", "cue-conflict"])
-def test_a_whole_benchmark_needs_no_option(name: str, tmp_path: Path) -> None:
-    benchmark = find_benchmark(name)
+def test_a_whole_benchmark_needs_no_option(tmp_path: Path) -> None:
+    benchmark = find_benchmark("stylized")
     assert benchmark.per_class is not None
-    miniature = make_benchmark(name, tmp_path / "in", classes=range(16), per_class=benchmark.per_class, size=4)
+    miniature = make_benchmark("stylized", tmp_path / "in", classes=range(16), per_class=benchmark.per_class, size=4)
     [images] = pack_benchmark(benchmark, miniature.source, tmp_path / "out", crop=Crop(4))
     assert images.info.count == benchmark.count
     assert images.info.preprocessing == "RGB, 4 x 4 pixels as they are"
@@ -177,13 +176,10 @@ def test_a_whole_benchmark_needs_no_option(name: str, tmp_path: Path) -> None:
             "0007/a.jpeg",
             r"'0007/a\.jpeg'\): images lie in folders named 0 to 999, without leading zeros",
         ),
-        ("imagenet-v2", "1000/a.jpeg", r"1 images are of none of its 1000 classes \('1000/a\.jpeg'\)"),
         ("imagenet", "n01440765/a.JPEG", r"'n01440765/a\.JPEG'\): images lie in folders named by WordNet ids"),
         ("imagenet-r", "n01440764x/a.jpg", r"of none of its 200 classes \('n01440764x/a\.jpg'\)"),
         ("stylized", "dnn/session-1/0001_sty_dnn_0_plane_00_x.png", "one of the 16 classes in the fifth field"),
-        ("stylized", "dnn/session-1/airplane.png", "one of the 16 classes in the fifth field"),
         ("cue-conflict", "cat/dog1-bear2.png", "images are <shape>/<shape>N-<texture>M.png of the 16 classes"),
-        ("cue-conflict", "cat/cat1-wood2.png", r"'cat/cat1-wood2\.png'"),
         ("cue-conflict", "wood/wood1-cat2.png", r"'wood/wood1-cat2\.png'"),
     ],
 )
@@ -225,12 +221,6 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     assert images.skipped == {path: "not a JPEG, PNG, TIFF, WEBP file"}
 
 
-def test_images_of_another_size_are_not_resized(tmp_path: Path) -> None:
-    miniature = make_benchmark("cue-conflict", tmp_path / "in", size=SMALL + 1)
-    with pytest.raises(ImageSetError, match=r"airplane1-airplane1\.png' is broken \(17 x 17 pixels, not 16 x 16\)"):
-        miniature.pack(tmp_path / "out", crop=Crop(SMALL))
-
-
 # Corruptions
 
 
@@ -265,18 +255,6 @@ def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -
     assert len(corrupted.pack(out, FOUR)) == 4
     with pytest.raises(ImageSetError, match="holds nothing of imagenet-c"):
         pack_benchmark(corrupted.benchmark, corrupted.source / "fogs" / "1", out, subset=PARTIAL)
-
-
-def test_many_bad_sets_are_one_line(tmp_path: Path) -> None:
-    corruptions_of_c = Subset(corruptions=IMAGENET_C, severities=(1, 2, 3, 4, 5))
-    miniature = make_benchmark(
-        "imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=corruptions_of_c
-    )
-    with pytest.raises(
-        ImageSetError, match=r"gaussian_noise/1: 999 of 1000 classes .*; and 92 more sets; complete"
-    ) as error:
-        pack_benchmark(miniature.benchmark, miniature.source, tmp_path / "out")
-    one_line(error)
 
 
 def test_an_interrupted_pack_goes_on(corrupted: Miniature, tmp_path: Path) -> None:
@@ -441,13 +419,10 @@ def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp
     [
         ("ILSVRC2012_val_00000001.JPEG 65\n", ImageSetError, r"5 images are of none of its .*txt lists them"),
         ("ILSVRC2012_val_00000001.JPEG 1000\n", ImageSetError, "line 1: '1000' is no class index from 0 to 999"),
-        ("name,label\nILSVRC2012_val_00000001.JPEG,-1\n", ImageSetError, "line 2: '-1' is no class index"),
         ("ILSVRC2012_val_00000001.JPEG n01440765\n", ImageSetError, "line 1: 'n01440765' is none of ImageNet's 1000"),
         ("ILSVRC2012_val_00000001.JPEG 1\n" * 2, ImageSetError, "'ILSVRC2012_val_00000001.JPEG' is listed twice"),
         ("ILSVRC2012_val_00000001.JPEG 1\nrest\n", ImageSetError, "'rest' is no file name and class; mend line 2"),
-        ("ILSVRC2012_val_00000001.JPEG\n", ImageSetError, "is no file name and class; mend line 1"),
         ("n01440764\n" * 49_999, ImageSetError, "49999 lines without file names, and not one for each of 50000 images"),
-        ("", ImageSetError, "0 lines without file names"),
         ("1\n" * 50_000, UsageError, "lists ILSVRC2012 ids, which only the development kit's meta.mat explains"),
     ],
 )  # fmt: skip
@@ -472,13 +447,7 @@ def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Pa
     with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
         pack_flat(tmp_path / "out", labels=truth)
     metadata = (tmp_path / "meta.mat").read_bytes()
-    for content in (
-        b"hello",
-        b"",
-        b"MATLAB 5.0 MAT-file" + bytes(200),
-        metadata[:-5000],
-        metadata.replace(b"WNID", b"WNED"),
-    ):
+    for content in (b"hello", metadata[:-5000], metadata.replace(b"WNID", b"WNED")):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
             pack_flat(tmp_path / "out", labels=truth)
@@ -497,10 +466,7 @@ def test_flat_images_ask_for_their_labels(flat: tuple[Path, dict[int, int]], tmp
     [
         ([[1]] * 49_999, "49999 entries, not labels for each of the 50000 validation images"),
         ({"a": 1}, "a JSON dict, not labels for each"),
-        ([[1]] * 49_999 + [1], "entry 50000 is no list of classes from 0 to 999"),
         ([[1], [1000]] + [[]] * 49_998, "entry 2 is no list of classes"),
-        ([[1], [True]] + [[]] * 49_998, "entry 2 is no list of classes"),
-        ("text", "real.json: not JSON"),
         ("[" * 100_000, "real.json: not JSON"),
     ],
 )
@@ -607,16 +573,18 @@ def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
     assert {*zip(images.labels.tolist(), textures.classes.tolist(), strict=True)} == {
         (shape, texture) for shape in range(16) for texture in range(16)
     }
-    for path, pixels in zip(images.paths, images.pixels, strict=True):
-        assert f"-{names[textures.classes[images.paths.index(path)]]}" in path
+    for path, pixels, texture in zip(images.paths[::16], images.pixels[::16], textures.classes[::16], strict=True):
+        assert f"-{names[texture]}" in path
         assert np.array_equal(pixels, np.asarray(Image.open(source / path).convert("RGB")).transpose(2, 0, 1))
 
 
 def test_entry_level_folders_are_plain_sets_of_their_space(shared: Path, tmp_path: Path) -> None:
-    images = pack(shared / "data" / "gray16", tmp_path / "out", contents=Contents(decision_space="sixteen"))
+    draw = Draw(32)
+    in_sixteen = Contents(decision_space="sixteen", draw=draw)
+    images = pack(shared / "data" / "gray16", tmp_path / "out", contents=in_sixteen)
     assert images.labels is not None
     assert set(images.labels.tolist()) == set(range(16))
     assert images.info.decision_space == "sixteen"
-    unlabelled = pack(shared / "data" / "gray16", tmp_path / "unlabelled")
+    unlabelled = pack(shared / "data" / "gray16", tmp_path / "unlabelled", contents=Contents(draw=draw))
     assert unlabelled.labels is None
     assert unlabelled.info.digest != images.info.digest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,15 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
 from bandlens.core.records import Crop
-from bandlens.probes.images import pixels as image_pixels
-from bandlens.probes.images import set_files
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import FOLDERS, pack, pack_arrays
@@ -105,18 +100,7 @@ def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
     assert unlabelled.info.digest == "2ba9b24962797c4a8d74a87bfaa696207e8909bf68ad2f4b424930873efc1fea"
     images = pack_arrays(items, tmp_path / "set", crop=CROP, labels=[5, 0, 7], contents=Contents(clusters="folder"))
     assert images.info.digest == "0510e0f160a86388a004c3287f5b746383e212893b0aef555c6ecfdf55df31c4"
-    description = json.loads((images.folder / "set.json").read_text())
-    assert list(description)[:8] == [
-        "format",
-        "name",
-        "benchmark",
-        "digest",
-        "count",
-        "size",
-        "preprocessing",
-        "labelled",
-    ]
-    assert description["format"] == 2
+    assert json.loads((images.folder / "set.json").read_text())["format"] == 2
 
 
 def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
@@ -129,22 +113,6 @@ def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
     assert sets[0].info.digest != sets[1].info.digest
     for images in sets:
         check_image_set(images.folder)
-    with pytest.raises(
-        ImageSetError, match="'b' is labelled 16, which is none of the 16 classes of decision space six"
-    ):
-        pack_arrays(items, tmp_path / "set", labels=[1, 16], contents=Contents(decision_space="sixteen"))
-
-
-def test_the_same_bytes_every_time(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
-    again = pack(
-        photos,
-        tmp_path / "again",
-        crop=CROP,
-        contents=Contents(name="set", clusters="folder"),
-        how=How(workers=7),
-    )
-    for name in names(packed.folder):
-        assert (packed.folder / name).read_bytes() == (again.folder / name).read_bytes()
 
 
 def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
@@ -164,26 +132,25 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
 ) -> None:
     contents, how = Contents(clusters="folder"), How(stream=stream)
     full_set = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
-    for limit in range(1, full_set.info.count):
-        for seed in (0, 1):
-            subset = replace(contents, draw=Draw(limit, seed))
-            few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=subset, how=how)
-            drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
-            assert drawn.info == replace(few.info, name="whole", benchmark="whole")
-            assert (drawn.paths, drawn.packed) == (few.paths, full_set.info.digest)
-            assert np.array_equal(drawn.keys, few.keys)
-            every = np.arange(limit)
-            assert np.array_equal(drawn.take(every), few.take(every))
-            assert np.array_equal(drawn.take(every[::-1]), few.take(every[::-1]))
-            listed = open_image_set(tmp_path / "whole", few.paths)
-            assert listed.info == drawn.info
-            assert np.array_equal(listed.take(every), few.take(every))
+    for limit, seed in ((1, 0), (3, 1)):
+        subset = replace(contents, draw=Draw(limit, seed))
+        few = pack(photos, tmp_path / f"{limit}", crop=CROP, contents=subset, how=how)
+        sample = open_image_set(tmp_path / "whole", Draw(limit, seed))
+        assert sample.info == replace(few.info, name="whole", benchmark="whole")
+        assert (sample.paths, sample.packed) == (few.paths, full_set.info.digest)
+        assert np.array_equal(sample.keys, few.keys)
+        every = np.arange(limit)
+        assert np.array_equal(sample.take(every), few.take(every))
+        assert np.array_equal(sample.take(every[::-1]), few.take(every[::-1]))
+        listed = open_image_set(tmp_path / "whole", few.paths)
+        assert listed.info == sample.info
+        assert np.array_equal(listed.take(every), few.take(every))
     assert open_image_set(tmp_path / "whole", Draw(99)).info == full_set.info
     with pytest.raises(KeyError, match=r"no\.png"):
         open_image_set(tmp_path / "whole", ["no.png"])
 
 
-@pytest.mark.parametrize("sha256", ["f" * 15, "", "g" * 64, " " * 64, "é" * 64])
+@pytest.mark.parametrize("sha256", ["f" * 15, "g" * 64])
 def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> None:
     file = packed.folder / "index.parquet"
     table = pq.read_table(file)
@@ -194,14 +161,7 @@ def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> N
         open_image_set(packed.folder)
 
 
-def test_labels_from_a_csv(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("path,class\n" + "".join(f"{path},{i}\n" for i, path in enumerate(PATHS)))
-    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), labels=tmp_path / "labels.csv")
-    assert images.labels is not None
-    assert images.labels.tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("data", [b"text", b"", None])
+@pytest.mark.parametrize("data", [b"text", None])
 def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
     full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]
@@ -245,20 +205,6 @@ def test_classes_that_are_clusters_are_warned_of_in_one_line(paths: list[str], w
     assert len([line for line in lines if "warning" in line]) == len(warnings)
 
 
-def test_only_broken_images(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"text")
-    with pytest.raises(ImageSetError, match="no image is left to pack; 1 are broken"):
-        pack(tmp_path / "photos", tmp_path / "set", how=How(skip_broken=True))
-    assert names(tmp_path) == ["photos"]
-
-
-def test_an_existing_set_stays(packed: ImageSet, photos: Path) -> None:
-    with pytest.raises(UsageError, match="already exists; remove it or choose another"):
-        pack(photos, packed.folder)
-    check_image_set(packed.folder)
-
-
 def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(UsageError, match="no such folder; make it first"):
@@ -271,7 +217,10 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
         pack(photos, out, crop=Crop(size=300))
     with pytest.raises(UnknownName, match="unknown clusters 'folders'; did you mean folder"):
         pack(photos, out, contents=Contents(clusters="folders"))
-    assert names(tmp_path) == ["photos"]
+    (tmp_path / "there").touch()
+    with pytest.raises(UsageError, match="already exists; remove it or choose another"):
+        pack(photos, tmp_path / "there")
+    assert names(tmp_path) == ["photos", "there"]
 
 
 def test_a_full_disk_is_said_beforehand(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,24 +277,21 @@ def test_check_finds_changed_columns(column: str, packed: ImageSet) -> None:
 def test_a_foreign_column_is_no_label_scheme(packed: ImageSet) -> None:
     file = packed.folder / "index.parquet"
     table = pq.read_table(file)
-    for column in (pa.array(["a"] * 4), pa.array([[1], None, [], [2]], pa.list_(pa.int32()))):
-        pq.write_table(table.append_column("mine", column), file)
-        with pytest.raises(ImageSetError, match="the column mine is no label scheme"):
+    for lists, message in (
+        ([[1], None, [], [2]], "the column mine is no label scheme"),
+        ([[1], [-2], [], [3, 4]], "some classes of the column mine are negative"),
+        ([[1], [2], [], [3, 4]], r"index\.parquet: does not fit set\.json"),
+    ):
+        pq.write_table(table.append_column("mine", pa.array(lists, pa.list_(pa.int32()))), file)
+        with pytest.raises(ImageSetError, match=message):
             open_image_set(packed.folder)
-    pq.write_table(table.append_column("mine", pa.array([[1], [-2], [], [3, 4]], pa.list_(pa.int32()))), file)
-    with pytest.raises(ImageSetError, match="some classes of the column mine are negative"):
-        open_image_set(packed.folder)
-    pq.write_table(table.append_column("mine", pa.array([[1], [2], [], [3, 4]], pa.list_(pa.int32()))), file)
-    with pytest.raises(ImageSetError, match=r"index\.parquet: does not fit set\.json"):
-        open_image_set(packed.folder)
 
 
 @pytest.mark.parametrize("file", ["pixels.npy", "index.parquet"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_damaged_files_do_not_open(file: str, damage: str, packed: ImageSet) -> None:
     path = packed.folder / file
-    data = path.read_bytes()
-    path.write_bytes({"empty": b"", "cut": data[:-10], "text": b"hello" * 100, "missing": b""}[damage])
+    path.write_bytes(path.read_bytes()[:-10])
     if damage == "missing":
         path.unlink()
     with pytest.raises(ImageSetError, match=rf"{file}: damaged or missing \(.*\); pack the images again") as error:
@@ -415,7 +361,6 @@ def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
         ([("a", np.zeros((4, 4, 3)))], None, "received .* float64"),
         ([("a", picture(1)), ("a", picture(2))], None, "2 images have 1 different paths"),
         ([], None, "no image is left"),
-        ([("a", picture(1))], [1, 2], "labels must be 1 integers"),
         ([("a", picture(1))], [-1], "labels must be 1 integers"),
     ],
 )
@@ -425,37 +370,3 @@ def test_wrong_arrays(
     with pytest.raises(ImageSetError, match=message):
         pack_arrays(items, tmp_path / "set", labels=labels)
     assert names(tmp_path) == []
-
-
-@settings(deadline=None, max_examples=20)
-@given(count=st.integers(1, 40), workers=st.integers(1, 6), kept=st.data())
-def test_closing_gaps_keeps_the_other_rows(
-    count: int, workers: int, kept: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("sets")
-    full_set = pack_arrays(
-        ((str(i), picture(i)) for i in range(count)), folder / "set", crop=Crop(4, 4), how=How(workers=workers)
-    )
-    pixels = np.array(full_set.pixels)
-    rows = sorted(kept.draw(st.sets(st.integers(0, count - 1), min_size=1)))
-    image_pixels.finish_pixels(folder / "set" / "pixels.npy", 4, rows)
-    assert np.array_equal(np.load(folder / "set" / "pixels.npy"), pixels[rows])
-
-
-def test_the_header_has_one_length() -> None:
-    assert len({len(image_pixels._header(count, 224)) for count in (0, 9, 10, 12_345, 10**9)}) == 1
-
-
-def test_fifty_thousand_images_open(tmp_path: Path) -> None:
-    count = 50_000
-    paths = [f"n{i // 50:08d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(count)]
-    numbers = np.arange(count, dtype=np.int32)
-    set_files.write_index(tmp_path, set_files.Index(paths, numbers // 50, numbers, ["0" * 64] * count))
-    with (tmp_path / "pixels.npy").open("wb"):
-        image_pixels.finish_pixels(tmp_path / "pixels.npy", 1, range(0))
-    os.truncate(tmp_path / "pixels.npy", 128 + count * 3)
-    with (tmp_path / "pixels.npy").open("r+b") as file:
-        file.write(image_pixels._header(count, 1))
-    description = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
-    set_files.write_description(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
-    assert open_image_set(tmp_path).paths == paths

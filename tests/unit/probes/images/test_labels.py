@@ -14,17 +14,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from bandlens.core.errors import ImageSetError, UnknownName, UsageError
-from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.labels import clusters_of, labels_of_csv, labels_of_folders, labels_of_names, spread
 
 PATHS = ["a/x.jpg", "b/y.jpg", "b/z, 2.jpg"]
-
-
-def test_the_thousand_classes() -> None:
-    classes = imagenet_classes()
-    assert list(classes.values()) == list(range(1000))
-    assert list(classes) == sorted(classes)
-    assert (classes["n01440764"], classes["n15075141"]) == (0, 999)
 
 
 def test_folders_named_by_wordnet_ids_are_classes() -> None:
@@ -34,7 +26,7 @@ def test_folders_named_by_wordnet_ids_are_classes() -> None:
     assert labels_of_folders(Path("val"), PATHS) is None
 
 
-@pytest.mark.parametrize("source", ["n01443537", "n01443537.tar", "n01443537.tar.gz"])
+@pytest.mark.parametrize("source", ["n01443537", "n01443537.tar.gz"])
 def test_the_packed_folder_itself_may_be_a_class(source: str) -> None:
     labels = labels_of_folders(Path(source), ["a.jpg", "b.jpg"])
     assert labels is not None
@@ -74,11 +66,9 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
         ),
         ("path,class\na/w.jpg,1\n", r"row 2: no image 'a/w\.jpg'"),
         ("path,class\na/x.jpg,-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
-        ("path,class\na/x.jpg,1.0\n", "row 2: class '1.0'"),
         ("path,class\na/x.jpg,65536\n", "row 2: class '65536'"),
         ("path,class\na/x.jpg\n", "row 2: the class is missing; write its name"),
         ("file,label\na/x.jpg,1\n", "needs the columns path and class, found"),
-        ("", "needs the columns path and class, found none"),
         ("x" * 1000, "needs the columns path and class, found x{60}$"),
         ('path,class\n"a/x.jpg,1\n', "not a CSV file"),
         ("path,class\na/x.jpg,tench, Tinca tinca\n", "row 2: it has more fields than the header; put text with commas"),
@@ -164,9 +154,9 @@ def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int,
     rows = spread(np.array(classes, np.int32), paths, limit, seed).tolist()
     assert rows == sorted(set(rows))
     assert len(rows) == min(limit, len(paths))
-    drawn, totals = Counter(classes[row] for row in rows), Counter(classes)
-    most = max(drawn.values())
-    assert all(drawn[label] in (most, most - 1) or drawn[label] == totals[label] for label in totals)
+    counts, totals = Counter(classes[row] for row in rows), Counter(classes)
+    most = max(counts.values())
+    assert all(counts[label] in (most, most - 1) or counts[label] == totals[label] for label in totals)
     fewer = spread(np.array(classes, np.int32), paths, max(1, limit - 1), seed).tolist()
     assert set(fewer) <= set(rows)
     moved = list(range(len(paths)))

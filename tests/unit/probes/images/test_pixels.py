@@ -8,7 +8,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from PIL import Image
 from small import make_images, make_model, make_pictures
 
 from bandlens.core.errors import ImageSetError, UsageError
-from bandlens.core.records import Cell, Crop, Model, Variant
-from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.run import make_resources, run
-from bandlens.probes.grid import Grid, make_grid
+from bandlens.core.records import Cell, Finished
+from bandlens.engine.backends.base import variant_of
+from bandlens.engine.tasks import Task
+from bandlens.engine.workbench import Workbench
+from bandlens.probes.grid import make_grid
 from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
@@ -87,50 +88,27 @@ def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageS
     check_image_set(images.folder)
 
 
-def test_plain_folders_can_be_streamed_in_any_frame(miniature: Miniature, tmp_path: Path) -> None:
-    packed = pack(miniature.source, tmp_path / "packed", crop=Crop(20, 24))
-    streamed = pack(miniature.source, tmp_path / "streamed", crop=Crop(20, 24), how=STREAM)
-    assert streamed.info.digest == packed.info.digest
-    assert np.array_equal(streamed.take(np.arange(12)), packed.pixels)
-
-
-def test_one_pass_opens_each_file_once_for_all_models(tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[3, 5], per_class=5, size=SMALL)
-    sets = miniature.pack(tmp_path / "out", how=STREAM)
+def test_one_pass_opens_each_file_once_for_all_models(miniature: Miniature, streamed: ImageSet, tmp_path: Path) -> None:
+    """Of 12 images in batches of 5 the last one is padded."""
     models = [make_model(tmp_path / "models", name, size=SMALL, seed=seed) for seed, name in enumerate("abc")]
-    grid = make_grid({"clean": {}}, tmp_path)
-    for images in sets:
-        with ExitStack() as stack, opened_below(miniature.source) as counts:
-            # 10 images in batches of 4: the last one is padded.
-            sessions, cells = one_session_each(models, images, grid, 4, stack)
-            outcomes = [
-                outcome for chunk in run(cells, grid, make_resources(np, images, sessions)) for outcome in chunk
-            ]
-        assert len(outcomes) == 3
-        files = {str(miniature.source / images.info.name.removeprefix("out/") / path) for path in images.paths}
-        assert counts == Counter(dict.fromkeys(files, 1))
-
-
-def one_session_each(
-    models: list[Model], images: ImageSet, grid: Grid, batch: int, stack: ExitStack
-) -> tuple[dict[Variant, Session], list[tuple[Cell, int]]]:
-    variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
-    sessions = {variant: stack.enter_context(open_session(variant, batch, 1)) for variant in variants}
-    return sessions, [
-        (Cell(variant, images.info, condition, 0), 0) for variant in variants for condition in grid.conditions
-    ]
+    grid = make_grid({}, tmp_path)
+    cells = tuple(Cell(variant_of(model, "onnxruntime", "fp32"), streamed.info, grid.clean[0], 0) for model in models)
+    with Workbench(grid, 5, 1, lambda _: streamed) as bench, opened_below(miniature.source) as counts:
+        outcomes = [outcome for part in bench.compute(Task(cells, 0, 12)) for outcome in part]
+    assert [type(outcome) for outcome in outcomes] == [Finished] * 3
+    assert counts == Counter({str(miniature.source / path): 1 for path in streamed.paths})
 
 
 def test_a_file_that_changed_is_named(streamed: ImageSet, miniature: Miniature) -> None:
     file = miniature.source / streamed.paths[3]
-    before = file.read_bytes()
+    content = file.read_bytes()
     Image.new("RGB", (48, 48), "red").save(file)
     rows = np.arange(12)
     with pytest.raises(ImageSetError, match=rf"{file}: its pixels are not those that were indexed; restore the file"):
         streamed.take(rows)
     with pytest.raises(ImageSetError, match="its pixels are not those"):
         check_image_set(streamed.folder)
-    file.write_bytes(before[:-200])
+    file.write_bytes(content[:-200])
     with pytest.raises(
         ImageSetError, match=rf"{file}: .*; restore the file that was indexed, or pack the images again"
     ):
@@ -139,7 +117,7 @@ def test_a_file_that_changed_is_named(streamed: ImageSet, miniature: Miniature) 
     with pytest.raises(ImageSetError, match=rf"{file}: neither a file nor a link to one"):
         streamed.take(rows)
     streamed.take(np.array([0, 1, 2]))
-    file.write_bytes(before)
+    file.write_bytes(content)
     streamed.take(rows)
 
 
@@ -166,15 +144,6 @@ def test_indexes_that_cannot_be(miniature: Miniature, streamed: ImageSet, tmp_pa
     about.write_text(about.read_text().replace('"crop"', '"cut"'))
     with pytest.raises(ImageSetError, match=r"set\.json: damaged \(KeyError\('crop'\)\)"):
         open_image_set(streamed.folder)
-
-
-def test_odd_files_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "in").mkdir()
-    photograph = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
-    photograph.quantize(16).save(tmp_path / "in" / "palette.png", transparency=bytes([0, 100, 200]))
-    images = pack(tmp_path / "in", tmp_path / "out", crop=Crop(SMALL, SMALL), how=How(stream=True))
-    images.take(np.array([0]))
-    assert capfd.readouterr().err == ""
 
 
 # Packed pixels

