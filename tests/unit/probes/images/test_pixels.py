@@ -89,7 +89,7 @@ def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageS
 
 
 def test_one_pass_opens_each_file_once_for_all_models(miniature: Miniature, streamed: ImageSet, tmp_path: Path) -> None:
-    """Of 12 images in batches of 5 the last one is padded."""
+    """The last of three batches is padded."""
     models = [make_model(tmp_path / "models", name, size=SMALL, seed=seed) for seed, name in enumerate("abc")]
     grid = make_grid({}, tmp_path)
     cells = tuple(Cell(variant_of(model, "onnxruntime", "fp32"), streamed.info, grid.clean[0], 0) for model in models)
