@@ -1,18 +1,18 @@
 # Two commands on a clean machine: `make demo` and `make test`. Needed beforehand: Python >= 3.11 and make.
-# `make campaign` runs the longer tests, a job for each folder of tests/ or program; JOBS="card hostile" chooses two.
-# What these jobs draw comes of one seed, which stands in the commands that make prints; SEED=… repeats them.
+# `make campaign` runs the longer tests, a job for each folder of tests/; JOBS="card hostile" chooses two.
+# `make soak` runs for HOURS what these try in short: faults of processes and disks, hostile files, orders of a card.
+# What both draw comes of one seed, which stands in the commands that they print; SEED=… repeats them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 FOLDERS := processes models pages hostile card support
-PROGRAMS := faults soak disks interrupts dependent_probes
-# Programs have one thread each: as the last jobs, they would leave a core idle.
-JOBS ?= $(PROGRAMS) $(FOLDERS)
+JOBS ?= $(FOLDERS)
+HOURS ?= 1
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
-.PHONY: demo test campaign lint lock audit setup clean
+.PHONY: demo test campaign soak lint lock audit setup clean
 
 setup: $(VENV)/.ready
 
@@ -40,11 +40,11 @@ test: setup
 
 campaign: $(JOBS:%=campaign-%)
 
-campaign-faults campaign-soak campaign-disks campaign-interrupts campaign-dependent_probes: campaign-%: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
-
 campaign-%: setup
-	BANDLENS_SEED=$(SEED) $(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
+	$(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
+
+soak: setup
+	$(BIN)/python tests/processes/soak.py --hours $(HOURS) --seed $(SEED)
 
 lint: setup
 	$(BIN)/ruff check .

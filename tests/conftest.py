@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -26,13 +25,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by plain names
 
 
-if times := os.environ.get("BANDLENS_FUZZ"):
-    os.environ.setdefault("PYTEST_TIMEOUT", str(300 * int(times)))  # a test has as many times more examples
-
 gc.set_threshold(50_000, 20, 100)  # collecting after each 700 objects takes a twentieth of the time of all tests
 
-settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault
-settings.load_profile("bandlens")
+# A busy machine is no fault, so there is no deadline. `--hypothesis-profile soak` takes thirty times as many examples.
+settings.register_profile("ci", deadline=None, max_examples=33)
+settings.register_profile("soak", deadline=None, max_examples=1000)
+settings.load_profile("ci")
 
 
 def pytest_collection_finish() -> None:
@@ -42,6 +40,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xp", default="numpy", choices=["numpy", "cupy"], help="array module that perturbs")
+    parser.addoption("--first-order", type=int, default=0, help="seed of the first order of a card's work")
     parser.addoption("--engine", default="onnxruntime", choices=list(ENGINES), help="engine that infers")
 
 

@@ -239,10 +239,15 @@ def assert_rows(card_rows: dict[str, list[Row]], cpu_rows: dict[str, list[Row]])
 @pytest.mark.parametrize("room", ROOM)
 @pytest.mark.parametrize("name", KINDS)
 def test_no_order_that_a_card_may_take_changes_a_row(
-    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, room: str
+    benches: dict[str, Bench],
+    cpu_rows: dict[str, dict[str, list[Row]]],
+    name: str,
+    room: str,
+    pytestconfig: pytest.Config,
 ) -> None:
     kind = KINDS[name]
-    for seed in range(kind.orders):
+    first: int = pytestconfig.getoption("--first-order")
+    for seed in range(first, first + kind.orders):
         card_rows = on_card(kind, benches[kind.bench], ROOM[room], seed)
         assert_rows(card_rows, cpu_rows[name])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from fuzzing import refusal
-from hostile_databases import DAMAGED, TRICKS, make_hostile
+from hostile_databases import DAMAGED, NEW_ROWS, TRICKS, make_hostile
 from made_up_results import cell, condition, image_set, part, store_study
 
 from bandlens.analysis.database.merge import merge
@@ -26,8 +26,6 @@ QUERIES = [
     "FROM prediction ORDER BY ALL",
     "SELECT list(checkpoint) FROM accuracy_of('s')",
 ]
-NEW_ROWS = {"a table whose default never ends"}
-"""Tricks that leave a table without its rows, as anybody may."""
 
 
 @pytest.fixture(scope="module")

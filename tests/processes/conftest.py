@@ -1,4 +1,4 @@
-"""Makes faults.py and soak.py importable by plain names."""
+"""Makes faults.py, rounds.py and the other programs importable by plain names."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A disk that loses power, fails and kills, under seeds, and what must hold of a results database afterwards.
 
-`make campaign JOBS=disks SEED=0 ARGS="--power 5000 --struck 500"` is the long campaign. disk.c stands between commands
+`disks.py --power 5000 --struck 500` is a long campaign. disk.c stands between commands
 and the disk. Power is lost after every change that it saw, in one of many ways: what was synced is there, and of the
 rest nothing, all or a part. A change that is struck fails, as do all that follow, or the process is killed there.
 """

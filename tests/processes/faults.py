@@ -1,6 +1,6 @@
 """Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
 
-`make campaign JOBS=faults SEED=0 ARGS="--local 200 --ray 40"` is the long campaign; tests strike a few.
+`faults.py --local 200 --ray 40` is a long campaign; tests strike a few.
 Whatever happens in between, the database never holds a row that an undisturbed run does not, nor one twice; nothing
 that was committed goes away; and one undisturbed run at the end makes it equal to the reference.
 """

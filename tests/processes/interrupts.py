@@ -1,6 +1,6 @@
 """Signals at random moments of a command, most of them in its first fractions of a second, and how it must end then.
 
-`make campaign JOBS=interrupts SEED=0 ARGS="--signals 1000"` is the long campaign. A moment is a number of events that
+`interrupts.py --signals 1000` is a long campaign. A moment is a number of events that
 Python's audit hooks see: imports, opened files, executed code. So a seed strikes one instruction on every machine.
 They are counted from where the command begins to obey signals: what comes before is Python's own start.
 """

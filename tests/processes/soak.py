@@ -1,103 +1,73 @@
-"""A long run of tiny cells in one process: are memory, file handles and the time of a round steady?
+"""Hours of what the tests try in short: `make soak HOURS=8 SEED=0` runs each job in turn, and again under new seeds.
 
-Every round is a new version of one study, with a seed of its own and so with new cells: it is read, resolved, planned,
-run into one database, and looked at through a view.
-`make campaign JOBS=soak ARGS="--minutes 60 --cells 10000"` does this for an hour.
+The command of each job is printed, with its seed. Those that failed are printed once more at the end, and repeat it.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import statistics
+import os
+import shlex
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
-from small import ask, make_images, make_model, make_pictures, make_study
-
-from bandlens.app.study.file import Study
-from bandlens.app.study.plan import plan_study
-from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
-
-MODELS, IMAGES = 4, 12
-PROBES = "critical_band = {noise_sd = [0.02, 0.04, 0.08, 0.16], grey = false}"
-"""28 conditions of noise."""
-MB = 1e6
-
-
-@dataclass(frozen=True)
-class Round:
-    cells: int
-    """Cells that it ran."""
-    seconds: float
-    memory: int
-    """Bytes that the process occupies afterwards: RssAnon."""
-    handles: int
-    """Open files."""
+ROOT = Path(__file__).parents[2]
+PROPERTIES = "-m hypothesis --hypothesis-profile soak --hypothesis-seed {seed} --timeout 0 -n 2"
+JOBS = (
+    "tests/processes/faults.py --local 60 --ray 12 --seed {seed}",
+    "tests/processes/disks.py --power 200 --struck 20 --seed {seed}",
+    "tests/processes/interrupts.py --signals 72 --seed {seed}",
+    "tests/processes/dependent_probes.py --probes 5000 --seed {seed}",
+    "tests/processes/hostile_commands.py --pairs 72 --seed {seed}",
+    "tests/processes/rounds.py --minutes 2 --seed {seed}",
+    "-m pytest tests/card/test_run_on_card.py -k no_order --first-order {seed} --timeout 0 -n 2",
+    f"-m pytest tests/hostile {PROPERTIES}",
+    f"-m pytest tests/unit {PROPERTIES}",
+)
+"""Arguments of Python: together they take the better part of an hour on two cores."""
+STEP = 10_000
+"""The distance between the seeds of two turns: a job counts on from its seed."""
+LIMIT_SECONDS = 3600
+"""Seconds after which a job counts as hung."""
 
 
-def prepare(folder: Path) -> Path:
-    """The models and the images; gives the database's place."""
-    for seed in range(MODELS):
-        make_model(folder / "models", f"model{seed}", seed=seed)
-    make_images(folder / "images.set", make_pictures(IMAGES), labels=[k % 12 for k in range(IMAGES)])
-    return folder / "results.duckdb"
+def jobs_from(seed: int) -> Iterator[str]:
+    """Turn after turn of all jobs, each with seeds of its own."""
+    while True:
+        yield from (job.format(seed=seed) for job in JOBS)
+        seed += STEP
 
 
-def run_round(folder: Path, database: Path, seed: int) -> Round:
-    started = time.perf_counter()
-    work = resolve(Study.read(make_study(folder, seed=seed, probes=PROBES)))
-    planned = plan_study(work, database)
-    ran = run_study(work, database)
-    shown = ask(database, "SELECT count(*) FROM accuracy")[0][0]
-    if ran.failed or ran.ran != len(planned.missing) or shown != len(work.cells):
-        raise SystemExit(f"seed {seed}: {len(planned.missing)} planned, {ran.ran} run, {shown} shown, {ran.failed}")
-    seconds = time.perf_counter() - started
-    gc.collect()
-    return Round(ran.ran, seconds, _anonymous(), len(list(Path("/proc/self/fd").iterdir())))
-
-
-def _anonymous() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-def report(rounds: Sequence[Round], database: Path) -> None:
-    cells = sum(each.cells for each in rounds)
-    print(f"{cells:,} cells in {len(rounds)} rounds, {database.stat().st_size / MB:.1f} MB")
-    quarter = len(rounds) // 4
-    if not quarter:
-        print("too few rounds to compare quarters of them: run longer")
-        return
-    early, late = rounds[quarter : 2 * quarter], rounds[-quarter:]
-    for name, unit, scale in (("memory", "MB", MB), ("seconds", "s a round", 1), ("handles", "open files", 1)):
-        second, last = (
-            statistics.median(getattr(each, name) / scale for each in quarter_rounds)
-            for quarter_rounds in (early, late)
-        )
-        print(f"{name}: {second:.4g} {unit} in the second quarter, {last:.4g} in the last; ratio {last / second:.3f}")
+def run_job(job: str) -> bool:
+    """Run a job; gives whether it succeeded."""
+    print(f"$ OMP_NUM_THREADS=1 {sys.executable} {job}", flush=True)
+    started = time.monotonic()
+    command = [sys.executable, *shlex.split(job)]
+    try:
+        ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    print(f"exit status {ran.returncode} after {time.monotonic() - started:.0f} s", flush=True)
+    return ran.returncode == 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=0.5, help="minutes that it lasts (default half a minute)")
-    parser.add_argument("--cells", type=int, default=1000, help="cells that it runs at least (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round, the next ones follow (default 0)")
+    parser.add_argument("--hours", type=float, default=1, help="hours after which no job begins (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first turn (default %(default)s)")
     options = parser.parse_args()
-    print(f"seeds of the studies: from {options.seed} on", flush=True)
-    with tempfile.TemporaryDirectory(prefix="bandlens-soak-") as name:
-        folder = Path(name)
-        database, rounds = prepare(folder), list[Round]()
-        end = time.monotonic() + 60 * options.minutes
-        while time.monotonic() < end or sum(each.cells for each in rounds) < options.cells:
-            rounds.append(run_round(folder, database, options.seed + len(rounds)))
-        report(rounds, database)
+    end, failures = time.monotonic() + 3600 * options.hours, list[str]()
+    for job in jobs_from(options.seed):
+        if not run_job(job):
+            failures.append(job)
+        if time.monotonic() > end:
+            break
+    for job in failures:
+        print(f"failed: OMP_NUM_THREADS=1 {sys.executable} {job}")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,46 @@
-"""A few rounds of what soak.py does for an hour."""
+"""A few trials of each program that `make soak` runs for hours, and how it tells what failed."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from collections import Counter
+from collections.abc import Callable
 
+import dependent_probes
+import disks
+import faults
+import hostile_commands
+import interrupts
 import pytest
-from soak import prepare, report, run_round
+import soak
 
 
-def test_rounds_leave_no_file_open_and_memory_as_it_was(tmp_path: Path) -> None:
-    database = prepare(tmp_path)
-    rounds = [run_round(tmp_path, database, number) for number in range(6)]
-    assert [each.cells for each in rounds] == [4 * 29, *[4 * 28] * 5], "the clean cells are there from the second on"
-    warm = rounds[2:]
-    assert len({each.handles for each in warm}) == 1
-    assert warm[-1].memory < 1.1 * warm[0].memory
+@pytest.mark.parametrize(
+    ("campaign", "trials"),
+    [
+        (faults.campaign, {"local": 6, "ray": 0, "seed": 1000}),
+        (disks.campaign, {"power": 4, "struck": 2, "seed": 0}),
+        (interrupts.campaign, {"signals": 3, "seed": 9}),
+        (dependent_probes.campaign, {"probes": 100, "seed": 0}),
+        (hostile_commands.campaign, {"pairs": 3, "seed": 0}),
+    ],
+    ids=["faults", "disks", "interrupts", "dependent probes", "hostile commands"],
+)
+def test_a_few_trials_find_nothing(campaign: Callable[..., Counter[str]], trials: dict[str, int]) -> None:
+    """Each program asserts what must hold after a trial."""
+    assert campaign(**trials).total() >= sum(trials.values()) - trials["seed"]
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_run_of_few_rounds_ends_with_its_numbers(
-    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_job_names_a_program_that_exists() -> None:
+    paths = {word for job in soak.JOBS for word in job.split() if word.startswith("tests/")}
+    assert [path for path in sorted(paths) if not (soak.ROOT / path).exists()] == []
+
+
+def test_a_job_that_fails_is_named_with_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    database = prepare(tmp_path)
-    report([run_round(tmp_path, database, 0)] * count, database)
-    assert capsys.readouterr().out.splitlines()[-1] == "too few rounds to compare quarters of them: run longer"
+    monkeypatch.setattr(soak, "JOBS", ("-c exit({seed})",))
+    monkeypatch.setattr(sys, "argv", ["soak.py", "--hours", "0", "--seed", "3"])
+    with pytest.raises(SystemExit, match="1"):
+        soak.main()
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"{sys.executable} -c exit(3)")

@@ -1,12 +1,11 @@
 """Shared by the tests of hostile input: damaged files, programs with little memory, and what an answer may look like.
 
-BANDLENS_FUZZ=100 tries a hundred times as many examples as a usual run of the tests.
+`--hypothesis-profile soak` tries thirty times as many examples as a usual run of the tests.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +19,14 @@ from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import BandlensError
 
-TIMES = int(os.environ.get("BANDLENS_FUZZ", "1"))
 
+def fuzz(percent: int) -> settings:
+    """Settings for as many percent of the profile's examples.
 
-def fuzz(examples: int) -> settings:
-    """Settings for so many examples; files of one are overwritten by the next, so that fixtures may be shared."""
+    Files of one example are overwritten by the next, so that fixtures may be shared.
+    """
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=TIMES * examples, deadline=None, suppress_health_check=shared)
+    return settings(max_examples=max(1, percent * settings().max_examples // 100), suppress_health_check=shared)
 
 
 def refusal(call: Callable[[], object]) -> str | None:
