@@ -36,7 +36,7 @@ VARYING = re.compile(r"[\d.]+ (s|MB)\b|[\d.]+ a second")
 
 @dataclass(frozen=True)
 class Result:
-    """What a command said of a database, and what the database holds afterwards."""
+    """The output of a command, and what the database holds afterwards."""
 
     output: str
     facts: set[tuple[Any, ...]]
