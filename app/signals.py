@@ -79,7 +79,11 @@ def _print_message() -> None:
     """Print the message, once. Only the watching thread does: no signal comes between print and note."""
     if not _printed.is_set():
         with suppress(OSError):  # nobody reads it
-            os.write(2, f"{MESSAGE}\n".encode())  # the main thread may be in the middle of a print
+            # An import here might wait for ever for one that the main thread is in the middle of.
+            jobs = sys.modules.get("bandlens.core.jobs")
+            slow = jobs.slow_step() if jobs else ""
+            line = MESSAGE.replace("interrupted", f"interrupted while {slow}", 1) if slow else MESSAGE
+            os.write(2, f"{line}\n".encode())  # the main thread may be in the middle of a print
         _printed.set()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from own_probes import PIXELS, Write, run
 
+from bandlens.core import jobs
 from bandlens.core.errors import ProbeError, StoreError, UsageError
 from bandlens.core.user_functions import UserFunction, settings_of, show_stack, user_function
 
@@ -172,3 +173,22 @@ def test_standard_error_of_the_moment_gets_it(load: Load) -> None:
     with redirect_stderr(StringIO()) as stream, function.at_work():
         function()
     assert stream.getvalue() == "said\n"
+
+
+def test_a_call_that_takes_long_is_named(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SLOW_SECONDS", -1)
+    function = load("def mirror(slow_step):\n    return slow_step()\n")
+    assert jobs.slow_step() == ""
+    with function.at_work():
+        assert function(jobs.slow_step) == "measure mirror has been at work for 0 s"
+    assert jobs.slow_step() == ""
+
+
+def test_a_crash_would_be_put_down_to_what_is_at_work(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bandlens.core.user_functions.crash_notes", [notes.append])
+    function = load("def mirror():\n    pass\n")
+    for note in ("", "digest"):
+        with function.at_work(note):
+            function()
+    assert notes == ["digest"]
