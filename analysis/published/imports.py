@@ -1,7 +1,6 @@
-"""Readers of sources, as rows of `sources.VALUES`: everything of a source, or an error.
+"""The reader of the source that does not ship, as rows of `sources.VALUES`: everything of it, or an error.
 
-A file that is not as described is refused with the file, the row (its line, the header being line 1) and the column;
-nothing is read of a source whose files are not all right.
+A file that is not as described is refused with the file, the row and the column.
 
 `humans` are trials of observers on 17 sets of stimuli (Geirhos et al. 2021, model-vs-human, and the experiments of 2018
 and 2019 that it holds). Everybody decided among sixteen classes. Observers of different sets are different people,
@@ -10,9 +9,9 @@ whatever their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,82 +20,23 @@ from ...core.errors import UsageError
 from ...core.protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
 from .sources import VALUES, Source
-from .tables import SourceTable, read_csv, read_parquet
+from .tables import SourceTable, read_parquet
 
-Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
-"""Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
+TRIALS = "trials.parquet"
+"""The file of the source."""
 
 
-def read_import(source: Source, folder: Path) -> Read:
-    """The rows and trials that are imported of a source.
+def read_import(source: Source, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The figures of human observers, by stimulus set and condition, and their single trials, as human_trial has them.
 
-    Raises UsageError where `folder` lacks one of its files, or nothing but what ships can be imported of the source,
-    and StoreError where a file is not as described.
+    Raises UsageError for a source that ships and where `folder` lacks the file, and StoreError where the file is not as
+    described.
     """
-    if source.reader is None:
+    if source.ships:
         raise UsageError(f"{source.name} is imported as it ships; leave {folder} out")
-    for path in source.paths:
-        if not (folder / path).is_file():
-            raise UsageError(f"{folder} has no {path}; {source.name} is {', '.join(source.paths)} in one folder")
-    return READERS[source.reader](source, *(folder / path for path in source.paths))
-
-
-TIMM: Mapping[str, int | None] = {
-    "imagenet": 50_000,
-    "imagenet-real": 46_837,
-    "imagenet-v2": 10_000,
-    "imagenet-sketch": 50_889,
-    "imagenet-a": 7500,
-    "imagenet-r": 30_000,
-    "imagenet-a-clean": None,
-    "imagenet-r-clean": None,
-}
-"""Benchmark of each of timm's files -> the number of its images, where it is known."""
-HUNDREDTH = 0.01
-"""Points by which accuracy and error together may miss 100 %, since both are rounded."""
-
-
-def timm(source: Source, *files: Path) -> Read:
-    """Top-1 of each model at each size of its images, and its parameters."""
-    parts = [read_results(source.name, benchmark, file) for benchmark, file in zip(TIMM, files, strict=True)]
-    return pl.concat(parts), None
-
-
-def read_results(source: str, benchmark: str, file: Path) -> pl.DataFrame:
-    """The rows of VALUES of one of timm's files: another release is refused, but for columns that are not read."""
-    table = SourceTable(file, read_csv(file, infer_schema=False), counts_lines=True)
-    columns = ["model", "img_size", "top1", "top1_err", *(["param_count"] if benchmark == "imagenet" else [])]
-    table.check_columns(columns)
-    table.check_filled(*columns)
-    table.check_distinct("img_size", "model")
-    no_size = ~table.rows["img_size"].str.contains(r"^[1-9][0-9]{0,5}$")
-    table.refuse("img_size", no_size, "{value!a} is not a number of pixels")
-    top1, error = table.numbers("top1"), table.numbers("top1_err")
-    table.refuse("top1", (top1 < 0) | (top1 > 100), "{value} is not a percent from 0 to 100")
-    # A number of another unit, such as a share, does not.
-    mismatches = (top1 + error - 100).abs() >= HUNDREDTH
-    table.refuse("top1", mismatches, "{value} and its top1_err do not make 100 percent")
-    accuracies = table.rows.select(
-        source=pl.lit(source),
-        model="model",
-        benchmark=pl.lit(benchmark),
-        metric=pl.lit("top1"),
-        condition=pl.lit(""),
-        input_size=pl.col("img_size").cast(pl.Int64),
-        value=top1,
-        unit=pl.lit("percent"),
-        n=pl.lit(TIMM[benchmark], pl.Int64),
-    )
-    parts = [pl.DataFrame(schema=VALUES), accuracies]
-    if benchmark == "imagenet":
-        facts = {"benchmark": pl.lit(""), "metric": pl.lit("parameters"), "unit": pl.lit("million")}
-        parts.append(accuracies.with_columns(**facts, value=table.numbers("param_count"), n=pl.lit(None, pl.Int64)))
-    return pl.concat(parts, how="diagonal")
-
-
-def humans(source: Source, file: Path) -> Read:
-    """Accuracy of human observers by stimulus set and condition, their shape bias, and their single trials."""
-    trials = read_trials(file)
+    if not (folder / TRIALS).is_file():
+        raise UsageError(f"{folder} has no {TRIALS}, which {source.name} is")
+    trials = read_trials(folder / TRIALS)
     return pl.DataFrame([row | {"source": source.name} for row in figures(trials)], VALUES), trials
 
 
@@ -173,9 +113,3 @@ def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     texture = pl.col("image").str.extract(r"-([a-z]+)\d*\.png$")
     conflicts = trials.filter(stimulus_set=CUE_CONFLICT).with_columns(texture=texture)
     return conflicts.filter(pl.col("texture") != pl.col("category"))
-
-
-READERS: Mapping[str, Callable[..., Read]] = {
-    "humans": humans,
-    "timm": timm,
-}

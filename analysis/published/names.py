@@ -25,14 +25,8 @@ from ...core.protocol import CATEGORIES
 from ..database.store import Store
 
 ALIASES = Path(__file__).with_name("aliases.csv")
-FAMILIES = Path(__file__).with_name("families.csv")
 TRAINING = Path(__file__).with_name("training.csv")
 WEIGHTS = Path(__file__).with_name("weights.csv")
-TRAINED_BY = re.compile(
-    r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
-    r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
-)
-"""A beginning of names, before the architecture, that says who trained the model and how."""
 
 
 @cache
@@ -47,33 +41,22 @@ def _read_rows(file: Path) -> list[tuple[str, ...]]:
 
 
 @cache
-def family_of(model: str) -> str | None:
-    """The family of a model's architecture by the longest beginning in families.csv; None where none fits."""
-    architecture = "resnet50" if model.startswith("robust_") else model.split(":")[-1].split(".")[0].lower()
-    for name in (architecture, TRAINED_BY.sub("", architecture)):
-        families = {beginning: family for beginning, family in _read_rows(FAMILIES) if name.startswith(beginning)}
-        if families:
-            return families[max(families, key=len)]
-    return None
-
-
-@cache
 def training_of(model: str) -> str | None:
     """The way of training of a model by training.csv, such as supervised or zero-shot; None if nothing was trained."""
     return next((way for way, pattern in _read_rows(TRAINING) if re.search(pattern, model)), None)
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """A row for each name of a source: source, name, model, same, family, and the way of training by training.csv."""
+    """A row for each name of a source: source, name, model, same, and the way of training by training.csv."""
     names = values.select("source", name="model").unique()
     names = names.join(aliases(), on=["source", "name"], how="left", maintain_order="left")
     alone = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
     names = names.with_columns(pl.col("model").fill_null(alone), pl.col("same").fill_null("checkpoint"))
-    facts = [(model, family_of(model), training_of(model)) for model in names["model"].unique()]
-    table = pl.DataFrame(facts, dict.fromkeys(("model", "family", "training"), pl.String), orient="row")
-    return names.join(table, on="model", maintain_order="left").sort("source", "name")
+    trained = {model: training_of(model) for model in names["model"].unique()}
+    training = pl.col("model").replace_strict(trained, return_dtype=pl.String)
+    return names.with_columns(training=training).sort("source", "name")
 
 
 def add_models(values: pl.DataFrame) -> pl.DataFrame:

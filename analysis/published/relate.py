@@ -1,12 +1,9 @@
-"""Biases and accuracies of many models: effective robustness, and correlations within and between families.
-
-A ground is a collection of models: `study`, the 48 ResNet-50s by training category; `timm`, its results by family.
-"""
+"""Biases and accuracies of many models: effective robustness, and correlations within and between families."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,18 +55,6 @@ POOLS: Mapping[str, tuple[str, float]] = {
 
 Zero-shot models of less are trained on small or unsifted data, and do not follow one line with the others. Chat models
 have shape biases, and no accuracies."""
-GROUNDS = ("study", "timm")
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """Models: a row each with model, name, family, and a column for each bias and benchmark, NaN or null for gaps."""
-
-    name: str
-    frame: pl.DataFrame
-    biases: tuple[str, ...]
-    benchmarks: tuple[str, ...]
-    """The benchmarks, with imagenet among them, which a partial coefficient holds fixed."""
 
 
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
@@ -197,33 +182,21 @@ def _shared(frame: pl.DataFrame) -> list[str]:
     return [shift for shift in SHIFTS if shift in frame.columns]
 
 
-def ground(values: pl.DataFrame, name: str) -> Ground:
-    """The models of a ground; UnknownName where there is none of that name."""
-    if name == "study":
-        frame = study_models(values).with_columns(family="category", name="model")
-        return Ground(name, frame, BIASES, ("imagenet", *_shared(frame)))
-    if name != "timm":
-        raise UnknownName("ground", name, GROUNDS)
-    parameters = add_models(values.filter(source="timm", metric="parameters")).select(
-        "name", "input_size", "model", "family", parameters="value"
-    )
-    frame = accuracies(values, "timm").join(parameters, on=["name", "input_size"], how="left", maintain_order="left")
-    frame = frame.drop_nulls(["imagenet", *_shared(frame)])
-    return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
+def relations(values: pl.DataFrame, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
+    """Each bias of the 48 with some benchmarks, by default all: bias, benchmark, and the fields of `ByFamily`.
 
-
-def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFrame:
-    """Each bias with each benchmark: ground, bias, benchmark, and the fields of `ByFamily`, null for NaN."""
+    A family is a category of training. NaN is null.
+    """
+    frame = study_models(values)
+    names = list(benchmarks or ("imagenet", *_shared(frame)))
+    x, y = values_of(frame, BIASES), values_of(frame, names)
+    imagenet = values_of(frame, ["imagenet"])[0]
+    family = frame["category"].to_numpy().astype(str)
     rows: list[dict[str, Any]] = []
-    names = list(models.benchmarks if targets is None else targets)
-    x, y = values_of(models.frame, models.biases), values_of(models.frame, names)
-    imagenet = values_of(models.frame, ["imagenet"])[0]
-    family = models.frame["family"].fill_null("unknown").to_numpy().astype(str)
-    for bias, values in zip(models.biases, x, strict=True):
+    for bias, biases in zip(BIASES, x, strict=True):
         for benchmark, accuracy in zip(names, y, strict=True):
-            imagenet_held = None if benchmark == "imagenet" else imagenet
-            relation = asdict(by_family(values, accuracy, family, imagenet_held))
-            rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | relation)
+            relation = by_family(biases, accuracy, family, None if benchmark == "imagenet" else imagenet)
+            rows.append({"bias": bias, "benchmark": benchmark} | asdict(relation))
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,10 +43,6 @@ class Source:
     commit: str
     licence: str
     ships: bool
-    reader: str | None = None
-    """The name of its reader in `imports`; None if it ships and is not imported otherwise."""
-    paths: Sequence[str] = ()
-    """The files that the reader takes."""
 
     @property
     def shipped(self) -> Path:
@@ -85,7 +81,7 @@ def atlas(store: Store | None = None) -> pl.DataFrame:
     if store is None:
         return values
     imported = store.frame("FROM published_value").cast(VALUES)
-    # A newer release of a shipped source takes its place.
+    # What was imported of a shipped source takes its place.
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 

@@ -1,4 +1,4 @@
-"""Tables that others made: they are read and checked, and an error names file, row or line, and column."""
+"""Tables that others made: they are read and checked, and an error names file, row and column."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ class SourceTable:
 
     file: Path
     rows: pl.DataFrame
-    counts_lines: bool = False
-    """Whether errors count the lines of the file, of which the first has the names of columns, and not the rows."""
 
     def where(self, row: int, column: str) -> str:
         """The place of a cell, in words."""
-        place = f"line {row + 2}" if self.counts_lines else f"row {row + 1}"
-        return f"{self.file}, {place}, column {column}"
+        return f"{self.file}, row {row + 1}, column {column}"
 
     def refuse(self, column: str, mask: pl.Series, why: str) -> None:
         """StoreError for the first row of which `mask` is true; in `why`, {value} and {value!a} stand for its cell."""
@@ -41,7 +38,7 @@ class SourceTable:
         """All columns exist."""
         for name in names:
             if name not in self.rows.columns:
-                raise StoreError(f"{self.file}, {'line' if self.counts_lines else 'row'} 1: no column {name}; {advice}")
+                raise StoreError(f"{self.file}, row 1: no column {name}; {advice}")
 
     def check_filled(self, *columns: str) -> None:
         """No cell of the columns is empty."""
@@ -55,20 +52,11 @@ class SourceTable:
         duplicates = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
         self.refuse(key[-1], duplicates, "{value} is there more than once")
 
-    def numbers(self, column: str) -> pl.Series:
-        """The cells of a text column as finite numbers, null where they are empty; commas may part thousands."""
-        text = self.rows[column].str.strip_chars().str.replace_all(",", "")
-        text = text.set(text == "", None)
-        values = text.cast(pl.Float64, strict=False)
-        mask = (values.is_null() & text.is_not_null()) | values.is_nan() | values.is_infinite()
-        self.refuse(column, mask, "'{value}' is not a number; fetch the file again")
-        return values
 
-
-def read_csv(file: Path, advice: str = "fetch it again", **options: bool | int) -> pl.DataFrame:
+def read_csv(file: Path, advice: str) -> pl.DataFrame:
     """A CSV file; StoreError where it is none, and FileNotFoundError where there is no file."""
     try:
-        return pl.read_csv(file, **options)  # type: ignore[arg-type]
+        return pl.read_csv(file)
     except FileNotFoundError:
         raise
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:

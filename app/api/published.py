@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def import_published(
 ) -> Publication:
     """Read a source's files into a results database, for SQL and other commands.
 
-    A source that ships needs no DIR; timm alone takes one nevertheless, of a newer release.
+    A source that ships needs no DIR.
 
     Args:
         source: a source that `published show` lists.
@@ -122,22 +122,16 @@ def show_published(
     return {"places": place(values, figures), "figures": figures}
 
 
-def relate_published(
-    models: Literal["study", "timm"] = "timm", db: ImportedSources = None
-) -> tuple[pl.DataFrame, list[str]]:
-    """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
+def relate_published() -> tuple[pl.DataFrame, list[str]]:
+    """Correlate biases with accuracies over the study's 48 models: in all, within categories of training, and between.
 
-    Spearman's coefficients; p shuffles models within their families, or families as wholes.
-
-    Args:
-        models: whose biases and accuracies.
+    Spearman's coefficients; p shuffles models within their categories, or categories as wholes.
 
     Returns the rows, and sentences on their signs.
     """
-    from ...analysis.published.relate import ground, relations, sentences
+    from ...analysis.published.relate import relations, sentences
 
-    values = published_values(db)
-    rows = relations(ground(values, models))
+    rows = relations(published_values())
     return rows, sentences(rows)
 
 

@@ -62,7 +62,7 @@ def _title(name: str, frame: pl.DataFrame) -> str:
 
 
 def print_relations(related: tuple[pl.DataFrame, list[str]], table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens published relate --models study"""
+    """Example: bandlens published relate --format markdown"""
     rows, sentences = related
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)

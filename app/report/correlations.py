@@ -109,10 +109,10 @@ def counts(table: pl.DataFrame) -> str:
 def published_sections(results: ReportData | None) -> Iterator[Section]:
     """Yield a table of coefficients with one's own models among published ones, and the published study."""
     values = shipped_values()
-    study, lines = relate.ground(values, "study"), relate.baseline_lines(values, "timm")
-    models, _ = relate.with_effective(study.frame, relate.baseline_lines(values, "standard"))
+    lines = relate.baseline_lines(values, "timm")
+    models, _ = relate.with_effective(relate.study_models(values), relate.baseline_lines(values, "standard"))
     rows = []
-    for row in relate.relations(study, relate.EVERYWHERE).to_dicts():
+    for row in relate.relations(values, relate.EVERYWHERE).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
         pairs = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(

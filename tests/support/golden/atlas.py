@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from shipped_files import read_cue_answers, read_tables
+from shipped_files import TIMM, read_cue_answers, read_results, read_tables
 
-from bandlens.analysis.published.imports import TIMM, read_results
 from bandlens.analysis.published.names import WEIGHTS, models
 from bandlens.analysis.published.sources import VALUES, shipped_values, sources
 
@@ -35,9 +34,8 @@ def shipped(folder: Path, name: str) -> pl.DataFrame:
     """The rows of VALUES of a source, as they ship: four decimals, sorted."""
     folder = folder / FOLDERS[name]
     if name.startswith("timm"):
-        files = {benchmark: folder / file for benchmark, file in zip(TIMM, sources()["timm"].paths, strict=True)}
-        present = {benchmark: file for benchmark, file in files.items() if file.is_file()}
-        values = pl.concat([read_results(name, benchmark, file) for benchmark, file in present.items()])
+        files = {benchmark: folder / f"results-{part}.csv" for benchmark, (part, _) in TIMM.items()}
+        values = pl.concat([read_results(name, benchmark, file) for benchmark, file in files.items() if file.is_file()])
     elif name == "vlm-shape-bias":
         values = read_cue_answers(name, folder / "vlm_shapebias.parquet")
     else:

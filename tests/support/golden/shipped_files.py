@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,43 @@ def text_of(template: str) -> pl.Expr:
     """A text with those of columns in their places."""
     pieces = PLACE.split(template)
     return pl.concat_str([pl.col(piece) if at % 2 else pl.lit(piece) for at, piece in enumerate(pieces)])
+
+
+TIMM: Mapping[str, tuple[str, int | None]] = {
+    "imagenet": ("imagenet", 50_000),
+    "imagenet-real": ("imagenet-real", 46_837),
+    "imagenet-v2": ("imagenetv2-matched-frequency", 10_000),
+    "imagenet-sketch": ("sketch", 50_889),
+    "imagenet-a": ("imagenet-a", 7500),
+    "imagenet-r": ("imagenet-r", 30_000),
+    "imagenet-a-clean": ("imagenet-a-clean", None),
+    "imagenet-r-clean": ("imagenet-r-clean", None),
+}
+"""Benchmark of each of timm's files -> a part of the file's name, and the number of its images, where it is known."""
+
+
+def read_results(source: str, benchmark: str, file: Path) -> pl.DataFrame:
+    """The rows of VALUES of one of timm's files: top-1 of each model at each size, and its parameters."""
+    rows = pl.read_csv(file, infer_schema=False)
+    top1, error = (rows[name].cast(pl.Float64) for name in ("top1", "top1_err"))
+    assert ((top1 + error - 100).abs() < 0.01).all(), "a number of another unit, such as a share"
+    accuracies = rows.select(
+        source=pl.lit(source),
+        model="model",
+        benchmark=pl.lit(benchmark),
+        metric=pl.lit("top1"),
+        condition=pl.lit(""),
+        input_size=pl.col("img_size").cast(pl.Int64),
+        value=top1,
+        unit=pl.lit("percent"),
+        n=pl.lit(TIMM[benchmark][1], pl.Int64),
+    )
+    parts = [pl.DataFrame(schema=VALUES), accuracies]
+    if benchmark == "imagenet":
+        facts = {"benchmark": pl.lit(""), "metric": pl.lit("parameters"), "unit": pl.lit("million")}
+        millions = rows["param_count"].str.replace_all(",", "").cast(pl.Float64)
+        parts.append(accuracies.with_columns(**facts, value=millions, n=pl.lit(None, pl.Int64)))
+    return pl.concat(parts, how="diagonal")
 
 
 def read_cue_answers(source: str, file: Path) -> pl.DataFrame:

@@ -12,8 +12,7 @@ from scipy.optimize import curve_fit
 from small import Command
 
 from bandlens.analysis.measures.critical_band import fit_band, gaussian
-from bandlens.analysis.published.imports import SIXTEEN, figures, read_results, read_trials
-from bandlens.core.errors import StoreError
+from bandlens.analysis.published.imports import SIXTEEN, figures, read_trials
 from bandlens.probes.images.decision_spaces import decision_space
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
@@ -163,55 +162,3 @@ def test_after_an_import_of_trials_it_says_how_models_come_beside_people(command
     pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
     result = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
     assert result.out.splitlines()[-1] == ("3 trials of people: run `bandlens analyze` again to set models beside them")
-
-
-RESULTS = "model,img_size,top1,top1_err,param_count\none,224,70,30,25\ntwo,224,60,40,1.5\n"
-"""A file of timm's results."""
-
-
-def test_results_of_timm_are_accuracies_and_parameters(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(RESULTS.replace("25", '"1,025"'))
-    rows = read_results("timm", "imagenet", tmp_path / "a.csv")
-    assert rows.select("model", "metric", "input_size", "value", "unit", "n").rows() == [
-        ("one", "top1", 224, 70, "percent", 50_000),
-        ("two", "top1", 224, 60, "percent", 50_000),
-        ("one", "parameters", 224, 1025, "million", None),
-        ("two", "parameters", 224, 1.5, "million", None),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text.replace("top1,", "top2,"), "line 1: no column top1"),
-        (lambda text: text.replace("param_count", "parameters"), "line 1: no column param_count"),
-        (lambda text: text.replace("two", "one"), "line 3, column model: one is there more than once"),
-        (lambda text: text.replace("two", ""), "line 3, column model: empty"),
-        (lambda text: text.replace("60", ""), "line 3, column top1: empty"),
-        (lambda text: text.replace("60", "n/a"), "line 3, column top1: 'n/a' is not a number"),
-        (lambda text: text.replace("60", "nan"), "line 3, column top1: 'nan' is not a number"),
-        (lambda text: text.replace("60", "inf"), "line 3, column top1: 'inf' is not a number"),
-        (lambda text: text.replace("60", "160"), "line 3, column top1: 160 is not a percent"),
-        (lambda text: text.replace("60,40", "0.6,0.4"), "line 3, column top1: 0.6 and its top1_err do not make 100"),
-        (lambda text: text.replace("60,40", "6000,40"), "line 3, column top1: 6000 is not a percent"),
-        (lambda text: text.replace("40,", ","), "line 3, column top1_err: empty"),
-        (lambda text: text + "x,1,2,3,4,5,6\n", "not a CSV file"),
-        *(
-            (
-                lambda text, size=size: text.replace("two,224", f"two,{size}"),
-                f"column img_size: {size!a} is not a number",
-            )
-            for size in ("1_0", "224.5", "nan", "-5", "٣", "0")
-        ),
-    ],
-)
-def test_another_release_is_refused_with_file_row_and_column(
-    tmp_path: Path, change: Callable[[str], str], message: str
-) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text(change(RESULTS))
-    with pytest.raises(StoreError) as raised:
-        read_results("timm", "imagenet", file)
-    assert message in str(raised.value)
-    assert str(file) in str(raised.value)
-    assert "\n" not in str(raised.value)

@@ -88,8 +88,8 @@ def test_shape_biases_of_58_logs_are_those_of_their_answers() -> None:
 
 
 def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no results-imagenet"):
-        read_import(sources()["timm"], tmp_path)
+    with pytest.raises(UsageError, match=r"has no trials\.parquet"):
+        read_import(sources()["humans"], tmp_path)
 
 
 def test_a_source_that_ships_takes_no_folder(command: Command, tmp_path: Path) -> None:
@@ -107,19 +107,6 @@ def test_list_says_what_is_here(command: Command) -> None:
     lines = command("published", "show").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1].startswith("not here: humans ")
-
-
-@needs_published
-def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    result = command("published", "import", "timm", PUBLISHED / "atlas/timm/2022-07-27", "--db", db)
-    assert (result.code, result.err.count("\n")) == (2, 1)  # it lacks two files
-    assert not db.exists()
-    result = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
-    assert result.code == 0, result.err
-    tables = json.loads(command("published", "show", "--db", db, "--format", "json").out)
-    rows = {row["source"]: row for row in tables["sources"]}
-    assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004)
 
 
 def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) -> None:
