@@ -81,7 +81,7 @@ def atlas(store: Store | None = None) -> pl.DataFrame:
     if store is None:
         return values
     imported = store.frame("FROM published_value").cast(VALUES)
-    # What was imported of a shipped source takes its place.
+    # An import of a shipped source takes its place.
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 
