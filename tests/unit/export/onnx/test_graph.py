@@ -39,7 +39,7 @@ def with_opset(content: bytes, opset: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("opset", [13, 17, 18])
+@pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize("unit", [False, True])
 def test_a_head_in_the_file_is_the_head_on_its_features(model: onnx.ModelProto, opset: int, unit: bool) -> None:
     content = with_opset(model.SerializeToString(), opset)
@@ -112,16 +112,16 @@ def network(*operators: str, labels: int = LABELS) -> bytes:
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", labels])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
 
 
 def bits(numbers: NDArray[np.int64], labels: int = LABELS) -> NDArray[np.bool_]:
     return (numbers[:, None] >> np.arange(labels) & 1).astype(bool)
 
 
-@pytest.mark.parametrize("operators", [(), ("Sigmoid",), ("Flatten", "Sigmoid")])
+@pytest.mark.parametrize("operators", [(), ("Flatten", "Sigmoid")])
 def test_the_answer_has_each_label_above_0_and_the_softmax_is_the_product_of_sigmoids(
     operators: tuple[str, ...],
 ) -> None:
@@ -158,8 +158,3 @@ def test_the_loss_of_attacks_is_the_binary_cross_entropy_of_all_labels() -> None
         gradients.append((value.item(), torch.autograd.grad(value, inputs)[0]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-6)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-5, rtol=1e-4)
-
-
-def test_one_label_is_a_classifier_of_two() -> None:
-    logits = onnx_logits(append_label_sets(network(labels=1), 1), LOGITS[:, :1])
-    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], LOGITS[:, 0], rtol=1e-6)

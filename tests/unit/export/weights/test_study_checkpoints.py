@@ -23,7 +23,7 @@ def test_every_row_is_valid() -> None:
         assert row.licence
         for part in row.parts:
             assert part.source.kind in DOWNLOADERS
-            assert part.source.address
+            assert part.source.address.startswith("https://" if part.source.kind == "url" else "")
             rule = key_rule(part.rule)
             for pattern in (*dict(rule.drop), *dict(rule.rename)):
                 re.compile(pattern)
