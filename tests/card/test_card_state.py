@@ -27,10 +27,11 @@ def fresh() -> None:
     _open_nvml.cache_clear()
 
 
-@pytest.fixture
-def libraries(tmp_path: Path) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Paths of a CUDA driver and of its NVML."""
-    return str(build_driver(tmp_path)), str(build_nvml(tmp_path))
+    folder = tmp_path_factory.mktemp("driver")
+    return str(build_driver(folder)), str(build_nvml(folder))
 
 
 def test_the_state_has_its_units(libraries: tuple[str, str]) -> None:
@@ -40,24 +41,28 @@ def test_the_state_has_its_units(libraries: tuple[str, str]) -> None:
     assert card_state(*libraries) == state, "the library is started once"
 
 
-def test_reasons_are_told_and_idling_is_none(libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_REASONS", str(0x1 | 0x2 | 0x4 | 0x40))
-    state = card_state(*libraries)
-    assert state is not None
-    assert state.throttled == ("software power cap", "hardware thermal slowdown")
-    line = throttling(json.dumps(asdict(state)))
-    assert line is not None
-    assert line.startswith("the GPU is slowed down by hardware thermal slowdown, so rates of this run are too low; ")
-
-
-def test_the_power_cap_of_a_card_at_full_load_is_no_warning(
-    libraries: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reasons", "throttled", "warning"),
+    [
+        (0x1 | 0x2 | 0x4 | 0x40, ("software power cap", "hardware thermal slowdown"), "hardware thermal slowdown"),
+        (0x4, ("software power cap",), None),
+    ],
+    ids=["idling is no reason", "the power cap of a card at full load is no warning"],
+)
+def test_what_slows_a_card_down_is_told(
+    libraries: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    reasons: int,
+    throttled: tuple[str, ...],
+    warning: str | None,
 ) -> None:
-    monkeypatch.setenv("FAKE_REASONS", str(0x4))
+    monkeypatch.setenv("FAKE_REASONS", str(reasons))
     state = card_state(*libraries)
     assert state is not None
-    assert state.throttled == ("software power cap",)
-    assert throttling(json.dumps(asdict(state))) is None
+    assert state.throttled == throttled
+    line = throttling(json.dumps(asdict(state))) or ""
+    assert line.startswith(f"the GPU is slowed down by {warning}, so rates of this run" if warning else "")
+    assert bool(line) == bool(warning)
 
 
 @pytest.mark.parametrize(("mode", "mig"), [("1", True), ("0", False), ("-1", None)])

@@ -62,19 +62,12 @@ def direct(folder: Path, work: Work) -> Path:
     return database
 
 
-@pytest.mark.parametrize("lost", [None, "1"])
 def test_two_cards_give_the_rows_of_one_and_a_lost_card_is_left_to_the_other(
-    folder: Path,
-    work: Work,
-    direct: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    lost: str | None,
+    folder: Path, work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kernels.so").symlink_to(folder / "kernels.so")
     monkeypatch.setenv("CARD_FOLDER", str(tmp_path))
-    if lost:
-        monkeypatch.setenv("LOST", lost)
+    monkeypatch.setenv("LOST", "1")
     database = tmp_path / "results.duckdb"
     summary = run_study(work, database, 0.0, workers=Workers(("0", "1")))
     assert summary.failed == []
@@ -82,7 +75,7 @@ def test_two_cards_give_the_rows_of_one_and_a_lost_card_is_left_to_the_other(
     started = (tmp_path / "cards").read_text().split()
     assert started.count("0") == 1
     assert {"0", "1"} == set(started)
-    assert (tmp_path / "gone.1").exists() == bool(lost)
+    assert (tmp_path / "gone.1").exists()
 
 
 def test_a_run_without_any_card_left_ends_with_one_line_and_the_next_goes_on(

@@ -58,10 +58,10 @@ def forget() -> None:
     devices.readiness.cache_clear()
 
 
-def test_this_machine() -> None:
-    result = doctor("--format", "json")
-    rows = rows_of(result.stdout)
-    assert (result.returncode, result.stderr) == (0, "")
+def test_this_machine(command: Command) -> None:
+    answer = command("doctor", "--format", "json")
+    rows = rows_of(answer.out)
+    assert (answer.code, answer.err) == (0, "")
     assert rows["bandlens"] == bandlens.__version__
     assert rows["engine onnxruntime"].startswith("ready: onnxruntime ")
     assert {f"engine {name}" for name in (*ENGINES, "auto")} | {"memory", "array module cupy"} <= rows.keys()

@@ -17,6 +17,7 @@ import pretend_cupy
 import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
+from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
 from small import make_batches, make_images, make_model, make_pictures, reference_logits
 from waiting import LIMIT_SECONDS
@@ -41,17 +42,20 @@ def variant(model: Model) -> Variant:
     return variant_of(model, "tensorrt", "fp32")
 
 
+def check_logits(logits: Any, model: Model, content: NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-5, atol=1e-5)
+
+
 def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
     model, contents = make_model(tmp_path), make_batches(4, BATCH)
-    expected = [reference_logits(model, content) for content in contents]
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
     with open_session(variant(model), BATCH, 1) as session:
-        before = Graph.launched
+        earlier = Graph.launched
         for turn in range(12):
-            buffer, k = buffers[turn % 3], turn % 4
-            buffer.set(contents[k])
-            np.testing.assert_allclose(to_numpy(session.infer(buffer)), expected[k], rtol=1e-5, atol=1e-5)
-        assert Graph.launched - before == 12, "a plan has run before, as it was compared"
+            buffer, content = buffers[turn % 3], contents[turn % 4]
+            buffer.set(content)
+            check_logits(session.infer(buffer), model, content)
+        assert Graph.launched - earlier == 12, "a plan has run already, as it was compared"
 
 
 NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
@@ -80,14 +84,13 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
 
     monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", uncapturable)
     monkeypatch.setattr(DeferredStream, "end_capture", ends)
-    before = Graph.launched
+    earlier = Graph.launched
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
             for content in contents * 2:
-                logits = session.infer(card.asarray(content))
-                np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-5, atol=1e-5)
+                check_logits(session.infer(card.asarray(content)), model, content)
                 assert tensorrt_session.shared_device().stream.captured is None
-    assert Graph.launched == before
+    assert Graph.launched == earlier
     warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(warnings) == 2, "once for each model, which the reason names"
     assert "TensorRT failed" in warnings[0]
@@ -101,11 +104,10 @@ def test_a_session_goes_on_after_a_larger_one_has_found_no_room(card: PretendCup
     with open_session(variant(models[0]), BATCH, 1) as session:
         for _ in range(3):
             session.infer(images)
-        with pytest.raises(DeviceError, match="out of memory on the GPU: a batch of 64 takes"):
+        with pytest.raises(DeviceError, match=r"GPU: a batch of 64 takes .*; batch = 16 would fit"):
             open_session(variant(models[1]), 64, 1)
         for _ in range(3):
-            logits = to_numpy(session.infer(images))
-            np.testing.assert_allclose(logits, reference_logits(models[0], content), rtol=1e-5, atol=1e-5)
+            check_logits(session.infer(images), models[0], content)
 
 
 def test_an_int8_plan_that_computes_something_else_is_refused_where_onnxruntime_is_exact(
@@ -138,10 +140,8 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     device = tensorrt_session.shared_device()
     assert device.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
-        logits = to_numpy(first.infer(images))
-        np.testing.assert_allclose(logits, reference_logits(models[0], content), rtol=1e-5, atol=1e-5)
-        logits = to_numpy(second.infer(more))[:BATCH]
-        np.testing.assert_allclose(to_numpy(logits), reference_logits(models[1], content), rtol=1e-5, atol=1e-5)
+        check_logits(first.infer(images), models[0], content)
+        check_logits(second.infer(more)[:BATCH], models[1], content)
     assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
 
 
@@ -199,13 +199,6 @@ def test_buffers_come_before_pinned_memory_and_each_lack_has_its_own_line(
         with pytest.raises(DeviceError, match=r"the host has no memory for two batches of 8 images .*ulimit -l"):
             make_resources(card, images, {session.variant: session})
     assert steps == ["buffer"] * 4 + ["pinned"]
-
-
-def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_path: Path) -> None:
-    model = make_model(tmp_path)
-    card.free = 20 * pretend_tensorrt.MEMORY
-    with pytest.raises(DeviceError, match=r"out of memory on the GPU: a batch of 64 takes .*; batch = 16 would fit"):
-        open_session(variant(model), 64, 1)
 
 
 def test_a_plan_that_does_not_load_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +269,7 @@ def find(*arguments):
     if len(looks) == 1:
         assert isinstance(plan, str), plan
         (folder / f"lacks.{number}").touch()
-        while len(list(folder.glob("lacks.*"))) < 8:  # all of them lack it
+        while len(list(folder.glob("lacks.*"))) < 3:  # all of them lack it
             time.sleep(0.01)
     return plan
 
@@ -291,13 +284,13 @@ print(plans.ensure_trt_plan(None, onnx_file, plans.Target("tensorrt 10.0", "Pret
 """
 
 
-def test_eight_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
+def test_three_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
     model = make_model(tmp_path)
     command = [sys.executable, "-P", "-c", BUILDER, tmp_path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     builders = [
         subprocess.Popen([*command, str(number), model.sha256], env=environment, stdout=-1, stderr=-1, text=True)
-        for number in range(8)
+        for number in range(3)
     ]
     ends = [builder.communicate(timeout=LIMIT_SECONDS) for builder in builders]
     assert {out.strip() for out, _ in ends} == {plan_description(tmp_path)["sha256"]}
@@ -364,13 +357,11 @@ def test_a_word_leaves_graphs_out(
 ) -> None:
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "graphs")
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
-    images, before = card.asarray(content), Graph.launched
+    images, earlier = card.asarray(content), Graph.launched
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):
-            np.testing.assert_allclose(
-                to_numpy(session.infer(images)), reference_logits(model, content), rtol=1e-5, atol=1e-5
-            )
-    assert Graph.launched == before
+            check_logits(session.infer(images), model, content)
+    assert Graph.launched == earlier
     assert not [line for line in caplog.messages if "graph" in line], "it was asked for"
 
 
