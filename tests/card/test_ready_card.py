@@ -34,16 +34,16 @@ def test_a_card_whose_kernel_gives_numpy_s_numbers_is_ready(card: PretendCupy) -
 def test_other_numbers_are_found_out(
     card: PretendCupy, launcher: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(source: Path, name: str) -> Callable[..., None]:
-        right = launcher(source, name)
+    def launch_wrongly(source: Path, name: str) -> Callable[..., None]:
+        launch = launcher(source, name)
 
         def start(blocks: Any, threads: Any, arguments: Any) -> None:
             words, keys, seed, *rest = arguments
-            right(blocks, threads, (words, keys, seed + type(seed)(1), *rest))
+            launch(blocks, threads, (words, keys, seed + type(seed)(1), *rest))
 
         return start
 
-    monkeypatch.setattr(kernels, "cuda_function", wrong)
+    monkeypatch.setattr(kernels, "cuda_function", launch_wrongly)
     monkeypatch.setattr(requirements, "load", lambda _: None)
     state = readiness.__wrapped__("tensorrt")
     assert not state.ready
@@ -53,7 +53,6 @@ def test_other_numbers_are_found_out(
 FAULTS = {
     "no headers": real().cuda.compiler.CompileException("cannot open source file cuda_fp16.h", "", "k.cu", ()),
     "cache": PermissionError(13, "Permission denied", "/read-only/.cupy/kernel_cache"),
-    "old compiler": RuntimeError("NVRTC_ERROR_INVALID_OPTION (5): nvrtc: error: invalid value for --gpu-architecture"),
     "lost card": CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered"),
 }
 

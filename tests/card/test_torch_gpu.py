@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_cupy import CardArray, PretendCupy
-from small import make_batches, make_model, reference_logits
+from small import make_batches, make_model
 
 from bandlens.core.errors import DeviceError, EngineError
 from bandlens.core.records import Model, Variant
@@ -28,21 +28,14 @@ def variant(model: Model, precision: str = "fp32") -> Variant:
     return variant_of(model, "torch-cuda", precision)
 
 
-def test_logits_are_the_models_and_stay_on_the_card(card: PretendCupy, tmp_path: Path) -> None:
-    model, contents = make_model(tmp_path), make_batches(2, BATCH)
-    with open_session(variant(model), BATCH, 1) as session:
-        for content in contents:
-            logits = session.infer(card.asarray(content))
-            assert isinstance(logits, CardArray)
-            np.testing.assert_allclose(to_numpy(logits), reference_logits(model, content), rtol=1e-4, atol=1e-4)
-
-
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     make_onnx_file(model, "fp16")
     expected = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
     with open_session(variant(model, "fp16"), BATCH, 1) as session:
-        logits = to_numpy(session.infer(card.asarray(content)))
+        on_card = session.infer(card.asarray(content))
+        assert isinstance(on_card, CardArray)
+        logits = to_numpy(on_card)
         assert {buffer.dtype for buffer in session.network.buffers()} == {torch.float16}
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= torch_session.CLOSE["fp16"] * np.abs(expected).max()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,11 @@ class Bench:
     def variants(self) -> list[Variant]:
         return [variant_of(model, self.engine, "fp32") for model in self.models]
 
-    def cells(self, models: Sequence[Model] | None = None, conditions: Sequence[Condition] | None = None) -> list[Cell]:
+    def cells(self, conditions: Sequence[Condition] | None = None) -> list[Cell]:
         return [
-            Cell(variant_of(model, self.engine, "fp32"), self.images.info, condition, SEED)
+            Cell(variant, self.images.info, condition, SEED)
             for condition in (self.grid.conditions if conditions is None else conditions)
-            for model in (models or self.models)
+            for variant in self.variants
         ]
 
     def run(
@@ -79,16 +79,10 @@ class Bench:
         return outcomes
 
 
-class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as a function
-    def __init__(self, variants: Iterable[Variant], batch: int) -> None:
-        super().__init__()
-        self.opened: dict[Variant, Session] = {
-            variant: self.enter_context(open_session(variant, batch, 1)) for variant in variants
-        }
-
-    def __enter__(self) -> Any:
-        super().__enter__()
-        return self.opened
+@contextmanager
+def open_sessions(variants: Iterable[Variant], batch: int) -> Iterator[dict[Variant, Session]]:
+    with ExitStack() as stack:
+        yield {variant: stack.enter_context(open_session(variant, batch, 1)) for variant in variants}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +117,7 @@ def reference(bench: Bench) -> dict[str, list[Row]]:
                 batch = Batch(images.pixels[k : k + 1], images.keys[k : k + 1], np.array([k]), SEED)
                 size = batch.pixels.shape
                 [(_, image)] = list(perturb(np, batch, [condition], lambda size=size: np.empty(size, np.float32)))
-                for cell in bench.cells(conditions=[condition]):
+                for cell in bench.cells([condition]):
                     logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
@@ -165,17 +159,14 @@ def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutco
     check_cut(outcome, whole, done, COUNT, rtol=1e-5)
 
 
-def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
+def test_without_time_to_lose_every_batch_is_a_part(bench: Bench, whole: CellOutcomes) -> None:
     cells = bench.cells()
     outcome = bench.run(cells, batch=8, range_seconds=0)
     assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in outcome.parts.values())
+    assert all(parts == [(0, COUNT)] for parts in whole.parts.values()), "with time every cell is one part"
     together = [keys for keys in outcome.transactions if keys]
     assert sum(map(len, together)) == 3 * len(cells)
     assert all(len(keys) == len(set(keys)) for keys in together), "one part of a cell in a transaction"
-
-
-def test_with_time_every_cell_is_one_part(bench: Bench, whole: CellOutcomes) -> None:
-    assert all(parts == [(0, COUNT)] for parts in whole.parts.values())
 
 
 def test_cells_that_are_done_are_left_alone(bench: Bench) -> None:
@@ -202,7 +193,7 @@ def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
     noisy = [
         condition for condition in bench.grid.conditions if condition.number("noise_sd") or condition.probe == "salt"
     ]
-    cells = bench.cells(conditions=noisy)
+    cells = bench.cells(noisy)
     reseeded = [replace(c, seed=SEED + 1) for c in cells]
     outcome = bench.run([*cells, *reseeded])
     assert len(outcome.rows) == 2 * len(cells)
@@ -293,7 +284,7 @@ class Fails:
 
 
 def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
-    cells, outcome = bench.cells(conditions=bench.grid.conditions[:2]), CellOutcomes()
+    cells, outcome = bench.cells(bench.grid.conditions[:2]), CellOutcomes()
     with open_sessions(bench.variants, 4) as sessions:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
         resources = make_resources(arrays_of(bench.engine), bench.images, sessions)
@@ -304,7 +295,7 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
 
 
 def test_a_session_is_told_the_images_that_its_cell_needs(bench: Bench) -> None:
-    first, second = bench.cells(conditions=bench.grid.conditions[:1])
+    first, second = bench.cells(bench.grid.conditions[:1])
     with open_sessions(bench.variants, 16) as sessions:
         session = sessions[second.variant] = Fails(sessions[second.variant])
         session.calls = 2
@@ -315,16 +306,6 @@ def test_a_session_is_told_the_images_that_its_cell_needs(bench: Bench) -> None:
 
 def running() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "perturb"]
-
-
-def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
-    with open_sessions(bench.variants, 4) as sessions:
-        todo = [(cell, 0) for cell in bench.cells()]
-        resources = make_resources(arrays_of(bench.engine), bench.images, sessions)
-        with closing(run(todo, bench.grid, resources, range_seconds=0)) as outcomes:  # type: ignore[type-var]
-            next(outcomes)
-            assert running()
-        assert not running()
 
 
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:

@@ -323,17 +323,6 @@ def test_subsets_need_their_images(tmp_path: Path) -> None:
         Subset(per_class=0)
 
 
-def test_a_whole_benchmark_is_no_subset(tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-a", tmp_path / "in", size=SMALL)
-    miniature = replace(miniature, benchmark=replace(miniature.benchmark, count=6))
-    [images] = miniature.pack(tmp_path / "out", Subset(limit=6, partial=True))
-    assert images.info.preprocessing.endswith("centre crop 16")
-    plain = pack(
-        miniature.source, tmp_path / "plain", crop=Crop(SMALL, SMALL), contents=Contents(decision_space="imagenet-a")
-    )
-    assert plain.info.digest == images.info.digest
-
-
 # Labels from files
 
 

@@ -21,18 +21,6 @@ def test_the_thousand_classes_have_torchvisions_names() -> None:
     assert space.members == tuple((index,) for index in range(1000))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_space_is_consistent(name: str) -> None:
-    space = decision_space(name)
-    assert space.name == name
-    assert len(space.members) == len(space.ids) == len(space.names) == len(set(space.names))
-    assert list(space.ids) == sorted(set(space.ids))
-    members = [index for group in space.members for index in group]
-    assert len(members) == len(set(members))
-    assert set(members) <= set(range(1000))
-    assert decision_space(name) is space
-
-
 @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
 def test_two_hundred_classes_keep_their_indices(name: str, shared: Path) -> None:
     space = decision_space(name)
