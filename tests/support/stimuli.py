@@ -50,7 +50,7 @@ def photographs(count: int) -> NDArray[np.uint8]:
     noise = np.random.default_rng(0).integers(0, 256, (3, 224, 224))
     extremes = [noise, np.zeros((3, 224, 224)), np.full((3, 224, 224), 255)] if count > 2 else []
     crops = np.round(photograph_crops(224)[: count - len(extremes)] * 255)
-    return np.stack([*crops, *extremes]).astype(np.uint8)
+    return np.stack([*crops, *extremes]).astype(np.uint8, order="C")
 
 
 def perturb(
