@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one",
         ),
         "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
-        "profile": ("models", "Time the layers of a model, or find the first that two engines compute differently"),
+        "profile": ("models", "Time the layers of a model"),
         "run": ("studies", "Run what the database lacks of a study"),
         "progress": ("studies", "Say how far the run is that holds a results database, and how long it will take"),
         "import": ("studies", "Bring what was made elsewhere into a results database"),

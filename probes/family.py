@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from types import ModuleType
@@ -115,8 +115,6 @@ class Family:
     runs (`grid.Grid.check_size`), so `perturb` need not."""
     beside: tuple[str, Mapping[str, Value]] | None = None
     """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
-    smaller: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """Title -> [probes] table of fewer conditions that tell much of the same; `plan` offers them with their cost."""
     files: tuple[str, ...] | None = None
     """Files that the version of a user's probe covers, relative to the folder of its own; None for a built-in one."""
 

@@ -171,10 +171,6 @@ FOURIER_BASIS = Family(
     random=True,
     canonical=_canonical,
     check_size=check_size,
-    smaller={
-        "fourier at 31 x 31": {"fourier": {"row": MAP[16:-16], "column": MAP[16:-16]}},
-        "fourier_bin (octave x orientation)": {"fourier_bin": {}},
-    },
 )
 FOURIER_BIN = Family(
     "fourier_bin",

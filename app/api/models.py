@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...core.records import Model, Variant
-    from ...engine.backends.layer_profile import Layer, LayerDifference
+    from ...engine.backends.layer_profile import Layer
     from ...export.model_files import Channels
     from ..frequency_content import Sensitivity
 
@@ -265,30 +265,23 @@ def profile(
     engine: str = "auto",
     precision: str = "fp32",
     *,
-    compare: Annotated[str | None, typer.Option(metavar="ENGINE[:PRECISION]")] = None,
     batch: Annotated[int | None, typer.Option(min=1)] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     models: File | None = None,
-) -> Profile | list[LayerDifference]:
-    """Time the layers of a model, or find the first that two engines compute differently.
+) -> Profile:
+    """Time the layers of a model.
 
     On a CPU all threads share each layer here, and in a run they share a batch, which takes less time.
-
-    Layers are compared on photographs, as outputs of the network, so that no engine fuses them away: what differs only
-    where they are fused does not show.
 
     Args:
         model: an exported model.
         engine: auto, or an engine that `doctor` lists.
         precision: one that the engine runs.
-        compare: instead of times: layers beside those of this engine, which is trusted; at fp32 by default.
         batch: images of a batch, which are random; by default those of a study.
         threads: threads of the CPU; by default all.
         models: the folder of the models; by default that of `export`.
 
-    Returns a `Profile`; with `compare`, the differences of the layers in the order of the ONNX file.
-
-    Raises EngineError where an engine cannot run the model, or shows neither times nor values of its layers.
+    Raises EngineError where the engine cannot run the model, or shows no times of its layers.
     """
     import numpy as np
 
@@ -296,29 +289,11 @@ def profile(
     from ...engine.tuning import usual_rate
 
     variant, threads = _variant(model, engine, precision, models), threads or processors()
-    if compare is not None:
-        reference, _, reference_precision = compare.partition(":")
-        return _compare_layers(_variant(model, reference, reference_precision or "fp32", models), variant, threads)
     count = batch or usual_rate(variant.engine, precision, variant.model.path.parent, threads).batch
     size = variant.model.image_size
     images = np.random.default_rng(0).random((count, 3, size, size), np.float32)
     layers = sorted(profile_layers(variant, images, threads), key=lambda layer: -layer.seconds)
     return Profile(variant, count, layers)
-
-
-LAYER_PHOTOGRAPHS = 2
-"""Photographs on which layers are compared: a ResNet-50's values take 100 MB for each of them."""
-
-
-def _compare_layers(reference: Variant, variant: Variant, threads: int) -> list[LayerDifference]:
-    from ...engine.backends.base import content_of, layer_values
-    from ...engine.backends.layer_profile import LARGEST_DIFFERENCE, compare_layers
-    from ...export.photographs import photograph_crops
-
-    images = photograph_crops(reference.model.image_size)[:LAYER_PHOTOGRAPHS]
-    values_a, values_b = (layer_values(side, images, threads) for side in (reference, variant))
-    close = max(LARGEST_DIFFERENCE[side.precision] for side in (reference, variant))
-    return compare_layers(content_of(reference), values_a, values_b, close)
 
 
 def _variant(name: str, engine: str, precision: str, models: File | None) -> Variant:

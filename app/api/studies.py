@@ -13,7 +13,6 @@ import typer
 from ...core.errors import UnknownName, UsageError
 from ...core.jobs import Progress, silent
 from ..console import log
-from ..study import GATE_IMAGES
 from .parameters import RESULTS, Database, EngineOfStudy, File, existing, path_of
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ def power(
 
     Tests are at 5 %. Differences are of two accuracies, as shares: `by_interval` where the 95 % interval leaves zero
     out, `by_test` where McNemar's test finds it. `kappa` is an error consistency that is told from 0, and `enough_for`
-    says which difference or correlation asks for the number of the row. `bandlens plan` has the numbers of a study, and
-    takes clusters and earlier runs into account.
+    says which difference or correlation asks for the number of the row. `bandlens plan` has the differences of
+    accuracies on the sets of a study, and takes clusters into account.
 
     Args:
         images: images on which two models are compared; may be repeated.
@@ -310,7 +309,7 @@ def gate_precision(
     db: Database = RESULTS,
     *,
     checkpoints: Annotated[Sequence[str], typer.Option("--checkpoint", metavar="C")] = (),
-    images: Annotated[int, typer.Option(min=0)] = GATE_IMAGES,
+    images: Annotated[int, typer.Option(min=0)] = 1000,
     progress: Progress = silent,
 ) -> Gated:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from ..printing import Format, Rows, TableFormat, print_lines, print_note, print
 from ..terminal import command
 
 if TYPE_CHECKING:
-    from ...engine.backends.layer_profile import LayerDifference
     from ..frequency_content import Sensitivity
 
 
@@ -42,30 +40,14 @@ def print_paths(paths: Iterable[Path]) -> None:
         print(path)
 
 
-def print_profile(profiled: models.Profile | list[LayerDifference], table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens profile resnet50 --engine openvino --compare onnxruntime"""
-    if isinstance(profiled, list):
-        print_rows([asdict(difference) for difference in profiled], table_format)
-        print_note(_first_in_words(profiled), table_format)
-        return
+def print_profile(profiled: models.Profile, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens profile resnet50 --engine openvino"""
     print_rows(profiled.rows(), table_format)
     print_note(
         f"{profiled.variant}: {1000 * profiled.seconds:.4g} ms for {profiled.batch} images, "
         f"{profiled.batch / profiled.seconds:,.0f} images/s in {len(profiled.layers)} layers",
         table_format,
     )
-
-
-def _first_in_words(differences: list[LayerDifference]) -> str:
-    for number, layer in enumerate(differences):
-        if layer.differs:
-            words = (
-                f"first layer that differs: {layer.layer} ({layer.operator}) by {layer.relative:.2g} of its largest "
-                "value"
-            )
-            before = differences[number - 1] if number else None
-            return f"{words}; {before.layer} before it by {before.relative:.2g}" if before else words
-    return f"no layer differs by more than rounding explains; the logits differ by {differences[-1].relative:.2g}"
 
 
 def print_sensitivity(result: Sensitivity, table_format: TableFormat = Format.table) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,6 @@ from ...core.untrusted import one_line
 from ..api import results, studies
 from ..console import log, progress
 from ..printing import Format, Rows, TableFormat, duration, print_document, print_note, print_rows, print_tables
-from ..study import GATE_IMAGES
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 MOST_FILES = 5
 """The number of files of a user's probe that are named, except in JSON and CSV."""
-MOST_LINES = 5
-"""The number of lines on what would be found, except in JSON and CSV."""
 
 
 def print_study(draft: tuple[Study, str], file: Path) -> None:
@@ -76,21 +72,9 @@ def _print_details(planned: Plan, table_format: Format) -> None:
             f"stale: {plural(stale, 'cell')} of the study's last version that this one lacks; they stay in the "
             "database, and views show them until this version has run"
         )
-    if len(planned.packed) > 1:
-        for how, (models, sets) in planned.packed.items():
-            note(f"{how}: {some_of(models)} on {some_of(sets)}")
-    if planned.smaller_maps:
-        maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
-        note(f"predictions of smaller maps of waves: {maps}")
     for probe in planned.own_probes:
         file_names = one_line(some_of(probe.files or ["its source"], MOST_FILES))
         note(f"{probe.name} depends on {file_names}; what it reads elsewhere is not seen")
-    if planned.gate_predictions:
-        note(
-            f"`bandlens gate precision` takes {GATE_IMAGES:,} images of each set at most, and runs "
-            f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
-            "(--images 0) it takes longer than the study itself"
-        )
     metrics: dict[str, list[str]] = {}
     for determined in planned.metrics:
         if not determined.why:
@@ -104,34 +88,23 @@ def _print_details(planned: Plan, table_format: Format) -> None:
     for determined in planned.metrics:
         if determined.why:
             note(f"no {determined}: {determined.why}")
-    for line in _detectable_in_words(planned):
-        note(line)
+    sets_by_difference: dict[str, list[str]] = {}
+    for image_set, difference in planned.detectable.items():
+        sets_by_difference.setdefault("none" if difference > 1 else f"{difference:.2g}", []).append(image_set)
+    for difference_words, image_sets in sets_by_difference.items():
+        note(
+            f"smallest difference of two accuracies that 80 % of such studies find after Holm, on "
+            f"{some_of(image_sets)}: {difference_words}"
+        )
     for doubt in planned.doubts:
         note(f"warning: {one_line(doubt)}")
     for line in planned.failures:
         note(f"when last tried, {line}")
 
 
-def _detectable_in_words(planned: Plan) -> Iterator[str]:
-    """A line for the image sets that have the same figures, for some of them at most, and one for correlations."""
-    sets_by_words: dict[str, list[str]] = {}
-    for image_set, rows in groupby(planned.detectable, lambda row: row.image_set):
-        figures_by_basis = {basis: ", ".join(map(str, same)) for basis, same in groupby(rows, lambda row: row.basis)}
-        words = "; ".join(f"{figures} ({basis})" for basis, figures in figures_by_basis.items())
-        sets_by_words.setdefault(words, []).append(f"of two models on {image_set}" if image_set else "over all models")
-    heading = "smallest difference that 80 % of such studies find after Holm"
-    for words, places in list(sets_by_words.items())[:MOST_LINES]:
-        yield f"{heading}, {some_of(places)}: {words}"
-        heading = "the same"
-
-
 def _document(planned: Plan) -> dict[str, Any]:
     return {
         "rows": planned.rows,
-        "packed": [
-            {"preprocessing": how, "checkpoints": models, "image_sets": sets}
-            for how, (models, sets) in planned.packed.items()
-        ],
         "to_run": {
             "cells": len(planned.missing),
             "predictions": planned.predictions,
@@ -140,7 +113,6 @@ def _document(planned: Plan) -> dict[str, Any]:
             "image_bytes": planned.image_bytes,
             "estimate": planned.estimate,
         },
-        "smaller_maps": planned.smaller_maps,
         "missing": [
             {
                 "checkpoint": cell.model.name,
@@ -149,7 +121,6 @@ def _document(planned: Plan) -> dict[str, Any]:
             }
             for cell in planned.missing
         ],
-        "gate_predictions": planned.gate_predictions,
         "metrics": [
             {
                 "image_set": determined.image_set,
@@ -160,7 +131,9 @@ def _document(planned: Plan) -> dict[str, Any]:
             for determined in planned.metrics
         ],
         "condition_metrics": planned.condition_metrics,
-        "detectable": [asdict(row) for row in planned.detectable],
+        "detectable": [
+            {"image_set": image_set, "difference": difference} for image_set, difference in planned.detectable.items()
+        ],
         "own_probes": [
             {"probe": probe.name, "files": list(probe.files or ()), "random": probe.random}
             for probe in planned.own_probes

@@ -14,6 +14,7 @@ import numpy as np
 from ...analysis.database.open import open_store
 from ...analysis.measures.own import OwnMeasure, read_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
+from ...analysis.statistics.power import DISCORDANCE, design_effect, smallest_tested_difference
 from ...core.errors import BandlensError, DeviceError
 from ...core.protocol import classes_decided
 from ...core.records import Cell, Failed, Variant, enlarged_in_words
@@ -22,11 +23,7 @@ from ...engine.device.gpu_errors import gpu_errors
 from ...engine.tasks import by_attack, gradients
 from ...engine.tuning import measure_rate
 from ...probes.family import Family
-from ...probes.grid import Grid, make_grid
-from . import GATE_IMAGES
-from .detectable import Detectable, detectable_differences
 from .file import Study
-from .matching import takes_images
 from .mislabelling import doubt_numbers, doubt_results
 from .record import failures_in_words, missing_cells, stored_images
 from .resolve import Work
@@ -53,21 +50,14 @@ class Plan:
     """Bytes of the image sets' pixels."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
-    smaller_maps: dict[str, int]
-    """Smaller grids than the missing conditions of a probe, and how many predictions each would be."""
-    packed: dict[str, tuple[list[str], list[str]]]
-    """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
     """The metrics that `analyze` will find once all cells are done, and those that it will not, with the reason."""
     condition_metrics: dict[str, list[str]]
     """The metrics that it will find under each condition of the image sets that are perturbed."""
-    precision: str
-    gate_predictions: int
-    """The predictions that a gate would run at fp32, and as many at the study's precision; 0 for fp32."""
     own_probes: list[Family]
     """The probes that are files of the user's."""
-    detectable: list[Detectable]
-    """The smallest differences between two of its models, and the smallest correlation, that it would likely find."""
+    detectable: dict[str, float]
+    """Image set -> the smallest difference of two models' accuracies that it would likely find; none is above 1."""
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
 
@@ -107,7 +97,6 @@ def plan_study(work: Work, database: Path) -> Plan:
             rates = store.rates({cell.variant for cell in work.cells})
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
             doubts += doubt_results(work, store)
-        detectable = detectable_differences(work, metrics, metrics_by_set, store)
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         images = image_counts.get(cell.key, 0)
@@ -123,7 +112,6 @@ def plan_study(work: Work, database: Path) -> Plan:
     missing = missing_cells(work.cells, image_counts)
     lacking = {cell.key: cell.image_set.count - image_counts.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, lacking, rates)
-    gated = [] if work.study.precision == "fp32" else by_attack(work.cells)[0]
     return Plan(
         rows=rows,
         missing=missing,
@@ -133,40 +121,12 @@ def plan_study(work: Work, database: Path) -> Plan:
         database_bytes=PREDICTION_BYTES * sum(lacking.values()),
         image_bytes=sum(images.nbytes for images in work.image_sets),
         failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
-        smaller_maps=smaller_maps_of(work.grid, missing, lacking),
-        packed=packed_for(work),
         metrics=metrics,
         condition_metrics=metrics_by_set,
-        precision=work.study.precision,
-        gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
         own_probes=[family for family in work.grid.families.values() if family.files is not None],
-        detectable=detectable,
+        detectable=detectable_differences(work),
         doubts=doubts,
     )
-
-
-def smaller_maps_of(grid: Grid, missing: Sequence[Cell], lacking: Mapping[str, int]) -> dict[str, int]:
-    """Smaller grids that tell much of what the missing conditions of a probe do, and their predictions."""
-    predictions: dict[str, int] = {}
-    for family in grid.families.values():
-        cells = [cell for cell in missing if cell.condition.probe == family.name] if family.smaller else []
-        images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in cells})
-        for title, probes in family.smaller.items():
-            smaller = make_grid(probes, Path())
-            count = images * (len(smaller.conditions) - len(smaller.clean))
-            if count < sum(lacking[cell.key] for cell in cells):
-                predictions[title] = count
-    return predictions
-
-
-def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
-    """The checkpoints and image sets of a study by how images are made."""
-    packed: dict[str, tuple[list[str], list[str]]] = {}
-    for images in work.image_sets:
-        models, sets = packed.setdefault(images.info.preprocessing, ([], []))
-        sets.append(images.info.name)
-        models += [model.name for model in work.models if takes_images(model, images.info) and model.name not in models]
-    return packed
 
 
 def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
@@ -177,6 +137,22 @@ def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
         classes = classes_decided(images.decision_space, model.classes)
         class_counts[images.digest] = min(class_counts.get(images.digest, classes), classes)
     return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures], class_counts)
+
+
+def detectable_differences(work: Work) -> dict[str, float]:
+    """Image set -> the smallest difference of two models' accuracies that 80 % of such studies find after Holm.
+
+    Two models are taken to differ on 10 % of the images, and the images of a cluster count as one.
+    """
+    tests = len({(cell.image_set.digest, cell.condition.digest) for cell in work.cells})
+    models = Counter(digest for digest, _ in {(cell.image_set.digest, cell.model.sha256) for cell in work.cells})
+    return {
+        images.info.name: smallest_tested_difference(
+            images.info.count, DISCORDANCE, tests, design_effect(images.clusters)
+        )
+        for images in work.image_sets
+        if models[images.info.digest] > 1
+    }
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:

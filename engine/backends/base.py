@@ -211,21 +211,6 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
     return cast("list[Layer]", _module_of(variant).profile_layers(variant, images, threads))
 
 
-def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> Mapping[str, NDArray[Any]]:
-    """The values of the file's nodes, by their names in the file, that the variant's engine gives for these images.
-
-    Raises EngineError where the engine cannot be used here or shows no such values, and DeviceError.
-    """
-    module = _module_of(variant)
-    if not hasattr(module, "layer_values"):
-        engines = [name for name, row in ENGINES.items() if row.module != engine_of(variant.engine).module]
-        raise EngineError(
-            f"{variant}: its layers show no values, since a plan that showed them would fuse others; compare "
-            f"{' or '.join(engines)}"
-        )
-    return cast("Mapping[str, NDArray[Any]]", module.layer_values(variant, images, threads))
-
-
 def _module_of(variant: Variant) -> ModuleType:
     return import_module(f".{engine_of(variant.engine).module}", __package__)
 

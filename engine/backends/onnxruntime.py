@@ -31,7 +31,7 @@ from ..device.requirements import CUDA_PROVIDER, ONNXRUNTIME, ONNXRUNTIME_GPU, l
 from ..device.streams import in_network_stream, network_stream
 from .base import ALL, arrays_of, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import RUNS, Layer, with_all_outputs
+from .layer_profile import RUNS, Layer
 
 NO_WAIT = "disable_synchronize_execution_providers"
 """An option of a run, with which it returns as soon as its work has been asked for."""
@@ -61,13 +61,6 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
 
 KERNEL = "_kernel_time"
 """The end of the names of kernels in a profile."""
-
-
-def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
-    """The values of all nodes of the file for these images, which keeps ONNX Runtime from fusing them."""
-    session = _open(variant, with_all_outputs(content_of(variant)), len(images), threads)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
 
 def _open(variant: Variant, content: bytes, batch: int, threads: int, profile: str = "") -> Any:

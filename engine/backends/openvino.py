@@ -25,7 +25,7 @@ from ...core.records import SessionInfo, Variant
 from ..device.requirements import OPENVINO, load
 from .base import ALL, check_images, content_of, part_of, parts_of, parts_with
 from .int8_check import multiplies_exactly
-from .layer_profile import RUNS, Layer, with_all_outputs
+from .layer_profile import RUNS, Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,6 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
         if info.status == info.status.EXECUTED and info.node_name in nodes:
             layers.append(Layer(info.node_name, info.node_type, seconds))
     return layers
-
-
-def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
-    """The values of all nodes of the file for these images, which keeps OpenVINO from fusing them."""
-    compiled = _compile(variant, images.shape, threads, content=with_all_outputs(content_of(variant)))
-    values = compiled({"images": images})
-    return {output.any_name: np.asarray(values[output], np.float32) for output in compiled.outputs}
 
 
 class OpenVinoSession:

@@ -122,29 +122,6 @@ def profile_layers(variant: Variant, images: NDArray[np.float32], threads: int) 
         ]
 
 
-def layer_values(variant: Variant, images: NDArray[np.float32], threads: int) -> dict[str, NDArray[Any]]:
-    """The values of all nodes of the file for these images, in float32 where numpy has no such type."""
-    values: dict[str, NDArray[Any]] = {}
-
-    def record_values(step: Step) -> Step:
-        def run(*inputs: Any, **attributes: Any) -> Any:
-            result = step.run(*inputs, **attributes)
-            for name, tensor in zip(step.outputs, _tensors(result), strict=False):
-                # A copy: the next activation may work in place.
-                values[name] = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy().copy()
-            return result
-
-        return replace(step, run=run)
-
-    with _open_steps(variant, len(images), threads, record_values) as session, torch_errors(variant), torch.no_grad():
-        session.network(session.place(images))
-    return values
-
-
-def _tensors(result: Any) -> tuple[Tensor, ...]:
-    return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
 def _open_steps(variant: Variant, batch: int, threads: int, change: Callable[[Step], Step]) -> TorchSession:
     """A session whose network has each of its steps changed."""
 

@@ -25,7 +25,7 @@ from waiting import LIMIT_SECONDS
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends.base import layer_values, open_session, plan_file_of, profile_layers, variant_of
+from bandlens.engine.backends.base import open_session, plan_file_of, profile_layers, variant_of
 from bandlens.engine.device.gpu_errors import is_of_cupy
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.run_images import working_bytes
@@ -392,8 +392,3 @@ def test_layers_have_the_profilers_times_and_what_the_inspector_says(card: Prete
     model, [content] = make_model(tmp_path), make_batches(1, BATCH)
     [layer] = profile_layers(variant(model), content, 1)
     assert (layer.name, layer.operator, layer.seconds) == ("c + r", "CaskConvolution", 0.002)
-
-
-def test_a_plan_shows_no_values_of_its_layers(card: PretendCupy, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"its layers show no values.* compare onnxruntime or"):
-        layer_values(variant(make_model(tmp_path)), make_batches(1, BATCH)[0], 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.records import Condition
-from bandlens.probes.grid import KNOWN, PUBLISHED, make_grid, setting_in_words
+from bandlens.probes.grid import PUBLISHED, make_grid, setting_in_words
 
 HERE = Path()
 
@@ -170,14 +170,3 @@ def test_words_leave_out_a_hidden_parameter_unless_it_differs() -> None:
         "noise_sd=0.1, frequency=3, draw=independent",
     ]
     assert setting_in_words("critical_band", dict(conditions[0].parameters)) == conditions[0].facts.setting
-
-
-def test_a_smaller_grid_has_fewer_conditions_of_known_probes() -> None:
-    for family in KNOWN.values():
-        published = (
-            sum(condition.probe != "clean" for condition in make_grid({family.name: {}}, HERE).conditions)
-            if family.smaller
-            else 0
-        )
-        for probes in family.smaller.values():
-            assert len(make_grid(probes, HERE).conditions) - 1 < published

@@ -15,9 +15,7 @@ from local_workers import TWO, work_here
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.analysis.database.open import open_store
-from bandlens.app.study import plan
-from bandlens.app.study.detectable import Detectable, detectable_differences
+from bandlens.analysis.statistics.power import smallest_tested_difference
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.record import Summary
@@ -110,8 +108,6 @@ def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -
     plan = place.plan(images=images)
     seen = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
     assert seen == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
-    assert [sets for _, sets in plan.packed.values()] == [["images.set"], ["bicubic.set"]]
-    assert plan.packed[BICUBIC.key][0] == ["one", "three", "two"]
     with pytest.raises(
         UsageError, match=r"larger.set \(RGB, .* crop 64\) fits no checkpoint of the study; leave it out"
     ):
@@ -318,19 +314,6 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     )
 
 
-def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place: Place) -> None:
-    """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
-    file = make_study(place.folder, probes="fourier = {}")
-    maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
-    assert json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["smaller_maps"] == maps
-    assert (
-        "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
-        in command("plan", file, "--db", place.database).out
-    )
-    for smaller in ("fourier = {row = [0, 8], column = [0, 8]}", "fourier_bin = {}", "contrast = {}"):
-        assert place.plan(probes=smaller).smaller_maps == {}
-
-
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     file = make_study(place.folder)
     assert "to run: 2 cells, 40 predictions, about " in command("plan", file, "--db", place.database).out
@@ -408,16 +391,14 @@ def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
     assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)
 
 
-def test_the_smallest_differences_are_computed_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores: list[object] = []
-
-    def detectable(*arguments: Any) -> list[Detectable]:
-        stores.append(arguments[-1])
-        return detectable_differences(*arguments)
-
-    monkeypatch.setattr(plan, "detectable_differences", detectable)
-    planned = place.plan()
-    with open_store(place.database):
-        pass
-    assert place.plan().detectable == planned.detectable
-    assert [store is None for store in stores] == [True, False]
+def test_the_smallest_difference_counts_clusters_and_tests(command: Command, place: Place) -> None:
+    """20 images in 10 clusters, and three conditions."""
+    make_images(place.folder / "images.set", make_pictures(20), labels=[k % 12 for k in range(20)], folders=2)
+    filters = "lowpass = {cutoff = [0.1, 0.5]}"
+    planned = place.plan(probes=filters)
+    assert planned.detectable == {"images.set": smallest_tested_difference(20, 0.1, 3, effect=2)}
+    shown = command("plan", make_study(place.folder, probes=filters), "--db", place.database).out
+    assert (
+        "\nsmallest difference of two accuracies that 80 % of such studies find after Holm, on images.set: none\n"
+        in shown
+    )
