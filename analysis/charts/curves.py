@@ -180,19 +180,6 @@ def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mappin
     return alt.hconcat(lines, *maps).resolve_scale(color="independent")
 
 
-def accuracy_lines(lines: pl.DataFrame, models: pl.DataFrame, benchmark: str) -> Any:
-    """Accuracy on a benchmark over that on ImageNet, in percent: a line for each way of training, and own models.
-
-    lines has training, imagenet and accuracy, some points of each line; models has model, imagenet and accuracy.
-    """
-    x = alt.X("imagenet:Q", title="imagenet, top-1 %", scale=alt.Scale(zero=False))
-    y = alt.Y("accuracy:Q", title=f"{words(benchmark)}, top-1 %", scale=alt.Scale(zero=False))
-    color, _ = scales("training", lines["training"])
-    percent = [(name, name, ".1f") for name in ("imagenet", "accuracy")]
-    ways = plot(lines).mark_line().encode(x=x, y=y, color=color, tooltip=tips("training"))
-    return layered(ways, diamonds(models, x, y, tips("model", *percent)), title=benchmark, height=170, width=220)
-
-
 def diamonds(rows: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip], fill: str = INK) -> Any:
     """One's own models among published ones; hollow diamonds are doubtful."""
     marks = plot(rows).mark_point(color=INK, shape="diamond", size=110, fill=fill)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ...core.errors import UnknownName, UsageError
@@ -114,23 +112,6 @@ def _probit_lines(rows: pl.DataFrame, shifts: Sequence[str]) -> dict[str, Expect
     """Benchmark -> its line over ImageNet accuracy."""
     x, *accuracies_y = values_of(rows, ["imagenet", *shifts])
     return {shift: Expectation("imagenet", (fit_line(x, y),)) for shift, y in zip(shifts, accuracies_y, strict=True)}
-
-
-@cache
-def training_points() -> pl.DataFrame:
-    """Fifteen points of each line by training, from its least accurate model to its most accurate, of what ships.
-
-    Columns: training, benchmark (of EVERYWHERE), imagenet, accuracy, both in percent.
-    """
-    values = shipped_values()
-    lines, points = training_lines(values), []
-    for way, pool in training_models(values).items():
-        percent = pool["imagenet"].to_numpy()
-        imagenet = np.linspace(percent.min(), percent.max(), 15)
-        for benchmark in EVERYWHERE:
-            part = pl.DataFrame({"imagenet": imagenet, "accuracy": lines[way][benchmark].expected(imagenet)})
-            points.append(part.select(pl.lit(way).alias("training"), pl.lit(benchmark).alias("benchmark"), pl.all()))
-    return pl.concat(points)
 
 
 def line_rows(lines: Mapping[str, Expectation]) -> list[dict[str, Any]]:

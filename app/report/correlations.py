@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ...analysis.charts.curves import accuracy_lines, diamonds
+from ...analysis.charts.curves import diamonds
 from ...analysis.charts.grammar import INK, layered, picked, plot, tips
 from ...analysis.charts.maps import correlation_map, rho_text
 from ...analysis.charts.numbers import scatter_points
@@ -48,11 +48,6 @@ ATLAS_TEXT = (
     "of {thousand:,} results of timm models: how much of the accuracy on a benchmark their ImageNet accuracy "
     "alone has (R2 on probit axes). Where it has nearly all, a bias that goes with ImageNet accuracy goes with the "
     "benchmark too."
-)
-TRAINING_CAPTION = (
-    "Each line is fitted on probit axes to published models of one way of training, over the accuracies that these "
-    "have. ImageNet accuracy says what to expect within a way of training, and not across. Diamonds are your "
-    "models that have both accuracies."
 )
 OWN_CAPTION = (
     "Points are the study's 48 models, diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, "
@@ -129,7 +124,7 @@ def published_sections(results: ReportData | None) -> Iterator[Section]:
     title = "What 48 models say, what a thousand say, and what is left"
     table = Table(title, pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2)))
     text = ATLAS_TEXT.format(thousand=lines[relate.EVERYWHERE[0]].lines[0].n)
-    figures = [_training_figure(results), *(_own_figures(results, models) if results else [])]
+    figures = [*_own_figures(results, models)] if results else []
     title = "Among a thousand models"
     if results:
         yield results.section("atlas", title, figures, [text], tables=[table])
@@ -159,27 +154,6 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
     picks = key(figures.rename({"model": "checkpoint"}))
     title = "Biases against groups of benchmarks"
     return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, **picks, folded=True)
-
-
-def _training_figure(results: ReportData | None) -> Figure:
-    """A panel for each benchmark with the line of each way of training, and one's own models that have accuracies."""
-    points = relate.training_points()
-    models = points.clear().select("benchmark", "imagenet", "accuracy", model="training")
-    if results is not None:
-        values = results.select_choice(results.metrics.filter(pl.col("image_set").is_null()).drop_nulls("value"))
-        clean = values.filter(metric=ID_ACCURACY).select("checkpoint", imagenet="value")
-        top1 = values.with_columns(benchmark=pl.col("metric").str.strip_prefix("top1_"))
-        top1 = top1.join(clean, on="checkpoint", maintain_order="left")
-        models = top1.select("benchmark", "imagenet", accuracy="value", model="checkpoint")
-    panels = {
-        shift: accuracy_lines(points.filter(benchmark=shift), models.filter(benchmark=shift), shift)
-        for shift in relate.EVERYWHERE
-    }
-    lines_by_training = relate.training_lines(shipped_values())
-    rows = [{"training": way, **row} for way, lines in lines_by_training.items() for row in relate.line_rows(lines)]
-    table = pl.DataFrame(rows).filter(pl.col("benchmark").is_in(relate.EVERYWHERE)).drop("over", "up_to", "above")
-    table = table.with_columns(pl.col("slope", "intercept", "r2", "spearman").round(3))
-    return Figure("atlas-training", "Accuracy by way of training", TRAINING_CAPTION, panels, 2, table)
 
 
 def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:

@@ -50,8 +50,6 @@ VERSION_FRAMES = {
     "metrics": "FROM metric_of(?)",
     "judged": "WITH judged AS (FROM condition_accuracy_of(?)) "
     "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
-    "human_probe": "FROM human_probe_of(?)",
-    "human_metric": "FROM human_metric_of(?)",
 }
 """Frame -> its rows, by the label of a version."""
 
@@ -90,12 +88,6 @@ class ReportData:
     versions alone."""
     judged: pl.DataFrame
     """Rows of the view condition_accuracy on the study's images: its models, and people."""
-    human_probe: pl.DataFrame
-    """Rows of the view human_probe: the study's models, and people where their trials are imported."""
-    human_metric: pl.DataFrame
-    """Rows of the view human_metric: the study's models, and people in published trials."""
-    observers: pl.DataFrame
-    """Imported numbers of single people in published trials: rows of the table published_value."""
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
     verdict: Verdict
@@ -174,7 +166,6 @@ def _read(store: Store, label: str) -> ReportData:
             "ORDER BY images, first_subject, second_subject, condition",
             [judged_images(store, label) if label in newest["label"] else []],
         ),
-        observers=store.frame("FROM published_value WHERE source = 'humans'"),
         verdict=verdict(store, label),
         doubts=_doubts(store, study["id"], frames),
         choice=choose(models.join(means, on="checkpoint", how="left", maintain_order="left")),

@@ -26,7 +26,7 @@ def atlas_section(report_data: ReportData) -> Section:
 def figures(database: Path) -> dict[str, Figure]:
     report_data = read_data(database)
     assert isinstance(report_data, ReportData)
-    return {figure.name: figure for figure in atlas_section(report_data).figures if figure.name != "atlas-training"}
+    return {figure.name: figure for figure in atlas_section(report_data).figures}
 
 
 def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
@@ -68,25 +68,6 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     flat = table.filter(pl.col("metric").str.starts_with("critical_"))
     assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
     assert "degenerate fits" in figure.caption
-
-
-def test_own_models_are_diamonds_among_the_lines_of_each_way_of_training(tmp_path: Path) -> None:
-    path = tmp_path / "results.duckdb"
-    ranks = {"imagenet": [0] * 30 + [1] * 10, "imagenet-a": [0] * 10 + [1] * 30}
-    sets = {name: image_set(40, name=name, labels=[0] * 40, benchmark=name) for name in ranks}
-    by = model("net", classes=1000)
-    with open_store(path) as store:
-        parts = [part(cell(images, by=by), ranks[name], ranks[name]) for name, images in sets.items()]
-        store_study(store, "s", list(sets.values()), parts)
-        compute_measures(store, "s")
-    report_data = read_data(path)
-    assert isinstance(report_data, ReportData)
-    training = atlas_section(report_data).figures[0]
-    diamonds = {title: len(panel.to_dict()["layer"]) == 2 for title, panel in training.panels.items()}
-    assert diamonds == {"imagenet-v2": False, "imagenet-sketch": False, "imagenet-a": True, "imagenet-r": False}
-    [[row]] = layers(training, "point")
-    assert row == {"benchmark": "imagenet-a", "model": "net", "imagenet": 75, "accuracy": 25}
-    assert training.table["training"].n_unique() == len(training.panels) + 1 == 5
 
 
 def test_agreement_is_not_set_among_published_accuracies(tmp_path: Path) -> None:

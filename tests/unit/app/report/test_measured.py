@@ -13,13 +13,12 @@ import pytest
 import vl_convert
 from made_up_octaves import WEIGHTS, make_octaves
 from made_up_results import cell, condition, image_set, model, part, store_study
-from reported import GRID, add_metrics, make_database, measured_section
+from reported import measured_section
 
 from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import write_consistencies
-from bandlens.analysis.published.sources import VALUES
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.measured import consistency_section
@@ -323,25 +322,6 @@ def test_models_alone(tmp_path: Path) -> None:
     assert set(section.figures[1].table["subject"]) == {"one", "two"}
 
 
-def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None:
-    database(tmp_path / "results.duckdb", people=True)
-    images = image_set(40, name="mine", labels=[1] * 40, decision_space="sixteen")
-    rank = np.arange(40) % 4
-    with open_store(tmp_path / "results.duckdb") as store:
-        cells = [cell(images, condition("contrast", contrast=c), by=model("one")) for c in (0.05, 0.3, 1.0)]
-        blend = cell(images, condition("grey_blend", alpha=0.2), by=model("one"))
-        store_study(store, "probed", images, [part(cell, 1 + rank, rank) for cell in (*cells, blend)])
-    results = read_data(tmp_path / "results.duckdb", "probed")
-    assert results is not None
-    [figure] = consistency_section(results).figures
-    assert [panel.to_dict()["title"] for panel in figure.panels.values()] == ["contrast on mine"]
-    accuracies = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
-    assert accuracies["condition"].to_list() == ["0.05", "0.3", "1"]
-    assert accuracies["one"].to_list() == [0.25] * 3
-    people = results.human_probe.filter(human=True, setting=0.3)["top1"]
-    assert accuracies["humans"][1] == people.mean()
-
-
 def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp_path: Path) -> None:
     database(tmp_path / "results.duckdb", people=True)
     images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
@@ -367,61 +347,3 @@ def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(tm
     assert results is not None
     names = results.consistency.select("images", "first_subject", "second_subject", "condition")
     assert names.rows() == sorted(names.rows())
-
-
-def data_of(path: Path, probes: tuple[str, ...]) -> ReportData:
-    make_database(path, 2, [setting for setting in GRID if setting.probe in probes])
-    add_metrics(path)
-    report_data = read_data(path)
-    assert report_data is not None
-    return report_data
-
-
-def test_the_channel_of_people_is_a_line_beside_that_of_each_model(tmp_path: Path) -> None:
-    results = data_of(tmp_path / "results.duckdb", ("clean", "critical_band"))
-    [figure] = [figure for figure in measured_section(results, "numbers").figures if figure.name == "beside-people-1"]
-    assert figure.title == "Models on photographs beside people"
-    assert len(figure.panels) == 3 + 7  # width, centre and peak, and a threshold for each octave
-    widths = figure.table.filter(metric="critical_bandwidth_raw")
-    assert widths["subject"].to_list() == [*sorted(results.checkpoints["name"]), "humans"]
-    assert widths.filter(pl.col("human")).select("value", "state").rows() == [(widths["value"][-1], "doubtful")]
-    models = results.metrics.filter(metric="critical_bandwidth_raw").sort("checkpoint")
-    assert widths.filter(~pl.col("human"))["value"].to_list() == models["value"].to_list()
-    lines = figure.panels["critical bandwidth, accuracies not normalized (octaves)"].to_dict()["layer"]
-    assert "humans" in lines[0]["encoding"]["y"]["scale"]["domain"]
-
-
-def test_without_band_noise_nothing_stands_beside_people(tmp_path: Path) -> None:
-    results = data_of(tmp_path / "results.duckdb", ("clean", "lowpass"))
-    assert not [figure for figure in measured_section(results, "numbers").figures if "people" in figure.name]
-
-
-def test_the_shape_bias_of_observers_is_drawn_beside_that_of_models_where_trials_are_imported(tmp_path: Path) -> None:
-    cues = {"shape": [[0]] * 40, "texture": [[1]] * 40}
-    images = image_set(
-        40, name="mine", labels=[0] * 40, schemes=cues, benchmark="cue-conflict", decision_space="sixteen"
-    )
-    observer = dict.fromkeys(VALUES) | {
-        "source": "humans",
-        "model": "cue-conflict subject-01",
-        "benchmark": "cue-conflict",
-        "metric": "shape_bias",
-        "condition": "",
-        "value": 0.96,
-        "low": 0.94,
-        "high": 0.97,
-        "unit": "share",
-    }
-    rows = pl.DataFrame([observer, observer | {"model": "elsewhere", "benchmark": "edge"}], VALUES)
-    with open_store(tmp_path / "results.duckdb") as store:
-        decided = [k % 2 for k in range(40)]
-        label = store_study(store, "s", images, [part(cell(images), decided, decided)])
-        compute_measures(store, label)
-        store.write_source("humans", rows)
-    results = read_data(tmp_path / "results.duckdb")
-    assert results is not None
-    [figure] = [figure for figure in measured_section(results, "numbers").figures if figure.name == "beside-people-1"]
-    assert list(figure.panels) == ["shape bias"]
-    assert not figure.folded
-    biases = figure.table.filter(metric="shape_bias").select("subject", "value", "human").rows()
-    assert biases == [("net", 0.5, False), ("cue-conflict subject-01", 0.96, True)]
