@@ -393,12 +393,14 @@ def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
 
 def test_the_smallest_difference_counts_clusters_and_tests(command: Command, place: Place) -> None:
     """20 images in 10 clusters, and three conditions."""
-    make_images(place.folder / "images.set", make_pictures(20), labels=[k % 12 for k in range(20)], folders=2)
+    make_images(place.folder / "clustered.set", make_pictures(20), labels=[k % 12 for k in range(20)], folders=2)
     filters = "lowpass = {cutoff = [0.1, 0.5]}"
-    planned = place.plan(probes=filters)
-    assert planned.detectable == {"images.set": smallest_tested_difference(20, 0.1, 3, effect=2)}
-    shown = command("plan", make_study(place.folder, probes=filters), "--db", place.database).out
+    planned = place.plan(images=["clustered.set"], probes=filters)
+    assert planned.detectable == {"clustered.set": smallest_tested_difference(20, 0.1, 3, effect=2)}
+    shown = command(
+        "plan", make_study(place.folder, images=["clustered.set"], probes=filters), "--db", place.database
+    ).out
     assert (
-        "\nsmallest difference of two accuracies that 80 % of such studies find after Holm, on images.set: none\n"
+        "\nsmallest difference of two accuracies that 80 % of such studies find after Holm, on clustered.set: none\n"
         in shown
     )
