@@ -248,19 +248,6 @@ def name_sources(sources: Sequence[Path], name: str | None = None) -> dict[str, 
     return source_of
 
 
-def check_calibration(names: Iterable[str], lowering: Lowering, folder: Path) -> None:
-    """UsageError if an int8 ONNX file of one of these models would have to be made without images."""
-    from ..export.model_files import load_model, model_names
-
-    if "int8" not in lowering.precisions or lowering.calibration is not None:
-        return
-    exported = model_names(folder)
-    for name in sorted({*names} - {*model_names(folder / "int8")}):
-        # Nothing is made of a finished file that is int8 itself.
-        if name not in exported or load_model(folder, name).precision != "int8":
-            raise UsageError(f"int8 needs images for {name}; give a packed image set: --calibration SET")
-
-
 def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:
     """Make the ONNX files of a model at some precisions, and TensorRT plans where there is a GPU: a row for each.
 

@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ..analysis.database.open import open_store
-from ..analysis.statistics import ALPHA, Floats, Whole
+from ..analysis.statistics import Floats
 from ..analysis.statistics.shares import share_interval, share_of
 from ..analysis.statistics.spectra import (
     MeanPower,
-    Readouts,
     exponent_weights,
     mean_interval,
     mean_power,
     read_labels,
     standardized_products,
-    use_beyond_information,
     weighted,
 )
 from ..core.errors import UsageError
 from ..core.jobs import Progress, processors, silent
-from ..core.protocol import OCTAVES
 from ..core.records import Model
 from ..engine.backends.base import open_attacker, variant_of
 from ..engine.tuning import usual_rate
@@ -52,11 +47,7 @@ POWER_FLOOR = 1e-10
 """Power that is added before the logarithm of a band's energy, below that of rounding to 8 bits."""
 FEATURES = ("energies", "image")
 """Features of an octave: logarithms of its power by channel and direction, and the band-passed image in grey."""
-SHARES_OF_IMAGES = """
-SELECT version, checkpoint, list(path ORDER BY path, octave) AS paths, list(share ORDER BY path, octave) AS shares
-FROM octave_share_of(?) WHERE image_set = ? GROUP BY ALL ORDER BY ALL
-"""
-TABLES = ("exponent", "power", "directions", "ratio", "information", "use")
+TABLES = ("exponent", "power", "directions", "ratio", "information")
 """Titles of the tables, in their order; those without rows are left out."""
 Rows = list[dict[str, Any]]
 
@@ -66,30 +57,18 @@ class Spectrum:
     """The frequencies of one image set or two."""
 
     tables: dict[str, Rows]
-    """`exponent`, `power`, `directions`; also `ratio` of two sets, `information` of labels, and `use` by models."""
+    """`exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels."""
     rings: pl.DataFrame
     """image_set, cycles, power, power_low, power_high: the mean power of a wave in each ring."""
     notes: list[str] = field(default_factory=list)
     """Sentences on tables that are lacking."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Information:
-    """The label information of some images of a set."""
+def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Spectrum:
+    """Measure the power of one set or two, and the label information of those with labels.
 
-    paths: list[str]
-    clusters: Whole
-    readouts: Readouts
-    """Two readouts an octave: its energies, then its images."""
-
-
-def measure_spectra(
-    sets: Sequence[ImageSet], database: Path | None = None, study: str = "*", progress: Progress = silent
-) -> Spectrum:
-    """Measure the power of one set or two, the label information of those with labels, and what models use of it.
-
-    Raises UsageError for a set with fewer than two clusters or without waves, for images that are too small or of two
-    sizes, and for a database without octave shares of a set.
+    Raises UsageError for a set with fewer than two clusters or without waves, and for images that are too small or of
+    two sizes.
     """
     size = sets[0].info.size
     if sets[-1].info.size != size:
@@ -108,7 +87,6 @@ def measure_spectra(
     names = [images.info.name for images in sets]
     if len(set(names)) < len(names):
         names = [str(images.folder) for images in sets]
-    shares = None if database is None else _read_shares(database, study, [images.info.name for images in sets])
     tables: dict[str, Rows] = {title: [] for title in TABLES}
     rings, notes, measured = Rows(), list[str](), list[tuple[MeanPower, MeanPower]]()
     for name, images in zip(names, sets, strict=True):
@@ -127,10 +105,7 @@ def measure_spectra(
         if isinstance(information, str):
             notes.append(information)
             continue
-        tables["information"] += [first | row for row in _information_rows(information, octaves)]
-        if shares is not None:
-            rows = _use_rows(information, shares[images.info.name], octaves, images)
-            tables["use"] += [first | row for row in rows]
+        tables["information"] += [first | row for row in information]
     if len(sets) == 2:
         (bands_a, rings_a), (bands_b, rings_b) = measured
         difference = _between(rings_a, rings_b, exponent)
@@ -173,8 +148,8 @@ def _exponentials(name: str, value: float, half: float) -> dict[str, float]:
     return {key: exp(number) for key, number in _interval(name, value, half).items()}
 
 
-def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress: Progress) -> _Information | str:
-    """Read labels out of each octave; a sentence says why there is nothing to read."""
+def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress: Progress) -> Rows | str:
+    """Read labels out of each octave's energies and images; a sentence says why there is nothing to read."""
     if images.labels is None:
         return f"{images.info.name} has no labels, so there is no label information to tell"
     rows = spread(images.labels, images.paths, READOUT_IMAGES, 0)
@@ -199,62 +174,14 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
         ]
     )
     folds = make_folds(images.labels[rows], images.clusters[rows], 0)
-    paths = [images.paths[row] for row in rows]
-    return _Information(paths, clusters, read_labels(kernels, classes, clusters, folds))
-
-
-def _information_rows(information: _Information, octaves: Rows) -> Iterator[dict[str, Any]]:
-    readouts, features = information.readouts, [(octave, name) for octave in octaves for name in FEATURES]
+    readouts, information = read_labels(kernels, classes, clusters, folds), Rows()
+    features = [(octave, name) for octave in octaves for name in FEATURES]
     for (octave, name), correct, chance, p in zip(features, readouts.correct, readouts.chance, readouts.p, strict=True):
-        share = share_of(correct, information.clusters)
+        share = share_of(correct, clusters)
         low, high = share_interval(share)
         columns = {"readout": name, "accuracy": share.value, "accuracy_low": low, "accuracy_high": high}
-        yield octave | columns | {"chance": float(chance), "p": float(p)}
-
-
-def _read_shares(database: Path, study: str, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of SHARES_OF_IMAGES of each image set; UsageError where none of them has any."""
-    with open_store(database, read_only=True) as store:
-        models = {name: store.frame(SHARES_OF_IMAGES, [study, name]).rows() for name in names}
-    if not any(models.values()):
-        raise UsageError(
-            f"{database} has no octave shares on {' or '.join(models)}; run the study octaves on it "
-            "(`bandlens init octaves.toml --study octaves`), or leave out --db"
-        )
-    return models
-
-
-def _use_rows(
-    information: _Information, models: Sequence[tuple[Any, ...]], octaves: Rows, images: ImageSet
-) -> Iterator[dict[str, Any]]:
-    """Yield a row for each model and octave: what it uses, what the better readout has, and the excess."""
-    readouts = information.readouts
-    above = readouts.correct - readouts.chance[:, None]
-    above[readouts.p > ALPHA] = 0
-    place = {path: row for row, path in enumerate(information.paths)}
-    better = above.reshape(len(octaves), len(FEATURES), -1)
-    better = np.take_along_axis(better, better.mean(axis=2).argmax(axis=1)[:, None, None], axis=1)[:, 0]
-    for version, checkpoint, paths, shares in models:
-        rows = [row for row, path in enumerate(paths[:: len(OCTAVES)]) if path in place]
-        places = [place[paths[row * len(OCTAVES)]] for row in rows]
-        if len(np.unique(information.clusters[places])) < 2:
-            raise UsageError(
-                f"{version} ran on other images than those of {images.folder}; give the set that it ran on"
-            )
-        use = np.reshape(shares, (-1, len(OCTAVES)))[np.ix_(rows, [row["octave"] for row in octaves])]
-        information_of_images = better[:, places].T
-        results = use_beyond_information(use, information_of_images, information.clusters[places])
-        for number, octave in enumerate(octaves):
-            row = {"version": version, "checkpoint": checkpoint} | octave
-            row |= {"use": float(use[:, number].mean()), "information": float(information_of_images[:, number].mean())}
-            value, low, high = (None, None, None) if results is None else results[number]
-            yield row | {"excess": value, "excess_low": low, "excess_high": high, "verdict": _verdict(low, high)}
-
-
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "undetermined"
-    return "candidate shortcut" if low > 0 else "less than its information" if high < 0 else "no excess found"
+        information.append(octave | columns | {"chance": float(chance), "p": float(p)})
+    return information
 
 
 # The Fourier sensitivity of a model

@@ -30,14 +30,6 @@ the others, h:
 label, else within clusters. p is the share of permutations, the data among them, in which the largest accuracy of all
 readouts, in standard deviations from chance, is as large as this one, so it holds for all readouts at once (Westfall &
 Young 1993).
-
-With u_ik what a model owes to octave k on image i, and c_ik whether the octave's better readout is right there, less
-chance, or 0 where p is above 5 %, use beyond information is
-
-    excess_k = mean u_ik / sum_j mean u_ij - mean c_ik / sum_j mean c_ij
-
-with the interval of a difference of two ratios (delta method) over clusters, for all octaves of a model at once
-(Bonferroni).
 """
 
 from __future__ import annotations
@@ -47,8 +39,7 @@ from math import sqrt
 
 import numpy as np
 
-from . import ALPHA, Floats, Mask, Whole
-from .shares import paired_interval
+from . import Floats, Mask, Whole
 from .wilson import contributing, student
 
 PERMUTATIONS = 199
@@ -146,36 +137,6 @@ def standardized_products(features: Floats) -> Floats:
     deviation = features.std(axis=0)
     z = (features - features.mean(axis=0)) / np.where(deviation > 1e-9, deviation, np.inf)
     return np.asarray(z @ z.T)
-
-
-def use_beyond_information(
-    use: Floats, information: Floats, clusters: Whole
-) -> list[tuple[float, float, float]] | None:
-    """The excess of each of k octaves with the ends of its interval.
-
-    Args:
-        use: (n, k) what a model owes to octaves, by image.
-        information: (n, k) right less chance, 0 in octaves without information.
-        clusters: (n,).
-
-    None where the model owes octaves nothing, or none has information.
-    """
-    total_use, total_information = use.sum(axis=1), information.sum(axis=1)
-    if total_use.mean() <= 0 or total_information.mean() <= 0:
-        return None
-    distinct, place = np.unique(clusters, return_inverse=True)
-    sizes = np.bincount(place).astype(np.float64)
-    deviations, excess = np.zeros_like(use), np.zeros(use.shape[1])
-    for sign, values, total in ((1, use, total_use), (-1, information, total_information)):
-        ratio = values.mean(axis=0) / total.mean()
-        excess += sign * ratio
-        deviations += sign * (values - ratio * total[:, None]) / total.mean() / len(use)
-    most = 1 / (len(distinct) * min(total_use.mean(), 1))
-    results = []
-    for value, column in zip(excess, deviations.T, strict=True):
-        by_cluster = np.bincount(place, column).astype(np.float64)
-        results.append((float(value), *paired_interval(float(value), by_cluster, most, sizes, ALPHA / use.shape[1])))
-    return results
 
 
 def _permute(labels: Whole, clusters: Whole, folds: Whole, rng: np.random.Generator) -> Whole:

@@ -14,7 +14,7 @@ from ...core.protocol import BENCHMARKS, SIZE
 from ...core.records import PUBLISHED_CROP, Crop
 from ...probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ..console import log
-from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, existing, path_of, reading
+from .parameters import RESULTS, Database, File, PackedSet, StudyOfProbes, path_of, reading
 from .results import open as open_results
 
 if TYPE_CHECKING:
@@ -263,22 +263,16 @@ def spectrum(
     image_set: PackedSet,
     second: Annotated[File | None, typer.Argument()] = None,
     *,
-    db: File | None = None,
-    study: str = "*",
     out: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     progress: Progress = silent,
 ) -> Spectrum:
     """Measure the power of a set's images by octave and direction, and what each octave tells of labels.
 
     `exponent` is that of the power law. `information` is the accuracy of a linear readout that was fitted to other
-    clusters, beside its `chance`. With --db, `use` compares what models owe to octaves (the study `octaves` of
-    `bandlens init`) with that information: an octave that a model uses more than its information warrants is a
-    candidate shortcut.
+    clusters, beside its `chance`.
 
     Args:
         second: a set to compare it with.
-        db: results with octave shares of models on these images.
-        study: name or name@version of one study of --db.
         out: a chart: .svg, .pdf or .png.
 
     Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
@@ -291,7 +285,7 @@ def spectrum(
     if out is not None:
         check_ending(Path(out))
     sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
-    result = measure_spectra(sets, None if db is None else existing(db), study, progress)
+    result = measure_spectra(sets, progress)
     if out is not None:
         by_set = groupby(result.tables["directions"], lambda row: row["image_set"])
         write_chart(spectrum_chart(result.rings, {name: list(rows) for name, rows in by_set}), Path(out))

@@ -33,7 +33,6 @@ from ..export import (
     Lowering,
     MultiLabel,
     attempt,
-    check_calibration,
     lower,
     name_sources,
     read_head,
@@ -129,9 +128,6 @@ def export_words(
         if value is not None and not files:
             raise UsageError(f"{option} is about weights and files of your own; leave it out, or name one")
     own_sources = name_sources(files, name)
-    # A finished file may be int8 itself.
-    own_weights = [key for key, file in own_sources.items() if file.suffix != ".onnx"]
-    check_calibration([*exports, *own_weights], lowering, folder)
     if own_sources:
         check_name(category, "category")
         reading = Reading(OWN, weights, trust)

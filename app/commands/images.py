@@ -195,7 +195,7 @@ def print_wall(counts: tuple[int, int], out: Path) -> None:
 
 def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens images spectrum sets/train sets/test --out spectrum.svg"""
-    print_tables(result.tables, table_format, titles=("image_set", "checkpoint"))
+    print_tables(result.tables, table_format, titles=("image_set",))
     for note in result.notes:
         log.info(note)
 

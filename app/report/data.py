@@ -17,7 +17,7 @@ from ...analysis.database.store import Store
 from ...analysis.database.study_versions import last_run, read_conditions, study_label, with_facts
 from ...analysis.measures.error_consistency import judged_images
 from ...core.records import Missing, enlarged_in_words
-from ..study.mislabelling import doubt_accuracies, doubt_counts_of_study
+from ..study.mislabelling import doubt_accuracies
 from .page import Figure, Section
 
 DRAWN_MODELS = 48
@@ -89,7 +89,7 @@ class ReportData:
     judged: pl.DataFrame
     """Rows of the view condition_accuracy on the study's images: its models, and people."""
     doubts: list[str]
-    """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
+    """Lines on image sets that models are right on less often than by chance, or whose images were enlarged."""
     verdict: Verdict
     """The frequencies that the models live on, and a line for each number that is not determined."""
     choice: list[str]
@@ -167,13 +167,13 @@ def _read(store: Store, label: str) -> ReportData:
             [judged_images(store, label) if label in newest["label"] else []],
         ),
         verdict=verdict(store, label),
-        doubts=_doubts(store, study["id"], frames),
+        doubts=_doubts(store, frames),
         choice=choose(models.join(means, on="checkpoint", how="left", maintain_order="left")),
         **frames,
     )
 
 
-def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> list[str]:
+def _doubts(store: Store, frames: Mapping[str, pl.DataFrame]) -> list[str]:
     names, image_sets = (dict(frames[table].select("id", "name").rows()) for table in ("checkpoints", "image_sets"))
     cells = {
         key: (names[checkpoint], image_sets[image_set])
@@ -181,7 +181,6 @@ def _doubts(store: Store, study_id: int, frames: Mapping[str, pl.DataFrame]) -> 
     }
     cycles_of_sets = frames["image_sets"].filter(pl.col("own_cycles").is_not_null()).select("name", "own_cycles")
     return [
-        *doubt_counts_of_study(store, study_id),
         *doubt_accuracies(store, cells),
         *(enlarged_in_words(*row) for row in cycles_of_sets.rows()),
     ]

@@ -16,7 +16,6 @@ import vl_convert
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
 from ...core.errors import UnknownName, UsageError, writing
 from ...core.files import write_bytes
-from ...core.untrusted import regular
 from .page import Figure, heading, slug, spec_of
 
 ALL = "all"
@@ -71,10 +70,7 @@ def choose_figures(figures: Iterable[Figure], names: Sequence[str]) -> list[Figu
 
 
 def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[float], None]) -> list[Path]:
-    """Write each panel as SVG, PDF and PNG, and list them in figures.csv.
-
-    Those of an earlier list that are not written again are removed, so that all of a folder's charts are of one report.
-    """
+    """Write each panel as SVG, PDF and PNG, and list them in figures.csv."""
     names = [file.name for file in files]
     with writing(folder, "choose another --folder"):
         for file in files:
@@ -83,9 +79,6 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
             for ending in ENDINGS:
                 write_bytes(folder / f"{file.name}.{ending}", _converted(svg, ending))
             advance(1)
-        for name in _read_index(folder / INDEX) - {*names}:
-            for ending in ENDINGS:
-                (folder / f"{name}.{ending}").unlink(missing_ok=True)
         rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
         write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
@@ -140,17 +133,6 @@ def in_points(svg: str, unit: str) -> str:
         return f'width="{width:g}{unit}" height="{height:g}{unit}"'
 
     return re.sub(r'width="([\d.]+)" height="([\d.]+)"', shorter, svg, count=1)
-
-
-def _read_index(index: Path) -> set[str]:
-    """Names without endings in the list of an earlier report; none where the file is no such list."""
-    try:
-        rows = pl.read_csv(regular(index), infer_schema=False)
-    except (OSError, ValueError, pl.exceptions.PolarsError):
-        return set()
-    if tuple(rows.columns) != COLUMNS:
-        return set()
-    return {file for file in rows["file"].drop_nulls() if re.fullmatch("[a-z0-9-]+", file)}  # as `slug` makes them
 
 
 def distinct_name(name: str, names: Container[str]) -> str:

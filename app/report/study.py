@@ -41,11 +41,6 @@ AGREEMENT = (
 SIDE, QUALITY = 132, 70
 """Pixels and JPEG quality of a tile: 52 tiles of noise take 300 KB."""
 CAT = "chelsea.png"
-GATE_COLUMNS = (
-    *("checkpoint", "image_set", "probe", "parameters", "cycles", "reference", "candidate", "n", "reference_top1"),
-    *("candidate_top1", "difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high"),
-    *("verdict", "needed", "max_flips", "max_difference", "decided"),
-)
 RELEASE_COLUMNS = (
     *("against", "checkpoint", "image_set", "probe", "parameters", "cycles", "slice", "measure", "n", "before", "now"),
     *("loss", "loss_low", "loss_high", "margin", "verdict", "needed", "flips", "relative_flips", "decided"),
@@ -249,15 +244,14 @@ def provenance(results: ReportData) -> Section:
         "Decision space": _join_values(cells["decision_space"]),
         "Charts": f"Vega-Lite {vega_lite_version()}",
     }
-    failed_cells, gates = cells.filter(pl.col("error").is_not_null()), results.gates.select(GATE_COLUMNS)
+    failed_cells = cells.filter(pl.col("error").is_not_null())
     causes = failed_cells.group_by("error", maintain_order=True).agg(cells=pl.len())
     empty_columns = [] if results.checkpoints["head"].count() else ["head"]
     versions = pl.col("versions").map_elements(
         lambda text: ", ".join(f"{name} {version}" for name, version in json.loads(text).items()), pl.String
     )
     tables = [
-        *([Table("Precision gates", count_verdicts(gates))] if len(gates) else []),
-        *([Table("Precision gates, by condition", gates, folded=True)] if len(gates) else []),
+        *([Table("Precision gates", count_verdicts(results.gates))] if len(results.gates) else []),
         *([Table("Cells that failed", causes)] if len(failed_cells) else []),
         Table("Models", results.checkpoints.drop("id", *empty_columns)),
         Table("Image sets", results.image_sets.drop("id", "corruption", "severity")),

@@ -19,22 +19,6 @@ from .matching import takes_images
 from .resolve import Work
 
 ADVICE = "name the classes of both, with `export --classes FILE` and folders or a CSV file of names"
-COUNTS = """
-SELECT shown.name AS image_set, named.name AS checkpoint, checkpoint.classes, coalesce(names.count, 0) AS names,
-       coalesce(labels.count, 0) AS labels
-FROM (SELECT DISTINCT study, checkpoint, image_set FROM study_cell JOIN cell ON cell.id = study_cell.cell
-      WHERE study = ?) AS pair
-JOIN checkpoint ON checkpoint.id = pair.checkpoint
-JOIN image_set ON image_set.id = pair.image_set
-JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (pair.study, pair.checkpoint)
-JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (pair.study, pair.image_set)
-LEFT JOIN (SELECT image_set, count(*) AS count FROM own_class_name GROUP BY image_set) AS names
-  ON names.image_set = pair.image_set
-LEFT JOIN (SELECT image_set, scheme, count(DISTINCT class) AS count FROM label GROUP BY ALL) AS labels
-  ON (labels.image_set, labels.scheme) = (pair.image_set, image_set.scheme)
-WHERE labelled AND image_set.decision_space = 'all'
-ORDER BY ALL
-"""
 BELOW_CHANCE = """
 SELECT cell.key, checkpoint.classes, result.top1, result.low, result.high
 FROM (SELECT unnest(?::VARCHAR[]) AS key) JOIN cell USING (key)
@@ -86,17 +70,6 @@ def doubt_counts(image_set: str, names: int, labels: int, models: Mapping[str, i
         f"image set {image_set} has labels of {count:,} classes and {some_of(differing)}, so that a label may be the "
         f"number of another class; {ADVICE}"
     ]
-
-
-def doubt_counts_of_study(store: Store, study_id: int) -> list[str]:
-    """The lines of `doubt_counts` for each image set of a version of a study (study.id)."""
-    lines = []
-    for (image_set, names, labels), rows in store.frame(COUNTS, [study_id]).group_by(
-        "image_set", "names", "labels", maintain_order=True
-    ):
-        models = dict(rows.select("checkpoint", "classes").rows())
-        lines += doubt_counts(str(image_set), int(names), int(labels), models)
-    return lines
 
 
 def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`bandlens images spectrum`: planted octaves, two sets, a model that uses more than an octave warrants, bad input."""
+"""`bandlens images spectrum`: planted octaves, two sets, bad input."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from made_up_results import cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
 from small import make_images
 from typer.testing import CliRunner, Result
 
-from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.images import COMMANDS
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.probes.octaves import OCTAVE_MASK
 
 COUNT, SIZE = 60, 32
 
@@ -61,31 +58,6 @@ def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> 
     assert (tmp_path / "chart.svg").read_text().startswith("<svg")
 
 
-def test_a_model_that_uses_an_octave_without_information_is_a_candidate(tmp_path: Path) -> None:
-    """The label is planted in octave 4: a model that needs octave 6 alone uses more of it than it warrants."""
-    images = planted_set(tmp_path / "a.set")
-    stored = image_set(COUNT, name="a.set", labels=np.arange(COUNT) % 2, paths=images.paths)
-    parts = []
-    for name, octave in (("sound", "4"), ("odd", "6")):
-        for setting in [condition(), *OCTAVE_MASK.conditions({})]:
-            right = setting.probe == "clean" or octave in str(setting["keep"])
-            rank = np.full(COUNT, 0 if right else 1)
-            parts.append(part(cell(stored, setting, by=model(name)), np.zeros(COUNT, int), rank))
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "octaves", stored, parts)
-    result = run(tmp_path / "a.set", "--db", tmp_path / "results.duckdb", "--format", "json")
-    assert result.exit_code == 0, result.exception
-    rows = json.loads(result.stdout)["use"]
-    verdicts = {(row["checkpoint"], row["octave"]): row["verdict"] for row in rows}
-    assert [key for key, verdict in verdicts.items() if verdict == "candidate shortcut"] == [("odd", 6)]
-    assert verdicts["odd", 4] == "less than its information"
-    assert verdicts["sound", 4] == "no excess found"
-    planted_set(tmp_path / "b.set", seed=1)
-    error = run(tmp_path / "b.set", "--db", tmp_path / "results.duckdb").exception
-    assert isinstance(error, UsageError)
-    assert "has no octave shares on b.set; run the study" in str(error)
-
-
 def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
     noise = pictures(np.zeros(4, np.int64), 4)
     make_images(tmp_path / "one.set", noise[:1])
@@ -101,9 +73,8 @@ def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
         (["some.set", "other.set"], "pack both at one size"),
         (["flat.set"], "pack photographs that are not flat"),
         (["some.set", "--out", "chart.gif"], "a chart is written as .svg, .pdf, .png"),
-        (["some.set", "--db", "nowhere"], "no results database at"),
     ):
-        words = [name if name in ("--out", "--db") else tmp_path / name for name in names]
+        words = [name if name == "--out" else tmp_path / name for name in names]
         error = run(*words).exception
         assert isinstance(error, UsageError)
         assert message in str(error)

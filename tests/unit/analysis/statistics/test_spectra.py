@@ -10,7 +10,6 @@ from bandlens.analysis.statistics.spectra import (
     mean_power,
     read_labels,
     standardized_products,
-    use_beyond_information,
     weighted,
 )
 from bandlens.export.heads.linear import make_folds
@@ -92,24 +91,3 @@ def test_labels_that_vary_within_clusters_are_permuted_within_them() -> None:
     folds = make_folds(labels.astype(np.int32), clusters.astype(np.int32), 0)
     readouts = read_labels(standardized_products(features)[None], labels, clusters, folds)
     assert readouts.chance[0] == pytest.approx(0.5, abs=0.05)
-
-
-def test_excess_is_the_difference_of_two_ratios_and_holds_the_truth() -> None:
-    hits = 0
-    for draw in range(200):
-        rng = np.random.default_rng(draw)
-        use = (rng.random((150, 2)) < [0.3, 0.1]).astype(float)
-        information = (rng.random((150, 2)) < [0.4, 0.4]).astype(float)
-        results = use_beyond_information(use, information, np.arange(150))
-        assert results is not None
-        (value, low, high), (second, _, _) = results
-        assert value == pytest.approx(use[:, 0].sum() / use.sum() - information[:, 0].sum() / information.sum())
-        assert value + second == pytest.approx(0)
-        hits += low <= 0.25 <= high
-    assert hits >= 190  # two intervals at once: 97.5 % each
-
-
-def test_nothing_is_compared_where_nothing_is_used_or_known() -> None:
-    zeros = np.zeros((10, 2))
-    assert use_beyond_information(zeros, zeros + 1, np.arange(10)) is None
-    assert use_beyond_information(zeros + 1, zeros, np.arange(10)) is None

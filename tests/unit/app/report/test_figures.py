@@ -166,24 +166,6 @@ def test_an_unknown_figure_is_told_before_the_report_is_written(tmp_path: Path) 
     assert not (tmp_path / "a.html").exists()
 
 
-def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> None:
-    folder = tmp_path / "figures"
-    user_files = {folder / "mine.svg", tmp_path / "outside.svg"}
-    panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
-    mist, fog, rain = (Figure(name, name, "", {"it": panel}, 2, pl.DataFrame()) for name in ("mist", "fog", "rain"))
-    folder.mkdir()
-    index = write_figures(choose_figures([mist, fog], ["all"]), folder, lambda _: None)[-1]
-    with index.open("a") as rows:
-        rows.write("../outside,3.5,t,c\n")  # no report writes such a row
-    for file in user_files:
-        file.touch()
-    write_figures(choose_figures([fog, rain], ["all"]), folder, lambda _: None)
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "figures.csv", "fog.pdf", "fog.png", "fog.svg", "mine.svg", "rain.pdf", "rain.png", "rain.svg"
-    ]  # fmt: skip
-    assert all(file.exists() for file in user_files)
-
-
 @pytest.mark.parametrize("text", ["", "file,width_in\nmine,3.5\n", '"', "\0\xff"])
 def test_a_list_that_no_report_wrote_removes_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "figures.csv").write_text(text, encoding="latin-1")

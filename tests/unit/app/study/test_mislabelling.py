@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from small import Command, ask, make_images, make_model, make_pictures, make_study, pack_folders
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.mislabelling import doubt_accuracies, doubt_counts, doubt_counts_of_study
+from bandlens.app.study.mislabelling import doubt_accuracies, doubt_counts
 from bandlens.export.class_names import name_classes
 
 ALWAYS = 5
@@ -47,7 +47,8 @@ def test_what_is_doubtful_is_a_line_of_plan_run_and_report_until_the_classes_hav
     assert ask_plan() == doubts
     assert command("report", "--db", database, "--out", page).code == 0
     report = page.read_text()
-    assert all(f"Warning: {line}" in report for line in doubts)
+    assert f"Warning: {doubts[1]}" in report
+    assert doubts[0] not in report
 
     names = ["elk", "fox", "gnu", "ant", "hen", "bee", "crow"]
     name_classes(model, names)
@@ -102,15 +103,3 @@ def test_numbers_of_classes_are_doubted_where_they_differ() -> None:
     (line,) = doubt_counts("numbers", 0, 3, models)
     assert "net has 7, so that" in line, "labels by WordNet ids have no names either"
     assert doubt_counts("whole", 7, 3, {"net": 7}) == doubt_counts("whole", 0, 7, models) == []
-
-
-def test_a_study_in_a_database_is_doubted_under_its_own_names(tmp_path: Path) -> None:
-    images, unlabelled = image_set(6, labels=[0, 1, 2, 0, 1, 2]), image_set(6, name="unlabelled")
-    networks = [model("small", classes=3), model("large", classes=7)]
-    parts = [part(cell(images, by=network), np.zeros(6), np.zeros(6)) for network in networks]
-    parts += [part(cell(unlabelled, by=network), np.zeros(6)) for network in networks]
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "study", [images, unlabelled], parts)
-        study_id = store.frame("SELECT id FROM study").item()
-        lines = doubt_counts_of_study(store, study_id)
-    assert lines == doubt_counts("set", 0, 3, {"large": 7})
