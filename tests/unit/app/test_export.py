@@ -41,7 +41,7 @@ def test_a_calibration_set_that_was_packed_anew_is_read_anew(tmp_path: Path) -> 
 
 def test_a_finished_file_that_is_int8_needs_no_images(tmp_path: Path) -> None:
     model, int8 = make_model(tmp_path, "one"), Lowering(["int8"])
-    with pytest.raises(ExportError, match="one has no int8 file in .*; run: .* --calibration IMAGE_SET"):
+    with pytest.raises(ExportError, match=r"one has no int8 file in .*; run: .* --calibration IMAGE_SET"):
         lower(model, int8)
     save_model(replace(model, precision="int8"), model.path.read_bytes(), {})
     [row] = lower(replace(model, precision="int8"), int8)
