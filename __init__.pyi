@@ -40,6 +40,7 @@ from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("
 from .app.api.results import rename_study as rename_study
 from .app.api.results import report as report
 from .app.api.results import stored_study as stored_study
+from .app.api.results import verify as verify
 from .app.api.studies import gate as gate
 from .app.api.studies import gate_precision as gate_precision
 from .app.api.studies import import_predictions as import_predictions
@@ -47,7 +48,6 @@ from .app.api.studies import plan as plan
 from .app.api.studies import power as power
 from .app.api.studies import run as run
 from .app.api.studies import run_progress as run_progress
-from .app.api.studies import verify as verify
 from .app.api.studies import write_study as write_study
 from .app.console import progress as progress
 from .app.export import Backbone as Backbone

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ...analysis.comparison.runs import Comparison
     from ...analysis.correlations.effective import Expectation
     from ...analysis.correlations.model_values import StudyTable
+    from ...analysis.database.integrity import Check
     from ...analysis.database.merge import Merged
     from ...analysis.database.store import Store
     from ...analysis.database.study_versions import Deletion
@@ -394,6 +395,19 @@ def explore(
             webbrowser.open(address)
 
     serve(Path(db), sets, path_of(study), port, show)
+
+
+def verify(db: Database = RESULTS) -> list[Check]:
+    """Check that a database agrees with itself: cells, parts, predictions, sums, labels and images.
+
+    Whether a machine computes what is stored, a run into another database says, and `bandlens compare` of the two.
+
+    Returns the rules, each with the problems that were found.
+    """
+    from ...analysis.database.integrity import check_database
+
+    with reading(db) as store:
+        return check_database(store)
 
 
 def list_studies(db: Database = RESULTS) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Studies: planned, gated, run, imported, verified."""
+"""Studies: planned, gated, run, imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..study.record import Summary
     from ..study.resolve import Work
     from ..study.run_files import RunProgress
-    from ..study.verify import Verified
     from ..study.workers import Workers
 
 
@@ -335,33 +334,6 @@ def gate_precision(
         limit=min(filter(None, (study.limit, images)), default=0),
     )
     return gate_study_precision(study, Path(db), reference, candidate or study.precision, progress=progress)
-
-
-def verify(
-    study: Annotated[Study | Work | File | None, typer.Argument(metavar="STUDY")] = None,
-    db: Database = RESULTS,
-    *,
-    cells: Annotated[int, typer.Option(min=0)] = 3,
-    images: Annotated[int, typer.Option(min=1)] = 256,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    engine: EngineOfStudy = None,
-    progress: Progress = silent,
-) -> Verified:
-    """Check that a database agrees with itself; with a study, also its files, and some cells by computing them again.
-
-    On the machine that computed them, cells must be equal; on another as many images may differ as a gate lets pass.
-
-    Args:
-        study: the study whose files are checked, and whose cells are computed again.
-        cells: how many random cells are computed again.
-        images: how many images of each of them, in a row.
-        seed: of the choice.
-    """
-    from ..study.verify import verify_database, verify_study
-
-    if study is None:
-        return verify_database(Path(db))
-    return verify_study(_work(study, engine, db), Path(db), cells, images, seed, progress)
 
 
 def import_predictions(

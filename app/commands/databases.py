@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.errors import StoreError, UsageError, amount, plural, quoted
-from ..api import results, studies
+from ..api import results
 from ..api.parameters import RESULTS, Database, File
 from ..printing import Format, TableFormat, print_document, print_lines, print_rows
 from ..terminal import command
@@ -18,12 +18,9 @@ from ..terminal import command
 if TYPE_CHECKING:
     from polars import DataFrame
 
+    from ...analysis.database.integrity import Check
     from ...analysis.database.merge import Merged
     from ...analysis.database.study_versions import Deletion
-    from ..study.verify import Verified
-
-RECOMPUTED_COLUMNS = ("first", "images", "differing", "confidence", "same_session")
-"""Columns on a cell that was computed again."""
 
 
 def print_studies(versions: DataFrame, table_format: TableFormat = Format.table) -> None:
@@ -104,18 +101,13 @@ def print_merged(merged: Merged, databases: Sequence[File], table_format: TableF
         )
 
 
-def print_verified(verified: Verified, db: File, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens verify study.toml --db results.duckdb --cells 10"""
-    checks = [
-        {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
-    ]
-    recomputed = [
-        {"cell": str(part.cell)} | {column: getattr(part, column) for column in RECOMPUTED_COLUMNS}
-        for part in verified.recomputed
-    ]
-    print_document({"checks": checks, "recomputed": recomputed, "problems": verified.problems}, table_format)
-    if verified.problems:
-        raise StoreError(f"{db}: {plural(len(verified.problems), 'problem')}, the first: {verified.problems[0]}")
+def print_checks(checks: Sequence[Check], db: File, table_format: TableFormat = Format.table) -> None:
+    """Example: bandlens verify --db results.duckdb"""
+    rows = [{"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in checks]
+    problems = [problem for check in checks for problem in check.problems]
+    print_document({"checks": rows, "problems": problems}, table_format)
+    if problems:
+        raise StoreError(f"{db}: {plural(len(problems), 'problem')}, the first: {problems[0]}")
 
 
 COMMANDS: dict[str, Any] = {
@@ -126,5 +118,5 @@ COMMANDS: dict[str, Any] = {
         "delete": command(delete),
     },
     "merge": command(results.merge, print_merged, raise_contradictions=False),
-    "verify": command(studies.verify, print_verified),
+    "verify": command(results.verify, print_checks),
 }

@@ -1,1 +1,1 @@
-"""A study, from its file to its rows: read, resolve, plan, run, gate, verify."""
+"""A study, from its file to its rows: read, resolve, plan, run, gate."""
