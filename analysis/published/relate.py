@@ -17,7 +17,6 @@ from ..correlations.model_values import values_of
 from ..database.store import Store
 from ..statistics import ALPHA
 from .names import add_models, models
-from .sources import shipped_values
 from .study_figures import BIASES, shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
