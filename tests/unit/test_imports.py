@@ -22,8 +22,7 @@ HEAVY = {
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore",
-        "app/report", "app/study",
+        "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore", "app/report",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app", "probes/images"},
     "ray": {"engine"},
