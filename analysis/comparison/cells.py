@@ -3,8 +3,7 @@
 Cells belong together that have the same checkpoint name, image set name, probe and parameters; `differs_in` says what
 else differs. Images are matched by position where the sets are the same, and else by path. Without labels, right means
 that the prediction agrees with the same run's clean one. `difference`, its interval and `p`, adjusted over all cells,
-are those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`). Curves sum up the cells of a
-checkpoint, image set and probe.
+are those of `paired`. `detectable` is k s + 1 / n, with s from the interval (`power`).
 """
 
 from __future__ import annotations
@@ -181,23 +180,6 @@ def match_cells(a: Run, b: Run, cells_a: pl.DataFrame, cells_b: pl.DataFrame) ->
         print_b = pl.col(f"{column}_b").replace_strict(prints_b, default=None, return_dtype=pl.String)
         equality &= print_a.eq_missing(print_b)
     return matched.with_columns(same=equality)
-
-
-def curves(cells: pl.DataFrame) -> pl.DataFrame:
-    """One row a checkpoint, image set and probe, of cells as `compare_cells` gives them."""
-    place = pl.col("difference").abs().arg_max()
-    return cells.group_by("checkpoint", "image_set", "probe", maintain_order=True).agg(
-        conditions=pl.len(),
-        different=DIFFERS.sum(),
-        changed=pl.col("changed").sum(),
-        lost=pl.col("lost").sum(),
-        gained=pl.col("gained").sum(),
-        mean_difference=pl.col("difference").mean(),
-        largest=pl.col("difference").get(place),
-        at=pl.col("parameters").get(place),
-        cycles=pl.col("cycles").get(place),
-        p_holm=pl.col("p_holm").min(),
-    )
 
 
 def read_cells(run: Run) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Everything that differs between two runs: cells, curves, metrics."""
+"""Everything that differs between two runs: cells and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from .cells import DIFFERS, Compared, Run, compare_cells, curves
+from .cells import DIFFERS, Compared, Run, compare_cells
 from .measures import compare_measures
 from .verdict import Verdict, compare_verdict, no_metrics
 
@@ -23,7 +23,6 @@ class Comparison(Compared):
 
     a: str
     b: str
-    curves: pl.DataFrame
     metrics: pl.DataFrame
     conditions: pl.DataFrame
     """Metrics of single conditions."""
@@ -32,34 +31,19 @@ class Comparison(Compared):
     verdict: Verdict
     """The differences beyond chance, and a line for each that is not determined."""
 
-    def what_differs(self) -> Comparison:
-        """Leave out the rows in which both runs say the same."""
-        changed_cells = pl.sum_horizontal("changed", "lost", "gained") > 0
-        moved = pl.col("difference").abs() > SAME
-        return self._select(changed_cells | (pl.col("n") == 0), changed_cells, moved | ONE_SIDED)
-
     def beyond_chance(self) -> Comparison:
         """Leave out the rows whose difference may be chance.
 
         A row stays where the 95 % interval of its difference leaves zero out, where p is below 0.05 after Holm, where
         the number means something else (`state`) or is there in one run alone, and where values or predictions differ
-        and there is no interval to judge that by. A curve stays where one of its cells differs after Holm.
+        and there is no interval to judge that by.
         """
         low, high, difference = (pl.col(name).fill_nan(None) for name in ("low", "high", "difference"))
         beyond = (low > 0) | (high < 0) | (low.is_null() & (difference.abs() > SAME))
-        changed = pl.col("changed") > 0
-        return self._select(
-            beyond | DIFFERS | (difference.is_null() & changed),
-            (pl.col("different") > 0) | (pl.col("mean_difference").is_null() & changed),
-            beyond | pl.col("state_a").ne_missing(pl.col("state_b")) | ONE_SIDED,
-        )
-
-    def _select(self, cells: pl.Expr, curves: pl.Expr, numbers: pl.Expr) -> Comparison:
-        """Leave out the rows of each table where its expression is not true."""
+        numbers = beyond | pl.col("state_a").ne_missing(pl.col("state_b")) | ONE_SIDED
         return replace(
             self,
-            cells=self.cells.filter(cells),
-            curves=self.curves.filter(curves),
+            cells=self.cells.filter(beyond | DIFFERS | (difference.is_null() & (pl.col("changed") > 0))),
             metrics=self.metrics.filter(numbers),
             conditions=self.conditions.filter(numbers),
         )
@@ -76,7 +60,6 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         compared.only_b,
         a.in_words,
         b.in_words,
-        curves(compared.cells),
         metrics,
         conditions,
         no_metrics(a, b),

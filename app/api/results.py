@@ -169,7 +169,7 @@ def compare(
     precisions: Pair = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Compare two runs image by image: accuracies, curves and metrics that changed, with intervals.
+    """Compare two runs image by image: accuracies and metrics that changed, with intervals.
 
     Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
     McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.

@@ -17,7 +17,6 @@ from ..printing import (
     print_document,
     print_note,
     print_tables,
-    setting_in_words,
 )
 from ..terminal import command
 
@@ -32,7 +31,6 @@ TITLES = ("checkpoint", "image_set")
 """Columns that become headings on a terminal without room for them."""
 TABLES = {
     "cells": ("cell", "cells"),
-    "curves": ("curve", "curves"),
     "metrics": ("metric", "metrics"),
     "conditions": ("metric of conditions", "metrics of conditions"),
 }
@@ -53,16 +51,16 @@ def print_comparison(
     resnet50.a1_in1k,resnet50.a2_in1k
 
     Args:
-        everything: list what shows no difference, too.
+        everything: list what shows no difference, too, as json does.
     """
     if table_format.is_for_programs:
-        print_document(_document(comparison, comparison if everything else comparison.what_differs()), table_format)
+        print_document(_document(comparison), table_format)
     else:
         _print(comparison, comparison if everything else comparison.beyond_chance(), table_format)
 
 
-def _document(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
-    frames = {name: getattr(shown, name).drop("cycles", strict=False) for name in (*TABLES, "only_a", "only_b")}
+def _document(comparison: Comparison) -> dict[str, Any]:
+    frames = {name: getattr(comparison, name).drop("cycles", strict=False) for name in (*TABLES, "only_a", "only_b")}
     return {
         "a": comparison.a,
         "b": comparison.b,
@@ -133,9 +131,7 @@ def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     columns = [column for column in frame.columns if column == "cycles" or column in _filled_columns(frame)]
     rows = frame.select(columns).to_dicts()
-    if "at" in columns:  # a curve names the setting of its largest difference
-        rows = [row | {"at": setting_in_words(row["probe"], row["at"], row["cycles"])} for row in rows]
-    elif "parameters" in columns:
+    if "parameters" in columns:
         rows = [row | {"probe": condition_in_words(row)} for row in rows]
     names = {name: name for name in columns if name not in ("parameters", "cycles")}
     if "parameters" in columns:

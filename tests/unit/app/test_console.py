@@ -40,7 +40,7 @@ PROBES: Mapping[str, Mapping[str, list[float]]] = {
 }
 WIDTH = 80
 
-TABLES = ("cells", "curves", "metrics", "conditions", "correlations")
+TABLES = ("cells", "metrics", "conditions")
 COMMANDS = {
     "analyze": f"analyze --db results.duckdb --study {STUDIES[0]}",
     "analyze, conditions": f"analyze --db results.duckdb --study {STUDIES[0]} --conditions",
@@ -62,7 +62,7 @@ COMMANDS = {
     "published show": "published show --db results.duckdb",
     "published show, model": "published show tv_resnet50",
     "published show, timm": "published show tf_efficientnet_lite0.in1k",
-    "published relate": "published relate --models study",
+    "published relate": "published relate",
     "published show fits": "published show fits",
     "published table": "published table",
     "sensitivity": f"sensitivity {MODELS[0]} images.set --models models",
