@@ -33,7 +33,7 @@ from .grammar import (
 THRESHOLD_TITLE = "threshold noise_sd"
 BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
 """State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
-COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau-b"}
+COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r"}
 """The column `method` of `correlate` -> what its coefficient is called."""
 ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
 """Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from ...core.errors import UnknownName, plural
 from ..statistics import Floats
-from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
+from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, partial, t_test
 from ..statistics.power import smallest_correlation
 from ..statistics.resampling import Interval, bca_intervals, bootstrap, crossed_bootstrap, permutation_p
 from .model_values import FEWEST_MODELS, Errors, Models, StudyTable, complete_blocks, read_models, subsets_of
@@ -169,7 +169,7 @@ def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, ND
         "low": interval.low,
         "high": interval.high,
         **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
-        "p": p_values(method, r, x, y),
+        "p": t_test(r, models.n - 2),
         "p_permutation": permutation_p(method, x, y, resamples, SEED),
         **_partial(models, method),
         **_leave_one_category_out(models, method),
@@ -184,8 +184,8 @@ def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
         return {}
     x, y, z, once = models.x[:, with_z], models.y[:, with_z], models.z[None, with_z], np.ones(n)
     r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
-    coefficient, p = partial(method, r, xz[:, 0], yz[:, 0], n)
-    return {"partial": coefficient, "partial_p": p}
+    coefficient = partial(r, xz[:, 0], yz[:, 0])
+    return {"partial": coefficient, "partial_p": t_test(coefficient, n - 3)}
 
 
 def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDArray[Any]]:

@@ -1,18 +1,16 @@
-"""Spearman, Pearson and Kendall of many variables, under many weightings of the observations at once.
+"""Spearman and Pearson of many variables, under many weightings of the observations at once.
 
-All three are one formula, Daniels' generalized coefficient (Daniels 1944): the cosine of two vectors of scores,
+Both are one formula, Daniels' generalized coefficient (Daniels 1944): the cosine of two vectors of scores,
 
     r = sum w s t / sqrt(sum w s^2 * sum w t^2)
 
-    pearson    s_i  = x_i - mean(x)                  w_i         over observations
-    spearman   s_i  = average rank of x_i - mean     w_i         = 1/2 sum_j w_j sign(x_i - x_j)
-    kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b (Kendall 1945)
+    pearson    s_i = x_i - mean(x)
+    spearman   s_i = average rank of x_i - mean = 1/2 sum_j w_j sign(x_i - x_j)
 
 An observation that counts w times in a resample is there w times, ranks and ties included.
 
-`p` is two-sided: for Spearman and Pearson from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; for
-Kendall exact with few observations and no ties, else normal with the variance under ties. The partial coefficient holds
-z fixed, with n - 3 degrees of freedom (Kendall: Kim 2015):
+`p` is two-sided, from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom. The partial coefficient holds z
+fixed, with n - 3 degrees of freedom:
 
     r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))
 
@@ -36,7 +34,7 @@ from numpy.typing import NDArray
 
 from . import Floats
 
-Method: TypeAlias = Literal["spearman", "pearson", "kendall"]
+Method: TypeAlias = Literal["spearman", "pearson"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -45,13 +43,6 @@ def coefficients(method: Method, x: Floats, y: Floats, weights: Floats) -> Float
 
     NaN where a variable does not vary.
     """
-    if method == "kendall":
-        first, second = np.triu_indices(x.shape[-1], 1)
-        return _cosine(
-            np.sign(x[..., first] - x[..., second]),
-            np.sign(y[..., first] - y[..., second]),
-            weights[..., first] * weights[..., second],
-        )
     score = centred_ranks if method == "spearman" else _deviations
     return _cosine(score(x, weights), score(y, weights), weights)
 
@@ -108,31 +99,19 @@ def _cosine(s: Floats, t: Floats, weights: Floats) -> Floats:
     return np.clip(r, -1, 1)
 
 
-def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
-    """Two-sided p (a, b) of the coefficients r of x (a, n) with y (b, n), under independence."""
-    if method != "kendall":
-        return _t_test(r, x.shape[-1] - 2)
-
-    p = [[scipy.stats.kendalltau(row_x, row_y).pvalue for row_y in y] for row_x in x]
-    return np.where(np.isnan(r), np.nan, np.array(p, dtype=np.float64).reshape(r.shape))
-
-
-def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[Floats, Floats]:
-    """(coefficient, p), each (a, b), of x with y given one variable z, from r (a, b), xz (a,), yz (b,).
+def partial(r: Floats, xz: Floats, yz: Floats) -> Floats:
+    """The coefficients (a, b) of x with y given one variable z, from r (a, b), xz (a,), yz (b,).
 
     NaN where x or y is z in other units.
     """
     unexplained = (1 - xz[:, None] ** 2) * (1 - yz[None, :] ** 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         coefficient = np.where(unexplained > 1e-12, (r - xz[:, None] * yz[None, :]) / np.sqrt(unexplained), np.nan)
-    coefficient = np.clip(coefficient, -1, 1)
-    if method != "kendall":
-        return coefficient, _t_test(coefficient, n - 3)
-    m = n - 1
-    return coefficient, 2 * scipy.special.ndtr(-np.abs(coefficient) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
+    return np.clip(coefficient, -1, 1)
 
 
-def _t_test(r: Floats, freedom: int) -> Floats:
+def t_test(r: Floats, freedom: int) -> Floats:
+    """Two-sided p of coefficients under independence; NaN without a degree of freedom."""
     if freedom < 1:
         return np.full_like(r, np.nan)
     with np.errstate(divide="ignore"):  # r = 1 gives t = inf and p = 0

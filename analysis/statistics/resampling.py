@@ -144,7 +144,7 @@ def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -
 
 def _weighted(method: Method, x: Floats, y: Floats, weights: Floats) -> Floats:
     """(m, a, b): the coefficients of x (a, n) with y (b, n) under each of the weights (m, n)."""
-    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(method, len(weights), x, y)])
+    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(len(weights), x, y)])
 
 
 def crossed_bootstrap(
@@ -170,7 +170,7 @@ def crossed_bootstrap(
     # Accuracies alone have factors: the products of the biases, which are most variables, would be zeros.
     has_factors = np.zeros((len(x) + len(y), 1), bool) if shared is None else (shared != 0).any(axis=-1)
     driven = np.flatnonzero(has_factors.any(axis=-1))
-    for block in _blocks(method, resamples, x, y):
+    for block in _blocks(resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
         if shared is not None:
             factors = together.standard_normal((len(normal), shared.shape[-1]))
@@ -244,15 +244,14 @@ def p_of_orders(method: Method, x: Floats, y: Floats, order: Whole) -> Floats:
         method, x, y = "pearson", centred_ranks(x, once), centred_ranks(y, once)
     observed = np.abs(coefficients(method, x, y, once))
     count = np.zeros(observed.shape)
-    for block in _blocks(method, len(order), x, y):
+    for block in _blocks(len(order), x, y):
         shuffled = np.moveaxis(x[:, order[block]], 0, 1)
         # Equal but for rounding is equal.
         count += (np.abs(coefficients(method, shuffled, y, once)) >= observed - 1e-12).sum(axis=0)
     return np.where(np.isnan(observed), np.nan, (1 + count) / (1 + len(order)))
 
 
-def _blocks(method: Method, count: int, x: Floats, y: Floats) -> Iterator[slice]:
-    """Slices of so many resamples that their arrays stay small; Kendall's are of pairs of observations."""
-    numbers = (len(x) + len(y)) * x.shape[-1] * (x.shape[-1] if method == "kendall" else 1)
-    size = int(np.clip(BLOCK // numbers, 1, 500))
+def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:
+    """Slices of so many resamples that their arrays stay small."""
+    size = int(np.clip(BLOCK // ((len(x) + len(y)) * x.shape[-1]), 1, 500))
     return (slice(first, first + size) for first in range(0, count, size))

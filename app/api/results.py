@@ -233,7 +233,7 @@ def correlate(
     study: OnlyStudy = None,
     *,
     biases: Annotated[Sequence[str], typer.Option("--bias")] = (),
-    method: Literal["spearman", "pearson", "kendall"] = "spearman",
+    method: Literal["spearman", "pearson"] = "spearman",
     target: Literal["raw", "effective"] = "raw",
     baseline: Literal["testbed", "standard", "timm"] = "standard",
 ) -> Correlated:

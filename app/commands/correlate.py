@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def print_correlated(correlated: results.Correlated, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens correlate --method kendall --format csv"""
+    """Example: bandlens correlate --method pearson --format csv"""
     rows = correlated.rows
     if table_format.is_for_programs:
         print_rows(rows.to_dicts(), table_format)
