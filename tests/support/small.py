@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import polars as pl
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
+from bandlens.core.errors import BandlensError
 from bandlens.core.records import Crop, Model
 from bandlens.engine.device.devices import processor_name, readiness
 from bandlens.engine.tuning import FILE, RATE_VERSION
@@ -107,9 +109,9 @@ def make_model(
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
         [numpy_helper.from_array(array.astype(np.float32), key) for key, array in weights.items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(made)
-    content = made.SerializeToString()
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(network)
+    content = network.SerializeToString()
     model = Model(
         name=name,
         category=category,
@@ -244,6 +246,14 @@ def run_here(*words: str | Path) -> str:
     answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     return answer.stdout
+
+
+def refused_here(*words: str | Path) -> str:
+    """The one line of the error that a command ends with, in this process."""
+    with pytest.raises(BandlensError) as caught:
+        run_here(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -14,14 +14,11 @@ from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import COMMANDS, app
 from bandlens.app.console import log
 from bandlens.core.files import partial_prefix
 from bandlens.core.protocol import CUTOFFS
-
-ROOT = Path(bandlens.__file__).parent
 
 
 def command_paths() -> list[tuple[str, ...]]:
@@ -38,31 +35,14 @@ def command_paths() -> list[tuple[str, ...]]:
 
 
 def test_the_commands_of_the_design_are_there() -> None:
-    alone = [
-        "doctor",
-        "export",
-        "init",
-        "plan",
-        "run",
-        "verify",
-        "gate",
-        "analyze",
-        "correlate",
-        "compare",
-        "consistency",
-        "report",
-        "sql",
-        "demo",
-    ]
-    nested = "checkpoints list, checkpoints show, checkpoints fetch, images pack, images check, "
-    nested += "images frequency-conflict, "
-    nested += "benchmarks list, benchmarks pack, "
-    nested += (
-        "studies list, studies show, studies rename, studies delete, probes list, probes preview, import predictions, "
+    words = (
+        "doctor, export, init, plan, run, verify, gate, analyze, correlate, compare, consistency, report, sql, demo, "
     )
-    nested += "published import, published table, published show, "
-    nested += "published relate"
-    assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
+    words += "demo, checkpoints list, checkpoints show, checkpoints fetch, images pack, images check, "
+    words += "images frequency-conflict, benchmarks list, benchmarks pack, studies list, studies show, "
+    words += "studies rename, studies delete, probes list, probes preview, import predictions, "
+    words += "published import, published table, published show, published relate"
+    assert {tuple(path.split()) for path in words.split(", ")} <= set(command_paths())
 
 
 def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
@@ -72,19 +52,18 @@ def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
     assert {name: text[: len(lines[name])] for name, text in helps.items()} == lines
 
 
-@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
-def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    assert result.exit_code == 0
-    is_group = any(candidate[: len(path)] == path and len(candidate) > len(path) for candidate in command_paths())
-    assert is_group or "Example" in result.output, "help without an example"
+def test_every_command_has_help_with_an_example() -> None:
+    paths = command_paths()
+    for path in paths:
+        result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+        assert result.exit_code == 0, path
+        is_group = any(below[: len(path)] == path and len(below) > len(path) for below in paths)
+        assert is_group or "Example" in result.output, f"{path} has help without an example"
 
 
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (["run", "no.toml"], 2, "bandlens: no study file no.toml"),
-        (["plan", "no.toml"], 2, "bandlens: no study file no.toml; `bandlens init no.toml` writes one"),
         (["plan", "no"], 2, "bandlens: no study file no; `bandlens init no.toml` writes one"),
         (
             ["plan", "a.duckdb"],
@@ -92,17 +71,12 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
             "bandlens: no study file a.duckdb; a results database is given with --db a.duckdb",
         ),
         (["sql", "SELECT 1", "--db", "."], 1, "Is a directory"),
-        (["export", "tv_resnet5"], 2, "bandlens: unknown checkpoint 'tv_resnet5'; did you mean tv_resnet50"),
         (["checkpoints", "show", "resnet50_dinno"], 2, "did you mean resnet50_dino"),
         (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
-        (["analyze", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
         (["images", "pack", "no_folder", "--out", "a.set"], 2, "no_folder"),
-        (["images", "check", "no.set"], 2, "no.set"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
         (["published", "import", "no.csv"], 2, "no.csv"),
-        (["published", "show", "--db", "no.duckdb"], 2, "no.duckdb"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
-        (["compare"], 2, "bandlens: Missing argument 'A' (A study, as name or name@version; or a database); see"),
         (["explore", "--port", "x"], 2, "bandlens: Invalid value for '--port': "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -137,12 +111,6 @@ def test_an_unknown_command_is_wrong_use(command: Command) -> None:
     assert "Traceback" not in answer.err
 
 
-def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
-    rows = json.loads(command("checkpoints", "list", "--format", "json").out)
-    assert len(rows) == 48
-    assert all({"name", "category"} <= row.keys() for row in rows)
-
-
 def test_the_demo_goes_into_no_file(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     answer = command("demo", "--out", tmp_path / "file")
@@ -158,12 +126,8 @@ def test_probes_list_says_once_what_a_probe_does_and_which_are_not_listed(comman
     assert [listed.count(f"cutoff={cutoff} ") + listed.count(f"cutoff={cutoff}\n") for cutoff in (0.1, 0.9)] == [2, 2]
     assert "\nmore probes for a study: fourier, " in listed
     assert "more probes" not in command("probes", "list", "--attacks").out
-
-
-def test_probes_list_json_has_52_conditions(command: Command) -> None:
     rows = json.loads(command("probes", "list", "--format", "json").out)
-    assert len(rows) == 52
-    assert rows[0]["probe"] == "clean"
+    assert (len(rows), rows[0]["probe"]) == (52, "clean")
 
 
 def test_commands_stand_under_what_one_does() -> None:
@@ -185,9 +149,7 @@ def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.Captur
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize(
-    "words", [("checkpoints", "list", "--format", "json"), ("checkpoints", "list"), ("--help",)], ids=str
-)
+@pytest.mark.parametrize("words", [("checkpoints", "list", "--format", "json"), ("--help",)], ids=str)
 def test_a_full_disk_behind_standard_output_is_one_line(
     words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,11 +183,6 @@ def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> 
     assert "app/study/file.py" in answer.err
 
 
-def test_shell_completion_is_offered() -> None:
-    result = CliRunner().invoke(app, ["--help"], env={"TERM": "dumb"})
-    assert "--install-completion" in result.output
-
-
 def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
     for number, picture in enumerate(make_pictures(12, 32)):
         file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"
@@ -247,11 +204,13 @@ def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path
     assert "nothing to run" in command("run", study, *db).out
     assert command("analyze", *db).code == 0
     page = tmp_path / "report.html"
-    assert command("report", *db, "--out", page).code == 0
+    written = command("report", *db, "--out", page)
+    assert written.code == 0
+    assert re.search(r"report.html: \d+ sections, \d+ charts, \d(\.\d+)? MB", written.out)
     assert 'id="filters-1"' in page.read_text(encoding="utf-8")
     labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
     of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
-    right = sum(
+    matches = sum(
         label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {of_clean}"), strict=True)
     )
-    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, right / 12)]
+    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, matches / 12)]

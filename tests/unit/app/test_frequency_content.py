@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from numpy.typing import NDArray
 from small import make_images
 from typer.testing import CliRunner, Result
 
-from bandlens.app.commands.images import COMMANDS
+from bandlens.app.cli import app
 from bandlens.core.errors import UsageError
 from bandlens.probes.images.image_set import ImageSet
 
@@ -36,9 +35,7 @@ def planted_set(folder: Path, octave: int = 4, seed: int = 0) -> ImageSet:
 
 
 def run(*words: object) -> Result:
-    app = typer.Typer()
-    app.command()(COMMANDS["images"]["spectrum"])
-    return CliRunner().invoke(app, [*map(str, words)])
+    return CliRunner().invoke(app, ["images", "spectrum", *map(str, words)])
 
 
 def test_a_planted_octave_is_found_and_two_sets_differ_in_it(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> No
     batch = Batch(images.pixels, images.keys, np.arange(3), seed)
     perturb = grid.family(condition).perturb
     assert perturb is not None
-    [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
-    np.testing.assert_array_equal(np.round(made[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
+    [(_, noisy)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
+    np.testing.assert_array_equal(np.round(noisy[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
 
 
 def test_of_a_map_of_waves_some_are_drawn(tmp_path: Path) -> None:
@@ -83,15 +83,6 @@ def test_of_a_map_of_waves_some_are_drawn(tmp_path: Path) -> None:
     draw_sheet(read_photograph(CAT), grid, 0, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width < 1600
-
-
-def test_a_studys_own_probes(tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text('checkpoints = ["a"]\nimages = ["b"]\n[probes]\nlowpass = { cutoff = 0.2 }\n', encoding="utf-8")
-    result = CliRunner().invoke(
-        app, ["probes", "preview", str(CAT), "--study", str(study), "--out", str(tmp_path / "sheet.png")]
-    )
-    assert "under 2 conditions" in result.output
 
 
 def test_a_file_that_is_no_photograph_is_named(tmp_path: Path) -> None:
@@ -113,7 +104,7 @@ def tile(sheet: Path, x: int) -> np.ndarray:
     return np.asarray(Image.open(sheet))[MARGIN : MARGIN + TILE, MARGIN + x : MARGIN + x + TILE]
 
 
-def drawn(pixels: np.ndarray) -> np.ndarray:
+def tile_of(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS))
 
 
@@ -127,9 +118,9 @@ def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path
     conditions = Conditions()
     for number, (index, probe, parameters) in enumerate(rows):
         x = number * (2 * TILE + 2 * GAP)
-        np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
-        made = conditions.apply(images, index, conditions.find(probe, parameters, digests[parameters]), 3)
-        np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
+        np.testing.assert_array_equal(tile(out, x), tile_of(images.pixels[index].transpose(1, 2, 0).copy()))
+        noisy = conditions.apply(images, index, conditions.find(probe, parameters, digests[parameters]), 3)
+        np.testing.assert_array_equal(tile(out, x + TILE), tile_of(noisy))
 
 
 def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path) -> None:
@@ -139,33 +130,6 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
     assert not out.exists()
     text, out = wall(command, explored, query, "--study", str(explored / "small.toml"))
     assert text == f"{out}: 3 images\n"
-
-
-def test_the_first_of_many(command: Command, explored: Path) -> None:
-    text, out = wall(command, explored, "SELECT image_index FROM prediction")
-    rows = ask(explored / "results.duckdb", "SELECT count(*) FROM prediction")[0][0]
-    assert text == f"{out}: 240 images, the first of {rows:,} rows\n"
-
-
-def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None:
-    """Its image_index counts the images that were drawn; the set beside it has all."""
-    images, database = open_image_set(limited / "images.set"), limited / "results.duckdb"
-    where = "WHERE probe = 'critical_band' AND noise_sd = 0.16 AND frequency = 2 ORDER BY image_index"
-    query = f"SELECT {{}}, probe, parameters FROM prediction JOIN study_detail USING (cell) {where}"
-    text, out = wall(command, limited, query.format("image_index"))
-    assert text == f"{out}: 5 images\n"
-    paths = [path for (path,) in ask(database, "SELECT path FROM image ORDER BY image_index")]
-    assert paths != images.paths[:5]
-    ((parameters, digest),) = ask(
-        database, "SELECT parameters::VARCHAR, digest FROM condition WHERE noise_sd = 0.16 AND frequency = 2"
-    )
-    conditions = Conditions()
-    condition = conditions.find("critical_band", parameters, digest)
-    for number, path in enumerate(paths):
-        x, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
-        np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
-        made = conditions.apply(images, index, condition, 2)
-        np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
 
 
 def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path, tmp_path: Path) -> None:
@@ -183,13 +147,9 @@ def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path,
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        (
-            "SELECT 1 AS x",
-            "the query has neither image_index nor path, which say what images to show; select one",
-        ),
+        ("SELECT 1 AS x", "the query has neither image_index nor path, which say what images to show; select one"),
         ("SELECT image_index FROM image WHERE false", "the query has no rows, so there is nothing to show"),
         ("SELECT 40 AS image_index", "row 1 of the query is of no image of images; show another set"),
-        ("SELECT 'no.png' AS path", "row 1 of the query is of no image of images; show another set"),
         (
             "SELECT 'else' AS image_set, 0 AS image_index",
             "the query has images of else, and this set is images; add a WHERE image_set",

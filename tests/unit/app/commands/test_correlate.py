@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, model, part, store_study, store_values
+from small import refused_here, run_here
 from typer.testing import CliRunner
 
 from bandlens.analysis.correlations.table import SCHEMA
@@ -16,20 +17,7 @@ from bandlens.analysis.published.study_figures import correlation_table, shipped
 from bandlens.analysis.statistics.coefficients import METHODS
 from bandlens.app.cli import app
 from bandlens.app.commands.correlate import COMMANDS
-from bandlens.core.errors import BandlensError, UsageError
-
-
-def call(*words: str | Path) -> str:
-    result = CliRunner().invoke(app, ["correlate", *map(str, words)], catch_exceptions=False)
-    assert result.exit_code == 0
-    return result.output
-
-
-def refusal(*words: str | Path) -> str:
-    with pytest.raises(BandlensError) as raised:
-        call(*words)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+from bandlens.core.errors import UsageError
 
 
 def study(
@@ -70,7 +58,7 @@ def study(
 
 
 def test_the_published_figures_are_the_default() -> None:
-    printed = call()
+    printed = run_here("correlate")
     for words in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "given ID"):
         assert words in printed
     assert "critical_bandwidth has 20 different values" in printed
@@ -88,7 +76,7 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
 
 
 def test_json_has_every_column_of_every_row() -> None:
-    rows = json.loads(call("--method", "pearson", "--bias", "shape_bias", "--format", "json"))
+    rows = json.loads(run_here("correlate", "--method", "pearson", "--bias", "shape_bias", "--format", "json"))
     assert len(rows) == 12
     assert list(rows[0]) == list(SCHEMA)
     assert {row["method"] for row in rows} == {"pearson"}
@@ -101,18 +89,22 @@ def test_the_published_table_is_that_of_the_shipped_figures() -> None:
 
 def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    study(db, 8)
-    rows = json.loads(call("--db", db, "--format", "json"))
+    study(db, 8, category="adversarial_training")
+    rows = json.loads(run_here("correlate", "--db", db, "--format", "json"))
     pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
-    assert pairs == [
-        (bias, group, "total")
+    subsets = ("total", "adversarial_training", "other")
+    assert sorted(pairs) == sorted(
+        (bias, group, subset)
         for bias in ("high_frequency_bias", "low_frequency_bias")
         for group in ("top1 a", "top1 b")
-    ]
-    assert rows[2]["coefficient"] < -0.8 < 0.8 < rows[0]["coefficient"]
+        for subset in subsets
+    )
+    totals = {row["bias"]: row["coefficient"] for row in rows if row["subset"] == "total"}
+    assert totals["low_frequency_bias"] < -0.8 < 0.8 < totals["high_frequency_bias"]
+    assert {row["subset"]: row["n"] for row in rows} == dict(zip(subsets, (8, 4, 4), strict=True))
     assert rows[0]["low_images"] is not None
     assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
-    printed = call("--db", db, "--study", "s@1")
+    printed = run_here("correlate", "--db", db, "--study", "s@1")
     assert "low_images" in printed
     assert "partial" in printed
 
@@ -122,7 +114,9 @@ def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Pa
     """It has no interval over images, and the others keep theirs."""
     db = tmp_path / "results.duckdb"
     study(db, 5, constant=name)
-    rows = [row for row in json.loads(call("--db", db, "--format", "json")) if row["group"] == "top1 a"]
+    rows = [
+        row for row in json.loads(run_here("correlate", "--db", db, "--format", "json")) if row["group"] == "top1 a"
+    ]
     intervals = {row["bias"]: [row["low"] is not None, row["low_images"] is not None] for row in rows}
     assert intervals == {"high_frequency_bias": [True] * 2, "low_frequency_bias": [True] * 2, name: [False] * 2}
 
@@ -138,50 +132,27 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
                     "INSERT INTO measure_value (study, checkpoint, metric, value, state) VALUES (?, ?, ?, ?, 'ok')",
                     [study_id, checkpoint_id, metric, value],
                 )
-    rows = json.loads(
-        call(
-            "--db",
-            db,
-            "--target",
-            "effective",
-            "--bias",
-            "low_frequency_bias",
-            "--format",
-            "json",
-        )
-    )
+    words = ("--db", db, "--target", "effective", "--bias", "low_frequency_bias", "--format", "json")
+    rows = json.loads(run_here("correlate", *words))
     [(group, n)] = [(row["group"], row["n"]) for row in rows]
     assert (group, n) == ("effective_imagenet-v2", 5)
 
 
-def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    study(db, 8, category="adversarial_training")
-    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--format", "json"))
-    counts = {row["subset"]: row["n"] for row in rows}
-    assert counts == {"total": 8, "adversarial_training": 4, "other": 4}
-
-
 def test_what_cannot_be_correlated_is_told_in_one_line(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    assert "no results database at" in refusal("--db", db)
+    assert "no results database at" in refused_here("correlate", "--db", db)
     with open_store(db):
         pass
-    assert "holds no study; `bandlens run" in refusal("--db", db)
+    assert "holds no study; `bandlens run" in refused_here("correlate", "--db", db)
     study(db, 1)
-    assert "s@1: 1 model, and a correlation needs 4; run" in refusal("--db", db)
-    assert "unknown study 'ss'; did you mean s" in refusal("--db", db, "--study", "ss")
+    assert "s@1: 1 model, and a correlation needs 4; run" in refused_here("correlate", "--db", db)
+    assert "unknown study 'ss'; did you mean s" in refused_here("correlate", "--db", db, "--study", "ss")
     study(db.with_name("none.duckdb"), 5, metrics=False)
-    assert "no metrics; run `bandlens analyze" in refusal("--db", db.with_name("none.duckdb"))
-    assert "unknown bias 'shape'; did you mean shape_bias" in refusal("--bias", "shape")
-    with pytest.raises(UsageError, match="give --db too"):
-        call("--study", "s")
-
-
-def test_several_studies_have_to_be_chosen_from(tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    images = image_set(10, labels=[0] * 10)
+    assert "no metrics; run `bandlens analyze" in refused_here("correlate", "--db", db.with_name("none.duckdb"))
     with open_store(db) as store:
-        for name in ("one", "two"):
-            store_study(store, name, images, [part(cell(images), [0] * 10, [0] * 10)])
-    assert "holds the studies one, two; name one of them with --study" in refusal("--db", db)
+        images = image_set(10, labels=[0] * 10)
+        store_study(store, "two", images, [part(cell(images), [0] * 10, [0] * 10)])
+    assert "holds the studies s, two; name one of them with --study" in refused_here("correlate", "--db", db)
+    assert "unknown bias 'shape'; did you mean shape_bias" in refused_here("correlate", "--bias", "shape")
+    with pytest.raises(UsageError, match="give --db too"):
+        run_here("correlate", "--study", "s")

@@ -65,9 +65,7 @@ def test_a_merge_of_one_tells_sizes(command: Command, database: Path) -> None:
     assert " instead of " in answer.out
 
 
-@pytest.mark.parametrize(
-    "words", [("studies", "list"), ("studies", "rename", "a", "b"), ("studies", "delete", "a", "--yes")]
-)
+@pytest.mark.parametrize("words", [("studies", "list"), ("studies", "delete", "a", "--yes")])
 def test_no_database_is_made(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
     answer = command(*words, "--db", tmp_path / "none.duckdb")
     assert answer.code == 2

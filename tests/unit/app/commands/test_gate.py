@@ -16,7 +16,6 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command, ask
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import Study
 
 SETTINGS = [condition(), condition("lowpass", cutoff=0.3), condition("highpass", cutoff=0.3)]
 N = 2000
@@ -55,19 +54,6 @@ def test_what_answers_alike_passes(command: Command, db: Path) -> None:
     assert "same against old: 3 pass, 0 fail, 0 undecided" in answer.out
     assert "margin 1.00%; chance of any wrong verdict in the table at most 5 %" in answer.out
     assert "do not pass" not in answer.out
-
-
-def test_what_is_worse_fails_and_markdown_says_where(command: Command, db: Path) -> None:
-    with open_store(db) as store:
-        store.execute("UPDATE study SET toml = ''")
-    answer = command("gate", "worse", "--against", "old", "--margin", 0.02, "--db", db, "--format", "markdown")
-    assert answer.code == 1
-    assert answer.err.splitlines()[-1].startswith("bandlens: worse against old: 2 pass, 1 fail, 0 undecided; ")
-    assert answer.out.startswith("## worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
-    failing = answer.out.split("## Rows that do not pass")[1]
-    assert "highpass" in failing
-    assert "0.05 [" in failing
-    assert "lowpass" not in failing
 
 
 def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_would_do(
@@ -113,7 +99,6 @@ def test_the_study_says_margin_and_conditions_and_options_take_their_place(comma
         ("accuracy", 0.3, "pass"),
         ("negative flips", 0.001, "undecided"),
     ]
-    assert [row["slice"] for row in rows("--slices", "class")] == ["", "class 0"]
 
 
 def test_json_holds_every_row_and_the_worst_of_them(command: Command, db: Path) -> None:
@@ -168,33 +153,25 @@ def test_the_workflow_of_the_guide_fails_a_pull_request_that_is_worse(
     assert program == "bandlens"
     answer = command(*("worse" if word == "study.toml" else word for word in words), "--db", db)
     assert answer.code == 1
-    assert answer.out.startswith("## worse against old: 2 pass, 1 fail, 0 undecided")
+    assert answer.err.splitlines()[-1].startswith("bandlens: worse against old: 2 pass, 1 fail, 0 undecided; ")
+    assert answer.out.startswith("## worse against old: 2 pass, 1 fail, 0 undecided\n\n| checkpoint ")
+    failing = answer.out.split("## Rows that do not pass")[1]
+    assert "highpass" in failing
+    assert "0.05 [" in failing
+    assert "lowpass" not in failing
     assert upload["if"] == "always()"
     assert ElementTree.parse(upload["with"]["path"]).getroot().tag == "testsuites"
-
-
-def test_another_database_is_the_release_before(command: Command, db: Path, tmp_path: Path) -> None:
-    before = tmp_path / "before.duckdb"
-    images = image_set(N, labels=np.zeros(N, int))
-    with open_store(before) as store:
-        rank = (np.arange(N) < 400).astype(int)
-        store_study(store, "same", images, [part(cell(images, by=model("released")), rank, rank)])
-    answer = command("gate", "same", "--against", before, "--db", db)
-    assert answer.code == 1
-    assert "which are not judged: 2 of same alone (probe highpass, lowpass)\n" in answer.out
-    assert "the two differ in: weights or export\n" in answer.out
-    assert "0 pass, 1 fail" in answer.err
 
 
 def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(command: Command, tmp_path: Path) -> None:
     """Two databases call their studies alike, the sets are other ones, and each lacks something of the other."""
     rank, cutoffs = np.zeros(N, int), {"old": (0.3, 0.7), "new": (0.3, 0.5)}
     for side in cutoffs:
-        images, others = image_set(N, labels=rank, benchmark=side), image_set(N, name="other", labels=rank)
+        images, namesakes = image_set(N, labels=rank, benchmark=side), image_set(N, name="other", labels=rank)
         cells = [cell(images, condition("lowpass", cutoff=cutoff)) for cutoff in cutoffs[side]]
-        cells += [cell(others, condition("highpass", cutoff=0.3))] if side == "new" else []
+        cells += [cell(namesakes, condition("highpass", cutoff=0.3))] if side == "new" else []
         with open_store(tmp_path / f"{side}.duckdb") as store:
-            store_study(store, "mine", [images, others], [part(of, rank, rank) for of in cells])
+            store_study(store, "mine", [images, namesakes], [part(of, rank, rank) for of in cells])
     answer = command(
         "gate", "mine", "--against", tmp_path / "old.duckdb", "--db", tmp_path / "new.duckdb", "--format", "markdown"
     )
@@ -211,9 +188,6 @@ def test_equal_answers_are_told_from_a_margin_of_nothing_by_no_number_of_images(
     assert answer.code == 3
     assert "3 undecided; 3 cannot say how many images would decide, since they are at the limit" in answer.err
     assert "would decide all" not in answer.err
-    mixed = command("gate", "near", "--against", "old", "--margin", 0, "--db", db)
-    assert mixed.code == 3
-    assert "times as many images would decide all: take more images" in mixed.err
 
 
 def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:
@@ -245,31 +219,26 @@ def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Com
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "message"),
     [
-        (["--margin", "-0.01"], 2, "gate.margin (--margin) must be a share of 0 or more and below 1, not -0.01"),
-        (["--margin", "nan"], 2, "gate.margin (--margin) must be a share of 0 or more and below 1, not nan"),
-        (["--flips", "0"], 2, "gate.negative_flips (--flips) must be a share above 0 and below 1, not 0.0"),
-        (["--slices", "clas"], 2, "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
+        (["--margin", "-0.01"], "gate.margin (--margin) must be a share of 0 or more and below 1, not -0.01"),
+        (["--slices", "clas"], "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (
             ["--junit", "/nowhere/gate.xml"],
-            2,
             "cannot write /nowhere/gate.xml: No such file or directory; name another",
         ),
-        (["--against", "olt"], 2, "unknown study 'olt'; did you mean old"),
-        (["--against", "none.duckdb"], 2, "no results database at none.duckdb"),
-        (["--against", "same"], 2, "same@1 would be compared with itself; name the release before it"),
+        (["--against", "same"], "same@1 would be compared with itself; name the release before it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], code: int, message: str) -> None:
+def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], message: str) -> None:
     answer = command("gate", "same", *([] if "--against" in words else ["--against", "old"]), *words, "--db", db)
-    assert (answer.code, answer.out) == (code, "")
+    assert (answer.code, answer.out) == (2, "")
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [("study.toml",), ("study.toml", "--margin", 0.02), ("release", "study")])
+@pytest.mark.parametrize("words", [("study.toml",), ("release", "study")])
 def test_without_a_release_before_it_names_both_gates(command: Command, words: tuple[object, ...]) -> None:
     answer = command("gate", *words)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
@@ -291,33 +260,14 @@ def test_cells_of_two_databases_that_are_one_and_the_same_pass_as_cases(
     ]
 
 
-@pytest.mark.usefixtures("made_databases")
-def test_a_database_of_another_schema_is_refused(command: Command, db: Path, tmp_path: Path) -> None:
-    before = tmp_path / "before.duckdb"
-    with open_store(before) as store:
-        store.execute("UPDATE meta SET schema_version = 1")
-    answer = command("gate", "same", "--against", before, "--db", db)
-    assert (answer.code, answer.err.count("\n")) == (1, 1)
-    assert f"{before}" in answer.err
-
-
-def test_thresholds_of_a_study_in_python_are_kept_as_text_that_reads_the_same(tmp_path: Path) -> None:
-    table = {"margin": 0.02, "negative_flips": 0.03, "slices": ["class"]}
-    study = Study(name="mine", checkpoints=["one"], images=["a.set"], gate=table)  # type: ignore[arg-type]
-    file = tmp_path / "mine.toml"
-    file.write_text(study.toml)
-    assert Study.read(file).gate == study.gate
-    assert (study.gate.margin, study.gate.negative_flips, study.gate.slices) == (0.02, 0.03, ["class"])
-
-
 def test_verdicts_are_kept_until_a_later_gate_takes_their_place(command: Command, db: Path) -> None:
     columns = ("probe", "slice", "measure", "n", "before", "now", "loss", "loss_low", "loss_high", "margin")
     columns += ("p_pass", "p_fail", "verdict", "needed", "flips", "relative_flips", "cell")
     options = ("near", "--against", "old", "--db", db, "--format", "json")
     rows = json.loads(command("gate", *options, "--flips", 0.03).out)["rows"]
-    kept = ask(db, f"SELECT {', '.join(columns)} FROM release_gate ORDER BY cell, measure")
+    stored = ask(db, f"SELECT {', '.join(columns)} FROM release_gate ORDER BY cell, measure")
     assert len(rows) == 6
-    assert kept == [
+    assert stored == [
         tuple(row[name] for name in columns) for row in sorted(rows, key=lambda row: (row["cell"], row["measure"]))
     ]
     assert ask(db, "SELECT DISTINCT study, version, against, checkpoint, image_set FROM release_gate") == [
@@ -353,10 +303,3 @@ def test_a_database_that_cannot_be_written_is_judged_all_the_same(command: Comma
     (line,) = answer.err.splitlines()
     assert line.startswith(f"bandlens: warning: the verdicts are not kept: {db} is open in this program")
     assert ask(db, "SELECT count(*) FROM release_verdict") == [(0,)]
-
-
-def test_a_database_that_is_being_written_is_refused(command: Command, db: Path) -> None:
-    with open_store(db):
-        answer = command("gate", "same", "--against", "old", "--db", db)
-    assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1)
-    assert f"{db} is open in this program" in answer.err

@@ -94,16 +94,13 @@ def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     assert "weights of your own are named by their file" in message
 
 
-def test_without_a_gpu_one_line_says_that_there_are_no_plans_if_they_were_asked_for(tmp_path: Path) -> None:
+def test_without_a_gpu_nothing_is_said_of_plans_that_nobody_asked_for(tmp_path: Path) -> None:
     if readiness("tensorrt").ready:
         pytest.skip("TensorRT is ready here")
     make_model(tmp_path, "mine", size=64)
-    for options in ([],):
-        result = run("export", "mine", "--out", tmp_path, *options)
-        assert result.exit_code == 0
-        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")]
-        assert len(lines) == len(options)
-        assert all(line.startswith("bandlens: no TensorRT plans are built here: ") for line in lines)
+    result = run("export", "mine", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")] == []
     assert not (tmp_path / "plans").exists()
 
 
@@ -117,22 +114,11 @@ def test_a_normalization_is_a_name_or_means_and_deviations() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        *(None, "0", "0:", "0,0:1", "a:1", "1/0:1", "1/2/3:1", "123.68:58.393/255", "123.68/255:58.393"),
-        *("-0.5:0.5", "1/:1", "nan:1", "0:1e400", "0:0", "imagenets"),
-    ],
+    [None, "0", "0,0:1", "1/0:1", "123.68:58.393/255", "123.68/255:58.393", "nan:1", "0:0", "imagenets"],
 )
 def test_what_is_no_normalization_is_refused(text: str | None) -> None:
     with pytest.raises(UsageError):
         read_normalization(text)
-
-
-@pytest.mark.parametrize("command", ["list", "show", "fetch", None])
-def test_every_help_has_an_example(command: str | None) -> None:
-    words = ("export",) if command is None else ("checkpoints", command)
-    result = run(*words, "--help")
-    assert result.exit_code == 0
-    assert "bandlens " + " ".join(words) in " ".join(result.stdout.split())
 
 
 def test_class_names_come_from_a_list_or_from_the_file_of_the_weights(tiny: Path, tmp_path: Path) -> None:

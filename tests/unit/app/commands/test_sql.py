@@ -47,9 +47,8 @@ def test_of_several_statements_none_answers_where_one_is_wrong(command: Command,
         assert message in refusal(command("sql", f"SELECT 1; {wrong}", "--db", database))
 
 
-@pytest.mark.parametrize("query", ["", " ", "/* nothing */"])
-def test_an_empty_query_is_wrong_use(command: Command, database: Path, query: str) -> None:
-    assert "the query is empty; give one SELECT" in refusal(command("sql", query, "--db", database), 2)
+def test_an_empty_query_is_wrong_use(command: Command, database: Path) -> None:
+    assert "the query is empty; give one SELECT" in refusal(command("sql", "/* nothing */", "--db", database), 2)
 
 
 def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
@@ -74,11 +73,3 @@ def test_a_query_or_a_file_but_not_both(command: Command, database: Path, tmp_pa
 def test_without_a_query_standard_input_holds_it(command: Command, database: Path) -> None:
     """The command's standard input is empty here; a pipe with a query is read in the processes' tests."""
     assert "the query is empty; give one SELECT" in refusal(command("sql", "--db", database), 2)
-
-
-def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
-    message = refusal(command("sql", "SELECT 1", "--db", tmp_path / "none.duckdb"), 2)
-    assert message == (
-        f"bandlens: no results database at {tmp_path}/none.duckdb; "
-        f"`bandlens run STUDY.toml --db {tmp_path}/none.duckdb` makes one\n"
-    )

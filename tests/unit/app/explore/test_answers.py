@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up_octaves import WEIGHTS, make_octaves
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_octaves import WEIGHTS
+from made_up_results import Images, cell, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,19 +28,38 @@ from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.recorded_images import Conditions, find_sets
 from bandlens.app.sheets import grid_of
 from bandlens.core.errors import UsageError
+from bandlens.core.records import Finished
 from bandlens.probes.images.image_set import open_image_set
 
 NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
 
 
-@pytest.fixture
-def answers(explored: Path) -> Iterator[Answers]:
-    answers = Answers(explored / "results.duckdb", find_sets([explored]), Conditions())
+@contextmanager
+def answering(db: Path, folder: Path | None = None, study: Path | None = None) -> Iterator[Answers]:
+    """Answers from a database, with the image sets of the folder and the probes of the study file, if any."""
+    answers = Answers(db, find_sets([folder]) if folder else {}, Conditions(study and grid_of(study)))
     yield answers
     answers.close()
 
 
-@pytest.fixture
+@contextmanager
+def answering_of(
+    folder: Path, images: Images | Sequence[Images], parts: Sequence[Finished], **names: Any
+) -> Iterator[Answers]:
+    """Answers from a new database with a study `s` of these parts."""
+    with open_store(folder / "results.duckdb") as store:
+        store_study(store, "s", images, parts, **names)
+    with answering(folder / "results.duckdb") as answers:
+        yield answers
+
+
+@pytest.fixture(scope="module")
+def answers(explored: Path) -> Iterator[Answers]:
+    with answering(explored / "results.duckdb", explored) as answers:
+        yield answers
+
+
+@pytest.fixture(scope="module")
 def study(answers: Answers) -> dict[str, Any]:
     return answers.study(None)
 
@@ -89,37 +110,36 @@ def test_the_menu_tells_filters_and_bands_by_their_frequencies(explored: Path, s
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
-    query = "SELECT mode(class) FROM label"
-    label = ask(explored / "results.duckdb", query)[0][0] if labelled else None
-    reply = ask_images(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
-    rows = ask(
-        explored / "results.duckdb",
-        "SELECT a.image_index, ac.predicted, a.predicted, bc.predicted, b.predicted, a.label_rank, class "
-        "FROM prediction AS a, prediction AS ac, prediction AS b, prediction AS bc, label "
-        "WHERE a.image_index = ac.image_index AND a.image_index = b.image_index AND a.image_index = bc.image_index "
-        "AND label.image_index = a.image_index "
-        + "".join(
-            f" AND {name}.cell = (SELECT cell FROM study_detail WHERE checkpoint = '{model}' AND probe = '{probe}' "
-            f"AND cutoff IS NOT DISTINCT FROM {cutoff})"
-            for name, model, probe, cutoff in (
-                ("a", "net_0", "lowpass", 0.1), ("ac", "net_0", "clean", "NULL"),
-                ("b", "net_2", "lowpass", 0.1), ("bc", "net_2", "clean", "NULL"),
-            )
-        ),
-    )  # fmt: skip
-    fits = {
-        "flips": lambda row: row[1] != row[2],
-        "flips_only_a": lambda row: row[1] != row[2] and row[3] == row[4],
-        "errors": lambda row: row[5] > 0,
-        "all": bool,
-    }[selection]
-    expected = {row[0] for row in rows if fits(row) and label in (None, row[6])}
-    assert expected
-    assert reply["total"] == len(expected)
-    assert {tile["index"] for tile in reply["tiles"]} <= expected
-    assert len(reply["tiles"]) == min(24, len(expected))
+def test_selections(explored: Path, answers: Answers, study: dict[str, Any], labelled: bool) -> None:
+    database = explored / "results.duckdb"
+
+    def predictions(model: str, probe: str) -> dict[int, int]:
+        query = (
+            "SELECT image_index, predicted FROM prediction JOIN study_detail USING (cell) "
+            "WHERE checkpoint = ? AND probe = ? AND coalesce(cutoff, 0.1) = 0.1"
+        )
+        return dict(ask(database, query, [model, probe]))
+
+    (shown, clean), (shown_b, clean_b) = (
+        [predictions(model, probe) for probe in ("lowpass", "clean")] for model in ("net_0", "net_2")
+    )
+    labels = dict(ask(database, "SELECT image_index, class FROM label"))
+    label = max(labels.values(), key=[*labels.values()].count) if labelled else None
+    flips = {k for k in shown if shown[k] != clean[k]}
+    expected = {
+        "all": set(shown),
+        "flips": flips,
+        "flips_only_a": {k for k in flips if shown_b[k] == clean_b[k]},
+        "errors": {k for k in shown if shown[k] != labels[k]},
+    }
+    assert expected.keys() == set(SELECTIONS)
+    for selection, indices in expected.items():
+        reply = ask_images(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
+        chosen = {k for k in indices if label in (None, labels[k])}
+        assert chosen
+        assert reply["total"] == len(chosen)
+        assert {tile["index"] for tile in reply["tiles"]} <= chosen
+        assert len(reply["tiles"]) == min(24, len(chosen))
 
 
 def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> None:
@@ -141,9 +161,8 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
     with open_store(tmp_path / "results.duckdb") as store:
         for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
             store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    newest, chosen = answers.study(None), answers.study("two")
-    answers.close()
+    with answering(tmp_path / "results.duckdb") as answers:
+        newest, chosen = answers.study(None), answers.study("two")
     assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
     assert [[model["name"] for model in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
 
@@ -151,10 +170,11 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
 def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
     with open_store(tmp_path / "results.duckdb"):
         pass
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"):
+    with (
+        answering(tmp_path / "results.duckdb") as answers,
+        pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"),
+    ):
         answers.study(None)
-    answers.close()
 
 
 def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
@@ -162,20 +182,20 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     large, small = model("large", classes=1000), model("small", classes=37)
     plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
     pets = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
-    with open_store(tmp_path / "results.duckdb") as store:
-        parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
-        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, pets)]
-        store_study(store, "s", [plain, labelled, pets], parts, {"all": {0: "tench", 1: "goldfish"}})
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    clean = condition(answers.study("s"), "clean")["id"]
+    parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
+    parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, pets)]
+    names = {"all": {0: "tench", 1: "goldfish"}}
+    with answering_of(tmp_path, [plain, labelled, pets], parts, names=names) as answers:
+        clean = condition(answers.study("s"), "clean")["id"]
 
-    def tile_texts(images: str, by: str) -> list[list[str]]:
-        tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
-        return [[tile["label"], *(answer["answer"] for answer in tile["answers"])] for tile in tiles]
+        def tile_texts(images: str, by: str) -> list[list[str]]:
+            tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
+            return [[tile["label"], *(answer["answer"] for answer in tile["answers"])] for tile in tiles]
 
-    texts = [tile_texts("plain", "large"), tile_texts("labelled", "small"), tile_texts("own", "small")]
-    listed = [[entry["name"] for entry in answers.filters("s", images)["classes"]] for images in ("labelled", "own")]
-    answers.close()
+        texts = [tile_texts("plain", "large"), tile_texts("labelled", "small"), tile_texts("own", "small")]
+        listed = [
+            [entry["name"] for entry in answers.filters("s", images)["classes"]] for images in ("labelled", "own")
+        ]
     assert texts == [
         [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
         [["class 0", "class 0"], ["class 1", "class 1"]],
@@ -188,19 +208,14 @@ def pixels(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_a_clean_picture_is_the_packed_one(explored: Path, answers: Answers) -> None:
-    images = open_image_set(explored / "images.set")
-    assert np.array_equal(pixels(answers.picture(images.info.digest, 7, None, 0)), images.pixels[7].transpose(1, 2, 0))
-
-
 def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     images = open_image_set(explored / "images.set")
     image = images.pixels[5].transpose(1, 2, 0) / 255
     spectrum = np.fft.fftshift(np.fft.fft2(image, axes=(0, 1)), axes=(0, 1))
     radius = int(0.2 * 64)
-    kept = np.zeros((128, 128, 1))
-    kept[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
-    spectrum *= kept
+    mask = np.zeros((128, 128, 1))
+    mask[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
+    spectrum *= mask
     expected = np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)).real.clip(0, 1)
     shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
     assert np.abs(shown / 255 - expected).max() < 1.5 / 255
@@ -228,39 +243,35 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
 
 
 def test_image_sets_have_the_highest_frequency_of_enlarged_originals(tmp_path: Path) -> None:
-    images, large = (image_set(count, name=name) for count, name in ((2, "enlarged"), (3, "large")))
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", [images, large], [part(cell(images), [0, 1]), part(cell(large), [0, 1, 2])])
-        store.execute("UPDATE image_set SET own_cycles = 30 WHERE name = 'enlarged'")
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    sets = answers.study(None)["image_sets"]
-    answers.close()
+    large = image_set(3, name="large")
+    enlarged = replace(image_set(2, name="enlarged"), own_cycles=30.0)
+    parts = [part(cell(enlarged), [0, 1]), part(cell(large), [0, 1, 2])]
+    with answering_of(tmp_path, [enlarged, large], parts) as answers:
+        sets = answers.study(None)["image_sets"]
     assert {entry["name"]: entry["own_cycles"] for entry in sets} == {"enlarged": 30, "large": None}
 
 
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
     images = open_image_set(limited / "images.set")
-    answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
-    study = answers.study(None)
-    assert [(entry["n"], entry["pictures"]) for entry in study["image_sets"]] == [(5, True)]
-    words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
-    reply = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
-    assert len(reply["tiles"]) == 5
-    for tile in reply["tiles"]:
-        index = images.paths.index(tile["path"])
-        shown = pixels(answers.picture(reply["digest"], tile["index"], None, reply["seed"]))
-        assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
-        noisy = pixels(answers.picture(reply["digest"], tile["index"], words, reply["seed"]))
-        assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, reply["seed"])))
-    with pytest.raises(UsageError, match="no such image"):
-        answers.picture(reply["digest"], 5, None, 0)
-    answers.close()
+    with answering(limited / "results.duckdb", limited) as answers:
+        study = answers.study(None)
+        assert [(entry["n"], entry["pictures"]) for entry in study["image_sets"]] == [(5, True)]
+        words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
+        reply = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
+        assert len(reply["tiles"]) == 5
+        for tile in reply["tiles"]:
+            index = images.paths.index(tile["path"])
+            shown = pixels(answers.picture(reply["digest"], tile["index"], None, reply["seed"]))
+            assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
+            noisy = pixels(answers.picture(reply["digest"], tile["index"], words, reply["seed"]))
+            assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, reply["seed"])))
+        with pytest.raises(UsageError, match="no such image"):
+            answers.picture(reply["digest"], 5, None, 0)
 
 
 def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:
-    answers = Answers(limited / "results.duckdb", find_sets([explored]), Conditions())
-    assert [entry["pictures"] for entry in answers.study(None)["image_sets"]] == [False]
-    answers.close()
+    with answering(limited / "results.duckdb", explored) as answers:
+        assert [entry["pictures"] for entry in answers.study(None)["image_sets"]] == [False]
 
 
 def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
@@ -277,11 +288,8 @@ def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answe
     images = open_image_set(explored / "images.set")
     with pytest.raises(UsageError, match="study file"):
         answers.picture(images.info.digest, 0, blur["id"], 0)
-    with_file = Answers(
-        explored / "results.duckdb", find_sets([explored]), Conditions(grid_of(explored / "small.toml"))
-    )
-    shown = pixels(with_file.picture(images.info.digest, 0, blur["id"], 0))
-    with_file.close()
+    with answering(explored / "results.duckdb", explored, explored / "small.toml") as answers_with_file:
+        shown = pixels(answers_with_file.picture(images.info.digest, 0, blur["id"], 0))
     padded = np.pad(images.pixels[0].transpose(1, 2, 0) / 255, ((0, 0), (2, 2), (0, 0)), mode="edge")
     expected = np.stack([padded[:, k : k + 128] for k in range(5)]).mean(axis=0)
     assert np.abs(shown / 255 - expected).max() < 1 / 255
@@ -336,60 +344,44 @@ def test_the_order_and_the_symbols_are_those_of_the_report(explored: Path, study
 def test_many_models_have_the_symbols_of_their_categories(tmp_path: Path) -> None:
     images = image_set(2, labels=[0, 1])
     models = [model(f"net{k}", category="large" if k % 2 else "small") for k in range(COLORED_MODELS + 1)]
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images, by=by), [0, 1], [0, 0]) for by in models])
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    looks = {(model["category"], model["color"], model["shape"]) for model in answers.study(None)["models"]}
-    answers.close()
+    with answering_of(tmp_path, images, [part(cell(images, by=by), [0, 1], [0, 0]) for by in models]) as answers:
+        looks = {(model["category"], model["color"], model["shape"]) for model in answers.study(None)["models"]}
     assert len(looks) == len({shape for _, _, shape in looks}) == 2
 
 
 def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Path) -> None:
     images, blurred = image_set(4, labels=[0, 1, 2, 3]), made_up_condition("lowpass", cutoff=0.1)
-    with open_store(tmp_path / "results.duckdb") as store:
-        parts = [
-            part(cell(images), [0, 1, 5, 5], [0, 0, 2, 2]),
-            part(cell(images, blurred), [0, 7, 2, 7], [0, 3, 0, 3]),
-        ]
-        store_study(store, "s", images, parts)
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    study = answers.study(None)
-    digest = next(entry["id"] for entry in study["conditions"] if entry["probe"] == "lowpass")
-    tiles = answers.images(ImageQuery("s", "set", digest, "net", None, "all", None, ["net"]))["tiles"]
-    answers.close()
+    parts = [part(cell(images), [0, 1, 5, 5], [0, 0, 2, 2]), part(cell(images, blurred), [0, 7, 2, 7], [0, 3, 0, 3])]
+    with answering_of(tmp_path, images, parts) as answers:
+        study = answers.study(None)
+        digest = next(entry["id"] for entry in study["conditions"] if entry["probe"] == "lowpass")
+        tiles = answers.images(ImageQuery("s", "set", digest, "net", None, "all", None, ["net"]))["tiles"]
     marks = [(answer["clean_right"], answer["right"]) for tile in tiles for answer in tile["answers"]]
     assert marks == [(True, True), (True, False), (False, True), (False, False)]
 
 
 def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> None:
     cats, elephants = 3, 7
-    images = image_set(
-        3,
-        labels=[cats, cats, elephants],
-        schemes={"texture": [[elephants], [cats], [cats]]},
-    )
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [3, 3, 3], [0, 0, 1])])
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    clean = condition(answers.study(None), "clean")["id"]
+    images = image_set(3, labels=[cats, cats, elephants], schemes={"texture": [[elephants], [cats], [cats]]})
+    with answering_of(tmp_path, images, [part(cell(images), [3, 3, 3], [0, 0, 1])]) as answers:
+        clean = condition(answers.study(None), "clean")["id"]
 
-    def indices(scheme: str | None, label: int) -> list[int]:
-        query = ImageQuery("s", "set", clean, "net", None, "all", label, ["net"], scheme=scheme)
-        return [tile["index"] for tile in answers.images(query)["tiles"]]
+        def indices(scheme: str | None, label: int) -> list[int]:
+            query = ImageQuery("s", "set", clean, "net", None, "all", label, ["net"], scheme=scheme)
+            return [tile["index"] for tile in answers.images(query)["tiles"]]
 
-    listed = [(row["scheme"], row["class"]) for row in answers.filters("s", "set")["classes"]]
-    chosen = [indices(scheme, label) for scheme, label in listed]
-    assert indices(None, cats) == [0, 1]
-    answers.close()
+        listed = [(row["scheme"], row["class"]) for row in answers.filters("s", "set")["classes"]]
+        chosen = [indices(scheme, label) for scheme, label in listed]
+        assert indices(None, cats) == [0, 1]
     assert listed == [("shape", cats), ("shape", elephants), ("texture", cats), ("texture", elephants)]
     assert chosen == [[0, 1], [2], [1, 2], [0]]
 
 
-@pytest.fixture
-def measured(tmp_path: Path) -> Iterator[Answers]:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     """Answers of a study with a measure of each image, `doubt`, and one of a whole cell, `spread`."""
-    images = image_set(5, labels=[0, 1, 2, 3, 4])
-    with open_store(tmp_path / "results.duckdb") as store:
+    images, path = image_set(5, labels=[0, 1, 2, 3, 4]), tmp_path_factory.mktemp("measured") / "results.duckdb"
+    with open_store(path) as store:
         parts = [part(cell(images, by=model(name)), [0, 1, 2, 3, 9], [0, 0, 0, 0, 1]) for name in ("a", "b")]
         store_study(store, "s", images, parts)
         (study_id,) = store.frame("SELECT id FROM study")["id"]
@@ -399,9 +391,8 @@ def measured(tmp_path: Path) -> Iterator[Answers]:
         rows = [("doubt", cells[0], True, [0.5, -1.0, 2.0, 0.5, 3.0]), ("doubt", cells[1], True, [0.0] * 5)]
         for row in (*rows, ("spread", cells[0], False, [0.1, 0.2])):
             store.execute("INSERT INTO own_answer VALUES (?, ?, ?, ?, ?)", [study_id, *row])
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    yield answers
-    answers.close()
+    with answering(path) as answers:
+        yield answers
 
 
 @pytest.mark.parametrize(
@@ -438,41 +429,34 @@ def test_a_measure_without_numbers_of_images_is_refused(measured: Answers) -> No
 def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
     slices = {("site", "A"): np.array([0, 2]), ("site", "B"): np.array([1])}
     images = replace(image_set(4, labels=[0] * 4), attributes=slices)
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])])
-    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    clean = condition(answers.study(None), "clean")["id"]
-    filters = answers.filters("s", "set")["attributes"]
-    assert filters == [{"name": "site", "value": "A"}, {"name": "site", "value": "B"}]
-    for choice, indices in ((None, [0, 1, 2, 3]), ("A", [0, 2]), ("B", [1]), ("C", [])):
-        query = ImageQuery("s", "set", clean, "net", None, "all", None, ["net"])
-        query = replace(query, attribute=choice and "site", attribute_value=choice)
-        assert [tile["index"] for tile in answers.images(query)["tiles"]] == indices
-    answers.close()
+    with answering_of(tmp_path, images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])]) as answers:
+        clean = condition(answers.study(None), "clean")["id"]
+        filters = answers.filters("s", "set")["attributes"]
+        assert filters == [{"name": "site", "value": "A"}, {"name": "site", "value": "B"}]
+        for choice, indices in ((None, [0, 1, 2, 3]), ("A", [0, 2]), ("B", [1]), ("C", [])):
+            query = ImageQuery("s", "set", clean, "net", None, "all", None, ["net"])
+            query = replace(query, attribute=choice and "site", attribute_value=choice)
+            assert [tile["index"] for tile in answers.images(query)["tiles"]] == indices
 
 
-def test_an_opened_image_has_the_seven_shares_of_the_view(tmp_path: Path) -> None:
-    make_octaves(tmp_path / "octaves.duckdb")
-    answers = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
-    shares = answers.octaves("octaves", "photographs", 7)
-    answers.close()
+def test_an_opened_image_has_the_seven_shares_of_the_view(stored_octaves: Path) -> None:
+    with answering(stored_octaves) as answers:
+        shares = answers.octaves("octaves", "photographs", 7)
     assert sorted(shares) == sorted(WEIGHTS)
     for name in WEIGHTS:
         query = f"SELECT share FROM octave_share WHERE checkpoint = '{name}' AND image_index = 7 ORDER BY octave"
-        assert shares[name] == [share for (share,) in ask(tmp_path / "octaves.duckdb", query)]
+        assert shares[name] == [share for (share,) in ask(stored_octaves, query)]
         assert len(shares[name]) == 7
 
 
-def test_an_opened_image_has_no_shares_of_models_at_chance(tmp_path: Path) -> None:
+def test_an_opened_image_has_no_shares_of_models_at_chance(stored_octaves: Path, tmp_path: Path) -> None:
     """The report draws none of them either."""
-    make_octaves(tmp_path / "octaves.duckdb")
+    path = Path(shutil.copy(stored_octaves, tmp_path))
     query = "UPDATE measure_value SET state = 'at_chance' WHERE checkpoint = (SELECT id FROM checkpoint WHERE name = ?)"
-    with open_store(tmp_path / "octaves.duckdb") as store:
+    with open_store(path) as store:
         store.execute(query, ["coarse"])
-    answers = Answers(tmp_path / "octaves.duckdb", {}, Conditions())
-    shares = answers.octaves("octaves", "photographs", 7)
-    answers.close()
-    assert sorted(shares) == ["fine", "middle"]
+    with answering(path) as answers:
+        assert sorted(answers.octaves("octaves", "photographs", 7)) == ["fine", "middle"]
 
 
 def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:

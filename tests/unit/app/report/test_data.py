@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study, store_values
-from reported import measured_section
+from reported import measured_section, report_data_of
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
-from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose, read_data
+from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose
 from bandlens.app.report.measured import consistency_section, measured_sections
 
 UNSEEN = 30
@@ -37,9 +37,9 @@ def test_of_many_each_category_has_its_share_from_its_least_accurate_on() -> Non
     assert len(chosen) == DRAWN_MODELS
     assert chosen.group_by("category").len().sort("category")["len"].to_list() == [29, 14, 4, 1]
     for name in ("category 0", "category 1"):
-        both = [rows.filter(category=name)["accuracy"] for rows in (every, chosen)]
-        assert both[1].min() < both[0].quantile(0.06)
-        assert both[1].max() > both[0].quantile(0.94)
+        of_all, of_choice = (rows.filter(category=name)["accuracy"] for rows in (every, chosen))
+        assert of_choice.min() < of_all.quantile(0.06)
+        assert of_choice.max() > of_all.quantile(0.94)
 
 
 def test_more_categories_than_places() -> None:
@@ -81,8 +81,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
-    report_data = read_data(path)
-    assert report_data
+    report_data = report_data_of(path)
     assert len(report_data.choice) == DRAWN_MODELS
     assert f"net{UNSEEN}" not in report_data.choice
     return report_data

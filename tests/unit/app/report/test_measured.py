@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,16 @@ import numpy as np
 import polars as pl
 import pytest
 import vl_convert
-from made_up_octaves import WEIGHTS, make_octaves
-from made_up_results import cell, condition, image_set, model, part, store_study
-from reported import measured_section
+from made_up_octaves import WEIGHTS
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study
+from reported import measured_section, report_data_of
 
 from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.error_consistency import write_consistencies
-from bandlens.app.report.build import write_report
-from bandlens.app.report.data import ReportData, read_data
-from bandlens.app.report.measured import consistency_section
+from bandlens.app.report.data import ReportData
+from bandlens.app.report.measured import consistency_section, measured_sections
 from bandlens.app.report.page import Figure
 
 NOISE = [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.04, 0.16) for f in (1, 3, 5)]
@@ -37,23 +37,16 @@ SETTINGS = [
 @pytest.mark.parametrize(("classes", "top5"), [(3, None), (6, 1.0)])
 def test_a_line_says_why_top5_has_no_number(tmp_path: Path, classes: int, top5: float | None) -> None:
     images = image_set(40, labels=[0] * 40)
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images, by=model(classes=classes)), [0] * 40, [0] * 40)])
-    results = read_data(tmp_path / "results.duckdb")
-    assert results is not None
-    section = measured_section(results, "accuracy")
+    database_of(tmp_path, images, [part(cell(images, by=model(classes=classes)), [0] * 40, [0] * 40)])
+    section = measured_section(report_data_of(tmp_path / "results.duckdb"), "accuracy")
     assert section.tables[0].frame["top5"].to_list() == [top5]
     why = "Top-5 has no number among five classes or fewer: the five highest logits hold every label."
     assert section.text == ([] if top5 else [why])
 
 
 @pytest.fixture(scope="module")
-def octaves(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    path = tmp_path_factory.mktemp("octaves") / "results.duckdb"
-    make_octaves(path)
-    report_data = read_data(path)
-    assert report_data is not None
-    return report_data
+def octaves(stored_octaves: Path) -> ReportData:
+    return report_data_of(stored_octaves)
 
 
 def parts_of(chart: Any, model: str) -> list[dict[str, Any]]:
@@ -116,14 +109,12 @@ def test_models_at_chance_are_in_the_table_alone(octaves: ReportData) -> None:
     assert (bars.panels, pairs.panels, len(bars.table)) == ({}, {}, 3 * 7)
 
 
-def test_the_page_has_the_section_and_no_panel_of_a_hundred_settings(tmp_path: Path) -> None:
-    make_octaves(tmp_path / "results.duckdb")
-    write_report(tmp_path / "results.duckdb", tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert 'id="octaves-1"' in page
-    assert 'id="octave-pairs-1"' in page
-    assert "coarse owes" in page
-    assert page.count("keep=0123") < 1000
+def test_masks_have_their_section_and_no_panel_of_a_hundred_settings(octaves: ReportData) -> None:
+    figures = {figure.name: figure for section in measured_sections(octaves) for figure in section.figures}
+    assert {"octaves-1", "octave-pairs-1"} <= figures.keys()
+    assert any("coarse owes" in finding for finding in octaves.verdict.findings)
+    panels = [str(panel.to_dict()) for figure in figures.values() for panel in figure.panels.values()]
+    assert sum(panel.count("keep=0123") for panel in panels) < 1000
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +127,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
-    report_data = read_data(path)
-    assert report_data
-    return report_data
+    return report_data_of(path)
 
 
 def figures(results: ReportData) -> dict[str, Figure]:
     return {figure.title: figure for figure in measured_section(results, "measures").figures}
 
 
-def drawn(panel: Any) -> list[dict[str, Any]]:
+def points(panel: Any) -> list[dict[str, Any]]:
     [rows] = panel.to_dict()["datasets"].values()
     return list(rows)
 
@@ -171,7 +160,7 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
     (clean,) = view.filter(probe="clean")["value"]
     panel = figure.panels["lowpass"]
     expected = view.filter(probe="lowpass").select("cycles", "value", "low", "high").sort("cycles").rows()
-    rows = drawn(panel)
+    rows = points(panel)
     assert [row["cycles"] for row in rows] == [11, 56]
     for row, numbers in zip(rows, expected, strict=True):
         assert (row["cycles"], row["top1"], row["low"], row["high"]) == pytest.approx(numbers, rel=1e-5)
@@ -186,55 +175,25 @@ def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> N
     lowest = results.condition_metrics.filter(metric="clean_error_consistency").select(pl.col("low").min()).item()
     for panel in figure.panels.values():
         spec = panel.to_dict()
-        assert all(row["clean_top1"] is None for row in drawn(panel))
+        assert all(row["clean_top1"] is None for row in points(panel))
         assert len(spec["layer"]) == 3
         assert spec["layer"][-1]["encoding"]["y"]["scale"]["domain"][0] == min(0, lowest)
 
 
-def test_a_study_of_clean_images_has_no_curves(tmp_path: Path) -> None:
-    images = image_set(30, labels=[0] * 30)
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
-        compute_measures(store, "s")
-    report_data = read_data(tmp_path / "results.duckdb")
-    assert report_data
-    section = measured_section(report_data, "measures")
-    assert not section.figures
-    assert not section.tables
-
-
 def test_slices_are_a_table_with_the_condition_under_which_each_is_worst(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    slices = {("site", "A"): np.arange(30), ("site", "B"): np.arange(30, 60)}
-    images = replace(image_set(60, labels=[0] * 60), attributes=slices)
-    with open_store(tmp_path / "results.duckdb") as store:
-        answers = {setting: rng.integers(0, 2, 60) for setting in SETTINGS[:4]}
-        store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in answers.items()])
-        compute_measures(store, "s")
-    results = read_data(tmp_path / "results.duckdb")
-    assert results
-    section = measured_section(results, "measures")
-    assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= figures(results).keys()
-    assert not any("site" in title for title in figures(results)), "one figure a slice would be too many"
-    rows = section.tables[0].frame.select("metric", "value").rows()
-    assert [metric.partition("_site")[2] for metric, _ in rows] == ["=A", "=B"]
-    for (_, value), of_slice in zip(rows, slices.values(), strict=True):
-        assert value == pytest.approx(min((answer[of_slice] == 0).mean() for answer in answers.values()))
-
-
-def test_a_loss_of_slices_is_worst_where_it_is_highest(tmp_path: Path) -> None:
-    """A blur of 2 takes half of what is right, and one of 1 a tenth."""
+    """A blur of 2 takes half of what is right, and one of 1 a tenth: a loss is worst where it is highest."""
     slices = {("site", "A"): np.arange(40), ("weather", "fog"): np.arange(20, 60)}
     images = replace(image_set(60, labels=[0] * 60), attributes=slices)
     shares = {condition(): 1.0, condition("blur", sigma=1): 0.9, condition("blur", sigma=2): 0.5}
-    with open_store(tmp_path / "results.duckdb") as store:
-        wrong = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
-        store_study(store, "s", images, [part(cell(images, s), answer, answer) for s, answer in wrong.items()])
-        compute_measures(store, "s")
-    results = read_data(tmp_path / "results.duckdb")
-    assert results
-    rows = measured_section(results, "measures").tables[0].frame.filter(pl.col("metric").str.ends_with("_site"))
-    assert rows.select("metric", "setting", "value").rows() == [
+    wrong = {setting: (np.arange(60) % 10 >= 10 * share).astype(int) for setting, share in shares.items()}
+    database_of(tmp_path, images, [part(cell(images, s), answer, answer) for s, answer in wrong.items()], measured=True)
+    results = report_data_of(tmp_path / "results.duckdb")
+    titles = figures(results).keys()
+    assert {"accuracy on the worst slice on set", "largest loss of a slice on set"} <= titles
+    assert not any("site" in title for title in titles), "one figure a slice would be too many"
+    rows = measured_section(results, "measures").tables[0].frame
+    assert "slice_accuracy_weather=fog" in rows["metric"]
+    assert rows.filter(pl.col("metric").str.ends_with("_site")).select("metric", "setting", "value").rows() == [
         ("largest_slice_loss_site", "sigma=2", 0.5),
         ("worst_slice_site", "sigma=2", 0.5),
     ]
@@ -243,10 +202,8 @@ def test_a_loss_of_slices_is_worst_where_it_is_highest(tmp_path: Path) -> None:
 def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: Path) -> None:
     images = replace(image_set(12, labels=[0] * 12), own_cycles=20.0)
     settings = [condition(), *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5))]
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(cell(images, s), [0] * 12, [0] * 12) for s in settings])
-    results = read_data(tmp_path / "results.duckdb")
-    assert results
+    database_of(tmp_path, images, [part(cell(images, s), [0] * 12, [0] * 12) for s in settings])
+    results = report_data_of(tmp_path / "results.duckdb")
     assert any("nothing of their own above 20 cycles per image" in doubt for doubt in results.doubts)
     (panel,) = probe_panels(results.curve.filter(pl.col("probe") == "lowpass"), "lowpass").values()
     spec = panel.to_dict()
@@ -262,7 +219,10 @@ def test_the_report_says_and_shades_what_enlarged_images_do_not_have(tmp_path: P
 CONDITIONS = ("c100", "c05", "c30")
 
 
-def database(path: Path, people: bool) -> ReportData:
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of two models and two people on the same 60 images in three contrasts: only to be read."""
+    path = tmp_path_factory.mktemp("judged") / "results.duckdb"
     names = [f"dnn/session-1/{k:04d}_cop_dnn_{CONDITIONS[k % 3]}_bear_10_n0_{k}.png" for k in range(60)]
     images = image_set(60, name="shown", labels=[1] * 60, paths=names, benchmark="contrast", decision_space="sixteen")
     random = np.random.default_rng(0)
@@ -284,16 +244,18 @@ def database(path: Path, people: bool) -> ReportData:
     )
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        if people:
-            store.write_source("humans", store.frame("FROM published_value"), trials)
+        store.write_source("humans", store.frame("FROM published_value"), trials)
         write_consistencies(store, ["contrast"])
-    report_data = read_data(path)
-    assert report_data is not None
-    return report_data
+    return path
 
 
-def test_models_and_people(tmp_path: Path) -> None:
-    results = database(tmp_path / "results.duckdb", people=True)
+@pytest.fixture
+def judged_copy(judged: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(judged, tmp_path))
+
+
+def test_models_and_people(judged: Path) -> None:
+    results = report_data_of(judged)
     section = consistency_section(results)
     kappas, conditions = section.figures
     spec = next(iter(kappas.panels.values())).to_dict()
@@ -316,34 +278,22 @@ def test_models_and_people(tmp_path: Path) -> None:
     assert (mean["top1"], mean["low"], mean["high"]) == (people.mean(), people.min(), people.max())
 
 
-def test_models_alone(tmp_path: Path) -> None:
-    section = consistency_section(database(tmp_path / "results.duckdb", people=False))
-    assert [len(figure.panels) for figure in section.figures] == [1, 1]
-    assert set(section.figures[1].table["subject"]) == {"one", "two"}
-
-
-def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp_path: Path) -> None:
-    database(tmp_path / "results.duckdb", people=True)
+def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(judged_copy: Path) -> None:
     images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
-    with open_store(tmp_path / "results.duckdb") as store:
+    with open_store(judged_copy) as store:
         store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
         write_consistencies(store, ["contrast"])
-    earlier, newest = (read_data(tmp_path / "results.duckdb", label) for label in ("s@1", "s"))
-    assert earlier is not None
-    assert newest is not None
+    earlier, newest = (report_data_of(judged_copy, label) for label in ("s@1", "s"))
     assert set(earlier.judged.filter(human=False)["subject"]) == {"one", "two"}
     assert earlier.consistency.is_empty()
     assert set(newest.judged.filter(human=False)["subject"]) == {"three"}
     assert "three" in set(newest.consistency["second_subject"])
 
 
-def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(tmp_path: Path) -> None:
-    path = tmp_path / "results.duckdb"
-    database(path, people=True)
-    with open_store(path) as store:
+def test_rows_are_in_the_order_of_their_names_however_the_database_keeps_them(judged_copy: Path) -> None:
+    with open_store(judged_copy) as store:
         rows = store.frame("FROM error_consistency")
         store.replace("error_consistency", rows.sample(fraction=1, shuffle=True, seed=0))
-    results = read_data(path)
-    assert results is not None
-    names = results.consistency.select("images", "first_subject", "second_subject", "condition")
+    consistency = report_data_of(judged_copy).consistency
+    names = consistency.select("images", "first_subject", "second_subject", "condition")
     assert names.rows() == sorted(names.rows())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
+from small import Command, make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.measures.own import read_measures
@@ -42,13 +42,7 @@ def test_defaults(workplace: Path) -> None:
     file = workplace / "mine.toml"
     file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\nmodels = "models"\n')
     study = Study.read(file)
-    assert (study.name, study.engine, study.precision, study.batch, study.seed) == (
-        "mine",
-        "auto",
-        "fp32",
-        0,
-        0,
-    )
+    assert (study.name, study.engine, study.precision, study.batch, study.seed) == ("mine", "auto", "fp32", 0, 0)
     assert study.thread_count == len(os.sched_getaffinity(0))
     work = resolve(study)
     assert work.study.batch == 32
@@ -109,45 +103,26 @@ def test_the_seed_is_part_of_random_conditions_only(workplace: Path) -> None:
     assert {"critical_band noise_sd=0.1, frequency=1", "salt share=0.5"} <= changed
 
 
-def test_a_byte_order_mark_is_no_error(workplace: Path) -> None:
-    file = make_study(workplace)
-    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert len(work_of(file).cells) == 1
-
-
 # Wrong keys and values
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", 3, "name must be a string, not 3"),
         ("name", "", "name must be a line of text without @"),
         ("name", "a@1", "name must be a line of text without @, which asks for a version, not 'a@1'"),
-        ("name", "*", "name must be a line of text"),
-        ("name", "a\nb", "name must be a line of text"),
         ("checkpoints", "one", "checkpoints must be a list of names, not 'one'"),
         ("checkpoints", [], "checkpoints must be a list of names, and at least one"),
-        ("checkpoints", [1], "checkpoints must be a list of names, and at least one, not [1]"),
-        ("images", "images.set", "images must be a list of folders, not 'images.set'"),
-        ("images", [], "images must be a list of folders, and at least one"),
-        ("models", 1, "models must be a string, not 1"),
+        ("images", [1], "images must be a list of folders, and at least one, not [1]"),
         ("engine", 1, "engine must be a string, not 1"),
         ("engine", "onnx", "unknown engine 'onnx'; did you mean onnxruntime"),
-        ("precision", 16, "precision must be a string, not 16"),
-        ("batch", "8", "batch must be a whole number, not '8'"),
         ("batch", 8.0, "batch must be a whole number, not 8.0"),
         ("batch", True, "batch must be a whole number, not True"),
-        ("batch", -1, "batch must be in [0, 4096], not -1"),
         ("batch", 4097, "batch must be in [0, 4096], not 4097"),
         ("threads", -1, "threads must be in [0, 1024], not -1"),
-        ("seed", -1, "seed must be in [0, 9223372036854775807], not -1"),
-        ("seed", 2**63, "seed must be in"),
-        ("seed", "x", "seed must be a whole number, not 'x'"),
+        ("seed", 2**63, "seed must be in [0, 9223372036854775807], not 9223372036854775808"),
         ("chekpoints", ["one"], "unknown key in {file} 'chekpoints'; did you mean checkpoints?"),
-        ("precison", "fp32", "unknown key in {file} 'precison'; did you mean precision?"),
         ("folder", "x", "unknown key in {file} 'folder'"),
-        ("toml", "x", "unknown key in {file} 'toml'"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(workplace: Path, key: str, value: Any, message: str) -> None:
@@ -160,51 +135,29 @@ def test_a_wrong_key_or_value_is_named(workplace: Path, key: str, value: Any, me
         assert str(file) in error_text
 
 
-@pytest.mark.parametrize("key", ["checkpoints", "images"])
-def test_a_missing_key_is_named(workplace: Path, key: str) -> None:
+def test_a_missing_key_is_named(workplace: Path) -> None:
     file = workplace / "wrong.toml"
-    file.write_text("".join(f'{name} = ["x"]\n' for name in ("checkpoints", "images") if name != key))
-    assert refusal(file) == f"{file}: {key} is missing; it is a list of names"
+    file.write_text('checkpoints = ["x"]\n')
+    assert refusal(file) == f"{file}: images is missing; it is a list of names"
 
 
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ("lowpass = {cutoff = 1.5}", "probe lowpass: cutoff must be a number in [0, 1], not 1.5"),
-        ("lowpass = {cutoff = [0.1, -0.1]}", "probe lowpass: cutoff must be a number in [0, 1], not -0.1"),
-        ("highpass = {cutoff = nan}", "probe highpass: cutoff must be a number in [0, 1], not nan"),
-        ("lowpass = {cutoff = '0.5'}", "cutoff must be a number in [0, 1], not '0.5'"),
-        ("lowpass = {cutoff = true}", "cutoff must be a number in [0, 1], not True"),
-        ("lowpass = {cutoff = []}", "cutoff is an empty list"),
-        ("lowpass = {cutof = 0.5}", "unknown parameter of probe lowpass 'cutof'; did you mean cutoff?"),
-        ("lowpass = 0.5", "probe lowpass must be a table of parameters, such as lowpass = {}, not 0.5"),
-        ("critical_band = {noise_sd = 2}", "noise_sd must be a number in [0, 1], not 2"),
-        ("critical_band = {frequency = 7}", "frequency must be a whole number in [0, 6], not 7"),
-        ("critical_band = {frequency = 1.0}", "frequency must be a whole number in [0, 6], not 1.0"),
-        ("critical_band = {draw = 'shred'}", "draw must be one of shared, independent, not 'shred'"),
+        ("lowpass = {cutoff = [0.1, 1.5]}", "probe lowpass: cutoff must be a number in [0, 1], not 1.5"),
         ("lowpas = {}", "unknown probe 'lowpas'; did you mean lowpass"),
-        ("blur = {}", "unknown probe 'blur'"),
         ("blur = {file = 'blur.py'}", "probe blur: no file"),
-        ("lowpass = {file = 'blur.py'}", "probe lowpass: a built-in probe has that name"),
     ],
 )
 def test_a_wrong_probe_is_named(workplace: Path, probes: str, message: str) -> None:
     assert message in refusal(make_study(workplace, probes=probes))
 
 
-def test_probes_must_be_a_table(workplace: Path) -> None:
+def test_what_is_not_toml_is_named(workplace: Path) -> None:
     file = workplace / "wrong.toml"
-    file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\nprobes = ["lowpass"]\n')
-    assert refusal(file) == f"{file}: probes must be a table, not ['lowpass']"
-
-
-@pytest.mark.parametrize(
-    "content", [b"checkpoints = [", b"a = 1\na = 2", b"\xff\xfe\x00", b"name = 'x", b"= 3"], ids=range(5)
-)
-def test_what_is_not_toml_is_named(workplace: Path, content: bytes) -> None:
-    file = workplace / "wrong.toml"
-    file.write_bytes(content)
-    assert f"{file} cannot be read as TOML: " in refusal(file)
+    for content in (b"checkpoints = [", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        assert f"{file} cannot be read as TOML: " in refusal(file)
 
 
 def test_a_study_that_is_not_there_or_a_folder_is_named(workplace: Path) -> None:
@@ -229,7 +182,7 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
         probes={"lowpass": {"cutoff": np.array([0.1, 0.25])}, "highpass": {}},
         models=workplace / "models",  # type: ignore[arg-type]
         seed=np.int64(3),  # type: ignore[arg-type]
-        gate=Limits(flips=0.02),
+        gate=Limits(flips=0.02, margin=0.02, slices=["class"]),
     )
     file = workplace / "mine.toml"
     file.write_text(study.toml)
@@ -241,27 +194,18 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
         "probes": {"lowpass": {"cutoff": [0.1, 0.25]}, "highpass": {}},
         "models": str(workplace / "models"),
         "seed": 3,
-        "gate": {"flips": 0.02},
+        "gate": {"flips": 0.02, "margin": 0.02, "slices": ["class"]},
     }
     assert len(resolve(study).cells) == 1 + 2 + 11
-
-
-def test_without_probes_it_is_the_published_grid(workplace: Path) -> None:
-    study = Study("mine", ["one"], ["images.set"], models="models", folder=workplace)
-    assert "probes" not in tomllib.loads(study.toml)
-    assert len(resolve(study).cells) == 52
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"batch": 5000}, "study mine: batch must be in [0, 4096], not 5000"),
-        ({"images": []}, "study mine: images must be a list of folders, and at least one"),
-        ({"checkpoints": "one"}, "study mine: checkpoints must be a list of names, not 'one'"),
         ({"name": "a@1"}, "study a@1: name must be a line of text without @"),
         ({"gate": {"flip": 0.1}}, "unknown key in [gate] of study mine 'flip'; did you mean flips?"),
         ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
-        ({"seed": None}, "study mine cannot be written as TOML: "),
         ({"name": "\ud800"}, "cannot be written as TOML: "),
         ({"probes": {"blur": {"strength": print}}}, "study mine cannot be written as TOML: "),
         ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),
@@ -285,15 +229,10 @@ def test_unknown_checkpoints_are_named_with_near_names(workplace: Path) -> None:
     assert "unknown category of exported models 'adversarial'; known: own" in error_text
 
 
-@pytest.mark.parametrize("checkpoint", ["*", "category:own", "one"])
-def test_a_folder_without_models_is_named(workplace: Path, checkpoint: str) -> None:
-    error_text = refusal(make_study(workplace, checkpoints=[checkpoint], models="empty"))
+def test_a_folder_without_models_is_named(workplace: Path) -> None:
+    error_text = refusal(make_study(workplace, checkpoints=["*"], models="empty"))
     assert f"{workplace}/empty" in error_text
     assert "bandlens export" in error_text
-
-
-def test_a_missing_image_set_is_named(workplace: Path) -> None:
-    assert f"{workplace}/none.set: not an image set" in refusal(make_study(workplace, images=["none.set"]))
 
 
 def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> None:
@@ -304,33 +243,14 @@ def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    ("probes", "message"),
-    [
-        (
-            "critical_band = {}",
-            "critical_band needs an even number of pixels a side, at least 128, not 64; name other probes in the "
-            "study's [probes], or take larger images",
-        ),
-        (
-            "fourier = { row = 40, column = 0 }",
-            "fourier row=40, column=0, norm=15.7: images of 64 pixels hold 32 cycles",
-        ),
-        ("patch_shuffle = { grid = [2, 6] }", "patch_shuffle grid=6: 64 pixels are not 6 patches of equal size"),
-    ],
-)
-def test_images_that_a_probe_cannot_take_are_named(workplace: Path, probes: str, message: str) -> None:
+def test_images_that_a_probe_cannot_take_are_named(workplace: Path) -> None:
     make_model(workplace / "models", "small", size=64)
     make_images(workplace / "small.set", make_pictures(3, size=64))
+    probes = "critical_band = {}"
     error_text = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
-    assert error_text.startswith(f"image set small.set: {message}")
-
-
-def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
-    make_images(workplace / "wrong.set", make_pictures(3), labels=[0, CLASSES, 1])
-    error_text = refusal(make_study(workplace, images=["wrong.set"]))
     assert error_text == (
-        "image set wrong.set: 0/1.png is labelled 12, but one has 12 classes; pack the images with labels of that model"
+        "image set small.set: critical_band needs an even number of pixels a side, at least 128, not 64; name other "
+        "probes in the study's [probes], or take larger images"
     )
 
 
@@ -350,19 +270,8 @@ def test_models_and_image_sets_that_cannot_be_told_apart_are_refused(workplace: 
     assert "have the same names" in refusal_of("other.set")
 
 
-def test_a_damaged_model_is_named(workplace: Path) -> None:
-    path = workplace / "models" / "one.onnx"
-    path.write_bytes(path.read_bytes()[:-1])
-    file = make_study(workplace)
-    with pytest.raises(Exception, match=r"one\.onnx is missing or not as long as .* says; export one again"):
-        work_of(file)
-
-
-@pytest.mark.parametrize("verb", ["plan", "run"])
-def test_the_command_line_says_it_in_one_line_and_makes_no_database(
-    command: Command, workplace: Path, verb: str
-) -> None:
-    answer = command(verb, make_study(workplace, probes="lowpass = {cutoff = 2}"), "--db", workplace / "r.duckdb")
+def test_the_command_line_says_it_in_one_line_and_makes_no_database(command: Command, workplace: Path) -> None:
+    answer = command("run", make_study(workplace, probes="lowpass = {cutoff = 2}"), "--db", workplace / "r.duckdb")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == "bandlens: probe lowpass: cutoff must be a number in [0, 1], not 2\n"
     assert not (workplace / "r.duckdb").exists()
@@ -375,7 +284,8 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
     for k, name in enumerate(("fog/1", "fog/2", "snow/1")):
         (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
         make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
-    file = make_study(workplace, images=["images.set"], clean_images=["c/fog/*", "c/*/1"], probes="lowpass = {}")
+    clean = ["images.set", "c/fog/*", "c/*/1"]
+    file = make_study(workplace, images=["*.set"], clean_images=clean, probes="lowpass = {}")
     counts = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
     assert counts == {
         ("images.set", "clean"): 1,
@@ -384,11 +294,6 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
         ("c fog/2", "clean"): 1,
         ("c snow/1", "clean"): 1,
     }
-
-
-def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) -> None:
-    file = make_study(workplace, images=["*.set"], clean_images=["images.set"], probes="lowpass = { cutoff = 0.1 }")
-    assert [cell.condition.probe for cell in resolve(Study.read(file)).cells] == ["clean", "lowpass"]
 
 
 def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
@@ -400,13 +305,6 @@ def test_the_page_on_study_files_has_every_key() -> None:
     page = (Path(__file__).parents[4] / "docs" / "reference" / "study.md").read_text().partition("[gate]")[0]
     keys = re.findall(r"^- `(\w+)`: ", page, re.MULTILINE)
     assert sorted(keys) == sorted({field.name for field in fields(Study)} - {"folder", "toml"})
-
-
-def test_a_folder_may_be_text(workplace: Path) -> None:
-    keys: dict[str, Any] = {"name": "mine", "checkpoints": ["one"], "images": ["images.set"], "models": "models"}
-    study = Study(**keys, engine="onnxruntime", folder=str(workplace))
-    assert study.folder == workplace
-    assert [model.name for model in resolve(study).models] == ["one"]
 
 
 def test_models_have_absolute_paths_since_workers_have_another_current_folder(

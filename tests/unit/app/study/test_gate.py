@@ -11,9 +11,6 @@ from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study_precision
-from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
-from bandlens.core.errors import BandlensError
 from bandlens.export.model_files import save_onnx_file
 
 LOGGED = """
@@ -26,7 +23,7 @@ def dim(images, level):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gate_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and images. The int8 file of `one` only stands there: no test of this file runs it."""
     folder = tmp_path_factory.mktemp("gate")
     make_images(folder / "images.set", make_pictures(COUNT))
@@ -36,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
+def place(gate_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(gate_folder, tmp_path, dirs_exist_ok=True))
 
 
 def perturbed(place: Path) -> int:
@@ -78,11 +75,9 @@ def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(com
         place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
     )
     compared = ("gate", "precision", tiny, *REFERENCE, "--candidate", "torch:fp32")
-    options = ((), ("--images", 0), ("--images", 20))
-    for number, words in enumerate(options):
-        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (3 if words == options[2] else 0)
-    counts = [ask(place / f"{number}.duckdb", "SELECT DISTINCT n FROM gate") for number in range(3)]
-    assert counts == [[(1000,)], [(1001,)], [(20,)]]
+    for words, count in (((), 1000), (("--images", 0), 1001)):
+        assert command(*compared, *words, "--db", place / f"{count}.duckdb").code == 0
+        assert ask(place / f"{count}.duckdb", "SELECT DISTINCT n FROM gate") == [(count,)]
 
     gated_study(place, "tiny", images=["tiny.set"], engine="torch", probes="contrast = {contrast = 0.5}\n", limit=10)
     assert command(*compared, "--db", place / "limited.duckdb").code == 3
@@ -114,10 +109,10 @@ def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     db, trusted = place / "r.duckdb", gated_study(place, "one", engine="onnxruntime", name="trusted")
     assert command("run", trusted, "--db", db).code == 0
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
-    before = ask(db, parts)
+    stored = ask(db, parts)
     study = Study.read(gated_study(place, "one"))
     assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 3
-    assert set(before) < set(ask(db, parts))
+    assert set(stored) < set(ask(db, parts))
     assert gate_study_precision(study, db, "onnxruntime:fp32", "fp32").run_summary["ran"] == 0
     assert ask(db, "SELECT DISTINCT study, engine FROM accuracy") == [("trusted", "onnxruntime")]
 
@@ -132,14 +127,6 @@ def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command,
         "bandlens: 6 of 12 cells failed, the first: broken, images.set, clean: logits are not finite"
     )
     assert ask(db, "SELECT checkpoint, verdict, count(*) FROM gate GROUP BY ALL") == [("one", "pass", 3)]
-
-
-def test_where_every_cell_fails_no_others_are_said_to_be_stored(place: Path) -> None:
-    make_model(place / "models", "broken", seed=4, darkest=2.0)
-    study = Study.read(gated_study(place, "broken"))
-    summary = run_study(resolve(study), place / "r.duckdb")
-    with pytest.raises(BandlensError, match=r"3 of 3 cells failed, .* the precision; the next run tries"):
-        summary.raise_failures()
 
 
 # Releases
@@ -162,15 +149,6 @@ def test_a_release_is_run_where_it_lacks_and_judged_against_the_one_before(comma
     assert ask(db, parts) == stored
 
 
-def test_slices_that_there_are_not_are_refused_before_anything_is_run(command: Command, place: Path) -> None:
-    db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": LOWPASS}
-    assert command("run", gated_study(place, "one", **keys, name="v1"), "--db", db).code == 0
-    release = gated_study(place, "two", **keys, name="v2")
-    answer = command("gate", release, "--against", "v1", "--slices", "clas", "--db", db)
-    assert (answer.code, "unknown name in gate.slices (--slices) 'clas'" in answer.err) == (2, True)
-    assert ask(db, "SELECT DISTINCT study FROM accuracy") == [("v1",)]
-
-
 def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Command, place: Path) -> None:
     db, keys = place / "r.duckdb", {"engine": "onnxruntime", "probes": f"{LOWPASS}[gate]\nmargin = 0.9\n"}
     assert command("run", gated_study(place, "one", **keys), "--db", db).code == 0
@@ -189,8 +167,7 @@ def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Co
     [
         (["--candidate", "int4"], 1, "engine openvino runs fp32, bf16, int8, not int4"),
         (["--candidate", "openvin:int8"], 2, "unknown engine 'openvin'; did you mean openvino"),
-        (["--candidate", "openvino:"], 2, "--candidate must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
-        (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION"),
+        (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (
             ["--reference", "openvino:int8"],
             2,
@@ -215,13 +192,9 @@ def test_what_cannot_be_compared_is_told_in_one_line(
     ("table", "message"),
     [
         ("flips = 0", "gate.flips must be a share above 0 and below 1, not 0"),
-        ("flips = 1", "gate.flips must be a share above 0 and below 1, not 1"),
-        ("accuracy = -0.1", "gate.accuracy must be a share above 0 and below 1, not -0.1"),
         ("accuracy = nan", "gate.accuracy must be a share above 0 and below 1, not nan"),
-        ("accuracy = true", "gate.accuracy must be a share above 0 and below 1, not True"),
         ("flips = '1 %'", "gate.flips must be a share above 0 and below 1, not '1 %'"),
         ("margin = -0.1", "gate.margin must be a share of 0 or more and below 1, not -0.1"),
-        ("negative_flips = 0", "gate.negative_flips must be a share above 0 and below 1, not 0"),
         ("measures = 'accuracy'", "gate.measures must be a list of names, not 'accuracy'"),
         ("flip = 0.1", "unknown key in [gate] of {file} 'flip'; did you mean flips?"),
     ],

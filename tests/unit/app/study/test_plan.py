@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import quick_export  # noqa: F401 - one test exports several networks
-from local_workers import TWO, work_here
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
@@ -56,36 +54,22 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work_here(monkeypatch)
+def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place) -> None:
     noise = "critical_band = {noise_sd = [0.16], frequency = [2]}"
-    place.run(probes=noise)
-    everything = place.ask(
+    query = (
         "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
-        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
+        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id"
     )
+    place.run(probes=noise)
+    everything = place.ask(query)
     limited = place.run(probes=noise, limit=14)
     assert limited.predictions == 14 * limited.cells
-    subset = place.ask(
-        "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
-        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
-    )
-    assert set(subset) < set(everything)
+    assert set(place.ask(query)) < set(everything)
     classes = place.ask(
         "SELECT count(*) FROM label JOIN image_set ON image_set.id = label.image_set WHERE count = 14 GROUP BY class"
     )
     assert sorted(classes) == [(1,)] * 10 + [(2,)] * 2
     assert place.plan(probes=noise, limit=14).missing == []
-    summary = run_study(
-        resolve(Study.read(make_study(place.folder, probes=noise, limit=14))),
-        tmp_path / "workers.duckdb",
-        workers=TWO,
-    )
-    assert summary.predictions == limited.predictions
-    query = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
-    assert ask(tmp_path / "workers.duckdb", query) == place.ask(query)
 
 
 BICUBIC = Crop(128, 140, interpolation="bicubic")
@@ -133,10 +117,12 @@ def test_a_new_study_misses_everything(place: Place) -> None:
     assert not place.database.exists(), "a plan leaves no trace"
 
 
-def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_run(place: Place) -> None:
+def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_run(
+    place: Place, command: Command
+) -> None:
     first = place.run(probes=BAND)
     assert (first.ran, first.cells, first.predictions) == (2 * 30, 2 * 30, 20 * 60)
-    before = place.ask("SELECT * EXCLUDE (version) FROM accuracy ORDER BY ALL")
+    accuracies = place.ask("SELECT * EXCLUDE (version) FROM accuracy ORDER BY ALL")
 
     plan = place.plan(probes=OTHER_LEVEL)
     assert counts(plan) == {
@@ -150,6 +136,9 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert plan.predictions == 20 * 14
     assert plan.estimate == "rates of earlier runs in this database"
 
+    printed = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
+    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in printed
+
     second = place.run(probes=OTHER_LEVEL)
     assert (second.label, second.ran, second.cells) == ("study@2", 14, 60)
     levels = "SELECT DISTINCT noise_sd FROM {} WHERE noise_sd IS NOT NULL ORDER BY ALL"
@@ -157,37 +146,17 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert [sd for (sd,) in place.ask(levels.format("accuracy_of('study@1')"))] == [0.0, 0.02, 0.04, 0.08, 0.16]
     assert place.ask("SELECT count(*) FROM accuracy") == [(60,)]
     assert place.ask("SELECT count(*) FROM cell") == [(74,)]
-    assert place.ask("SELECT * EXCLUDE (version) FROM accuracy_of('study@1') ORDER BY ALL") == before
-
-
-def test_what_was_run_once_is_not_run_again(place: Place) -> None:
-    place.run(probes=BAND)
-    parts = place.ask("SELECT count(*) FROM part")
-    again = place.run(probes=BAND)
-    assert (again.label, again.ran, again.predictions, again.failed) == ("study@1", 0, 0, [])
-    assert place.ask("SELECT count(*) FROM part") == parts
-    plan = place.plan(probes=BAND)
-    assert (plan.missing, plan.predictions, plan.seconds, plan.estimate) == ([], 0, 0.0, "nothing to do")
-
-
-def changed(place: Place, probes: str, before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """The conditions that a change of keys runs again."""
-    place.run(probes=probes, **before)
-    missing = {str(cell.condition) for cell in place.plan(probes=probes, **after).missing}
-    summary = place.run(probes=probes, **after)
-    assert summary.ran == 2 * len(missing)
-    return missing
+    assert place.ask("SELECT * EXCLUDE (version) FROM accuracy_of('study@1') ORDER BY ALL") == accuracies
 
 
 def test_another_seed_runs_the_random_conditions_again(place: Place) -> None:
     probes = "lowpass = {cutoff = 0.5}\ncritical_band = {noise_sd = [0.0, 0.1], frequency = [1, 2]}"
+    place.run(probes=probes, seed=1)
+    missing = {str(cell.condition) for cell in place.plan(probes=probes, seed=2).missing}
+    assert place.run(probes=probes, seed=2).ran == 2 * len(missing)
     random = {f"critical_band noise_sd=0.1, frequency={f}" for f in (1, 2)}
-    assert random <= changed(place, probes, {"seed": 1}, {"seed": 2}) <= random | {"critical_band noise_sd=0"}
-
-
-@pytest.mark.parametrize("after", [{"batch": 5}, {"threads": 2}, {"name": "other"}], ids=str)
-def test_how_a_study_is_run_and_called_changes_no_cell(place: Place, after: dict[str, Any]) -> None:
-    assert changed(place, BAND, {}, after) == set()
+    assert random <= missing <= random | {"critical_band noise_sd=0"}
+    assert place.plan(probes=probes, seed=2, batch=5, threads=2, name="other").missing == []
 
 
 def test_another_model_file_of_the_same_name_is_another_model(place: Place) -> None:
@@ -207,10 +176,6 @@ def test_images_that_changed_are_other_images(place: Place) -> None:
     assert len(place.plan(images=["new.set"]).missing) == 2
 
 
-def edit(file: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).write_text(text) and None
-
-
 HELPED = "from helper import strength\ndef mine(images, level):\n    return images * (strength * level)\n"
 
 
@@ -222,36 +187,18 @@ def confidences(place: Place) -> list[tuple[Any, ...]]:
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "again"),
-    [
-        (edit("mine.py", HELPED.replace("strength * level", "1 - strength * level")), True),
-        (edit("helper.py", "strength = 0.25\n"), True),
-        (edit("bystander.py", "strength = 0.25\n"), False),
-        (edit("mine.py", HELPED), False),
-    ],
-    ids=["its file", "a module that it imports", "a module that it does not", "nothing"],
-)
-def test_a_probe_of_ones_own_is_its_source(place: Place, change: Callable[[Path], None], again: bool) -> None:
-    edit("mine.py", HELPED)(place.folder)
-    edit("helper.py", "strength = 0.5\n")(place.folder)
+def test_a_probe_of_ones_own_is_its_source_and_the_modules_that_it_imports(place: Place) -> None:
+    (place.folder / "mine.py").write_text(HELPED)
+    (place.folder / "helper.py").write_text("strength = 0.5\n")
     probes = "mine = {file = 'mine.py', level = [0.5, 1.0]}\nlowpass = {cutoff = 0.5}"
     place.run(probes=probes)
-    before = confidences(place)
-    change(place.folder)
-    missing = {str(cell.condition) for cell in place.plan(probes=probes).missing}
-    assert missing == ({"mine level=0.5", "mine level=1"} if again else set())
-    assert place.run(probes=probes).ran == 2 * len(missing)
-    assert (before != confidences(place)) == again, "what runs is what was edited"
-
-
-def test_another_function_of_the_same_file_is_another_probe(place: Place) -> None:
-    edit("mine.py", "def dark(images):\n    return images / 4\ndef light(images):\n    return 1 - images / 4\n")(
-        place.folder
-    )
-    place.run(probes="mine = {file = 'mine.py', function = 'dark'}")
-    plan = place.plan(probes="mine = {file = 'mine.py', function = 'light'}")
-    assert {str(cell.condition) for cell in plan.missing} == {"mine"}
+    sums = confidences(place)
+    (place.folder / "bystander.py").write_text("strength = 0.25\n")
+    assert place.plan(probes=probes).missing == []
+    (place.folder / "helper.py").write_text("strength = 0.25\n")
+    assert {str(cell.condition) for cell in place.plan(probes=probes).missing} == {"mine level=0.5", "mine level=1"}
+    assert place.run(probes=probes).ran == 4
+    assert sums != confidences(place), "what runs is what was edited"
 
 
 def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(place: Place) -> None:
@@ -287,62 +234,41 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
 
 
 def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Command, place: Place) -> None:
-    file = make_study(place.folder, probes=OTHER_LEVEL)
+    file = make_study(place.folder, probes=OTHER_LEVEL, limit=12)
     why = "critical_band lacks noise_sd 0.16; the published estimator takes its 29 conditions, each once"
-    words = command("plan", file, "--db", place.database)
-    assert f"no critical band on images.set: {why}\n" in words.out
-    assert "metrics of images.set: psychometric channel, psychometric thresholds\n" in words.out
-    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["metrics"]
-    assert [(row["image_set"], row["determined"], row["why"]) for row in planned] == [
+    words = command("plan", file, "--db", place.database).out
+    assert f"no critical band on images.set: {why}\n" in words
+    assert "metrics of images.set: psychometric channel, psychometric thresholds\n" in words
+    [conditions] = [line for line in words.splitlines() if line.startswith("under each condition of images.set: ")]
+    assert {"accuracy", "confidence", "top1_brier_score"} <= set(conditions.partition(": ")[2].split(", "))
+    rows = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)["metrics"]
+    assert [(row["image_set"], row["determined"], row["why"]) for row in rows] == [
         ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
     ]  # fmt: skip
-    assert "critical_bandwidth" in planned[0]["metrics"]
-    assert "psychometric_bandwidth" in planned[1]["metrics"]
-    assert "psychometric_threshold_6" in planned[2]["metrics"]
+    names = ("critical_bandwidth", "psychometric_bandwidth", "psychometric_threshold_6")
+    assert all(name in row["metrics"] for name, row in zip(names, rows, strict=True))
     ran = command("run", file, "--db", place.database)
     assert (ran.code, ran.err) == (
         0,
         f"bandlens: no critical band on images.set: {why}; `bandlens plan` lists the metrics of a study\n",
     )
-    whole = make_study(place.folder, probes=BAND)
-    assert command("run", whole, "--db", place.database).err == ""
-    planned = command("plan", whole, "--db", place.database).out
-    assert "psychometric channel, psychometric thresholds\n" in planned
-    [conditions] = [line for line in planned.splitlines() if line.startswith("under each condition of images.set: ")]
-    assert {"accuracy", "confidence", "top1_brier_score", "model_error_consistency"} <= set(
-        conditions.partition(": ")[2].split(", ")
-    )
 
 
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     file = make_study(place.folder)
-    assert "to run: 2 cells, 40 predictions, about " in command("plan", file, "--db", place.database).out
+    *_, cost, room = command("plan", file, "--db", place.database).out.splitlines()
+    assert cost.startswith("to run: 2 cells, 40 predictions, about ")
+    assert re.fullmatch(r"images: .* kB; database: \d+ B more", room)
+    summary = command("plan", file, "--db", place.database, "--summary").out
+    assert re.sub("about .* here", "", summary) == re.sub("about .* here", "", f"{cost}\n{room}\n")
     first = command("run", file, "--db", place.database)
     assert first.code == 0
     assert first.out.startswith("study@1: ran 2 of 2 cells, 40 predictions in ")
     assert first.out.endswith(f", into {place.database}; next: bandlens analyze --db {place.database}\n")
-    assert command("plan", file, "--db", place.database).out.endswith("nothing to run: every cell is done\n")
+    assert command("plan", file, "--db", place.database, "--summary").out == "nothing to run: every cell is done\n"
     again = command("run", file, "--db", place.database)
     assert (again.code, again.err) == (0, "")
     assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
-
-
-def test_a_plan_ends_with_what_it_costs_and_a_summary_is_that_alone(command: Command, place: Place) -> None:
-    file = make_study(place.folder, probes=BAND)
-    *_, cost, room = command("plan", file, "--db", place.database).out.splitlines()
-    assert cost.startswith("to run: 60 cells, 1,200 predictions, about ")
-    assert re.fullmatch(r"images: .* kB; database: 9 kB more", room)
-    summary = command("plan", file, "--db", place.database, "--summary").out
-    assert re.sub("about .* here", "", summary) == re.sub("about .* here", "", f"{cost}\n{room}\n")
-    place.run(probes=BAND)
-    assert command("plan", file, "--db", place.database, "--summary").out == "nothing to run: every cell is done\n"
-
-
-def test_stale_cells_are_explained_where_they_are_counted(command: Command, place: Place) -> None:
-    place.run(probes=BAND)
-    assert "stale:" not in command("plan", make_study(place.folder, probes=BAND), "--db", place.database).out
-    printed = command("plan", make_study(place.folder, probes=OTHER_LEVEL), "--db", place.database).out
-    assert "\nstale: 14 cells of the study's last version that this one lacks; they stay in the database, " in printed
 
 
 def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command, place: Place) -> None:
@@ -360,7 +286,7 @@ def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command
 @pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
 @pytest.mark.parametrize(
     ("job", "engine"),
-    [("plan", "tensorrt"), ("plan", "onnxruntime-cuda"), ("plan", "torch-cuda"), ("run", "tensorrt")],
+    [("plan", "torch-cuda"), ("run", "tensorrt")],
 )
 def test_an_engine_that_needs_a_gpu_says_so_where_there_is_none(
     job: str, engine: str, command: Command, place: Place
@@ -379,16 +305,6 @@ def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) ->
     assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
     planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
     assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
-
-
-def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
-    (place.folder / "mine.py").write_text("def mine(images):\n    return images\n")
-    probes = "lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}"
-    (place.folder / "mask.npy").write_text("1")
-    place.run(probes=probes)
-    (place.folder / "mask.npy").write_text("2")
-    assert counts(place.plan(probes=probes))["one", "mine"] == (0, 0, 1, 1)
-    assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)
 
 
 def test_the_smallest_difference_counts_clusters_and_tests(command: Command, place: Place) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from local_workers import TWO, work_here
 from polars.testing import assert_frame_equal
-from small import Command, ask, rows_of, study_in
+from small import ask, rows_of, study_in
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
-from bandlens.core.errors import EngineError, StoreError, UsageError
+from bandlens.core.errors import EngineError, UsageError
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
@@ -49,7 +47,7 @@ SAME = """SELECT checkpoint, probe, image_index, predicted, confidence FROM pred
 JOIN cell ON cell.id = prediction.cell JOIN condition ON condition.id = cell.condition ORDER BY 1, 2, 3"""
 
 
-def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
+def test_a_study_on_torch_gives_what_onnxruntime_gives_and_its_attacks_are_no_part_of_its_rate(
     work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_work = resolve(replace(work.study, engine="torch"))
@@ -65,13 +63,8 @@ def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
     work_here(monkeypatch)
     run_study(torch_work, tmp_path / "workers.duckdb", workers=TWO)
     assert_frame_equal(rows_of(tmp_path / "workers.duckdb"), rows_of(database))
-
-
-def test_what_an_attack_takes_is_no_rate_of_an_engine(work: Work, tmp_path: Path) -> None:
-    torch_work = resolve(replace(work.study, engine="torch"))
-    run_study(torch_work, tmp_path / "torch.duckdb")
     variant = torch_work.cells[0].variant
-    with open_store(tmp_path / "torch.duckdb") as store:
+    with open_store(database) as store:  # an attack tells no rate of an engine
         with_attacks = store.frame("SELECT sum(count) / sum(seconds) FROM part WHERE seconds > 0").item()
         assert with_attacks < store.rates([variant])[variant]
         attacks = "SELECT cell.id FROM cell JOIN condition ON condition.id = cell.condition WHERE attack"
@@ -101,16 +94,16 @@ def refused_work(tmp_path: Path) -> Work:
     return resolve(Study.read(study))
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("onnxruntime", None), ("torch", TWO)])
 def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
-    refused_work: Work, engine: str, workers: Workers | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second run, on workers, tries the refused cells again."""
     work_here(monkeypatch)
-    work = resolve(replace(refused_work.study, engine=engine))
+    work = refused_work
     database = tmp_path / "results.duckdb"
     planned = plan_study(work, database)
     assert "sound" in planned.estimate
-    for ran in (len(work.cells) // 2, 0):  # the second run tries the refused ones again
+    for ran, workers in ((len(work.cells) // 2, None), (0, TWO)):
         summary = run_study(work, database, workers=workers)
         assert (summary.ran, len(summary.failed)) == (ran, len(work.cells) // 2)
         assert {failure.cell.model.name for failure in summary.failed} == {"a_refused"}
@@ -119,49 +112,10 @@ def test_a_model_that_its_engine_refuses_fails_its_own_cells_alone(
     assert ask(database, counts) == [("sound", COUNT * len(work.cells) // 2)]
     errors = {(failure.cell.key, failure.error) for failure in summary.failed}
     assert set(ask(database, "SELECT key, error FROM cell WHERE error IS NOT NULL")) == errors
-
-
-@pytest.mark.parametrize("workers", [None, TWO])
-def test_an_engine_that_opens_no_model_begins_no_study(
-    refused_work: Work, workers: Workers | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work_here(monkeypatch)
-    work = resolve(replace(refused_work.study, checkpoints=["a_refused"]))
-    database = tmp_path / "results.duckdb"
+    refused = resolve(replace(work.study, checkpoints=["a_refused"]))
     with pytest.raises(EngineError, match="Unheard"):
-        run_study(work, database, workers=workers)
-    assert ask(database, "SELECT count(*) FROM study") == [(0,)]
-
-
-def test_torch_has_no_int8(command: Command, work: Work, tmp_path: Path) -> None:
-    study = work.study.folder / "int8.toml"
-    study.write_text((work.study.folder / "study.toml").read_text().replace("[probes]", 'precision = "int8"\n[probes]'))
-    answer = command("run", study, "--engine", "torch", "--db", tmp_path / "r.duckdb")
-    assert (answer.code, answer.err) == (
-        1,
-        "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them, or engine to "
-        "onnxruntime or openvino for int8\n",
-    )
-
-
-def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes_it(
-    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database, commit, count = tmp_path / "r.duckdb", Store.commit, 0
-
-    def fails_once(*arguments: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise StoreError("no space left on the device")
-        commit(*arguments)
-
-    monkeypatch.setattr(Store, "commit", fails_once)
-    with pytest.raises(StoreError, match=r"^no space left on the device$"):
-        run_study(work, database, range_seconds=0)
-    assert count == 2
-    run_study(work, database, range_seconds=0)
-    assert_frame_equal(rows_of(database), rows_of(direct))
+        run_study(refused, tmp_path / "none.duckdb")
+    assert ask(tmp_path / "none.duckdb", "SELECT count(*) FROM study") == [(0,)], "no model opens: nothing is begun"
 
 
 def test_a_function_in_memory_is_not_for_workers(work: Work, tmp_path: Path) -> None:
