@@ -1,4 +1,4 @@
-"""What all modules of the package keep to: which import what, which name what, and in which order joins give rows."""
+"""All modules of the package keep to these: who imports what, who names what, and in which order joins give rows."""
 
 from __future__ import annotations
 
