@@ -96,15 +96,6 @@ def test_all_of_it_runs_on_a_pretended_card(program: SimpleNamespace, tmp_path: 
     assert "<td>the grid in int8</td><td>32 to 37</td><td></td>" in (folder / "page.html").read_text()
 
 
-def test_the_bare_loop_has_the_photographs_of_the_run(program: SimpleNamespace, tmp_path: Path) -> None:
-    bench = program.bench.Bench(True, program.bench.PRETENDED, 0.0, tmp_path, np)
-    arrays = [np.full((4, 3, 128, 128), np.nan, np.float32) for _ in range(4)]
-    program.engines.perturbed_batches(np, bench.batch(np, 4), bench.grid, arrays)
-    assert all(0 <= array.min() < array.max() <= 1 for array in arrays)
-    np.testing.assert_allclose(arrays[0], bench.images.take(np.arange(4)) / np.float32(255), atol=1e-6)
-    assert all(np.abs(array - arrays[0]).max() > 0.1 for array in arrays[1:])
-
-
 def test_rows_that_no_rounding_explains_are_counted(program: SimpleNamespace) -> None:
     logits = np.array([[3, 2, 1], [3, 3 - 1e-5, 1], [3, 3 - 1e-5, 1], [3, 2, 1]], np.float32)
     possible = program.engines.possible(logits, np.array([1, 1, 1, 2]), np.array([0, 1, 1, 1]), np.array([1, 0, 2, 2]))

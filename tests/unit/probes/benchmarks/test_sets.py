@@ -25,7 +25,7 @@ from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
 from bandlens.probes.benchmarks.sets import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.probes.images.image_set import Scheme, check_image_set
+from bandlens.probes.images.image_set import Scheme, check_image_set, open_image_set
 from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
 
@@ -472,6 +472,8 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=SMALL)
     [images] = miniature.pack(tmp_path / "out", Subset(limit=5, partial=True))
     assert lists(images.schemes["real"], 5) == [miniature.schemes["real"][path] for path in images.paths]
+    sample = open_image_set(images.folder, Draw(3))
+    assert lists(sample.schemes["real"], 3) == [miniature.schemes["real"][path] for path in sample.paths]
     plain = replace(miniature, benchmark=find_benchmark("imagenet"), files=Labels()).pack(
         tmp_path / "plain", Subset(limit=5, partial=True)
     )[0]
