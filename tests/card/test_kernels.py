@@ -97,7 +97,7 @@ def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
 def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
     cubin = compiled(SOURCE.read_text(encoding="utf-8"), architecture)
     assert cubin.startswith(b"\x7fELF")

@@ -77,15 +77,15 @@ class Kind:
 
 
 KINDS = {
-    "onnxruntime-cuda": Kind(8, "onnxruntime-cuda"),
-    "tensorrt": Kind(8, "tensorrt"),
+    "onnxruntime-cuda": Kind(12, "onnxruntime-cuda"),
+    "tensorrt": Kind(10, "tensorrt"),
     "torch-cuda": Kind(4, "torch-cuda"),
-    "int8": Kind(2, "tensorrt", precision="int8"),
+    "int8": Kind(4, "tensorrt", precision="int8"),
     "sixteen": Kind(2, "tensorrt", bench="sixteen"),
-    "critical band": Kind(2, "tensorrt", bench="critical band"),
+    "critical band": Kind(4, "tensorrt", bench="critical band"),
     "attacks": Kind(4, "onnxruntime-cuda", bench="attacks"),
 }
-"""Together these are 30 orders with images on the card, and as many with images that are streamed."""
+"""Together these are 40 orders with images on the card, and as many with images that are streamed."""
 SHOWING = ("onnxruntime-cuda", "tensorrt", "torch-cuda")
 """The kinds that any missing wait shows with."""
 
