@@ -9,12 +9,11 @@ from networks import (  # noqa: F401 - a fixture
     published,
     randomize,
     resnet18,
-    resnet50,
-    resnet50_content,
+    resnet18_content,
+    resnet18_int8,
     rtx,
     server,
     tiny,
-    weights_file,
 )
 
 from bandlens.app.console import listen

@@ -14,7 +14,7 @@ from click.testing import Result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from small import make_images, make_model, make_pictures
-from torch import nn
+from torchvision.models import resnet50
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
@@ -39,12 +39,12 @@ def failure(result: Result) -> BandlensError:
 
 
 @pytest.fixture(scope="module")
-def fp16(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Result]]:
+def fp16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Result]]:
     """The home of a checkpoint of the 48 exported to fp16 beside a damaged one, and what the command answered."""
     home = tmp_path_factory.mktemp("fp16")
     weights = home / "weights"
     weights.mkdir()
-    save_file(resnet50.state_dict(), weights / "tv_resnet50.safetensors")
+    save_file(resnet50().state_dict(), weights / "tv_resnet50.safetensors")
     (weights / "resnet50_frozen_random.pth").write_bytes(b"damaged")
     listen()  # the fixture that does it for each test comes after this one
     with pytest.MonkeyPatch.context() as patch:

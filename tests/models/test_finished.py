@@ -218,17 +218,9 @@ def test_what_is_no_classifier_is_refused(
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (Likely(), "small gives probabilities, not logits; export the network without its last softmax"),
-        (Independent(), "for all 18 images, as a sigmoid does, not logits, whose softmax is the confidence; export"),
-    ],
-)
-def test_a_network_in_memory_is_held_to_logits_too(network: nn.Module, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError) as caught:
-        export_network(network, "small", NONE, tmp_path / "models", image_size=64)
-    assert message in str(caught.value)
+def test_a_network_in_memory_is_held_to_logits_too(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="small gives probabilities, not logits"):
+        export_network(Likely(), "small", NONE, tmp_path / "models", image_size=64)
     assert not (tmp_path / "models").exists()
 
 

@@ -53,16 +53,6 @@ def with_constant(content: bytes, ending: str, change: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def resnet18_content(resnet18: nn.Module) -> bytes:
-    return to_onnx(Normalized(resnet18, *NORMALIZATIONS["imagenet"]).eval(), 64)[0]
-
-
-@pytest.fixture(scope="module")
-def resnet18_int8(resnet18_content: bytes, photographs: Images) -> bytes:
-    return to_int8(resnet18_content, [photographs])
-
-
-@pytest.fixture(scope="module")
 def lite0_content(lite0: Path) -> bytes:
     """The fp32 graph of EfficientNet-Lite0 with its real weights."""
     return verify_model(load_model(lite0, MODEL))
@@ -75,9 +65,9 @@ def lite0_int8(lite0_content: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def crops(shared: Path) -> Images:
-    """(200, 3, 224, 224): the middle of each shared photograph."""
+    """(50, 3, 224, 224): the middle of every fourth shared photograph."""
     folder = shared / "data" / "sample-images"
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))[::4]
     return np.stack([middle(path) for path in files])
 
 
@@ -96,15 +86,14 @@ def lite0_logits(lite0_content: bytes, crops: Images) -> NDArray[np.float32]:
     return onnx_logits(lite0_content, crops)
 
 
-def test_fp16_is_half_between_normalization_and_logits(resnet50_content: bytes) -> None:
-    graph = onnx_file_of(to_fp16(resnet50_content))
+def test_fp16_is_half_between_normalization_and_logits(resnet18_content: bytes) -> None:
+    graph = onnx_file_of(to_fp16(resnet18_content))
     kinds = {name: value.dtype.name for name, value in constants(graph).items() if value.dtype.kind == "f"}
     assert {name for name, kind in kinds.items() if kind == "float32"} == {"mean", "std"}
     assert set(kinds.values()) == {"float32", "float16"}
     first, second, third, *_, last = graph.node
     assert [first.op_type, second.op_type, third.op_type, last.op_type] == ["Sub", "Div", "Cast", "Cast"]
-    before = operators(onnx_file_of(resnet50_content))
-    assert operators(graph) == before + Counter(Cast=2)
+    assert operators(graph) == operators(onnx_file_of(resnet18_content)) + Counter(Cast=2)
     (images,), (logits,) = graph.input, graph.output
     assert (images.name, logits.name) == ("images", "logits")
     for value in (images, logits):
@@ -319,10 +308,10 @@ def test_what_tensorrt_would_misread_is_refused(resnet18_int8: bytes) -> None:
 
 
 def test_lite0_on_photographs_at_fp16(lite0_content: bytes, lite0_logits: Images, crops: Images) -> None:
-    """Measured: 2 of 200 predictions differ, logits by 0.33 % of the largest."""
+    """Measured: 2 of 200 predictions differ, of which a quarter is taken; logits by 0.33 % of the largest."""
     parity = measure_parity(lite0_logits, onnx_logits(emulate_in_fp32(to_fp16(lite0_content)), crops))
-    assert parity.images == 200
-    assert parity.top1_disagreements <= 6
+    assert parity.images == 50
+    assert parity.top1_disagreements <= 2
     assert parity.relative_difference < 0.01
 
 
@@ -330,5 +319,5 @@ def test_lite0_on_photographs_at_int8(lite0_int8: bytes, lite0_logits: Images, c
     """Measured, calibrated on 18 other photographs: 10 of 200 differ, symmetric or not; logits by 28 % and 11 %."""
     for content in (lite0_int8, symmetric_activations(lite0_int8)):
         parity = measure_parity(lite0_logits, onnx_logits(content, crops))
-        assert parity.top1_disagreements <= 24
+        assert parity.top1_disagreements <= 8
         assert parity.relative_difference < 0.5

@@ -42,23 +42,16 @@ def narrow(network: nn.Module) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "alexnet": lambda: narrow(tv.alexnet()),
-    "vgg11": lambda: narrow(tv.vgg11(init_weights=False)),
     "squeezenet1_1": tv.squeezenet1_1,
-    "resnet18": tv.resnet18,
     "shufflenet_v2_x0_5": tv.shufflenet_v2_x0_5,
-    "mobilenet_v2": tv.mobilenet_v2,
     "mobilenet_v3_small": tv.mobilenet_v3_small,
-    "regnet_y_400mf": tv.regnet_y_400mf,
-    "efficientnet_b0": tv.efficientnet_b0,
     "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]),
-    "vit": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32),
     "vit of a representation": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32, representation_size=16),
     "swin": lambda: tv.SwinTransformer([4, 4], 12, [1, 1], [1, 2], [7, 7]),
     "maxvit": lambda: tv.MaxVit((224, 224), 8, 7, [8, 16], [1, 1], 4, stochastic_depth_prob=0),
 }
 TIMM = """
-    test_resnet test_vit test_convnext test_byobnet test_nfnet selecsls42 mobilenetv3_small_050
-    lcnet_050 ghostnet_050 hgnetv2_b0 mobilevitv2_050 efficientvit_b0 deit_tiny_distilled_patch16_224 levit_128s
+    test_resnet test_vit test_nfnet mobilevitv2_050 deit_tiny_distilled_patch16_224 levit_128s
     mobilenetv4_conv_small_050 resmlp_12_224
 """
 NETWORKS |= {f"timm {name}": lambda name=name: timm.create_model(name, num_classes=1000) for name in TIMM.split()}
@@ -114,8 +107,7 @@ def does_refuse(content: bytes, width: int) -> bool:
 
 
 ACTIVATIONS = [
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish),
-    nn.Tanh,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, nn.Tanh),
 ]
 
 

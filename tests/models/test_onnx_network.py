@@ -46,11 +46,8 @@ def convnext() -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": torchvision.models.resnet18,
-    "squeezenet": torchvision.models.squeezenet1_1,
     "mobilenet_v3": torchvision.models.mobilenet_v3_small,
     "shufflenet": torchvision.models.shufflenet_v2_x0_5,
-    "googlenet": lambda: torchvision.models.googlenet(init_weights=True, aux_logits=False),
     "vision_transformer": vision_transformer,
     "swin_transformer": swin_transformer,
     "convnext": convnext,

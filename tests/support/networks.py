@@ -18,12 +18,14 @@ import pytest
 import quick_export  # noqa: F401 - many tests export
 import torch
 import torchvision
+from made_once import make_once
 from numpy.typing import NDArray
 from required import miss
 from torch import nn
 
 from bandlens.export.model_files import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.int8 import to_int8
 from bandlens.export.photographs import photograph_crops
 
 Randomize = Callable[[nn.Module], nn.Module]
@@ -80,21 +82,32 @@ def randomize() -> Randomize:
 
 
 @pytest.fixture(scope="session")
-def resnet50() -> nn.Module:
-    torch.manual_seed(1)
-    return _randomize(torchvision.models.resnet50(weights=None))
-
-
-@pytest.fixture(scope="session")
 def resnet18() -> nn.Module:
     torch.manual_seed(2)
     return _randomize(torchvision.models.resnet18(weights=None))
 
 
 @pytest.fixture(scope="session")
-def resnet50_content(resnet50: nn.Module) -> bytes:
-    """The fp32 graph, for 224 x 224 pixels."""
-    return to_onnx(Normalized(resnet50, *NORMALIZATIONS["imagenet"]).eval(), 224)[0]
+def resnet18_content(resnet18: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The fp32 graph, for 64 x 64 pixels."""
+
+    def export(folder: Path) -> None:
+        content, _ = to_onnx(Normalized(resnet18, *NORMALIZATIONS["imagenet"]).eval(), 64)
+        (folder / "fp32.onnx").write_bytes(content)
+
+    return (make_once(tmp_path_factory, "resnet18", export) / "fp32.onnx").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def resnet18_int8(
+    resnet18_content: bytes, photographs: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
+) -> bytes:
+    """The same graph in int8, calibrated on the photographs."""
+
+    def quantize(folder: Path) -> None:
+        (folder / "int8.onnx").write_bytes(to_int8(resnet18_content, [photographs]))
+
+    return (make_once(tmp_path_factory, "resnet18-int8", quantize) / "int8.onnx").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -144,14 +157,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder / "tiny.pth"
     sys.path.remove(str(folder))
     sys.modules.pop("tried_tiny", None)  # each conftest.py that imports this fixture has one of its own
-
-
-@pytest.fixture
-def weights_file(tmp_path: Path) -> Iterator[Path]:
-    """A path for a large file that does not outlive the test."""
-    path = tmp_path / "weights.pth"
-    yield path
-    path.unlink(missing_ok=True)
 
 
 @pytest.fixture
