@@ -140,7 +140,7 @@ def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, gra
         assert weights in dequantized
     quantized = list(read.layers(rtx.LayerType.QUANTIZE))
     assert {layer.get_output(0).dtype for layer in quantized} == {rtx.DataType.INT8}
-    assert len(quantized) == 22  # what convolutions, the classifier and one side of each sum take, each once
+    assert len(quantized) == 22  # each convolution, the classifier and one side of each sum take one of them
     sums = [
         [pooled.get(name, name) in dequantized for name in (layer.get_input(0).name, layer.get_input(1).name)]
         for layer in read.layers(rtx.LayerType.ELEMENTWISE)
