@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from made_up_results import condition
 
-from bandlens.analysis.charts.curves import curves, probe_panels
+from bandlens.analysis.charts.curves import probe_panels
 from bandlens.analysis.charts.grammar import CENTER
 from bandlens.analysis.charts.maps import band_map
 from bandlens.core.records import Condition
@@ -77,17 +77,6 @@ def test_bands_of_noise_are_at_their_centres() -> None:
     assert across(spec)["axis"]["values"] == [1.875, 15.0]
 
 
-def test_bands_that_enlarged_originals_do_not_have_are_shaded() -> None:
-    noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in (0, 3)]
-    rows = rows_of(*noise, top1=[0.5, 0.5], cycles=[1.875, 15.0])
-    for own_cycles, layers in ((None, 2), (14.0, 3)):
-        chart = band_map(rows.with_columns(own_cycles=pl.lit(own_cycles, pl.Float64)), "net").to_dict()
-        assert len(chart["layer"]) == layers
-    shade = chart["layer"][1]
-    assert (shade["mark"]["type"], shade["transform"]) == ("rect", [{"filter": "datum.cycles > 14.0"}])
-    assert "enlarged" in shade["encoding"]["tooltip"]["value"]
-
-
 def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
     waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in [(0, 0), (0, 2), (3, -1)]]
     [(title, chart)] = probe_panels(rows_of(*waves, top1=[0.9, 0.5, 0.2]), "fourier").items()
@@ -100,8 +89,8 @@ def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
 
 def test_a_map_of_bins_has_octaves_across_and_orientations_down() -> None:
     bins = [(0, 0.0), (2, 45.0), (2, 90.0)]
-    made = [condition("fourier_bin", octave=octave, orientation=turn, norm=15.7) for octave, turn in bins]
-    [chart] = probe_panels(rows_of(*made, top1=[0.9, 0.5, None]), "fourier_bin").values()
+    conditions = [condition("fourier_bin", octave=octave, orientation=turn, norm=15.7) for octave, turn in bins]
+    [chart] = probe_panels(rows_of(*conditions, top1=[0.9, 0.5, None]), "fourier_bin").values()
     spec = chart.to_dict()
     assert [(row["x"], row["y"], row["top1"]) for row in values(spec)] == [(0, 0, 0.9), (2, 45, 0.5)]
     assert spec["encoding"]["y"]["title"] == "orientation (degrees)"
@@ -127,16 +116,3 @@ def test_a_single_place_on_an_axis_is_a_setting_like_any_other() -> None:
     spec = panel.to_dict()
     assert (across(spec)["field"], across(spec)["title"]) == ("setting", "setting")
     assert [row["setting"] for row in values(spec)] == ["noise_sd=0.02, frequency=3", "noise_sd=0.08, frequency=3"]
-
-
-def test_what_is_no_view_of_conditions_can_be_drawn_too() -> None:
-    rows = rows_of(condition("lowpass", cutoff=0.1), cycles=[11]).drop("setting", "place")
-    assert across(curves(rows, "cycles", "cycles", "lowpass").to_dict())["field"] == "cycles"
-
-
-def test_a_map_has_the_colours_of_its_own_values() -> None:
-    waves = [condition("fourier", row=1, column=column, norm=4.0) for column in (1, 2, 3)]
-    [panel] = probe_panels(rows_of(*waves, top1=[0.1, 0.2, 0.3], cycles=[1.0, 2.0, 3.0]), "fourier").values()
-    color = panel.to_dict()["encoding"]["color"]
-    assert color["scale"]["domain"] == [0.1, 0.3]
-    assert color["legend"]["orient"] == "bottom"

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -121,17 +120,6 @@ def test_where_accuracies_have_no_difference_the_flips_decide(flips: tuple[float
 
 
 # Intervals, and how many images they need
-
-
-def test_dependent_images_count_as_fewer() -> None:
-    clusters = np.repeat(np.arange(50), 4)
-    whole, spread = clusters < 5, np.arange(200) % 10 == 0
-    low, high, effective = flip_interval(np.stack([whole, spread]), clusters)
-    assert effective[0] == pytest.approx(0.1 * 0.9 * 200**2 / (5 * (4 - 0.4) ** 2 + 45 * 0.4**2) * 49 / 50)
-    assert high[0] - low[0] > high[1] - low[1]
-    assert flip_interval(np.zeros((1, 200), bool), clusters)[1][0] == pytest.approx(
-        proportion_confint(0, 50, 2 * norm.sf(t.ppf(0.975, 49)), "wilson")[1]
-    )
 
 
 @pytest.mark.parametrize("flips", [0.004, 0.05])

@@ -79,11 +79,6 @@ def test_relative_negative_flips_are_those_of_the_published_table(
     assert 100 * relative_flips(*shares)[0] == pytest.approx(relative, abs=0.006)
 
 
-def test_independent_errors_have_all_of_the_negative_flips_that_they_give() -> None:
-    assert relative_flips(np.array([0.8 * 0.3]), np.array([0.2]), np.array([0.3])) == pytest.approx(1)
-    assert np.isnan(relative_flips(np.zeros(1), np.zeros(1), np.zeros(1)))
-
-
 def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
     pair = pair_of(*outcomes(2000, 1500, 40, 60))
     low, high = proportion_confint(40, 2000, method="wilson")
@@ -169,19 +164,6 @@ def test_the_interval_of_the_worst_row_holds_though_it_was_chosen() -> None:
     assert plain < holds
 
 
-# Simulated releases
-
-
-def test_false_alarms_and_losses_of_simulated_releases() -> None:
-    rng, alarms, findings = np.random.default_rng(4), 0, 0
-    for _ in range(40):
-        alarms += "fail" in judge(simulated(rng, [0.0] * 10, 500), Limits())["verdict"]
-        rows = judge(simulated(rng, [0.0] * 9 + [0.05], 3000), Limits())
-        findings += rows["verdict"][-1] == "fail"
-    assert alarms <= 40 * 0.05
-    assert findings >= 40 * 0.9
-
-
 # Releases in the database
 
 
@@ -250,17 +232,6 @@ def test_a_value_of_an_attribute_that_is_lost_is_found_among_slices(store: Store
         "site=b": (600, 0, "pass"),
         "weather=fog": (500, 0.8, "fail"),
     }
-
-
-def test_attributes_that_a_set_got_after_the_release_before_name_slices(store: Store, tmp_path: Path) -> None:
-    images, rank = image_set(2000, labels=[0] * 2000), np.zeros(2000, int)
-    named = replace(images, attributes={("weather", "fog"): np.arange(500)})
-    store_study(store, "v1", images, [part(cell(images, by=model("m")), rank, rank)])
-    with open_store(tmp_path / "later.duckdb") as later:
-        store_study(later, "v2", named, [part(cell(named, by=model("m", content="new")), rank, rank)])
-        for before, now in ((Run(store, "v1@1"), Run(later, "v2@1")), (Run(later, "v2@1"), Run(store, "v1@1"))):
-            rows = gate_release(before, now, Limits(slices=["attribute"])).rows
-            assert rows.select("slice", "n").rows() == [("", 2000), ("weather=fog", 500)]
 
 
 def test_other_measures_are_judged_by_their_own_direction(store: Store) -> None:

@@ -170,14 +170,6 @@ def test_labels_in_one_run_only_cannot_be_compared(store: Store, store_b: Store)
     assert row["changed"] == 0
 
 
-def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, store_b: Store) -> None:
-    images = image_set(N)
-    for seed, database in enumerate((store, store_b)):
-        store_study(database, "s", images, [outcome(images, LOW, seed)])
-    [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
-    assert (row["note"], row["difference"]) == ("no clean prediction to agree with", None)
-
-
 def metrics(
     run: Run, values: dict[str, tuple[float | None, float | None, float | None]], several_sets: bool = False
 ) -> None:
@@ -236,12 +228,6 @@ def test_means_over_several_image_sets_are_compared_too(store: Store, images: Im
     rows = compare_measures(a, b)[0].select("image_set", "metric", "difference", "low", "high", "note").rows()
     half = np.hypot(1, 1)
     assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
-
-
-def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:
-    a, _ = two_versions(store, images)
-    with pytest.raises(UsageError, match="s@1 would be compared with itself"):
-        compare_runs(a, a)
 
 
 def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, images: Images) -> None:

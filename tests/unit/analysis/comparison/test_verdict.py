@@ -157,18 +157,6 @@ def test_shape_bias_is_told_in_place_of_filters_where_cues_conflict(tmp_path: Pa
     ]
 
 
-def test_what_is_not_determined_names_its_images_where_a_study_has_several_sets(tmp_path: Path) -> None:
-    parts, sets = [], [image_set(100, name=name, labels=[0] * 100, benchmark=name) for name in ("fog", "snow")]
-    for images, shares in zip(sets, ((0.9, 0.8, 0.8), (0.9, 0.2, 0.8)), strict=True):
-        for setting, share in zip((condition(), LOWEST, condition("lowpass", cutoff=0.5)), shares, strict=True):
-            rank = (np.arange(100) >= 100 * share).astype(int)
-            parts.append(part(cell(images, setting, by=model("net", classes=1000)), rank, rank))
-    with open_store(tmp_path / "r.duckdb") as store:
-        compute_measures(store, store_study(store, "s", sets, parts))
-    *_, advice = sentences(tmp_path / "r.duckdb")
-    assert advice.startswith("Not determined for net on fog: cut of low-passes that leaves half, since half or more")
-
-
 def test_two_databases_with_a_study_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for name, middle in (("old", 40), ("new", 20)):
         study(tmp_path / f"{name}.duckdb", {"net": middle})
@@ -279,14 +267,6 @@ def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -
     )
     assert differences_in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
         "v2 differs from v1 in the accuracy of 1 of 1 cell, at most by -0.300 [-0.310, -0.290]"
-    )
-
-
-def test_a_cut_differs_in_cycles_per_image(runs: tuple[Run, Run]) -> None:
-    cut = ("v1, v2", "set", "lowpass_half_cut", 19.04, 17.5, 20.46, "ok", "ok")
-    assert differences_in_words(*runs, cells(), metrics(cut)) == (
-        "Compared with v1, v2 needs more of the high frequencies to keep half of its accuracy: +19.0 [+17.5, +20.5] "
-        "cycles per image"
     )
 
 

@@ -79,10 +79,3 @@ def test_every_meaning_explains_a_column_and_every_column_has_its_meaning(tmp_pa
         column: meanings[section] for column, section in sections.items()
     }
     assert set(meanings) == set(sections.values())
-
-
-def test_a_meaning_that_every_table_shares_is_not_said_again() -> None:
-    meanings = read_meanings()
-    assert [
-        key for key, meaning in meanings.items() if key[0] != EVERY and meanings.get((EVERY, key[1])) == meaning
-    ] == []

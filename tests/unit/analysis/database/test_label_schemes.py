@@ -54,23 +54,6 @@ def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> N
     assert outcomes == [("shape", 0, True), ("shape", 1, True), ("texture", 1, True), ("texture", 2, True)]
 
 
-def test_any_version_of_a_study_can_be_judged(store: Store) -> None:
-    images = image_set(2, labels=[0, 0], schemes={"real": [[0, 1], [0]]})
-    clean, low = (part(cell(images, setting), [0, 1], [0, 1]) for setting in (condition(), LOW))
-    store_study(store, "s", images, [clean, low])
-    store_study(store, "s", images, [clean])
-    query = "SELECT version, probe, top1 FROM {} WHERE scheme = 'real' ORDER BY ALL"
-    assert store.frame(query.format("label_accuracy")).rows() == [("s@2", "clean", 0.5)]
-    old = store.frame(query.format("label_accuracy_of('s@1')")).rows()
-    assert old == [("s@1", "clean", 0.5), ("s@1", "lowpass", 0.5)]
-
-
-def test_without_labels_nothing_is_judged_by_them(store: Store) -> None:
-    images = image_set(3)
-    store_study(store, "s", images, [part(cell(images), [0, 1, 2])])
-    assert store.frame("FROM label_accuracy").is_empty()
-
-
 def test_predictions_join_the_names_of_their_decision_space(store: Store) -> None:
     all_, few = image_set(2, labels=[0, 1]), image_set(2, labels=[0, 1], decision_space="sixteen", name="few")
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": {0: "airplane", 1: "bear"}, "unused": {0: "nothing"}}

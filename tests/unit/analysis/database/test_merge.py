@@ -340,13 +340,6 @@ def test_a_database_that_disagrees_with_itself_is_refused(pair: list[Path], tmp_
     assert not (tmp_path / "out.duckdb").exists()
 
 
-def test_what_another_version_made_is_refused(pair: list[Path], tmp_path: Path) -> None:
-    with open_store(pair[1]) as store:
-        store.execute("UPDATE meta SET schema_version = 1")
-    with pytest.raises(StoreError, match=f"{pair[1]} has schema version 1"):
-        merge(pair, tmp_path / "out.duckdb")
-
-
 def test_the_command(command: Command, pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.duckdb"
     refused = command("merge", *pair, "--out", out)

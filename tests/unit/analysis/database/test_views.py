@@ -47,12 +47,6 @@ def test_the_interval_of_independent_images_is_wilson_s_and_that_of_clusters_the
         assert row == pytest.approx((right.mean(), *(share_interval(share) or ())), abs=1e-6)
 
 
-def test_top5_counts_ranks_below_five(store: Store) -> None:
-    images = image_set(6, labels=[0] * 6)
-    store_study(store, "s", images, [part(cell(images), [0] * 6, [0, 1, 4, 5, 6, 9])])
-    assert store.frame("SELECT top1, top5, measure FROM accuracy").rows() == [(1 / 6, 3 / 6, "accuracy")]
-
-
 @pytest.mark.parametrize(("classes", "space", "top5"), [(5, "all", None), (6, "all", 1.0), (1000, "sixteen", 1.0)])
 def test_top5_among_five_classes_or_fewer_has_no_number(
     store: Store, classes: int, space: str, top5: float | None
@@ -88,50 +82,37 @@ def test_without_a_clean_prediction_there_is_nothing_to_agree_with(store: Store)
     assert store.frame("FROM flip").is_empty()
 
 
-def test_each_checkpoint_is_compared_with_its_own_clean_predictions(store: Store) -> None:
-    images = image_set(2)
-    first, second = model("one"), model("two")
-    parts = [
-        part(cell(images, by=first), [1, 1]),
-        part(cell(images, by=second), [2, 2]),
-        part(cell(images, LOW, by=first), [1, 1]),
-        part(cell(images, LOW, by=second), [2, 1]),
-    ]
-    store_study(store, "s", images, parts)
-    accuracies = store.frame("SELECT checkpoint, top1 FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL").rows()
-    assert accuracies == [("one", 1.0), ("two", 0.5)]
-
-
 # Curves and flips
 
 
-def test_a_curve_is_relative_to_clean(store: Store) -> None:
-    images = image_set(4, labels=[0] * 4)
-    parts = [
-        part(cell(images), [0] * 4, [0, 0, 1, 1]),
-        part(cell(images, LOW), [0] * 4, [0, 1, 1, 1]),
-        part(cell(images, HIGH), [0] * 4, [0, 0, 0, 0]),
+def test_curves_and_flips_are_relative_to_the_clean_predictions_of_their_model(store: Store) -> None:
+    images = image_set(6, labels=[0] * 6)
+    ranks = {
+        ("one", None): [0, 0, 0, 1, 4, 5],
+        ("one", LOW): [0, 9, 0, 1, 5, 5],
+        ("two", None): [6, 1, 1, 1, 1, 1],
+        ("two", LOW): [6, 0, 1, 1, 1, 1],
+    }
+    parts = [part(cell(images, setting, by=model(name)), rank, rank) for (name, setting), rank in ranks.items()]
+    store_study(store, "s", images, parts)
+    query = "SELECT checkpoint, probe, top1, top5, clean_top1, ratio FROM curve ORDER BY ALL"
+    assert store.frame(query).rows() == [
+        ("one", "clean", 3 / 6, 5 / 6, 0.5, 1),
+        ("one", "lowpass", 2 / 6, 3 / 6, 0.5, pytest.approx(2 / 3)),
+        ("two", "clean", 0, 5 / 6, 0, None),
+        ("two", "lowpass", 1 / 6, 5 / 6, 0, None),
     ]
-    store_study(store, "s", images, parts)
-    curves = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve ORDER BY probe").rows()
-    assert curves == [("clean", 0.5, 0.5, 1.0), ("highpass", 1.0, 0.5, 2.0), ("lowpass", 0.25, 0.5, 0.5)]
-
-
-def test_nothing_is_relative_to_a_clean_accuracy_of_zero(store: Store) -> None:
-    images = image_set(2, labels=[0, 0])
-    store_study(store, "s", images, [part(cell(images), [1, 1], [3, 3]), part(cell(images, LOW), [0, 0], [0, 0])])
-    assert store.frame("SELECT top1, ratio FROM curve ORDER BY ALL").rows() == [(0.0, None), (1.0, None)]
-
-
-def test_flips_are_images_whose_prediction_changed(store: Store) -> None:
-    images = image_set(3, labels=[1, 1, 2])
-    parts = [part(cell(images), [1, 1, 2], [0, 0, 0]), part(cell(images, LOW), [1, 5, 7], [0, 3, 8])]
-    store_study(store, "s", images, parts)
-    flips = store.frame(
-        "SELECT probe, image_index, path, clean_predicted, predicted, clean_label_rank, label_rank "
-        "FROM flip ORDER BY image_index"
-    ).rows()
-    assert flips == [("lowpass", 1, "1.png", 1, 5, 0, 3), ("lowpass", 2, "2.png", 2, 7, 0, 8)]
+    query = (
+        "SELECT checkpoint, probe, image_index, path, clean_predicted, predicted, clean_label_rank, label_rank "
+        "FROM flip ORDER BY ALL"
+    )
+    assert store.frame(query).rows() == [
+        ("one", "lowpass", 1, "1.png", 0, 9, 0, 9),
+        ("one", "lowpass", 4, "4.png", 4, 5, 4, 5),
+        ("two", "lowpass", 1, "1.png", 1, 0, 1, 0),
+    ]
+    sums = store.frame("SELECT right1, right5 FROM part ORDER BY ALL").rows()
+    assert sums == [(0, 5), (1, 5), (2, 3), (3, 5)]
 
 
 # Which study
@@ -177,20 +158,6 @@ def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
     store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
     curves = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
     assert curves == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
-
-
-def test_the_sums_of_a_part_are_those_of_its_predictions(store: Store) -> None:
-    rng = np.random.default_rng(3)
-    images = image_set(50, labels=np.zeros(50))
-    clean_cell, low_cell = cell(images), cell(images, condition("lowpass", cutoff=0.5))
-    ranks = rng.integers(0, 9, (2, 50))
-    store_study(store, "s", images, [part(clean_cell, ranks[0], ranks[0]), part(low_cell, ranks[1], ranks[1])])
-    sums = "SELECT cell, sum(right1)::BIGINT, sum(right5)::BIGINT FROM part GROUP BY cell ORDER BY cell"
-    read = (
-        "SELECT cell, count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) FROM prediction GROUP BY cell"
-    )
-    assert store.frame(sums).rows() == store.frame(f"{read} ORDER BY cell").rows()
-    assert sorted(store.frame("SELECT top1 FROM accuracy")["top1"]) == sorted((ranks == 0).mean(axis=1))
 
 
 def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store) -> None:

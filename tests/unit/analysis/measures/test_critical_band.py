@@ -1,5 +1,3 @@
-import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -7,10 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bandlens.analysis.measures import critical_band
 from bandlens.analysis.measures.base import State
 from bandlens.analysis.measures.critical_band import (
-    NOISE_SDS,
     center,
     fit_band,
     integer_thresholds,
@@ -91,15 +87,6 @@ def test_a_fit_that_does_not_end_is_degenerate_and_gives_no_number() -> None:
     assert np.isnan([band.bandwidth, band.center_frequency, band.peak_noise_sensitivity]).all()
 
 
-def test_the_sign_of_sigma_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.array([0.0, 1, 2, 3, 4, 4, 3])
-    assert critical_band.gaussian(values, 3, 2, -1.5) == pytest.approx(critical_band.gaussian(values, 3, 2, 1.5))
-    right = fit_band(values)
-    amplitude, mu, sigma = critical_band._least_squares(tuple(values)) or (0, 0, 0)
-    monkeypatch.setattr(critical_band, "_least_squares", lambda _: (amplitude, mu, -sigma))
-    assert fit_band(values) == right
-
-
 @pytest.mark.parametrize(
     ("thresholds", "state", "note"),
     [
@@ -120,7 +107,7 @@ def test_what_lies_outside_the_tested_bands_is_flagged(thresholds: list[int], st
 
 def test_the_numbers_of_every_fit_that_is_not_flagged_lie_within_what_was_tested() -> None:
     counts = Counter()
-    for thresholds in np.random.default_rng(0).integers(0, 5, size=(400, 7)):
+    for thresholds in np.random.default_rng(0).integers(0, 5, size=(120, 7)):
         band = fit_band(thresholds)
         counts[band.state] += 1
         if band.state != "degenerate":
@@ -130,28 +117,12 @@ def test_the_numbers_of_every_fit_that_is_not_flagged_lie_within_what_was_tested
             assert band.bandwidth <= 14
         if band.state == "ok":
             assert band.bandwidth <= 7
-    assert min(counts.values()) > 20, counts
+    assert min(counts.values()) > 5, counts
 
 
-@needs_published
-def test_networks_measured_with_the_original_stimuli_have_a_channel() -> None:
-    files = sorted((PUBLISHED / "network_accuracies").glob("*.json"))
-    assert len(files) == 8
-    for file in files:
-        percent = np.full((5, 7), np.nan)
-        for condition, outcomes in json.loads(file.read_text()).items():
-            sd, frequency = re.fullmatch(r"noise([\d.]+)freq(\d)", condition).groups()
-            percent[NOISE_SDS.index(float(sd)), int(frequency)] = 100 * np.mean(outcomes)
-        absolute, relative = fit_band(integer_thresholds(percent)), fit_band(normalized_thresholds(percent))
-        # AlexNet and a robust network are right less than half of the time even without noise.
-        assert (absolute.state != "degenerate") == (percent[0].mean() > 50), file.name
-        assert relative.state != "degenerate", file.name
-        assert 3 < relative.bandwidth < 6, file.name
-        assert 20 < relative.center_frequency < 60, file.name
+def test_centres_follow_the_size_as_the_noise_does() -> None:
+    size = 384
 
-
-@pytest.mark.parametrize("size", [240, 260, 384])
-def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
     def centroid(side: int, f: int) -> float:
         """Mean frequency of the noise in octave f, in cycles per image."""
         noise = np.random.default_rng(f).standard_normal((4, side, side)).astype(np.float32)

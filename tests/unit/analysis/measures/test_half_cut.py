@@ -50,21 +50,17 @@ def estimate(name: str, of: Outcomes) -> tuple[float, float, float, State, str |
 @pytest.mark.parametrize("probe", ["lowpass", "highpass"])
 def test_cuts_are_those_of_the_filters(probe: str) -> None:
     """At 240 pixels a high-pass at 0.9 cuts at 11 cycles and not at 12: in floating point, 1 - 0.9 is below 0.1."""
-    for size in (64, 96, 128, 160, 224, 240, 260, 300, 380):
-        for setting in make_grid(
-            {probe: {"cutoff": [0.1, 0.2, 0.29, 1 / 3, 0.5, 0.7, 0.8, 0.9, 0.99]}}, Path()
-        ).conditions:
+    for size in (64, 224, 240, 300):
+        for setting in make_grid({probe: {"cutoff": [0.1, 0.29, 1 / 3, 0.5, 0.9, 0.99]}}, Path()).conditions:
             if setting.probe == probe:
                 assert cut_of(probe, setting.number("cutoff") or 0, size) == radius(setting, size)
 
 
-@pytest.mark.parametrize("classes", [7, 1000])
-@pytest.mark.parametrize(("name", "probe"), [(LOW, "lowpass"), (HIGH, "highpass")])
+@pytest.mark.parametrize(("name", "probe", "classes"), [(LOW, "lowpass", 7), (HIGH, "highpass", 1000)])
 def test_it_lies_between_the_cuts_that_leave_less_and_more_than_half(name: str, probe: str, classes: int) -> None:
     """Half lies midway between ratios of 0.3 and 0.7, in octaves."""
     value, low, high, state, note = estimate(name, outcomes(probe, (0.1, 0.2, 0.3, 0.7, 0.9), classes))
-    before, after = CUTS[probe][2:4]
-    assert value == pytest.approx(np.sqrt(before * after), rel=0.01)
+    assert value == pytest.approx(np.sqrt(np.prod(CUTS[probe][2:4])), rel=0.01)
     assert low < value < high
     assert (state, note) == (State.OK, None)
 

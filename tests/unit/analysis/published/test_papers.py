@@ -5,20 +5,16 @@ A number is equal within half a unit of its last digit, and what the rounding of
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
-from bandlens.analysis.measures.critical_band import CHANNEL, OF_PEOPLE, fit_band, integer_thresholds
+from bandlens.analysis.measures.critical_band import CHANNEL, fit_band
 from bandlens.analysis.published.sources import shipped_values
-from bandlens.analysis.statistics import Floats
-from bandlens.analysis.statistics.consistency import error_consistency
-from bandlens.core.protocol import FREQUENCIES, IMAGENET_CBAR, NOISE_SDS
+from bandlens.core.protocol import IMAGENET_CBAR
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 pytestmark = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
@@ -49,13 +45,6 @@ def channels_of_the_study() -> Numbers:
         band = fit_band([int(threshold) for threshold in row["thresholds_f0_to_f6"]])
         for name in CHANNEL:
             yield f"{row['model']} {row['variant']} {name}", float(row[name]), getattr(band, name)
-
-
-def channel_of_people() -> Numbers:
-    """The bell through the published thresholds of people, and its numbers in analysis/human_analysis.ipynb."""
-    band = fit_band(OF_PEOPLE)
-    for name, printed in {"bandwidth": 1.00, "center_frequency": 39.60, "peak_noise_sensitivity": 1.00}.items():
-        yield name, printed, getattr(band, name)
 
 
 def timm() -> Numbers:
@@ -107,27 +96,16 @@ def open_clip() -> Numbers:
         yield f"{row['name']}.{row['pretrained']}", row["printed"], row["recomputed"]
 
 
-def consistencies() -> Numbers:
-    """Kappa of two rows of right (1) and wrong (0) answers, and the most that accuracies allow: Klein et al. 2025."""
-    printed = {"0011 1100": -1, "0011 0011": 1, "0011 0101": 0, "111000 110000": 0.6666666}
-    for figure, kappa in printed.items():
-        first, second = (np.array([answer == "1" for answer in answers]) for answers in figure.split())
-        yield figure, kappa, error_consistency(first, second).kappa
-    yield "most .8 .6", 0.54545454545454, error_consistency(np.arange(10) < 8, np.arange(10) < 6).most
-
-
 @pytest.mark.parametrize(
     ("numbers", "count", "tolerance", "different"),
     [
         (study, 260, 1e-6, {}),
         # The centre of a bell through seven equal thresholds is arbitrary.
         (channels_of_the_study, 288, 1e-3, {"raw center_frequency": 27}),
-        (channel_of_people, 3, 0.005, {}),
         # Models of one top-1 on ImageNet have the top-5 of each other subtracted.
         (timm, 15558, 0.0016, {"top5": 2299}),
         (robustbench, 24, 0.006, {}),
         (open_clip, 121, 1e-4, {}),
-        (consistencies, 5, 1e-6, {}),
     ],
 )
 def test_printed_numbers_are_recomputed(
@@ -138,40 +116,3 @@ def test_printed_numbers_are_recomputed(
     unequal = [name for name, (printed, recomputed) in figures.items() if not abs(printed - recomputed) <= tolerance]
     assert {words: sum(words in name for name in unequal) for words in different} == different
     assert len(unequal) == sum(different.values())
-
-
-def test_timms_other_top5_are_those_of_models_of_the_same_top1() -> None:
-    """Each printed difference that is not the model's own is that of a model with its top-1 on the same classes."""
-    folder = PUBLISHED / "atlas" / "timm"
-    base = pl.read_csv(folder / "results-imagenet.csv")
-    table = pl.read_csv(folder / "results-sketch.csv").join(base, on=["model", "img_size"], suffix="_clean")
-    own = (pl.col("top5") - pl.col("top5_clean") - pl.col("top5_diff").cast(pl.Float64)).abs() < 0.0016
-    others = table.filter(~own)
-    tied = others.join(base.select("top1", tied="top5"), left_on="top1_clean", right_on="top1")
-    explained = tied.filter((pl.col("top5") - pl.col("tied") - pl.col("top5_diff").cast(pl.Float64)).abs() < 0.0016)
-    assert len(others) > 100
-    assert explained.select("model", "img_size").n_unique() == len(others)
-
-
-def channel_share(channels: Floats, shape: Floats) -> float:
-    """R2 of the share decided by shape on the three numbers of the channel (networks, 3), by least squares."""
-    design = np.column_stack([np.ones(len(shape)), channels])
-    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
-    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
-
-
-def test_how_much_the_channel_says_of_shape() -> None:
-    """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
-    folder = PUBLISHED / "atlas" / "critical_band"
-    counts, by_class = (json.loads((folder / f"{name}.json").read_text()) for name in ("counts", "shape_accuracy"))
-    names = [[f"noise{sd:g}freq{frequency}" for frequency in FREQUENCIES] for sd in NOISE_SDS]
-    trials = np.array([[[cells[name] for name in row] for row in names] for cells in counts.values()])
-    bands = [fit_band(integer_thresholds(100 * right / total)) for right, total in np.moveaxis(trials, -1, 1)]
-    channels = np.array([[getattr(band, name) for name in CHANNEL] for band in bands])
-    shape = np.array([np.mean(by_class[model]) for model in counts])
-    narrow = channels[:, 0] <= 12
-    assert (len(narrow), (~narrow).sum()) == (85, 11)
-    assert channel_share(channels, shape) == pytest.approx(0.17, abs=0.005)
-    assert channel_share(channels[narrow], shape[narrow]) == pytest.approx(0.445, abs=0.0005)
-    logarithms = np.column_stack([np.log(channels[narrow, :2]), channels[narrow, 2]])
-    assert channel_share(logarithms, shape[narrow]) == pytest.approx(0.52, abs=0.005)

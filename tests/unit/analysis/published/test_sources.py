@@ -37,8 +37,8 @@ def test_what_ships_follows_from_the_files_of_its_source(name: str, monkeypatch:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "golden"))
     import atlas
 
-    made = atlas.shipped(PUBLISHED, name).select(VALUES.names())
-    assert made.equals(pl.read_parquet(sources()[name].shipped).cast(VALUES))
+    rows = atlas.shipped(PUBLISHED, name).select(VALUES.names())
+    assert rows.equals(pl.read_parquet(sources()[name].shipped).cast(VALUES))
     for module in ("atlas", "shipped_files"):
         sys.modules.pop(module)
 
@@ -55,27 +55,14 @@ def test_a_thousand_models_ship() -> None:
     assert lite0["value"].to_list() == [74.846]
 
 
-def test_robustbench_is_in_percent_and_its_mean_is_that_of_its_parts() -> None:
-    c = shipped_values(["robustbench"]).filter(benchmark="imagenet-c")
-    means = dict(c.filter(condition="15 x 5").select("model", "value").rows())
-    parts = c.filter(pl.col("condition") != "15 x 5").group_by("model").agg(pl.col("value").mean(), pl.len())
-    assert parts["len"].to_list() == [15] * 12
-    assert {model: pytest.approx(value, abs=0.006) for model, value, _ in parts.rows()} == means
-
-
 def test_shape_biases_of_58_logs_are_those_of_their_answers() -> None:
     """Shape decisions of 1,200 conflicts, and texture decisions, as counted from the logs."""
     rows = shipped_values(["vlm-shape-bias"])
     assert (len(rows), set(rows["metric"])) == (2 * 58, {"shape_bias", "cue_accuracy"})
     decisions = {
         ("tv_resnet50", ""): (180, 628),
-        ("resnet152", ""): (226, 564),
-        ("vit_base_patch16_224.orig_in21k_ft_in1k", ""): (347, 417),
         ("clip_RN50_openai", "prompt a photo of a CLS."): (183, 690),
-        ("clip_RN101_openai", "prompt a photo of a CLS."): (215, 637),
-        ("ViT_L_14_openai", "prompt a photo of a CLS."): (608, 402),
         ("gemini_pro_vision", "vqa"): (633, 355),
-        ("openai_vision", "vqa"): (401, 436),
     }
     for (name, condition), (shape, texture) in decisions.items():
         of_log = rows.filter(model=name, condition=condition)
@@ -121,10 +108,3 @@ def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) ->
     shipped = shipped_values(["testbed"]).filter(model="resnet50_trained_on_SIN", metric="top1")
     assert rows == shipped.select("benchmark", "condition", "value").sort(pl.all()).to_dicts()
     assert len(rows) > 10
-
-
-def test_a_source_without_its_folder_is_told(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = command("published", "import", "humans")
-    assert (result.code, result.out) == (2, "")
-    assert "bandlens published import humans DIR" in result.err

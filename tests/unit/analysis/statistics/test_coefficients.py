@@ -29,6 +29,7 @@ def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Float
 
 
 @pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40), levels=st.integers(2, 50))
 def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -43,6 +44,7 @@ def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: i
 
 
 @pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 20), levels=st.integers(2, 30))
 def test_an_observation_that_counts_twice_is_there_twice(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -66,13 +68,7 @@ def test_what_does_not_vary_has_no_coefficient(method: Method) -> None:
     assert np.isnan(t_test(r[1], 2))[0].all()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_perfect_order_is_one_and_reversed_order_minus_one(method: Method) -> None:
-    x = np.arange(9.0)[None]
-    r = coefficients(method, x, np.vstack([2 * x + 1, -x, (x - 4) ** 2]), np.ones(9))
-    assert r == pytest.approx(np.array([[1, -1, 0]]), abs=1e-12)
-
-
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(8, 40), levels=st.integers(3, 50))
 def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -94,12 +90,9 @@ def test_given_itself_there_is_no_partial_correlation() -> None:
     rng = np.random.default_rng(0)
     x, z = rng.normal(size=(2, 12)), rng.normal(size=(1, 12))
     y = np.vstack([z**3, rng.normal(size=(1, 12))])
-    for method in METHODS:
-        r, xz, yz = (coefficients(method, *pair, np.ones(12)) for pair in ((x, y), (x, z), (y, z)))
-        given_z = partial(r, xz[:, 0], yz[:, 0])
-        if method != "pearson":
-            assert np.isnan(given_z).tolist() == [[True, False]] * 2
-            assert np.isnan(t_test(given_z, 9)).tolist() == [[True, False]] * 2
+    r, xz, yz = (coefficients("spearman", *pair, np.ones(12)) for pair in ((x, y), (x, z), (y, z)))
+    given_z = partial(r, xz[:, 0], yz[:, 0])
+    assert np.isnan(given_z).tolist() == np.isnan(t_test(given_z, 9)).tolist() == [[True, False]] * 2
 
 
 @settings(max_examples=8)  # statsmodels takes its time

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics import Whole
@@ -30,31 +29,6 @@ def observers(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.bincount(2 * first + second, minlength=4).reshape(2, 2)
-
-
-def test_kappa_is_that_of_statsmodels() -> None:
-    first, second = observers()
-    estimate = error_consistency(first, second)
-    assert estimate.kappa == pytest.approx(cohens_kappa(table(first, second)).kappa)
-    assert (estimate.n, estimate.first_accuracy, estimate.second_accuracy) == (
-        500,
-        pytest.approx(first.mean()),
-        pytest.approx(second.mean()),
-    )
-    assert estimate.observed == (first == second).mean()
-
-
-def test_the_interval_is_that_of_scipy_over_images() -> None:
-    first, second = observers()
-    estimate = error_consistency(first, second, resamples=4000)
-
-    def kappa(*pair: np.ndarray) -> float:
-        return float(cohens_kappa(table(*pair)).kappa)
-
-    expected = bootstrap(
-        (first, second), kappa, paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=1
-    ).confidence_interval
-    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_images_of_one_cluster_go_together() -> None:
@@ -102,10 +76,10 @@ def test_as_many_images_as_needed_tell_kappa_from_zero_in_four_of_five_studies()
 
     def study(n: int) -> Consistency:
         first, second = random.random((2, n)) < 0.75
-        return error_consistency(first, np.where(random.random(n) < 0.2, first, second), resamples=400)
+        return error_consistency(first, np.where(random.random(n) < 0.2, first, second), resamples=200)
 
     needed = int(study(100_000).needed)
-    assert np.mean([study(needed).low > 0 for _ in range(1000)]) == pytest.approx(0.8, abs=0.04)
+    assert np.mean([study(needed).low > 0 for _ in range(300)]) == pytest.approx(0.8, abs=0.07)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -125,13 +99,10 @@ def several(n: int, seed: int = 0) -> np.ndarray:
     return np.stack([hard + random.normal(0, 0.2, n) < share for share in (0.3, 0.5, 0.7, 0.8)])
 
 
-def mean_kappa(right: np.ndarray, place: int) -> float:
-    peers = np.delete(right, place, axis=0)
-    return float(np.mean([cohens_kappa(table(right[place], peer)).kappa for peer in peers]))
-
-
 def mean_kappas(right: np.ndarray) -> list[float]:
-    return [mean_kappa(right, place) for place in range(len(right))]
+    """The mean of each observer's kappa with all others."""
+    kappas = np.array([[cohens_kappa(table(first, second)).kappa for second in right] for first in right])
+    return list((kappas.sum(axis=1) - 1) / (len(right) - 1))
 
 
 def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
@@ -139,22 +110,9 @@ def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
     right = several(500)
     contributions = consistency_with_others(right)
     assert contributions.mean(axis=1) == pytest.approx(mean_kappas(right))
-    for image in range(0, 500, 50):
+    for image in range(0, 500, 100):
         moved = 499 * (contributions.mean(axis=1) - mean_kappas(np.delete(right, image, axis=1)))
         assert moved == pytest.approx(contributions[:, image] - contributions.mean(axis=1), abs=0.02)
-
-
-def test_the_interval_of_a_mean_kappa_is_that_of_scipy_over_photographs() -> None:
-    def second_kappa(*observers: np.ndarray) -> float:
-        return mean_kappa(np.stack(observers), 1)
-
-    expected = bootstrap(
-        several(400), second_kappa, paired=True, vectorized=False, n_resamples=400, method="percentile", rng=1
-    ).confidence_interval
-    for crops in (1, 4):
-        right, clusters = np.repeat(several(400), crops, axis=1), np.repeat(np.arange(400), crops)
-        low, high = mean_interval(share_of(consistency_with_others(right)[1], clusters))
-        assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_none() -> None:
@@ -190,12 +148,15 @@ def test_an_interval_is_that_of_kappas_of_resampled_tables(clusters: Whole | Non
     first, second = observers(40)
     count = 40 if clusters is None else 10
     kappas = []
-    for drawn in np.random.default_rng(0).integers(count, size=(200, count)):
-        times = np.bincount(drawn, minlength=count)
+    for choices in np.random.default_rng(0).integers(count, size=(200, count)):
+        times = np.bincount(choices, minlength=count)
         weights = times if clusters is None else times[clusters]
         counts = np.bincount(2 * first + second, weights=weights, minlength=4)
         kappas.append(cohens_kappa(counts.reshape(2, 2)).kappa)
     estimate = error_consistency(first, second, clusters, 200)
+    assert estimate.kappa == pytest.approx(cohens_kappa(table(first, second)).kappa)
+    assert (estimate.first_accuracy, estimate.second_accuracy) == pytest.approx((first.mean(), second.mean()))
+    assert (estimate.n, estimate.observed) == (40, (first == second).mean())
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(kappas, [0.025, 0.975])))
 
 

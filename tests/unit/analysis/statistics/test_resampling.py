@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, permutation_test, spearmanr
 from threadpoolctl import threadpool_limits
 
 from bandlens.analysis.statistics import Floats, resampling
-from bandlens.analysis.statistics.coefficients import METHODS, Method, coefficients
+from bandlens.analysis.statistics.coefficients import METHODS, Method
 from bandlens.analysis.statistics.resampling import (
     Spread,
     bca_intervals,
@@ -17,7 +17,6 @@ from bandlens.analysis.statistics.resampling import (
     crossed_bootstrap,
     p_of_orders,
     permutation_p,
-    resample_weights,
     shared_factors,
 )
 from bandlens.analysis.statistics.shares import share_of
@@ -61,18 +60,6 @@ def test_the_bootstrap_is_scipy_s_resample_by_resample(method: Method) -> None:
     assert not interval.undefined.any()
 
 
-def test_a_resample_draws_as_many_models_as_there_are() -> None:
-    weights = resample_weights(7, 50, seed=1)
-    assert (weights.sum(axis=1) == 7).all()
-    assert weights.mean() == 1
-
-
-def test_a_perfect_order_has_an_interval_without_width() -> None:
-    x = np.arange(6.0)[None]
-    [interval] = bca_intervals("spearman", x, x, bootstrap("spearman", x, x, 500, 0))
-    assert (interval.low, interval.high) == (1, 1)
-
-
 def test_resamples_that_do_not_vary_are_counted_and_too_many_leave_no_interval() -> None:
     y = np.arange(12.0)[None]
     one_differs, three_differ = np.eye(12)[:1], np.eye(12)[:3].sum(axis=0, keepdims=True)
@@ -81,17 +68,6 @@ def test_resamples_that_do_not_vary_are_counted_and_too_many_leave_no_interval()
     assert np.isnan(interval.low).ravel().tolist() == [True, False]
     assert interval.undefined[0, 0] == pytest.approx(2000 * (11 / 12) ** 12, rel=0.1)
     assert 0 < interval.undefined[1, 0] < 100
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_permutations_count_what_scipy_counts(method: Method) -> None:
-    x, y = data(8)
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(8), (99, 1)), axis=1)
-    ours = p_of_orders(method, x, y, order)
-    for i, j in np.ndindex(2, 2):
-        observed = abs(THEIRS[method](x[i], y[j]).statistic)
-        as_extreme = sum(abs(THEIRS[method](x[i][o], y[j]).statistic) >= observed - 1e-12 for o in order)
-        assert ours[i, j] == pytest.approx((1 + as_extreme) / 100, abs=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -128,39 +104,15 @@ def test_values_without_intervals_are_not_moved(method: Method) -> None:
 
 def test_drawn_values_keep_the_ends_of_their_interval() -> None:
     spread = Spread(np.array([[1.0]]), np.array([[3.0]]))
-    drawn = spread.move(np.array([[10.0]]), np.random.default_rng(0).standard_normal((40_000, 1, 1)))
-    assert np.quantile(drawn, [0.025, 0.5, 0.975]) == pytest.approx([9, 10, 13], abs=0.1)
-
-
-def test_uncertain_values_scatter_more_and_correlate_less() -> None:
-    x, y = data(40, ties=False)
-    wide = Spread(np.full_like(x, 1.0), np.full_like(x, 1.0))
-    none = Spread(np.zeros_like(x), np.zeros_like(x))
-    resampled = crossed_bootstrap("spearman", x, y, wide, none, 2000, 0)
-    plain = bootstrap("spearman", x, y, 2000, 0)
-    assert (resampled.std(axis=0) > plain.std(axis=0)).all()
-    moved = crossed_bootstrap("spearman", x, y, wide, none, 3, 0)
-    assert moved.tolist() == resampled[:3].tolist()
-    assert coefficients("spearman", x, y, np.ones(40))[0, 0] > np.median(resampled[:, 0, 0])  # noise attenuates
-
-
-@pytest.mark.parametrize("n", [15, 48])
-def test_intervals_hold_the_true_value_as_often_as_they_say(n: int) -> None:
-    rng = np.random.default_rng(7)
-    truth, held = 6 / np.pi * np.arcsin(0.8 / 2), 0
-    for run in range(200):
-        z = rng.standard_normal((2, n))
-        x, y = z[:1], 0.8 * z[:1] + 0.6 * z[1:]
-        [interval] = bca_intervals("spearman", x, y, bootstrap("spearman", x, y, 1000, run))
-        held += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
-    assert held / 200 == pytest.approx(0.95, abs=0.045)
+    values = spread.move(np.array([[10.0]]), np.random.default_rng(0).standard_normal((40_000, 1, 1)))
+    assert np.quantile(values, [0.025, 0.5, 0.975]) == pytest.approx([9, 10, 13], abs=0.1)
 
 
 def test_intervals_over_images_hold_the_correlation_without_noise() -> None:
     rng = np.random.default_rng(9)
     truth, sd = 6 / np.pi * np.arcsin(0.8 / 2), np.sqrt(1 / 0.9 - 1)  # a tenth of the variance is noise
     held = {"models": 0, "models and images": 0}
-    for run in range(150):
+    for run in range(100):
         z = rng.standard_normal((2, 40))
         noise = sd * rng.standard_normal((2, 40))
         x, y = z[:1] + noise[:1], 0.8 * z[:1] + 0.6 * z[1:] + noise[1:]
@@ -171,7 +123,7 @@ def test_intervals_over_images_hold_the_correlation_without_noise() -> None:
         }.items():
             [interval] = bca_intervals("spearman", x, y, resampled)
             held[kind] += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
-    assert held["models and images"] / 150 > 0.87
+    assert held["models and images"] / 100 > 0.87
     assert held["models and images"] > held["models"]
 
 
@@ -205,11 +157,11 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
 def test_each_resample_counts_the_clusters_that_it_draws(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "_DRAWS_AT_ONCE", at_once)
     ids = np.repeat(np.arange(60), [1, 2, 3] * 20)
-    for seed in (0, 1, 0):
+    for seed in (0, 1):
         correct = np.random.default_rng(seed + 5).random((3, len(ids))) < 0.6
         right, counts = count_right(correct, ids, 500, seed)
-        drawn = np.random.default_rng(seed).integers(60, size=(500, 60))
-        for resample, clusters in enumerate(drawn, start=1):
+        choices = np.random.default_rng(seed).integers(60, size=(500, 60))
+        for resample, clusters in enumerate(choices, start=1):
             members = np.concatenate([np.flatnonzero(ids == cluster) for cluster in clusters])
             assert counts[resample] == len(members)
             assert right[:, resample].tolist() == correct[:, members].sum(axis=1).tolist()

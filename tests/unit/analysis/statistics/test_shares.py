@@ -11,7 +11,6 @@ from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.shares import (
     difference_interval,
     mean_of,
-    paired_interval,
     quotient,
     share_interval,
     share_of,
@@ -38,7 +37,7 @@ def test_where_nothing_is_right_the_quotient_is_small_and_not_0() -> None:
     assert quotient_of(nothing, clean) == pytest.approx((0, above / np.sqrt(low * (2 * b - low))))
 
 
-@pytest.mark.parametrize("ratio", [0.0005, 0.001, 0.01, 0.3, 0.99, 0.999])
+@pytest.mark.parametrize("ratio", [0.001, 0.3, 0.999])
 def test_it_holds_the_ratio(ratio: float) -> None:
     rng, held = np.random.default_rng(0), 0
     for _ in range(400):
@@ -74,7 +73,7 @@ def test_answers_that_do_not_differ_may_differ_in_other_images() -> None:
     assert high < 0.25 * independent
 
 
-@pytest.mark.parametrize(("clusters", "size", "p"), [(60, 20, 0.98), (100, 1, 0.98), (20, 1, 0.5), (100, 8, 0.05)])
+@pytest.mark.parametrize(("clusters", "size", "p"), [(60, 20, 0.98), (20, 1, 0.5)])
 def test_it_holds_the_difference_of_two_versions(clusters: int, size: int, p: float) -> None:
     """In 3 of 100 clusters all answers are drawn anew, and right half as often.
 
@@ -117,11 +116,3 @@ def test_a_mean_of_sets_of_unequal_clusters_is_as_wide_as_its_sets() -> None:
     ids = np.repeat(np.arange(60), sizes)
     share = share_of(np.repeat(np.arange(60) % 4 > 0, sizes), ids)
     assert share_interval(mean_of([share, share])) == pytest.approx(share_interval(share))
-
-
-def test_sizes_of_clusters_alter_nothing_where_each_image_is_its_own() -> None:
-    answers = np.random.default_rng(0).random((2, 500)) < 0.7
-    a, b = (share_of(row, np.arange(500)) for row in answers)
-    assert (a.widest, b.widest, mean_of([a, b]).widest) == (1, 1, 1)
-    deviations = b.deviations - a.deviations
-    assert difference_interval(a, b) == paired_interval(b.value - a.value, deviations, 1 / 500)

@@ -33,13 +33,6 @@ def test_intervals_hold_the_true_power_as_often_as_they_say() -> None:
     assert 0.92 <= hits / 400 <= 0.98
 
 
-def test_copies_of_an_image_say_no_more_than_the_image() -> None:
-    powers = np.random.default_rng(1).lognormal(size=(30, 2))
-    once = weighted(mean_power(powers, np.arange(30)), np.array([1.0, -1.0]))
-    copied = weighted(mean_power(powers.repeat(4, axis=0), np.arange(30).repeat(4)), np.array([1.0, -1.0]))
-    assert copied == pytest.approx(once)
-
-
 def test_a_readout_decides_as_ridge_regression_on_the_features_does() -> None:
     rng = np.random.default_rng(0)
     labels = np.sort(np.arange(90) % 6 // 2 * (np.arange(90) > 40))  # 0 twice as often as 1 and 2
@@ -58,11 +51,10 @@ def test_a_readout_decides_as_ridge_regression_on_the_features_does() -> None:
         assert (readouts.correct[0, held] == (outputs.argmax(axis=1) == labels[held])).all()
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels(size: int) -> None:
+def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels() -> None:
     """Images of a cluster share their label and their features but for noise."""
-    planted, shuffled = 0, 0
-    for draw in range(20):
+    size, planted, shuffled = 2, 0, 0
+    for draw in range(12):
         rng = np.random.default_rng(draw)
         clusters = np.arange(60).repeat(size)
         of_cluster = np.arange(60) % 2
@@ -77,8 +69,8 @@ def test_information_is_found_where_it_was_planted_and_not_in_shuffled_labels(si
                 shuffled += significant.any()
             else:
                 planted += significant[2]
-    assert planted >= 18
-    assert shuffled <= 4
+    assert planted >= 11
+    assert shuffled <= 3
 
 
 def test_labels_that_vary_within_clusters_are_permuted_within_them() -> None:

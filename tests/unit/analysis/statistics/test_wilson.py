@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,16 +11,9 @@ from scipy.stats import t
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics import Floats, Whole, Z
 from bandlens.analysis.statistics.wilson import counted_share, independent_freedom, student, wilson
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with open_store(tmp_path_factory.mktemp("wilson") / "results.duckdb") as opened:
-        yield opened
 
 
 def interval(right: Whole, sizes: Whole) -> tuple[Floats, Floats, Floats]:
@@ -52,7 +44,7 @@ def test_sql_has_the_quantile_of_student_s_distribution(store: Store) -> None:
 
 def test_sql_and_python_agree(store: Store) -> None:
     rng = np.random.default_rng(0)
-    n = np.concatenate([rng.integers(1, 60_000, 3000), np.exp(rng.uniform(0, 11, 3000))]).astype(float)
+    n = np.concatenate([rng.integers(1, 60_000, 500), np.exp(rng.uniform(0, 11, 500))]).astype(float)
     share = np.where(rng.random(len(n)) < 0.1, rng.integers(0, 2, len(n)), rng.random(len(n)))
     quantile = rng.uniform(1.9, 13, len(n))
     query = (
@@ -63,46 +55,38 @@ def test_sql_and_python_agree(store: Store) -> None:
     assert ends == pytest.approx(np.array(wilson(share, n, quantile)), abs=1e-12)
 
 
-@pytest.mark.parametrize("largest", [1, 2, 9, 400])
+@pytest.mark.parametrize("largest", [1, 9, 400])
 def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
-    rng = np.random.default_rng(largest)
+    rng, clusters = np.random.default_rng(largest), []
     for k in range(60):
         sizes = rng.integers(1, largest + 1, rng.integers(1, 80))
         right = rng.binomial(sizes, rng.beta(0.3, 0.3, len(sizes)) if k % 2 else rng.choice([0, 0.02, 0.5, 1]))
-        row = store.frame(
-            "WITH one AS (SELECT unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
-            "summed AS (SELECT *, sum(right1) OVER () / sum(n) OVER () AS share FROM one), "
-            "counted AS (SELECT any_value(share) AS share, independent_images(n, right1, share)::DOUBLE AS effective, "
-            "quantile_of(clustered_freedom(n, right1, share)) AS z FROM summed) "
-            "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted",
-            [sizes.tolist(), right.tolist()],
-        ).row(0)
-        assert row == pytest.approx([float(x) for x in interval(right, sizes)], abs=5e-9)
+        clusters.append((sizes, right))
+    frame = pl.DataFrame([(k, *pair) for k, pair in enumerate(clusters)], ["k", "n", "right1"], orient="row")
+    rows = store.frame(
+        "WITH one AS (SELECT unnest(?::INTEGER[]) AS k, unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
+        "summed AS (SELECT *, sum(right1) OVER (PARTITION BY k) / sum(n) OVER (PARTITION BY k) AS share FROM one), "
+        "counted AS (SELECT k, any_value(share) AS share, independent_images(n, right1, share)::DOUBLE AS effective, "
+        "quantile_of(clustered_freedom(n, right1, share)) AS z FROM summed GROUP BY k) "
+        "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted ORDER BY k",
+        [column.to_list() for column in frame.explode("n", "right1").get_columns()],
+    ).rows()
+    expected = [[float(number) for number in interval(right, sizes)] for sizes, right in clusters]
+    assert np.array(rows) == pytest.approx(np.array(expected), abs=5e-9)
 
 
-def test_copies_of_an_image_add_nothing_but_degrees_of_freedom() -> None:
-    right = np.random.default_rng(0).integers(0, 2, 200)
-    low, high, effective = interval(8 * right, np.full(200, 8))
-    assert effective == pytest.approx(199)
-    assert (low, high) == pytest.approx(wilson(right.mean(), 199, t.ppf(0.975, 199)), abs=1e-3)
-
-
-def test_where_one_cluster_makes_up_the_variance_it_has_two_degrees_of_freedom() -> None:
-    right = np.zeros(1000, np.int64)
-    right[0] = 8
-    low, high, effective = interval(right, np.full(1000, 8))
-    share = 1 / 1000
-    assert (low, high) == pytest.approx(wilson(share, effective, t.ppf(0.975, 2)), rel=0.01)
-
-
-def test_where_nothing_is_right_a_cluster_counts_as_one_image() -> None:
+def test_where_nothing_is_right_a_cluster_counts_as_one_image_and_unequal_ones_as_fewer() -> None:
     for right in (np.zeros(40, np.int64), np.full(40, 8)):
         low, high, effective = interval(right, np.full(40, 8))
         assert effective == 40
         assert (low, high) == pytest.approx(wilson(right.mean() / 8, 40, t.ppf(0.975, 39)))
+    # Three clusters of 40 hold nearly all images, so they are nearly all that is known.
+    low, high, effective = interval(np.zeros(30, np.int64), np.repeat([40, 1], [3, 27]))
+    assert effective == pytest.approx(147**2 / (3 * 1600 + 27))
+    assert (low, high) == pytest.approx(wilson(0.0, effective, t.ppf(0.975, 29)))
 
 
-@pytest.mark.parametrize(("p", "clusters"), [(0.05, 30), (0.9, 10), (0.1, 10), (0.02, 100)])
+@pytest.mark.parametrize(("p", "clusters"), [(0.05, 30), (0.9, 10)])
 def test_it_holds_the_share_where_few_clusters_are_near_0_or_1(p: float, clusters: int) -> None:
     """Beta-binomial clusters of 8 have an intraclass correlation of 0.5, where 0.87 to 0.90 held it before."""
     rng = np.random.default_rng(1)
@@ -113,7 +97,6 @@ def test_it_holds_the_share_where_few_clusters_are_near_0_or_1(p: float, cluster
 
 K = np.arange(60)
 SIZES = {
-    "1 to 40": np.round(np.geomspace(1, 40, 30)).astype(np.int64),
     "1 or 40": np.where(K[:30] % 2, 1, 40),
     "12 of 60 are large": np.where(K % 5, 1, 40),
 }
@@ -141,19 +124,3 @@ def test_where_sizes_hide_nothing_the_variance_is_that_of_statsmodels() -> None:
     fit = OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(72), sizes)})
     share, (_, _, effective) = y.mean(), interval(right, sizes)
     assert share * (1 - share) / effective == pytest.approx(fit.cov_params()[0, 0])
-
-
-def test_clusters_of_one_are_independent_images_to_the_bit() -> None:
-    right = np.random.default_rng(0).integers(0, 2, (50, 40))
-    low, high, effective = interval(right, np.ones(40, np.int64))
-    expected = wilson(right.mean(axis=1), effective)
-    assert np.array_equal((low, high), expected)
-    assert effective == pytest.approx(40)
-
-
-def test_where_nothing_is_right_unequal_clusters_count_as_fewer() -> None:
-    """Three clusters of 40 hold nearly all images, so they are nearly all that is known."""
-    sizes = np.repeat([40, 1], [3, 27])
-    low, high, effective = interval(np.zeros(30, np.int64), sizes)
-    assert effective == pytest.approx(147**2 / (3 * 1600 + 27))
-    assert (low, high) == pytest.approx(wilson(0.0, effective, t.ppf(0.975, 29)))
