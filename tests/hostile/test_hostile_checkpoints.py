@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from bandlens.export.weights.read import Weights, load_strictly, read_weights
+from bandlens.export.weights.read import load_strictly, read_weights
 
 
 def saved(content: object, legacy: bool = False) -> bytes:
@@ -67,12 +67,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_the_whole_files_load(kind: str, folder: Path) -> None:
-    (folder / "weights.pth").write_bytes(WHOLE[kind])
-    loaded(folder / "weights.pth")
-
-
-@pytest.mark.parametrize("kind", WHOLE)
 @fuzz(100)
 @given(data=st.data())
 def test_damaged_files_load_or_are_one_line(kind: str, folder: Path, data: st.DataObject) -> None:
@@ -86,15 +80,7 @@ def test_damaged_files_load_or_are_one_line(kind: str, folder: Path, data: st.Da
 # Programs
 
 MARKER = "@MARKER@"
-CALLS = [
-    "os mkdir",
-    "posix mkdir",
-    "posix system",
-    "builtins exec",
-    "__builtin__ eval",
-    "subprocess call",
-    "shutil rmtree",
-]
+CALLS = ["os mkdir", "posix mkdir", "posix system", "builtins exec", "__builtin__ eval", "subprocess call"]
 INNOCENT = [
     "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch FloatStorage", "torch.nn Linear",
     "torch float32", "torch Size", "collections OrderedDict", "collections Counter", "collections defaultdict",
@@ -132,8 +118,7 @@ def test_no_program_is_run(program: Sequence[bytes], legacy: bool, folder: Path)
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(("name", "legacy"), [("posix system", False), ("__builtin__ eval", True)])
 def test_calls_are_named(name: str, legacy: bool, folder: Path) -> None:
     program = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n(X\x01\x00\x00\x00atR."
     (folder / "weights.pth").write_bytes(in_legacy(program) if legacy else in_zip(program))
@@ -181,13 +166,3 @@ def test_pickles_replace_no_methods_of_their_containers(folder: Path) -> None:
     program = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
     (folder / "weights.pth").write_bytes(in_zip(program))
     assert "holds no tensors, only" in str(refusal(lambda: loaded(folder / "weights.pth")))
-
-
-def test_a_tensor_of_another_shape_is_not_looked_into() -> None:
-    network = torch.nn.Linear(2, 2)
-    tensors = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
-    message = refusal(lambda: load_strictly(network, Weights(tensors), "x"))
-    assert message == (
-        "x does not fit the architecture: 1 misshapen (weight (1048576, 1048576) instead of (2, 2)); "
-        "check architecture and key rule"
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from made_up_results import cell, image_set, part, store_study
-from served import Served, ask, cookie, listening_addresses, serving
+from served import Served, ask, cookie, serving
 
 from bandlens.analysis.database.open import open_store
 
@@ -75,10 +75,10 @@ def test_the_token_counts_in_its_place_alone(served: Served) -> None:
     assert ask(served, f"/?token=x&token={served.token}").status == 403
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"])
-def test_no_method_comes_in_without_the_token_and_none_changes_anything_with_it(served: Served, method: str) -> None:
-    assert ask(served, "/api/study", method).status == 403
-    assert ask(served, "/api/study", method, Cookie=cookie(served)).status == (200 if method == "HEAD" else 405)
+def test_no_method_comes_in_without_the_token_and_none_changes_anything_with_it(served: Served) -> None:
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"):
+        assert ask(served, "/api/study", method).status == 403
+        assert ask(served, "/api/study", method, Cookie=cookie(served)).status == (200 if method == "HEAD" else 405)
 
 
 def test_requests_under_another_host_are_refused(served: Served) -> None:
@@ -106,10 +106,6 @@ def test_pages_of_other_sites_are_refused(served: Served) -> None:
     assert answer.status == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-
-
-def test_it_listens_on_this_machine_alone(served: Served) -> None:
-    assert listening_addresses(served.port) == [HOST]
 
 
 def test_each_start_has_a_token_of_its_own(served: Served, folder: Path) -> None:

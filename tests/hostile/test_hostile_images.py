@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bandlens.core.records import Crop
-from bandlens.probes.images.image_sources import open_source
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 
@@ -63,7 +60,7 @@ def archive(mode: str) -> bytes:
     return out.getvalue()
 
 
-ARCHIVES = {mode: archive(f"w:{mode}") for mode in ("", "gz", "bz2", "xz")}
+ARCHIVES = {mode: archive(f"w:{mode}") for mode in ("", "gz")}
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +117,6 @@ def members(draw: st.DrawFn) -> bytes:
 def test_made_up_headers_pack_or_are_one_line(content: bytes, folder: Path) -> None:
     (folder / "a.tar").write_bytes(content)
     refusal(lambda: pack_archive(folder / "a.tar", folder / "a.set"))
-
-
-@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_no_images(kind: bytes, tmp_path: Path) -> None:
-    info = tarfile.TarInfo("odd.jpg")
-    info.type, info.linkname, info.devmajor, info.devminor = kind, "/etc/passwd", 1, 5  # /dev/zero
-    (tmp_path / "a.tar").write_bytes(header("a.jpg", len(PHOTO)) + padded(PHOTO) + info.tobuf() + bytes(1024))
-    message = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", how=How(skip_broken=True))))
-    assert "'odd.jpg' is a link, not a file" in message
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
 # Bombs
@@ -189,24 +176,6 @@ for source in sys.argv[2:]:
     for source in sources:
         assert_refused({"source": source} | attempts[str(source)])
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
-
-
-@pytest.fixture
-def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of folders whose path is longer than any that the system takes."""
-    monkeypatch.chdir(tmp_path)
-    for _ in range(1100):
-        Path("deep").mkdir()
-        os.chdir("deep")
-    os.chdir(tmp_path)
-    yield tmp_path
-    subprocess.run(["rm", "-r", "deep"], check=True)  # Python's rmtree has the same limit
-
-
-def test_folders_lie_as_deep_as_they_can(deep: Path) -> None:
-    (deep / "a.jpg").write_bytes(PHOTO)
-    message = str(refusal(lambda: open_source(deep)))
-    assert "too deep" in message or "File name too long" in message
 
 
 def test_names_that_would_turn_a_terminal_are_shown(tmp_path: Path) -> None:

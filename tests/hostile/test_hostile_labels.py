@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import assert_refused, damaged, fuzz, json_values, limited, refusal
+from fuzzing import assert_refused, damaged, fuzz, limited, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
 from bandlens.core.protocol import VALIDATION as IMAGES
 from bandlens.probes.benchmarks.layouts import read_real, read_truth
-from bandlens.probes.images.decision_spaces import imagenet_classes
 from bandlens.probes.images.labels import labels_of_csv
 
 PATHS = ["a/x.jpg", "b/y.jpg"]
@@ -52,43 +50,11 @@ def test_any_file_is_labels_or_one_line(kind: str, file: Path, data: st.DataObje
     refusal(lambda: read(file))
 
 
-@fuzz(8)
-@given(value=json_values, at=st.integers(0, IMAGES - 1))
-def test_any_entry_of_real_labels_is_one_line_or_a_list(value: object, at: int, file: Path) -> None:
-    lists = ["[]"] * IMAGES
-    lists[at] = json.dumps(value)
-    file.write_text(f"[{','.join(lists)}]")
-    refusal(lambda: read_real(file))
-
-
-@pytest.fixture(scope="module")
-def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of ILSVRC2012 ids beside the meta.mat that explains them."""
-    folder = tmp_path_factory.mktemp("kit")
-    fields = [("ILSVRC2012_ID", float), ("WNID", object), ("num_children", float)]
-    synsets = np.array([(k + 1, name, 0) for k, name in enumerate(imagenet_classes())], dtype=fields)
-    savemat(folder / "meta.mat", {"synsets": synsets[:, None]})
-    (folder / "truth.txt").write_text("7\n" * IMAGES)
-    return folder / "truth.txt"
-
-
-@fuzz(3)
-@given(data=st.data())
-def test_a_damaged_development_kit_is_read_or_one_line(kit: Path, data: st.DataObject) -> None:
-    meta = kit.with_name("meta.mat")
-    whole = meta.read_bytes()
-    meta.write_bytes(data.draw(damaged(whole)))
-    refusal(lambda: read_truth(kit))
-    meta.write_bytes(whole)
-
-
-def test_small_files_do_not_become_large(kit: Path, tmp_path: Path) -> None:
-    (tmp_path / "meta.mat").write_bytes(kit.with_name("meta.mat").read_bytes())
-    savemat(tmp_path / "meta.mat", {"synsets": np.zeros(1 << 28)}, do_compression=True)
+def test_small_files_do_not_become_large(tmp_path: Path) -> None:
+    savemat(tmp_path / "meta.mat", {"synsets": np.zeros(1 << 27)}, do_compression=True)
     (tmp_path / "truth.txt").write_text("7\n" * IMAGES)
     (tmp_path / "nested.json").write_text("[" * 10**6)
     (tmp_path / "wide.csv").write_text("path,class\n" + "," * 10**7)
-    (tmp_path / "long.csv").write_text("path,class\n" + "a" * 10**7)
     (tmp_path / "many.csv").write_text("path,class\n" + "x,1\n" * 10**6)
     (tmp_path / "many.json").write_text("[" + "[]," * 10**6 + "[]]")
     code = """
@@ -99,15 +65,14 @@ from bandlens.probes.images.labels import labels_of_csv
 limit(1500)
 folder = Path(sys.argv[1])
 attempt("zeros as csv", lambda: labels_of_csv(Path("/dev/zero"), ["a"]))
-attempt("zeros as truth", lambda: read_truth(Path("/dev/zero")))
 attempt("zeros as real", lambda: read_real(Path("/dev/zero")))
 attempt("meta", lambda: read_truth(folder / "truth.txt"))
 for name in ("nested.json", "many.json"):
     attempt(name, lambda: read_real(folder / name))
-for name in ("wide.csv", "long.csv", "many.csv"):
+for name in ("wide.csv", "many.csv"):
     attempt(name, lambda: labels_of_csv(folder / name, ["a"]))
 """
     attempts = limited(code, tmp_path)
-    assert len(attempts) == 9
+    assert len(attempts) == 7
     for name, attempt in attempts.items():
         assert_refused({"name": name} | attempt, megabytes=1000)

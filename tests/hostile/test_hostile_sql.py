@@ -55,41 +55,24 @@ SPILL = "{db}.tmp"
 """The folder in which DuckDB puts what does not fit into memory, and lets statements write."""
 STATEMENTS = [
     f"EXPORT DATABASE '{SPILL}/'",
-    f"EXPORT DATABASE '{SPILL}/deeper'",
     f"COPY cell TO '{SPILL}/x.csv'",
-    f"COPY cell TO '{SPILL}/x' (FORMAT csv, PER_THREAD_OUTPUT)",
     f"EXPLAIN ANALYZE COPY cell TO '{SPILL}/x.csv'",
-    f"EXPLAIN (ANALYZE) /* a */ COPY cell TO '{SPILL}/x.csv'",
     f"SELECT 1; COPY cell TO '{SPILL}/x.csv'; SELECT 2",
     f"ATTACH '{SPILL}/x.duckdb'",
-    f"IMPORT DATABASE '{SPILL}'",
     "COPY cell TO '{db}'",
-    "COPY cell TO '{db}.wal'",
-    "ATTACH '{db}' AS again",
     "ATTACH '{db}' AS again (READ_WRITE)",
     "ATTACH ':memory:' AS other",
-    "COPY FROM DATABASE results TO other",
     "PREPARE p AS DELETE FROM study; EXECUTE p",
     "CREATE TEMP TABLE t AS SELECT 1",
     "CREATE PERSISTENT SECRET s (TYPE http)",
-    "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
     "CALL enable_logging(storage = 'file', storage_config = {{'path': '{db}.log'}})",
     "PRAGMA profiling_output = '{db}.json'",
-    "PRAGMA enable_profiling",
     "PRAGMA memory_limit = '100GB'",
-    "SET VARIABLE x = 1",
     "SET temp_directory = '/tmp'",
-    "RESET threads",
-    "CHECKPOINT",
-    "VACUUM",
-    "BEGIN",
     "DETACH results",
-    "USE memory",
     "FORCE INSTALL httpfs",
-    "LOAD '/tmp/x.duckdb_extension'",
     "UPDATE EXTENSIONS",
     "MERGE INTO study USING study AS o ON false WHEN NOT MATCHED THEN INSERT BY NAME",
-    "COMMENT ON TABLE study IS 'x'",
 ]
 QUERIES = [
     "WITH gone AS (DELETE FROM study_cell RETURNING *) FROM gone",
@@ -97,25 +80,15 @@ QUERIES = [
     "SELECT getenv('HF_TOKEN')",
     "FROM duckdb_secrets()",
     "FROM read_blob('/etc/passwd')",
-    "FROM read_json('/etc/passwd')",
-    "FROM read_parquet('/etc/passwd')",
     "FROM sniff_csv('/etc/passwd')",
-    "FROM parquet_metadata('/etc/passwd')",
     f"FROM read_text('{SPILL}/../../../../../../../../etc/passwd')",
-    "FROM sqlite_scan('/etc/passwd', 't')",
     "FROM 's3://bucket/file.parquet'",
-    "FROM query('INSTALL httpfs')",
     "FROM json_execute_serialized_sql(json_serialize_sql('COPY cell TO ''x.csv'''))",
-    "CALL start_ui()",
     f"WITH c AS (COPY (SELECT 1) TO '{SPILL}/x.csv') FROM c",
-    f"EXPLAIN ANALYZE WITH c AS (COPY (SELECT 1) TO '{SPILL}/x.csv') FROM c",
     f"WITH a AS (SELECT 1), c AS MATERIALIZED (COPY (FROM a) TO '{SPILL}/x.csv') SELECT * FROM a, c",
     "FROM enable_profiling(save_location = '{db}.json')",
     "FROM enable_logging(storage = 'file', storage_config = {{'path': '{db}.log'}})",
-    "SELECT * FROM (FROM enable_logging(storage = 'file'))",
-    "PIVOT (FROM enable_logging(storage = 'file')) ON x USING count(*)",
     "FROM query('FROM enable_logging()')",
-    "SELECT (SELECT max(x) FROM read_text('/etc/passwd') AS t(x))",
     "WITH a AS (INSERT INTO study_cell VALUES (1, 1) RETURNING *) FROM a",
 ]
 
@@ -142,13 +115,9 @@ def test_nothing_is_written_and_nothing_else_read(
 
 READS = [
     "FROM accuracy",
-    "TABLE study",
     "VALUES (1)",
-    "WITH a AS (SELECT 1) FROM a",
     "PIVOT accuracy ON probe USING count(*)",
     "DESCRIBE accuracy",
-    "SHOW TABLES",
-    "SUMMARIZE study",
     "EXPLAIN FROM accuracy",
     "SELECT 1; SELECT 2",
 ]
@@ -182,17 +151,14 @@ def test_any_words_are_answered_or_one_line(query: str, folder: Path, store: Sto
 LONG = [
     "SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5",
     "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT max(n) FROM r",
-    "SELECT x FROM range(2000000000) t(x) ORDER BY hash(x)",
     "SELECT 1; SELECT sum(a.x * b.x) FROM range(100000000) a(x), range(1000000) b(x); SELECT 2",
 ]
 
 
 @pytest.mark.parametrize("query", LONG)
-@pytest.mark.parametrize("format_", ["table", "csv"])
-def test_a_query_ends_in_time(query: str, format_: str, database: Path, command: Command) -> None:
-    started = time.monotonic()
-    answer = command("sql", query, "--db", database, "--timeout", "0.3", "--format", format_)
-    assert time.monotonic() - started < 60, "the query alone takes longer"
+def test_a_query_ends_in_time(query: str, database: Path, command: Command) -> None:
+    """A query that did not would take longer than the test may."""
+    answer = command("sql", query, "--db", database, "--timeout", "0.3", "--format", "csv")
     assert answer.code == 1
     assert answer.err == (
         f"bandlens: {database}: the query took more than 0.3 s; ask for less, or allow more with --timeout "
@@ -219,11 +185,11 @@ def test_the_time_of_whoever_reads_does_not_count(database: Path, monkeypatch: p
 
 
 def test_without_a_limit_there_is_none(database: Path, command: Command) -> None:
-    query = "SELECT count(*) FROM range(300000000) t(x) WHERE x % 3 = 1"
+    query = "SELECT count(*) FROM range(30000000) t(x) WHERE x % 3 = 1"
     assert command("sql", query, "--db", database, "--timeout", "0").code == 0
 
 
-@pytest.mark.parametrize("timeout", ["-1", "soon", "nan", "inf"])
+@pytest.mark.parametrize("timeout", ["-1", "nan"])
 def test_limits_that_are_none(timeout: str, database: Path, command: Command) -> None:
     assert command("sql", "SELECT 1", "--db", database, "--timeout", timeout).code == 2
 
@@ -238,27 +204,18 @@ def test_a_table_is_as_long_as_someone_may_read(database: Path, command: Command
 
 VALUES = [
     "SELECT DATE '99999-01-01' AS d, DATE '5000-01-01 (BC)' AS e, 'infinity'::DATE AS f",
-    "SELECT TIMESTAMP '290000-01-01' AS t, 'infinity'::TIMESTAMPTZ AS u, TIME '24:00:00' AS v",
-    "SELECT 170141183460469231731687303715884105727::HUGEINT AS h",
     "SELECT 340282366920938463463374607431768211455::UHUGEINT AS h, 99999999999999999999999999::BIGNUM AS b",
-    "SELECT '\\xFF\\x00'::BLOB AS b, '101'::BIT AS c, INTERVAL 3 MONTHS AS i",
     "SELECT union_value(k := 1) AS u, MAP {1: 'x'} AS m, [DATE '99999-01-01'] AS l, {'a': INTERVAL 1 DAY} AS s",
-    "SELECT 'nan'::DOUBLE AS x, 'inf'::FLOAT AS y, uuid() AS z, NULL AS n",
 ]
 
 
 @pytest.mark.parametrize("query", VALUES)
-@pytest.mark.parametrize("format_", ["table", "csv", "json"])
-def test_every_value_has_a_text(query: str, format_: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    if format_ == "table":
-        print_answers(store, query, 0)
-    else:
-        write_answers(store, query, 0, format_, None)
-    text = capsys.readouterr().out
-    if format_ == "json":
-        assert len(json.loads(text)) == 1
-    else:
-        assert len(text.splitlines()) > 1, "a header and a row"
+def test_every_value_has_a_text(query: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    write_answers(store, query, 0, "json", None)
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    print_answers(store, query, 0)
+    write_answers(store, query, 0, "csv", None)
+    assert len(capsys.readouterr().out.splitlines()) > 3, "a header and a row of each"
 
 
 def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:

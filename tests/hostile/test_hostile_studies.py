@@ -133,17 +133,10 @@ for file in sys.argv[1:]:
     ("key", "value"),
     [
         ("checkpoints", ["../models/one"]),
-        ("checkpoints", ["/etc/passwd"]),
         ("checkpoints", ["x" * 5000]),
-        ("checkpoints", ["\0"]),
-        ("images", ["\0"]),
-        ("images", ["x" * 5000]),
         ("images", ["a**/*"]),
         ("images", ["/proc/self/fd/*/*"]),
-        ("models", "x" * 5000),
         ("models", "\0"),
-        ("probes", {"mine": {"file": "x" * 5000}}),
-        ("probes", {"mine": {"file": "\0"}}),
         ("probes", {"mine": {"file": "mine.py", "function": ["a"]}}),
         ("probes", {"mine": {"file": "null.py"}}),
         ("probes", {"mine": {"file": "deep.py"}}),
@@ -158,18 +151,10 @@ def test_names_lead_nowhere(folder: Path, key: str, value: Any) -> None:
     assert refusal(lambda: resolved(folder / "study.toml")) is not None
 
 
-def test_patterns_may_be_absolute(folder: Path) -> None:
-    keys = f'checkpoints = ["one"]\nmodels = "models"\nengine = "onnxruntime"\nimages = ["{folder}/*.set"]\n'
-    (folder / "study.toml").write_text(keys)
-    assert [images.info.name for images in resolve(Study.read(folder / "study.toml")).image_sets] == ["images.set"]
-
-
 @pytest.mark.parametrize(
     "line",
     [
         'images = ["https://user:hunter22@example.org/images.set"]',
-        "# pulled with ?access_token=hunter22",
-        'models = "hf_hunter22abcdefghijk"',
         "# s3cr3t-hunter22 is my password",
     ],
 )

@@ -29,7 +29,6 @@ def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Float
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40), levels=st.integers(2, 50))
 def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -44,7 +43,6 @@ def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: i
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 20), levels=st.integers(2, 30))
 def test_an_observation_that_counts_twice_is_there_twice(method: Method, seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar
@@ -16,7 +16,6 @@ def outcomes(rng: np.random.Generator, n: int, flips: float) -> tuple[Mask, Mask
     return a, a ^ (rng.random((1, n)) < flips)
 
 
-@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), flips=st.floats(0, 0.5))
 def test_independent_images_have_the_p_of_statsmodels_and_the_interval_of_bonett_and_price(
     seed: int, n: int, flips: float
