@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -152,14 +151,6 @@ def test_nine_stages_fit_45_minutes(program: SimpleNamespace) -> None:
     limits = [stage.limit for stage in program.stages.STAGES.values() if stage.limit < math.inf]
     assert len(limits) == 9
     assert sum(limits) <= 45 * 60
-
-
-def test_what_would_end_too_late_is_left_out(
-    program: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bench = program.bench.Bench(True, program.bench.Sizes(), time.monotonic() + 5, tmp_path, np)
-    assert list(program.engines.run_over_bare(bench, {})) == []
-    assert capsys.readouterr().out.count("left out: it would take about") == 2
 
 
 def test_stages_that_ended_well_are_not_repeated(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from bandlens.core.errors import UsageError
 from bandlens.probes.attacks import PGD_ANY, PGD_LINF, band_of, gradients_of
 from bandlens.probes.family import Family
 
@@ -25,8 +22,6 @@ def test_gradients_in_fp32_are_the_condition_without_any(family: Family) -> None
     assert [plain] == family.conditions({})
     assert [gradients_of(condition) for condition in (plain, coarse)] == ["fp32", "bf16"]
     assert coarse.digest != plain.digest
-    with pytest.raises(UsageError, match=f"{family.name}: gradients must be one of fp32, bf16, not 'tf32'"):
-        family.conditions({"gradients": "tf32"})
 
 
 def test_one_band_and_several() -> None:
@@ -37,9 +32,3 @@ def test_one_band_and_several() -> None:
     assert PGD_LINF.conditions(dict(condition.parameters)) == [condition], (
         "what a database keeps names the same condition"
     )
-
-
-@pytest.mark.parametrize("band", [0.3, [0.3, 0.3], [-0.1, 1], [0, 1.1], [0, 1, 2], ["a", "b"]])
-def test_what_is_no_band_is_named(band: Any) -> None:
-    with pytest.raises(UsageError, match=r"pgd_linf: band must be \[low, high\] with 0 <= low < high <= 1, not"):
-        PGD_LINF.conditions({"band": band})

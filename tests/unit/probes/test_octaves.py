@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from stimuli import perturb, photographs
 
-from bandlens.core.errors import UsageError
 from bandlens.core.protocol import octave_edges
 from bandlens.core.records import Condition
 from bandlens.probes.family import Family
@@ -72,15 +71,3 @@ def test_bands_of_any_edges_equal_the_formula(xp: ModuleType, family: Family) ->
         inside[low + 1 : high + 1] = 1
         passes = 1 - inside if family is BANDSTOP else inside.index_fill(0, torch.tensor([0]), 1.0)
         np.testing.assert_allclose(images[condition], ring_filter(pixels, passes), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("mask", ["7", "00", "", 3])
-def test_a_mask_that_is_no_mask_is_refused_in_a_line(mask: object) -> None:
-    with pytest.raises(UsageError, match=r'probe octaves: keep must be the digits of the octaves .* such as "0123"'):
-        OCTAVE_MASK.conditions({"keep": mask})
-
-
-@pytest.mark.parametrize("edges", [[3, 3], [-1, 3], [0.5, 3], "3", [[3, 7], [9, 8]]])
-def test_edges_upside_down_or_equal_are_refused_in_a_line(edges: object) -> None:
-    with pytest.raises(UsageError, match=r"probe bandpass: edges must be \[low, high\] in whole cycles per image"):
-        BANDPASS.conditions({"edges": edges})

@@ -150,17 +150,6 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
         open_image_set(tmp_path / "whole", ["no.png"])
 
 
-@pytest.mark.parametrize("sha256", ["f" * 15, "g" * 64])
-def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> None:
-    file = packed.folder / "index.parquet"
-    table = pq.read_table(file)
-    at = table.schema.get_field_index("sha256")
-    changed = pa.array([sha256, *table["sha256"].to_pylist()[1:]], pa.string())
-    pq.write_table(table.set_column(at, table.field(at), changed), file)
-    with pytest.raises(ImageSetError, match=r"index\.parquet: damaged \(.*\); pack the images again"):
-        open_image_set(packed.folder)
-
-
 @pytest.mark.parametrize("data", [b"text", None])
 def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
     full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
@@ -265,10 +254,9 @@ def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
 def test_check_finds_changed_columns(column: str, packed: ImageSet) -> None:
     file = packed.folder / "index.parquet"
     table = pq.read_table(file)
-    values = table[column].to_pylist()
-    at = table.schema.get_field_index(column)
-    changed = pa.array(values[::-1], table.field(at).type)
-    pq.write_table(table.set_column(at, table.field(at), changed), file)
+    place = table.schema.get_field_index(column)
+    reverse = pa.array(table[column].to_pylist()[::-1], table.field(place).type)
+    pq.write_table(table.set_column(place, table.field(place), reverse), file)
     with pytest.raises(ImageSetError, match=r"is damaged|are not those packed"):
         check_image_set(packed.folder)
 
@@ -351,11 +339,7 @@ def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "labels", "message"),
     [
-        (
-            [("a", np.zeros((4, 4), np.uint8))],
-            None,
-            r"'a' must be a \(height, width, 3\) uint8 array, received \(4, 4\)",
-        ),
+        ([("a", np.zeros((4, 4), np.uint8))], None, r"'a' must be a \(height, width, 3\) uint8 array, received \(4, 4"),
         ([("a", np.zeros((4, 4, 3)))], None, "received .* float64"),
         ([("a", picture(1)), ("a", picture(2))], None, "2 images have 1 different paths"),
         ([], None, "no image is left"),
