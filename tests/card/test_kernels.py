@@ -293,9 +293,7 @@ def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -
     out = device.empty((2, 3, 128, 128), dtype=device.float32)
     stream = critical_band.NoiseStream(0, device.asarray([0, 1], dtype=device.uint64), 0)
     for misread in (grey[:, ::2], grey.astype(device.float64)):
-        with pytest.raises(
-            EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
-        ):
+        with pytest.raises(EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous"):
             critical_band.mix_in_kernel(misread, band, 0.1, stream, out)
 
 

@@ -189,9 +189,7 @@ def test_wrong_names_are_named(name: str, path: str, message: str, tmp_path: Pat
 
 def test_folders_of_numbers_are_not_packed_as_plain_ones(tmp_path: Path) -> None:
     source = hollow(tmp_path / "in", [f"{k}/a.jpg" for k in range(1000)])
-    with pytest.raises(
-        ImageSetError, match="as those of ImageNet-V2; pack it with `bandlens benchmarks pack imagenet-v2`"
-    ):
+    with pytest.raises(ImageSetError, match="as those of ImageNet-V2; pack it with `bandlens benchmarks pack"):
         pack(source, tmp_path / "out")
     for order, message in (
         (sorted, "sorted as text, where 10 comes before 2; pack it with `bandlens benchmarks"),
@@ -236,9 +234,7 @@ def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -
         "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise "
         "and 14 more); 6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
     )
-    with pytest.raises(
-        ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete it"
-    ):
+    with pytest.raises(ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete"):
         pack_corrupted(subset=Subset(corruptions=("fog", "frost"), severities=(2,)))
     with pytest.raises(ImageSetError, match=r"1 severities are missing \(fog/3\)"):
         pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 3)))
@@ -439,9 +435,7 @@ def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Pa
 
 
 def test_flat_images_ask_for_their_labels(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"'ILSVRC2012_val_\d+\.JPEG' lies in no class folder; list the labels with --gro"
-    ):
+    with pytest.raises(UsageError, match=r"'ILSVRC2012_val_\d+\.JPEG' lies in no class folder; list the labels with"):
         pack_benchmark(find_benchmark("imagenet"), flat[0], tmp_path / "out")
 
 
@@ -478,9 +472,7 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
     write_real(miniature.files.real or Path(), {path: [3] for path in miniature.schemes["real"]})
     assert miniature.pack(tmp_path / "others", Subset(limit=5, partial=True))[0].info.digest != images.info.digest
     (miniature.source / WNIDS[0] / "other.JPEG").write_bytes((miniature.source / images.paths[0]).read_bytes())
-    with pytest.raises(
-        ImageSetError, match=r"'n01440764/other\.JPEG' has no number from 1 to 50000, as ILSVRC2012_val_"
-    ):
+    with pytest.raises(ImageSetError, match=r"'n01440764/other\.JPEG' has no number from 1 to 50000, as"):
         miniature.pack(tmp_path / "named")
 
 
@@ -528,9 +520,7 @@ def test_labels_outside_the_space(tmp_path: Path) -> None:
     miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
     listed = tmp_path / "labels.csv"
     listed.write_text("path,class\n" + "".join(f"{path},{14 + at}\n" for at, path in enumerate(miniature.labels)))
-    with pytest.raises(
-        ImageSetError, match=r"labels\.csv: '.*' is labelled 16, which is none of the 16 classes .* sixteen"
-    ):
+    with pytest.raises(ImageSetError, match=r"labels\.csv: '.*' is labelled 16, which is none of the 16 classes .*"):
         pack(miniature.source, tmp_path / "out", labels=listed, contents=Contents(decision_space="sixteen"))
     with pytest.raises(UnknownName, match="decision space"):
         pack(miniature.source, tmp_path / "out", contents=Contents(decision_space="seventeen"))

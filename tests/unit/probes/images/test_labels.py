@@ -34,9 +34,7 @@ def test_the_packed_folder_itself_may_be_a_class(source: str) -> None:
 
 
 def test_mixed_folders_name_one_of_each() -> None:
-    with pytest.raises(
-        ImageSetError, match=r"'n01440764/a\.jpg' lies in a folder named by a class and 'b/x\.jpg' does not"
-    ):
+    with pytest.raises(ImageSetError, match=r"'n01440764/a\.jpg' lies in a folder named by a class and 'b/x\.jpg'"):
         labels_of_folders(Path("val"), ["n01440764/a.jpg", "b/x.jpg"])
 
 

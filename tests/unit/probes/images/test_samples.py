@@ -123,9 +123,7 @@ def test_the_range_is_part_of_the_set(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     for name in ("grey.tif", "grey.png", "colour.tif"):
         (tmp_path / "scans" / name).write_bytes(FILES[name][0])
-    with pytest.raises(
-        ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); pack the set with --range LOW,HIGH"
-    ):
+    with pytest.raises(ImageSetError, match=r"is broken \(it holds uint16 from \d+ to \d+\); pack the set with"):
         pack(tmp_path / "scans", tmp_path / "set", crop=CROP)
     assert not (tmp_path / "set").exists()
     wide, narrow, streamed = (
