@@ -67,8 +67,8 @@ class DeferredCard:
     def step(self) -> None:
         """Do one thing that some stream may do now."""
         able = [stream for stream in self.streams if stream.queue and stream.able()]
-        [chosen] = self.random.choices(able, [stream.haste for stream in able])
-        chosen.queue.popleft()()
+        [stream] = self.random.choices(able, [stream.haste for stream in able])
+        stream.queue.popleft()()
 
     def until(self, done: Callable[[], bool]) -> None:
         with self.lock:

@@ -40,12 +40,12 @@ OPTIONS = "BANDLENS_TEST_CXXFLAGS"
 def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
     """The kernels as g++ compiles them, and `more` C++ behind them."""
     compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
-    file, built = folder / "kernels.cpp", folder / "kernels.so"
+    file, library = folder / "kernels.cpp", folder / "kernels.so"
     exposed = "".join(f"EXPOSE({name})\n" for name in KERNELS)
     file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{more}', encoding="utf-8")
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", *os.environ.get(OPTIONS, "").split()]
-    subprocess.run([compiler, *options, file, "-o", built], check=True)
-    return ctypes.CDLL(str(built))
+    subprocess.run([compiler, *options, file, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
 
 
 def kernel_launcher(library: ctypes.CDLL) -> Callable[[Path, str], Callable[..., None]]:
@@ -233,14 +233,14 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     """
     arguments_with = given(arguments)
     with np.errstate(all="ignore"):
-        tried = np.asanyarray(function(*arguments_with(Place.zeros), **options))
-    offset = -1 if tried.flags.owndata else tried.ctypes.data - ZEROS_ADDRESS
+        trial = np.asanyarray(function(*arguments_with(Place.zeros), **options))
+    offset = -1 if trial.flags.owndata else trial.ctypes.data - ZEROS_ADDRESS
     if out is None and 0 <= offset < len(ZEROS):
         memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
-        here = np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides)
+        here = np.ndarray(trial.shape, trial.dtype, memory.bytes, offset, trial.strides)
         return CardArray(card, memory, here, offset)
-    fresh, array = out is None, CardArray.new(card, tried) if out is None else out
-    assert (array.shape, np.can_cast(tried.dtype, array.dtype, "same_kind")) == (tried.shape, True)
+    fresh, array = out is None, CardArray.new(card, trial) if out is None else out
+    assert (array.shape, np.can_cast(trial.dtype, array.dtype, "same_kind")) == (trial.shape, True)
     here = array.here
 
     def work() -> None:

@@ -55,19 +55,19 @@ class Asked(TorchDispatchMode):
             if WAITING & set(function.tags):
                 self.stream.synchronize()
                 return function(*arguments, **options or {})
-            taken, named = tree_map_only(Tensor, lambda tensor: tensor.data, (arguments, options or {}))
-            before = [(tensor, tensor.clone()) for tensor in written(function, taken)]
-            made = function(*arguments, **options or {})
-            for tensor, content in before:
+            values, named = tree_map_only(Tensor, lambda tensor: tensor.data, (arguments, options or {}))
+            originals = [(tensor, tensor.clone()) for tensor in written(function, values)]
+            results = function(*arguments, **options or {})
+            for tensor, content in originals:
                 tensor.copy_(content)
-            gave, argument_places = tensors(made), {place(tensor) for tensor in tensors((taken, named))}
+            gave, argument_places = tensors(results), {place(tensor) for tensor in tensors((values, named))}
             fresh = [number for number, tensor in enumerate(gave) if place(tensor) not in argument_places]
             for number in fresh:
                 gave[number].fill_(torch.nan if gave[number].is_floating_point() else 0)  # any index may be 0
 
             def work() -> None:
                 with _disable_current_modes():
-                    again = tensors(function(*taken, **named))
+                    again = tensors(function(*values, **named))
                     for number in fresh:
                         gave[number].copy_(again[number])
 
@@ -75,7 +75,7 @@ class Asked(TorchDispatchMode):
                 self.stream.put(work, 1e-6)
             except CudaError as error:
                 raise torch.AcceleratorError(f"CUDA error: {error}") from None
-            return made
+            return results
 
 
 entered: list[DeferredStream] = []

@@ -86,15 +86,15 @@ print(ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "connections").value, sys
 """
 
 
-@pytest.mark.parametrize(("named", "seen"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
+@pytest.mark.parametrize(("named", "connections"), [({}, "32"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "4"}, "4")])
 def test_a_card_is_opened_with_many_connections_and_its_destructors_are_silent(
-    driver: Path, named: dict[str, str], seen: str
+    driver: Path, named: dict[str, str], connections: str
 ) -> None:
     """In any process that opens it: of the Python API, and of a worker."""
     environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)} | named
     command = [sys.executable, "-P", "-c", OPENED]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (result.stdout, result.stderr) == (f"{seen} show\n", "")
+    assert (result.stdout, result.stderr) == (f"{connections} show\n", "")
 
 
 def test_a_gpu_that_cannot_be_used_is_seen_at_once(updated: None, command: Command) -> None:

@@ -58,12 +58,12 @@ def compiled(source: str, architecture: str) -> bytes:
         miss("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
     try:
         nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}"))
-        made = nvrtc.getCUBIN(program)
+        code = nvrtc.getCUBIN(program)
     except nvrtc.NVRTCError as error:
         raise RuntimeError(nvrtc.getProgramLog(program)) from error
     finally:
         nvrtc.destroyProgram(program)
-    return made if isinstance(made, bytes) else made.encode()
+    return code if isinstance(code, bytes) else code.encode()
 
 
 @pytest.fixture(scope="module")

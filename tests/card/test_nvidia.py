@@ -42,7 +42,7 @@ def test_every_gpu_is_listed(driver: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("settings", "wrong"),
+    ("settings", "words"),
     [
         ({"FAKE_VERSION": "12040"}, "driver 580.65.06 knows CUDA 12.4 at most, not CUDA 13; install driver 580 or "),
         ({"FAKE_COUNT": "0"}, "cuDeviceGetCount gives CUDA_ERROR_NO_DEVICE (100): the driver offers this process no"),
@@ -54,13 +54,13 @@ def test_every_gpu_is_listed(driver: str, tmp_path: Path, monkeypatch: pytest.Mo
     ids=lambda value: "-".join(f"{name}={number}" for name, number in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_driver_that_fails_is_explained(
-    settings: dict[str, str], wrong: str, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, str], words: str, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, number in settings.items():
         monkeypatch.setenv(name, number)
     message = problem_of(find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {}))
     assert message.startswith(f"{H100} cannot be used: ")
-    assert wrong in message
+    assert words in message
     assert len(message) < 400
 
 

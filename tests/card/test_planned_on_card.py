@@ -39,26 +39,26 @@ def variant(tmp_path: Path) -> Variant:
 def test_the_batch_that_is_timed_is_a_replay(
     card: PretendCupy, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, executing = list[str](), pretend_tensorrt.Context.execute_async_v3
+    events, executing = list[str](), pretend_tensorrt.Context.execute_async_v3
     launching = Graph.launch
 
     def execute(context: Any, stream: int) -> bool:
-        asked.append("plain or captured")
+        events.append("plain or captured")
         return executing(context, stream)
 
     def launch(graph: Graph, stream: Any) -> None:
-        asked.append("replayed")
+        events.append("replayed")
         launching(graph, stream)
 
     def clock() -> float:
-        asked.append("clock")
-        return float(len(asked))
+        events.append("clock")
+        return float(len(events))
 
     monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", execute)
     monkeypatch.setattr(Graph, "launch", launch)
     monkeypatch.setattr(tuning.time, "perf_counter", clock)
     assert measure_rate(variant, BATCH, 1) == BATCH / 2
-    assert asked[-3:] == ["clock", "replayed", "clock"]
+    assert events[-3:] == ["clock", "replayed", "clock"]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -190,24 +190,24 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
     Then another workbench computes some of the rows again, since its arrays may lie where those of the interrupted run
     did. At last two sessions, one larger than the other, are asked for more than is read, and closed.
     """
-    single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
+    single, pair = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
     with card(bench, room, seed) as xp:
         with bench.workbench() as place:
             if seed % 2:
                 interrupt(place, single)
-            rows_by_cell = rows(place.compute(both))
-            interrupt(place, both)
+            rows_by_cell = rows(place.compute(pair))
+            interrupt(place, pair)
             for attack in bench.attacks(kind.engine):
                 interrupt(place, attack)
                 rows_by_cell |= rows(place.compute(attack))
         with bench.workbench() as place:
             assert rows(place.compute(single)).items() <= rows_by_cell.items()
         images = bench.images.pixels[:BATCH] / np.float32(255)
-        logits = onnx_logits(read_for_cpu(plan_file_of(both.variants[0])), images)
-        with open_session(both.variants[0], BATCH, 1) as small:
+        logits = onnx_logits(read_for_cpu(plan_file_of(pair.variants[0])), images)
+        with open_session(pair.variants[0], BATCH, 1) as small:
             with new_stream(xp):  # nobody waits for its work
                 small.infer(xp.zeros(images.shape, xp.float32))
-            with open_session(both.variants[1], 2 * BATCH, 1) as large:
+            with open_session(pair.variants[1], 2 * BATCH, 1) as large:
                 batches = [xp.asarray(images) for _ in range(8)]  # they may take the memory of arrays that are gone
                 copies = [small.infer(batch).copy() for batch in batches]
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
@@ -332,10 +332,10 @@ def test_memory_that_is_short_is_told_in_a_line_wherever_it_is_asked_for(
     kind, bench, new = KINDS[name], benches[KINDS[name].bench], CardArray.new
     messages = list[str]()
     for number in ALLOCATIONS:
-        asked = count()
+        requests = count()
 
-        def allocate(card: DeferredCard, like: Any, asked: Any = asked, number: int = number) -> CardArray:
-            if next(asked) == number:
+        def allocate(card: DeferredCard, like: Any, requests: Any = requests, number: int = number) -> CardArray:
+            if next(requests) == number:
                 raise OutOfMemoryError("Out of memory allocating 1,048,576 bytes (allocated so far: 512 bytes).")
             return new(card, like)
 

@@ -270,10 +270,10 @@ def settings_of(folder: Path) -> set[str]:
 def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, built = make_model(tmp_path), list[tuple[str, ...]]()
+    model, builds = make_model(tmp_path), list[tuple[str, ...]]()
 
     def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
-        built.append(tuple(settings))
+        builds.append(tuple(settings))
         return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
 
     def opened(settings: str | None = None) -> str:
@@ -283,13 +283,13 @@ def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
 
     monkeypatch.setattr(plans, "build_trt_plan", build)
     plain = opened()
-    assert built == [()]
+    assert builds == [()]
     tiled = opened("tiling")
     assert (opened(), opened("")) == (tiled, plain)
     assert opened("level tiling") == opened() != tiled
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "level")
     assert opened() == tiled
-    assert built == [(), ("tiling",), ("level", "tiling")]
+    assert builds == [(), ("tiling",), ("level", "tiling")]
     monkeypatch.setenv("BANDLENS_GPU_WITHOUT", "tilling,level")
     with pytest.raises(UsageError, match=r"names tilling; it may name level, tiling, nhwc, graphs$"):
         opened()
@@ -298,10 +298,10 @@ def test_a_plan_is_plain_and_one_with_settings_is_taken_once_it_is_there(
 def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, tried = make_model(tmp_path), list[Any]()
+    model, attempts = make_model(tmp_path), list[Any]()
 
     def build(trt: Any, content: bytes, batch: int, settings: Any = (), **options: Any) -> bytes:
-        tried.append(settings)
+        attempts.append(settings)
         if settings:
             raise ExportError("TensorRT built no plan for batch 8: no tactic")
         return pretend_tensorrt.pretend_plan(trt, content, batch, **options)
@@ -310,7 +310,7 @@ def test_a_build_that_fails_with_settings_is_repeated_plain_and_remembered(
     with caplog.at_level(logging.WARNING, "bandlens"):
         for _ in range(2):
             open_session(variant(model), BATCH, 1, settings="level tiling").__exit__(None, None, None)
-    assert tried == [["level", "tiling"], ()]
+    assert attempts == [["level", "tiling"], ()]
     assert (
         caplog.messages[-1]
         == "one: it is built without level and tiling: TensorRT built no plan for batch 8: no tactic"

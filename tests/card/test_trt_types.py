@@ -71,7 +71,7 @@ def type_stubs(module: str, folder: Path, **environment: str) -> Path:
 
 def mended(stubs: str) -> str:
     """The stubs as Python: the generator copies what pybind11 wrote into docstrings."""
-    for wrong, right in (
+    for pattern, replacement in (
         (r"\bin: ", "in_: "),  # a parameter
         (r"channel_axis: typing.SupportsInt\)", "channel_axis: typing.SupportsInt = ...)"),  # after one with a default
         (r"-> \.\.\.:", "-> typing.Any:"),  # types of C++ that it could not translate
@@ -84,7 +84,7 @@ def mended(stubs: str) -> str:
         ),  # it has a length, and [k]
         (r"^__all__: list\[str\] = \[", "__all__: list[str] = ['__version__', "),
     ):
-        stubs = re.sub(wrong, right, stubs, flags=re.MULTILINE)
+        stubs = re.sub(pattern, replacement, stubs, flags=re.MULTILINE)
     return stubs
 
 

@@ -51,11 +51,11 @@ def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> 
     logits, ids = logits_of(1), np.array(decision_space(space).ids)
     labels = ids[:: len(ids) // 20][:20].astype(np.int32)
     predicted, rank, confidence = decide(xp, space, logits, labels)
-    chosen = logits[:, ids]
-    np.testing.assert_array_equal(predicted, ids[chosen.argmax(axis=1)])
+    scores = logits[:, ids]
+    np.testing.assert_array_equal(predicted, ids[scores.argmax(axis=1)])
     label_logits = logits[np.arange(20), labels][:, None]
-    np.testing.assert_array_equal(rank, (chosen > label_logits).sum(axis=1))
-    np.testing.assert_allclose(confidence, softmax(chosen, axis=1).max(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(rank, (scores > label_logits).sum(axis=1))
+    np.testing.assert_allclose(confidence, softmax(scores, axis=1).max(axis=1), rtol=1e-5)
 
 
 @settings(max_examples=30)
@@ -68,7 +68,7 @@ def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: Modul
     index, classes = np.array([(k, c) for k, of_image in enumerate(lists) for c in reversed(of_image)], np.int32).T
     rank = best_rank(xp, xp.asarray(scores), xp.asarray(Scheme(index, classes).padded(6)))
     order = np.argsort(-scores, axis=1, kind="stable").tolist()
-    expected = [min((row.index(c) for c in right), default=65535) for row, right in zip(order, lists, strict=True)]
+    expected = [min((row.index(c) for c in labels), default=65535) for row, labels in zip(order, lists, strict=True)]
     assert to_numpy(rank).dtype == np.uint16
     assert to_numpy(rank).tolist() == expected
 

@@ -18,12 +18,12 @@ def buffers_of(size: int) -> Buffers:
     return Buffers(np, [np.empty(size, np.float32) for _ in range(COUNT)])
 
 
-def counted(take: Take, until: int, seen: list[int] | None = None) -> Iterator[Array]:
+def counted(take: Take, until: int, numbers: list[int] | None = None) -> Iterator[Array]:
     for k in range(until):
         buffer = take()
         buffer[...] = k
-        if seen is not None:
-            seen.append(k)
+        if numbers is not None:
+            numbers.append(k)
         yield buffer
 
 
@@ -66,29 +66,29 @@ class WatchedBuffers(Buffers):
 
 
 def test_no_further_ahead_than_there_are_buffers() -> None:
-    buffers, seen = WatchedBuffers(), list[int]()
-    with prefetch(lambda take: counted(take, 50, seen), buffers) as items:
+    buffers, numbers = WatchedBuffers(), list[int]()
+    with prefetch(lambda take: counted(take, 50, numbers), buffers) as items:
         first = next(items)
         buffers.await_wishes(COUNT + 1)
-        assert len(seen) == COUNT
+        assert len(numbers) == COUNT
         buffers.give(first)
         buffers.await_wishes(1)
-        assert len(seen) == COUNT + 1
+        assert len(numbers) == COUNT + 1
 
 
 def test_leaving_stops_the_thread_before_it_fills_the_buffers_that_are_free() -> None:
-    buffers, seen = WatchedBuffers(), list[int]()
+    buffers, numbers = WatchedBuffers(), list[int]()
 
     def slow(take: Take) -> Iterator[Array]:
         for k in range(COUNT):
             buffer = take()
-            seen.append(k)
+            numbers.append(k)
             buffers.stopped.wait(60)
             yield buffer
 
     with prefetch(slow, buffers):
         buffers.await_wishes(1)
-    assert seen == [0]
+    assert numbers == [0]
     assert not threads()
 
 

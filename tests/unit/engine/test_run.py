@@ -121,7 +121,7 @@ def reference(bench: Bench) -> dict[str, list[Row]]:
                     logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
-                    best = min((ranking.index(right) for right in ACCEPTED[k]), default=UNKNOWN_RANK)
+                    best = min((ranking.index(label) for label in ACCEPTED[k]), default=UNKNOWN_RANK)
                     row = (ranking[0], ranking.index(bench.images.labels[k]), best, float(shares.max()))
                     rows_by_cell.setdefault(cell.key, []).append(row)
     return rows_by_cell

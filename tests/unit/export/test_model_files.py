@@ -89,14 +89,14 @@ def test_fp32_is_the_models_own_file(model: Model) -> None:
 
 
 def test_each_precision_has_a_folder(model: Model) -> None:
-    saved = save_onnx_file(model, "fp16", b"half", {"versions": {"onnx": "1"}})
-    assert load_onnx_file(model, "fp16") == saved
-    assert saved.path == model.path.parent / "fp16" / "a.v1.onnx"
-    assert (saved.name, saved.models) == ("a.v1", model.path.parent)
-    assert read_onnx_file(saved) == b"half"
+    onnx_file = save_onnx_file(model, "fp16", b"half", {"versions": {"onnx": "1"}})
+    assert load_onnx_file(model, "fp16") == onnx_file
+    assert onnx_file.path == model.path.parent / "fp16" / "a.v1.onnx"
+    assert (onnx_file.name, onnx_file.models) == ("a.v1", model.path.parent)
+    assert read_onnx_file(onnx_file) == b"half"
     assert describe_onnx_file(model, "fp16") == {
         "precision": "fp16",
-        "sha256": saved.sha256,
+        "sha256": onnx_file.sha256,
         "bytes": 4,
         "made_from": model.sha256,
         "versions": {"onnx": "1"},

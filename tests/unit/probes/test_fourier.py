@@ -106,9 +106,9 @@ def test_the_waves_of_a_bin_are_equally_likely_whatever_the_signs() -> None:
     noise = perturb(np, [condition], grey, keys.tolist(), seed)[condition][:, 0] - np.float32(128 / 255)
     waves = np.stack([to_numpy(wave(np, 16, row, column)) for row, column in waves_of(1, 45).tolist()])
     share = np.einsum("nij,kij->nk", noise, waves)  # waves of a bin are orthogonal
-    chosen, sign = np.abs(share).argmax(axis=1), np.sign(share).sum(axis=1, where=np.abs(share) > 0.5)
+    choices, sign = np.abs(share).argmax(axis=1), np.sign(share).sum(axis=1, where=np.abs(share) > 0.5)
     np.testing.assert_array_equal(sign, signs(np, seed, keys)[:, 0, 0, 0])
-    table = np.array([np.bincount(chosen[sign == direction], minlength=5) for direction in (-1, 1)])
+    table = np.array([np.bincount(choices[sign == direction], minlength=5) for direction in (-1, 1)])
     assert chi2_contingency(table).pvalue > 1e-3
     assert chisquare(table.sum(axis=0)).pvalue > 1e-3
 

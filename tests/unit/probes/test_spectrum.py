@@ -66,8 +66,8 @@ def test_products_are_those_of_images_that_keep_one_octave(size: int, tmp_path: 
     grey = np.fft.fft2(pictures.mean(axis=3) / 255)
     edges = octave_edges(size)
     for octave, (low, high) in enumerate(pairwise(edges)):
-        kept = np.fft.ifft2(grey * ((low < ring) & (ring <= high))).real.reshape(20, -1)
-        np.testing.assert_allclose(products[octave], kept @ kept.T / size**2, rtol=1e-4, atol=1e-8)
+        fields = np.fft.ifft2(grey * ((low < ring) & (ring <= high))).real.reshape(20, -1)
+        np.testing.assert_allclose(products[octave], fields @ fields.T / size**2, rtol=1e-4, atol=1e-8)
 
 
 def test_small_images_have_no_spectrum(tmp_path: Path) -> None:

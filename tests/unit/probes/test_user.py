@@ -223,8 +223,8 @@ def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
     assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS
 
 
-def halve(images: NDArray[np.float32], chosen: Any) -> NDArray[np.float32]:
-    images[chosen] *= 0.5
+def halve(images: NDArray[np.float32], places: Any) -> NDArray[np.float32]:
+    images[places] *= 0.5
     return images
 
 

@@ -34,8 +34,8 @@ def test_logits_are_those_of_the_whole_batch_to_the_last_bit(tmp_path: Path, bat
     options.intra_op_num_threads = threads
     whole = onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
     with open_session(variant_of(model, "onnxruntime", "fp32"), batch, threads) as session:
-        for shown in (images, images[::-1].copy()):
-            np.testing.assert_array_equal(session.infer(shown), whole.run(None, {"images": shown})[0])
+        for batch_images in (images, images[::-1].copy()):
+            np.testing.assert_array_equal(session.infer(batch_images), whole.run(None, {"images": batch_images})[0])
 
 
 def model_that_fails(folder: Path) -> Model:

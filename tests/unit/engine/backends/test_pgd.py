@@ -138,16 +138,16 @@ def test_the_first_iterate_that_fools_is_taken() -> None:
     network, (images, _, start) = Curved(), batch(12, seed=4)
     labels, steps, budget = predict(network, images), 8, Budget(0.04, 0.005, steps=8)
     outcome = pgd_any(network, images, labels, start, budget)
-    begun = (images + budget.eps * start).clamp(0, 1)
+    beginning = (images + budget.eps * start).clamp(0, 1)
     shorter = [budget._replace(steps=k) for k in range(1, steps + 1)]
-    iterates = [begun, *(pgd(network, images, labels, start, few).images for few in shorter)]
+    iterates = [beginning, *(pgd(network, images, labels, start, few).images for few in shorter)]
     lengths = set()
     for row in range(len(images)):
         fools = [k for k, iterate in enumerate(iterates) if network(iterate)[row].argmax() != labels[row]]
-        chosen = fools[0] if fools else steps
-        assert torch.allclose(outcome.images[row], iterates[chosen][row], atol=1e-6)
-        assert torch.allclose(outcome.logits[row], network(iterates[chosen])[row], atol=1e-4)
-        lengths.add(chosen)
+        length = fools[0] if fools else steps
+        assert torch.allclose(outcome.images[row], iterates[length][row], atol=1e-6)
+        assert torch.allclose(outcome.logits[row], network(iterates[length])[row], atol=1e-4)
+        lengths.add(length)
     assert len(lengths) > 3, "some are fooled early, some late, some not at all"
 
 

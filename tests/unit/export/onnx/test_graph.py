@@ -139,8 +139,8 @@ def test_the_answer_has_each_label_above_0_and_the_softmax_is_the_product_of_sig
 def test_in_half_precision_the_answer_is_the_same() -> None:
     half = LOGITS.astype(np.float16)
     assert np.all(half != 0)
-    chosen = OnnxNetwork(append_label_sets(network(), LABELS)).half()(torch.from_numpy(half))
-    np.testing.assert_array_equal(bits(chosen.argmax(1).numpy()), half > 0)
+    logits = OnnxNetwork(append_label_sets(network(), LABELS)).half()(torch.from_numpy(half))
+    np.testing.assert_array_equal(bits(logits.argmax(1).numpy()), half > 0)
 
 
 def test_the_loss_of_attacks_is_the_binary_cross_entropy_of_all_labels() -> None:

@@ -71,14 +71,14 @@ def test_a_cut_connection_is_resumed(server: Any, published: Any, tmp_path: Path
     entry = published_at(url(server, "/a.pth"))
     with pytest.raises(CheckpointError, match=r"cannot fetch url:http.*what arrived is kept"):
         fetch(entry, tmp_path)
-    kept = (tmp_path / "partial" / "tried.pth").stat().st_size
-    assert 200_000 < kept <= 300_000
+    length = (tmp_path / "partial" / "tried.pth").stat().st_size
+    assert 200_000 < length <= 300_000
     assert not (tmp_path / "tried.pth").exists()
 
     server.files["/a.pth"].cut_after = None
     (path,) = fetch(entry, tmp_path)
     assert path.read_bytes() == CONTENT
-    assert ranges(server) == [None, f"bytes={kept}-"]
+    assert ranges(server) == [None, f"bytes={length}-"]
 
 
 @pytest.mark.parametrize("change", [{"version": '"two"'}, {"ranges": False}])
@@ -107,14 +107,14 @@ def test_a_beginning_that_is_too_long_is_thrown_away(server: Any, published: Any
 
 
 def test_the_digits_in_a_file_name_are_checked(server: Any, published: Any, tmp_path: Path) -> None:
-    good, bad = f"/resnet50-{DIGEST[:8]}.pth.tar", "/resnet50-0123abcd.pth.tar"
-    server.files |= {good: published(CONTENT), bad: published(CONTENT)}
+    true_name, false_name = f"/resnet50-{DIGEST[:8]}.pth.tar", "/resnet50-0123abcd.pth.tar"
+    server.files |= {true_name: published(CONTENT), false_name: published(CONTENT)}
     with pytest.raises(CheckpointError, match=f"sha256 {DIGEST[:8]}… but its name says 0123abcd"):
-        fetch(published_at(url(server, bad)), tmp_path)
+        fetch(published_at(url(server, false_name)), tmp_path)
     assert not (tmp_path / "tried.pth").exists()
     assert not (tmp_path / "partial" / "tried.pth").exists()
     assert not (tmp_path / LOCK).exists()
-    fetch(published_at(url(server, good)), tmp_path)
+    fetch(published_at(url(server, true_name)), tmp_path)
 
 
 def test_a_file_whose_sha256_nobody_states_is_named_once_and_recorded(

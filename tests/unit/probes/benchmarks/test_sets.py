@@ -70,8 +70,8 @@ def test_stimulus_sets_are_those_that_people_saw(shared: Path) -> None:
     for name, of_set in trials.group_by("set"):
         layout = LAYOUTS[str(name[0])]
         if layout is FIELD:
-            shown = [path.replace("_s01_", "_dnn_") for path in of_set["imagename"]]
-            assert [layout.class_of(f"dnn/session-1/{path}") for path in shown] == of_set["category"].to_list()
+            paths = [path.replace("_s01_", "_dnn_") for path in of_set["imagename"]]
+            assert [layout.class_of(f"dnn/session-1/{path}") for path in paths] == of_set["category"].to_list()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -112,7 +112,7 @@ def test_pictures_of_paths_that_a_set_has_are_counted(photos: Path) -> None:
 def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> None:
     out = photos.with_name("shrunk.set")
     labelled = {"labels": Path("folders"), "contents": Contents(clusters="folder"), "crop": CROP}
-    before = pack(photos, out, **labelled)
+    original = pack(photos, out, **labelled)
     write_attributes(out, {("site", "here"): np.array([0, 1, 4]), ("site", "there"): np.array([2])})
     shrunk = remove_images(out, [NAMES[1], NAMES[2]])
     alone = pack_arrays(
@@ -122,7 +122,7 @@ def test_a_shrunk_set_is_the_set_of_the_images_that_are_left(photos: Path) -> No
     assert (shrunk.info.digest, shrunk.class_names) == (alone.info.digest, ["ant", "bee", "cat"])
     np.testing.assert_array_equal(shrunk.take(np.arange(3)), alone.take(np.arange(3)))
     (earlier,) = earlier_sets(shrunk)
-    assert (earlier.digest, earlier.places.tolist()) == (before.info.digest, [0, 3, 4])
+    assert (earlier.digest, earlier.places.tolist()) == (original.info.digest, [0, 3, 4])
     grown = add_images(out, photos, Path("folders"))
     for images in (shrunk, grown):
         assert {name: rows.tolist() for name, rows in images.attributes.items()} == {("site", "here"): [0, 2]}
@@ -143,16 +143,16 @@ def test_folders_stay_clusters_though_each_has_one_image_for_a_while(photos: Pat
 
 def test_new_classes_follow_those_that_were_there(photos: Path) -> None:
     out = photos.with_name("grown.set")
-    before = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
+    original = pack(some(photos, *NAMES[2:]), out, crop=CROP, labels=Path("folders"))
     grown = add_images(out, photos, Path("folders"))
     assert grown.class_names == ["bee", "cat", "ant"]
     assert grown.labels is not None
     assert grown.labels.tolist() == [0, 1, 1, 2, 2]
-    assert earlier_sets(grown)[0].digest == before.info.digest
+    assert earlier_sets(grown)[0].digest == original.info.digest
     numbers = (5, 4, 3)
     renumbered = earlier_sets(open_image_set(out, numbers=numbers))[0]
     assert renumbered.places.tolist() == [0, 1, 2]
-    assert renumbered.digest != before.info.digest
+    assert renumbered.digest != original.info.digest
 
 
 def test_new_images_may_all_be_of_one_class(photos: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
     (photos / "dog").mkdir()
     (photos / "dog" / "0.png").write_text("no image")
     sets = (plain, labelled, streamed)
-    before = {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets}
+    contents = {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets}
     for error, words, change in (
         (ImageSetError, "'dog/0.png' is broken", lambda: add_images(plain, photos)),
         (UsageError, "has all 3 images of .* already", lambda: add_images(plain, some(photos, *NAMES[:3]))),
@@ -209,7 +209,7 @@ def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
             change()
     with pytest.raises(ImageSetError, match="by another process"), changed_folder(plain):
         remove_images(plain, NAMES[:1])
-    assert {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets} == before
+    assert {path: {file.name: file.read_bytes() for file in path.iterdir()} for path in sets} == contents
     assert not list(photos.parent.glob(".*"))
     grown = add_images(plain, photos, how=How(skip_broken=True))
     assert (len(grown.paths), list(grown.skipped)) == (5, ["dog/0.png"])
@@ -217,12 +217,12 @@ def test_what_is_refused_leaves_the_set_as_it_was(photos: Path) -> None:
 
 def test_an_index_of_another_set_leads_to_no_set_that_was_run(photos: Path) -> None:
     out, strange = photos.with_name("grown.set"), photos.with_name("strange.set")
-    before = pack(some(photos, *NAMES[:3]), out, crop=CROP)
+    original = pack(some(photos, *NAMES[:3]), out, crop=CROP)
     pack(some(photos, *NAMES[1:]), strange, crop=CROP)
     add_images(out, photos)
     shutil.copyfile(strange / "index.parquet", out / "index-1.parquet")
     (earlier,) = earlier_sets(open_image_set(out))
-    assert (earlier.digest == before.info.digest, earlier.places.tolist()) == (False, [])
+    assert (earlier.digest == original.info.digest, earlier.places.tolist()) == (False, [])
     (out / "index-1.parquet").write_bytes(b"damaged")
     with pytest.raises(ImageSetError, match=r"index-1\.parquet: damaged or missing"):
         earlier_sets(open_image_set(out))
