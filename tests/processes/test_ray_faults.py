@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import FOR_GOOD, KINDS, SLOWLY, Bench, Nodes, bench, nodes, strike_for_good, strike_ray
+from faults import SLOWLY, Bench, Nodes, bench, nodes, strike_for_good, strike_ray
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def ray_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("ray") / "bench", SLOWLY)
 
 
@@ -21,15 +21,14 @@ def cluster_nodes() -> Iterator[Nodes]:
         yield ray_nodes
 
 
-@pytest.mark.parametrize("fault", sorted(set(KINDS)))
+@pytest.mark.parametrize("fault", ["worker killed", "node killed", "driver killed"])
 def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
-    made: Bench, cluster_nodes: Nodes, tmp_path: Path, fault: str
+    ray_bench: Bench, cluster_nodes: Nodes, tmp_path: Path, fault: str
 ) -> None:
     struck: Counter[str] = Counter()
-    strike_ray(made, tmp_path, 0, cluster_nodes, struck, kinds=(fault,))
+    strike_ray(ray_bench, tmp_path, 0, cluster_nodes, struck, kinds=(fault,))
     assert struck.total(), "the run was disturbed"
 
 
-@pytest.mark.parametrize("name", FOR_GOOD)
-def test_a_run_whose_cluster_answers_no_more_ends_and_loses_nothing(made: Bench, tmp_path: Path, name: str) -> None:
-    strike_for_good(made, tmp_path, 0, name, Counter())
+def test_a_run_whose_cluster_answers_no_more_ends_and_loses_nothing(ray_bench: Bench, tmp_path: Path) -> None:
+    strike_for_good(ray_bench, tmp_path, 0, "gcs_server", Counter())

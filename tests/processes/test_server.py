@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, await_page, chromium, require_browser, resize
-from made_up_results import cell, condition, image_set, model, part, store_study
-from served import Served, ask, cookie, listening_addresses, post, serving
-from small import ask as sql_rows
+from made_up_results import cell, condition, image_set, part, store_study
+from served import Served, ask, cookie, post, serving
 from small import bandlens
 
 from bandlens.analysis.database.open import open_store
@@ -25,46 +24,7 @@ def served(explored: Path) -> Iterator[Served]:
         yield server
 
 
-def children() -> set[str]:
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
-
-
-def test_an_explorer_of_which_a_test_expects_something_else_is_ended(explored: Path) -> None:
-    before = children()
-    with pytest.raises(AssertionError), serving(explored / "results.duckdb", None):
-        pass
-    with pytest.raises(ZeroDivisionError), serving(explored / "results.duckdb", explored):
-        _ = 1 / 0
-    assert children() == before
-
-
 # Who may come in
-
-
-def test_the_token_becomes_a_cookie_that_no_script_and_no_other_site_has(served: Served) -> None:
-    answer = ask(served, f"/?token={served.token}&a=net_0")
-    assert (answer.status, answer.headers["location"]) == (303, "/?a=net_0")
-    cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie
-    assert "samesite=strict" in cookie
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "/api/study", "/static/explore.js", "/api/picture?set=x&index=0", "/?token=guess"]
-)
-def test_nothing_without_the_token(served: Served, path: str) -> None:
-    answer = ask(served, path)
-    assert answer.status == 403
-    assert b"with its token" in answer.body
-
-
-def test_another_name_for_this_host_is_refused(served: Served) -> None:
-    assert ask(served, "/api/study", hosts=["evil.example"], Cookie=cookie(served)).status == 421
-
-
-def test_another_site_is_refused(served: Served) -> None:
-    assert ask(served, "/api/study", Origin="http://evil.example", Cookie=cookie(served)).status == 403
-    assert ask(served, "/api/study", Origin=f"http://127.0.0.1:{served.port}", Cookie=cookie(served)).status == 200
 
 
 def test_a_page_may_load_from_here_alone(served: Served) -> None:
@@ -152,10 +112,6 @@ def test_a_malformed_address_is_400_and_one_line(served: Served, path: str) -> N
     assert (answer.status, list(json.loads(answer.body))) == (400, ["error"])
 
 
-def test_nobody_listens_on_other_addresses(served: Served) -> None:
-    assert listening_addresses(served.port) == ["127.0.0.1"]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -169,13 +125,6 @@ def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: st
     assert answer.returncode in (1, 2)
     assert answer.stderr.startswith(message)
     assert answer.stderr.count("\n") == 1
-
-
-def test_a_port_that_is_taken(served: Served, explored: Path) -> None:
-    answer = bandlens("explore", "--db", "results.duckdb", "--port", str(served.port), cwd=explored)
-    assert answer.returncode == 2
-    assert answer.stderr.startswith(f"bandlens: cannot listen on port {served.port}: ")
-    assert answer.stderr.endswith("; choose another --port\n")
 
 
 # By doing
@@ -364,24 +313,6 @@ def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Serve
     assert js(page, seen) == tiles
 
 
-def test_another_study_is_chosen_and_back_goes_to_the_first(driver: Any, explored: Path, tmp_path: Path) -> None:
-    images = image_set(3, labels=[0, 1, 2])
-    with open_store(tmp_path / "results.duckdb") as store:
-        for name in ("first", "last"):
-            store_study(store, name, images, [part(cell(images, by=model(name)), [0, 1, 2], [0, 0, 0])])
-    shown = "[document.getElementById('study').value, document.getElementById('models').textContent]"
-    with serving(tmp_path / "results.duckdb", explored) as second_server:
-        driver.get(second_server.address)
-        settled(driver)
-        assert js(driver, shown) == ["last@1", "last"]
-        choose(driver, "study", "first@1")
-        assert js(driver, shown) == ["first@1", "first"]
-        driver.execute_script("delete document.documentElement.dataset.drawn")
-        driver.back()
-        settled(driver)
-        assert js(driver, shown) == ["last@1", "last"]
-
-
 def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: Path) -> None:
     images, blurred = image_set(1), condition("lowpass", cutoff=0.3)
     with open_store(tmp_path / "results.duckdb") as store:
@@ -394,61 +325,6 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         assert "accuracy" not in titles
         choose(driver, "selection", "all")
         assert js(driver, "document.getElementById('total').textContent") == "1 image"
-
-
-def test_wrong_answers_have_a_mark_in_both_columns(page: Any, explored: Path) -> None:
-    choose(page, "probe", "lowpass")
-    choose(page, "selection", "all")
-    page.find_elements("css selector", "#wall button")[0].click()
-    assert [heading.text for heading in page.find_elements("css selector", "table:has(#image-answers) th")] == [
-        *("model", "clean", "perturbed")
-    ]
-    marks = js(
-        page,
-        "[...document.querySelectorAll('#image-answers tr')].map((row) => [row.cells[0].textContent.trim(), "
-        "...[row.cells[1], row.cells[2]].map((cell) => cell.querySelector('.wrong [role=img]')?.textContent ?? '')])",
-    )
-    condition = query(page)["condition"]
-    query_text = (
-        "SELECT study_detail.checkpoint, clean.label_rank > 0, prediction.label_rank > 0 FROM study_detail "
-        "JOIN cell ON cell.id = study_detail.cell JOIN condition ON condition.id = cell.condition "
-        "JOIN prediction ON prediction.cell = study_detail.cell "
-        "JOIN prediction AS clean ON clean.cell = clean_cell AND clean.image_index = prediction.image_index "
-        "WHERE condition.digest = ? AND prediction.image_index = 0 ORDER BY ALL"
-    )
-    rows = sql_rows(explored / "results.duckdb", query_text, [condition])
-    assert marks == [[name, *("✗" if wrong else "" for wrong in pair)] for name, *pair in rows]
-    assert {mark for _, *pair in marks for mark in pair} == {"", "✗"}
-    captions = "[...document.querySelectorAll(`${arguments[0]} figcaption`)].map((caption) => caption.textContent)"
-    words = js(page, "document.getElementById('condition').selectedOptions[0].text")
-    assert js(page, captions, "dialog") == ["clean", f"perturbed: lowpass {words}"]
-    assert js(page, captions, "#wall li:first-child") == ["clean", "perturbed"]
-
-
-def test_models_have_the_same_symbols_in_lists_and_charts(page: Any) -> None:
-    listed = js(page, "[...document.querySelectorAll('#models .symbol path')].map((path) => path.getAttribute('d'))")
-    assert len(set(listed)) == 6
-    for place in ("curves", "scatter"):
-        script = f"[...document.querySelectorAll('#{place} .mark-symbol path')].map((path) => path.getAttribute('d'))"
-        assert len({re.sub(r"[-0-9.]+", "", path) for path in js(page, script)}) >= 4, "a shape for each model"
-
-
-def test_buttons_that_do_nothing_are_disabled(page: Any) -> None:
-    names = ("every", "none", "before", "after")
-
-    def disabled() -> list[str]:
-        return [name for name in names if js(page, f"document.getElementById('{name}').disabled")]
-
-    choose(page, "selection", "all")
-    assert disabled() == ["every", "before"]
-    page.execute_script("delete document.documentElement.dataset.drawn; document.getElementById('after').click()")
-    settled(page)
-    assert disabled() == ["every", "after"]
-    page.execute_script("delete document.documentElement.dataset.drawn; document.getElementById('none').click()")
-    settled(page)
-    assert disabled() == ["none", "after"]
-    look = "getComputedStyle(document.getElementById('none'))"
-    assert js(page, f"[{look}.cursor, Number({look}.opacity) < 1]") == ["not-allowed", True]
 
 
 def test_the_address_has_everything_that_is_seen(page: Any) -> None:

@@ -28,7 +28,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["bandlens.app.cli", "typer", "pyarrow", "duckdb", "numpy"])
+@pytest.mark.parametrize("module", ["bandlens.app.cli", "duckdb"])
 def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "r.duckdb").touch()
     result = subprocess.run(
@@ -128,13 +128,15 @@ import time
 from pathlib import Path
 def slow(images):
     Path(__file__).with_name("started").touch()
-    time.sleep(0.5)
+    time.sleep(3600)
     return images
 """
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_run_that_is_told_to_end_keeps_what_was_committed(number: signal.Signals, workplace: Path) -> None:
+def test_a_run_that_is_told_to_end_ends_soon_and_keeps_what_was_committed(
+    number: signal.Signals, workplace: Path
+) -> None:
     (workplace / "slow.py").write_text(SLOW, encoding="utf-8")
     study = make_study(workplace, batch=1, probes="lowpass = {cutoff = 0.3}\nslow = {file = 'slow.py'}")
     database = workplace / "results.duckdb"
