@@ -75,8 +75,8 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     command = ("export", "mine", "--out", folder, "--format", "json")
     assert "give a packed image set" in str(failure(run(*command, "--precision", "int8")))
     assert "unknown precision 'int9'" in str(failure(run(*command, "--precision", "fp16,int9")))
-    made = run(*command, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
-    rows = {row["precision"]: row for row in json.loads(made.stdout)}
+    answer = run(*command, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
+    rows = {row["precision"]: row for row in json.loads(answer.stdout)}
     assert list(rows) == ["fp16", "int8", "fp32"]
     assert {row["name"] for row in rows.values()} == {"mine"}
     assert rows["fp32"]["sha256"] == model.sha256[:16]

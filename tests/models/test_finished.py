@@ -33,82 +33,35 @@ from bandlens.export.pipeline import export_network, import_onnx
 from bandlens.export.weights.read import read
 
 IMAGENET, NONE = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
+IMAGE = (1, 3, 64, 64)
 
 
 class Small(nn.Module):
-    """Seven classes of images of any size."""
+    """Gives seven logits of images of any size; `end` makes something else of them."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, channels: int = 3, outputs: int = 7, end: Callable[[torch.Tensor], Any] = torch.Tensor.clone
+    ) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 6, 3, 2)
-        self.last = nn.Linear(6, 7)
+        self.first, self.last, self.end = nn.Conv2d(channels, 6, 3, 2), nn.Linear(6, outputs), end
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.first(x).relu().mean((2, 3)))
-
-
-class Binary(Small):
-    """Takes grey images and gives one logit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(1, 6, 3, 2), nn.Linear(6, 1)
-
-
-class Likelihood(Binary):
-    """Gives the probability of class 1."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).sigmoid()
-
-
-class Fixed(Small):
-    """Works on one image alone."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.first(x).relu().mean((0, 2, 3)))[None]
-
-
-class Two(Small):
     def forward(self, x: torch.Tensor) -> Any:
-        logits = super().forward(x)
-        return logits, logits * 2
+        return self.end(self.last(self.first(x).relu().mean((2, 3))))
 
 
-class Last(Small):
-    """Channels last."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+class ChannelsLast(Small):
+    def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x.permute(0, 3, 1, 2))
 
 
-class Likely(Small):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).softmax(1)
+def likely() -> nn.Module:
+    """A network of probabilities."""
+    return Small(end=lambda logits: logits.softmax(1))
 
 
-class Independent(Small):
-    """Gives each class a probability of its own."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).sigmoid()
-
-
-class Map(Small):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x)
-
-
-class Mean(Small):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).mean()
-
-
-class Twice(Small):
-    """Takes whatever comes for two images."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).reshape(2, -1)
+def binary() -> nn.Module:
+    """A network that takes grey images and gives one logit."""
+    return Small(1, 1)
 
 
 def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 64), dynamic: str = "") -> nn.Module:
@@ -192,19 +145,27 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
-        (Fixed(), (1, 3, 64, 64), "works on batches of 1 alone; export it with a dynamic batch"),
-        (Two(), (1, 3, 64, 64), "has 1 inputs and 2 outputs"),
-        (Last(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size) float32"),
-        (Likely(), (1, 3, 64, 64), "gives probabilities, not logits; export the network without its last softmax"),
-        (Independent(), (1, 3, 64, 64), "for all 18 images, as a sigmoid does, not logits, whose softmax is the"),
         (
-            Likelihood(),
+            Small(end=lambda logits: logits.mean(0)[None]),
+            IMAGE,
+            "works on batches of 1 alone; export it with a dynamic",
+        ),
+        (Small(end=lambda logits: (logits, logits * 2)), IMAGE, "has 1 inputs and 2 outputs"),
+        (ChannelsLast(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size)"),
+        (likely(), IMAGE, "gives probabilities, not logits; export the network without its last softmax"),
+        (Small(end=torch.sigmoid), IMAGE, "for all 18 images, as a sigmoid does, not logits, whose softmax is the"),
+        (
+            Small(1, 1, torch.sigmoid),
             (1, 1, 64, 64),
             "export the network without its last sigmoid; if images may have several labels,",
         ),
-        (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
-        (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
-        (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
+        (Small(end=lambda logits: logits[..., None].repeat(1, 1, 5)), IMAGE, "gives (18, 7, 5) float32 for 18 images"),
+        (Small(end=torch.mean), IMAGE, "gives (18,) float32 for 18 images"),
+        (
+            Small(end=lambda logits: logits.reshape(2, -1)),
+            (2, 3, 64, 64),
+            "works on batches of 2 alone; export it with",
+        ),
         (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels, and only square ones can be measured; export it"),
     ],
 )
@@ -220,17 +181,14 @@ def test_what_is_no_classifier_is_refused(
 
 def test_a_network_in_memory_is_held_to_logits_too(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="small gives probabilities, not logits"):
-        export_network(Likely(), "small", NONE, tmp_path / "models", image_size=64)
+        export_network(likely(), "small", NONE, tmp_path / "models", image_size=64)
     assert not (tmp_path / "models").exists()
 
 
-class Shifted(Independent):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) - 1
-
-
 def test_logits_in_the_unit_interval_are_taken_once_they_are_shifted(tmp_path: Path) -> None:
-    model, _ = export_network(Shifted(), "small", NONE, tmp_path / "models", image_size=64)
+    model, _ = export_network(
+        Small(end=lambda logits: logits.sigmoid() - 1), "small", NONE, tmp_path / "models", image_size=64
+    )
     assert model.classes == 7
 
 
@@ -421,7 +379,7 @@ def test_a_file_that_never_comes_back_is_one_line(
 def test_one_logit_of_grey_images_is_a_classifier_of_two(
     way: str, tmp_path: Path, photographs: NDArray[np.float32]
 ) -> None:
-    network = written(Binary(), tmp_path / "binary.onnx", (1, 1, 64, 64), dynamic="b")
+    network = written(binary(), tmp_path / "binary.onnx", (1, 1, 64, 64), dynamic="b")
     if way == "file":
         model, _ = import_onnx(tmp_path / "binary.onnx", "binary", IMAGENET, tmp_path / "models")
     else:

@@ -132,12 +132,12 @@ class Case:
     constants: dict[str, Any] = field(default_factory=dict)
 
     def content(self) -> bytes:
-        made = []
+        nodes = []
         for number, (operator, inputs, attributes) in enumerate(self.nodes):
             outputs = ["logits" if number == len(self.nodes) - 1 else str(number)]
             if operator == "Split":
                 outputs.append("rest")
-            made.append(helper.make_node(operator, inputs, outputs, **attributes))
+            nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
         arrays = {name: np.array(value) for name, value in self.constants.items()}
         weights = [
             numpy_helper.from_array(array.astype(np.float32) if array.dtype == np.float64 else array, name)
@@ -145,7 +145,7 @@ class Case:
         ]
         images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [2, 3, 6, 6])
         logits = helper.make_empty_tensor_value_info("logits")
-        graph = helper.make_graph(made, "case", [images], [logits], weights)
+        graph = helper.make_graph(nodes, "case", [images], [logits], weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         return bytes(model.SerializeToString())
 

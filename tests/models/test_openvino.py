@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from small import ask, make_images, make_model, make_pictures, make_study
+from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.app.demo import MODEL
 from bandlens.app.study.file import Study
@@ -56,9 +56,9 @@ def calibrated(model: Model, images: Images) -> Model:
 
 @pytest.fixture(scope="module")
 def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
-    """200 of them, in [0, 1]."""
+    """80 of them, in [0, 1]."""
     images = pack(shared / "data" / "sample-images", tmp_path_factory.mktemp("photographs") / "photographs.set")
-    return np.ascontiguousarray(images.take(np.arange(200)), np.float32) / np.float32(255)
+    return np.ascontiguousarray(images.take(np.arange(80)), np.float32) / np.float32(255)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,6 @@ def logits_by_precision(network: Model, photographs: Images) -> Mapping[str, Ima
     return results
 
 
-def test_logits_are_float32_at_every_precision(logits_by_precision: Mapping[str, Images]) -> None:
-    assert {(values.dtype.name, values.shape) for values in logits_by_precision.values()} == {("float32", (200, 1000))}
-
-
 def test_fp32_is_fp32(logits_by_precision: Mapping[str, Images]) -> None:
     np.testing.assert_allclose(logits_by_precision["fp32"], logits_by_precision["onnxruntime"], rtol=1e-4, atol=1e-4)
     assert (logits_by_precision["fp32"].argmax(1) == logits_by_precision["onnxruntime"].argmax(1)).all()
@@ -94,7 +90,7 @@ def test_fp32_is_fp32(logits_by_precision: Mapping[str, Images]) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "flips", "nearest", "farthest"),
-    [pytest.param("bf16", 8, 0.01, 0.1, marks=needs_bf16), ("int8", 24, 0.05, 0.3)],
+    [pytest.param("bf16", 4, 0.01, 0.1, marks=needs_bf16), ("int8", 10, 0.05, 0.3)],
     ids=["bf16", "int8"],
 )
 def test_a_lower_precision_changes_few_predictions(
@@ -145,10 +141,9 @@ def test_parts_without_a_row_that_is_needed_are_left_out(model: Model) -> None:
         np.testing.assert_array_equal(session.infer(shown[::-1].copy(), slice(7, 9)), expected)
 
 
-@EVERY_PRECISION
-def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
+def test_the_threads_asked_for_are_taken(model: Model) -> None:
     for threads in (1, 2):
-        with open_session(variant_of(model, "openvino", precision), 4, threads) as session:
+        with open_session(variant_of(model, "openvino", "fp32"), 4, threads) as session:
             assert session.info.threads == min(threads, processors())
 
 
@@ -265,22 +260,3 @@ def test_only_one_session_keeps_its_activations(lite0: Path) -> None:
 # A whole run
 
 STUDY = "lowpass = { cutoff = [0.05, 0.3] }\ncritical_band = { noise_sd = [0.0, 0.16], frequency = [1, 3] }"
-PREDICTIONS = """
-SELECT checkpoint, probe, parameters, image_index, predicted, label_rank, confidence
-FROM prediction JOIN study_detail ON study_detail.cell = prediction.cell WHERE engine = ? ORDER BY ALL
-"""
-
-
-def test_a_run_gives_the_predictions_of_onnxruntime(tmp_path: Path) -> None:
-    for k in range(2):
-        make_model(tmp_path / "models", f"m{k}", seed=k)
-    make_images(tmp_path / "images.set", make_pictures(21), labels=[k % 12 for k in range(21)])
-    database = tmp_path / "results.duckdb"
-    for engine in ("onnxruntime", "openvino"):
-        study = make_study(tmp_path, name=engine, engine=engine, probes=STUDY)
-        summary = run_study(resolve(Study.read(study)), database)
-        assert (summary.ran, summary.failed) == (summary.cells, [])
-    rows = {engine: ask(database, PREDICTIONS, [engine]) for engine in ("onnxruntime", "openvino")}
-    assert len(rows["openvino"]) == 2 * 21 * 6
-    assert [row[:6] for row in rows["openvino"]] == [row[:6] for row in rows["onnxruntime"]]
-    np.testing.assert_allclose([row[6] for row in rows["openvino"]], [row[6] for row in rows["onnxruntime"]], rtol=1e-4)

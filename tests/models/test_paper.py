@@ -23,7 +23,7 @@ from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 
 SIZE = 128
-MODELS = ("one", "two")
+MODEL = "one"
 SETS = {
     "imagenet": {"name": "imagenet-real", "per_class": 4},
     "imagenet-v2": {},
@@ -61,8 +61,8 @@ class Paper:
         folders = [file.parent for file in (self.folder / "sets").rglob("set.json")]
         return {images.info.name: images for images in map(open_image_set, folders)}
 
-    def metric(self, checkpoint: str, metric: str) -> tuple[float | None, str | None]:
-        [row] = self.ask("SELECT value, note FROM metric WHERE checkpoint = ? AND metric = ?", checkpoint, metric)
+    def metric(self, metric: str) -> tuple[float | None, str | None]:
+        [row] = self.ask("SELECT value, note FROM metric WHERE metric = ?", metric)
         return row
 
 
@@ -75,8 +75,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
         options = {"name": out} | options
         miniature = make_benchmark(folder=workplace.folder / "raw" / out / "images", size=SIZE, **options)  # type: ignore[arg-type]
         workplace.run("benchmarks", "pack", *miniature.words, "--out", f"sets/{out}", "--name", out)
-    for seed, name in enumerate(MODELS):
-        make_model(workplace.folder / "models", name, size=SIZE, classes=1000, seed=seed)
+    make_model(workplace.folder / "models", MODEL, size=SIZE, classes=1000)
     workplace.run("init", "paper.toml", "--study", "paper")
     study = (workplace.folder / "paper.toml").read_text()
     (workplace.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
@@ -88,9 +87,9 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
 def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
     to_run = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--format", "json"))["to_run"]
     sets = paper.sets()
-    assert to_run["cells"] == len(MODELS) * COUNT
+    assert to_run["cells"] == COUNT
     perturbed, unperturbed = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
-    assert to_run["predictions"] == len(MODELS) * (53 * perturbed + unperturbed)
+    assert to_run["predictions"] == 53 * perturbed + unperturbed
     assert to_run["image_bytes"] == sum(images.nbytes for images in sets.values())
     assert to_run["seconds"] > 0
     words = paper.run("plan", "paper.toml", "--db", "other.duckdb")
@@ -98,7 +97,7 @@ def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
 
 
 def test_every_cell_is_complete_and_a_second_run_has_nothing_to_do(paper: Paper) -> None:
-    assert paper.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(2 * COUNT, 2 * COUNT)]
+    assert paper.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(COUNT, COUNT)]
     assert "nothing to run" in paper.run("run", "paper.toml")
     assert "nothing to run" in paper.run("plan", "paper.toml")
 
@@ -123,15 +122,10 @@ class Answers:
         return 100 * float((self.predicted == self.images.labels).mean())
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def checkpoint(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
-    """Answers of the checkpoint by name of the set."""
-    session = onnxruntime.InferenceSession(paper.folder / "models" / f"{checkpoint}.onnx")
+def answers(paper: Paper) -> dict[str, Answers]:
+    """Answers by name of the set."""
+    session = onnxruntime.InferenceSession(paper.folder / "models" / f"{MODEL}.onnx")
     answers_by_set = {}
     for name, images in paper.sets().items():
         pixels = images.take(np.arange(images.info.count)).astype(np.float32) / np.float32(255)
@@ -142,12 +136,11 @@ def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
 
 
 def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
-    paper: Paper, checkpoint: str, answers: dict[str, Answers]
+    paper: Paper, answers: dict[str, Answers]
 ) -> None:
     rows = paper.ask(
         "SELECT image_set, list(predicted ORDER BY image_index), list(label_rank = 0 ORDER BY image_index) "
-        "FROM prediction JOIN study_detail USING (cell) WHERE checkpoint = ? AND probe = 'clean' GROUP BY image_set",
-        checkpoint,
+        "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' GROUP BY image_set"
     )
     assert {name for name, *_ in rows} == answers.keys()
     for name, predicted, right in rows:
@@ -168,55 +161,53 @@ def real_percent(imagenet: Answers) -> float:
 
 
 def test_the_best_of_the_classes_that_real_accepts_is_first_where_one_of_them_is_predicted(
-    paper: Paper, checkpoint: str, answers: dict[str, Answers]
+    paper: Paper, answers: dict[str, Answers]
 ) -> None:
     query = (
         "SELECT best_rank FROM prediction JOIN study_detail USING (cell) "
-        "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index"
+        "WHERE image_set = ? AND probe = 'clean' ORDER BY image_index"
     )
-    ranks = [rank for (rank,) in paper.ask(query, checkpoint, "imagenet")]
+    ranks = [rank for (rank,) in paper.ask(query, "imagenet")]
     listed = [rank for rank in ranks if rank != UNKNOWN_RANK]
     assert real_percent(answers["imagenet"]) == pytest.approx(100 * np.mean([rank == 0 for rank in listed]))
     assert len(listed) == len({*answers["imagenet"].images.schemes["real"].image_index.tolist()})
-    assert {rank for (rank,) in paper.ask(query, checkpoint, "imagenet-sketch")} == {None}
+    assert {rank for (rank,) in paper.ask(query, "imagenet-sketch")} == {None}
 
 
 def mean(values: Sequence[float]) -> Any:
     return pytest.approx(float(np.mean(values)))
 
 
-def test_groups_are_the_means_of_their_benchmarks(paper: Paper, checkpoint: str, answers: dict[str, Answers]) -> None:
+def test_groups_are_the_means_of_their_benchmarks(paper: Paper, answers: dict[str, Answers]) -> None:
     def share(benchmark: str) -> float:
         return float(np.mean([answer.top1 for answer in answers.values() if answer.images.info.benchmark == benchmark]))
 
     clean = share("imagenet-real")
-    value, note = paper.metric(checkpoint, "ID")
+    value, note = paper.metric("ID")
     assert value == mean([clean, share("imagenet-v2"), real_percent(answers["imagenet"])])
     assert note is not None, "a miniature says how little of the benchmark it is"
-    value, _ = paper.metric(checkpoint, "Robustness")
+    value, _ = paper.metric("Robustness")
     assert value == mean([share("imagenet-a"), share("imagenet-c"), share("imagenet-cbar")])
-    value, _ = paper.metric(checkpoint, "Concepts")
+    value, _ = paper.metric("Concepts")
     assert value == mean([share("imagenet-sketch"), share("imagenet-r"), share("stylized")])
-    value, _ = paper.metric(checkpoint, "Adversarial")
-    [(attacked,)] = paper.ask("SELECT top1 FROM accuracy WHERE probe = 'pgd_linf' AND checkpoint = ?", checkpoint)
+    value, _ = paper.metric("Adversarial")
+    [(attacked,)] = paper.ask("SELECT top1 FROM accuracy WHERE probe = 'pgd_linf'")
     assert value == pytest.approx(100 * attacked)
     assert attacked <= clean / 100
-    value, note = paper.metric(checkpoint, "ID_as_published")
+    value, note = paper.metric("ID_as_published")
     assert value is None
     assert note is not None
     assert "incomplete" in note, "the last 336 of 50,000 images are not there"
 
 
-def test_shape_bias_is_the_share_of_shapes_among_decisions(
-    paper: Paper, checkpoint: str, answers: dict[str, Answers]
-) -> None:
+def test_shape_bias_is_the_share_of_shapes_among_decisions(paper: Paper, answers: dict[str, Answers]) -> None:
     answer = answers["cue-conflict"]
     shapes, textures = answer.images.labels, answer.images.schemes["texture"].classes
     conflict = shapes != textures
     shape, texture = (int((answer.predicted == cue)[conflict].sum()) for cue in (shapes, textures))
-    value, _ = paper.metric(checkpoint, "shape_bias")
+    value, _ = paper.metric("shape_bias")
     assert value == (pytest.approx(shape / (shape + texture)) if shape + texture else None)
-    accuracy, _ = paper.metric(checkpoint, "cue_accuracy")
+    accuracy, _ = paper.metric("cue_accuracy")
     assert accuracy == pytest.approx((shape + texture) / conflict.sum())
 
 

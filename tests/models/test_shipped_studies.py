@@ -53,13 +53,13 @@ class Done:
 @pytest.fixture(scope="module")
 def folder(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, and the sets that the studies ask for."""
-    made = tmp_path_factory.mktemp("studies")
-    copytree(lite0, made / "models")
-    (made / "sets").mkdir()
+    folder = tmp_path_factory.mktemp("studies")
+    copytree(lite0, folder / "models")
+    (folder / "sets").mkdir()
     for name in ("imagenet", "colour", "cue-conflict"):
-        miniature = make_benchmark(name, made / "raw" / name, classes=[0, 5], per_class=2)
-        run("benchmarks", "pack", *miniature.words, "--out", made / "sets" / name)
-    return made
+        miniature = make_benchmark(name, folder / "raw" / name, classes=[0, 5], per_class=2)
+        run("benchmarks", "pack", *miniature.words, "--out", folder / "sets" / name)
+    return folder
 
 
 @pytest.fixture(scope="module")

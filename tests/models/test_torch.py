@@ -100,13 +100,13 @@ def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
     plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
     with TorchSession(variant, 4, 1, checked_network) as session:
-        made = {condition: session.attacked(condition, pixels, labels, start) for condition in (plain, narrow)}
+        logits = {condition: session.attacked(condition, pixels, labels, start) for condition in (plain, narrow)}
         images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
         for condition, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
             budget = Budget(0.1, 0.02, 3, band)
             expected = pgd(session.network, images, classes, torch.from_numpy(start), budget).logits
-            np.testing.assert_allclose(made[condition], expected.numpy(), rtol=0, atol=1e-5)
-    assert np.abs(made[plain] - made[narrow]).max() > 1e-3
+            np.testing.assert_allclose(logits[condition], expected.numpy(), rtol=0, atol=1e-5)
+    assert np.abs(logits[plain] - logits[narrow]).max() > 1e-3
 
 
 def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> None:
@@ -117,14 +117,14 @@ def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> Non
         plain, coarse = family.conditions(setting | {"gradients": ["fp32", "bf16"]})
         assert [plain] == family.conditions(setting)
         with TorchSession(variant, 4, 1, checked_network) as session:
-            made = session.attacked(coarse, pixels, labels, start)
-            assert np.abs(made - session.attacked(plain, pixels, labels, start)).max() > 0
+            logits = session.attacked(coarse, pixels, labels, start)
+            assert np.abs(logits - session.attacked(plain, pixels, labels, start)).max() > 0
             images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
             searched = in_bfloat16(session.network)
             here = torch.from_numpy(start)
             expected = attack(session.network, images, classes, here, Budget(0.1, 0.02, 3), searched=searched)
-            np.testing.assert_allclose(made, expected.logits.numpy(), rtol=0, atol=1e-5)
-            np.testing.assert_allclose(made, session.network(expected.images).detach().numpy(), rtol=0, atol=1e-5)
+            np.testing.assert_allclose(logits, expected.logits.numpy(), rtol=0, atol=1e-5)
+            np.testing.assert_allclose(logits, session.network(expected.images).detach().numpy(), rtol=0, atol=1e-5)
 
 
 def test_says_what_it_runs_on(variant: Variant) -> None:

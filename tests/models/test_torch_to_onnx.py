@@ -148,16 +148,6 @@ def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kin
         )
 
 
-def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
-    model = onnx.load_from_string(content)
-    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.bias"))
-    changed = onnx.numpy_helper.to_array(bias).copy()
-    changed[7] += 1e3
-    bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
-    with pytest.raises(ExportError, match="top-1 differs on"):
-        check_parity(model.SerializeToString(), torch_outputs(imagenet(resnet18), photographs), photographs, "doctored")
-
-
 def test_compare_counts_what_differs() -> None:
     logits = np.float32([[1, 0, 0], [0, 2, 0], [1, 1, 0]])
     assert measure_parity(logits, logits) == Parity(3, 0.0, 0.0, 1, 0)

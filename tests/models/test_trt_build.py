@@ -162,7 +162,7 @@ def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Pa
         assert not any(line.startswith("VERBOSE") for line in lines)
 
 
-@pytest.mark.parametrize("settings", [(), ("level",), ("tiling",), ("level", "tiling")])
+@pytest.mark.parametrize("settings", [(), ("level", "tiling")])
 def test_the_builder_takes_the_settings_that_are_asked_for_and_no_others(
     rtx: ModuleType, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:

@@ -218,10 +218,8 @@ def wrapped(layout: str, state: State) -> object:
     average = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(1, 1))).state_dict()
     return {
         "lightning model.": {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},
-        "lightning net.": {"state_dict": prefixed("net.", state), "callbacks": {}, "optimizer_states": [{"state": {}}]},
         "lightning compiled": {"state_dict": prefixed("model._orig_mod.", state)},
         "backbone.": prefixed("backbone.", state),
-        "compiled": prefixed("_orig_mod.", state),
         "compiled, then parallel": {"model": prefixed("module._orig_mod.", state)},
         "parallel, then compiled": {"model": prefixed("_orig_mod.module.", state)},
         "state_dict_ema": {"state_dict_ema": state, "epoch": 3},
@@ -238,9 +236,8 @@ def wrapped(layout: str, state: State) -> object:
 
 
 WRAPPED = (
-    "lightning model.", "lightning net.", "lightning compiled", "backbone.", "compiled", "compiled, then parallel",
-    "parallel, then compiled", "state_dict_ema", "model_ema", "net", "weights", "nested", "average",
-    "average in a container",
+    "lightning model.", "lightning compiled", "backbone.", "compiled, then parallel", "parallel, then compiled",
+    "state_dict_ema", "model_ema", "net", "weights", "nested", "average", "average in a container",
 )  # fmt: skip
 
 
@@ -252,18 +249,6 @@ def test_the_usual_layouts_open_by_themselves(layout: str, small: nn.Module, wei
     assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
     assert weights.alternatives == []
     assert weights.averaged == (layout in ("state_dict_ema", "model_ema"))
-
-
-def test_an_averaged_model_of_torch_opens(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = torch.optim.swa_utils.AveragedModel(network)
-    average.update_parameters(scaled_network := nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
-    average.update_parameters(network)
-    assert not torch.equal(average.module[0].weight, scaled_network[0].weight)
-    weights = opened(average.state_dict(), network, tmp_path / "average.pth")
-    load_strictly(network, weights, "average.pth")
-    assert torch.equal(network[0].weight, average.module[0].weight)
-    assert list(weights.dropped.values()) == [["n_averaged"]]
 
 
 def beside(layout: str, state: State) -> tuple[object, str, str]:
@@ -302,7 +287,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
 
 
 @pytest.mark.parametrize("use_ema", [True, False])
-@pytest.mark.parametrize("layout", ["timm", "torchvision", "state_dict_ema", "model_ema", "compiled, then parallel"])
+@pytest.mark.parametrize("layout", ["timm", "torchvision", "state_dict_ema"])
 def test_the_weights_are_those_that_timm_takes(
     layout: str, use_ema: bool, small: nn.Module, weights_file: Path
 ) -> None:

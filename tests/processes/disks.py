@@ -109,16 +109,16 @@ def lose_power(changes: list[Change], random: Random, survival: float) -> dict[s
     Names change in order. Those are certain that stand in a synced folder, or belong to a file that was synced.
     """
     files, numbers, names, certain = list[File](), dict[int, int](), list[Change](), 0
-    made = dict[int, int]()
+    positions = dict[int, int]()
     for change in changes:
         if change.kind == "C":
             numbers[change.file] = len(files)  # the file system gives the number of a removed file again
-            made[change.file] = len(names) + 1
+            positions[change.file] = len(names) + 1
             names.append(Change("C", len(files), 0, change.path, "", b""))
             files.append(File())
         elif change.kind == "S" and change.file in numbers:
             file = files[numbers[change.file]]
-            file.synced, certain = len(file.changes), max(certain, made[change.file])
+            file.synced, certain = len(file.changes), max(certain, positions[change.file])
         elif change.kind == "S":
             inside = [k for k, name in enumerate(names, 1) if change.path in (_folder(name.path), _folder(name.target))]
             certain = max(certain, *inside, 0)
@@ -179,15 +179,15 @@ def preloaded(library: Path, root: Path, **variables: object) -> dict[str, str]:
     return os.environ | {"LD_PRELOAD": str(library)} | named
 
 
-def record_runs(made: Bench, library: Path, folder: Path) -> list[Change]:
+def record_runs(base: Bench, library: Path, folder: Path) -> list[Change]:
     """All changes by a run that ends after some commits, and one that completes it."""
     root, log = folder / "root", folder / "log"
     root.mkdir(parents=True)
     database = root / "results.duckdb"
     environment = preloaded(library, root, LOG=log)
     for command in (
-        python(RUN, made.study, database, 6),
-        python(RUN, made.study, database, 0),
+        python(RUN, base.study, database, 6),
+        python(RUN, base.study, database, 0),
     ):
         subprocess.run(command, env=environment, check=True, timeout=LIMIT_SECONDS)
     changes = read_log(log)
@@ -210,16 +210,16 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> None:
         file.write_bytes(content)
 
 
-def strike_power(made: Bench, recorded: list[Change], folder: Path, seed: int) -> str:
+def strike_power(base: Bench, recorded: list[Change], folder: Path, seed: int) -> str:
     """Lose power at a random moment; what was committed is there, and the next run completes it."""
     random = Random(seed)
     changes = recorded[: random.randint(0, len(recorded))]
     survival = random.choice((0.0, 0.5, 0.9, 1.0))
     write_files(folder, lose_power(changes, random, survival))
     database = folder / "results.duckdb"
-    assert made.check(database) >= acknowledged_by(changes), f"seed {seed}: what was committed stays"
+    assert base.check(database) >= acknowledged_by(changes), f"seed {seed}: what was committed stays"
     if random.random() < 0.25:
-        made.finish(database, None)
+        base.finish(database, None)
     return f"power lost, {survival:.0%} of what was not synced survived"
 
 
@@ -274,11 +274,11 @@ def call(words: list[str | Path], root: Path, environment: dict[str, str]) -> su
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
 
 
-def record_steps(made: Bench, library: Path, folder: Path) -> dict[str, Step]:
+def record_steps(base: Bench, library: Path, folder: Path) -> dict[str, Step]:
     root, steps = folder / "root", dict[str, Step]()
     root.mkdir(parents=True)
     facts = facts_of(root / "results.duckdb")
-    for number, (name, words) in enumerate(steps_of(made.study, folder).items()):
+    for number, (name, words) in enumerate(steps_of(base.study, folder).items()):
         before, log = folder / f"before{number}", folder / f"log{number}"
         shutil.copytree(root, before)
         answer = call(words, root, preloaded(library, root, LOG=log))
@@ -329,12 +329,12 @@ def campaign(power: int, struck: int, seed: int) -> Counter[str]:
     counts = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="disks-") as name:
         scratch = Path(name).resolve()
-        made, library = bench(scratch / "bench"), compile_disk(scratch)
-        recorded = record_runs(made, library, scratch / "runs")
+        base, library = bench(scratch / "bench"), compile_disk(scratch)
+        recorded = record_runs(base, library, scratch / "runs")
         for number in range(seed, seed + power):
             with _folder_of(scratch / "power") as folder:
-                counts[strike_power(made, recorded, folder, number)] += 1
-        steps = record_steps(made, library, scratch / "steps") if struck else {}
+                counts[strike_power(base, recorded, folder, number)] += 1
+        steps = record_steps(base, library, scratch / "steps") if struck else {}
         for number in range(seed, seed + struck):
             with _folder_of(scratch / "struck") as folder:
                 counts[strike_command(steps, library, folder, number)] += 1

@@ -417,7 +417,7 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
     """Rounds of faults until that many have been struck on each executor."""
     struck: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        made, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
+        base, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
 
         def rounds(target: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
             number = seed
@@ -428,7 +428,7 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
                 shutil.rmtree(folder)
                 number += 1
 
-        rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
+        rounds(local, "", lambda folder, number: strike_local(base, folder, number, struck))
         if ray:
             with nodes() as ray_nodes:
 

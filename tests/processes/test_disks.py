@@ -88,24 +88,24 @@ def test_a_change_is_refused_or_the_process_is_killed_there(library: Path, root:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("disks") / "bench")
 
 
 @pytest.fixture(scope="module")
-def recorded(made: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Change]:
+def recorded(base: Bench, library: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Change]:
     folder = tmp_path_factory.mktemp("runs")
-    return record_runs(made, library, folder)
+    return record_runs(base, library, folder)
 
 
 def test_a_database_whose_log_is_not_synced_would_lose_what_was_committed(
-    made: Bench, recorded: list[Change], tmp_path: Path
+    base: Bench, recorded: list[Change], tmp_path: Path
 ) -> None:
     """The check has to see a loss: without the syncs of DuckDB's log there is one."""
     changes = [change for change in recorded if not (change.kind == "S" and change.path.endswith(".wal"))]
     first = next(k for k in range(len(changes)) if acknowledged_by(changes[:k]))
     write_files(tmp_path, lose_power(changes[:first], Random(0), survival=0))
-    assert made.check(tmp_path / "results.duckdb") < acknowledged_by(changes[:first])
+    assert base.check(tmp_path / "results.duckdb") < acknowledged_by(changes[:first])
 
 
 def test_a_merged_database_has_its_name_after_a_loss_of_power(library: Path, root: Path) -> None:

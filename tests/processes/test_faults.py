@@ -182,18 +182,18 @@ def test_a_probe_that_was_mended_completes_the_study(command: Command, workplace
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("steps") / "bench")
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("workers", [None, Workers(("cpu",))], ids=["alone", "on a worker"])
 def test_a_run_that_is_killed_at_a_step_of_a_commit_is_completed_by_the_next(
-    made: Bench, tmp_path: Path, place: str, workers: Workers | None
+    base: Bench, tmp_path: Path, place: str, workers: Workers | None
 ) -> None:
     database = tmp_path / "results.duckdb"
-    process = start(made.study, database, workers, place, 3, None)
+    process = start(base.study, database, workers, place, 3, None)
     process.join(LIMIT_SECONDS)
     assert process.exitcode == -signal.SIGKILL
-    made.check(database)
-    made.finish(database, workers)
+    base.check(database)
+    base.finish(database, workers)

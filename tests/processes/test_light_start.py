@@ -22,20 +22,43 @@ def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[
     return set(result.stderr.decode().splitlines()[-1].split()[1:])
 
 
+COMMAND = """
+import sys
+sys.argv[0] = "bandlens"
+from bandlens.app.cli import main
+try: main()
+except SystemExit as end: assert not end.code
+"""
+
+
 @pytest.mark.parametrize("words", [["run", "--help"], ["--version"]])
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = ['bandlens', *{words!r}]\n"
-        "from bandlens.app.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-    )
-    assert loaded_by(code, HEAVY) == set()
+    assert loaded_by(COMMAND, HEAVY, *words) == set()
 
 
-def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = "import bandlens, bandlens.core.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError)"
-    assert loaded_by(f"{code}; dir(bandlens)", HEAVY) == set()
+ENGINES = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("code", "libraries"),
+    [
+        ("import bandlens, bandlens.core.records; bandlens.UsageError; dir(bandlens)", HEAVY),
+        ("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")),
+        ("import bandlens.engine.device.devices", ENGINES),
+        (
+            "import bandlens.export.weights.study_checkpoints, bandlens.export.model_files",
+            (*HEAVY, "torchvision", "onnx"),
+        ),
+        ("import bandlens.app.commands.models, bandlens.app.commands.export", (*HEAVY, "torchvision", "onnx")),
+        (
+            "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')",
+            ("torch", "torchvision", "PIL", "pyarrow", "duckdb"),
+        ),
+    ],
+    ids=lambda value: value.split(";")[0] if isinstance(value, str) else "",
+)
+def test_an_import_loads_no_library_that_it_does_not_need(code: str, libraries: tuple[str, ...]) -> None:
+    assert loaded_by(code, libraries) == set()
 
 
 OBEYED = """
@@ -65,19 +88,6 @@ def test_hardly_anything_is_imported_before_signals_are_obeyed() -> None:
     assert not modules & {"typing", "re", "json", "pathlib", "dataclasses", "difflib", "urllib"}
 
 
-def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
-    assert loaded_by("import bandlens.app.study.study_run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
-
-
-COMMAND = """
-import sys
-sys.argv[0] = "bandlens"
-from bandlens.app.cli import main
-try: main()
-except SystemExit as end: assert not end.code
-"""
-
-
 def test_a_command_is_loaded_without_the_others() -> None:
     commands = tuple(f"bandlens.app.commands.{name}" for name in ("images", "published", "studies", "sql"))
     assert loaded_by(COMMAND, commands, "run", "--help") == {"bandlens.app.commands.studies"}
@@ -89,24 +99,6 @@ def test_a_run_that_says_which_metrics_it_lacks_and_a_query_load_little(workplac
     unneeded = ("torch", "onnx", "pandas", "scipy.special", "scipy.stats", "PIL", "altair")
     assert loaded_by(COMMAND, unneeded, "run", study, "--db", database) == set()
     assert loaded_by(COMMAND, unneeded, "sql", "SELECT 1", "--db", database) == set()
-
-
-def test_asking_loads_no_engine() -> None:
-    engines = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
-    assert loaded_by("import bandlens.engine.device.devices", engines) == set()
-
-
-def test_light_modules_stay_light() -> None:
-    code = (
-        "import bandlens.export.weights.study_checkpoints, bandlens.export.model_files\n"
-        "import bandlens.app.commands.models, bandlens.app.commands.export"
-    )
-    assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()
-
-
-def test_names_need_no_heavy_library() -> None:
-    code = "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')"
-    assert loaded_by(code, ("torch", "torchvision", "PIL", "pyarrow", "duckdb")) == set()
 
 
 def test_opening_imports_neither_pillow_nor_torch(tmp_path: Path) -> None:
