@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from pretend_cupy import OPTIONS, PretendCupy, compile_kernels, kernel_launcher, miss
 from stimuli import SAMPLES, perturb, photographs
@@ -264,7 +265,7 @@ def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | 
     np.testing.assert_allclose(to_numpy(columns[2]), expected[2], rtol=0, atol=CLOSE, equal_nan=True)
 
 
-@settings(max_examples=30)
+@fuzz(30)
 @given(
     rows=st.integers(1, 70),
     classes=st.integers(1, 70),

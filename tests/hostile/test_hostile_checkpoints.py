@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-@fuzz(100)
+@fuzz(33)
 @given(data=st.data())
 def test_damaged_files_load_or_are_one_line(kind: str, folder: Path, data: st.DataObject) -> None:
     file = folder / "weights.pth"
@@ -104,7 +104,7 @@ ACTIONS = [
 operations = st.sampled_from(GLOBALS) | st.sampled_from(PUSHES) | st.sampled_from(ACTIONS)
 
 
-@fuzz(300)
+@fuzz(100)
 @given(program=st.lists(operations, max_size=25), legacy=st.booleans())
 def test_no_program_is_run(program: Sequence[bytes], legacy: bool, folder: Path) -> None:
     marker = folder / "ran"

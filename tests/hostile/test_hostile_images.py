@@ -79,7 +79,7 @@ def pack_archive(file: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ARCHIVES)
-@fuzz(40)
+@fuzz(13)
 @given(data=st.data())
 def test_damaged_archives_pack_or_are_one_line(mode: str, folder: Path, data: st.DataObject) -> None:
     (folder / "a.tar").write_bytes(data.draw(damaged(ARCHIVES[mode])))
@@ -112,7 +112,7 @@ def members(draw: st.DrawFn) -> bytes:
     return whole + (bytes(1024) if draw(st.booleans()) else b"")
 
 
-@fuzz(200)
+@fuzz(66)
 @given(content=members())
 def test_made_up_headers_pack_or_are_one_line(content: bytes, folder: Path) -> None:
     (folder / "a.tar").write_bytes(content)

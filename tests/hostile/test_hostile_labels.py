@@ -41,7 +41,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@fuzz(100)
+@fuzz(33)
 @given(data=st.data())
 def test_any_file_is_labels_or_one_line(kind: str, file: Path, data: st.DataObject) -> None:
     whole, read = READERS[kind]

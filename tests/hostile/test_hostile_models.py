@@ -44,7 +44,7 @@ def open_all(folder: Path) -> None:
         load_onnx_file(model, "int8")
 
 
-@fuzz(150)
+@fuzz(50)
 @given(data=st.data())
 def test_any_description_is_a_model_or_one_line(folder: Path, about: dict[str, Any], data: st.DataObject) -> None:
     changes = data.draw(st.dictionaries(st.sampled_from([*about, "odd"]), json_values, min_size=1, max_size=3))
@@ -52,7 +52,7 @@ def test_any_description_is_a_model_or_one_line(folder: Path, about: dict[str, A
     refusal(lambda: open_all(folder))
 
 
-@fuzz(60)
+@fuzz(20)
 @given(data=st.data())
 @pytest.mark.parametrize("file", ["one.json", "int8/one.json"])
 def test_damaged_descriptions_are_one_line(file: str, folder: Path, about: dict[str, Any], data: st.DataObject) -> None:

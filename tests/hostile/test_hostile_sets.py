@@ -62,14 +62,14 @@ def attempt(folder: Path, name: str, content: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@fuzz(60)
+@fuzz(20)
 @given(data=st.data())
 def test_damaged_files_open_or_are_one_line(name: str, packed: Path, data: st.DataObject) -> None:
     attempt(packed, name, data.draw(damaged((packed / name).read_bytes())))
 
 
 @pytest.mark.parametrize("folder", ["packed", "streamed"])
-@fuzz(80)
+@fuzz(26)
 @given(data=st.data())
 def test_any_description_opens_or_is_one_line(folder: str, request: pytest.FixtureRequest, data: st.DataObject) -> None:
     path: Path = request.getfixturevalue(folder)
@@ -121,7 +121,7 @@ arrays: st.SearchStrategy[Any] = st.sampled_from(
 
 
 @pytest.mark.parametrize("folder", ["packed", "streamed"])
-@fuzz(80)
+@fuzz(26)
 @given(
     columns=st.dictionaries(st.sampled_from(COLUMNS), arrays, min_size=1, max_size=3),
     twice=st.booleans(),

@@ -139,7 +139,7 @@ words = st.sampled_from(
 )  # fmt: skip
 
 
-@fuzz(150)
+@fuzz(50)
 @given(query=st.lists(words, max_size=10).map(" ".join) | st.text(max_size=40))
 def test_any_words_are_answered_or_one_line(query: str, folder: Path, store: Store) -> None:
     refusal(lambda: store.frame(query))

@@ -47,7 +47,7 @@ def resolved(file: Path) -> None:
     resolve(Study.read(file))
 
 
-@fuzz(60)
+@fuzz(20)
 @given(content=damaged(WHOLE.encode()) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_file_is_a_study_or_one_line(folder: Path, content: bytes) -> None:
     (folder / "study.toml").write_bytes(content)
@@ -85,7 +85,7 @@ def toml(value: Any) -> str:
     return str(value) if isinstance(value, float) else json.dumps(value)
 
 
-@fuzz(120)
+@fuzz(40)
 @given(keys=studies)
 def test_any_values_are_a_study_or_one_line(folder: Path, keys: dict[str, Any]) -> None:
     text = "\n".join(f"{key} = {toml(value)}" for key, value in keys.items())

@@ -20,13 +20,14 @@ from waiting import LIMIT_SECONDS
 from bandlens.core.errors import BandlensError
 
 
-def fuzz(percent: int) -> settings:
-    """Settings for as many percent of the profile's examples.
+def fuzz(examples: int) -> settings:
+    """Settings for so many examples, or thirty times as many under the profile `soak`.
 
     Files of one example are overwritten by the next, so that fixtures may be shared.
     """
+    times = settings().max_examples // settings.get_profile("ci").max_examples
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=max(1, percent * settings().max_examples // 100), suppress_health_check=shared)
+    return settings(max_examples=times * examples, suppress_health_check=shared)
 
 
 def refusal(call: Callable[[], object]) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from fuzzing import fuzz
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
@@ -29,7 +30,7 @@ def decide(xp: ModuleType, space: str, logits: np.ndarray, labels: np.ndarray | 
     return to_numpy(decision.classes(score_indices)), None if rank is None else to_numpy(rank), to_numpy(confidence)
 
 
-@settings(max_examples=20)
+@fuzz(20)
 @given(seed=st.integers(0, 2**32), spread=st.sampled_from([0.1, 3.0, 30.0, 300.0]))
 @example(seed=12506, spread=300.0)
 def test_sixteen_classes_by_the_mean_probability_of_their_members(xp: ModuleType, seed: int, spread: float) -> None:
@@ -58,7 +59,7 @@ def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> 
     np.testing.assert_allclose(confidence, softmax(scores, axis=1).max(axis=1), rtol=1e-5)
 
 
-@settings(max_examples=30)
+@fuzz(30)
 @given(seed=st.integers(0, 2**32), levels=st.integers(1, 30))
 def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: ModuleType, seed: int, levels: int) -> None:
     """Scores of few levels are equal for many classes."""
@@ -106,7 +107,7 @@ def plain(row: list[float], label: int) -> tuple[int, int, float]:
     return ranking[0], ranking.index(label), shares[ranking[0]] / sum(shares)
 
 
-@settings(max_examples=40)
+@fuzz(40)
 @given(LOGITS, st.data())
 def test_equals_the_definition_ties_included(rows: list[list[float]], data: st.DataObject) -> None:
     labels = [data.draw(st.integers(0, len(row) - 1)) for row in rows]

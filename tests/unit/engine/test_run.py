@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cell_outcomes import CellOutcomes, Row, check_cut, check_rows
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
@@ -143,7 +144,7 @@ def test_predictions_are_those_of_each_image_by_itself(
     assert whole.progress == COUNT * len(reference)
 
 
-@settings(max_examples=10)
+@fuzz(10)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutcomes, data: st.DataObject) -> None:
     """The batch size, the ranges, the places where cells go on, and the other cells change nothing."""

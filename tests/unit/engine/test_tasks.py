@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bandlens.core.records import Cell, ImageSetInfo, Model, Variant
@@ -37,7 +38,7 @@ def cells(grid=GRID, models: int = 2, counts: tuple[int, ...] = (100,), engine: 
     ]
 
 
-@settings(max_examples=20)
+@fuzz(20)
 @given(counts=st.lists(st.integers(1, 300), min_size=1, max_size=2), models=st.integers(1, 5))
 def test_tasks_hold_every_cell_once_however_they_are_divided(counts: list[int], models: int) -> None:
     all_cells = cells(SMALL, models, tuple(counts))

@@ -13,7 +13,8 @@ import onnx
 import pytest
 import torch
 from cell_outcomes import CellOutcomes, Row, check_cut, check_rows
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 from small import make_images, make_model, make_pictures
@@ -120,7 +121,7 @@ def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: Cell
     assert not whole.failed
 
 
-@settings(max_examples=6)
+@fuzz(6)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: CellOutcomes, data: st.DataObject) -> None:
     """The batch size, the ranges, the places where cells go on, and the other cells of the run change nothing."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from stimuli import SAMPLES, Images, perturb, photographs
 
@@ -56,7 +57,7 @@ def test_every_condition_comes_once_in_range(xp: ModuleType, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=3, deadline=None)
+@fuzz(3)
 @given(data=st.data(), order=st.permutations(range(3)))
 def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
     name: str, data: st.DataObject, order: list[int]

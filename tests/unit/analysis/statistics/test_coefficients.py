@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pingouin
 import pytest
-from hypothesis import assume, given, settings
+from fuzzing import fuzz
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 from statsmodels.stats.multitest import multipletests
@@ -66,7 +67,7 @@ def test_what_does_not_vary_has_no_coefficient(method: Method) -> None:
     assert np.isnan(t_test(r[1], 2))[0].all()
 
 
-@settings(max_examples=15)
+@fuzz(15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(8, 40), levels=st.integers(3, 50))
 def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -93,7 +94,7 @@ def test_given_itself_there_is_no_partial_correlation() -> None:
     assert np.isnan(given_z).tolist() == np.isnan(t_test(given_z, 9)).tolist() == [[True, False]] * 2
 
 
-@settings(max_examples=8)  # statsmodels takes its time
+@fuzz(8)  # statsmodels takes its time
 @given(seed=st.integers(0, 2**32 - 1), tests=st.integers(1, 90), decimals=st.integers(1, 6))
 def test_adjusted_p_values_are_those_of_statsmodels(seed: int, tests: int, decimals: int) -> None:
     p = np.round(np.random.default_rng(seed).random(tests) ** 3, decimals)

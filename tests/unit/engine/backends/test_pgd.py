@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ def test_it_begins_at_the_start() -> None:
 
 
 @pytest.mark.parametrize("attack", [pgd, pgd_any])
-@settings(max_examples=20)
+@fuzz(20)
 @given(
     eps=st.floats(0, 1),
     step=st.floats(0, 1),

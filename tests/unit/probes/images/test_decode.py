@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from fuzzing import fuzz
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -52,7 +53,7 @@ def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
         assert np.array_equal(pixels, torchvision_pixels(pil_loader(SAMPLES / path), Crop())), path
 
 
-@settings(deadline=None, max_examples=40)
+@fuzz(40)
 @example(height=68, width=68, resize=64, crop=1.0, seed=68, interpolation="bilinear", squash=False)
 @given(
     height=st.integers(1, 300),
@@ -111,7 +112,7 @@ def test_every_mode_is_torchvisions_and_none_makes_a_noise(tmp_path: Path, capfd
         assert np.array_equal(pixels, torchvision_pixels(pil_loader(tmp_path / "in" / name), Crop(48, 50))), name
 
 
-@settings(deadline=None, max_examples=40)
+@fuzz(40)
 @given(name=st.sampled_from(sorted(FILES)), data=st.data())
 def test_damaged_files_decode_or_are_broken_and_nothing_else(name: str, data: st.DataObject) -> None:
     file = bytearray(FILES[name])

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -108,7 +109,7 @@ def test_what_has_no_range_or_is_no_picture_is_refused(content: bytes, levels: A
         cropped(content, replace(CROP, range=levels))
 
 
-@settings(deadline=None, max_examples=40)
+@fuzz(40)
 @given(name=st.sampled_from(sorted(FILES)), data=st.data())
 def test_damaged_files_are_read_or_are_broken_and_nothing_else(name: str, data: st.DataObject) -> None:
     file = bytearray(FILES[name][0])
