@@ -162,13 +162,13 @@ def _shared(frame: pl.DataFrame) -> list[str]:
     return [shift for shift in SHIFTS if shift in frame.columns]
 
 
-def relations(values: pl.DataFrame, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
-    """Each bias of the 48 with some benchmarks, by default all: bias, benchmark, and the fields of `ByFamily`.
+def relations(values: pl.DataFrame) -> pl.DataFrame:
+    """Each bias of the 48 with each benchmark: bias, benchmark, and the fields of `ByFamily`.
 
     A family is a category of training. NaN is null.
     """
     frame = study_models(values)
-    names = list(benchmarks or ("imagenet", *_shared(frame)))
+    names = ["imagenet", *_shared(frame)]
     x, y = values_of(frame, BIASES), values_of(frame, names)
     imagenet = values_of(frame, ["imagenet"])[0]
     family = frame["category"].to_numpy().astype(str)

@@ -16,7 +16,7 @@ from .data import ReportData, read_data
 from .figures import choose_figures, distinct_name, write_figures
 from .measured import consistency_section, measured_sections
 from .page import Section, render
-from .study import changes_section, contact_sheet, overview, page_title, provenance, releases_section, verdict_section
+from .study import changes_section, contact_sheet, page_title, provenance, releases_section, verdict_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,6 @@ def _sections(results: ReportData | None, published: bool) -> Iterator[Section]:
     if published or results is None:
         yield from published_sections(results)
     if results:
-        yield overview(results)
         yield provenance(results)
 
 

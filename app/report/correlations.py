@@ -26,7 +26,7 @@ from ...analysis.statistics import ALPHA
 from ...core.protocol import SPACE_CLASSES, SUBSET_TITLES
 from ...core.records import Missing
 from .data import ReportData
-from .page import Figure, Section, Table, key
+from .page import Figure, Section, key
 
 MANY_MODELS = 200
 """Models above which intervals are so narrow that fewer resamples tell their ends."""
@@ -38,16 +38,6 @@ MAP_COLUMNS = ("coefficient", "low", "high", "p", "p_holm")
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
-)
-ATLAS_TEXT = (
-    "Coefficients are Spearman's, over the study's 48 ResNet-50s: of a bias with accuracy on a benchmark, with "
-    "ImageNet accuracy held fixed, within the study's training categories, and of a bias with accuracy "
-    "beyond the line of the ImageNet testbed's 87 standard models, over 1,000 classes and on probit axes. That is "
-    "effective robustness, but not as the testbed defines it for A and R, which needs accuracy over their 200 "
-    "classes; the study has none. The last column is "
-    "of {thousand:,} results of timm models: how much of the accuracy on a benchmark their ImageNet accuracy "
-    "alone has (R2 on probit axes). Where it has nearly all, a bias that goes with ImageNet accuracy goes with the "
-    "benchmark too."
 )
 OWN_CAPTION = (
     "Points are the study's 48 models, diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, "
@@ -102,34 +92,9 @@ def counts(table: pl.DataFrame) -> str:
 
 
 def published_sections(results: ReportData | None) -> Iterator[Section]:
-    """Yield a table of coefficients with one's own models among published ones, and the published study."""
-    values = shipped_values()
-    lines = relate.baseline_lines(values, "timm")
-    models, _ = relate.with_effective(relate.study_models(values), relate.baseline_lines(values, "standard"))
-    rows = []
-    for row in relate.relations(values, relate.EVERYWHERE).to_dicts():
-        bias, benchmark = row["bias"], row["benchmark"]
-        pairs = models.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
-        rows.append(
-            {
-                "bias": title_of(bias),
-                "benchmark": benchmark,
-                "48 models": row["overall"],
-                "given ImageNet": row["partial"],
-                "within categories": row["within"],
-                "beyond the line (baseline standard)": pairs.select(pl.corr(bias, "beyond", method="spearman")).item(),
-                "R2 of ImageNet, a thousand": lines[benchmark].lines[0].r2,
-            }
-        )
-    title = "What 48 models say, what a thousand say, and what is left"
-    table = Table(title, pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2)))
-    text = ATLAS_TEXT.format(thousand=lines[relate.EVERYWHERE[0]].lines[0].n)
-    figures = [*_own_figures(results, models)] if results else []
-    title = "Among a thousand models"
+    """Yield one's own models among those of the published study, and the published study."""
     if results:
-        yield results.section("atlas", title, figures, [text], tables=[table])
-    else:
-        yield Section("atlas", title, [text], figures, [table])
+        yield results.section("atlas", "Among published models", [*_own_figures(results)])
     coefficients = correlations(published_table())
     heat_maps = correlations_figure("published-correlations", "48 ResNet-50s", coefficients, 3, folded=True)
     title = "The published study: do biases explain generalization?"
@@ -156,13 +121,14 @@ def _scatter_figure(coefficients: pl.DataFrame) -> Figure:
     return Figure("published-scatter", title, SCATTER_CAPTION, panels, 4, figures, **picks, folded=True)
 
 
-def _own_figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
+def _own_figures(results: ReportData) -> Iterator[Figure]:
     """Yield the figure of one's own models among published points, a panel for each bias that both have, if any."""
     metrics = _own_metrics(results)
     is_sound = ~pl.col("state").is_in(MEANINGLESS)
     choice = results.select_choice(metrics.filter(is_sound))
     if choice.is_empty():
         return
+    models = relate.study_models(shipped_values())
     panels = {
         bias: layered(
             scatter_points(models, bias, "imagenet"),

@@ -217,28 +217,20 @@ def _tile(condition: Condition, caption: str, pixels: NDArray[np.uint8]) -> Tile
     return Tile(source, caption, f"The photograph under {condition}")
 
 
-def overview(results: ReportData) -> Section:
-    """The size and date of the study."""
+def provenance(results: ReportData) -> Section:
+    """The size of the study, versions, digests, machines, seeds, image counts, and the study file."""
+    study, cells = results.study, results.cells
     facts = {
         "Study": results.label,
         "Models": cell(len(results.checkpoints)),
         "Image sets": cell(len(results.image_sets)),
         "Images": cell(int(results.image_sets["count"].sum())),
         "Conditions": cell(len(results.conditions)),
-        "Predictions": cell(results.study["predictions"]),
-        "Last run": cell(results.study["last_run"]),
-    }
-    note = f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses."
-    return Section("overview", "Overview", [note] if results.other_studies else [], facts=facts)
-
-
-def provenance(results: ReportData) -> Section:
-    """Versions, digests, machines, seeds, image counts, and the study file."""
-    study, cells = results.study, results.cells
-    facts = {
+        "Predictions": cell(study["predictions"]),
         "bandlens": str(study["bandlens"]),
         "Host": str(study["host"]),
         "First run": cell(study["first_run"]),
+        "Last run": cell(study["last_run"]),
         "Precision": _join_values(cells["precision"]),
         "Seeds": _join_values(cells["seed"]),
         "Decision space": _join_values(cells["decision_space"]),
@@ -259,6 +251,8 @@ def provenance(results: ReportData) -> Section:
         Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),
     ]
     text = [f"Digest of the study's cells: {study['digest']}. The study file, as it was last run, is at the end."]
+    if results.other_studies:
+        text.append(f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses.")
     return Section("provenance", "Provenance", text, tables=tables, facts=facts, listing=str(study["toml"]))
 
 

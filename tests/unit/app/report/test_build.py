@@ -103,14 +103,13 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
         "verdict", "curves", "critical-band", "accuracy", "numbers", "measures", "correlations",
-        "conditions", "atlas", "study", "overview", "provenance",
+        "conditions", "atlas", "study", "provenance",
     ]  # fmt: skip
-    assert "33,000" in page.sections["overview"]
     assert "Your 5 models" in page.sections["correlations"]
     assert "blur on photographs" in page.sections["curves"]
     assert "expected calibration error on photographs" in page.sections["measures"]
     assert "your own blur" in page.sections["conditions"]
-    for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
+    for fact in ("33,000", "a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
     assert "@software{bandlens, author = {{The bandlens maintainers}}" in page.html
     assert f"version = {{{__version__}}}" in page.html
@@ -118,8 +117,6 @@ def test_everything_has_its_section(page: Page) -> None:
 
 def test_published_models_stand_behind_ones_own(page: Page) -> None:
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
-    assert "results of timm models" in page.sections["atlas"]
-    assert "shape biasimagenet-r-0.010.750.330.920.71" in page.sections["atlas"]
     assert "Your models among the study's" in page.sections["atlas"]
 
 
@@ -225,7 +222,7 @@ def test_a_database_without_a_study(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
     page = page_of(tmp_path / "empty.duckdb")
-    assert list(page.sections) == ["overview", "conditions", "atlas", "study"]
+    assert list(page.sections) == ["overview", "conditions", "study"]
     assert "empty.duckdb holds no study yet" in page.sections["overview"]
     with pytest.raises(UsageError, match="holds no study, so there is nothing to compare"):
         page_of(tmp_path / "empty.duckdb", against="a@1")

@@ -15,19 +15,14 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import ReportData
-from bandlens.app.report.page import Figure, Section
+from bandlens.app.report.page import Figure
 from bandlens.core.records import Model
 
 FILTERS = [setting for setting in GRID if setting.probe != "critical_band"]
 
 
-def atlas_section(report_data: ReportData) -> Section:
-    return next(published_sections(report_data))
-
-
 def figures(database: Path) -> dict[str, Figure]:
-    section = atlas_section(report_data_of(database))
-    return {figure.name: figure for figure in section.figures}
+    return {figure.name: figure for figure in next(published_sections(report_data_of(database))).figures}
 
 
 def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
