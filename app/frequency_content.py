@@ -8,7 +8,6 @@ from math import exp
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ..analysis.statistics import Floats
 from ..analysis.statistics.shares import share_interval, share_of
@@ -58,8 +57,6 @@ class Spectrum:
 
     tables: dict[str, Rows]
     """`exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels."""
-    rings: pl.DataFrame
-    """image_set, cycles, power, power_low, power_high: the mean power of a wave in each ring."""
     notes: list[str] = field(default_factory=list)
     """Sentences on tables that are lacking."""
 
@@ -88,7 +85,7 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
     if len(set(names)) < len(names):
         names = [str(images.folder) for images in sets]
     tables: dict[str, Rows] = {title: [] for title in TABLES}
-    rings, notes, measured = Rows(), list[str](), list[tuple[MeanPower, MeanPower]]()
+    notes, measured = list[str](), list[tuple[MeanPower, MeanPower]]()
     for name, images in zip(names, sets, strict=True):
         first = {"image_set": name}
         powers = read_powers(images, progress)
@@ -99,8 +96,6 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
         for (title, columns), weights in _bands(octaves):
             row = _exponentials("power", *weighted(band_powers, weights))
             tables[title].append(first | columns | row | {"share": row["power"] / total})
-        for cycles, weights in zip(ring_cycles(size), np.eye(size // 2), strict=True):
-            rings.append(first | {"cycles": float(cycles)} | _exponentials("power", *weighted(ring_powers, weights)))
         information = _read_information(images, powers, octaves, progress)
         if isinstance(information, str):
             notes.append(information)
@@ -113,7 +108,7 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
         for (_, columns), weights in _bands(octaves):
             ratio = _exponentials("ratio", *_between(bands_a, bands_b, weights))
             tables["ratio"].append(columns | {"direction": columns.get("direction", "all")} | ratio)
-    return Spectrum({title: rows for title, rows in tables.items() if rows}, pl.DataFrame(rings), notes)
+    return Spectrum({title: rows for title, rows in tables.items() if rows}, notes)
 
 
 def _bands(octaves: Rows) -> Iterator[tuple[tuple[str, dict[str, Any]], Floats]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -26,7 +26,7 @@ from .grammar import (
     where,
     words,
 )
-from .maps import condition_map, direction_map
+from .maps import condition_map
 
 
 def curves(
@@ -159,25 +159,6 @@ def as_errors(rows: pl.DataFrame) -> pl.DataFrame:
         top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
         measure=pl.when(mapped).then(pl.format("1 - {} (share of images)", "measure")).otherwise("measure"),
     )
-
-
-def spectrum_chart(rings: pl.DataFrame, directions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
-    """The mean power of a wave by its cycles per image, and a map of the power of each set by octave and direction.
-
-    `rings` has image_set, cycles, power, power_low and power_high; `directions` has, for each image set, rows with
-    cycles, direction in degrees and power.
-    """
-    hue, _ = scales("image_set", directions)
-    base = plot(rings).encode(
-        x=alt.X("cycles:Q", title="cycles per image", scale=alt.Scale(type="log", nice=False)), color=hue
-    )
-    band = base.mark_area(opacity=0.25).encode(
-        y=alt.Y("power_low:Q", title="mean power of a wave", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e")),
-        y2="power_high:Q",
-    )
-    lines = layered(band, base.mark_line().encode(y=alt.Y("power:Q")), width=300, height=220)
-    maps = [direction_map(name, pl.DataFrame(list(rows))) for name, rows in directions.items()]
-    return alt.hconcat(lines, *maps).resolve_scale(color="independent")
 
 
 def diamonds(rows: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip], fill: str = INK) -> Any:

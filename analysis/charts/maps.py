@@ -226,19 +226,3 @@ def pair_map(pairs: pl.DataFrame, title: str, size: int, reach: float) -> Any:
         both_ways("value", max(0.01, reach)),
         tips("names", ("value", "interaction", ".4f"), "low", "high"),
     )
-
-
-def direction_map(name: str, rows: pl.DataFrame) -> Any:
-    """Shares of an octave's power by direction; white noise has 0.21, 0.29, 0.21 and 0.29."""
-    shares = rows.with_columns(share=pl.col("power") / pl.col("power").sum().over("octave"))
-    return tile_map(
-        shares.with_columns(text=pl.Series(map(signed, shares["share"]))),
-        alt.Title(name, subtitle="power of an octave by direction"),
-        (170, 220),
-        (
-            alt.X("direction:O", title="direction of the wave (degrees)", axis=alt.Axis(labelAngle=0)),
-            alt.Y("cycles:O", title="cycles per image", sort=None),
-        ),
-        (alt.Color("share:Q", legend=None, scale=alt.Scale(scheme="purples", domain=[0, 0.6])), "datum.share > 0.4"),
-        tips(("share", "share", ".2f")),
-    )

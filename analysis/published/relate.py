@@ -21,8 +21,6 @@ from .study_figures import BIASES, shipped_figures
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
-EVERYWHERE = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
-"""Benchmarks of SHIFTS on which the models of every way of training have been evaluated."""
 PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
 """Benchmark -> the condition that counts, where it is not the empty one."""
 IS_PRIMARY = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")

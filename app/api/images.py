@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -263,7 +262,6 @@ def spectrum(
     image_set: PackedSet,
     second: Annotated[File | None, typer.Argument()] = None,
     *,
-    out: Annotated[File | None, typer.Option(metavar="FILE")] = None,
     progress: Progress = silent,
 ) -> Spectrum:
     """Measure the power of a set's images by octave and direction, and what each octave tells of labels.
@@ -273,41 +271,27 @@ def spectrum(
 
     Args:
         second: a set to compare it with.
-        out: a chart: .svg, .pdf or .png.
 
     Raises UsageError for sets of one cluster, of two sizes, or of images below 16 pixels.
     """
-    from ...analysis.charts.curves import spectrum_chart
     from ...probes.images.image_set import open_image_set
     from ..frequency_content import measure_spectra
-    from ..report.figures import check_ending, write_chart
 
-    if out is not None:
-        check_ending(Path(out))
     sets = [open_image_set(Path(folder)) for folder in (image_set, second) if folder is not None]
-    result = measure_spectra(sets, progress)
-    if out is not None:
-        by_set = groupby(result.tables["directions"], lambda row: row["image_set"])
-        write_chart(spectrum_chart(result.rings, {name: list(rows) for name, rows in by_set}), Path(out))
-    return result
+    return measure_spectra(sets, progress)
 
 
-def list_conditions(study: StudyInstead = None, *, attacks: bool = False) -> list[dict[str, str]]:
-    """List the conditions of the published grid, or of a study with its attacks: probe, parameters, and what it does.
+def list_conditions(study: StudyInstead = None) -> list[dict[str, str]]:
+    """List the conditions of the published grid, or of a study with its attacks.
 
-    Args:
-        attacks: the attacks only: those of --study, or all with the published budget.
+    Returns rows of probe, parameters, and what it does.
     """
-    from ...probes.grid import KNOWN, make_grid
     from ..sheets import grid_of
 
-    if attacks and study is None:
-        grid = make_grid({name: {} for name, family in KNOWN.items() if family.attack}, Path())
-    else:
-        grid = grid_of(path_of(study))
+    grid = grid_of(path_of(study))
     return [
         {"probe": condition.probe, "parameters": condition.facts.setting, "what": grid.family(condition).summary}
-        for condition in (*(() if attacks else grid.conditions), *grid.attacks)
+        for condition in (*grid.conditions, *grid.attacks)
     ]
 
 

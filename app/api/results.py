@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -360,7 +359,6 @@ def explore(
     *,
     study: StudyOfProbes = None,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 0,
-    browser: Annotated[bool, typer.Option("--browser")] = False,
     tell: Callable[[str, int], object] = lambda _address, _sets: None,
 ) -> None:
     """Look at a results database in a browser: curves, correlations, and the photographs behind them.
@@ -372,7 +370,6 @@ def explore(
         db: the results database, or a snapshot of one that a run writes to.
         images: where image sets lie, again for more; by default beside the database.
         port: 0 is any that is free.
-        browser: open the page in a browser as well.
         tell: called with the address, token included, and the number of image sets found.
     """
     from ..explore.server import serve
@@ -389,12 +386,7 @@ def explore(
             "folder that `bandlens images pack --out` wrote to, or the one above"
         )
 
-    def show(address: str, count: int) -> None:
-        tell(address, count)
-        if browser:
-            webbrowser.open(address)
-
-    serve(Path(db), sets, path_of(study), port, show)
+    serve(Path(db), sets, path_of(study), port, tell)
 
 
 def verify(db: Database = RESULTS) -> list[Check]:

@@ -194,20 +194,20 @@ def print_wall(counts: tuple[int, int], out: Path) -> None:
 
 
 def print_spectrum(result: Spectrum, table_format: TableFormat = Format.table) -> None:
-    """Example: bandlens images spectrum sets/train sets/test --out spectrum.svg"""
+    """Example: bandlens images spectrum sets/train sets/test"""
     print_tables(result.tables, table_format, titles=("image_set",))
     for note in result.notes:
         log.info(note)
 
 
-def print_conditions(rows: Rows, study: Path | None, attacks: bool, table_format: TableFormat = Format.table) -> None:
+def print_conditions(rows: Rows, study: Path | None, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens probes list --format csv"""
     if table_format != Format.table:
         print_rows(rows, table_format)
         return
     firsts = {row["probe"]: row for row in reversed(rows)}
     print_rows([row if row is firsts[row["probe"]] else {**row, "what": ""} for row in rows])
-    if study is None and not attacks:
+    if study is None:
         from ...probes.grid import KNOWN
 
         print_note(f"more probes for a study: {', '.join(name for name in KNOWN if name not in firsts)}", table_format)

@@ -14,7 +14,7 @@ import polars as pl
 import vl_convert
 
 from ...analysis.charts.grammar import CONFIG, vega_lite_version, words
-from ...core.errors import UnknownName, UsageError, writing
+from ...core.errors import UnknownName, writing
 from ...core.files import write_bytes
 from .page import Figure, heading, slug, spec_of
 
@@ -82,19 +82,6 @@ def write_figures(files: Sequence[FigureFile], folder: Path, advance: Callable[[
         rows = [(file.name, file.inches, file.title, file.figure.caption) for file in files]
         write_bytes(folder / INDEX, pl.DataFrame(rows, COLUMNS, orient="row").write_csv().encode())
     return [folder / f"{name}.{ending}" for name in names for ending in ENDINGS] + [folder / INDEX]
-
-
-def check_ending(file: Path) -> None:
-    """UsageError unless the name of a chart's file says how to write it."""
-    if file.suffix[1:] not in ENDINGS:
-        raise UsageError(f"{file}: a chart is written as .{', .'.join(ENDINGS)}; give the file one of these endings")
-
-
-def write_chart(chart: Any, file: Path) -> None:
-    """Write a chart as large as it is, in the format of the file's ending."""
-    svg = vl_convert.vegalite_to_svg(spec_of(chart) | {"config": CONFIG}, vl_version=vega_lite_version())
-    with writing(file, "name another with --out"):
-        write_bytes(file, _converted(svg, file.suffix[1:]))
 
 
 def _converted(svg: str, ending: str) -> bytes:

@@ -108,7 +108,10 @@ def gate_study_release(
         is_other_file = other_database and Path(against).resolve() != database.resolve()
         store_a = stack.enter_context(open_store(Path(against), read_only=True)) if is_other_file else store_b
         run_a, run_b = Run(store_a, label_a), Run(store_b, summary.label if summary else study_label(store_b, name))
-        study_limits = study.gate if isinstance(study, Study) else _stored_limits(run_b)
+        toml = run_b.store.frame(
+            "SELECT toml FROM study JOIN study_version ON study_id = id WHERE label = ?", [run_b.label]
+        )
+        study_limits = study.gate if isinstance(study, Study) else stored_limits(run_b.label, str(toml.item()))
         _refuse_unfinished(run_b, replace(study_limits, **limits), against)
         query = "SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL"
         names_a, names_b = (run.store.frame(query, [run.label])["checkpoint"].to_list() for run in (run_a, run_b))
@@ -144,8 +147,3 @@ def _refuse_unfinished(run: Run, limits: Limits, against: str) -> None:
             f"unjudged; run them, or name the study's file, whose gate does: bandlens gate STUDY.toml --against "
             f"{quoted(against)}"
         )
-
-
-def _stored_limits(run: Run) -> Limits:
-    query = "SELECT toml FROM study JOIN study_version ON study_id = id WHERE label = ?"
-    return stored_limits(run.label, str(run.store.frame(query, [run.label]).item()))

@@ -31,14 +31,27 @@ WHERE detail.probe = 'clean' AND detail.scheme = 'single' AND detail.decision_sp
 
 
 def doubt_numbers(work: Work) -> list[str]:
-    """A line for each image set that has labels of another number of classes than a model: see `doubt_counts`."""
+    """A line for each image set that has labels of another number of classes than a model.
+
+    Models of 1,000 classes count for sets with names alone: labels by WordNet ids have none.
+    """
     lines = []
     for images in work.image_sets:
-        if images.labels is not None and images.info.decision_space == ALL:
-            names, labels = len(images.class_names or ()), len(np.unique(images.labels))
-            models = [model for model in work.models if takes_images(model, images.info)]
-            classes = {model.name: model.classes for model in models}
-            lines += doubt_counts(images.info.name, names, labels, classes)
+        if images.labels is None or images.info.decision_space != ALL:
+            continue
+        count = len(images.class_names or ()) or len(np.unique(images.labels))
+        differing = [
+            f"{model.name} has {model.classes:,}"
+            for model in work.models
+            if takes_images(model, images.info)
+            and model.classes != count
+            and (images.class_names or model.classes != CLASSES)
+        ]
+        if differing:
+            lines.append(
+                f"image set {images.info.name} has labels of {count:,} classes and {some_of(differing)}, so that a "
+                f"label may be the number of another class; {ADVICE}"
+            )
     return lines
 
 
@@ -46,30 +59,6 @@ def doubt_results(work: Work, store: Store) -> list[str]:
     """A line for each image set that models of the study are right on less often than by chance."""
     clean = [cell for cell in work.cells if cell.condition.probe == CLEAN.name]
     return doubt_accuracies(store, {cell.key: (cell.model.name, cell.image_set.name) for cell in clean})
-
-
-def doubt_counts(image_set: str, names: int, labels: int, models: Mapping[str, int]) -> list[str]:
-    """A line that names the models whose number of classes is not that of the set; none where there are none.
-
-    Args:
-        image_set: the name of the set.
-        names: the number of its classes that have names, 0 where their names are not known.
-        labels: the number of classes that its images show.
-        models: the number of classes of each model. One of 1,000 counts for sets with names alone: labels by WordNet
-            ids have none.
-    """
-    count = names or labels
-    differing = [
-        f"{model} has {classes:,}"
-        for model, classes in models.items()
-        if classes != count and (names or classes != CLASSES)
-    ]
-    if not differing:
-        return []
-    return [
-        f"image set {image_set} has labels of {count:,} classes and {some_of(differing)}, so that a label may be the "
-        f"number of another class; {ADVICE}"
-    ]
 
 
 def doubt_accuracies(store: Store, cells: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -14,7 +14,6 @@ from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
-from bandlens.app.report.data import ReportData
 from bandlens.app.report.page import Figure
 from bandlens.core.records import Model
 

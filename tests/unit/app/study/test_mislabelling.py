@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from made_up_results import cell, image_set, model, part, store_study
 from reported import report_data_of
 from scipy.stats import binomtest
-from small import Command, ask, make_model, make_study, pack_folders
+from small import Command, ask, make_images, make_model, make_pictures, make_study, pack_folders
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.study import verdict_section
-from bandlens.app.study.mislabelling import doubt_accuracies, doubt_counts
+from bandlens.app.study.file import Study
+from bandlens.app.study.mislabelling import doubt_accuracies, doubt_numbers
+from bandlens.app.study.resolve import resolve
 from bandlens.export.class_names import name_classes
 
 ALWAYS = 5
@@ -86,10 +89,18 @@ def test_images_that_mislead_models_are_not_doubted(info: dict[str, object], tmp
         assert doubt_accuracies(store, {clean.key: ("net", "set")}) == []
 
 
-def test_numbers_of_classes_are_doubted_where_they_differ() -> None:
-    models = {"net": 7, "imagenet": 1000}
-    (line,) = doubt_counts("flowers", 3, 3, models)
-    assert line.startswith("image set flowers has labels of 3 classes and net has 7, imagenet has 1,000, so that")
-    (line,) = doubt_counts("numbers", 0, 3, models)
+def test_numbers_of_classes_are_doubted_where_they_differ(tmp_path: Path) -> None:
+    make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 0, 1, 2])
+    make_model(tmp_path / "models")
+    work = resolve(Study.read(make_study(tmp_path)))
+    [images], [network] = work.image_sets, work.models
+
+    def doubts(names: list[str] | None, **classes: int) -> list[str]:
+        models = [replace(network, name=name, classes=count) for name, count in classes.items()]
+        return doubt_numbers(replace(work, models=models, image_sets=[replace(images, class_names=names)]))
+
+    (line,) = doubts(["ant", "bee", "crow"], net=7, imagenet=1000)
+    assert line.startswith("image set images.set has labels of 3 classes and net has 7, imagenet has 1,000, so that")
+    (line,) = doubts(None, net=7, imagenet=1000)
     assert "net has 7, so that" in line, "labels by WordNet ids have no names either"
-    assert doubt_counts("whole", 7, 3, {"net": 7}) == doubt_counts("whole", 0, 7, models) == []
+    assert doubts([*"abcdefg"], net=7) == doubts(None, net=3, imagenet=1000) == []
