@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
 from typing import Any
 
@@ -53,12 +53,13 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The frequencies of one image set or two."""
+    """The frequencies of one image set or two, or the sensitivity of a model to them."""
 
     tables: dict[str, Rows]
-    """`exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on tables that are lacking."""
+    """`exponent`, `power`, `directions`; also `ratio` of two sets, and `information` of labels. Of a model:
+    `sensitivity` by octave, and `rings`."""
+    notes: list[str]
+    """Sentences on tables that are lacking, and on images that count nothing."""
 
 
 def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Spectrum:
@@ -182,17 +183,7 @@ def _read_information(images: ImageSet, powers: Powers, octaves: Rows, progress:
 # The Fourier sensitivity of a model
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """The Fourier sensitivity of a model on an image set."""
-
-    tables: dict[str, Rows]
-    """`sensitivity` by octave, and `rings`."""
-    flat: int
-    """The number of images without a gradient."""
-
-
-def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: Progress = silent) -> Sensitivity:
+def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: Progress = silent) -> Spectrum:
     """Measure the Fourier sensitivity of a model; `engine` has gradients.
 
     Raises UsageError for images of one cluster, that are too small or decided otherwise than among all classes, or on
@@ -224,7 +215,8 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
     octaves = octave_columns(images.info.size)
     by_octave = by_octave[:, [row["octave"] for row in octaves]]
     rings = [{"ring": ring} for ring in range(1, by_ring.shape[1] + 1)]
-    return Sensitivity(
+    flat, note = int((~steep).sum()), "images have no gradient, and count nothing"
+    return Spectrum(
         {
             title: [
                 row
@@ -233,5 +225,5 @@ def measure_sensitivity(model: Model, images: ImageSet, engine: str, progress: P
             ]
             for title, rows, shares_of_images in (("sensitivity", octaves, by_octave), ("rings", rings, by_ring))
         },
-        int((~steep).sum()),
+        [f"{flat:,} {note}"] if flat else [],
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...core.records import Model, Variant
     from ...engine.backends.layer_profile import Layer
     from ...export.model_files import Channels
-    from ..frequency_content import Sensitivity
+    from ..frequency_content import Spectrum
 
 
 def doctor(*, engine: Annotated[str | None, typer.Option(metavar="E")] = None) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ def sensitivity(
     *,
     engine: str = "torch",
     progress: Progress = silent,
-) -> Sensitivity:
+) -> Spectrum:
     """Measure along which frequencies the loss of a model rises: its Fourier sensitivity by octave and by ring.
 
     The shares of the gradient's energy, means over images with 95 % intervals over clusters, add up to 1. They are not

@@ -13,7 +13,7 @@ from ..printing import Format, Rows, TableFormat, print_lines, print_note, print
 from ..terminal import command
 
 if TYPE_CHECKING:
-    from ..frequency_content import Sensitivity
+    from ..frequency_content import Spectrum
 
 
 def print_checkpoints(rows: Rows, table_format: TableFormat = Format.table) -> None:
@@ -50,11 +50,11 @@ def print_profile(profiled: models.Profile, table_format: TableFormat = Format.t
     )
 
 
-def print_sensitivity(result: Sensitivity, table_format: TableFormat = Format.table) -> None:
+def print_sensitivity(result: Spectrum, table_format: TableFormat = Format.table) -> None:
     """Example: bandlens sensitivity resnet50 sets/imagenet"""
     print_tables(result.tables, table_format)
-    if result.flat:
-        log.info(f"{result.flat:,} images have no gradient, and count nothing")
+    for note in result.notes:
+        log.info(note)
 
 
 COMMANDS: dict[str, Any] = {

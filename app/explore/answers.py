@@ -47,21 +47,16 @@ SELECTIONS = {
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
 IMAGES_OF_QUERY = """
-SELECT a.image_index, measured.value
+SELECT a.image_index
 FROM prediction AS a
 LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a.image_index
 LEFT JOIN prediction AS b ON b.cell = $3 AND b.image_index = a.image_index
 LEFT JOIN prediction AS b_clean ON b_clean.cell = $4 AND b_clean.image_index = a.image_index
-LEFT JOIN (
-    SELECT unnest(range(len(numbers))) AS image_index, unnest(numbers) AS value
-    FROM own_answer WHERE study = $8 AND cell = $1 AND metric = $9 AND per_image
-) AS measured ON measured.image_index = a.image_index
 WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
     SELECT image_index FROM label
     WHERE image_set = $5 AND class = $6 AND CASE WHEN $7 IS NULL THEN own_scheme(scheme) ELSE scheme = $7 END
-)) AND ($9 IS NULL OR value BETWEEN coalesce($10, '-inf'::DOUBLE) AND coalesce($11, 'inf'::DOUBLE))
-AND ($12 IS NULL OR a.image_index IN (
-    SELECT image_index FROM image_attribute WHERE image_set = $5 AND name = $12 AND value = $13
+)) AND ($8 IS NULL OR a.image_index IN (
+    SELECT image_index FROM image_attribute WHERE image_set = $5 AND name = $8 AND value = $9
 ))
 ORDER BY {order}, a.image_index
 """
@@ -100,12 +95,6 @@ class ImageQuery:
     limit: int = 24
     scheme: str | None = None
     """label.scheme that `label` is a class of; None for that of the labels which predictions are ranked by."""
-    measure: str | None = None
-    """A measure of the user's own with a number for each image: the images with the largest of model a come first."""
-    low: float | None = None
-    """The least number of the measure; None for any."""
-    high: float | None = None
-    """The largest number of the measure; None for any."""
     attribute: str | None = None
     """The name of an attribute of the images; None for any image."""
     attribute_value: str | None = None
@@ -122,10 +111,6 @@ class StudyTables:
     """Conditions of the study in the order in which they are shown, as `read_conditions` gives them."""
     table: StudyTable | Missing
     """Biases and accuracies of each model; or why there are none to correlate."""
-    version: int
-    """study.id of this version."""
-    measures: pl.DataFrame
-    """Measures of the user's own that have a number for each image: name, title and unit."""
     verdict: list[str]
     """The sentences of the verdict: see `comparison.verdict`."""
 
@@ -196,7 +181,6 @@ class Answers:
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
             ).to_dict(as_series=False),
             "metrics": _metrics(tables.table),
-            "measures": tables.measures.to_dicts(),
             "verdict": tables.verdict,
         }  # fmt: skip
 
@@ -231,19 +215,16 @@ class Answers:
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as store:
             tables = self._read_tables(store, study_label(store, query.study))
-            if query.measure is not None and query.measure not in tables.measures["name"]:
-                raise UsageError(f"{query.study} has no numbers of {query.measure} for each image; choose another")
             cells = tables.cells.filter(image_set=query.image_set, condition=query.condition)
             cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
                 IMAGES_OF_QUERY.format(
                     where=SELECTIONS[query.selection],
-                    order="value DESC" if query.measure else ORDERS.get(query.selection, "a.image_index"),
+                    order=ORDERS.get(query.selection, "a.image_index"),
                 ),
                 [
                     *(cell_a["cell"], cell_a["clean_cell"], cell_b.get("cell"), cell_b.get("clean_cell")),
                     *(cell_a["image_set_id"], query.label, query.scheme),
-                    *(tables.version, query.measure, query.low, query.high),
                     *(query.attribute, query.attribute_value),
                 ],
             )
@@ -271,7 +252,6 @@ class Answers:
                 "index": row["image_index"],
                 "path": row["path"],
                 "label": name(cell_a["classes"], row["label"]),
-                "value": row["value"],
                 "answers": [
                     {
                         "model": answer["checkpoint"],
@@ -361,15 +341,9 @@ class Answers:
                 [label],
             )
             table = find_study_table(store, label, with_errors=False)
-            version = int(store.frame("SELECT study_id FROM version_of(?)", [label]).item())
-            measures = store.frame(
-                "SELECT name, title, unit FROM own_measure SEMI JOIN (FROM own_answer WHERE per_image) AS answer "
-                "ON answer.study = own_measure.study AND metric = name WHERE own_measure.study = ? ORDER BY name",
-                [version],
-            )
             sentences = verdict(store, label).sentences
             conditions = read_conditions(store, label)
-            self._tables[label] = StudyTables(cells, conditions, table, version, measures, sentences)
+            self._tables[label] = StudyTables(cells, conditions, table, sentences)
         return self._tables[label]
 
 

@@ -4,7 +4,7 @@
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
-  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, attribute, measure, low, high, from, image
+  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, attribute, from, image
   let tiles = [];
 
   // The address is the state: a link opens what was seen, and the back button goes there.
@@ -68,16 +68,9 @@
     const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
     only.disabled = !$("b").value;
     $("selection").value = asked.selection === "flips_only_a" && only.disabled ? "flips" : asked.selection ?? "flips";
-    $("measures").hidden = !study.measures.length;
-    const title = ({ name, title, unit }) => [name, unit ? `${title} (${unit})` : title];
-    fill($("measure"), [["", "any"], ...study.measures.map(title)], asked.measure ?? "");
-    for (const name of ["low", "high"]) {
-      $(name).disabled = !$("measure").value;
-      $(name).value = $("measure").value ? asked[name] ?? "" : "";
-    }
     boxes();
     // What stands for an empty choice is written as well: a link has to show the same when the database has a newer study.
-    const parts = Object.fromEntries(["probe", "condition", "bias", "group", "selection", "a", "b", "measure", "low", "high"].map((name) => [name, $(name).value]));
+    const parts = Object.fromEntries(["probe", "condition", "bias", "group", "selection", "a", "b"].map((name) => [name, $(name).value]));
     write({ study: study.study, set: $("set").value, ...parts }, true);
   };
 
@@ -321,12 +314,10 @@
     write({ label: $("label").value, attribute: $("attribute").value }, true);
     const [attribute, value] = $("attribute").value ? JSON.parse($("attribute").value) : [null, null];
     const [scheme, label] = $("label").value ? $("label").value.split(":") : [null, null];
-    const bound = (name) => ($(name).value === "" ? null : Number($(name).value));
     const from = Number(asked.from ?? 0), b = $("b").value;
     const found = await fetched("/api/images", {
       study: study.study, image_set: $("set").value, condition: $("condition").value, a: $("a").value, b: b || null,
       selection: $("selection").value, attribute, attribute_value: value, scheme, label: label === null ? null : Number(label),
-      measure: $("measure").value || null, low: bound("low"), high: bound("high"),
       models: [...new Set([$("a").value, ...(b ? [b] : []), ...chosen()])], offset: from, limit: TILES,
     });
     if (turn !== walls) return;
@@ -342,7 +333,6 @@
       button.dataset.index = tile.index;
       button.append(element("span", "says", tile.label === null ? tile.path : `${tile.path} (${tile.label})`));
       for (const name of [$("a").value, b].filter(Boolean)) button.append(says(tile.answers.find((answer) => answer.model === name)));
-      if (tile.value !== null) button.append(element("span", "says", `${$("measure").selectedOptions[0].text}: ${Number(tile.value.toPrecision(4))}`));
       button.onclick = () => { write({ image: tile.index }); detail(); };
       item.append(button);
       return item;
@@ -401,7 +391,7 @@
   $("probe").onchange = () => change({ probe: $("probe").value, condition: null, from: null, image: null });
   $("condition").onchange = () => change({ condition: $("condition").value, from: null, image: null });
   for (const name of ["bias", "group"]) $(name).onchange = () => change({ [name]: $(name).value });
-  for (const name of ["selection", "a", "b", "label", "attribute", "measure", "low", "high"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
+  for (const name of ["selection", "a", "b", "label", "attribute"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
   $("models").onchange = () => change({ models: [...$("models").querySelectorAll("input:checked")].map((box) => box.value).join(",") || "-" });
   $("every").onclick = () => change({ models: null });
   $("none").onclick = () => change({ models: "-" });

@@ -53,7 +53,6 @@ def test_no_file_but_images_of_packed_sets(served: Served, path: str) -> None:
 
 MALFORMED_FIELDS = [
     {"a": ["net_0"]},
-    {"measure": "nothing"},
     {"selection": "a'; DROP TABLE cell"},
     {"selection": "flips_only_a", "b": None},
     {"condition": "\0"},
@@ -361,29 +360,22 @@ def test_charts_are_dark_in_the_dark(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_images_are_filtered_by_an_own_measure_and_by_both_cues(driver: Any, explored: Path, tmp_path: Path) -> None:
+def test_images_are_filtered_by_both_cues(driver: Any, explored: Path, tmp_path: Path) -> None:
     images = image_set(3, labels=[0, 1, 2], schemes={"texture": [[1], [1], [0]]})
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0, 1, 2], [0, 0, 0])])
-        store.execute("INSERT INTO own_measure SELECT id, 'doubt', 'doubt', 'bits', 'x' FROM study")
-        store.execute("INSERT INTO own_answer SELECT study, 'doubt', cell, true, [0.5, 2.5, 1.5] FROM study_cell")
     shown = "[...document.querySelectorAll('#wall button')].map((tile) => Number(tile.dataset.index))"
     with serving(tmp_path / "results.duckdb", explored) as second_server:
         driver.get(second_server.address)
         settled(driver)
         choose(driver, "selection", "all")
-        assert js(driver, "document.getElementById('low').disabled")
-        choose(driver, "measure", "doubt")
-        assert js(driver, shown) == [1, 2, 0]
-        choose(driver, "low", "1")
-        assert js(driver, shown) == [1, 2]
-        assert "doubt (bits): 2.5" in driver.find_element("css selector", "#wall button").text
+        assert js(driver, shown) == [0, 1, 2]
         choose(driver, "label", "texture:1")
-        assert js(driver, shown) == [1]
-        assert {"measure": "doubt", "low": "1", "label": "texture:1"}.items() <= query(driver).items()
+        assert js(driver, shown) == [0, 1]
+        assert {"label": "texture:1"}.items() <= query(driver).items()
         driver.refresh()
         settled(driver)
-        assert js(driver, shown) == [1]
+        assert js(driver, shown) == [0, 1]
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:

@@ -377,55 +377,6 @@ def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> Non
     assert chosen == [[0, 1], [2], [1, 2], [0]]
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
-    """Answers of a study with a measure of each image, `doubt`, and one of a whole cell, `spread`."""
-    images, path = image_set(5, labels=[0, 1, 2, 3, 4]), tmp_path_factory.mktemp("measured") / "results.duckdb"
-    with open_store(path) as store:
-        parts = [part(cell(images, by=model(name)), [0, 1, 2, 3, 9], [0, 0, 0, 0, 1]) for name in ("a", "b")]
-        store_study(store, "s", images, parts)
-        (study_id,) = store.frame("SELECT id FROM study")["id"]
-        cells = store.frame("SELECT cell, checkpoint FROM study_detail ORDER BY checkpoint")["cell"].to_list()
-        for name in ("doubt", "spread"):
-            store.execute("INSERT INTO own_measure VALUES (?, ?, ?, ?, ?)", [study_id, name, name, "bits", "x"])
-        rows = [("doubt", cells[0], True, [0.5, -1.0, 2.0, 0.5, 3.0]), ("doubt", cells[1], True, [0.0] * 5)]
-        for row in (*rows, ("spread", cells[0], False, [0.1, 0.2])):
-            store.execute("INSERT INTO own_answer VALUES (?, ?, ?, ?, ?)", [study_id, *row])
-    with answering(path) as answers:
-        yield answers
-
-
-@pytest.mark.parametrize(
-    ("asks", "indices"),
-    [
-        ({}, [4, 2, 0, 3, 1]),
-        ({"low": 0.5}, [4, 2, 0, 3]),
-        ({"high": 0.5}, [0, 3, 1]),
-        ({"low": 0, "high": 2.0}, [2, 0, 3]),
-        ({"low": 3.5}, []),
-        ({"selection": "errors"}, [4]),
-        ({"a": "b", "low": 0.0}, [0, 1, 2, 3, 4]),
-    ],
-)
-def test_images_are_chosen_and_sorted_by_an_own_measure(
-    measured: Answers, asks: dict[str, Any], indices: list[int]
-) -> None:
-    study = measured.study(None)
-    assert [(row["name"], row["unit"]) for row in study["measures"]] == [("doubt", "bits")], "numbers of images alone"
-    fields = {"a": "a", "b": None, "selection": "all", "label": None, "models": ["a"], "measure": "doubt"} | asks
-    reply = measured.images(ImageQuery("s", "set", condition(study, "clean")["id"], **fields))
-    assert [tile["index"] for tile in reply["tiles"]] == indices
-    if fields["a"] == "a":
-        assert [tile["value"] for tile in reply["tiles"]] == [[0.5, -1.0, 2.0, 0.5, 3.0][k] for k in indices]
-
-
-def test_a_measure_without_numbers_of_images_is_refused(measured: Answers) -> None:
-    clean = condition(measured.study(None), "clean")["id"]
-    for name in ("spread", "nothing"):
-        with pytest.raises(UsageError, match=f"no numbers of {name} for each image; choose another"):
-            measured.images(ImageQuery("s", "set", clean, "a", None, "all", None, ["a"], measure=name))
-
-
 def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
     slices = {("site", "A"): np.array([0, 2]), ("site", "B"): np.array([1])}
     images = replace(image_set(4, labels=[0] * 4), attributes=slices)
