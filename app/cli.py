@@ -32,10 +32,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Run": {
         "init": ("studies", "Write a study file for your models and images, asking nothing"),
         "plan": ("studies", "Show what a run would do"),
-        "power": (
-            "studies",
-            "Print the smallest difference and correlation that 80 % of studies find, and what a study needs for one",
-        ),
+        "power": ("studies", "Print the smallest difference and correlation that 80 % of studies find"),
         "gate": ("gate", "Judge a release by the one before it (`gate STUDY --against …`), or a precision by another"),
         "profile": ("models", "Time the layers of a model"),
         "run": ("studies", "Run what the database lacks of a study"),

@@ -21,9 +21,6 @@ MODELS = "models"
 MISSING_MODEL, MISSING_IMAGES = "mine", "photos.set"
 """The names that stand in the file where nothing has been exported or packed; its plan says that they are missing."""
 
-Names = tuple[Sequence[str], Sequence[str]]
-"""Names of models, and paths of image sets from the folder of the study file."""
-
 
 def write_study(file: Path) -> tuple[Study, str]:
     """Write a study of what is there, as many models and image sets as make one: see `api.studies.write_study`."""
@@ -58,7 +55,7 @@ def write_file(file: Path, text: str) -> None:
         raise UsageError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from None
 
 
-def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> Iterator[Names]:
+def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> Iterator[tuple[list[str], list[str]]]:
     """Models and image sets that may make one study: the most of them first, and all of them again where none does."""
     yield [*models], [*sets]
     pairs = [(name, path) for name in models for path in sets if takes_images(models[name], sets[path].info)]
@@ -68,7 +65,7 @@ def _selections(models: Mapping[str, Model], sets: Mapping[str, ImageSet]) -> It
     yield [*models], [*sets]
 
 
-def _distinct(pairs: Sequence[tuple[str, str]]) -> Names:
+def _distinct(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return [*dict.fromkeys(name for name, _ in pairs)], [*dict.fromkeys(path for _, path in pairs)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
@@ -179,11 +179,6 @@ def attempt(jobs: Mapping[str, Callable[[], Result]], failed: list[str]) -> Iter
             logging.getLogger("bandlens").error(f"bandlens: {name}: {error}")
             failed.append(name)
         yield result
-
-
-def read_precisions(words: Iterable[str]) -> list[str]:
-    """["fp16,int8", "fp32"] -> each precision once."""
-    return list(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
 def read_head(

@@ -46,8 +46,6 @@ POWER_FLOOR = 1e-10
 """Power that is added before the logarithm of a band's energy, below that of rounding to 8 bits."""
 FEATURES = ("energies", "image")
 """Features of an octave: logarithms of its power by channel and direction, and the band-passed image in grey."""
-TABLES = ("exponent", "power", "directions", "ratio", "information")
-"""Titles of the tables, in their order; those without rows are left out."""
 Rows = list[dict[str, Any]]
 
 
@@ -85,7 +83,7 @@ def measure_spectra(sets: Sequence[ImageSet], progress: Progress = silent) -> Sp
     names = [images.info.name for images in sets]
     if len(set(names)) < len(names):
         names = [str(images.folder) for images in sets]
-    tables: dict[str, Rows] = {title: [] for title in TABLES}
+    tables: dict[str, Rows] = {title: [] for title in ("exponent", "power", "directions", "ratio", "information")}
     notes, measured = list[str](), list[tuple[MeanPower, MeanPower]]()
     for name, images in zip(names, sets, strict=True):
         first = {"image_set": name}

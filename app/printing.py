@@ -79,6 +79,11 @@ def print_rows(
         print(paper_text({name: [row[name] for row in rows] for name in rows[0]}, table_format, title))
 
 
+def print_text(text: str) -> None:
+    """Print a text that a function of `api` returns."""
+    print(text.rstrip("\n"))
+
+
 def print_table(rows: Rows, table_format: TableFormat = Format.table) -> None:
     """Print the rows that a function of `api` returns, where nothing more is to be said."""
     print_rows(rows, table_format)

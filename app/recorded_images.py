@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,14 @@ SHARED_FACTS = ("size", "preprocessing", "labelled", "decision_space")
 def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
     """The image sets at and below the folders, by their digest; those that are damaged are left out."""
     sets: dict[str, ImageSet] = {}
-    for path in dict.fromkeys(path for folder in folders for path in _candidate_folders(folder)):
+    patterns = ["*/" * depth + ABOUT for depth in range(SEARCH_DEPTH + 1)]
+    for file in dict.fromkeys(file for folder in folders for name in patterns for file in sorted(folder.glob(name))):
         try:
-            images = open_image_set(path)
+            images = open_image_set(file.parent)
         except BandlensError:
             continue
         sets.setdefault(images.info.digest, images)
     return sets
-
-
-def _candidate_folders(folder: Path) -> Iterator[Path]:
-    for depth in range(SEARCH_DEPTH + 1):
-        yield from sorted(file.parent for file in folder.glob("*/" * depth + ABOUT))
 
 
 def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:

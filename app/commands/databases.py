@@ -12,7 +12,7 @@ import typer
 from ...core.errors import StoreError, UsageError, amount, plural, quoted
 from ..api import results
 from ..api.parameters import RESULTS, Database, File
-from ..printing import Format, TableFormat, print_document, print_lines, print_rows
+from ..printing import Format, TableFormat, print_document, print_lines, print_rows, print_text
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ def print_studies(versions: DataFrame, table_format: TableFormat = Format.table)
     """Example: bandlens studies list --db results.duckdb"""
     rows = versions.to_dicts()
     print_rows([row | {name: str(row[name])[:16] for name in ("first_run", "last_run")} for row in rows], table_format)
-
-
-def print_study(text: str) -> None:
-    """Example: bandlens studies show mine@1 > mine.toml"""
-    print(text.rstrip("\n"))
 
 
 def print_renamed(versions: int, name: str, to: str) -> None:
@@ -113,7 +108,7 @@ def print_checks(checks: Sequence[Check], db: File, table_format: TableFormat = 
 COMMANDS: dict[str, Any] = {
     "studies": {
         "list": command(results.list_studies, print_studies),
-        "show": command(results.stored_study, print_study),
+        "show": command(results.stored_study, print_text, "Example: bandlens studies show mine@1 > mine.toml"),
         "rename": command(results.rename_study, print_renamed),
         "delete": command(delete),
     },

@@ -36,7 +36,6 @@ from ..export import (
     lower,
     name_sources,
     read_head,
-    read_precisions,
 )
 from ..printing import Format, TableFormat, print_rows
 from ..terminal import command
@@ -103,7 +102,8 @@ def export_words(
 
     Returns a row for each ONNX file, and the names of models that could not be exported.
     """
-    lowering = Lowering(read_precisions(precision), calibration, batch, tune)
+    precisions = dict.fromkeys(name.strip() for word in precision for name in word.split(","))
+    lowering = Lowering([*precisions], calibration, batch, tune)
     folder = path_of(out) or models_folder()
     class_names = None if classes is None else read_class_names(Path(classes))
     with_head = None if head is None else read_head(head, class_names, progress)
@@ -132,7 +132,12 @@ def export_words(
         check_name(category, "category")
         reading = Reading(OWN, weights, trust)
         for source in files:
-            _check_file(source, architecture, reading)
+            if source.suffix != ".onnx" and architecture is None and not source.is_dir():
+                raise UsageError(f"{source}: give weights with their --architecture and --normalization")
+            if source.suffix == ".onnx" and (architecture, reading) != (None, Reading()):
+                raise UsageError(
+                    f"{source} is the whole network; leave out weights, --architecture and what is about them"
+                )
         # A folder says its normalization itself.
         in_folders = normalization is None and all(source.is_dir() for source in files)
         channels = None if in_folders else read_normalization(normalization)
@@ -218,14 +223,6 @@ def _pretrained_model(name: str, with_head: WithHead | None, folder: Path) -> Ex
     full_name = pretrained(name, request is not None).name
     model_name = full_name if request is None else headed_name(full_name, request)
     return {model_name: lambda: export_pretrained(full_name, folder, request=request)[0]}
-
-
-def _check_file(source: Path, architecture: str | None, reading: Reading) -> None:
-    if source.suffix == ".onnx":
-        if (architecture, reading) != (None, Reading()):
-            raise UsageError(f"{source} is the whole network; leave out weights, --architecture and what is about them")
-    elif architecture is None and not source.is_dir():
-        raise UsageError(f"{source}: give weights with their --architecture and --normalization")
 
 
 def _lower_all(exports: Exports, lowering: Lowering) -> tuple[Rows, list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import amount, plural
 from ..api import results
 from ..console import log
-from ..printing import Format, Rows, TableFormat, condition_in_words, print_rows, print_table, print_tables
+from ..printing import Format, Rows, TableFormat, condition_in_words, print_rows, print_table, print_tables, print_text
 from ..terminal import command
 
 if TYPE_CHECKING:
@@ -51,11 +51,6 @@ def print_consistency(tables: Mapping[str, Rows], table_format: TableFormat = Fo
         print_tables(tables, table_format, titles=("checkpoint",))
 
 
-def print_text(text: str) -> None:
-    """Example: bandlens cite mine@1 --db results.duckdb > study.bib"""
-    print(text)
-
-
 def print_written(written: Written, folder: File) -> None:
     """Example: bandlens report --db results.duckdb --out report.html"""
     sections, charts = plural(written.sections, "section"), plural(written.charts, "chart")
@@ -80,5 +75,5 @@ COMMANDS: dict[str, Any] = {
     "explore": command(
         results.explore, example="Example: bandlens explore --db results.duckdb --images sets", tell=print_address
     ),
-    "cite": command(results.cite, print_text),
+    "cite": command(results.cite, print_text, "Example: bandlens cite mine@1 --db results.duckdb > study.bib"),
 }

@@ -65,6 +65,8 @@ def print_plan(
 
 
 def _print_details(planned: Plan, table_format: Format) -> None:
+    from ..study.record import failures_in_words
+
     print_rows(planned.rows, table_format, titles=("checkpoint", "image_set"))
     note = partial(print_note, table_format=table_format)
     if stale := sum(row["stale"] for row in planned.rows):
@@ -98,7 +100,7 @@ def _print_details(planned: Plan, table_format: Format) -> None:
         )
     for doubt in planned.doubts:
         note(f"warning: {one_line(doubt)}")
-    for line in planned.failures:
+    for line in failures_in_words(planned.failed):
         note(f"when last tried, {line}")
 
 
@@ -186,13 +188,10 @@ def print_progress(states: Sequence[RunProgress], db: Path, table_format: TableF
                 "which goes on with what was committed"
             )
         if table_format == Format.table:
-            print(f"{db}: {state.activity}, {counts}, {_times(state)}")
-
-
-def _times(state: RunProgress) -> str:
-    """The time that is left, and the age of the figures."""
-    rest = "time left not known yet" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
-    return f"as of {duration(max(0.0, time.time() - state.written))} ago; {rest}"
+            left = state.seconds_left
+            rest = "time left not known yet" if left is None else f"about {duration(left)} left"
+            age = duration(max(0.0, time.time() - state.written))
+            print(f"{db}: {state.activity}, {counts}, as of {age} ago; {rest}")
 
 
 def print_imports(imports: Sequence[Imported], db: Path) -> None:

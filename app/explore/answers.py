@@ -156,6 +156,10 @@ class Answers:
             labels = store.frame(query)["label"].to_list()
             cells = tables.cells
             picture_digests = {digest for digest in cells["digest"].unique() if self._images(store, digest)}
+        # Conditions are told by their frequencies where these are the same on all image sets.
+        varies = pl.col("cycles").n_unique() > 1
+        cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~varies).then(pl.col("cycles").first()))
+        conditions = tables.conditions.join(cycles, on="digest", maintain_order="left")
         # The order and the looks are those of the report's curves.
         models = cells.select("checkpoint", "category").unique().sort("checkpoint")
         field = "checkpoint" if series_of(models) == "model" else "category"
@@ -175,7 +179,7 @@ class Answers:
             ],
             "conditions": [
                 self._condition(row)
-                for row in _with_frequencies(tables.conditions, cells).to_dicts()
+                for row in conditions.with_columns(setting_in_cycles=frequency_settings()).to_dicts()
             ],
             "accuracy": cells.select(
                 "checkpoint", "image_set", "condition", "top1", "low", "high", "chance", "n", "cycles"
@@ -214,8 +218,8 @@ class Answers:
         if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as store:
-            tables = self._read_tables(store, study_label(store, query.study))
-            cells = tables.cells.filter(image_set=query.image_set, condition=query.condition)
+            cells = self._read_tables(store, study_label(store, query.study)).cells
+            cells = cells.filter(image_set=query.image_set, condition=query.condition)
             cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
                 IMAGES_OF_QUERY.format(
@@ -345,15 +349,6 @@ class Answers:
             conditions = read_conditions(store, label)
             self._tables[label] = StudyTables(cells, conditions, table, sentences)
         return self._tables[label]
-
-
-def _with_frequencies(conditions: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """The conditions that some cell has, told by their frequencies where these are the same on all image sets."""
-    varies = pl.col("cycles").n_unique() > 1
-    cycles = cells.group_by(digest="condition").agg(cycles=pl.when(~varies).then(pl.col("cycles").first()))
-    return conditions.join(cycles, on="digest", maintain_order="left").with_columns(
-        setting_in_cycles=frequency_settings()
-    )
 
 
 def _sql_list(numbers: Iterable[int]) -> str:

@@ -43,6 +43,9 @@ REQUEST_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, Recursion
 """Errors of requests that the page does not make."""
 
 
+Routes = Mapping[str, Callable[..., Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """An answer to a browser."""
@@ -93,14 +96,8 @@ class Doorkeeper:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
-Pages = Mapping[str, Callable[[Mapping[str, str]], Response]]
-"""Path -> what answers a query string."""
-Questions = Mapping[str, Callable[..., Any]]
-"""Path -> what answers an object of JSON, that is posted, with JSON."""
-
-
-def routes(answers: Answers) -> tuple[Pages, Questions]:
-    """Whatever the page asks for."""
+def routes(answers: Answers) -> tuple[Routes, Routes]:
+    """Functions by their paths: what answers a query string, and what answers an object of JSON that is posted."""
     libraries = begin_libraries().result()
 
     def picture(query: Mapping[str, str]) -> Response:
@@ -108,7 +105,7 @@ def routes(answers: Answers) -> tuple[Pages, Questions]:
         content = answers.picture(query["set"], int(query["index"]), query.get("condition"), seed)
         return Response(content, "image/png", headers=CACHED)
 
-    pages: Pages = {
+    pages: Routes = {
         "/": lambda _: _asset("page.html", "text/html"),
         "/static/explore.js": lambda _: _asset("explore.js", "text/javascript"),
         "/static/explore.css": lambda _: _asset("explore.css", "text/css"),
@@ -129,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
     """Seconds that a browser may be silent in the middle of a request."""
 
-    def __init__(self, doorkeeper: Doorkeeper, pages: Pages, questions: Questions, *connection: Any) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, pages: Routes, questions: Routes, *connection: Any) -> None:
         self._doorkeeper, self._pages, self._questions = doorkeeper, pages, questions
         super().__init__(*connection)  # which answers
 
@@ -158,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
             return refusal
         try:
             if path in self._pages and self.command in ("GET", "HEAD"):
-                return self._pages[path](dict(parse_qsl(query, keep_blank_values=True)))
+                response: Response = self._pages[path](dict(parse_qsl(query, keep_blank_values=True)))
+                return response
             if path in self._questions and self.command == "POST":
                 body = self.rfile.read(max(0, int(headers.get("content-length", "0"))))
                 return _json(self._questions[path](**json.loads(body)))

@@ -180,10 +180,7 @@ def _doubts(store: Store, frames: Mapping[str, pl.DataFrame]) -> list[str]:
         for key, checkpoint, image_set in frames["cells"].select("key", "checkpoint", "image_set").rows()
     }
     cycles_of_sets = frames["image_sets"].filter(pl.col("own_cycles").is_not_null()).select("name", "own_cycles")
-    return [
-        *doubt_accuracies(store, cells),
-        *(enlarged_in_words(*row) for row in cycles_of_sets.rows()),
-    ]
+    return [*doubt_accuracies(store, cells), *(enlarged_in_words(*row) for row in cycles_of_sets.rows())]
 
 
 def choose(models: pl.DataFrame) -> list[str]:

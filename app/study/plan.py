@@ -25,7 +25,7 @@ from ...engine.tuning import measure_rate
 from ...probes.family import Family
 from .file import Study
 from .mislabelling import doubt_numbers, doubt_results
-from .record import failures_in_words, missing_cells, stored_images
+from .record import missing_cells, stored_images
 from .resolve import Work
 
 PREDICTION_BYTES = 7.5
@@ -60,11 +60,6 @@ class Plan:
     """Image set -> the smallest difference of two models' accuracies that it would likely find; none is above 1."""
     doubts: list[str]
     """Lines on image sets whose labels may be numbered otherwise than the classes of the models."""
-
-    @property
-    def failures(self) -> list[str]:
-        """A line for each error of the missing cells that failed, with their conditions."""
-        return failures_in_words(self.failed)
 
 
 def plan_study(work: Work, database: Path) -> Plan:

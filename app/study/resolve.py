@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...analysis.database.open import open_store
 from ...core.errors import ProbeError, UnknownName, UsageError
-from ...core.records import Cell, ImageSetInfo, Model, Variant
+from ...core.records import Cell, Model, Variant
 from ...engine.backends.base import BATCH, ENGINES, attack_variant, plan_file_of, variant_of
 from ...engine.device.devices import choose_engine, readiness
 from ...engine.tuning import read_tuning
@@ -121,7 +121,10 @@ def _resolve(study: Study, choices: list[str]) -> Work:
     check_fits(models, [images.info for images in image_sets])
     for images in image_sets:
         if images.folder in perturbed:
-            _check_sizes(grid, images.info)
+            try:
+                grid.check_size(images.info.size)
+            except ProbeError as error:
+                raise UsageError(f"image set {images.info.name}: {error}") from None
             if grid.attacks:
                 check_attackable(images.info)
     if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
@@ -158,13 +161,6 @@ def _open_for(models: Sequence[Model], path: Path, draw: Draw | None, overlap: s
     images = open_image_set(path, draw)
     takers = [model for model in models if takes_images(model, images.info)]
     return match_images(without_training_images(images, takers, overlap), takers)
-
-
-def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
-    try:
-        grid.check_size(images.size)
-    except ProbeError as error:
-        raise UsageError(f"image set {images.name}: {error}") from None
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:
