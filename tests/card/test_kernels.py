@@ -28,8 +28,6 @@ from bandlens.core.errors import EngineError
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.probes import critical_band, kernels, octaves
 from bandlens.probes.arrays import CUDA_OPTIONS, to_numpy
-from bandlens.probes.critical_band import CRITICAL_BAND
-from bandlens.probes.family import Family
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.kernels import KERNELS, SOURCE
 from bandlens.probes.noise import (
@@ -165,25 +163,6 @@ def test_filters_of_every_radius_equal_array_code(device: ModuleType, size: int)
     expected = perturb(np, conditions, pixels)
     for condition, images in perturb(device, conditions, pixels).items():
         np.testing.assert_allclose(images, expected[condition], rtol=0, atol=CLOSE, err_msg=str(condition))
-
-
-@pytest.mark.parametrize("family", [LOWPASS, CRITICAL_BAND], ids=lambda family: family.name)
-def test_products_have_operands_that_cupy_does_not_copy(
-    pretend: ModuleType, monkeypatch: pytest.MonkeyPatch, family: Family
-) -> None:
-    """It takes a matrix as it lies or transposed, and many of them only as they lie."""
-    contiguous = []
-
-    def multiplied(first: Any, second: Any) -> Any:
-        stacked = max(first.ndim, second.ndim) > 2
-        flags = first.flags, second.flags
-        contiguous.extend(operand.c_contiguous or (operand.f_contiguous and not stacked) for operand in flags)
-        return np.matmul(first, second)
-
-    monkeypatch.setattr(type(pretend.empty(1)), "__matmul__", multiplied, raising=False)
-    perturb(pretend, family.conditions({}), photographs(2))
-    assert len(contiguous) >= 2 * 24
-    assert all(contiguous)
 
 
 @pytest.mark.parametrize(("size", "whole", "fine"), [(130, True, True), (16, True, False), (130, False, True)])

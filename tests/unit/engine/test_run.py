@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.core.errors import EngineError
-from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Failed, Finished, ImageSetInfo, Model, Variant
-from bandlens.engine import run as run_module
+from bandlens.core.records import UNKNOWN_RANK, Cell, Condition, Model, Variant
 from bandlens.engine.backends.base import ALL, Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import CellProgress, flush, make_resources, run
+from bandlens.engine.run import make_resources, run
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
@@ -250,7 +249,7 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     for cell in probe_bench.cells():
         if cell.key not in outcome.failed:
             assert len(outcome.rows[cell.key]) == COUNT
-    assert not running()
+    assert "perturb" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_pixels_that_were_changed_are_not_run(bench: Bench, whole: CellOutcomes, tmp_path: Path) -> None:
@@ -305,10 +304,6 @@ def test_a_session_is_told_the_images_that_its_cell_needs(bench: Bench) -> None:
     assert session.rows == [slice(4, 16), slice(0, COUNT - 16 - 3)]
 
 
-def running() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "perturb"]
-
-
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
     """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
     cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]
@@ -316,46 +311,3 @@ def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> Non
     pieces = [keys for keys in outcome.transactions if keys]
     assert [len(keys) for keys in pieces] == [len(bench.models)] * 4
     assert sorted(key for keys in pieces for key in keys) == sorted(cell.key for cell in cells)
-
-
-def cells_in_order(count: int) -> list[Cell]:
-    model = Model("m", "own", "a", "0" * 64, "s", "none", Path("m.onnx"), "0" * 64, 8, 12)
-    variant = Variant(model, "onnxruntime", "fp32", model.path, model.sha256)
-    images = ImageSetInfo("i", "b", "0" * 64, 100, 8, "none", labelled=True)
-    return [Cell(variant, images, Condition("lowpass", (("cutoff", k / 10),), f"{k}"), 0) for k in range(count)]
-
-
-def made_up_columns(rng: np.random.Generator, count: int, labelled: bool) -> Any:
-    predicted, rank = (rng.integers(0, 12, count).astype(np.uint16) for _ in range(2))
-    return predicted, rank if labelled else None, rng.random(count, np.float32)
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_each_cell_gets_its_own_rows_and_three_arrays_are_copied(
-    monkeypatch: pytest.MonkeyPatch, labelled: bool
-) -> None:
-    copied = list[int]()
-    monkeypatch.setattr(run_module, "to_numpy", lambda array: (copied.append(len(array)), to_numpy(array))[1])
-    rng, works = np.random.default_rng(0), [CellProgress(cell, 10 * k) for k, cell in enumerate(cells_in_order(5))]
-    for work, sizes in zip(works, ([4, 4], [], [3], [4, 1], [2]), strict=True):
-        work.columns = [made_up_columns(rng, size, labelled) for size in sizes]
-        work.times, work.pending = [(0.0, 0.5)] * len(sizes), sum(sizes)
-    works[2].error = "it failed"
-    works[4].columns[0][2][1] = np.nan
-    expected = [np.concatenate([piece[0] for piece in works[k].columns]) for k in (0, 3)]
-    outcomes = flush(np, works)
-    assert [type(outcome) for outcome in outcomes] == [Finished, Failed, Finished, Failed]
-    first, failed, second, not_finite = outcomes
-    assert isinstance(first, Finished)
-    assert isinstance(second, Finished)
-    for part, rows, start, seconds in ((first, expected[0], 0, 1.0), (second, expected[1], 30, 1.0)):
-        np.testing.assert_array_equal(part.predictions.predicted, rows)
-        assert (part.predictions.label_rank is not None) == labelled
-        assert (part.first, part.seconds) == (start, seconds)
-    assert isinstance(failed, Failed)
-    assert failed.error == "it failed"
-    assert isinstance(not_finite, Failed)
-    assert not_finite.error.startswith("logits are not finite at image 41;")
-    assert copied == [15] * (3 if labelled else 2)
-    assert flush(np, works) == [], "what was yielded is not yielded again"
-    assert [work.first for work in works] == [8, 10, 20, 35, 40]
