@@ -79,7 +79,7 @@ def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str
 
 
 @pytest.mark.parametrize(
-    ("name", "table", "size", "message", "least"),
+    ("name", "table", "size", "message", "valid_size"),
     [
         ("pgd_linf", {"band": [0.1, 0.11]}, 64, "the band has no frequency of images of 64 pixels; widen it", 224),
         ("pgd_linf", {"band": [0.1, 0.11]}, 225, "pgd_linf needs an even number of pixels a side, not 225", 224),
@@ -99,13 +99,13 @@ def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str
     ],
 )
 def test_sizes_that_a_condition_does_not_take_are_refused(
-    name: str, table: Mapping[str, Any], size: int, message: str, least: int
+    name: str, table: Mapping[str, Any], size: int, message: str, valid_size: int
 ) -> None:
     family = KNOWN[name]
     condition = family.conditions(table)[-1]
     with pytest.raises(ProbeError, match=message):
         family.check_size(condition, size)
-    family.check_size(condition, least)
+    family.check_size(condition, valid_size)
 
 
 def test_random_families_draw_independently_of_each_other() -> None:
