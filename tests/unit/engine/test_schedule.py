@@ -132,6 +132,20 @@ def test_a_task_that_ends_its_process_fails_alone_after_three_tries() -> None:
     assert worker.starts == 1 + TRIES
 
 
+def test_tries_are_counted_on_where_a_task_is_divided_after_the_first() -> None:
+    pair = [cell("a", "one"), cell("a", "two")]
+
+    def dies(request: Task) -> list[Cell]:
+        if set(request.cells) & set(pair):
+            raise OSError("gone")
+        return list(request.cells)
+
+    workers = [MadeUpWorker(dies) for _ in range(2)]
+    assert run(workers, task(*pair), task(cell("b"))).failed.keys() == set(pair)
+    requests = [request for worker in workers for request in worker.requests]
+    assert [sum(cell in request.cells for request in requests) for cell in pair] == [TRIES] * 2
+
+
 @pytest.mark.parametrize(("error", "starts"), [(EngineError("odd"), 1), (DeviceError("lost"), 2), (MemoryError(), 2)])
 def test_only_a_process_that_may_lack_something_is_replaced(error: Exception, starts: int) -> None:
     replies = deque[Any]([error])
