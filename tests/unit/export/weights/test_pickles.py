@@ -128,10 +128,11 @@ def test_tensors_are_equal_to_the_bit_to_what_torch_loads(legacy: bool, protocol
     ("change", "why"),
     [
         (lambda content: content + b"\0", "something follows its last tensor"),
+        (lambda content: content[:-1], "another size than its tensors say"),
         (lambda content: content.replace(b"cpuq\x06K\x02", b"cpuq\x06K\x03"), "than its tensors say"),
         (lambda content: content.replace(b"l\xfc\x9c", b"l\xfc\x9d"), "no file of torch.save"),
     ],
-    ids=["longer", "another count", "another mark"],
+    ids=["longer", "shorter", "another count", "another mark"],
 )
 def test_files_of_the_older_format_are_whole(change: Callable[[bytes], bytes], why: str, tmp_path: Path) -> None:
     file = io.BytesIO()
