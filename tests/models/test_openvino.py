@@ -214,11 +214,10 @@ for precision in ("fp32", "int8"):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86 processors saturate")
-@pytest.mark.parametrize("kernels", ["AVX2", "AVX512_CORE"])
-def test_int8_that_saturates_is_refused(model: Model, kernels: str) -> None:
+def test_int8_that_saturates_is_refused(model: Model) -> None:
     """OpenVINO is told to do without the newer instructions of this processor."""
     command = [sys.executable, "-P", "-c", OPEN, str(model.path.parent)]
-    environment = os.environ | {"DNNL_MAX_CPU_ISA": kernels}
+    environment = os.environ | {"DNNL_MAX_CPU_ISA": "AVX2"}
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
     assert lines[0] == "fp32 opened"
     assert lines[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
