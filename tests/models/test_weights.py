@@ -197,6 +197,11 @@ def test_robust_containers(legacy: bool, network: nn.Module, tmp_path: Path, mon
 
 
 @pytest.fixture
+def weights_file(tmp_path: Path) -> Path:
+    return tmp_path / "weights.pth"
+
+
+@pytest.fixture
 def small() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(
