@@ -122,8 +122,8 @@ def progress(title: str, total: float | None, unit: str, delay: float = 1) -> It
 def _name_slow_steps(bar: Any, title: str, ended: threading.Event) -> None:
     slow = ""
     while not ended.wait(bar.maxinterval):
-        before, slow = slow, slow_step()
-        if slow or before:
+        last_step, slow = slow, slow_step()
+        if slow or last_step:
             bar.set_description_str(f"{title} ({slow})" if slow else title)
 
 

@@ -74,23 +74,23 @@ def main() -> None:
     pixels = perturbations.pixels
     images = (pixels / np.float32(255)).astype(np.float32)
     few = pixels[:2] if options.quick else pixels[:8]
-    made = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
+    wave = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
     sign = np.array([1, -1, 1], np.float32)[:, None, None]
-    of_waves = {
+    wave_loops = {
         "rai-toolbox": (BATCH, lambda _: with_rai_toolbox(torch.from_numpy(images))),
-        "one wave an image": (BATCH, lambda _: with_waves(images, made * len(WAVES), sign)),
+        "one wave an image": (BATCH, lambda _: with_waves(images, wave * len(WAVES), sign)),
     }
-    of_gaussian = {
+    gaussian_loops = {
         "scipy": (len(few), lambda conditions: with_scipy(few, conditions)),
         "scipy, float32": (len(few), lambda conditions: with_scipy_in_float32(few, conditions)),
     }
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch", "rai-toolbox")
         for title, family, conditions, rivals in (
-            ("fourier", FOURIER_BASIS, WAVES, of_waves),
+            ("fourier", FOURIER_BASIS, WAVES, wave_loops),
             # Both filters are one function, and one group of a run.
-            ("gaussian low-pass and high-pass", GAUSSIAN_LOWPASS, LOW + HIGH, of_gaussian),
-            ("gaussian high-pass", GAUSSIAN_LOWPASS, HIGH, of_gaussian),
+            ("gaussian low-pass and high-pass", GAUSSIAN_LOWPASS, LOW + HIGH, gaussian_loops),
+            ("gaussian high-pass", GAUSSIAN_LOWPASS, HIGH, gaussian_loops),
         ):
             images_of = {"bandlens": BATCH} | {name: count for name, (count, _) in rivals.items()}
             counts = {name: count * len(conditions) for name, count in images_of.items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 import _common as common
 from _common import BATCH, MODEL
 
-FEW = """
+FEW_CONDITIONS = """
 lowpass = { cutoff = [0.5] }
 critical_band = { noise_sd = [0.16], frequency = [0], grey = false }
 """
@@ -45,7 +45,7 @@ def study(folder: Path, images: Path, threads: int, full: bool) -> Path:
     file = folder / f"{images.stem}.toml"
     file.write_text(
         f'checkpoints = ["{MODEL}"]\nmodels = "{folder / "models"}"\nimages = ["{images}"]\n'
-        f"batch = {BATCH}\nthreads = {threads}\n[probes]{FULL if full else FEW}",
+        f"batch = {BATCH}\nthreads = {threads}\n[probes]{FULL if full else FEW_CONDITIONS}",
         encoding="utf-8",
     )
     return file

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals
 from bandlens.analysis.statistics import ALPHA
 from bandlens.analysis.statistics.coefficients import coefficients, t_test
-from bandlens.analysis.statistics.consistency import error_consistency
+from bandlens.analysis.statistics.consistency import error_consistencies
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.power import (
     detected_widths,
@@ -101,7 +101,7 @@ def kappa(draws: int, images: int) -> Row:
     for run in range(draws):
         first, second = rng.random((2, images)) < 0.75
         second = np.where(rng.random(images) < value, first, second)
-        detections += error_consistency(first, second, resamples=500, seed=run).low > 0
+        detections += error_consistencies(first, second[None], resamples=500, seed=run)["low"].item() > 0
     return "kappa", images, value, detections / draws
 
 

@@ -30,34 +30,34 @@ CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]
 def mask(condition: Condition) -> NDArray[np.float32]:
     """The mask of 0 and 1 for the shifted spectrum, of shape (224, 224)."""
     r, half, low = radius(condition, SIZE), SIZE // 2, condition.probe == "lowpass"
-    kept = np.full((SIZE, SIZE), 0 if low else 1, np.float32)
-    kept[half - r : half + r, half - r : half + r] = 1 if low else 0
-    return kept
+    passband = np.full((SIZE, SIZE), 0 if low else 1, np.float32)
+    passband[half - r : half + r, half - r : half + r] = 1 if low else 0
+    return passband
 
 
 def with_torch(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> None:
     for image in images:
-        for kept in masks:
-            one_with_torch(image, kept)
+        for passband in masks:
+            one_with_torch(image, passband)
 
 
-def one_with_torch(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def one_with_torch(image: torch.Tensor, passband: torch.Tensor) -> torch.Tensor:
     axes = (-2, -1)
     shifted = torch.fft.fftshift(torch.fft.fft2(image), dim=axes)
-    return torch.fft.ifft2(torch.fft.ifftshift(shifted * kept, dim=axes)).real.clip(0, 1)
+    return torch.fft.ifft2(torch.fft.ifftshift(shifted * passband, dim=axes)).real.clip(0, 1)
 
 
 def with_scipy(images: Images, masks: Sequence[Images]) -> None:
     for image in images:
-        for kept in masks:
-            np.clip(scipy.fft.ifft2(scipy.fft.fft2(image) * kept, overwrite_x=True).real, 0, 1)
+        for passband in masks:
+            np.clip(scipy.fft.ifft2(scipy.fft.fft2(image) * passband, overwrite_x=True).real, 0, 1)
 
 
 def with_scipy_one_forward(images: Images, masks: Sequence[Images]) -> None:
     for image in images:
         spectrum = scipy.fft.fft2(image)
-        for kept in masks:
-            np.clip(scipy.fft.ifft2(spectrum * kept, overwrite_x=True).real, 0, 1)
+        for passband in masks:
+            np.clip(scipy.fft.ifft2(spectrum * passband, overwrite_x=True).real, 0, 1)
 
 
 def largest_difference(batch: Batch, images: Images) -> float:
@@ -77,8 +77,8 @@ def main() -> None:
     images = (pixels / np.float32(255)).astype(np.float32)
     fewer = images[:2] if options.quick else images[:8]
     shifted = [mask(condition) for condition in CONDITIONS]
-    unshifted = [np.fft.ifftshift(kept) for kept in shifted]
-    tensors = [torch.from_numpy(kept) for kept in shifted]
+    unshifted = [np.fft.ifftshift(passband) for passband in shifted]
+    tensors = [torch.from_numpy(passband) for passband in shifted]
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch")
         variants = {

@@ -114,13 +114,13 @@ class ReleasePair:
                 counted = images[~np.isnan(values[0][:, images] + values[1][:, images]).any(axis=0)]
                 if not len(counted):
                     continue
-                before, now = (numbers[:, counted] for numbers in values)
-                d = JUDGED[measure].display.sense * (before - now)
+                values_a, values_b = (numbers[:, counted] for numbers in values)
+                d = JUDGED[measure].display.sense * (values_a - values_b)
                 loss, (sums, sizes, clusters) = d.mean(axis=1), sums_by_cluster(d, self.clusters[counted])
                 compared = paired_difference(d.sum(axis=1), np.square(d).sum(axis=1), sums, sizes)
                 low, high = compared.ends()
                 block = {"measure": measure, "n": len(counted), "margin": float(limits.margin)}
-                block |= {"before": before.mean(axis=1), "now": now.mean(axis=1), "loss": loss}
+                block |= {"before": values_a.mean(axis=1), "now": values_b.mean(axis=1), "loss": loss}
                 block |= {"loss_low": low, "loss_high": high, "variance": d.var(axis=1)}
                 block |= {"p_pass": compared.p_below(limits.margin), "p_fail": compared.p_above(0)}
                 block |= {field: getattr(compared, field) for field in ("centre", "error", "freedom", "effect")}
@@ -308,7 +308,7 @@ def _read_pair(
     cells_a, cells_b = (
         [by_condition(outcomes)[setting] for setting in settings] for outcomes in (outcomes_a, outcomes_b)
     )
-    if any(cell.right is None for cell in (*cells_a, *cells_b)):
+    if any(cell.hits is None for cell in (*cells_a, *cells_b)):
         raise UsageError(f"{where}: neither labels nor a clean prediction to agree with; add clean images")
     names = limits.measures or [name for name, measure in JUDGED.items() if measure.display.primary]
 
@@ -321,7 +321,7 @@ def _read_pair(
 
     pair = ReleasePair(
         cells.select(*MATCH, CYCLES, differs_in=DIFFERS_IN, cell="cell_b"),
-        stack(lambda cell: np.asarray(cell.right)),
+        stack(lambda cell: np.asarray(cell.hits)),
         {
             name: stack(partial(_values, JUDGED[name]))
             for name in names

@@ -33,14 +33,14 @@ def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Whole, Mask]:
 
 
 def _right_values(cell: CellOutcomes) -> ImageValues | None:
-    return None if cell.right is None else ImageValues(cell.right)
+    return None if cell.hits is None else ImageValues(cell.hits)
 
 
 def _agreement_values(cell: CellOutcomes) -> ImageValues | None:
-    if cell.right is None:
+    if cell.hits is None:
         return None
     judge = _agree_with_itself if cell.is_clean else as_it_is
-    return ImageValues(cell.right, judge=judge, comparable=False)
+    return ImageValues(cell.hits, judge=judge, comparable=False)
 
 
 def _real_values(cell: CellOutcomes) -> ImageValues | None:

@@ -47,9 +47,9 @@ def _applies(available: Available) -> bool:
 def _confidence_and_right(cell: CellOutcomes) -> tuple[Floats, Mask] | None:
     """(n,) each: confidence, and whether it is right; None where these are not known."""
     confidence = cell.decisions.confidence
-    if confidence is None or cell.right is None or cell.images.conflicting.any():
+    if confidence is None or cell.hits is None or cell.images.conflicting.any():
         return None
-    return confidence, cell.right
+    return confidence, cell.hits
 
 
 def _confidence_values(cell: CellOutcomes) -> ImageValues | None:

@@ -356,8 +356,8 @@ class PeerAnswers:
         images, subject = outcomes.images, outcomes.subject
         self._images[subject.image_set_id] = images
         for key, cell in outcomes.cells.items():
-            if images.labelled and cell.right is not None:
-                answer = PeerAnswer(cell.decisions.cell, subject, np.packbits(cell.right[images.judged]))
+            if images.labelled and cell.hits is not None:
+                answer = PeerAnswer(cell.decisions.cell, subject, np.packbits(cell.hits[images.judged]))
                 self._answers[subject.image_set_id, key].append(answer)
 
     def frames(self) -> Iterator[pl.DataFrame]:

@@ -28,7 +28,7 @@ Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (thes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -123,29 +123,14 @@ def _place(setting: Setting) -> tuple[float, float]:
 
 
 def _lacking_conditions(available: Available) -> str | None:
-    """Why the published 29 are not among the conditions of (noise_sd, frequency), each once; None where they are."""
+    """Why the published 29 are not among the conditions, each once; None where they are."""
     counts = Counter(settings_of(available))
     published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
-    problems: dict[str, set[Setting]] = {
-        "lacks {}": published - {*counts},
-        "has {} more than once": {setting for setting, count in counts.items() if count > 1 and setting in published},
-    }
-    phrases = [words.format(_levels(settings)) for words, settings in problems.items() if settings]
-    if not phrases:
-        return None
-    return f"{PROBE} {', and '.join(phrases)}; the published estimator takes its {len(published)} conditions, each once"
-
-
-def _levels(settings: Iterable[Setting]) -> str:
-    """Conditions in words: `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level alone stands for all frequencies."""
-    by_level: dict[float, list[float]] = {}
-    for sd, f in sorted((sd or 0.0, -1.0 if f is None else f) for sd, f in settings):
-        by_level.setdefault(sd, []).extend([f] if f >= 0 else [])
-    return ", ".join(
-        f"noise_sd {sd:g}"
-        + (f" at frequency {' and '.join(f'{f:g}' for f in octaves)}" if 0 < len(octaves) < 7 else "")
-        for sd, octaves in by_level.items()
-    )
+    if missing := len(published - counts.keys()):
+        taken = f"the {len(published)} conditions that the published estimator takes"
+        return f"{PROBE} lacks {missing} of {taken}; leave out noise_sd and frequency"
+    doubled = sum(counts[setting] > 1 for setting in published)
+    return f"{PROBE} has {doubled} of the {len(published)} published conditions more than once" if doubled else None
 
 
 def integer_thresholds(accuracy: ArrayLike) -> tuple[int, ...]:
@@ -226,7 +211,7 @@ def band_estimates(outcomes: Outcomes) -> dict[str, Estimate]:
     percent = {
         setting: 100 * (hits.sum() / len(hits))
         for setting, cell in band_cells(outcomes).items()
-        if (hits := cell.right) is not None
+        if (hits := cell.hits) is not None
     }
     if not percent:
         return dict.fromkeys(NUMBERS.values(), nothing(State.MISSING, "no clean prediction to agree with"))

@@ -201,13 +201,13 @@ class _Answers:
 
     def compare(self, first: int) -> tuple[list[int], dict[str, NDArray[Any]]]:
         """The m subjects after the first that judged an image with it, and the numbers of these pairs, (m,) each."""
-        both = self.judged_by_both(first)
+        judged = self.judged_by_both(first)
         # Seconds that judged the same images come together, since their numbers are computed as arrays.
-        keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(both)]
+        keys = [(row.tobytes(), place // PAIRS_AT_ONCE) for place, row in enumerate(judged)]
         rows, blocks = list[int](), list[dict[str, NDArray[Any]]]()
-        for _, places in groupby(range(first + 1, len(both)), keys.__getitem__):
+        for _, places in groupby(range(first + 1, len(judged)), keys.__getitem__):
             seconds = list(places)
-            if (images := both[seconds[0]]).any():
+            if (images := judged[seconds[0]]).any():
                 first_right, seconds_right = (self.outcomes[row][..., images] == 1 for row in (first, seconds))
                 clusters = None if self.clusters is None else self.clusters[images]
                 blocks.append(error_consistencies(first_right, seconds_right, clusters, RESAMPLES))
@@ -265,14 +265,13 @@ def mean_consistencies(store: Store, images: str, progress: Progress = silent) -
     humans = [(answers, first) for answers in conditions for first in range(sum(answers.humans))]
     with progress("comparing errors with humans", len(humans), "humans") as advance:
         for answers, first in humans:
-            both = answers.judged_by_both(first)
-            for second in range(first + 1, len(both)):
-                if not both[second].any():
+            judged = answers.judged_by_both(first)
+            for second in range(first + 1, len(judged)):
+                if not (images_of_both := judged[second]).any():
                     continue
                 subject = "humans" if answers.humans[second] else answers.subjects[second]
                 pairs.setdefault(subject, set()).add((answers.subjects[first], answers.subjects[second]))
                 # The kappa is a mean over images, if it is defined.
-                images_of_both = both[second]
                 hits = answers.outcomes[[first, second]][:, images_of_both] == 1
                 contributions = consistency_with_others(hits)[0]
                 if not np.isnan(contributions).any():

@@ -59,11 +59,11 @@ def half_cuts(counts: Floats, cuts: Sequence[int], guessed: Floats | float) -> F
     octaves = np.log2(np.maximum(cuts, 0.5))
     below = ratios < 0.5
     last = len(cuts) - 1 - np.argmax(below[::-1], axis=0)  # the last cut that leaves less than half
-    after, column = np.minimum(last + 1, len(cuts) - 1), np.arange(ratios.shape[1])
-    below_half, above_half = ratios[last, column], ratios[after, column]
+    upper, column = np.minimum(last + 1, len(cuts) - 1), np.arange(ratios.shape[1])
+    below_half, above_half = ratios[last, column], ratios[upper, column]
     gain = np.where(above_half > below_half, above_half - below_half, 1)
-    step = np.where(after > last, (0.5 - below_half) / gain, 0)
-    crossing = np.exp2(octaves[last] + step * (octaves[after] - octaves[last]))
+    step = np.where(upper > last, (0.5 - below_half) / gain, 0)
+    crossing = np.exp2(octaves[last] + step * (octaves[upper] - octaves[last]))
     cut = np.where(below.any(axis=0), crossing, cuts[0])
     return np.where(np.isnan(ratios[0]), np.nan, cut)
 

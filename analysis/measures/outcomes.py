@@ -218,7 +218,7 @@ class CellOutcomes:
         return self.decisions is self.clean
 
     @cached_property
-    def right(self) -> Mask | None:
+    def hits(self) -> Mask | None:
         """(n,): whether the label was predicted, or without labels the clean prediction; None without either."""
         if self.decisions.rank is not None:
             return np.asarray(self.decisions.rank == 0)
@@ -264,8 +264,8 @@ class Outcomes:
     @cached_property
     def guessed(self) -> str | None:
         """Why the clean accuracy says nothing of what the model sees; None where it is above that of blind guesses."""
-        right, chance = None if self.clean is None else self.clean.right, self.subject.floor
-        if right is None or not within_chance(share_of(right, self.images.clusters), chance):
+        hits, chance = None if self.clean is None else self.clean.hits, self.subject.floor
+        if hits is None or not within_chance(share_of(hits, self.images.clusters), chance):
             return None
         return f"clean accuracy is not told from that of a blind guess, {chance:.3g}"
 
@@ -277,7 +277,7 @@ class Outcomes:
 
 def read_hits(cells: Iterable[CellOutcomes | None]) -> Mask | None:
     """(cells, n): which images are right in each of several cells; None where that of some is not known."""
-    cell_hits = [None if cell is None else cell.right for cell in cells]
+    cell_hits = [None if cell is None else cell.hits for cell in cells]
     known_hits = [hits for hits in cell_hits if hits is not None]
     return np.array(known_hits) if len(known_hits) == len(cell_hits) else None
 

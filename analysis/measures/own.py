@@ -158,7 +158,7 @@ class OwnMeasure:
         for name in ("confidence", "label_rank"):
             if name in arrays and arrays[name] is None:
                 return f"measure {self.name} takes {name}, which is not known of all predictions"
-        if "right" in self.arguments and cell.right is None:
+        if "right" in self.arguments and cell.hits is None:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             with self.function.at_work():
@@ -216,7 +216,7 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     arrays = {
         "predicted": decisions.predicted.astype(np.int64),
         "label": cell.images.label,
-        "right": cell.right,
+        "right": cell.hits,
         "label_rank": None if rank is None else rank.astype(np.int64),
         "confidence": decisions.confidence,
         "cluster": cell.images.clusters,

@@ -52,10 +52,10 @@ Shares = Mapping[tuple[str, str], Share]
 
 
 def _slice_shares(cell: CellOutcomes | None) -> Shares:
-    if cell is None or cell.right is None:
+    if cell is None or cell.hits is None:
         return {}
     clusters = cell.images.clusters
-    return {key: share_of(cell.right[rows], clusters[rows]) for key, rows in cell.images.slices.items()}
+    return {key: share_of(cell.hits[rows], clusters[rows]) for key, rows in cell.images.slices.items()}
 
 
 def slice_estimates(cell: CellOutcomes) -> dict[str, Estimate]:

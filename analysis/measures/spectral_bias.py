@@ -154,7 +154,7 @@ def _means(outcomes: Outcomes) -> list[str]:
 
 
 def _mean_ratio(name: str, outcomes: Outcomes, chance: float) -> Estimate:
-    if outcomes.clean is None or outcomes.clean.right is None or not outcomes.clean.right.any():
+    if outcomes.clean is None or outcomes.clean.hits is None or not outcomes.clean.hits.any():
         without = ", ".join(f"{cutoff} has no ratio to clean accuracy" for cutoff in BIAS_CUTOFFS)
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
     hits = _read_hits(outcomes, [name])
@@ -181,7 +181,7 @@ def _read_hits(outcomes: Outcomes, means: Sequence[str]) -> Mask:
         conditions = outcomes.cells_under(PROBES[name]).items()
         by_cutoff = {round(condition.number("cutoff") or 0, 3): cell for condition, cell in conditions}
         cells += [by_cutoff[cutoff] for cutoff in BIAS_CUTOFFS]
-    return np.array([cell.right for cell in cells if cell])
+    return np.array([cell.hits for cell in cells if cell])
 
 
 def spectral_differences(a: Outcomes, b: Outcomes, above_chance: bool = False) -> dict[str, Ends]:

@@ -99,5 +99,5 @@ def count_figures(values: pl.DataFrame) -> pl.DataFrame:
         for source in sources().values()
     ]
     table = pl.DataFrame(rows).join(counts, on="source", how="left", maintain_order="left")
-    here = pl.when(pl.col("values").is_not_null()).then("here")
-    return table.select("source", "models", "benchmarks", "values", here, *facts)
+    has_values = pl.col("values").is_not_null()
+    return table.select("source", "models", "benchmarks", "values", pl.when(has_values).then("here"), *facts)

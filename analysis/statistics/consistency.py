@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import UsageError
 from . import Floats, Mask, Whole
 from .power import detected_widths
 from .resampling import count_right, draws_are_kept, intervals
@@ -82,26 +81,6 @@ def copied_share(kappa: Floats | float, p: Floats | float, q: Floats | float) ->
         return np.where(np.asarray(kappa) >= 0, kappa * (1 - expected) / (2 * better * (1 - better)), np.nan)
 
 
-def error_consistency(
-    first: NDArray[np.bool_],
-    second: NDArray[np.bool_],
-    clusters: NDArray[np.int64] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Consistency:
-    """How consistent two observers of the same images are, from whether each is right, (n,) each.
-
-    clusters: (n,), images that are not independent have the same number; left out, each stands for itself. Raises
-    UsageError for arrays that do not fit, or no image.
-    """
-    if first.shape != second.shape or first.ndim != 1 or len(first) == 0 or first.dtype != bool or second.dtype != bool:
-        raise UsageError(
-            f"error consistency: {first.dtype} {first.shape} and {second.dtype} {second.shape}; give bool (n,)"
-        )
-    columns = error_consistencies(first, second[None], clusters, resamples, seed)
-    return Consistency(**{name: column.item() for name, column in columns.items()})
-
-
 def error_consistencies(
     first: Mask, seconds: Mask, clusters: Whole | None = None, resamples: int = 2000, seed: int = 0
 ) -> dict[str, NDArray[Any]]:
@@ -109,13 +88,13 @@ def error_consistencies(
 
     Each pair has the draws that it would have alone.
     """
-    n, both = len(first), seconds & first
+    n, shared_hits = len(first), seconds & first
     if clusters is None and not draws_are_kept(n, resamples):
-        first_right, second_right, both_right = _counts_by_kind(first, seconds, both, resamples, seed)
+        first_right, second_right, both_right = _counts_by_kind(first, seconds, shared_hits, resamples, seed)
         images: Floats | int = n
     else:
         ids = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-        hit_counts, images = count_right(np.concatenate([first[None], seconds, both]), ids, resamples, seed)
+        hit_counts, images = count_right(np.concatenate([first[None], seconds, shared_hits]), ids, resamples, seed)
         first_right, (second_right, both_right) = hit_counts[:1], np.split(hit_counts[1:], 2)
     p, q = first_right / images, second_right / images
     observed = (images - first_right - second_right + 2 * both_right) / images
@@ -140,12 +119,14 @@ def error_consistencies(
     }
 
 
-def _counts_by_kind(first: Mask, seconds: Mask, both: Mask, resamples: int, seed: int) -> tuple[Floats, Floats, Floats]:
+def _counts_by_kind(
+    first: Mask, seconds: Mask, shared_hits: Mask, resamples: int, seed: int
+) -> tuple[Floats, Floats, Floats]:
     """Images that the first, the second and both have right, (m, 1 + resamples) each, of the data before resamples.
 
     Each image is one of four kinds, and nothing but their counts matters: many images are drawn as fast as few.
     """
-    n, all_first, all_second, all_both = len(first), first.sum(), seconds.sum(axis=1), both.sum(axis=1)
+    n, all_first, all_second, all_both = len(first), first.sum(), seconds.sum(axis=1), shared_hits.sum(axis=1)
     kinds = np.stack([n - all_first - all_second + all_both, all_second - all_both, all_first - all_both, all_both])
     counts = np.empty((4, len(seconds), 1 + resamples))
     counts[:, :, 0] = kinds
@@ -184,15 +165,15 @@ def consistency_with_others(hits: Mask) -> Floats:
     outcomes = hits.astype(np.float64)
     count = outcomes.shape[1]
     p = outcomes.mean(axis=1)
-    away, both = outcomes - p[:, None], outcomes @ outcomes.T / count
+    away, shared_share = outcomes - p[:, None], outcomes @ outcomes.T / count
     pairs = ~np.eye(len(p), dtype=bool)
-    kappa = kappa_of(1 - p[:, None] - p + 2 * both, p[:, None], p)
+    kappa = kappa_of(1 - p[:, None] - p + 2 * shared_share, p[:, None], p)
     expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of each pair
     with np.errstate(invalid="ignore", divide="ignore"):
         inverse = np.where(pairs & (expected > 0), 1 / expected, 0)
         slope = np.where(pairs, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)
     by_observer = (slope - inverse).sum(axis=1)[:, None] * away
     by_others = (slope.T - inverse) @ away
-    shared = 2 * (outcomes * (inverse @ outcomes) - (inverse * both).sum(axis=1)[:, None])
+    shared = 2 * (outcomes * (inverse @ outcomes) - (inverse * shared_share).sum(axis=1)[:, None])
     mean = kappa.mean(axis=1, where=pairs)[:, None]
     return np.asarray(mean + (by_observer + by_others + shared) / (len(p) - 1))

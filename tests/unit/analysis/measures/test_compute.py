@@ -165,7 +165,8 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     metrics = analyzed(store, {setting: right for setting, right in outcomes.items() if setting not in gaps})
     assert metrics["low_frequency_bias"]["note"] == "lowpass lacks the cutoff 0.2"
     assert metrics["critical_bandwidth"]["note"] == (
-        "critical_band lacks noise_sd 0.02 at frequency 1; the published estimator takes its 29 conditions, each once"
+        "critical_band lacks 1 of the 29 conditions that the published estimator takes; leave out noise_sd and "
+        "frequency"
     )
     for name in ("low_frequency_bias", "spectral_bias", "critical_bandwidth"):
         assert (metrics[name]["value"], metrics[name]["state"]) == (None, "missing")

