@@ -15,7 +15,7 @@ import quick_export  # noqa: F401 - many tests export
 import torch
 from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
-from small import Command, ask, make_model, make_pictures, rows_of
+from small import Command, ask, make_model, rows_of
 from torch import nn
 
 import bandlens
@@ -202,17 +202,6 @@ def test_a_folder_without_image_sets_is_not_explored(stored_study: Path, tmp_pat
         (tmp_path / name).mkdir()
     message = refusal(bandlens.explore, stored_study, [tmp_path / "nowhere", tmp_path / "models"])
     assert message.startswith(f"no image set in {tmp_path}/nowhere, {tmp_path}/models, nor 4 folders down; name with")
-
-
-def test_packing_takes_text_for_paths(tmp_path: Path) -> None:
-    from PIL import Image
-
-    for name in ("cats", "dogs"):
-        (tmp_path / "photographs" / name).mkdir(parents=True)
-        Image.fromarray(make_pictures(1, size=64)[0]).save(tmp_path / "photographs" / name / "1.png")
-    source, out = str(tmp_path / "photographs"), str(tmp_path / "photographs.set")
-    images = bandlens.pack(source, out, crop=bandlens.Crop(32, 32), labels="folders")
-    assert images.class_names == ["cats", "dogs"]
 
 
 def test_what_is_no_name_of_the_package_is_an_attribute_error() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 from small import CLASSES, Answer, Command, make_images, make_model, make_pictures
 
-from bandlens.app.study.file import KEYS, Study
+from bandlens.app.study.file import Study
 
 PREFIX = "bandlens: "
 
@@ -147,11 +146,3 @@ def test_images_with_classes_that_a_model_does_not_have_are_left_out(folder: Pat
     make_images(folder / "b.set", make_pictures(20), labels=[0] * 20)
     assert f"0.png is labelled {CLASSES}" in left_out(command)
     assert Study.read("study.toml").images == ["b.set"]
-
-
-def test_the_comments_name_keys_that_a_study_has(folder: Path, command: Command) -> None:
-    command("init")
-    commented = re.findall(r"^# (\w+) = ", (folder / "study.toml").read_text(), re.MULTILINE)
-    assert commented == ["limit", "engine"]
-    assert set(commented) <= set(KEYS)
-    assert max(map(len, (folder / "study.toml").read_text().splitlines())) <= 120

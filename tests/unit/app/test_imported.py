@@ -156,7 +156,7 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     assert not (tmp_path / "results.duckdb").exists()
 
 
-@pytest.mark.parametrize(("folders", "wrong"), [(None, 1), (2, 0), (2, 1)])
+@pytest.mark.parametrize(("folders", "wrong"), [(None, 1), (2, 0)])
 def test_top5_of_a_packed_set_is_known_where_all_is_right(
     command: Command, tmp_path: Path, folders: int | None, wrong: int
 ) -> None:

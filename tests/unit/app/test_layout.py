@@ -113,13 +113,6 @@ def test_columns_that_say_nothing_new_are_named_once() -> None:
     assert list(lay_out(table, (), 55)) == [draw(rest, ()), "in every row: study = mine, none = -"]
 
 
-def test_an_interval_of_dashes_alone_is_named_once_by_its_joined_name() -> None:
-    names = ("checkpoint", "metric", "value", "low", "high", "state")
-    rows = [("efficientnet_lite0", f"psychometric_bandwidth_{k}", "-", "-", "-", "undetermined") for k in range(3)]
-    table = dict(zip(names, (list(cells) for cells in zip(*rows, strict=True)), strict=True))
-    assert "value [low, high] = -" in " ".join(lines_of(table, 40))
-
-
 def test_numbers_stand_at_the_right_and_a_cell_may_have_lines() -> None:
     block = {"name": ["one\ntwo", "three"], "a number": ["1", "-2.5"]}
     assert draw(block, ["a number"]).split("\n") == [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small import Command, ask, make_study
+from small import Command, ask
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
@@ -17,9 +15,7 @@ from bandlens.app.recorded_images import Conditions
 from bandlens.app.sheets import (
     GAP,
     MARGIN,
-    PROBE_TILES,
     TILE,
-    draw_sheet,
     grid_of,
     perturbed,
     read_photograph,
@@ -27,7 +23,6 @@ from bandlens.app.sheets import (
 from bandlens.core.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack
 
@@ -68,21 +63,6 @@ def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> No
     assert perturb is not None
     [(_, noisy)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
     np.testing.assert_array_equal(np.round(noisy[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
-
-
-def test_of_a_map_of_waves_some_are_drawn(tmp_path: Path) -> None:
-    grid = make_grid({"fourier": {}, "contrast": {}}, tmp_path)
-    pictures = perturbed(read_photograph(CAT), grid, 0)
-    counts = Counter(condition.probe for condition in pictures)
-    assert counts == {"clean": 1, "fourier": PROBE_TILES, "contrast": 8}
-    waves = [condition for condition in grid.conditions if condition.probe == "fourier"]
-    shown = [condition for condition in pictures if condition.probe == "fourier"]
-    assert (shown[0], shown[-1]) == (waves[0], waves[-1])
-    steps = np.diff([waves.index(condition) for condition in shown])
-    assert set(steps) == {32}
-    draw_sheet(read_photograph(CAT), grid, 0, tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width < 1600
 
 
 def test_a_file_that_is_no_photograph_is_named(tmp_path: Path) -> None:
@@ -129,18 +109,6 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
     assert text == "bandlens: blur is a probe of one's own; name the study file that has it\n"
     assert not out.exists()
     text, out = wall(command, explored, query, "--study", str(explored / "small.toml"))
-    assert text == f"{out}: 3 images\n"
-
-
-def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path, tmp_path: Path) -> None:
-    shutil.copytree(limited, tmp_path, dirs_exist_ok=True)
-    assert command("run", make_study(tmp_path, name="all"), "--db", tmp_path / "results.duckdb").code == 0
-    text, _ = wall(command, tmp_path, "SELECT 0 AS image_index")
-    assert text == (
-        "bandlens: the database has results on 2 selections of the images of images, each with an image_index of "
-        "its own; select path, too\n"
-    )
-    text, out = wall(command, tmp_path, "FROM flip LIMIT 3")
     assert text == f"{out}: 3 images\n"
 
 

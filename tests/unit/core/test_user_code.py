@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from own_probes import PIXELS, Write, run
 
 from bandlens.core.errors import ProbeError, UsageError
 from bandlens.core.user_code import UserObject
 from bandlens.core.user_functions import user_function
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
+from bandlens.probes.grid import Grid, make_grid
 
 READERS = {
     "as it is loaded": "mask = np.load(HERE / 'masks/0.npy')\ndef mirror(images):\n    return images * mask\n",
@@ -34,6 +35,15 @@ READERS = {
         "def mirror(images):\n    return images * importlib.import_module('.masks.' + 'part', __package__).X\n"
     ),
 }
+
+
+def perturbed(grid: Grid, place: int = 1) -> NDArray[np.float32]:
+    """`PIXELS` under the condition of `mirror` at this place of the grid."""
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    [(_, images)] = grid.families["mirror"].perturb(
+        np, batch, [grid.conditions[place]], lambda: np.empty(PIXELS.shape, np.float32)
+    )
+    return images
 
 
 @pytest.mark.parametrize("body", READERS.values(), ids=READERS)
@@ -157,12 +167,8 @@ def test_a_function_that_was_loaded_stays_what_it_was_as_its_file_changes(tmp_pa
         write(f"VALUE = {value}\n", "part.py")
         write("import part\ndef mirror(images):\n    import part as later\n    return images * later.VALUE\n")
         grids.append(make_grid({"mirror": {"file": "mine.py"}}, tmp_path))
-    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
     for grid, value in zip(grids, (0.25, 0.5), strict=True):
-        [(_, images)] = grid.families["mirror"].perturb(
-            np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape, np.float32)
-        )
-        np.testing.assert_allclose(images, PIXELS / 255 * value, atol=1e-6)
+        np.testing.assert_allclose(perturbed(grid), PIXELS / 255 * value, atol=1e-6)
 
 
 def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
@@ -175,10 +181,9 @@ def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write:
         "    return images * masks[0]\n"
     )
     grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
-    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
-    for condition in grid.conditions[1:]:
+    for place in (1, 2):
         with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
-            list(grid.families["mirror"].perturb(np, batch, [condition], lambda: np.empty(PIXELS.shape)))
+            perturbed(grid, place)
 
 
 CELL = """
@@ -267,19 +272,15 @@ def test_files_that_it_uses_count_and_others_are_refused(tmp_path: Path, write: 
     file = write("0.5", "mask.txt")
     source = f"import pathlib\ndef mirror(images):\n    return images * float(pathlib.{file!r}.read_text())\n"
     table: dict[str, Any] = {"function": cell(source).mirror}
-    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
     grid = make_grid({"mirror": table}, tmp_path)
     with pytest.raises(ProbeError, match=r'mirror reads mask.txt, and .* in the study: uses = \["mask.txt"\]'):
-        list(grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape)))
+        perturbed(grid)
     digests = set()
     for text in ("0.5", "0.25"):
         write(text, "mask.txt")
         grid = make_grid({"mirror": table | {"uses": "mask.txt"}}, tmp_path)
         digests.add(grid.conditions[1].digest)
-        [(_, images)] = grid.families["mirror"].perturb(
-            np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape, np.float32)
-        )
-        np.testing.assert_allclose(images, PIXELS / 255 * float(text), atol=1e-6)
+        np.testing.assert_allclose(perturbed(grid), PIXELS / 255 * float(text), atol=1e-6)
     assert len(digests) == 2
     assert grid.families["mirror"].files == ("mask.txt",)
 

@@ -52,20 +52,6 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "no difference found:" not in everything
 
 
-def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
-    labelled, bare = image_set(100, labels=[0] * 100), image_set(100)
-    path = tmp_path / "results.duckdb"
-    with open_store(path) as store:
-        for name, images in (("with", labelled), ("without", bare)):
-            parts = [
-                part(cell(images, *settings), np.zeros(100, int), ranks(images, 10)) for settings in ((), (LOW[0],))
-            ]
-            store_study(store, name, images, parts)
-    printed = run_here("compare", "with", "without", "--db", path)
-    assert "Both have 2 cells: 0 differ in accuracy" in printed
-    assert "\n2 of them are not compared: only one of the runs has labels\n" in printed
-
-
 def test_a_comparison_without_a_difference_is_a_few_lines(tmp_path: Path) -> None:
     """The published grid in two precisions: two images of 30 differ under each condition, one in each direction."""
     images, path = image_set(30, labels=[0] * 30), tmp_path / "results.duckdb"

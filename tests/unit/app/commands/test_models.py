@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from typer.testing import CliRunner
 
 from bandlens.app.cli import app
 from bandlens.app.commands.export import read_normalization
-from bandlens.app.export import attempt
 from bandlens.core.errors import BandlensError, UsageError
 from bandlens.engine.device.devices import readiness
 from bandlens.export.class_names import class_names_of
@@ -77,14 +75,6 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     assert Path(row["file"]).exists()
     assert "--architecture" in str(failure(run(*words)))
     assert "--normalization" in str(failure(run(*words, "--architecture", "resnet18")))
-
-
-@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
-def test_each_job_gives_its_result(tmp_path: Path, names: list[str]) -> None:
-    failed: list[str] = []
-    jobs = {name: partial(make_model, tmp_path, name) for name in names}
-    assert [model and model.name for model in attempt(jobs, failed)] == names
-    assert failed == []
 
 
 def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small import Command, ask, make_images, make_model, make_pictures, make_study
+from made_up_results import cell, database_of, image_set, model, part
+from reported import GRID
+from small import Command, ask
 
-from bandlens.app.study.file import Study
-from bandlens.app.study.resolve import resolve
-from bandlens.app.study.study_run import run_study
-
-GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"
 METRICS = {
     *("low_frequency_bias", "high_frequency_bias", "spectral_bias", "lowpass_half_cut", "highpass_half_cut"),
     *(
@@ -28,14 +26,15 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole grid under two models: study `a` without labels, and a small study `b`."""
-    folder = tmp_path_factory.mktemp("analyze")
-    for seed, name in enumerate(("one", "two")):
-        make_model(folder / "models", name, seed=seed)
-    make_images(folder / "images.set", make_pictures(20))
-    for name, probes in (("a", GRID), ("b", "lowpass = {}")):
-        run_study(resolve(Study.read(make_study(folder, name=name, probes=probes))), folder / "results.duckdb")
-    return folder / "results.duckdb"
+    """Two models on images without labels: study `a` has the whole grid, and study `b` its low-passes."""
+    folder, images, rng = tmp_path_factory.mktemp("analyze"), image_set(20), np.random.default_rng(0)
+    parts = [
+        part(cell(images, setting, by=model(name)), rng.integers(0, 3, 20))
+        for name in ("one", "two")
+        for setting in GRID
+    ]
+    database_of(folder, images, parts, "a")
+    return database_of(folder, images, [part for part in parts if part.cell.condition.probe == "lowpass"], "b")
 
 
 def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, database: Path) -> None:
@@ -73,15 +72,13 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     stored = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
     assert sorted(map(str, stored)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
     answer = command("analyze", "--db", database, "--study", "a", "--conditions")
-    assert "lowpass below 6 cycles/image" in answer.out
+    assert "lowpass below 11 cycles/image" in answer.out
     assert "cutoff=" not in answer.out
 
 
 def test_without_a_metric_it_says_where_to_look(command: Command, tmp_path: Path) -> None:
-    make_model(tmp_path / "models", "one")
-    make_images(tmp_path / "images.set", make_pictures(4))
-    file, database = make_study(tmp_path, probes="", checkpoints=["one"]), tmp_path / "results.duckdb"
-    assert command("run", file, "--db", database).code == 0
+    images = image_set(4)
+    database = database_of(tmp_path, images, [part(cell(images), [0] * 4)])
     answer = command("analyze", "--db", database)
     assert (answer.code, answer.out) == (0, "(nothing)\n")
     assert answer.err.startswith("no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing")

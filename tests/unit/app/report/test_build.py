@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jsonschema import ValidationError
 from jsonschema.validators import validator_for
-from made_up_results import cell, condition, database_of, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part
 from reported import GRID, HOSTILE, make_database, measured_section, report_data_of
 
 from bandlens.analysis.comparison.verdict import Verdict
@@ -21,7 +21,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.study import changes_section, contact_sheet, page_title, provenance, verdict_section
+from bandlens.app.report.study import changes_section, contact_sheet, page_title, verdict_section
 from bandlens.core import __version__
 from bandlens.core.errors import StoreError, UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
@@ -191,31 +191,6 @@ def test_a_hostile_name_is_text(page: Page) -> None:
 def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
     assert json.loads(safe_json({"a": text})) == {"a": text}
     assert not re.search("[<>&]", safe_json({"a": text}))
-
-
-def test_probes_of_nearly_one_name_have_figures_apart(tmp_path: Path) -> None:
-    images = image_set(20, labels=[0] * 20)
-    settings = [condition(name, width=width) for name in ("Noise", "noise", "no/ise") for width in (1, 2)]
-    parts = [part(cell(images, s), answer := [k % 7] * 20, answer) for k, s in enumerate([condition(), *settings])]
-    page = page_of(database_of(tmp_path, images, parts))
-    ids = [a["id"] for _, a in page.elements if "id" in a]
-    assert len(ids) == len(set(ids))
-    specs = json.loads(page.scripts[0])
-    assert sorted(str(a["data-spec"]) for a in page.named("div") if "data-spec" in a) == sorted(specs)
-    titles = [spec["description"].partition(" on ")[0] for spec in specs.values()]
-    assert {"Noise", "noise", "no/ise"} <= {*titles}
-
-
-def test_failed_cells_are_counted_in_the_order_of_the_study(tmp_path: Path) -> None:
-    images = image_set(20, labels=[0] * 20)
-    with open_store(tmp_path / "results.duckdb") as store:
-        settings = [condition(), *(condition("blur", sigma=sigma) for sigma in range(1, 15))]
-        store_study(store, "s", images, [part(cell(images, s), [0] * 20, [0] * 20) for s in settings])
-        store.execute("UPDATE cell SET complete = false, error = 'error ' || id % 7")
-        errors = store.frame("SELECT error FROM cell ORDER BY id")["error"].unique(maintain_order=True)
-    results = report_data_of(tmp_path / "results.duckdb")
-    [table] = [table for table in provenance(results).tables if table.title == "Cells that failed"]
-    assert table.frame["error"].to_list() == errors.to_list()
 
 
 def test_a_database_without_a_study(tmp_path: Path) -> None:

@@ -16,10 +16,8 @@ from made_up_results import cell, condition, database_of, image_set, part
 from PIL import Image
 from reported import HOSTILE
 
-from bandlens.analysis.charts.grammar import vega_lite_version
-from bandlens.analysis.charts.numbers import channel_chart
 from bandlens.app.report.build import Written, write_report
-from bandlens.app.report.figures import ONE_COLUMN, choose_figures, printed, write_figures
+from bandlens.app.report.figures import choose_figures, write_figures
 from bandlens.app.report.page import Figure
 from bandlens.core.errors import UnknownName, UsageError
 
@@ -100,28 +98,6 @@ def test_nothing_is_cut(written: Written) -> None:
     assert [name for name, picture in svgs.items() if is_cut(ET.tostring(picture, encoding="unicode"))] == []
     shown = [text.text for text in texts(svgs["filters-on-photographs-lowpass"])]
     assert HOSTILE in shown
-
-
-def test_lines_of_titles_are_broken_where_the_picture_ends() -> None:
-    note = "the thresholds of all the bands are one and the same, as far as anybody can tell from so few images"
-    metrics = pl.DataFrame(
-        {
-            "checkpoint": "net",
-            "metric": ["critical_bandwidth", "critical_center_frequency"],
-            "value": None,
-            "low": None,
-            "high": None,
-            "state": "degenerate",
-            "note": note,
-        },
-        schema_overrides=dict.fromkeys(("value", "low", "high"), pl.Float64),
-    )
-    title = " ".join(["EFFICIENTNET_WIDE_AND_DEEP"] * 4)
-    panel = channel_chart(metrics, title)
-    spec = printed(panel, Figure("one", "One", "", {"it": panel}, 2, metrics), ONE_COLUMN)
-    assert " ".join(spec["title"]["text"]) == title
-    assert " ".join(spec["title"]["subtitle"]) == f"× published: no channel, {note}"
-    assert not is_cut(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
 
 
 def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_path: Path) -> None:

@@ -27,10 +27,16 @@ IMAGES = 1000
 CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3, 0.5))]
 
 
-@pytest.fixture(params=[True, False], ids=["labels", "no labels"])
-def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture
+def labelled() -> bool:
+    """Whether the images have labels, unless a test says otherwise."""
+    return True
+
+
+@pytest.fixture
+def database(tmp_path: Path, labelled: bool) -> Path:
     """A study in fp32 and one in int8, which is much worse under one condition, and by an image under another."""
-    images = image_set(N, labels=[0] * N if request.param else None, clusters=np.arange(N) // 2)
+    images = image_set(N, labels=[0] * N if labelled else None, clusters=np.arange(N) // 2)
     rng, path = np.random.default_rng(0), tmp_path / "results.duckdb"
     studies: dict[str, list[object]] = {"fp32": [], "int8": []}
     for setting, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
@@ -38,7 +44,7 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         int8_rank = trusted.copy()
         int8_rank[rng.permutation(N)[:flipped]] ^= 1
         for precision, rank in (("fp32", trusted), ("int8", int8_rank)):
-            ranks = rank if request.param else None
+            ranks = rank if labelled else None
             studies[precision].append(part(cell(images, setting, precision=precision), rank, ranks))
     with open_store(path) as store:
         for name, parts in studies.items():
@@ -48,6 +54,7 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return path
 
 
+@pytest.mark.parametrize("labelled", [True, False])
 def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
     with open_store(database, read_only=True) as store:
         comparison = compare_cells(Run(store, "fp32@1"), Run(store, "int8@1"))

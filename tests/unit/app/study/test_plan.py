@@ -106,17 +106,6 @@ def counts(plan: Plan) -> dict[tuple[str, str], tuple[int, int, int, int]]:
     }
 
 
-def test_a_new_study_misses_everything(place: Place) -> None:
-    plan = place.plan(probes="lowpass = {cutoff = [0.1, 0.5]}")
-    assert counts(plan) == {
-        (name, probe): (0, 0, cells, 0) for name in ("one", "two") for probe, cells in (("clean", 1), ("lowpass", 2))
-    }
-    assert plan.predictions == 20 * 6
-    assert plan.seconds > 0
-    assert plan.estimate == "one batch of one, measured now"
-    assert not place.database.exists(), "a plan leaves no trace"
-
-
 def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_run(
     place: Place, command: Command
 ) -> None:

@@ -156,12 +156,6 @@ def test_a_folder_that_may_not_be_written_ends_no_job(tmp_path: Path) -> None:
     assert counts[-1] == 2
 
 
-def test_a_database_whose_name_another_begins_with_has_its_own_progress(tmp_path: Path) -> None:
-    write_state(tmp_path / "r.2", os.getpid())
-    assert read_progress(tmp_path / "r") == []
-    assert len(read_progress(tmp_path / "r.2")) == 1
-
-
 def test_a_crash_is_read_once(tmp_path: Path) -> None:
     package = Path(__file__).parents[4]
     words = DUMP.format(digest="a" * 64, library=ctypes.__file__, package=package)
