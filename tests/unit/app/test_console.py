@@ -45,7 +45,7 @@ COMMANDS = {
     "benchmarks": "benchmarks list",
     "checkpoints": "checkpoints list",
     "checkpoints, verify": "checkpoints list --verify",
-    "compare": f"compare {' '.join(STUDIES)} --db results.duckdb --all",
+    "compare": f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all",
     "consistency": f"consistency {IMAGES} --db results.duckdb --pairs",
     "correlate": f"correlate --db results.duckdb --study {STUDIES[0]}",
     "correlate, published": "correlate",
@@ -68,8 +68,6 @@ COMMANDS = {
     "verify": "verify --db gated.duckdb",
 }
 """Commands that print tables. A test asks for more than each needs: `--all` prints what does not differ, too."""
-PAIR = f"compare {STUDIES[0]} --checkpoints {','.join(MODELS[:2])} --db results.duckdb --all"
-"""The comparison of two models, which takes a fraction of the time of one of two studies."""
 PRINTED = {"compare": TABLES, "gate": ("checkpoints",), "plan": ("rows",)}
 """The part of a command's JSON that its tables show, where that is not all of it."""
 FOR_JSON = {
@@ -108,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for finished in parts_of(images, model(name), precision, 0.95 - 0.07 * k - 0.1 * (precision == "int8"))
             ]
             store_study(store, study, images, parts)
-    analyze(folder / "results.duckdb")
+    analyze(folder / "results.duckdb", STUDIES[0])
     make_images(folder / "images.set", make_pictures(40), labels=[k % 12 for k in range(40)], name=IMAGES)
     for seed, name in enumerate(MODELS[:2]):
         network = make_model(folder / "models", name, seed=seed)
@@ -248,7 +246,7 @@ def test_a_line_beside_a_bar_has_a_line_of_its_own(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     "words",
-    [PAIR, *(COMMANDS[name] for name in ("gate", "plan", "published table"))],
+    [COMMANDS[name] for name in ("compare", "gate", "plan", "published table")],
     ids=lambda words: words.split()[0],
 )
 def test_a_pipe_gets_the_tables_and_nothing_else(

@@ -268,23 +268,6 @@ def test_modules_of_the_users_count_by_their_source(
     assert len(digests) == 4
 
 
-def test_files_that_it_uses_count_and_others_are_refused(tmp_path: Path, write: Write) -> None:
-    file = write("0.5", "mask.txt")
-    source = f"import pathlib\ndef mirror(images):\n    return images * float(pathlib.{file!r}.read_text())\n"
-    table: dict[str, Any] = {"function": cell(source).mirror}
-    grid = make_grid({"mirror": table}, tmp_path)
-    with pytest.raises(ProbeError, match=r'mirror reads mask.txt, and .* in the study: uses = \["mask.txt"\]'):
-        perturbed(grid)
-    digests = set()
-    for text in ("0.5", "0.25"):
-        write(text, "mask.txt")
-        grid = make_grid({"mirror": table | {"uses": "mask.txt"}}, tmp_path)
-        digests.add(grid.conditions[1].digest)
-        np.testing.assert_allclose(perturbed(grid), PIXELS / 255 * float(text), atol=1e-6)
-    assert len(digests) == 2
-    assert grid.families["mirror"].files == ("mask.txt",)
-
-
 def closed(level: float) -> Callable[..., Any]:
     return lambda images: images * level
 

@@ -10,12 +10,13 @@ from reported import measured_section, report_data_of
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.report import data
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.data import DRAWN_MODELS, ReportData, choose
 from bandlens.app.report.measured import consistency_section, measured_sections
 
-UNSEEN = 30
-"""The number of the model, among 61 by accuracy, that the choice leaves out."""
+MODELS, PLACES, UNSEEN = 9, 8, 4
+"""Models of a study, the places that charts have for them here, and the one by accuracy that the choice leaves out."""
 
 
 def models(*sizes: int) -> pl.DataFrame:
@@ -48,8 +49,8 @@ def test_more_categories_than_places() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    """61 models under two probes, one of them on images of its own; people saw the others, and one of the probes."""
-    path, random, n = tmp_path_factory.mktemp("many") / "results.duckdb", np.random.default_rng(0), 61
+    """Models under two probes, one of them on images of its own; people saw the others, and one of the probes."""
+    path, random, n = tmp_path_factory.mktemp("many") / "results.duckdb", np.random.default_rng(0), 45
     shown = [("c05", "c30")[k % 2] for k in range(n)]
     paths = [f"dnn/session-1/{k:04d}_cop_dnn_{contrast}_bear_10_n0_{k}.png" for k, contrast in enumerate(shown)]
     about = {"labels": [1] * n, "decision_space": "sixteen"}
@@ -58,9 +59,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         image_set(n, name="own", **about),
     )
     parts = []
-    for k in range(n):
+    for k in range(MODELS):
         for setting in (condition(), condition("lowpass", cutoff=0.5), condition("contrast", contrast=0.3)):
-            rank = random.permutation(np.arange(n) < k).astype(int)
+            rank = random.permutation(np.arange(n) < 5 * k).astype(int)
             parts.append(part(cell(separate if k == UNSEEN else common, setting, by=model(f"net{k}")), 1 + rank, rank))
     trials = pl.DataFrame(
         {
@@ -81,8 +82,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         bias = {"metric": "shape_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
-    report_data = report_data_of(path)
-    assert len(report_data.choice) == DRAWN_MODELS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "DRAWN_MODELS", PLACES)
+        report_data = report_data_of(path)
+    assert len(report_data.choice) == PLACES
     assert f"net{UNSEEN}" not in report_data.choice
     return report_data
 
@@ -92,7 +95,7 @@ def test_charts_are_of_the_choice_and_their_tables_of_all(results: ReportData, n
     sections = [*measured_sections(results), consistency_section(results), *published_sections(results)]
     [page_section] = [section for section in sections if section.name == name]
     models = set(results.checkpoints["name"])
-    assert page_section.text[-1].startswith("Drawn are 48 of 61 models")
+    assert page_section.text[-1].startswith(f"Drawn are {PLACES} of {MODELS} models")
     assert page_section.figures
     panels = [panel.to_dict() for figure in page_section.figures for panel in figure.panels.values()]
     rows = [row for panel in panels for dataset in panel["datasets"].values() for row in dataset]

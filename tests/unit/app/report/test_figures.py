@@ -30,7 +30,6 @@ CHOICE = (
     *("band-noise-on-photographs-net-0", "band-noise-on-photographs-net-0-thresholds-and-channel", "your-models"),
     *("every-number-on-photographs-spectral-bias", "every-number-on-photographs-bandwidth"),
     *("error-consistency-with-other-models-on-photographs-critical-band-noise-sd-0-16",),
-    "models-on-photographs-beside-people-critical-bandwidth-accuracies-not-normalized-octaves",
 )
 """Figures of each kind, those with the longest titles among them."""
 
