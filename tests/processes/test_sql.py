@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -217,16 +216,6 @@ def test_markdown_and_tsv(command: Command, database: Path) -> None:
     assert set(table.pop(1)) <= set("|-: ")
     assert [line.replace(" ", "") for line in table] == ["|number|text|", "|1|a\\|b|", "|22|-|"]
     assert command("sql", query, "--db", database, "--format", "tsv").out == "number\ttext\n1\ta|b\n22\t\n"
-
-
-def test_latex_is_a_tabular_that_escapes_what_is_no_text(command: Command, database: Path) -> None:
-    query = "SELECT 1.5 AS top_1, '50 % & more' AS \"text\" UNION ALL SELECT 22, NULL ORDER BY top_1"
-    lines = command("sql", query, "--db", database, "--format", "latex").out.splitlines()
-    assert (lines[0], lines[1], lines[-2:]) == ("\\begin{tabular}{rl}", "\\toprule", ["\\bottomrule", "\\end{tabular}"])
-    cells = [
-        [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))] for line in lines if "&" in line
-    ]
-    assert cells == [["top\\_1", "text"], ["1.5", "50 \\% \\& more"], ["22.0", "-"]]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3])

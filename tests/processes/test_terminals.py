@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, python, store_study
-from small import Command
+from made_up_results import cell, image_set, part, python, store_study
 from terminals import on_a_terminal
 
 from bandlens.analysis.database.open import open_store
@@ -40,10 +37,6 @@ def test_columns_continue_below_and_what_is_the_same_is_named() -> None:
     assert [name for block in blocks for name in block[1:]] == ["parameters", *(f"value{n}" for n in range(12))]
     printed = {text for line in rows for text in line.split()}
     assert printed >= {f"{k + n / 7:.4g}" for n in range(12) for k in range(3)}
-
-
-def test_a_wide_terminal_shows_everything() -> None:
-    assert not [line for line in table(columns=300) if "left out" in line]
 
 
 def test_lines_show_every_field() -> None:
@@ -89,31 +82,3 @@ def test_a_terminal_shows_escapes_that_a_pipe_gets_as_they_are(hostile: Path, wo
         assert HOSTILE in piped
     if words[-1] == "tsv":
         assert 'gnp.exe\t"a\tb"' in shown
-
-
-def ranks(images: Images, wrong: int) -> np.ndarray:
-    return (np.arange(images.info.count) < wrong).astype(int)
-
-
-def test_a_terminal_of_80_columns_has_room_for_the_intervals(command: Command, tmp_path: Path) -> None:
-    images, path = image_set(100, labels=[0] * 100, name="imagenet-val"), tmp_path / "results.duckdb"
-    wrong = {
-        condition(): (10, 30),
-        condition("critical_band", noise_sd=0.08, frequency=3): (30, 60),
-        condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40): (30, 70),
-    }
-    names = ["efficientnet_lite0", "resnet50.tv_in1k"]
-    with open_store(path) as store:
-        for version, precision in enumerate(("fp32", "int8")):
-            cells = [cell(images, setting, by=model(name), precision=precision) for name in names for setting in wrong]
-            numbers = [wrong[stored_cell.condition][version] for stored_cell in cells]
-            store_study(store, "s", images, [part(stored_cell, ranks(images, number), ranks(images, number))
-                                             for stored_cell, number in zip(cells, numbers, strict=True)])  # fmt: skip
-    shown = on_a_terminal([sys.executable, "-P", "-m", "bandlens", "compare", "s@1", "s@2", "--db", str(path)])
-    tables = [line for line in shown if line.startswith("Cells: ")]
-    assert tables == [f"Cells: {name} on imagenet-val" for name in names]
-    for row in json.loads(command("compare", "s@1", "s@2", "--db", path, "--format", "json").out)["cells"]:
-        interval = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        lines = [line for line in shown if line.strip().startswith(row["probe"]) and interval in line]
-        assert len(lines) == len(names)
-        assert max(map(len, lines)) <= 80
