@@ -195,6 +195,14 @@ def test_a_worker_that_does_not_start_is_left_alone_and_told_of() -> None:
     assert ledger.lines == ["a worker did not start 3 times, and is left alone: no room"]
 
 
+def test_starts_that_fail_count_in_a_row() -> None:
+    openings = deque[Any](2 * [*[EngineError("no room")] * (STARTS - 1), None])
+    replies = deque[Any]([DeviceError("lost")])
+    worker = MadeUpWorker(lambda request: replies.popleft() if replies else list(request.cells), openings.popleft)
+    ledger = run([worker], task(CELLS[0]))
+    assert (ledger.done, worker.starts) == ([CELLS[0]], 2 * STARTS)
+
+
 def test_a_run_without_any_worker_ends_with_its_error() -> None:
     ledger = Ledger()
     workers = [MadeUpWorker(opens=lambda: EngineError("no room")) for _ in range(2)]

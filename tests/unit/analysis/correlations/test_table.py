@@ -101,6 +101,8 @@ def test_a_constant_has_no_correlation_and_does_not_count_as_a_test() -> None:
     numbers = table.row(1, named=True)
     assert all(numbers[name] is None for name, kind in SCHEMA.items() if kind == pl.Float64)
     assert table["p_holm"][0] == pytest.approx(min(1, 2 * table["p"][0])) or table["p"][0] > table["p"][2]
+    without_constant = correlate(frame, ["x", "tied"], ["y"], ALL, resamples=200)
+    assert table["detectable"].drop_nulls().to_list() == without_constant["detectable"].to_list()
 
 
 @pytest.mark.parametrize(("n", "words"), [(1, "1 model"), (3, "3 models")])

@@ -124,6 +124,13 @@ def test_a_difference_is_paired_over_the_images() -> None:
     assert 0 < low < values[1] - values[0] < high
 
 
+def test_a_difference_takes_the_chance_level_of_each_model() -> None:
+    """Filters leave the same part of what two models recognize, of 2 and of 10 classes: their cuts do not differ."""
+    a, b = (outcomes("lowpass", (0.1, 0.2, 0.3, 0.7, 0.9), classes) for classes in (2, 10))
+    low, high = half_cut_differences(LOW, a, b)[LOW]
+    assert low < 0 < high
+
+
 def test_it_takes_two_cutoffs() -> None:
     one = right_outcomes({CLEAN: np.ones(9, bool), condition("lowpass", cutoff=0.1): np.ones(9, bool)})
     assert lacking(MEASURES, one.available) == {LOW: "lowpass has one cutoff, and a cut takes 2"}

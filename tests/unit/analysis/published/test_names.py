@@ -200,6 +200,7 @@ def test_names_join_only_where_they_are_one_model() -> None:
     assert joined("resnet50") == (None, None, "the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k")
     assert joined("resnet50_of_mine") == (None, None, None)
     assert joined("resnet50.a1") == (None, None, None)
+    assert joined("convnext_base_384_in22ft1k") == (None, None, None), "of which the architecture alone is the same"
 
 
 def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) -> None:

@@ -153,6 +153,13 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
     assert together == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
 
 
+def test_errors_that_values_share_are_independent_of_those_of_a_value_of_its_own() -> None:
+    """Each model's y errs by a factor of its own, which in no resample goes with the error of its x."""
+    values, wide = np.zeros((1, 30)), Spread(np.ones((1, 30)), np.ones((1, 30)))
+    factors = np.stack([np.zeros((30, 30)), np.eye(30)])
+    assert np.abs(crossed_bootstrap("pearson", values, values, wide, wide, 100, 0, factors)).max() < 0.9
+
+
 @pytest.mark.parametrize("at_once", [1 << 20, 10_000], ids=["kept", "drawn by parts"])
 def test_each_resample_counts_the_clusters_that_it_draws(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "_DRAWS_AT_ONCE", at_once)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -61,6 +63,16 @@ def test_a_difference_over_the_same_images_is_that_of_their_differences() -> Non
     assert (interval[1] - interval[0]) / 2 == pytest.approx(t.ppf(0.975, 50) * unseen, rel=0.02)
     assert difference_interval(share_of(answers_a, clusters), share_of(answers_b, clusters + 1000)) is None
     assert difference_interval(share_of(answers_a, clusters * 0), share_of(answers_b, clusters * 0)) is None
+
+
+def test_clusters_that_one_share_lacks_add_nothing_to_its_error() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (share_of(rng.random(100) < 0.7, np.arange(100) + first) for first in (0, 50))
+    padded_a, padded_b = (
+        replace(share, clusters=np.arange(150), deviations=np.pad(share.deviations, pad), sizes=np.pad(share.sizes, pad))
+        for share, pad in ((a, (0, 50)), (b, (50, 0)))
+    )
+    assert difference_interval(a, b) == pytest.approx(difference_interval(padded_a, padded_b))
 
 
 def test_answers_that_do_not_differ_may_differ_in_other_images() -> None:

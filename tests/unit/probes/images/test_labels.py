@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -155,6 +156,16 @@ def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int,
     order.shuffle(moved)
     again = spread(np.array(classes, np.int32)[moved], [paths[at] for at in moved], limit, seed)
     assert sorted(moved[row] for row in again) == rows
+
+
+def test_of_images_with_equal_places_those_of_the_least_digests_are_drawn() -> None:
+    """So every machine draws the same: of 100 classes of two images, the first of each, and 50 of the second ones."""
+    paths = [f"{row}.jpg" for row in range(200)]
+    digests = [hashlib.sha256(f"7 {path}".encode()).digest() for path in paths]
+    pairs = [sorted((row, row + 100), key=digests.__getitem__) for row in range(100)]
+    seconds = sorted((second for _, second in pairs), key=digests.__getitem__)
+    rows = spread(np.tile(np.arange(100, dtype=np.int32), 2), paths, 150, 7)
+    assert rows.tolist() == sorted([first for first, _ in pairs] + seconds[:50])
 
 
 def test_another_seed_draws_other_images() -> None:
