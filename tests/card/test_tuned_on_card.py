@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from bandlens.engine import tuning
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device import devices
 from bandlens.engine.device.devices import Readiness
+from bandlens.engine.device.streams import network_stream
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
@@ -81,6 +84,20 @@ def test_export_builds_and_compares_the_plans_that_studies_take(
         [row] = lower(model, Lowering(["fp16"]))
         about = json.loads(Path(row["trt_plan"]).with_suffix(".json").read_text())
         assert (about["batch"], about["settings"], about["parity"]["images"]) == (4, "tiling", 18)
+
+
+def test_a_clock_is_read_while_networks_have_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any], tmp_path: Path
+) -> None:
+    xp, seconds, are_busy = pretend_gpu(monkeypatch, launcher, seed=1), count(), list[bool]()
+
+    def read_clock() -> int:
+        are_busy.append(bool(network_stream(xp).queue))
+        return next(seconds)
+
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=read_clock))
+    tuning.measure_rate(variant_of(make_model(tmp_path), "tensorrt", "fp32"), 2, 0)
+    assert are_busy == [False, False]
 
 
 def test_what_is_timed_are_photographs(card: PretendCupy) -> None:

@@ -157,6 +157,13 @@ def test_hadolint_finds_nothing() -> None:
     assert "hadolint ignore" not in DOCKERFILE
 
 
+def test_any_user_may_write_to_the_volumes() -> None:
+    """`docker run --user` takes a user that the image does not know."""
+    lines = values(DOCKERFILE, "RUN")
+    [mode] = [match[1] for line in lines if (match := re.search(r"--mode=(\d+) /checkpoints /results", line))]
+    assert int(mode, 8) & 0o003 == 0o003
+
+
 def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
     (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from made_up_results import python
@@ -23,6 +26,8 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.app.study.workers import Workers
 from bandlens.engine import schedule
+from bandlens.engine.processes import device_workers
+from bandlens.engine.schedule import Computer
 
 COUNT = 48
 BLUR = """
@@ -241,6 +246,14 @@ def test_processes_of_devices_end_with_their_run(workplace: Path, number: signal
         assert time.monotonic() - started < 30
     assert "Traceback" not in lines
     wait_until(lambda: not any(process.exists() for process in processes))
+
+
+def test_a_process_sees_its_own_card_whatever_this_one_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    computer = cast("Computer", SimpleNamespace(compute=os.getenv))
+    with device_workers([{"CUDA_VISIBLE_DEVICES": "1"}], computer) as ([worker], _):
+        worker.restart()
+        assert worker.submit("CUDA_VISIBLE_DEVICES").result(LIMIT_SECONDS) == "1"
 
 
 def test_a_script_without_a_main_guard_has_workers(work: Work, direct: Path, tmp_path: Path) -> None:

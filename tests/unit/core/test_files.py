@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bandlens.core.files import write_bytes
+from bandlens.core.files import put_in_place, write_bytes
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -36,6 +36,19 @@ def test_a_link_stays_and_what_it_leads_to_keeps_its_mode(tmp_path: Path) -> Non
     assert link.is_symlink()
     assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o600)
     assert [file.name for file in target.parent.iterdir()] == ["private.csv"]
+
+
+def test_what_a_name_stands_for_is_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, path = tmp_path / "partial", tmp_path / "folder"
+    partial.mkdir()
+    (partial / "file").write_bytes(b"1")
+    inodes = [place.stat().st_ino for place in (partial / "file", partial, tmp_path)]
+    events = list[tuple[int, bool]]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append((os.fstat(descriptor).st_ino, path.exists())))
+    put_in_place(partial, path)
+    assert events == list(zip(inodes, (False, False, True), strict=True))
 
 
 @pytest.mark.parametrize("folder", [".", "below"])

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from small import make_images, make_model, make_pictures
 
+from bandlens.core.errors import DeviceError
 from bandlens.core.records import Cell, Condition, Model
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
@@ -227,6 +228,17 @@ def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, attacker: 
 def test_a_gpu_is_not_replaced_by_the_cpu(bench: Bench) -> None:
     cell = replace(bench.cells()[0], variant=attack_variant(bench.models[0], "tensorrt"))
     assert "GPU" in attack([cell], bench.images).failed[cell.key]
+
+
+def test_a_gpu_that_is_lost_while_a_network_opens_is_no_refusal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_device(*_: object) -> None:
+        raise DeviceError("the GPU is lost")
+
+    monkeypatch.setattr("bandlens.engine.workbench.open_session", lose_device)
+    with workbench(bench.images, make_grid(PROBES, Path())) as place:
+        with pytest.raises(DeviceError, match="the GPU is lost"):
+            place.open([variant_of(bench.models[0], "onnxruntime", "fp32")])
+        assert not place.refused
 
 
 def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Bench) -> None:

@@ -131,6 +131,16 @@ def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
     assert images.max() <= 1
 
 
+def test_weak_noise_takes_no_dark_pixel_below_0(xp: ModuleType) -> None:
+    """A tenth of the images is black and the rest white: at a grey of 0.27, noise of sd 0.08 reaches below 0."""
+    pixels = np.full((4, 3, 224, 224), 255, np.uint8)
+    pixels[:, :, :22] = 0
+    conditions = CRITICAL_BAND.conditions({"noise_sd": 0.08, "frequency": 6, "grey": False})
+    [images] = perturb(xp, conditions, pixels).values()
+    assert images.min() >= 0
+    assert (images == np.float32(0.1)).any()
+
+
 def test_shared_draw_serves_all_conditions_and_an_independent_one_only_its_own(xp: ModuleType) -> None:
     pixels = photographs(2)
     setting = {"noise_sd": [0.02, 0.04], "frequency": [2, 3], "grey": False}

@@ -13,6 +13,7 @@ from bandlens.probes.noise import (
     WORD,
     counter,
     philox4x32,
+    polar,
     random_words,
     uniform,
     uniform_fields,
@@ -89,6 +90,11 @@ def test_uniform_fields_are_uniform(xp: ModuleType) -> None:
     assert fields.shape == (4, 224, 224)
     assert stats.kstest(fields.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
     assert np.abs(np.corrcoef(fields.reshape(4, -1)) - np.eye(4)).max() < 5 / 224
+
+
+def test_normals_of_the_smallest_and_the_largest_word_are_numbers(xp: ModuleType) -> None:
+    words = xp.asarray([0, 2**32 - 1], dtype=xp.uint32)
+    assert max(np.abs(to_numpy(normals)).max() for normals in polar(xp, words, words)) < 6.8
 
 
 def test_redrawn_normals_are_fresh_each_attempt(xp: ModuleType) -> None:

@@ -117,6 +117,14 @@ def test_people_are_best_without_a_filter_whose_setting_is_infinite(tmp_path: Pa
     assert losses == pytest.approx({float(setting): loss for setting, loss in settings.items()})
 
 
+def test_of_an_image_that_a_person_saw_twice_the_first_session_counts(tmp_path: Path) -> None:
+    """The image was wrong in the ninth trial of the first session, and right in the first trial of the second."""
+    first = trials("sketch", "0", "subject-01", np.zeros(1, bool)).with_columns(trial=pl.lit(9, pl.Int32))
+    second = trials("sketch", "0", "subject-01", np.ones(1, bool)).with_columns(session=pl.lit(2, pl.Int32))
+    with open_store(stored(tmp_path / "r.duckdb", {condition(): np.ones(N, bool)}, [second, first])) as store:
+        assert store.frame("SELECT correct FROM judgement WHERE human").rows() == [(False,)]
+
+
 def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: Path) -> None:
     """Elsewhere it errs where people do not: a kappa of 0, if that stood for none, would be the highest."""
     person = np.arange(N) % 4 > 0

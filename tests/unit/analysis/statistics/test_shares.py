@@ -69,7 +69,9 @@ def test_clusters_that_one_share_lacks_add_nothing_to_its_error() -> None:
     rng = np.random.default_rng(0)
     a, b = (share_of(rng.random(100) < 0.7, np.arange(100) + first) for first in (0, 50))
     padded_a, padded_b = (
-        replace(share, clusters=np.arange(150), deviations=np.pad(share.deviations, pad), sizes=np.pad(share.sizes, pad))
+        replace(
+            share, clusters=np.arange(150), deviations=np.pad(share.deviations, pad), sizes=np.pad(share.sizes, pad)
+        )
         for share, pad in ((a, (0, 50)), (b, (50, 0)))
     )
     assert difference_interval(a, b) == pytest.approx(difference_interval(padded_a, padded_b))

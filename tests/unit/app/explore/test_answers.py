@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_octaves import WEIGHTS
-from made_up_results import Images, cell, image_set, model, part, store_study
+from made_up_results import Images, cell, database_of, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
 from PIL import Image
@@ -259,6 +259,19 @@ def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path
             assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, reply["seed"])))
         with pytest.raises(UsageError, match="no such image"):
             answers.picture(reply["digest"], 5, None, 0)
+
+
+def test_a_database_that_a_run_has_renewed_is_read_again(tmp_path: Path) -> None:
+    images, accuracies = image_set(2, labels=[0, 0]), []
+    database, renewed = (
+        database_of(tmp_path, images, [part(cell(images), ranks, ranks)], file=f"{sum(ranks)}.duckdb")
+        for ranks in ([0, 0], [0, 1])
+    )
+    with answering(database) as answers:
+        accuracies += answers.study(None)["accuracy"]["top1"]
+        renewed.replace(database)
+        accuracies += answers.study(None)["accuracy"]["top1"]
+    assert accuracies == [1, 0.5]
 
 
 def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:

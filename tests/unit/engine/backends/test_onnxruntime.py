@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import onnx
@@ -81,6 +84,33 @@ def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: 
             session.infer(failing)
         assert "\n" not in str(caught.value)
         np.testing.assert_array_equal(session.infer(images), expected)
+
+
+def test_after_an_error_no_part_runs_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part fails once the second runs, which goes on for long unless it is left behind."""
+    run = onnxruntime.InferenceSession.run_with_iobinding
+    numbers, running = count(), list[Any]()
+    has_begun, is_left = Event(), Event()
+
+    def run_part(session: Any, binding: Any, options: Any) -> None:
+        if next(numbers) == 0:
+            has_begun.wait()
+            raise RuntimeError("no room")
+        running.append(binding)
+        has_begun.set()
+        for _ in range(1000):
+            if not is_left.is_set():
+                run(session, binding, options)
+        running.remove(binding)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run_part)
+    model = make_model(tmp_path, size=SIZE)
+    with open_session(variant_of(model, "onnxruntime", "fp32"), 16, 2) as session:
+        with pytest.raises(EngineError, match="no room"):
+            session.infer(random_images(16, SIZE))
+        left = list(running)
+        is_left.set()
+    assert not left
 
 
 def test_parts_without_a_row_that_is_needed_are_left_out(tmp_path: Path) -> None:

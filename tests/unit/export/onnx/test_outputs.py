@@ -39,15 +39,19 @@ def test_an_unknown_pool_is_named() -> None:
         Features(pool="first")
 
 
+ZERO = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+SECOND_INPUTS = {"Add": ["x"], "Clip": ["zero"]}
+"""A sum is that of two branches, as in a residual network, and a clip ends at 0, as that of ReLU6."""
+
+
 def ending_in(name: str, *operators: str) -> bytes:
     names = ["x", *(f"t{number}" for number in range(len(operators) - 1)), name]
     nodes = [
-        # A sum is that of two branches, as in a residual network.
-        helper.make_node(operator, [names[number], *(["x"] if operator == "Add" else [])], [names[number + 1]])
+        helper.make_node(operator, [names[number], *SECOND_INPUTS.get(operator, [])], [names[number + 1]])
         for number, operator in enumerate(operators)
     ]
     values = [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in ("x", name)]
-    return bytes(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])).SerializeToString())
+    return bytes(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], [ZERO])).SerializeToString())
 
 
 @pytest.mark.parametrize("name", ["last_hidden_state", "/pooler_output"])
