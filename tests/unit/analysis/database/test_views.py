@@ -219,12 +219,7 @@ def test_a_cell_is_compared_with_the_clean_one_of_its_onnx_file(store: Store) ->
         cells = [cell(images, setting, precision="int8") for setting in (condition(), LOW)]
         cells = [replace(of, variant=replace(of.variant, sha256=64 * sha256)) for of in cells]
         store_study(store, sha256, images, [part(of, rank, rank) for of in cells])
-    assert store.frame("SELECT study, clean_top1 FROM curve ORDER BY ALL").rows() == [
-        ("a", 1),
-        ("a", 1),
-        ("b", 0),
-        ("b", 0),
-    ]
+    assert store.frame("SELECT DISTINCT study, clean_top1 FROM curve ORDER BY ALL").rows() == [("a", 1), ("b", 0)]
 
 
 # Octave shares
