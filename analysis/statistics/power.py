@@ -30,7 +30,7 @@ from . import ALPHA, Z
 POWER = 0.8
 """The share of studies that find a difference of the size that is told."""
 DISCORDANCE = 0.1
-"""The discordance of two models where no earlier run tells it."""
+"""The discordance of two models that is assumed where nothing tells it."""
 
 
 def detection_quantile(tests: int = 1) -> float:
