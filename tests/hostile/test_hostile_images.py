@@ -88,37 +88,6 @@ def test_damaged_archives_pack_or_are_one_line(mode: str, folder: Path, data: st
     assert sorted(folder.rglob("*")) == before
 
 
-numbers = st.sampled_from([0, 1, 511, 512, 10**6, 2**33, 2**62, -1, -512, -1024, -(2**40)])
-kinds = st.sampled_from([*b"01234567xgLKSVDMX\0"]).map(lambda number: bytes([number]))
-names = st.sampled_from(["a.jpg", "../a.jpg", "/a.jpg", "a.txt", "", "././@LongLink", "GNUSparseFile.0/a.jpg", "b/"])
-records = st.sampled_from(
-    [
-        b"0 a=b\n", b"-5 a=b\n", b"99999999999999999999 path=b\n", b"17 size=-1000000\n", b"20 size=9999999999999\n",
-        b"12 mtime=x\n", b"11 path=\xff\xfe\n", b"13 path=a\0.jpg\n", b"22 GNU.sparse.major=1\n",
-        b"22 GNU.sparse.minor=0\n", b"25 GNU.sparse.size=999999\n", b"27 GNU.sparse.map=1,2,3,4\n", b"13 linkpath=..\n",
-        b"30 GNU.sparse.numblocks=99999\n", b"24 GNU.sparse.offset=-5\n", b"nothing",
-    ]
-)  # fmt: skip
-
-
-@st.composite
-def members(draw: st.DrawFn) -> bytes:
-    """Headers that were made up, each with what its type may need."""
-    whole = b""
-    for _ in range(draw(st.integers(1, 4))):
-        kind, text = draw(kinds), b"".join(draw(st.lists(records, max_size=3)))
-        size = draw(numbers) if draw(st.booleans()) else len(text)
-        whole += header(draw(names), size, kind) + padded(text)
-    return whole + (bytes(1024) if draw(st.booleans()) else b"")
-
-
-@fuzz(66)
-@given(content=members())
-def test_made_up_headers_pack_or_are_one_line(content: bytes, folder: Path) -> None:
-    (folder / "a.tar").write_bytes(content)
-    refusal(lambda: pack_archive(folder / "a.tar", folder / "a.set"))
-
-
 # Bombs
 
 

@@ -98,10 +98,12 @@ def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
 
 @pytest.mark.parametrize(("lost", "gained"), [(110, 100), (160, 100), (20, 200)])
 def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: int) -> None:
+    """Images of one cluster go together."""
     before, now = outcomes(4000, 3000, lost, gained)
-    expected = paired(before, now, np.arange(4000))
+    clusters = np.arange(4000) // 2
+    expected = paired(before, now, clusters)
     for margin in (0.0, 0.005, 0.01, 0.05):
-        row = judge(pair_of(before, now), Limits(margin=margin)).row(0, named=True)
+        row = judge(pair_of(before, now, clusters), Limits(margin=margin)).row(0, named=True)
         assert (row["loss_low"], row["loss_high"]) == pytest.approx((-expected.high[0], -expected.low[0]))
         assert row["loss"] == pytest.approx((lost - gained) / 4000)
         verdict = "pass" if row["loss_high"] <= margin else "fail" if row["loss_low"] > 0 else "undecided"
@@ -120,16 +122,6 @@ def test_all_rows_are_corrected_together_by_holm() -> None:
     assert {row["verdict"] for row in single} == {"pass", "fail", "undecided"}
     fails = rows.filter(verdict="fail")
     assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single)
-
-
-def test_dependent_images_count_as_fewer() -> None:
-    before, now = outcomes(5000, 3000, 200, 100)
-    clusters = np.arange(5000) // 10
-    alone, clustered = (judge(pair_of(before, now, ids), Limits()).row(0, named=True) for ids in (None, clusters))
-    assert alone["verdict"] == "fail"
-    assert clustered["verdict"] == "undecided"
-    assert clustered["loss_high"] - clustered["loss_low"] > 2 * (alone["loss_high"] - alone["loss_low"])
-    assert judge(pair_of(before, now, np.zeros(5000, int)), Limits()).row(0, named=True)["verdict"] == "undecided"
 
 
 # The worst of many

@@ -28,14 +28,6 @@ def test_the_line_is_that_of_scipy() -> None:
     )
 
 
-def test_models_on_the_line_have_no_effective_robustness() -> None:
-    x = np.linspace(30, 90, 9)
-    y = 100 * norm.cdf(0.9 * norm.ppf(x / 100) - 0.3)
-    line = fit_line(x, y)
-    assert line.r2 == pytest.approx(1)
-    assert effective(x, y + 2, line) == pytest.approx(np.full(9, 2.0))
-
-
 def test_what_has_no_probit_is_left_out_of_the_line_alone() -> None:
     x, y = accuracies()
     line = fit_line(np.append(x, [70, np.nan, 100]), np.append(y, [0, 50, 60]))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 
 LOW = condition("lowpass", cutoff=0.5)
@@ -65,8 +60,8 @@ def test_predictions_join_the_names_of_their_decision_space(store: Store) -> Non
         "JOIN class_name ON class_name.decision_space = detail.decision_space AND class_name.class = predicted "
         "ORDER BY ALL"
     )
-    named = [("few", 0, "bear"), ("few", 1, "airplane"), ("set", 0, "goldfish"), ("set", 1, "tench")]
-    assert store.frame(query).rows() == named
+    names_by_image = [("few", 0, "bear"), ("few", 1, "airplane"), ("set", 0, "goldfish"), ("set", 1, "tench")]
+    assert store.frame(query).rows() == names_by_image
     assert store.frame("SELECT DISTINCT decision_space FROM class_name ORDER BY ALL").rows() == [("all",), ("sixteen",)]
     renamed = [part(cell(all_, by=model("other")), [1, 0], [1, 1])]
     store_study(store, "s", [all_], renamed, {"all": {0: "Tinca tinca"}})
@@ -90,26 +85,3 @@ def test_flips_say_what_classes_are_called(store: Store) -> None:
         ("other", "small", "0.png", None, None, 0, 1),
         ("own", "small", "0.png", "abbey", "arch", 0, 1),
     ]
-
-
-def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
-    labels = np.zeros(400, int)
-    images = image_set(400, labels=labels, clusters=np.arange(400) // 2, schemes={"real": [[0]] * 400})
-    several = [condition(), *(condition("lowpass", cutoff=k / 10) for k in range(1, 8))]
-    cells = [cell(images, setting, by=model(f"net{k}")) for k in range(40) for setting in several]
-    with open_store(tmp_path / "results.duckdb") as store:
-        store_study(store, "s", images, [part(of, labels, labels) for of in cells])
-        for where, rows in (("probe = 'lowpass'", 14), ("scheme = 'real'", 8), ("scheme = 'single'", 8)):
-            query = f"FROM label_accuracy WHERE checkpoint = 'net7' AND {where}"
-            assert store.frame(query)["top1"].to_list() == [1.0] * rows
-            plan = json.loads(store.frame(f"EXPLAIN (ANALYZE, FORMAT json) {query}")["explain_value"].item())
-            counts = [count for table, count in _scans(plan["operator"][0]) if table == "prediction"]
-            assert max(counts) < 400 * len(cells) / 2, where
-
-
-def _scans(operator: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """(table, rows read) of each scan in a plan that was carried out."""
-    if table := operator["extra_info"].get("Table"):
-        yield table.rpartition(".")[2], operator["intermediate_rows"]
-    for part_of_it in operator.get("children", []):
-        yield from _scans(part_of_it)

@@ -158,18 +158,6 @@ def test_a_study_has_a_version_for_each_list_of_cells(store: Store) -> None:
     assert store.stale("unheard of", cells) == []
 
 
-def test_a_study_keeps_the_names_it_gave(store: Store) -> None:
-    old, new = image_set(2, name="before"), image_set(2, name="after")
-    store_study(store, "s", old, [part(cell(old, by=model("a", content="same")), [1, 2])])
-    renamed = cell(new, by=model("b", content="same", category="renamed"))
-    assert store.progress([renamed]) == {renamed.key: 2}, "a name is no part of what a cell is"
-    assert store.begin_study("other", "", [renamed], [new]) == "other@1"
-    names = [("other@1", "b", "renamed", "after"), ("s@1", "a", "own", "before")]
-    assert store.frame("SELECT version, checkpoint, category, image_set FROM accuracy ORDER BY ALL").rows() == names
-    assert store.stale("s", []) == [("a", "before", "clean")]
-    assert store.stale("other", []) == [("b", "after", "clean")]
-
-
 def test_other_names_for_the_same_cells_are_another_version(store: Store) -> None:
     old, new = image_set(2, name="before"), image_set(2, name="after")
     store_study(store, "s", old, [part(cell(old), [1, 2])])
@@ -287,16 +275,6 @@ def test_a_duckdb_file_of_somebody_else_is_refused_and_kept(path: Path, read_onl
     assert "a DuckDB file but not a results database" in refusal(path, read_only)
     with duckdb.connect(path) as connection:
         assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
-
-
-def test_a_truncated_database_is_refused(path: Path) -> None:
-    with open_store(path):
-        pass
-    whole = path.read_bytes()
-    path.write_bytes(whole[:5000])
-    refusal(path)
-    path.write_bytes(whole[: len(whole) // 2])
-    assert "is cut off or damaged; take the copy of a snapshot" in refusal(path)
 
 
 def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:

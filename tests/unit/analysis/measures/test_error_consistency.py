@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from bandlens.analysis.measures.error_consistency import (
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.core.errors import UnknownName, UsageError
-from bandlens.core.jobs import Advance
 from bandlens.core.protocol import STIMULUS_PROBES
 from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES
@@ -343,22 +341,3 @@ def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store
     for macro in ("judgement_of", "condition_accuracy_of"):
         with pytest.raises(UsageError, match="unknown study 'yours'"):
             store.frame(f"FROM {macro}('yours')")
-
-
-def test_comparing_errors_says_how_far_it_is(store: Store) -> None:
-    jobs: list[list[Any]] = []
-
-    @contextmanager
-    def record(title: str, total: float | None, _unit: str) -> Iterator[Advance]:
-        advances: list[float] = []
-        yield lambda amount=1: advances.append(amount)
-        jobs.append([title, total, sum(advances)])
-
-    right = np.random.default_rng(0).random((4, 60)) < 0.6
-    images = image_set(60, labels=[3] * 60)
-    store_study(store, "study", images, [answered(images, name, row) for name, row in zip("abcd", right, strict=True)])
-    people = {f"subject-{k}": right[k : k + 1] for k in range(3)}
-    store.write_source("humans", store.frame("FROM published_value"), judged_by(people, ("c100",)))
-    consistencies(store, "set", record)
-    mean_consistencies(store, "contrast", record)
-    assert jobs == [["comparing errors", 4, 4], ["comparing errors with humans", 3, 3]]

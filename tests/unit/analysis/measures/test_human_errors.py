@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -138,16 +137,6 @@ def test_a_model_that_is_always_wrong_has_no_kappa_and_no_peak_there(tmp_path: P
     assert first["kappa"] < 0
     assert [last[name] for name in ("kappa", "low", "high")] == [None] * 3
     assert [(row["setting"], row["low"], row["high"]) for row in tables["peaks"]] == [(1, 1, 1)]
-
-
-def test_an_interval_of_the_peak_spans_settings_that_are_alike(answers: Answers, tmp_path: Path) -> None:
-    """A few images tell little: other blurs may be the best."""
-    with open_store(Path(shutil.copy(answers[0], tmp_path))) as store:
-        store.execute("DELETE FROM human_trial WHERE stimulus_set = 'sketch' AND trial >= 25")
-        [peak] = consistency_under(store, "sketch", "gaussian_lowpass")["peaks"]
-    assert peak["low"] <= peak["setting"] <= peak["high"]
-    assert peak["low"] < peak["high"]
-    assert {peak["low"], peak["high"]} <= {*BLURS}
 
 
 def test_the_command_prints_both_tables_and_refuses_what_is_not_there(answers: Answers, command: Command) -> None:

@@ -255,20 +255,13 @@ def test_a_study_file_names_measures_and_the_commands_take_them(
         encoding="utf-8",
     )
     listed = json.loads(command("measures", "list", "--study", study, "--format", "json").out)
-    assert listed[-1] == {
-        "name": "worst",
-        "title": "Confidence of the least confident right answers",
-        "unit": "share",
-        "scope": "grid",
-        "bias": True,
-    }
+    title = "Confidence of the least confident right answers"
+    assert [listed[-1][key] for key in ("name", "title", "unit", "bias")] == ["worst", title, "share", True]
     assert "low_frequency_bias" in {row["name"] for row in listed}
     answer = command("analyze", "--study", study, "--db", database, "--format", "json")
     assert (answer.code, answer.err) == (0, "")
-    assert {"worst", "accuracy"} <= {row["metric"] for row in json.loads(answer.out)} | {"accuracy"}
-    assert ask(database, "SELECT name, title, unit FROM own_measure") == [
-        ("worst", "Confidence of the least confident right answers", "share")
-    ]
+    assert "worst" in {row["metric"] for row in json.loads(answer.out)}
+    assert ask(database, "SELECT name, title, unit FROM own_measure") == [("worst", title, "share")]
 
 
 def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path) -> None:

@@ -201,18 +201,6 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert (np.mean(hits, axis=0) >= 0.76).all()
 
 
-def test_copies_of_an_image_carry_nothing_new_if_they_share_a_cluster() -> None:
-    p = probabilities(bell(2.2, 3.5, 1.5))
-    single = observe(np.random.default_rng(7), p, 300)
-    alone = estimate_band(single, resamples=400, seed=1)
-    copies, ids = np.tile(single, 4), np.tile(np.arange(300), 4)
-    together, apart = (estimate_band(copies, clusters, resamples=400, seed=1) for clusters in (ids, None))
-    for a, t, s in zip(numbers(alone), numbers(together), numbers(apart), strict=True):
-        assert t.value == pytest.approx(a.value, rel=1e-5)
-        assert (t.low, t.high) == pytest.approx((a.low, a.high), rel=1e-5)
-        assert s.high - s.low == pytest.approx((a.high - a.low) / 2, rel=0.3)
-
-
 def test_no_thresholds_where_little_is_right_without_noise() -> None:
     correct = np.zeros((29, 500), dtype=bool)
     correct[:, :19] = True

@@ -40,14 +40,6 @@ def test_images_of_one_cluster_go_together() -> None:
     assert together.high - together.low > 1.6 * (apart.high - apart.low)
 
 
-def test_a_perfect_observer_has_no_kappa() -> None:
-    first, second = observers()
-    for pair in ((np.ones(500, bool), second), (first, np.zeros(500, bool)), (np.ones(500, bool),) * 2):
-        estimate = error_consistency(*pair)
-        undefined = ("kappa", "low", "high", "least", "most", "p_copy", "needed")
-        assert np.isnan([getattr(estimate, name) for name in undefined]).all()
-
-
 def test_the_range_that_two_accuracies_allow() -> None:
     assert kappa_range(0.8, 0.6) == pytest.approx((-0.3636, 0.5455), abs=5e-5)
     assert kappa_range(0.7, 0.7)[1] == pytest.approx(1)

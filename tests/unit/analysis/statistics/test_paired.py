@@ -56,14 +56,6 @@ def test_without_a_flip_the_interval_depends_on_how_many_independent_images_ther
     assert clusters.high > 3 * images.high > 0
 
 
-def test_one_cluster_has_no_interval() -> None:
-    a, b = outcomes(np.random.default_rng(1), 20, 0.5)
-    comparison = paired(a, b, np.zeros(20, np.int64))
-    assert np.isnan(comparison.low).all()
-    assert np.isnan(comparison.high).all()
-    assert comparison.p.tolist() == [1]
-
-
 def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
     rng = np.random.default_rng(5)
     runs, size = 1000, 4
