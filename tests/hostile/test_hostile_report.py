@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fuzzing import refusal
 from made_up_results import cell, condition, image_set, model, part, store_study
+from report_page import ReportPage
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
@@ -33,38 +33,6 @@ PAYLOADS = [
     "../../etc/passwd",
     "\u2028\u202e\x1b[31m",
 ]
-
-
-class Page(HTMLParser):
-    """The elements, text and scripts that a browser would make of the file."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts = list[str]()
-        self._pieces, self._inside = list[str](), ""
-        self.feed(html)
-        self.text = "".join(self._pieces)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        else:
-            self._pieces.append(data)
-
-    @property
-    def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
-        """The number of elements of each kind, with these attributes."""
-        return Counter((tag, tuple(sorted(attributes))) for tag, attributes in self.elements)
 
 
 def named(hostile: bool) -> list[str]:
@@ -101,25 +69,30 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         store.execute("UPDATE measure_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
 
 
-def page_of(folder: Path, names: list[str]) -> Page:
+def page_of(folder: Path, names: list[str]) -> ReportPage:
     folder.mkdir()
     make(folder / "results.duckdb", names)
     write_report(folder / "results.duckdb", folder / "report.html")
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
+    return ReportPage((folder / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(tmp_path_factory: pytest.TempPathFactory) -> ReportPage:
     return page_of(tmp_path_factory.mktemp("report") / "hostile", named(hostile=True))
 
 
-def test_the_page_is_made_of_the_same_elements_as_with_harmless_names(page: Page, tmp_path: Path) -> None:
+def shape(page: ReportPage) -> Counter[tuple[str, tuple[str, ...]]]:
+    """The number of elements of each kind, with these attributes."""
+    return Counter((tag, tuple(sorted(attributes))) for tag, attributes in page.elements)
+
+
+def test_the_page_is_made_of_the_same_elements_as_with_harmless_names(page: ReportPage, tmp_path: Path) -> None:
     harmless = page_of(tmp_path / "harmless", named(hostile=False))
     assert len(harmless.elements) > 1000
-    assert page.shape == harmless.shape
+    assert shape(page) == shape(harmless)
 
 
-def test_nothing_runs_or_is_loaded(page: Page) -> None:
+def test_nothing_runs_or_is_loaded(page: ReportPage) -> None:
     assert len(page.scripts) == 3
     for tag, attributes in page.elements:
         assert not any(name.startswith("on") for name in attributes)
@@ -128,7 +101,7 @@ def test_nothing_runs_or_is_loaded(page: Page) -> None:
         assert tag not in ("iframe", "object", "embed", "base", "svg", "link", "form")
 
 
-def test_names_are_there_as_text(page: Page) -> None:
+def test_names_are_there_as_text(page: ReportPage) -> None:
     for name in named(hostile=True):
         assert name in page.text
 
@@ -141,7 +114,7 @@ def strings_of(value: object) -> set[str]:
     return {value} if isinstance(value, str) else set()
 
 
-def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: Page) -> None:
+def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: ReportPage) -> None:
     specs = json.loads(page.scripts[0])
     names = set(named(hostile=True))
     assert names <= strings_of(specs)

@@ -288,19 +288,15 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
         assert gate_release(Run(store, "u@1"), Run(other, "u@1"), Limits()).same == 0
 
 
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        (Limits(measures=["confidence"]), "unknown name in gate.measures 'confidence'; known: accuracy, agreement, "),
-        (Limits(conditions=["lowpas"]), "unknown name in gate.conditions 'lowpas'; did you mean lowpass?"),
-        (Limits(slices=["classes"]), "unknown name in gate.slices (--slices) 'classes'; did you mean class?"),
-    ],
-)
-def test_names_that_there_are_not_are_refused(store: Store, limits: Limits, message: str) -> None:
+def test_names_that_there_are_not_are_refused(store: Store) -> None:
     released(store, [range(0)] * 3, [range(0)] * 3, n=20)
-    with pytest.raises(UnknownName, match="unknown name in gate") as raised:
-        gate_release(*runs(store), limits)
-    assert str(raised.value).startswith(message)
+    for limits, message in (
+        (Limits(measures=["confidence"]), r"gate.measures 'confidence'; known: accuracy, agreement, "),
+        (Limits(conditions=["lowpas"]), r"gate.conditions 'lowpas'; did you mean lowpass\?"),
+        (Limits(slices=["classes"]), r"gate.slices \(--slices\) 'classes'; did you mean class\?"),
+    ):
+        with pytest.raises(UnknownName, match=f"^unknown name in {message}"):
+            gate_release(*runs(store), limits)
 
 
 def test_what_lacks_is_named(store: Store) -> None:

@@ -31,13 +31,6 @@ def test_the_schema_is_read_whole() -> None:
     assert {name for (name,) in views + macros} == temporary_definitions().keys()
 
 
-def test_each_definition_names_earlier_ones() -> None:
-    definitions = temporary_definitions()
-    for place, (name, definition) in enumerate(definitions.items()):
-        later = set(list(definitions)[place + 1 :])
-        assert words_of(definition) & later <= {"metric"}, name  # the column of that name
-
-
 def test_words_are_those_of_the_statement() -> None:
     sql = """SELECT "Top 1", é FROM Accuracy -- curve, it's
     WHERE a = 'flip' /* metric */ AND b = $$gate$$"""

@@ -227,8 +227,7 @@ def predictions(database: Path) -> list[tuple[object, ...]]:
 
 
 def test_a_contradiction_is_described_and_nothing_is_written(pair: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out.duckdb"
-    refused = merge(pair, out)
+    refused = merge(pair, tmp_path / "out.duckdb")
     (contradiction,) = refused.contradictions
     session = 'onnxruntime fp32 on a processor, batch 8, 1 threads, {"onnxruntime": "1"}'
     assert contradiction == {

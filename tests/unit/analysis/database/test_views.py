@@ -249,12 +249,3 @@ def test_octave_shares_of_an_image_are_shapley_s(shared_store: Store, labelled: 
     )
     assert len(rows) == 28
     assert rows["share"].to_numpy().reshape(7, 4) == pytest.approx(expected, abs=1e-12)
-
-
-def test_without_all_masks_there_are_no_octave_shares(shared_store: Store) -> None:
-    images = image_set(1, labels=[0])
-    of = [condition(), *(condition("octaves", keep=mask) for mask in MASKS[1:])]
-    store_study(shared_store, "masks", images, [part(cell(images, mask, by=model("masks")), [0], [0]) for mask in of])
-    assert shared_store.frame("FROM octave_share_of('masks')").is_empty()
-    with pytest.raises(UsageError, match="unknown study"):
-        shared_store.frame("FROM octave_share_of('nothing')")

@@ -103,14 +103,6 @@ def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     assert 0 < high == -low < 3 / 400, "it does not differ, and little at most"
 
 
-def test_what_is_never_named_has_no_bias() -> None:
-    never = estimates(decided([0] * 30, [1] * 30, [2] * 30))
-    assert never["shape_bias"].row()["value"] is None
-    assert (never["shape_bias"].note, never["shape_bias"].state) == ("neither cue is ever named", "undetermined")
-    assert never["cue_accuracy"].value == 0
-    assert estimates(decided([1, 2], [1, 2], [1, 2])) == {}, "no cues conflict"
-
-
 def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:
     conflict = image_set(4, labels=[0, 0, 1, 1], schemes={"texture": [[1], [2], [0], [1]]}, name="conflict")
     plain = image_set(4, labels=[0, 0, 1, 1], name="plain")

@@ -76,21 +76,6 @@ def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
     np.testing.assert_allclose(interactions(v, 1), gains / orders, atol=1e-12)
 
 
-def test_the_interaction_of_a_pair_is_the_share_of_one_with_the_second_less_that_without_it() -> None:
-    """I_jk is octave k's Shapley value among six octaves where j is always kept, less that where j never is."""
-    v = np.random.default_rng(2).random(128)
-    of_mask = dict(zip(MASKS, v, strict=True))
-    for row, name in enumerate(PAIRS):
-        first, second = name[-3], name[-1]
-        gain = 0.0
-        for order in permutations(octave for octave in "0123456" if octave != first):
-            kept = "".join(sorted(order[: order.index(second)]))
-            for sign, beside in ((1, first), (-1, "")):
-                added, bare = ("".join(sorted(kept + beside + more)) for more in (second, ""))
-                gain += sign * (of_mask[added] - of_mask[bare])
-        assert interactions(v, 2)[row] == pytest.approx(gain / 720, abs=1e-12)
-
-
 @pytest.mark.parametrize(
     ("right", "shares", "pairs"),
     [

@@ -187,17 +187,6 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
     )
 
 
-def test_every_bias_of_a_model_that_guesses_without_perturbation_is_at_chance() -> None:
-    outcomes = right_outcomes(shares(GUESSED, GUESSED, 0.16), classes=7)
-    for above_chance in (False, True):
-        estimates = spectral_estimates(outcomes, above_chance)
-        valued = [estimate for estimate in estimates.values() if not np.isnan(estimate.value)]
-        assert {estimate.state for estimate in valued} == {State.AT_CHANCE}
-        assert valued[0].note == "clean accuracy is not told from that of a blind guess, 0.143"
-    below = spectral_estimates(right_outcomes(shares(GUESSED, GUESSED, 0.1), classes=7), above_chance=True)
-    assert {estimate.state for name, estimate in below.items() if "spectral" not in name} == {State.AT_CHANCE}
-
-
 def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> None:
     outcomes = right_outcomes(curve(), classes=1000)
     published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))

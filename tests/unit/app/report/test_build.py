@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 from made_up_results import cell, condition, database_of, image_set, model, part
+from report_page import ReportPage
 from reported import GRID, HOSTILE, make_database, measured_section, report_data_of
 
 from bandlens.analysis.comparison.verdict import Verdict
@@ -28,49 +28,14 @@ from bandlens.core.protocol import CUTOFFS
 from bandlens.probes.images.image_set import open_image_set
 
 
-class Page(HTMLParser):
-    """The file as a browser would read it: its elements, and its text by section."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: dict[str, str] = {}
-        self.scripts: list[str] = []
-        self._section, self._inside = "", ""
-        self.html = file.read_text(encoding="utf-8")
-        self.feed(self.html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "section":
-            self._section = str(dict(attrs)["id"])
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-        if tag == "section":
-            self._section = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._section:
-            self.sections[self._section] = self.sections.get(self._section, "") + data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def page_of(db: Path, folder: Path | None = None, **options: Any) -> Page:
+def page_of(db: Path, folder: Path | None = None, **options: Any) -> ReportPage:
     out = (folder or db.parent) / "report.html"
     write_report(db, out, **options)
-    return Page(out)
+    return ReportPage(out.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def page(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(stored_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportPage:
     return page_of(stored_study, tmp_path_factory.mktemp("report"), published=True)
 
 
@@ -79,7 +44,7 @@ def results(stored_study: Path) -> ReportData:
     return report_data_of(stored_study)
 
 
-def test_it_is_one_small_file_that_loads_nothing(page: Page) -> None:
+def test_it_is_one_small_file_that_loads_nothing(page: ReportPage) -> None:
     assert len(page.html.encode()) < 3e6
     loaded = [a.get("src") or a.get("href") for tag in ("img", "script", "link", "iframe") for a in page.named(tag)]
     assert all(address is None or address.startswith("data:image/jpeg;base64,") for address in loaded)
@@ -89,7 +54,7 @@ def test_it_is_one_small_file_that_loads_nothing(page: Page) -> None:
     assert "unsafe-inline" not in str(policy).split("style-src")[0]
 
 
-def test_it_can_be_read_without_seeing_it(page: Page) -> None:
+def test_it_can_be_read_without_seeing_it(page: ReportPage) -> None:
     assert page.named("html") == [{"lang": "en"}]
     assert all(a.get("alt") for a in page.named("img"))
     ids = [a["id"] for _, a in page.elements if "id" in a]
@@ -100,7 +65,7 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
     assert all(spec["description"] for spec in specs.values())
 
 
-def test_everything_has_its_section(page: Page) -> None:
+def test_everything_has_its_section(page: ReportPage) -> None:
     assert list(page.sections) == [
         "verdict", "curves", "critical-band", "accuracy", "numbers", "measures", "correlations",
         "conditions", "atlas", "study", "provenance",
@@ -115,7 +80,7 @@ def test_everything_has_its_section(page: Page) -> None:
     assert f"version = {{{__version__}}}" in page.html
 
 
-def test_published_models_stand_behind_ones_own(page: Page) -> None:
+def test_published_models_stand_behind_ones_own(page: ReportPage) -> None:
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
     assert "Your models among the study's" in page.sections["atlas"]
 
@@ -178,7 +143,7 @@ def test_the_picture_of_the_verdict_is_of_images_without_conflicting_cues(tmp_pa
     assert ["two cues" in caption for caption in (labelled, unlabelled, conflicting)] == [False, False, True]
 
 
-def test_a_hostile_name_is_text(page: Page) -> None:
+def test_a_hostile_name_is_text(page: ReportPage) -> None:
     assert len(page.scripts) == 3
     assert "alert(1)" not in page.scripts[1] + page.scripts[2]
     assert HOSTILE in page.sections["accuracy"]
@@ -290,7 +255,7 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
         changes_section(results, "a@3")
 
 
-def test_every_chart_is_valid_vega_lite(page: Page) -> None:
+def test_every_chart_is_valid_vega_lite(page: ReportPage) -> None:
     schema = alt.load_schema()
     specs = json.loads(page.scripts[0])
     assert len(specs) > 50
