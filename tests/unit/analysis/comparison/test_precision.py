@@ -64,10 +64,8 @@ def gate_cells(
 ) -> pl.DataFrame:
     """Gate the pairs, and give their rows of the view."""
     candidates = gate_precision(store, "int8 against fp32", pairs, limits, advance).rows["cell"].to_list()
-    query = (
-        "SELECT gate.* FROM gate JOIN (SELECT unnest(?::INTEGER[]) AS candidate_cell, unnest(?::INTEGER[]) AS place) "
-    )
-    return store.frame(f"{query} USING (candidate_cell) ORDER BY place", [candidates, [*range(len(candidates))]])
+    query = "FROM gate WHERE candidate_cell IN (SELECT unnest($1)) ORDER BY list_position($1, candidate_cell)"
+    return store.frame(query, [candidates])
 
 
 def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:

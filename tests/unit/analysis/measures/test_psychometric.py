@@ -178,16 +178,6 @@ def test_what_a_channel_lacks_is_named(settings: list[tuple[float | None, float 
     assert channel_gap(settings) == why
 
 
-def test_a_peak_beyond_the_tested_noise_is_found_from_its_flanks() -> None:
-    band = estimate_band(observe(np.random.default_rng(5), probabilities(bell(3.6, 4.2, 1.5)), 20_000), resamples=100)
-    states = [threshold.state for threshold in thresholds(band)]
-    assert [*map(str, states)] == ["ok"] * 4 + ["censored_below"] * 2 + ["ok"]
-    assert band["threshold_4"].value == 0.02
-    assert "below the tested noise" in (band["threshold_4"].note or "")
-    assert band["bandwidth"].value == pytest.approx(FULL_WIDTH * 1.5, rel=0.03)
-    assert band["peak_noise_sensitivity"].value == pytest.approx(2**-0.4, rel=0.05)
-
-
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     rng, sensitivity = np.random.default_rng(6), bell(2.2, 3.5, 1.5)
     truth = [*(0.16 * 2**-sensitivity), FULL_WIDTH * 1.5, 1.75 * 2**3.5, 2**-1.8]

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from small import Command
-from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import VALUES, shipped_values, sources
@@ -53,25 +52,6 @@ def test_a_thousand_models_ship() -> None:
     assert values.filter(pl.col("unit") == "percent")["value"].is_between(0, 100).all()
     lite0 = top1.filter(source="timm", model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
     assert lite0["value"].to_list() == [74.846]
-
-
-def test_shape_biases_of_58_logs_are_those_of_their_answers() -> None:
-    """Shape decisions of 1,200 conflicts, and texture decisions, as counted from the logs."""
-    rows = shipped_values(["vlm-shape-bias"])
-    assert (len(rows), set(rows["metric"])) == (2 * 58, {"shape_bias", "cue_accuracy"})
-    decisions = {
-        ("tv_resnet50", ""): (180, 628),
-        ("clip_RN50_openai", "prompt a photo of a CLS."): (183, 690),
-        ("gemini_pro_vision", "vqa"): (633, 355),
-    }
-    for (name, condition), (shape, texture) in decisions.items():
-        of_log = rows.filter(model=name, condition=condition)
-        bias = of_log.filter(metric="shape_bias").row(0, named=True)
-        low, high = proportion_confint(shape, shape + texture, method="wilson")
-        assert (bias["value"], bias["n"]) == (round(shape / (shape + texture), 4), shape + texture)
-        assert (bias["low"], bias["high"]) == pytest.approx((low, high), abs=1e-4)
-        accuracy = of_log.filter(metric="cue_accuracy").row(0, named=True)
-        assert (accuracy["value"], accuracy["n"]) == (round((shape + texture) / 1200, 4), 1200)
 
 
 def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
