@@ -27,10 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
-    before = hashlib.sha256((folder / "results.duckdb").read_bytes()).digest()
+    digest = hashlib.sha256((folder / "results.duckdb").read_bytes()).digest()
     with serving(folder / "results.duckdb", None) as server:
         yield server
-    assert hashlib.sha256((folder / "results.duckdb").read_bytes()).digest() == before, "the database was written to"
+    assert hashlib.sha256((folder / "results.duckdb").read_bytes()).digest() == digest, "the database was written to"
     assert [file.name for file in folder.iterdir()] == ["results.duckdb"]
 
 

@@ -70,12 +70,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pack_archive(file: Path, out: Path) -> None:
     """Pack and remove what was packed; nothing else may be left."""
-    before = sorted(out.parent.iterdir())
+    files = sorted(out.parent.iterdir())
     images = pack(file, out, crop=Crop(8, 8), how=How(skip_broken=True, workers=1))
     for path in images.folder.iterdir():
         path.unlink()
     images.folder.rmdir()
-    assert sorted(out.parent.iterdir()) == before
+    assert sorted(out.parent.iterdir()) == files
 
 
 @pytest.mark.parametrize("mode", ARCHIVES)
@@ -83,9 +83,9 @@ def pack_archive(file: Path, out: Path) -> None:
 @given(data=st.data())
 def test_damaged_archives_pack_or_are_one_line(mode: str, folder: Path, data: st.DataObject) -> None:
     (folder / "a.tar").write_bytes(data.draw(damaged(ARCHIVES[mode])))
-    before = sorted(folder.rglob("*"))
+    files = sorted(folder.rglob("*"))
     refusal(lambda: pack_archive(folder / "a.tar", folder / "a.set"))
-    assert sorted(folder.rglob("*")) == before
+    assert sorted(folder.rglob("*")) == files
 
 
 # Bombs

@@ -36,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(folder: Path) -> Iterator[Path]:
     """A database that must be the same afterwards, and alone."""
     file = folder / "results.duckdb"
-    before = file.read_bytes()
+    content = file.read_bytes()
     yield file
-    assert file.read_bytes() == before
+    assert file.read_bytes() == content
     assert list(folder.iterdir()) == [file]
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_written_and_nothing_else_read(
     statement: str, spill_exists: bool, folder: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"
-    before = database.read_bytes()
+    content = database.read_bytes()
     if spill_exists:
         spill.mkdir()
     assert refusal(lambda: print_answers(store, statement.format(db=database), 0))
@@ -109,7 +109,7 @@ def test_nothing_is_written_and_nothing_else_read(
     if spill_exists:
         spill.rmdir()  # this fails where it is not empty
     assert list(folder.iterdir()) == [database]
-    assert database.read_bytes() == before
+    assert database.read_bytes() == content
 
 
 READS = [

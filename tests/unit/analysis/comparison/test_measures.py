@@ -89,6 +89,6 @@ def test_a_measure_of_conditions_may_pair_its_numbers_itself(store: Store, monke
 
 def test_a_comparison_shows_conditions_that_moved(store: Store) -> None:
     runs, _ = two_runs(store)
-    shown = compare_runs(*runs).conditions.filter(pl.col("difference") != 0)
-    assert set(shown["probe"]) == {"lowpass"}
-    assert {"shape_bias", "clean_error_consistency"} <= set(shown["metric"])
+    differences = compare_runs(*runs).conditions.filter(pl.col("difference") != 0)
+    assert set(differences["probe"]) == {"lowpass"}
+    assert {"shape_bias", "clean_error_consistency"} <= set(differences["metric"])

@@ -33,8 +33,8 @@ def add(store: Store, images: Images, parts: Sequence[Finished]) -> None:
     """Store parts of cells that belong to no study."""
     cells = [part.cell for part in parts]
     store.add_cells(cells, [images])
-    known = store.progress(cells)
-    store.commit([part for part in parts if not known[part.cell.key]], {cell.variant: SESSION for cell in cells})
+    progress = store.progress(cells)
+    store.commit([part for part in parts if not progress[part.cell.key]], {cell.variant: SESSION for cell in cells})
 
 
 def gated(

@@ -36,12 +36,13 @@ SETTINGS = [condition(), *LOWPASS]
 
 
 def pair_of(
-    before: NDArray[np.bool_], now: NDArray[np.bool_], clusters: NDArray[np.int64] | None = None
+    old_hits: NDArray[np.bool_], new_hits: NDArray[np.bool_], clusters: NDArray[np.int64] | None = None
 ) -> ReleasePair:
     """Two releases by which images they have right, (conditions, n) each."""
-    conditions = pl.DataFrame({"probe": [f"probe{k}" for k in range(len(before))]})
-    ids = np.arange(before.shape[1]) if clusters is None else clusters
-    return ReleasePair(conditions, (before, now), {"accuracy": (before.astype(float), now.astype(float))}, ids)
+    conditions = pl.DataFrame({"probe": [f"probe{k}" for k in range(len(old_hits))]})
+    ids = np.arange(old_hits.shape[1]) if clusters is None else clusters
+    values = {"accuracy": (old_hits.astype(float), new_hits.astype(float))}
+    return ReleasePair(conditions, (old_hits, new_hits), values, ids)
 
 
 def whole(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
@@ -58,10 +59,10 @@ def largest(pair: ReleasePair) -> NDArray[np.float64]:
 
 def outcomes(n: int, right: int, lost: int, gained: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """One condition with `right` images right before, of which `lost` are wrong now, and `gained` right now alone."""
-    before, now = np.zeros((2, 1, n), bool)
-    before[0, :right] = True
-    now[0, lost : right + gained] = True
-    return before, now
+    old_hits, new_hits = np.zeros((2, 1, n), bool)
+    old_hits[0, :right] = True
+    new_hits[0, lost : right + gained] = True
+    return old_hits, new_hits
 
 
 # Negative flips
@@ -99,11 +100,11 @@ def test_negative_flips_have_wilsons_interval_and_its_ends_decide() -> None:
 @pytest.mark.parametrize(("lost", "gained"), [(110, 100), (160, 100), (20, 200)])
 def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: int) -> None:
     """Images of one cluster go together."""
-    before, now = outcomes(4000, 3000, lost, gained)
+    old_hits, new_hits = outcomes(4000, 3000, lost, gained)
     clusters = np.arange(4000) // 2
-    expected = paired(before, now, clusters)
+    expected = paired(old_hits, new_hits, clusters)
     for margin in (0.0, 0.005, 0.01, 0.05):
-        row = judge(pair_of(before, now, clusters), Limits(margin=margin)).row(0, named=True)
+        row = judge(pair_of(old_hits, new_hits, clusters), Limits(margin=margin)).row(0, named=True)
         assert (row["loss_low"], row["loss_high"]) == pytest.approx((-expected.high[0], -expected.low[0]))
         assert row["loss"] == pytest.approx((lost - gained) / 4000)
         verdict = "pass" if row["loss_high"] <= margin else "fail" if row["loss_low"] > 0 else "undecided"
@@ -113,9 +114,9 @@ def test_a_single_row_is_judged_by_its_95_percent_interval(lost: int, gained: in
 
 def test_all_rows_are_corrected_together_by_holm() -> None:
     losses = [outcomes(5000, 3000, 100 + 7 * k, 100) for k in range(12)]
-    before, now = (np.concatenate(arrays) for arrays in zip(*losses, strict=True))
+    old_hits, new_hits = (np.concatenate(arrays) for arrays in zip(*losses, strict=True))
     single = [judge(pair_of(*outcome), Limits()).row(0, named=True) for outcome in losses]
-    rows = judge(pair_of(before, now), Limits())
+    rows = judge(pair_of(old_hits, new_hits), Limits())
     for name in ("p_pass", "p_fail"):
         expected = multipletests([row[name] for row in single], method="holm")[1]
         assert rows[name].to_list() == pytest.approx(expected)
@@ -131,9 +132,9 @@ def simulated(rng: np.random.Generator, losses: Sequence[float], n: int, disagre
     """Conditions on images of their own difficulty, with these true losses."""
     u = rng.random((len(losses), n))
     half, loss = disagreeing / 2, np.array(losses)[:, None]
-    before = (u < half + loss / 2) | (u > disagreeing)
-    now = ((u >= half + loss / 2) & (u < disagreeing)) | (u > disagreeing)
-    return pair_of(before, now)
+    old_hits = (u < half + loss / 2) | (u > disagreeing)
+    new_hits = ((u >= half + loss / 2) & (u < disagreeing)) | (u > disagreeing)
+    return pair_of(old_hits, new_hits)
 
 
 @pytest.mark.parametrize(("losses", "copies"), [(40, 1), (1, 40)])

@@ -92,9 +92,9 @@ def test_two_databases_are_compared_image_by_image(store: Store, store_b: Store,
     store_study(store, "s", images, parts)
     precise = [outcome(images, setting, 1, precision="int8") for setting in (CLEAN, LOW)]
     store_study(store_b, "t", images, [*precise, outcome(images, HIGH, 7)])
-    seen: list[float] = []
-    comparison = compare_cells(Run(store, "s@1"), Run(store_b, "t@1"), seen.append)
-    assert sum(seen) == 3
+    advances: list[float] = []
+    comparison = compare_cells(Run(store, "s@1"), Run(store_b, "t@1"), advances.append)
+    assert sum(advances) == 3
     assert comparison.same == 0
     cells = {row["probe"]: row for row in comparison.cells.rows(named=True)}
     assert cells["lowpass"]["differs_in"] == "precision"
@@ -214,8 +214,8 @@ def test_cells_that_chance_explains_are_those_without_a_finding(store: Store, st
     for run, shares in ((store, (0.3, 0.3, 0.3)), (store_b, (0.3, 0.9, 0.31))):
         parts = [outcome(images, setting, 5, share) for setting, share in zip(settings, shares, strict=True)]
         store_study(run, "s", images, parts)
-    shown = compare_runs(Run(store, "s@1"), Run(store_b, "s@1")).beyond_chance()
-    assert shown.cells.select("probe", "parameters").rows() == [("lowpass", '{"cutoff": 0.9}')]
+    beyond = compare_runs(Run(store, "s@1"), Run(store_b, "s@1")).beyond_chance()
+    assert beyond.cells.select("probe", "parameters").rows() == [("lowpass", '{"cutoff": 0.9}')]
 
 
 def test_means_over_several_image_sets_are_compared_too(store: Store, images: Images) -> None:

@@ -34,8 +34,8 @@ def test_the_published_table_is_in_it(table: pl.DataFrame) -> None:
     rows = table.select("bias", "group", "subset", spearman="coefficient", p="p", n="n").to_dicts()
     assert len(rows) == 72
     for row, published_row in zip(rows, published_rows, strict=True):
-        shown = row["spearman"] if row["p"] < 0.05 else 0.0
-        assert {**row, "spearman": shown} == published_row
+        coefficient = row["spearman"] if row["p"] < 0.05 else 0.0
+        assert {**row, "spearman": coefficient} == published_row
 
 
 def test_every_row_has_the_smallest_correlation_that_its_models_show(table: pl.DataFrame) -> None:

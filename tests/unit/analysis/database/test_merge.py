@@ -305,18 +305,18 @@ def test_a_database_that_is_named_twice_adds_nothing(pair: list[Path], tmp_path:
 
 def test_names_that_are_refused(pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.duckdb"
-    taken = tmp_path / "taken.duckdb"
-    taken.touch()
+    occupied = tmp_path / "taken.duckdb"
+    occupied.touch()
     for paths, target, prefer, words in (
-        (pair, taken, None, "is there already and stays as it is"),
+        (pair, occupied, None, "is there already and stays as it is"),
         (pair, pair[0], None, "is there already and stays as it is"),
         (pair, tmp_path / "none" / "out.duckdb", None, "no folder"),
-        (pair, out, taken, "is none of the databases"),
+        (pair, out, occupied, "is none of the databases"),
         ([*pair, tmp_path / "none.duckdb"], out, None, "no results database at"),
     ):
         with pytest.raises(UsageError, match=words):
             merge(paths, target, prefer)
-    assert taken.read_bytes() == b""
+    assert occupied.read_bytes() == b""
     assert not out.exists()
 
 

@@ -91,14 +91,14 @@ def test_one_transaction_commits_a_part_and_that_its_top5_is_not_known(store: St
 
 def test_a_commit_is_all_or_nothing(store: Store) -> None:
     images = image_set(2)
-    known, unknown = cell(images), cell(images, condition("lowpass", cutoff=0.5))
-    store.begin_study("s", "", [known], [images])
+    planned_cell, stray_cell = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    store.begin_study("s", "", [planned_cell], [images])
     with pytest.raises(KeyError):
-        store.commit([part(known, [1, 2]), part(unknown, [1, 2])], {known.variant: SESSION})
+        store.commit([part(planned_cell, [1, 2]), part(stray_cell, [1, 2])], {planned_cell.variant: SESSION})
     for table in ("prediction", "part", "session"):
         assert store.frame(f"FROM {table}").is_empty(), table
-    store.commit([part(known, [1, 2])], {known.variant: SESSION})
-    assert store.progress([known]) == {known.key: 2}, "and the database goes on working"
+    store.commit([part(planned_cell, [1, 2])], {planned_cell.variant: SESSION})
+    assert store.progress([planned_cell]) == {planned_cell.key: 2}, "and the database goes on working"
     assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 1
 
 

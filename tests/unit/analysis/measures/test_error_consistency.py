@@ -77,8 +77,8 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
             files = rows["imagename"].str.split("_").list.last()
             paths = [f"{shape}/{file}" for shape, file in zip(rows["category"], files, strict=True)]
             images = stimuli("cue-conflict", paths, rows["category"].to_list())
-            done = answered(images, name, rows["category"] == rows["object_response"])
-            store_study(store, name, images, [done])
+            outcome = answered(images, name, rows["category"] == rows["object_response"])
+            store_study(store, name, images, [outcome])
     assert command("analyze", "--db", db).code == 0
     with open_store(db, read_only=True) as store:
         table = store.frame("FROM error_consistency WHERE images = 'cue-conflict'")
@@ -87,13 +87,13 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
     assert [(humans, pairs) for humans, pairs, _ in by_two.rows()] == [(0, 1), (1, 20), (2, 45)]
     assert (table["low"] < table["kappa"]).all()
     assert (table["kappa"] <= table["most"]).all()
-    shown = json.loads(command("consistency", "cue-conflict", "--db", db, "--format", "json").out)
-    assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in shown} == {
+    means = json.loads(command("consistency", "cue-conflict", "--db", db, "--format", "json").out)
+    assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in means} == {
         "humans": (45, 0.335),
         "resnet50": (10, 0.054),
         "resnet50_trained_on_SIN": (10, 0.185),
     }
-    for row in shown:
+    for row in means:
         assert row["low"] < row["kappa to humans"] < row["high"]
         assert row["lowest"] <= row["kappa to humans"] <= row["highest"]
     unknown = command("consistency", "low-pas", "--db", db)
@@ -267,9 +267,9 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
     random = np.random.default_rng(0)
     right = random.random((3, 200)) < np.array([[0.8], [0.6], [0.7]])
     images = image_set(200, labels=[3] * 200, clusters=np.arange(200) // 4)
-    done = [answered(images, name, row) for name, row in zip("abc", right, strict=True)]
+    parts = [answered(images, name, row) for name, row in zip("abc", right, strict=True)]
     perturbed = answered(images, "a", ~right[0], probe="lowpass")
-    store_study(store, "study", images, [*done, perturbed])
+    store_study(store, "study", images, [*parts, perturbed])
     assert judged_images(store) == ["set"]
     table = consistencies(store, "set")
     assert table.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]

@@ -67,11 +67,11 @@ def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
     of_mask = dict(zip(MASKS, v, strict=True))
     gains, orders = np.zeros((7, 3)), 0
     for order in permutations("0123456"):
-        kept, orders = "", orders + 1
+        mask, orders = "", orders + 1
         for octave in order:
-            grown = "".join(sorted(kept + octave))
-            gains[int(octave)] += of_mask[grown] - of_mask[kept]
-            kept = grown
+            grown = "".join(sorted(mask + octave))
+            gains[int(octave)] += of_mask[grown] - of_mask[mask]
+            mask = grown
     assert orders == 5040
     np.testing.assert_allclose(interactions(v, 1), gains / orders, atol=1e-12)
 
@@ -79,16 +79,16 @@ def test_shares_are_the_mean_gain_over_all_5040_orders() -> None:
 @pytest.mark.parametrize(
     ("right", "shares", "pairs"),
     [
-        pytest.param(lambda kept: "4" in kept, {"4": 1.0}, {}, id="right iff octave 4"),
-        pytest.param(lambda kept: "2" in kept and "5" in kept, {"2": 0.5, "5": 0.5}, {"2_5": 1.0}, id="needs 2 and 5"),
-        pytest.param(lambda kept: "1" in kept or "3" in kept, {"1": 0.5, "3": 0.5}, {"1_3": -1.0}, id="either of two"),
-        pytest.param(lambda kept: len(kept) >= 0, {}, {}, id="always right"),
+        pytest.param(lambda mask: "4" in mask, {"4": 1.0}, {}, id="right iff octave 4"),
+        pytest.param(lambda mask: "2" in mask and "5" in mask, {"2": 0.5, "5": 0.5}, {"2_5": 1.0}, id="needs 2 and 5"),
+        pytest.param(lambda mask: "1" in mask or "3" in mask, {"1": 0.5, "3": 0.5}, {"1_3": -1.0}, id="either of two"),
+        pytest.param(lambda mask: len(mask) >= 0, {}, {}, id="always right"),
     ],
 )
 def test_networks_whose_shares_are_known(
     right: Callable[[str], bool], shares: dict[str, float], pairs: dict[str, float]
 ) -> None:
-    values = values_of(outcomes_by(lambda kept: np.full(12, right(kept))))
+    values = values_of(outcomes_by(lambda mask: np.full(12, right(mask))))
     assert {name[-1]: values[name] for name in SHARES if values[name]} == shares
     assert {name[-3:]: values[name] for name in PAIRS if values[name]} == pairs
 
@@ -102,8 +102,8 @@ def test_intervals_are_those_of_a_mean_over_clusters() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.002)
     assert estimate.n == 400
 
-    def doubled(kept: str) -> NDArray[np.bool_]:
-        return np.repeat(network(kept), 2)
+    def doubled(mask: str) -> NDArray[np.bool_]:
+        return np.repeat(network(mask), 2)
 
     twice = octave_estimates(outcomes_by(doubled, clusters=np.repeat(np.arange(400), 2)))["octave_share_3"]
     assert (twice.value, twice.low, twice.high) == pytest.approx((estimate.value, low, high), abs=0.002)

@@ -200,8 +200,8 @@ def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> Non
 def guessing(rng: np.random.Generator, images: int, seen: Sequence[float], clean: float = 0.8) -> NDArray[np.bool_]:
     """(11, images): a model recognizes a share of images, of which a filter leaves a part, the rest is guessed."""
     recognized = rng.random(images) < clean
-    kept = np.array([recognized, *(recognized & (rng.random(images) < part) for part in seen)])
-    return np.asarray(kept | (rng.random(kept.shape) < CHANCE))
+    recognition = np.array([recognized, *(recognized & (rng.random(images) < part) for part in seen)])
+    return np.asarray(recognition | (rng.random(recognition.shape) < CHANCE))
 
 
 def test_corrected_intervals_hold_the_share_that_is_recognized() -> None:

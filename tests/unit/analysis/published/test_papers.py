@@ -54,8 +54,8 @@ def timm() -> Numbers:
         file = folder / f"results-{name}.csv"
         base = file.with_name(file.name.replace(".csv", "-clean.csv"))
         tables = [pl.read_csv(path) for path in (file, base if base.exists() else folder / "results-imagenet.csv")]
-        both = tables[0].join(tables[1], on=["model", "img_size"], suffix="_base", maintain_order="left")
-        for row in both.to_dicts():
+        pairs = tables[0].join(tables[1], on=["model", "img_size"], suffix="_base", maintain_order="left")
+        for row in pairs.to_dicts():
             for top in ("top1", "top5"):
                 figure = f"{file.name} {top} {row['model']} {row['img_size']}"
                 yield figure, float(row[f"{top}_diff"]), row[top] - row[f"{top}_base"]

@@ -73,9 +73,9 @@ def test_the_baseline_testbed_is_the_testbed_s_own_definition(
         expected += side.to_numpy() * 100 * expit(of_side.slope * logit(x / 100) + of_side.intercept)
     frame, _ = with_effective(accuracies(values, "testbed"), baseline_lines(values, "testbed"))
     shipped = frame.select("name", points=f"effective_{benchmark}").drop_nulls()
-    both = table.with_columns(robustness=y - expected).join(shipped, left_on="model", right_on="name", validate="1:1")
-    assert len(both) == len(table)
-    assert both["points"].to_numpy() == pytest.approx(both["robustness"].to_numpy(), abs=0.001)
+    pairs = table.with_columns(robustness=y - expected).join(shipped, left_on="model", right_on="name", validate="1:1")
+    assert len(pairs) == len(table)
+    assert pairs["points"].to_numpy() == pytest.approx(pairs["robustness"].to_numpy(), abs=0.001)
 
 
 @needs_atlas

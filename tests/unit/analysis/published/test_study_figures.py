@@ -56,9 +56,9 @@ def test_the_shipped_figures_are_means_of_the_columns_of_the_whole_file() -> Non
     means = {name: pl.mean_horizontal(columns) for name, columns in (groups | biases).items()}
     whole = pl.read_csv(PUBLISHED / "benchmark.csv").select("model", **means)
     order = pl.DataFrame({"model": list(of_model), "category": list(of_model.values())})
-    made = order.join(whole, on="model", how="left", maintain_order="left")
+    figures = order.join(whole, on="model", how="left", maintain_order="left")
     lines = SHIPPED.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert made.write_csv(float_precision=6) == "".join(line for line in lines if not line.startswith("#"))
+    assert figures.write_csv(float_precision=6) == "".join(line for line in lines if not line.startswith("#"))
 
 
 def test_the_table_command_prints_three_tables_or_one_list() -> None:
