@@ -224,10 +224,3 @@ def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -
     closed = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
     result = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=LIMIT_SECONDS)
     assert (result.stdout, result.stderr) == (b"range\n", b"")
-
-
-def test_values_do_not_command_a_terminal(database: Path, command: Command) -> None:
-    query = "SELECT chr(27) || ']0;title' || chr(7) || '\u202e' AS text, 1 AS \"\x1b[31mred\""
-    answer = command("sql", query, "--db", database)
-    assert "\\x1b]0;title\\x07\\u202e" in answer.out
-    assert not {"\x1b", "\x07", "\u202e"} & set(answer.out)
