@@ -23,6 +23,7 @@ from bandlens.analysis.comparison.precision import (
     verdict,
 )
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.statistics.paired import paired_difference
 from bandlens.core.records import Cell, Finished
 
 LIMITS = Limits()
@@ -131,6 +132,17 @@ def test_381_images_without_a_flip_are_within_1_percent_and_380_are_not() -> Non
     assert np.ceil(n) == 381
     highs = [flip_interval(np.zeros((1, count), bool), np.arange(count))[1][0] for count in (380, 381)]
     assert highs[0] > 0.01 >= highs[1]
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(5, 0), (12, 2)])
+def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(lost: int, gained: int) -> None:
+    discordant, difference = np.array([(lost + gained) / 1000]), np.array([(gained - lost) / 1000])
+    n = int(np.ceil(images_needed(np.zeros(1), difference, discordant, 0.9, 0.003)[0]))
+    counts = np.array([[round(count * n / 1000)] for count in (lost, gained)], np.int64)
+    sums = np.zeros((1, n), np.int64)
+    sums[0, : counts[0, 0]], sums[0, n - counts[1, 0] :] = -1, 1
+    _, high = paired_difference(counts[1] - counts[0], counts[0] + counts[1], sums, np.ones(n, np.int64)).ends()
+    assert high[0] == pytest.approx(-0.003, abs=1 / n), "more is lost than the limit, and no more images are needed"
 
 
 def test_to_fail_one_is_enough_and_on_a_limit_no_number_of_images_is() -> None:

@@ -125,6 +125,14 @@ def test_all_rows_are_corrected_together_by_holm() -> None:
     assert 0 < len(fails) < sum(row["verdict"] == "fail" for row in single)
 
 
+def test_with_the_images_needed_a_row_is_decided() -> None:
+    needed = judge(pair_of(*outcomes(1000, 700, 30, 30)), Limits()).row(0, named=True)["needed"]
+    for scale, verdict in ((0.95, "undecided"), (1.02, "pass")):
+        n = round(scale * needed)
+        rows = judge(pair_of(*outcomes(n, round(0.7 * n), round(0.03 * n), round(0.03 * n))), Limits())
+        assert rows["verdict"].to_list() == [verdict]
+
+
 # The worst of many
 
 

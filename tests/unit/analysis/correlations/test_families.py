@@ -31,6 +31,17 @@ def test_signs_differ_within_and_between() -> None:
     assert correlations.p_between < 0.01
 
 
+def test_where_families_alone_differ_nothing_is_left_within() -> None:
+    """A test that permutes across families would find their common centres."""
+    random = np.random.default_rng(0)
+    family = np.repeat([f"f{k}" for k in range(10)], 10)
+    centre = np.repeat(random.normal(0, 10, 10), 10)
+    correlations = by_family(centre + random.normal(0, 1, 100), centre + random.normal(0, 1, 100), family)
+    assert correlations.overall > 0.9
+    assert abs(correlations.within) < 0.3
+    assert correlations.p_within > 0.05
+
+
 def test_families_of_one_model_say_nothing_within_and_gaps_are_left_out() -> None:
     x = np.array([1.0, 2, 3, 4, 5, np.nan])
     y = np.array([2.0, 1, 4, 3, 5, 6])

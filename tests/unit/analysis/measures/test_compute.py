@@ -121,6 +121,16 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
         assert [row[column] for column in columns] == [estimate.row()[column] for column in columns]
 
 
+def test_levels_beside_the_published_ones_change_nothing_of_the_published_estimator(
+    store: Store, whole: Metrics, outcomes: Outcomes
+) -> None:
+    more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
+    metrics = analyzed(store, {**outcomes, **more})
+    published = [name for name in whole if name.startswith("critical_")]
+    assert [metrics[name]["value"] for name in published] == [whole[name]["value"] for name in published]
+    assert len(published) == 20
+
+
 def test_centre_frequencies_follow_the_size_of_the_images(store: Store, whole: Metrics, outcomes: Outcomes) -> None:
     metrics = analyzed(store, outcomes, image_set(COUNT, labels=np.zeros(COUNT), size=384))
     for name in ("critical_center_frequency", "psychometric_center_frequency"):

@@ -187,6 +187,13 @@ def test_a_bias_of_blind_guesses_is_at_chance_and_0_where_it_is_corrected() -> N
     )
 
 
+def test_one_filter_above_chance_determines_a_bias() -> None:
+    outcomes = right_outcomes(shares(GUESSED, GUESSED | {0.5: 0.25}, 0.8), classes=7)
+    states = {name: estimate.state for name, estimate in spectral_estimates(outcomes, above_chance=True).items()}
+    assert states["corrected_high_frequency_bias"] == State.OK
+    assert states["corrected_low_frequency_bias"] == State.AT_CHANCE
+
+
 def test_of_a_thousand_classes_the_two_are_alike_within_two_thousandths() -> None:
     outcomes = right_outcomes(curve(), classes=1000)
     published, corrected = (spectral_estimates(outcomes, above) for above in (False, True))

@@ -15,6 +15,7 @@ from bandlens.analysis.statistics.power import (
     design_effect,
     detection_quantile,
     images_needed,
+    images_needed_by_test,
     models_needed,
     smallest_correlation,
     smallest_difference,
@@ -45,6 +46,8 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     assert smallest_kappa(900, tests, 0.5) == pytest.approx(effect / sqrt(1 + effect**2), rel=1e-4)
     needed = NormalIndPower().solve_power(effect_size=0.04 / sqrt(0.2), **level)
     assert images_needed(0.04, 0.2, tests) == np.ceil(needed)
+    tested = smallest_tested_difference(900, 0.2, tests)
+    assert images_needed_by_test(tested, 0.2, tests) in (900, 901)
     fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
     assert smallest_correlation(40, tests) == pytest.approx(np.tanh(fisher), rel=1e-4)
     assert models_needed(-np.tanh(fisher), tests) in (40, 41)
