@@ -2,8 +2,7 @@
 
 Appending: Store.commit, range by range as a run does; the first ranges in turn with a bare INSERT of an Arrow table
 that is ready into a file with nothing but that table. Then, on the file opened anew: the `accuracy` view, in turn with
-one GROUP BY over the predictions, which is the least that reading them would cost; and what `plan` reads to tell the
-smallest differences that a study of the same models would find. Everything on two processors.
+one GROUP BY over the predictions, which is the least that reading them would cost. Everything on two processors.
 
 label_rank, predicted and confidence are drawn for each prediction, so nothing repeats. The database is deleted.
 """
@@ -16,8 +15,6 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -27,7 +24,6 @@ from numpy.typing import NDArray
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.imported import LabelledFiles
-from bandlens.app.study.detectable import detectable_differences
 from bandlens.core.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 from bandlens.probes.grid import PUBLISHED, make_grid
 
@@ -160,15 +156,6 @@ def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], lis
     return first, seconds[VIEW], seconds[PLAIN]
 
 
-def planning(path: Path, image_set: LabelledFiles, checkpoints: int, repeats: int) -> list[float]:
-    """Seconds of the smallest differences, with earlier runs in the file."""
-    cells = list(itertools.chain(*all_cells(image_set.info, checkpoints)))
-    models = list(dict.fromkeys(cell.model for cell in cells))
-    work: Any = SimpleNamespace(cells=cells, models=models, image_sets=[image_set])
-    with open_store(path, read_only=True) as store:
-        return in_turn({"": timed(lambda: detectable_differences(work, [], {}, store))}, repeats)[""]
-
-
 def opening(path: Path) -> None:
     with open_store(path, read_only=True):
         pass
@@ -190,11 +177,9 @@ def main() -> None:
             size = path.stat().st_size
             opened = in_turn({"": timed(lambda: opening(path))}, options.repeats)[""]
             first, view, plain = query(path, checkpoints * CONDITIONS, options.repeats)
-            planned = planning(path, image_set, checkpoints, options.repeats)
         finally:
             path.unlink(missing_ok=True)
     report(appended, size, opened, first, view, plain)
-    ratio("smallest differences of a plan, s", planned, "none")
 
 
 def report(
