@@ -74,6 +74,20 @@ def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 
     return network
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, bytes]:
+    """A network of logits, and its ONNX file for batches of any size."""
+    file = tmp_path_factory.mktemp("small") / "small.onnx"
+    return written(Small(), file, dynamic="b"), file.read_bytes()
+
+
+@pytest.fixture
+def small(exported: tuple[nn.Module, bytes], tmp_path: Path) -> Path:
+    """The network's file, which a test may change."""
+    (tmp_path / "small.onnx").write_bytes(exported[1])
+    return tmp_path / "small.onnx"
+
+
 def torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.inference_mode():
         logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
@@ -103,15 +117,15 @@ def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["batch", 3, 96, 96]
 
 
-@pytest.mark.parametrize("first", ["images", "weights"])
-def test_weights_that_are_inputs_too_are_weights(first: str, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
+def test_weights_that_are_inputs_too_are_weights(
+    exported: tuple[nn.Module, bytes], tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
     """Files of IR version 3 list every weight among the inputs, as some exporters do to this day."""
-    network = written(Small(), tmp_path / "small.onnx", dynamic="b")
-    graph = (content := onnx.load(tmp_path / "small.onnx")).graph
+    graph = (content := onnx.load_from_string(exported[1])).graph
     weights = [
         onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in graph.initializer
     ]
-    inputs = [*graph.input, *weights] if first == "images" else [*weights, *graph.input]
+    inputs = [*weights, *graph.input]
     del graph.input[:]
     graph.input.extend(inputs)
     onnx.save(content, tmp_path / "old.onnx")
@@ -119,22 +133,23 @@ def test_weights_that_are_inputs_too_are_weights(first: str, tmp_path: Path, pho
     assert [value.name for value in onnx.load(model.path).graph.input] == ["images"]
     mean, std = (np.array(numbers, np.float32).reshape(3, 1, 1) for numbers in IMAGENET)
     logits = onnx_logits(verify_model(model), photographs)
-    np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits, torch_logits(exported[0], (photographs - mean) / std), rtol=1e-3, atol=1e-4)
     assert make_onnx_file(model, "fp16")[1].top1_disagreements == 0
 
 
-def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photographs: NDArray[np.float32]) -> None:
-    network = written(Small(), tmp_path / "small.onnx")
-    onnx.save(onnx.load(tmp_path / "small.onnx"), tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)
-    assert len(list(tmp_path.iterdir())) == 3
+def test_weights_in_a_file_beside_it_become_part_of_it(
+    exported: tuple[nn.Module, bytes], tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    content = onnx.load_from_string(exported[1])
+    onnx.save(content, tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)
+    assert len(list(tmp_path.iterdir())) == 2
     model, _ = import_onnx(tmp_path / "apart.onnx", "small", NONE, tmp_path / "models")
     logits = onnx_logits(verify_model(model), photographs)
-    np.testing.assert_allclose(logits, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits, torch_logits(exported[0], photographs), rtol=1e-3, atol=1e-4)
 
 
-def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx")
-    apart, whole = tmp_path / "apart.onnx", onnx.load(tmp_path / "small.onnx")
+def test_other_weights_in_the_file_beside_it_are_other_weights(small: Path, tmp_path: Path) -> None:
+    apart, whole = tmp_path / "apart.onnx", onnx.load(small)
     onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
     first, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
     (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
@@ -220,12 +235,11 @@ LOWERED: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 @pytest.mark.parametrize("kind", LOWERED)
-def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx", dynamic="b")
+def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, small: Path, tmp_path: Path) -> None:
     precision, convert = LOWERED[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        convert(tmp_path / "small.onnx", tmp_path / "lower.onnx")
+        convert(small, tmp_path / "lower.onnx")
     import_onnx(tmp_path / "lower.onnx", "small", NONE, tmp_path / "models")
     model = load_model(tmp_path / "models", "small")
     assert model.precision == precision
@@ -241,17 +255,16 @@ def test_a_file_of_another_precision_is_recorded_as_what_it_is(kind: str, tmp_pa
         make_onnx_file(model, {"int8": "fp16", "fp16": "int8"}[precision])
 
 
-def test_the_command_takes_an_int8_file_as_int8(command: Command, tmp_path: Path) -> None:
+def test_the_command_takes_an_int8_file_as_int8(command: Command, small: Path, tmp_path: Path) -> None:
     """No images are asked for; an fp32 file gets the line that says how its int8 file is made."""
-    written(Small(), tmp_path / "small.onnx", dynamic="b")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        LOWERED["QDQ"][1](tmp_path / "small.onnx", tmp_path / "int8.onnx")
+        LOWERED["QDQ"][1](small, tmp_path / "int8.onnx")
     options = ("--normalization", "none", "--precision", "int8", "--out", tmp_path / "models")
     answer = command("export", tmp_path / "int8.onnx", *options)
     assert (answer.code, load_model(tmp_path / "models", "int8").precision) == (0, "int8"), answer.err
     assert command("export", "int8", *options[2:]).code == 0
-    answer = command("export", tmp_path / "small.onnx", *options)
+    answer = command("export", small, *options)
     assert answer.code == 1
     line = r"small has no int8 file in .*; run: bandlens export small --precision int8 .* --calibration IMAGE_SET$"
     assert re.search(line, answer.err.strip())
@@ -281,9 +294,8 @@ def test_a_file_that_quantizes_dynamically_says_why_it_is_refused(tmp_path: Path
         import_onnx(tmp_path / "dynamic.onnx", "dynamic", NONE, tmp_path / "models")
 
 
-def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx", dynamic="b")
-    to_half(tmp_path / "small.onnx", tmp_path / "half.onnx")
+def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(small: Path, tmp_path: Path) -> None:
+    to_half(small, tmp_path / "half.onnx")
     model, _ = import_onnx(tmp_path / "half.onnx", "small", NONE, tmp_path / "models")
     variant = variant_of(model, "torch", "fp32")
     assert (variant.precision, variant.path) == ("fp16", model.path)
@@ -291,20 +303,19 @@ def test_a_file_of_halves_runs_in_halves_where_the_engine_has_them(tmp_path: Pat
         assert np.isfinite(session.infer(np.full((2, 3, 64, 64), 0.5, np.float32))).all()
 
 
-def test_names_of_classes_in_the_metadata_are_kept(tmp_path: Path) -> None:
-    written(Small(), tmp_path / "small.onnx")
+def test_names_of_classes_in_the_metadata_are_kept(small: Path, tmp_path: Path) -> None:
     names = ["ant", "bee", "crow", "deer", "elk", "fox", "gnu"]
-    taken, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
+    taken, _ = import_onnx(small, "small", NONE, tmp_path / "models")
     assert class_names_of(taken) is None
-    content = onnx.load(tmp_path / "small.onnx")
+    content = onnx.load(small)
     onnx.helper.set_model_props(content, {"names": str(dict(enumerate(names))), "author": "somebody"})
     onnx.save(content, tmp_path / "named.onnx")
     taken, _ = import_onnx(tmp_path / "named.onnx", "named", NONE, tmp_path / "models")
     assert class_names_of(taken) == names
 
 
-def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path) -> None:
-    written(Small(), tmp_path / "small.pth")  # whatever it is called
+def test_each_kind_of_file_is_sent_to_its_own_option(small: Path, tmp_path: Path, tiny: Path) -> None:
+    small.rename(tmp_path / "small.pth")
     assert is_onnx(tmp_path / "small.pth")
     assert not is_onnx(tiny)
     with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; it needs no architecture"):
