@@ -25,7 +25,7 @@ from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, Labels, classes_of, find_benchmark
 from bandlens.probes.benchmarks.sets import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.probes.images.image_set import Scheme, check_image_set, open_image_set
+from bandlens.probes.images.image_set import ImageSet, Scheme, check_image_set, open_image_set
 from bandlens.probes.images.options import Contents, Draw, How
 from bandlens.probes.images.pack import pack
 
@@ -351,6 +351,15 @@ def flat(tmp_path: Path) -> tuple[Path, dict[int, int]]:
     return tmp_path / "flat", {number_of(path): label for path, label in miniature.labels.items()}
 
 
+def pack_flat(source: Path, truth: str) -> ImageSet:
+    """Pack the images without folders by a list of their classes, which is written beside them."""
+    file, out = source.with_name("truth.txt"), source.with_name("out")
+    file.write_text(truth)
+    labels, crop = Labels(ground_truth=file), Crop(SMALL, SMALL)
+    [images] = pack_benchmark(find_benchmark("imagenet"), source, out, crop=crop, labels=labels, subset=PARTIAL)
+    return images
+
+
 FORMATS: dict[str, Callable[[dict[int, int], Path], str]] = {
     "names and indices": lambda labels, _: "".join(
         f"ILSVRC2012_val_{number:08d}.JPEG {label}\n" for number, label in labels.items()
@@ -370,16 +379,7 @@ FORMATS: dict[str, Callable[[dict[int, int], Path], str]] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_ground_truth_in_every_usual_format(name: str, flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
     source, labels = flat
-    file = tmp_path / "truth.txt"
-    file.write_text(FORMATS[name](labels, tmp_path))
-    [images] = pack_benchmark(
-        find_benchmark("imagenet"),
-        source,
-        tmp_path / "out",
-        crop=Crop(SMALL, SMALL),
-        labels=Labels(ground_truth=file),
-        subset=PARTIAL,
-    )
+    images = pack_flat(source, FORMATS[name](labels, tmp_path))
     assert images.labels is not None
     assert images.labels.tolist() == [2, 2, 7, 7, 993, 993]
     assert images.labels.tolist() == [labels[number_of(path)] for path in images.paths]
@@ -415,30 +415,23 @@ def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp
     ],
 )  # fmt: skip
 def test_wrong_ground_truth(
-    text: str, error: type[BandlensError], message: str, flat: tuple[Path, dict[int, int]], tmp_path: Path
+    text: str, error: type[BandlensError], message: str, flat: tuple[Path, dict[int, int]]
 ) -> None:
-    file = tmp_path / "truth.txt"
-    file.write_text(text)
     with pytest.raises(error, match=message) as raised:
-        pack_benchmark(
-            find_benchmark("imagenet"), flat[0], tmp_path / "out", labels=Labels(ground_truth=file), subset=PARTIAL
-        )
+        pack_flat(flat[0], text)
     one_line(raised)
 
 
 def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
-    file = tmp_path / "truth.txt"
-    file.write_text("1001\n" * 50_000)
-    pack_flat = partial(pack_benchmark, find_benchmark("imagenet"), flat[0], subset=PARTIAL)
-    truth = Labels(ground_truth=file)
+    truth = "1001\n" * 50_000
     devkit(tmp_path)
     with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
-        pack_flat(tmp_path / "out", labels=truth)
+        pack_flat(flat[0], truth)
     metadata = (tmp_path / "meta.mat").read_bytes()
     for content in (b"hello", metadata[:-5000], metadata.replace(b"WNID", b"WNED")):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
-            pack_flat(tmp_path / "out", labels=truth)
+            pack_flat(flat[0], truth)
         one_line(error)
 
 
