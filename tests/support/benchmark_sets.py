@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from bandlens.core.protocol import BENCHMARKS, SEVERITIES, STIMULI, VALIDATION, Benchmark
+from bandlens.core.protocol import STIMULI, VALIDATION, Benchmark
 from bandlens.core.records import Crop
 from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import Labels, find_benchmark
@@ -65,23 +65,6 @@ class Miniature:
             subset=subset,
             how=how,
         )
-
-
-def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict[str, Miniature]:
-    """Write every benchmark below `folder`, with all corruptions, by name: see `make_benchmark`.
-
-    Those of `imagenet` and `imagenet-real` are the same pictures.
-    """
-    return {
-        name: make_benchmark(
-            name,
-            folder / name,
-            per_class=per_class,
-            size=size,
-            corruptions=Subset(corruptions=benchmark.corruptions, severities=SEVERITIES),
-        )
-        for name, benchmark in BENCHMARKS.items()
-    }
 
 
 def make_benchmark(
