@@ -253,15 +253,19 @@ def test_paired_intervals_are_those_of_the_same_images() -> None:
     assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in intervals["bandwidth"][::-1]])
     assert paired_band_intervals(a, a) == {}, "no image differs"
     assert paired_band_intervals(a, observe(rng, p, 300), floors=(0.0, 0.4)) == {}, "one is at chance"
-    grey, *noisy = (condition("critical_band", noise_sd=sd, **({"frequency": f} if sd else {})) for sd, f in PUBLISHED)
-    outcomes = (
-        right_outcomes({CLEAN: right[0], **dict(zip([*noisy[::-1], grey], [*right[:0:-1], right[0]], strict=True))})
+
+
+def test_differences_of_two_runs_are_those_of_their_images_in_any_order_of_conditions() -> None:
+    rng, p = np.random.default_rng(13), probabilities(bell(2.2, 3.5, 1.5))
+    a, b = observe(rng, p, 300), observe(rng, p, 300)
+    grey = condition("critical_band", noise_sd=0.0)
+    settings = [grey, *(condition("critical_band", noise_sd=sd, frequency=f) for sd, f in PUBLISHED[1:])]
+    runs = [
+        right_outcomes({CLEAN: right[0]} | {settings[k]: right[k] for k in reversed(range(len(settings)))})
         for right in (a, b)
-    )
-    differences = psychometric_differences(*outcomes)
-    assert differences["psychometric_bandwidth"] == pytest.approx(
-        paired_band_intervals(a, b, floors=(0.001, 0.001))["bandwidth"]
-    ), "whatever the order of conditions"
+    ]
+    expected = paired_band_intervals(a, b, floors=(0.001, 0.001))["bandwidth"]
+    assert psychometric_differences(*runs)["psychometric_bandwidth"] == pytest.approx(expected)
 
 
 def test_equal_thresholds_have_no_channel_width() -> None:
