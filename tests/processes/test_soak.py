@@ -18,9 +18,9 @@ import soak
 @pytest.mark.parametrize(
     ("campaign", "trials"),
     [
-        (faults.campaign, {"local": 6, "ray": 0, "seed": 1000}),
-        (disks.campaign, {"power": 4, "struck": 2, "seed": 0}),
-        (interrupts.campaign, {"signals": 3, "seed": 9}),
+        (faults.campaign, {"local": 4, "ray": 0, "seed": 1000}),
+        (disks.campaign, {"power": 4, "struck": 1, "seed": 0}),
+        (interrupts.campaign, {"signals": 2, "seed": 10}),
         (dependent_probes.campaign, {"probes": 100, "seed": 0}),
         (hostile_commands.campaign, {"pairs": 3, "seed": 0}),
     ],
