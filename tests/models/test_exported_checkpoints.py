@@ -73,7 +73,7 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     model = make_model(folder, "mine", size=64)
     images = make_images(tmp_path / "images.set", make_pictures(310, size=64))
     command = ("export", "mine", "--out", folder, "--format", "json")
-    assert "give a packed image set" in str(failure(run(*command, "--precision", "int8")))
+    assert "--calibration IMAGE_SET" in str(failure(run(*command, "--precision", "int8")))
     assert "unknown precision 'int9'" in str(failure(run(*command, "--precision", "fp16,int9")))
     answer = run(*command, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
     rows = {row["precision"]: row for row in json.loads(answer.stdout)}
