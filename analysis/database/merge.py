@@ -63,8 +63,6 @@ REFERENCES = {
     **dict.fromkeys(("image", "label", "image_attribute", "own_class_name"), ("image_set",)),
 }
 """Table -> its columns that are ids of other rows."""
-LEFT_OUT = ("meta", "measure_value", "own_measure", "own_answer", "human_value", "error_consistency")
-"""Tables that the new database has of its own, or that `analyze` fills."""
 MOST_DESCRIBED = 20
 """The most contradictions that are described: each asks both databases for the predictions of a cell."""
 

@@ -67,10 +67,6 @@ def _agree_with_itself(estimate: Estimate) -> Estimate:
     return replace(estimate, low=np.nan, high=np.nan, state=State.NO_INTERVAL, note=note)
 
 
-def _unlabelled(available: Available) -> bool:
-    return not available.labelled
-
-
 def _listed_by_real(available: Available) -> bool:
     return "real" in available.schemes
 
@@ -88,7 +84,7 @@ def _measure(
 
 MEASURES = (
     _measure("accuracy", "accuracy", has_labels, _right_values, primary=True),
-    _measure("agreement", "agreement", _unlabelled, _agreement_values, primary=True),
+    _measure("agreement", "agreement", lambda available: not available.labelled, _agreement_values, primary=True),
     _measure("accuracy_real", "accuracy by ReaL", _listed_by_real, _real_values),
 )
 RANK_MEASURES = (

@@ -43,7 +43,7 @@ from ..statistics.consistency import (
 )
 from ..statistics.resampling import RESAMPLES, count_right
 from ..statistics.shares import Share, mean_interval, mean_of, share_of
-from .base import Available, Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
+from .base import Display, Estimate, Measure, Scope, State, estimate_of, has_labels, nothing
 from .outcomes import CellOutcomes, PeerOutcomes
 
 CLEAN_NAME, MODEL_NAME = "clean_error_consistency", "model_error_consistency"
@@ -73,10 +73,6 @@ def model_estimates(outcomes: PeerOutcomes) -> dict[str, Estimate]:
     return {MODEL_NAME: estimate_of(mean, reference, mean_interval)}
 
 
-def _several_models(available: Available) -> bool:
-    return available.labelled and available.checkpoints > 1
-
-
 MEASURES = (
     Measure(
         CLEAN_NAME,
@@ -91,7 +87,7 @@ MODEL_MEASURES: Sequence[Measure[PeerOutcomes]] = (
         MODEL_NAME,
         Scope.MODELS,
         Display("error consistency with other models", "kappa", folded=False),
-        applies=_several_models,
+        applies=lambda available: available.labelled and available.checkpoints > 1,
         estimates=model_estimates,
     ),
 )

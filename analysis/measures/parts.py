@@ -29,7 +29,6 @@ import numpy as np
 from ..statistics import LEVEL, Mask
 from ..statistics.shares import Share, difference_interval, share_interval, share_of
 from .base import (
-    Available,
     Display,
     Ends,
     Estimate,
@@ -113,18 +112,10 @@ def slice_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
     return paired_intervals(shares_a, shares_b)
 
 
-def _has_slices(available: Available) -> bool:
-    return available.labelled and available.sliced
-
-
 def _read_hits(cell: CellOutcomes) -> Mask:
     """(n, labels): whether each label is decided rightly; a blind guess is right in one of 2^labels cases."""
     bits = np.arange(round(-math.log2(cell.floor)))
     return np.asarray((cell.decisions.predicted ^ cell.images.label)[:, None] >> bits & 1 == 0)
-
-
-def _label_values(cell: CellOutcomes) -> ImageValues:
-    return ImageValues(_read_hits(cell).mean(axis=1))
 
 
 def _label_shares(cell: CellOutcomes) -> dict[str, Share]:
@@ -146,17 +137,13 @@ def label_differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, Ends]:
     return paired_intervals(_label_shares(a), _label_shares(b))
 
 
-def _has_labels_apart(available: Available) -> bool:
-    return available.labelled and available.multilabel
-
-
 MEASURES = (
     *(
         Measure(
             name,
             Scope.CONDITION,
             Display(title, folded=False),
-            applies=_has_slices,
+            applies=lambda available: available.labelled and available.sliced,
             estimates=slice_estimates,
             differences=slice_differences,
         )
@@ -170,9 +157,9 @@ MEASURES = (
         LABELS,
         Scope.CONDITION,
         Display("accuracy over labels", sense=1),
-        applies=_has_labels_apart,
+        applies=lambda available: available.labelled and available.multilabel,
         estimates=label_estimates,
         differences=label_differences,
-        values=_label_values,
+        values=lambda cell: ImageValues(_read_hits(cell).mean(axis=1)),
     ),
 )

@@ -127,7 +127,7 @@ def estimate_band(
     ids, noise = _cluster_ids(correct, clusters), noise_of(settings)
     hit_counts, images = count_right(correct, ids, resamples, seed)
     if too_little := _too_little(hit_counts, images, floor):
-        return _without(too_little, noise)
+        return dict.fromkeys((*CHANNEL, *(f"threshold_{f}" for f in noise.frequencies)), too_little)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = _usable(hit_counts, images, floor)
     return _fit(hit_counts[:, usable], images[usable], floor, noise).estimates(size, _why_too_few(ids))
@@ -182,11 +182,6 @@ def _too_little(hit_counts: Floats, images: Floats, floor: float) -> Estimate | 
             f"{hit_counts[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
         )
     return None
-
-
-def _without(estimate: Estimate, noise: Noise) -> dict[str, Estimate]:
-    """The same estimate without a value for every number."""
-    return dict.fromkeys((*CHANNEL, *(f"threshold_{f}" for f in noise.frequencies)), estimate)
 
 
 def _usable(hit_counts: Floats, images: Floats, floor: float) -> Mask:

@@ -69,10 +69,6 @@ CORRECTED = "corrected_"
 _filters_apply = under(*PROBES.values())
 
 
-def _applies_to_few_classes(available: Available) -> bool:
-    return available.few_classes and _filters_apply(available)
-
-
 def _lacking_cutoffs(name: str, available: Available) -> str | None:
     """Why a mean cannot be had of the conditions: it takes all five cutoffs, each once."""
     probe = PROBES[name]
@@ -347,7 +343,7 @@ def _measures(above_chance: bool) -> Iterator[Measure[Outcomes]]:
             name,
             Scope.GRID,
             display,
-            applies=_applies_to_few_classes if above_chance else _filters_apply,
+            applies=lambda available: _filters_apply(available) and (available.few_classes or not above_chance),
             needs=partial(_lacking_cutoffs, bias) if side else _lacking_means,
             estimates=estimates,
             differences=differences,
