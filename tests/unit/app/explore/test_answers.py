@@ -263,13 +263,13 @@ def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path
 
 def test_a_database_that_a_run_has_renewed_is_read_again(tmp_path: Path) -> None:
     images, accuracies = image_set(2, labels=[0, 0]), []
-    database, renewed = (
+    database, replacement = (
         database_of(tmp_path, images, [part(cell(images), ranks, ranks)], file=f"{sum(ranks)}.duckdb")
         for ranks in ([0, 0], [0, 1])
     )
     with answering(database) as answers:
         accuracies += answers.study(None)["accuracy"]["top1"]
-        renewed.replace(database)
+        replacement.replace(database)
         accuracies += answers.study(None)["accuracy"]["top1"]
     assert accuracies == [1, 0.5]
 

@@ -89,28 +89,28 @@ def test_a_part_that_fails_is_one_line_and_the_next_batch_is_computed(tmp_path: 
 def test_after_an_error_no_part_runs_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first part fails once the second runs, which goes on for long unless it is left behind."""
     run = onnxruntime.InferenceSession.run_with_iobinding
-    numbers, running = count(), list[Any]()
+    numbers, parts_at_work = count(), list[Any]()
     has_begun, is_left = Event(), Event()
 
     def run_part(session: Any, binding: Any, options: Any) -> None:
         if next(numbers) == 0:
             has_begun.wait()
             raise RuntimeError("no room")
-        running.append(binding)
+        parts_at_work.append(binding)
         has_begun.set()
         for _ in range(1000):
             if not is_left.is_set():
                 run(session, binding, options)
-        running.remove(binding)
+        parts_at_work.remove(binding)
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run_part)
     model = make_model(tmp_path, size=SIZE)
     with open_session(variant_of(model, "onnxruntime", "fp32"), 16, 2) as session:
         with pytest.raises(EngineError, match="no room"):
             session.infer(random_images(16, SIZE))
-        left = list(running)
+        late_parts = list(parts_at_work)
         is_left.set()
-    assert not left
+    assert not late_parts
 
 
 def test_parts_without_a_row_that_is_needed_are_left_out(tmp_path: Path) -> None:

@@ -10,6 +10,6 @@ from bandlens.export.torch.layers import average_pool
 
 def test_average_pools_leave_the_padding_out_unless_they_count_it() -> None:
     pool = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
-    ones = torch.ones(1, 1, 3, 3)
-    assert (average_pool(ones, **pool) == 1).all()
-    assert average_pool(ones, **pool, count_include_pad=1)[0, 0, 0].tolist() == pytest.approx([4 / 9, 6 / 9, 4 / 9])
+    image = torch.ones(1, 1, 3, 3)
+    assert (average_pool(image, **pool) == 1).all()
+    assert average_pool(image, **pool, count_include_pad=1)[0, 0, 0].tolist() == pytest.approx([4 / 9, 6 / 9, 4 / 9])

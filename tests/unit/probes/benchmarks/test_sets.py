@@ -265,8 +265,8 @@ def test_an_interrupted_pack_goes_on(corrupted: Miniature, tmp_path: Path) -> No
 
 
 def test_sets_without_their_broken_images_are_left_as_they_are(corrupted: Miniature, tmp_path: Path) -> None:
-    broken = corrupted.source / "fog" / "4" / WNIDS[0] / "ILSVRC2012_val_00000001.JPEG"
-    broken.write_bytes(broken.read_bytes()[:-300])
+    photograph = corrupted.source / "fog" / "4" / WNIDS[0] / "ILSVRC2012_val_00000001.JPEG"
+    photograph.write_bytes(photograph.read_bytes()[:-300])
     first, second = (corrupted.pack(tmp_path / "out", how=How(skip_broken=True)) for _ in range(2))
     assert [images.info for images in second] == [images.info for images in first]
     assert sorted(len(images.skipped) for images in second) == [0, 0, 0, 1]
