@@ -76,17 +76,3 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
 
 def test_the_images_of_every_benchmark_have_terms() -> None:
     assert BENCHMARKS.keys() == TERMS.keys()
-
-
-def test_studies_of_other_models_share_no_key_of_theirs(command: Command, tmp_path: Path) -> None:
-    """Names that are equal, or that BibTeX spells alike, are those of other weights and other cells."""
-    images, keys = image_set(4, labels=[0] * 4), list[str]()
-    for number, names in enumerate((("a b", "a-b"), ("a b",))):
-        db = tmp_path / f"{number}.duckdb"
-        models = [replace(model(name), sha256=f"{number}{place}" * 32) for place, name in enumerate(names)]
-        parts = [part(cell(images, by=by), [0] * 4) for by in models]
-        with open_store(db) as store:
-            store_study(store, "mine", images, parts)
-        keys += [key for key in entries(command("cite", "mine", "--db", db).out) if key.startswith(("model", "study"))]
-    assert len(keys) == 5
-    assert len({*keys}) == 5

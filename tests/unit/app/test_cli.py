@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import sys
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import COMMANDS, app
 from bandlens.app.console import log
-from bandlens.core.files import partial_prefix
 from bandlens.core.protocol import CUTOFFS
 
 
@@ -32,17 +29,6 @@ def command_paths() -> list[tuple[str, ...]]:
 
     walk(get_command(app), ())
     return paths
-
-
-def test_the_commands_of_the_design_are_there() -> None:
-    words = (
-        "doctor, export, init, plan, run, verify, gate, analyze, correlate, compare, consistency, report, sql, demo, "
-    )
-    words += "demo, checkpoints list, checkpoints show, checkpoints fetch, images pack, images check, "
-    words += "images frequency-conflict, benchmarks list, benchmarks pack, studies list, studies show, "
-    words += "studies rename, studies delete, probes list, probes preview, import predictions, "
-    words += "published import, published table, published show, published relate"
-    assert {tuple(path.split()) for path in words.split(", ")} <= set(command_paths())
 
 
 def test_the_lines_of_help_begin_the_help_of_the_commands() -> None:
@@ -65,17 +51,10 @@ def test_every_command_has_help_with_an_example() -> None:
     ("words", "exit_code", "message"),
     [
         (["plan", "no"], 2, "bandlens: no study file no; `bandlens init no.toml` writes one"),
-        (
-            ["plan", "a.duckdb"],
-            2,
-            "bandlens: no study file a.duckdb; a results database is given with --db a.duckdb",
-        ),
         (["sql", "SELECT 1", "--db", "."], 1, "Is a directory"),
         (["checkpoints", "show", "resnet50_dinno"], 2, "did you mean resnet50_dino"),
         (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
-        (["images", "pack", "no_folder", "--out", "a.set"], 2, "no_folder"),
         (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
-        (["published", "import", "no.csv"], 2, "no.csv"),
         (["merge", "a.duckdb"], 2, "bandlens: Missing option '--out' (The new database); see `"),
         (["explore", "--port", "x"], 2, "bandlens: Invalid value for '--port': "),
     ],
@@ -102,22 +81,6 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
     assert command("published", "show").code == 0, "published figures need none"
     assert command("published", "import", "testbed").code == 0
     assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
-
-
-def test_an_unknown_command_is_wrong_use(command: Command) -> None:
-    answer = command("rn")
-    assert answer.code == 2
-    assert "rn" in answer.err
-    assert "Traceback" not in answer.err
-
-
-def test_the_demo_goes_into_no_file(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    answer = command("demo", "--out", tmp_path / "file")
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err == (
-        f"bandlens: cannot write the demo into {tmp_path}/file: File exists; name another folder with --out\n"
-    )
 
 
 def test_probes_list_says_once_what_a_probe_does_and_which_are_not_listed(command: Command) -> None:
@@ -160,19 +123,6 @@ def test_a_full_disk_behind_standard_output_is_one_line(
         1,
         "bandlens: cannot write standard output: No space left on device; make room, and run the same command again\n",
     )
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_has_one_exit_code(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Partial files are links to a device on which every write finds no room."""
-    with open_store(tmp_path / "results.duckdb"):
-        pass
-    monkeypatch.setattr(secrets, "token_hex", lambda _: "full")
-    for out, *words in (("rows.csv", "sql", "FROM range(100000)"), ("page.html", "report")):
-        (tmp_path / f"{partial_prefix(Path(out))}full").symlink_to("/dev/full")
-        answer = command(*words, "--db", tmp_path / "results.duckdb", "--out", tmp_path / out)
-        why = "No space left on device; make room, and run the same command again"
-        assert (answer.code, answer.err.splitlines()[-1:]) == (1, [f"bandlens: cannot write {tmp_path}/{out}: {why}"])
 
 
 def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:

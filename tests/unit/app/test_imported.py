@@ -7,50 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, part, store_study
 from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.tables import read_parquet
 from bandlens.app.explore.answers import Answers, ImageQuery
 from bandlens.app.recorded_images import Conditions
-from bandlens.core.errors import StoreError
-
-X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"
-needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")
-KAPPA = {
-    ("ResNet50", "DINO"): 0.613,
-    ("ResNet50", "SimCLR"): 0.572,
-    ("ResNet50", "ViT"): 0.562,
-    ("DINO", "ViT"): 0.567,
-    ("SimCLR", "ViT"): 0.484,
-}
-
-
-@needs_x
-def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    names = [word for name in ("ResNet50", "DINO", "SimCLR", "ViT") for word in ("--checkpoint", name)]
-    files = (X / "predictions.parquet", "--images", X / "labels.parquet")
-    result = command("import", "predictions", *files, *names, "--db", db)
-    assert (result.code, result.out.count("50,000 predictions imported")) == (0, 4), result.err
-    query = "SELECT checkpoint, top1, top5, n, engine FROM accuracy ORDER BY checkpoint"
-    rows = {row["checkpoint"]: row for row in json.loads(command("sql", query, "--db", db, "--format", "json").out)}
-    assert {name: round(row["top1"], 5) for name, row in rows.items()} == {
-        "ResNet50": 0.76130,
-        "DINO": 0.76754,
-        "SimCLR": 0.68142,
-        "ViT": 0.78006,
-    }
-    assert {(row["top5"], row["n"], row["engine"]) for row in rows.values()} == {(None, 50_000, "imported")}
-    pairs = json.loads(command("consistency", "labels", "--db", db, "--format", "json").out)
-    kappas = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
-    kappas |= {(second, first): kappa for (first, second), kappa in kappas.items()}
-    assert KAPPA.items() <= kappas.items()
-    assert all(row["low"] < row["kappa"] < row["high"] < row["low"] + 0.02 for row in pairs)
 
 
 @pytest.fixture
@@ -196,21 +160,3 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
     assert not (small / "results.duckdb").exists()
-
-
-def test_damaged_files_are_one_line(tmp_path: Path) -> None:
-    """The reader gives a table or an error of the project's own, whatever bytes are changed or cut off."""
-    file, random = tmp_path / "predictions.parquet", np.random.default_rng(0)
-    pl.DataFrame({"file_name": ["a", "b"], "predicted_class": [1, 2], "model": ["x", "y"]}).write_parquet(file)
-    whole = np.frombuffer(file.read_bytes(), np.uint8)
-    refused: list[str] = []
-    for _ in range(60):
-        damaged = whole.copy()
-        damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
-        file.write_bytes(damaged[: random.integers(len(whole) // 2, len(whole) * 2)].tobytes())
-        try:
-            read_parquet(file)
-        except StoreError as error:
-            refused.append(str(error))
-    assert len(refused) > 40
-    assert not any("\n" in message for message in refused)

@@ -70,17 +70,6 @@ def test_an_interval_is_joined_to_its_own_value() -> None:
     assert join_intervals(unlike) == unlike, "no value that these are the ends of"
 
 
-def test_a_long_condition_goes_on_in_the_next_line() -> None:
-    conditions = [f"critical_band noise_sd={noise}, frequency={k}" for noise in (0.02, 0.16) for k in range(2)]
-    table = {"condition": conditions, **{f"number{k}": [f"{n}.{k}" for n in range(4)] for k in range(5)}}
-    head, _, first, second, *_ = lines_of(table, 80)
-    assert head.split() == [*table]
-    assert [first.split(), second.split()] == [
-        ["critical_band", *(f"0.{k}" for k in range(5))],
-        ["noise_sd=0.02,", "frequency=0"],
-    ]
-
-
 def test_numbers_without_room_continue_below_under_the_same_names() -> None:
     table = {"checkpoint": [NAME.format(k) for k in (1, 2)]}
     table |= {f"number{k}": [f"{k}.25", f"{k}.75"] for k in range(9)}

@@ -28,12 +28,6 @@ def test_a_missing_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
         cached.cache_clear()
 
 
-def test_an_unknown_engine_is_wrong_use(command: Command) -> None:
-    answer = command("doctor", "--engine", "tensort")
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith("bandlens: unknown engine 'tensort'; did you mean tensorrt")
-
-
 def test_every_gpu_has_a_row() -> None:
     gpu = Gpu("NVIDIA L4", 23 << 30, "8.9", "580.65.06")
     text = "NVIDIA L4, 23 GiB, compute capability 8.9, driver 580.65.06"

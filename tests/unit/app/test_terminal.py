@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import pytest
 import typer
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from bandlens.app.api.parameters import File
-from bandlens.app.cli import app as bandlens_app
 from bandlens.app.terminal import command
 from bandlens.core.jobs import Progress, silent
 
 if TYPE_CHECKING:
     from bandlens.app.study.file import Study
-
-MOST_OPTIONS = 15
 
 
 def work(
@@ -82,21 +78,3 @@ def test_the_function_and_the_printer_get_their_arguments(app: typer.Typer) -> N
         "a.toml True [('deep', True), ('hidden', 8), ('names', ['x', 'y']), ('pair', ('1', '2')), ('size', 5)"
         in printed
     )
-
-
-def test_a_function_without_a_printer_prints_by_itself() -> None:
-    app = typer.Typer()
-    app.command()(command(lambda: print("done")))
-    assert CliRunner().invoke(app, []).output == "done\n"
-
-
-def test_no_command_has_more_options_than_a_reader_can_hold() -> None:
-    counts: dict[str, int] = {}
-
-    def walk(group: object, path: str) -> None:
-        for name, below in getattr(group, "commands", {}).items():
-            walk(below, f"{path} {name}")
-            counts[f"{path} {name}"] = sum(option.opts[0].startswith("-") for option in below.params)
-
-    walk(get_command(bandlens_app), "bandlens")
-    assert {name: count for name, count in counts.items() if count > MOST_OPTIONS} == {}

@@ -62,12 +62,6 @@ def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
     assert about["schemes"] == ["real"]
 
 
-def test_a_name_that_is_none_gets_the_nearest(tmp_path: Path) -> None:
-    error = run("pack", "imagenet-d", tmp_path, "--out", tmp_path / "set").exception
-    assert isinstance(error, UsageError)
-    assert "unknown benchmark 'imagenet-d'; did you mean" in str(error)
-
-
 def test_the_documentation_names_every_benchmark() -> None:
     rows = re.findall(r"^(\S+(?:, \S+)*)\s+(\d+) +([\d,]+) +(\d+) +([\d.]+) +\d+$", DOCUMENT, re.MULTILINE)
     documented = {
@@ -88,9 +82,3 @@ def test_documented_commands_lack_the_data_only(tmp_path: Path, monkeypatch: pyt
         error = run(*shlex.split(command)).exception
         assert isinstance(error, UsageError), command
         assert re.search(r"no such folder|cannot be read \(No such file", str(error)), command
-
-
-def test_benchmarks_are_listed_with_their_size() -> None:
-    rows = {row["benchmark"]: row for row in json.loads(run("list", "--format", "json").stdout)}
-    assert (rows["imagenet-c"]["images"], rows["cue-conflict"]["labels"]) == (95 * 50_000, "label and texture")
-    assert rows["imagenet-c"]["GB"] == pytest.approx(715, abs=1)

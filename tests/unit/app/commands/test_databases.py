@@ -63,11 +63,3 @@ def test_a_merge_of_one_tells_sizes(command: Command, database: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"{out}: ")
     assert " instead of " in answer.out
-
-
-@pytest.mark.parametrize("words", [("studies", "list"), ("studies", "delete", "a", "--yes")])
-def test_no_database_is_made(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
-    answer = command(*words, "--db", tmp_path / "none.duckdb")
-    assert answer.code == 2
-    assert "no results database at" in answer.err
-    assert list(tmp_path.iterdir()) == []

@@ -200,19 +200,6 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
     assert command("gate", "broken", "--against", "old", "--db", db).code == 0, "what is not judged may lack"
 
 
-def test_databases_of_one_file_name_are_told_apart_by_their_folders(command: Command, db: Path, tmp_path: Path) -> None:
-    """Each has a row of its own in the view, and neither is called as the release that it is compared with."""
-    images, rank = image_set(N, labels=np.zeros(N, int)), (np.arange(N) < 600).astype(int)
-    for folder in ("first", "second"):
-        (tmp_path / folder).mkdir()
-        parts = [part(cell(images, by=model("same")), rank, rank)]
-        path = database_of(tmp_path / folder, images, parts, "same", file=db.name)
-        answer = command("gate", "same", "--against", path, "--db", db)
-        assert f"same@1 of ../{db.name} against same@1 of {folder}/{db.name}: 1 pass, 0 fail" in answer.out
-    releases = ask(db, "SELECT DISTINCT against FROM release_gate ORDER BY ALL")
-    assert releases == [(f"same@1 of {folder}/{db.name}",) for folder in ("first", "second")]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -231,28 +218,6 @@ def test_wrong_use_is_one_line(command: Command, db: Path, words: list[str], mes
     assert (answer.code, answer.out) == (2, "")
     assert message in answer.err
     assert len(answer.err.splitlines()) == 1
-
-
-@pytest.mark.parametrize("words", [("study.toml",), ("release", "study")])
-def test_without_a_release_before_it_names_both_gates(command: Command, words: tuple[object, ...]) -> None:
-    answer = command("gate", *words)
-    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-    assert "--against NAME, or another database; or a precision by another: bandlens gate precision" in answer.err
-
-
-def test_cells_of_two_databases_that_are_one_and_the_same_pass_as_cases(
-    command: Command, db: Path, tmp_path: Path
-) -> None:
-    copied, junit = Path(shutil.copy(db, tmp_path / "before.duckdb")), tmp_path / "gate.xml"
-    answer = command("gate", "same", "--against", copied, "--db", db, "--junit", junit)
-    assert (answer.code, answer.err) == (0, "")
-    assert "3 pass, 0 fail, 0 undecided" in answer.out
-    assert "3 cells are one and the same in both" in answer.out
-    (suite,) = ElementTree.parse(junit).getroot()
-    assert [(case.get("name"), len(case)) for case in suite] == [
-        (f"{condition}, predictions", 0)
-        for condition in ("clean", "highpass above 78 cycles/image", "lowpass below 33 cycles/image")
-    ]
 
 
 def test_verdicts_are_kept_until_a_later_gate_takes_their_place(command: Command, db: Path) -> None:

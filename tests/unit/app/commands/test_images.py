@@ -47,12 +47,6 @@ def test_pack_and_check(photos: Path, tmp_path: Path) -> None:
     assert again["digest"] == row["digest"]
 
 
-def test_errors_reach_the_command_line(photos: Path, tmp_path: Path) -> None:
-    assert isinstance(run("check", photos).exception, UsageError)
-    assert isinstance(run("pack", tmp_path / "nowhere", "--out", tmp_path / "set").exception, UsageError)
-    assert isinstance(run("pack", photos).exception, UsageError), "no --out"
-
-
 def test_own_classes_keep_their_names(tmp_path: Path) -> None:
     for place, path in enumerate(["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"]):
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)

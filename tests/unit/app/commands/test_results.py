@@ -76,15 +76,6 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     assert "cutoff=" not in answer.out
 
 
-def test_without_a_metric_it_says_where_to_look(command: Command, tmp_path: Path) -> None:
-    images = image_set(4)
-    database = database_of(tmp_path, images, [part(cell(images), [0] * 4)])
-    answer = command("analyze", "--db", database)
-    assert (answer.code, answer.out) == (0, "(nothing)\n")
-    assert answer.err.startswith("no metric has its conditions yet; `bandlens plan STUDY.toml` says what is missing")
-    assert command("analyze", "--db", database, "--conditions").err == ""
-
-
 def test_what_cannot_be_analyzed_is_one_line(command: Command, database: Path, tmp_path: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "aa")
     assert (answer.code, answer.out) == (2, "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -22,15 +20,6 @@ def test_a_table_is_for_people(command: Command, database: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert [line.split() for line in answer.out.splitlines() if "0.5" in line] == [["lowpass", "0.5", "4", "0.5"]]
     assert answer.out.endswith("2 rows\n")
-
-
-def test_csv_has_a_header_line(command: Command, database: Path) -> None:
-    answer = command("sql", QUERY, "--db", database, "--format", "csv")
-    assert list(csv.reader(io.StringIO(answer.out))) == [
-        ["probe", "cutoff", "n", "top1"],
-        ["clean", "", "4", "0.75"],
-        ["lowpass", "0.5", "4", "0.5"],
-    ]
 
 
 def test_json_is_a_list_of_objects_with_numbers_as_numbers(command: Command, database: Path) -> None:
@@ -62,14 +51,3 @@ def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, 
 def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_path: Path) -> None:
     message = refusal(command("sql", "-f", tmp_path / "none.sql", "--db", database), 2)
     assert f"cannot read a query from {tmp_path}/none.sql: No such file or directory; give --file" in message
-
-
-def test_a_query_or_a_file_but_not_both(command: Command, database: Path, tmp_path: Path) -> None:
-    assert "give one query, such as" in refusal(
-        command("sql", "SELECT 1", "-f", tmp_path / "a.sql", "--db", database), 2
-    )
-
-
-def test_without_a_query_standard_input_holds_it(command: Command, database: Path) -> None:
-    """The command's standard input is empty here; a pipe with a query is read in the processes' tests."""
-    assert "the query is empty; give one SELECT" in refusal(command("sql", "--db", database), 2)

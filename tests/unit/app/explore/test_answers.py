@@ -159,16 +159,6 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
     assert [[model["name"] for model in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
 
 
-def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
-    with open_store(tmp_path / "results.duckdb"):
-        pass
-    with (
-        answering(tmp_path / "results.duckdb") as answers,
-        pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"),
-    ):
-        answers.study(None)
-
-
 def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
     """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
     large, small = model("large", classes=1000), model("small", classes=37)
@@ -232,15 +222,6 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     assert agree > 0.95, "a picture has 8 bits, and the run had floats: hardly more than one may differ"
     reseeded = pixels(answers.picture(reply["digest"], 0, condition(study, words)["id"], reply["seed"] + 1))
     assert np.abs(reseeded.astype(int) - shown[0]).mean() > 5
-
-
-def test_image_sets_have_the_highest_frequency_of_enlarged_originals(tmp_path: Path) -> None:
-    large = image_set(3, name="large")
-    enlarged = replace(image_set(2, name="enlarged"), own_cycles=30.0)
-    parts = [part(cell(enlarged), [0, 1]), part(cell(large), [0, 1, 2])]
-    with answering_of(tmp_path, [enlarged, large], parts) as answers:
-        sets = answers.study(None)["image_sets"]
-    assert {entry["name"]: entry["own_cycles"] for entry in sets} == {"enlarged": 30, "large": None}
 
 
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
@@ -312,26 +293,6 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
         assert correlation["n"] == len(models)
         expected = spearmanr([row[bias] for row in chosen], [row[group] for row in chosen]).statistic
         assert correlation["coefficient"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("asks", "message"),
-    [
-        ({"selection": "drop"}, "selection is one of"),
-        ({"selection": "flips_only_a"}, "needs two models"),
-        ({"a": "nobody"}, "nobody has no results"),
-    ],
-)
-def test_what_is_not_there(answers: Answers, study: dict[str, Any], asks: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        ask_images(answers, study, "clean", **asks)
-
-
-def test_images_of_no_set_are_refused(explored: Path, answers: Answers) -> None:
-    digest = open_image_set(explored / "images.set").info.digest
-    for set_digest, index in (("../images.set", 0), (digest, 40), (digest, -1)):
-        with pytest.raises(UsageError, match="no such image"):
-            answers.picture(set_digest, index, None, 0)
 
 
 def test_the_order_and_the_symbols_are_those_of_the_report(explored: Path, study: dict[str, Any]) -> None:

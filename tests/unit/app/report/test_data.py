@@ -43,10 +43,6 @@ def test_of_many_each_category_has_its_share_from_its_least_accurate_on() -> Non
         assert of_choice.max() > of_all.quantile(0.94)
 
 
-def test_more_categories_than_places() -> None:
-    assert len(choose(models(*[2] * 60))) == DRAWN_MODELS
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """Models under two probes, one of them on images of its own; people saw the others, and one of the probes."""

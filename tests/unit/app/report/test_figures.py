@@ -19,7 +19,7 @@ from reported import HOSTILE
 from bandlens.app.report.build import Written, write_report
 from bandlens.app.report.figures import choose_figures, write_figures
 from bandlens.app.report.page import Figure
-from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName
 
 MARGIN = 2
 """Pixels around a chart that stay empty."""
@@ -132,12 +132,6 @@ def test_figures_are_chosen_by_the_names_of_their_files() -> None:
         "unknown figure 'filters-on-ab\\u202e'; did you mean filters-on-a-b or filters-on-a-b-lowpass or "
         "filters-on-a-b-highpass?; `--figures all` writes each, and figures.csv lists them"
     )
-
-
-def test_an_unknown_figure_is_told_before_the_report_is_written(stored_study: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown figure 'figures'; "):
-        write_report(stored_study, tmp_path / "a.html", figures=["figures"], folder=tmp_path / "new")
-    assert not (tmp_path / "a.html").exists()
 
 
 @pytest.mark.parametrize("text", ["file,width_in\nmine,3.5\n", "\0\xff"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import Command, make_images, make_model, make_pictures, make_study
+from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.comparison.gates import Limits
 from bandlens.analysis.measures.own import read_measures
@@ -50,12 +50,6 @@ def test_defaults(workplace: Path) -> None:
     assert {name: families.count(name) for name in families} == {
         "clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29
     }  # fmt: skip
-
-
-def test_paths_are_relative_to_the_study(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert len(work_of(make_study(workplace)).cells) == 1
 
 
 def test_without_a_models_folder_it_is_the_one_that_export_fills(
@@ -240,13 +234,6 @@ def test_models_and_image_sets_that_cannot_be_told_apart_are_refused(workplace: 
         f"image sets {workplace}/images.set and {workplace}/twin.set have the same images; leave one of them out"
     )
     assert "have the same names" in refusal_of("other.set")
-
-
-def test_the_command_line_says_it_in_one_line_and_makes_no_database(command: Command, workplace: Path) -> None:
-    answer = command("run", make_study(workplace, probes="lowpass = {cutoff = 2}"), "--db", workplace / "r.duckdb")
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err == "bandlens: probe lowpass: cutoff must be a number in [0, 1], not 2\n"
-    assert not (workplace / "r.duckdb").exists()
 
 
 # Image sets

@@ -205,11 +205,3 @@ def test_limits_that_make_no_sense_are_named(command: Command, place: Path, tabl
     assert answer.code == 2
     assert message.format(file=file) in answer.err
     assert str(file) in answer.err
-
-
-def test_the_gate_must_be_a_table_and_the_study_needs_images(command: Command, place: Path) -> None:
-    file = place / "wrong.toml"
-    file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\ngate = 0.1\n')
-    assert f"{file}: gate must be a table, not 0.1" in command("gate", "precision", file).err
-    file.write_text('checkpoints = ["one"]\n')
-    assert f"{file}: images is missing; it is a list of names" in command("gate", "precision", file).err
