@@ -41,22 +41,8 @@ def test_onnxruntime_for_gpus_is_of_cuda_13(version: str, fits: bool) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The files of the wheel."""
     out = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--wheel-dir",
-            out,
-            ROOT,
-        ],
-        check=True,
-        cwd=out,
-    )
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", out, ROOT], check=True, cwd=out)
     (file,) = out.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         return set(archive.namelist())

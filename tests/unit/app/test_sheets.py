@@ -110,12 +110,7 @@ def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path)
     ("query", "message"),
     [
         ("SELECT 1 AS x", "the query has neither image_index nor path, which say what images to show; select one"),
-        ("SELECT image_index FROM image WHERE false", "the query has no rows, so there is nothing to show"),
         ("SELECT 40 AS image_index", "row 1 of the query is of no image of images; show another set"),
-        (
-            "SELECT 'else' AS image_set, 0 AS image_index",
-            "the query has images of else, and this set is images; add a WHERE image_set",
-        ),
         (
             "SELECT 0 AS image_index, 'lowpass' AS probe, '{\"cutoff\": 0.77}' AS parameters",
             'the database has no results of lowpass {"cutoff": 0.77} on images',

@@ -38,18 +38,6 @@ def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("\n no such column  \nat row 3"), "no such column  "),
-        (ValueError(), "ValueError"),
-        (OSError(" \n"), "OSError"),
-    ],
-)
-def test_an_error_of_a_library_has_a_first_line_even_without_words(error: Exception, line: str) -> None:
-    assert first_line(error) == line
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
         (ValueError("\n no such column  \nat row 3"), "no such column at row 3"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/where.txt"), "No such file or directory"),
         (MemoryError(), "MemoryError"),
@@ -57,6 +45,11 @@ def test_an_error_of_a_library_has_a_first_line_even_without_words(error: Except
 )
 def test_all_words_of_an_error_are_one_line(error: Exception, line: str) -> None:
     assert words_of(error) == line
+
+
+def test_an_error_of_a_library_has_a_first_line_even_without_words() -> None:
+    errors = [ValueError("\n no such column  \nat row 3"), ValueError(), OSError(" \n")]
+    assert [first_line(error) for error in errors] == ["no such column  ", "ValueError", "OSError"]
 
 
 def test_pipes_and_devices_are_read_where_the_user_named_them_alone(tmp_path: Path) -> None:

@@ -139,13 +139,6 @@ def test_the_file_is_a_module_as_it_loads_and_as_it_runs(tmp_path: Path, write: 
     assert "bandlens_probe_mine" not in sys.modules
 
 
-def test_a_module_imported_as_it_runs_is_loaded_once(tmp_path: Path, write: Write) -> None:
-    write("import numpy as np\nRANDOM = np.random.rand()\n", "helper_once.py")
-    write("def mirror(images):\n    import helper_once\n    return images * helper_once.RANDOM\n")
-    assert run(tmp_path, {}, PIXELS)["mirror"].max() <= 1
-    assert "helper_once" not in sys.modules
-
-
 def test_names_of_other_modules_and_sys_path_stay_what_they_are(tmp_path: Path, write: Write) -> None:
     """A module beside the file hides one of Python's from its own imports alone, and modules may need each other."""
     write("VALUE = 0.5\n", "random.py")

@@ -131,14 +131,6 @@ def test_the_stack_is_logged_where_all_is_to_be_shown(load: Load, caplog: pytest
         assert ("1 / 0\n" in caplog.text) == shown
 
 
-def test_what_it_prints_with_python_goes_to_standard_error(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
-    function = load("import sys\nprint('loading')\ndef mirror(n):\n    print('at work', file=sys.stdout)\n")
-    with function.at_work():
-        function(1)
-    print("result")
-    assert capsys.readouterr() == ("result\n", "loading\nat work\n")
-
-
 def test_other_threads_print_meanwhile_where_they_printed(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     """One function is at work in two threads, which begin and end one after the other."""
     function = load(

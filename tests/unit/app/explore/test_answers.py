@@ -21,7 +21,6 @@ from scipy.stats import spearmanr
 from small import ask
 
 import bandlens
-from bandlens.analysis.charts.curves import curves
 from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.recorded_images import Conditions, find_sets
@@ -93,12 +92,18 @@ def test_the_page_begins_with_the_verdict(explored: Path, study: dict[str, Any])
         assert study["verdict"] == results.verdict("small") != []
 
 
-def test_the_menu_tells_filters_and_bands_by_their_frequencies(study: dict[str, Any]) -> None:
+def test_the_menu_tells_filters_and_bands_by_their_frequencies_and_own_probes_by_their_axis(
+    study: dict[str, Any],
+) -> None:
     settings = {entry["words"]: entry["setting"] for entry in study["conditions"]}
     assert settings["highpass cutoff=0.1"] == "above 57 cycles/image"
     assert settings["critical_band noise_sd=0.16, frequency=2"] == "noise_sd=0.16, at 4 cycles/image"
     assert settings["critical_band noise_sd=0"] == "noise_sd=0"
     assert settings["blur width=2"] == "width=2"
+    blur = condition(study, "blur width=2")
+    assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
+    probes = list(dict.fromkeys(entry["probe"] for entry in study["conditions"]))
+    assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -260,14 +265,6 @@ def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> 
         assert [entry["pictures"] for entry in answers.study(None)["image_sets"]] == [False]
 
 
-def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
-    blur = condition(study, "blur width=2")
-    assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
-    probes = list(dict.fromkeys(entry["probe"] for entry in study["conditions"]))
-    assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
-    assert not [entry["words"] for entry in study["conditions"] if "draw" in entry["words"]]
-
-
 def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     blur = condition(study, "blur width=2")
     assert blur["unseen"] == "blur is a probe of one's own; name the study file that has it"
@@ -293,18 +290,6 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
         assert correlation["n"] == len(models)
         expected = spearmanr([row[bias] for row in chosen], [row[group] for row in chosen]).statistic
         assert correlation["coefficient"] == pytest.approx(expected)
-
-
-def test_the_order_and_the_symbols_are_those_of_the_report(explored: Path, study: dict[str, Any]) -> None:
-    with open_store(explored / "results.duckdb", read_only=True) as store:
-        rows = store.frame("SELECT * FROM curve WHERE probe = 'lowpass'")
-    encoding = curves(rows, "cycles", "cycles", "").to_dict()["layer"][-1]["encoding"]
-    scale = {name: encoding[name]["scale"] for name in ("color", "shape")}
-    names = [model["name"] for model in study["models"]]
-    assert scale["color"]["domain"] == scale["shape"]["domain"] == names
-    assert [(model["color"], model["shape"]) for model in study["models"]] == list(
-        zip(scale["color"]["range"], scale["shape"]["range"], strict=True)
-    )
 
 
 def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Path) -> None:
@@ -366,7 +351,3 @@ def test_an_opened_image_has_no_shares_of_models_at_chance(stored_octaves: Path,
         store.execute(query, ["coarse"])
     with answering(path) as answers:
         assert sorted(answers.octaves("octaves", "photographs", 7)) == ["fine", "middle"]
-
-
-def test_without_masks_an_image_has_no_shares(answers: Answers) -> None:
-    assert answers.octaves("small", "images", 0) == {}

@@ -16,7 +16,7 @@ from bandlens.analysis.comparison.verdict import Verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.build import write_report
 from bandlens.app.report.data import ReportData
-from bandlens.app.report.study import changes_section, contact_sheet, page_title, verdict_section
+from bandlens.app.report.study import contact_sheet, page_title, verdict_section
 from bandlens.core import __version__
 from bandlens.core.errors import UnknownName, UsageError
 from bandlens.core.protocol import CUTOFFS
@@ -223,13 +223,10 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
     lowpass = part(cell(images, condition("lowpass", cutoff=0.1)), [1] * 20, [1] * 20)
     for parts in ([clean], [clean, lowpass]):
         path = database_of(tmp_path, images, parts, "a")
-    results = report_data_of(path)
-    [sentence, *_] = changes_section(results, "a@1")[1].text
-    assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in sentence
+    changes = page_of(path, against="a@1").sections["changes"]
+    assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in changes
     with pytest.raises(UsageError, match="a@2 would be compared with itself"):
-        changes_section(results, "a")
-    with pytest.raises(UnknownName, match="unknown study 'a@3'"):
-        changes_section(results, "a@3")
+        page_of(path, against="a")
 
 
 def test_pictures_are_of_the_own_images_and_tell_their_frequencies(explored: Path) -> None:

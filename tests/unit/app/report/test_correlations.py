@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ import pytest
 from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from reported import GRID, report_data_of
 
-from bandlens.analysis.charts.grammar import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.correlations import published_sections
 from bandlens.app.report.page import Figure
-from bandlens.core.records import Model
 
 FILTERS = [setting for setting in GRID if setting.probe != "critical_band"]
 
@@ -40,10 +39,7 @@ def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
 def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not(tmp_path: Path) -> None:
     """resnet50.tv_in1k has 76.156 % in timm's results-imagenet.csv."""
     images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
-    published_model = Model(
-        **{slot: getattr(model("mine", classes=1000), slot) for slot in Model.__slots__}
-        | {"weights_sha256": "0676ba61" * 8}
-    )
+    published_model = replace(model("mine", classes=1000), weights_sha256="0676ba61" * 8)
     parts = [
         part(cell(images, setting, by=by), [int(k % 3 == 0) for k in range(120)], [int(k % 3 == 0) for k in range(120)])
         for by in (published_model, model("other", classes=1000))
@@ -77,21 +73,6 @@ def test_what_cannot_be_compared_is_not_drawn_among_published_models(
         compute_measures(store, "s")
         assert store.frame("FROM metric WHERE metric LIKE '%low_frequency_bias' AND state = 'ok'").height == 1
     assert figures(path) == {}
-
-
-def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
-    images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
-    wrong = [int(k % 3 == 0) for k in range(120)]
-    by = model("resnet50.a1_in1k", classes=1000)
-    with open_store(path) as store:
-        store_study(store, "s", images, [part(cell(images, setting, by=by), wrong, wrong) for setting in FILTERS])
-        compute_measures(store, "s")
-        store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
-    fills = {
-        title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
-        for title, panel in figures(path)["atlas-biases"].panels.items()
-    }
-    assert fills == {"low_frequency_bias": [INK], "high_frequency_bias": ["white"]}
 
 
 def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None:

@@ -166,7 +166,6 @@ def test_the_version_before_is_the_newest_one_before_the_release_ran(command: Co
     ("words", "code", "message"),
     [
         (["--candidate", "int4"], 1, "engine openvino runs fp32, bf16, int8, not int4"),
-        (["--candidate", "openvin:int8"], 2, "unknown engine 'openvin'; did you mean openvino"),
         (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
         (
             ["--reference", "openvino:int8"],
@@ -192,9 +191,6 @@ def test_what_cannot_be_compared_is_told_in_one_line(
     ("table", "message"),
     [
         ("flips = 0", "gate.flips must be a share above 0 and below 1, not 0"),
-        ("accuracy = nan", "gate.accuracy must be a share above 0 and below 1, not nan"),
-        ("flips = '1 %'", "gate.flips must be a share above 0 and below 1, not '1 %'"),
-        ("margin = -0.1", "gate.margin must be a share of 0 or more and below 1, not -0.1"),
         ("measures = 'accuracy'", "gate.measures must be a list of names, not 'accuracy'"),
         ("flip = 0.1", "unknown key in [gate] of {file} 'flip'; did you mean flips?"),
     ],

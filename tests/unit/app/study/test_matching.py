@@ -120,24 +120,11 @@ def test_models_that_number_a_class_differently_are_named(tmp_path: Path) -> Non
     assert len(resolved(tmp_path, checkpoints=["two"]).image_sets) == 1
 
 
-def test_sets_whose_classes_have_no_names_stay_as_they_were_packed(tmp_path: Path) -> None:
-    packed = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 0, 1, 2])
-    name_classes(make_model(tmp_path / "models", classes=len(NAMES)), NAMES)
-    (images,) = resolved(tmp_path).image_sets
-    assert images.info == packed.info
-    np.testing.assert_array_equal(images.labels, packed.labels)
-
-
-def test_labels_are_classes_of_every_model(tmp_path: Path) -> None:
+def test_labels_and_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path) -> None:
     models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
     check_labels(make_images(tmp_path / "a.set", make_pictures(3), labels=[0, TWELVE - 1, 1]), models)
-    images = make_images(tmp_path / "b.set", make_pictures(3), labels=[0, TWELVE, 1])
     with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
-        check_labels(images, models)
-
-
-def test_classes_that_real_lists_are_classes_of_every_model(tmp_path: Path) -> None:
-    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
+        check_labels(make_images(tmp_path / "b.set", make_pictures(3), labels=[0, TWELVE, 1]), models)
     accepted = Scheme(np.array([0, 2, 2]), np.array([1, 1, TWELVE], np.int32))
     images = replace(make_images(tmp_path / "images.set", make_pictures(3)), schemes={"real": accepted})
     check_labels(images, models[:1])

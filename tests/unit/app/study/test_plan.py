@@ -21,8 +21,6 @@ from bandlens.app.study.resolve import resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import UsageError
 from bandlens.core.records import Crop
-from bandlens.engine.device.devices import gpus
-from bandlens.engine.device.nvidia import NoGpu
 from bandlens.export.model_files import save_model
 from bandlens.probes.images.pack import pack
 
@@ -190,15 +188,6 @@ def test_a_probe_of_ones_own_is_its_source_and_the_modules_that_it_imports(place
     assert sums != confidences(place), "what runs is what was edited"
 
 
-def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(place: Place) -> None:
-    place.run()
-    with pytest.raises(
-        Exception, match=r"engine onnxruntime runs fp32, int8, not fp16; set .*, or engine to torch for fp16"
-    ):
-        place.run(precision="fp16")
-    assert place.ask("SELECT study, version FROM accuracy GROUP BY ALL") == [("study", "study@1")]
-
-
 # The command line
 
 
@@ -273,30 +262,6 @@ def test_cells_that_failed_are_counted_in_the_summary_of_a_plan(command: Command
     assert (again.code, again.out.partition(" predictions")[0]) == (1, "study@1: ran 0 of 2 cells, 0")
     summary = command("plan", file, "--db", place.database, "--summary").out
     assert summary.startswith("to run: 1 cell (1 of them failed when last tried), 20 predictions, about ")
-
-
-@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
-@pytest.mark.parametrize(
-    ("job", "engine"),
-    [("plan", "torch-cuda"), ("run", "tensorrt")],
-)
-def test_an_engine_that_needs_a_gpu_says_so_where_there_is_none(
-    job: str, engine: str, command: Command, place: Place
-) -> None:
-    answer = command(job, make_study(place.folder), "--db", place.database, "--engine", engine)
-    assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith('GPU here, and this engine needs one; engine = "onnxruntime" runs on the CPU\n')
-
-
-def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:
-    (place.folder / "mine.py").write_text("import part\ndef mine(images, rng):\n    return images\n")
-    (place.folder / "part.py").write_text("")
-    (place.folder / "mask.npy").write_text("")
-    file = make_study(place.folder, probes="lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}")
-    shown = command("plan", file, "--db", place.database).out.splitlines()
-    assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
-    planned = json.loads(command("plan", file, "--db", place.database, "--format", "json").out)
-    assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
 
 
 def test_the_smallest_difference_counts_clusters_and_tests(command: Command, place: Place) -> None:

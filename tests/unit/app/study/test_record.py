@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,20 +101,6 @@ def test_the_larger_set_computes_the_new_images_alone(study: Path, passes: list[
     assert (summary.predictions, summary.ran) == (NEW * cells, cells)
     assert sum(passes) == cells * 8, "one batch of every cell holds the seven new images"
     assert_frame_equal(rows_of(database).filter(pl.col("key").is_in(set(rows["key"]))), rows, check_exact=True)
-    run_study(work, fresh)
-    check_equal(database, fresh)
-
-
-def test_a_run_that_was_broken_off_is_reused_as_far_as_it_came(study: Path) -> None:
-    database, fresh = study.with_name("results.duckdb"), study.with_name("fresh.duckdb")
-    small = resolve(Study.read(study))
-    with open_store(database) as store:
-        store.begin_study("study", "", small.cells, small.image_sets)
-    run_study(replace(small, cells=small.cells[:2]), database)
-    work = grow(study)
-    missing = (OLD + NEW) * len(work.cells) - 2 * OLD
-    assert plan_study(work, database).predictions == missing
-    assert run_study(work, database).predictions == missing
     run_study(work, fresh)
     check_equal(database, fresh)
 

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import ask, make_images, make_model, make_pictures, make_study, tune_by_hand
+from small import make_images, make_model, make_pictures, make_study, tune_by_hand
 
 from bandlens.app.study import resolve as resolve_module
 from bandlens.app.study.file import Study
-from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
 from bandlens.core.errors import ExportError, UnknownName, UsageError
 from bandlens.core.records import Head, Model
 from bandlens.engine.device.devices import EngineChoice, processor_name, readiness
-from bandlens.engine.tuning import FILE, RATE_VERSION
-from bandlens.export.model_files import load_model, save_onnx_file
+from bandlens.engine.tuning import RATE_VERSION
 
 COUNT = 24
 PICTURES = make_pictures(COUNT)
@@ -187,24 +185,6 @@ def test_a_damaged_tuning_is_not_taken_and_named(
     file.write_text(content)
     assert tuned(tmp_path)[:2] == ("onnxruntime", 32)
     assert [line.partition(":")[0] for line in caplog.messages] == [f"{file} is damaged and not taken"]
-
-
-@pytest.mark.usefixtures("models", "no_gpu")
-def test_a_gate_runs_both_precisions_on_the_engine_of_the_study(tmp_path: Path) -> None:
-    for seed in range(3):
-        model = load_model(tmp_path / "models", f"m{seed}")
-        save_onnx_file(model, "int8", model.path.read_bytes(), {})
-    tables = [json.loads(tune_by_hand(tmp_path / "models", rates, precision).read_text()) for precision, rates in (
-        ("int8", {("onnxruntime", 16): 9.0}), ("fp32", {("openvino", 8): 9.0}))]  # fmt: skip
-    (tmp_path / "models" / FILE).write_text(json.dumps(tables[0] | tables[1]))
-    keys = {"models": str(tmp_path / "models"), "precision": "int8", "threads": 2}
-    keys["probes"] = {"lowpass": {"cutoff": 0.3}}
-    study = Study(name="gated", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
-    database = tmp_path / "results.duckdb"
-    gate_study_precision(study, database, "fp32", "int8")
-    assert ask(database, "SELECT DISTINCT engine, precision, batch FROM session ORDER BY ALL") == [
-        ("onnxruntime", "fp32", 16), ("onnxruntime", "int8", 16)
-    ]  # fmt: skip
 
 
 def train(folder: Path, name: str, pictures: np.ndarray) -> None:

@@ -105,13 +105,6 @@ def test_a_file_that_is_another_on_a_worker_is_named_and_the_study_not_begun(
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
 
-def test_cells_of_another_study_are_refused(work: Work) -> None:
-    computer = computer_of(work, work.cells, 1, 60)
-    computer.open()
-    with pytest.raises(EngineError, match="cells of another study"):
-        computer.compute({"0": 0})
-
-
 def test_paths_do_not_depend_on_the_current_folder_nor_on_the_environment(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
