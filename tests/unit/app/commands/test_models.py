@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from bandlens.app.cli import app
 from bandlens.app.commands.export import read_normalization
 from bandlens.core.errors import BandlensError, UsageError
-from bandlens.engine.device.devices import readiness
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import load_model
 
@@ -82,16 +81,6 @@ def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     message = str(failure(run("export", "mine2", "--out", tmp_path)))
     assert "unknown checkpoint 'mine2'; did you mean mine?" in message
     assert "weights of your own are named by their file" in message
-
-
-def test_without_a_gpu_nothing_is_said_of_plans_that_nobody_asked_for(tmp_path: Path) -> None:
-    if readiness("tensorrt").ready:
-        pytest.skip("TensorRT is ready here")
-    make_model(tmp_path, "mine", size=64)
-    result = run("export", "mine", "--out", tmp_path)
-    assert result.exit_code == 0
-    assert [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")] == []
-    assert not (tmp_path / "plans").exists()
 
 
 def test_a_normalization_is_a_name_or_means_and_deviations() -> None:

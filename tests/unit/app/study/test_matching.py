@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_workers import TWO, work_here
 from small import CLASSES as TWELVE
 from small import ask, make_images, make_model, make_pictures, make_study, pack_folders
 
@@ -53,9 +52,7 @@ def test_three_of_seven_classes_get_the_numbers_that_the_model_has_for_them(tmp_
     assert images.info.digest == numbered.info.digest != packed.info.digest
 
 
-def test_a_run_ranks_the_labels_that_were_matched_and_so_do_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_ranks_the_labels_that_were_matched(tmp_path: Path) -> None:
     packed = pack_folders(tmp_path, ["bee", "elk", "crow"])
     name_classes(make_model(tmp_path / "models", classes=len(NAMES), seed=7), NAMES)
     run_study(resolved(tmp_path, limit=10), tmp_path / "results.duckdb")
@@ -64,9 +61,6 @@ def test_a_run_ranks_the_labels_that_were_matched_and_so_do_workers(
     assert len(rows) == 10
     assert all((NAMES[predicted] == path.split("/")[0]) == (rank == 0) for _, path, predicted, rank in rows)
     assert sum(rank == 0 for *_, rank in rows) >= 4, "the order of the folders would have made all of them wrong"
-    work_here(monkeypatch)
-    run_study(resolved(tmp_path, limit=10), tmp_path / "workers.duckdb", workers=TWO)
-    assert ask(tmp_path / "workers.duckdb", query) == rows
     names = ask(tmp_path / "results.duckdb", "SELECT name FROM shown_class ORDER BY class")
     assert [name for (name,) in names] == NAMES
     with open_store(tmp_path / "results.duckdb", read_only=True) as store:
