@@ -29,7 +29,6 @@ def many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"cpu.max": "50000 100000\n"}, 1),
         ({"cpu.max": "max 100000\n"}, MANY),
         ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, MANY),
     ],
 )
 def test_a_quota_of_time_counts_as_well_as_the_processors(tmp_path: Path, files: dict[str, str], count: int) -> None:

@@ -48,14 +48,6 @@ def db(releases: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(releases, tmp_path))
 
 
-def test_what_answers_alike_passes(command: Command, db: Path) -> None:
-    answer = command("gate", "same", "--against", "old", "--db", db)
-    assert (answer.code, answer.err) == (0, "")
-    assert "same against old: 3 pass, 0 fail, 0 undecided" in answer.out
-    assert "margin 1.00%; chance of any wrong verdict in the table at most 5 %" in answer.out
-    assert "do not pass" not in answer.out
-
-
 def test_what_cannot_be_told_has_a_status_of_its_own_and_says_how_many_images_would_do(
     command: Command, db: Path
 ) -> None:
@@ -203,7 +195,6 @@ def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Com
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--margin", "-0.01"], "gate.margin (--margin) must be a share of 0 or more and below 1, not -0.01"),
         (["--slices", "clas"], "unknown name in gate.slices (--slices) 'clas'; did you mean class?"),
         (
             ["--junit", "/nowhere/gate.xml"],

@@ -32,16 +32,6 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("classes", "top5"), [(3, None), (6, 1.0)])
-def test_a_line_says_why_top5_has_no_number(tmp_path: Path, classes: int, top5: float | None) -> None:
-    images = image_set(40, labels=[0] * 40)
-    database_of(tmp_path, images, [part(cell(images, by=model(classes=classes)), [0] * 40, [0] * 40)])
-    section = measured_section(report_data_of(tmp_path / "results.duckdb"), "accuracy")
-    assert section.tables[0].frame["top5"].to_list() == [top5]
-    why = "Top-5 has no number among five classes or fewer: the five highest logits hold every label."
-    assert section.text == ([] if top5 else [why])
-
-
 @pytest.fixture(scope="module")
 def octaves(stored_octaves: Path) -> ReportData:
     return report_data_of(stored_octaves)

@@ -163,31 +163,6 @@ def test_images_that_changed_are_other_images(place: Place) -> None:
     assert len(place.plan(images=["new.set"]).missing) == 2
 
 
-HELPED = "from helper import strength\ndef mine(images, level):\n    return images * (strength * level)\n"
-
-
-def confidences(place: Place) -> list[tuple[Any, ...]]:
-    """The sum for each condition and model of one's own probe, in the newest version of the study."""
-    return place.ask(
-        "SELECT checkpoint, parameters, sum(confidence) FROM study_detail JOIN prediction USING (cell) "
-        "WHERE probe = 'mine' GROUP BY ALL ORDER BY ALL"
-    )
-
-
-def test_a_probe_of_ones_own_is_its_source_and_the_modules_that_it_imports(place: Place) -> None:
-    (place.folder / "mine.py").write_text(HELPED)
-    (place.folder / "helper.py").write_text("strength = 0.5\n")
-    probes = "mine = {file = 'mine.py', level = [0.5, 1.0]}\nlowpass = {cutoff = 0.5}"
-    place.run(probes=probes)
-    sums = confidences(place)
-    (place.folder / "bystander.py").write_text("strength = 0.25\n")
-    assert place.plan(probes=probes).missing == []
-    (place.folder / "helper.py").write_text("strength = 0.25\n")
-    assert {str(cell.condition) for cell in place.plan(probes=probes).missing} == {"mine level=0.5", "mine level=1"}
-    assert place.run(probes=probes).ran == 4
-    assert sums != confidences(place), "what runs is what was edited"
-
-
 # The command line
 
 
