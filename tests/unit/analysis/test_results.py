@@ -135,19 +135,6 @@ def test_a_chart_of_shape_bias_holds_the_numbers_of_the_database(measured: Path)
     assert {row[0] for row in rows} == set(HOSTILE)
 
 
-def test_fourier_maps_hold_the_errors_of_the_database(measured: Path) -> None:
-    with bandlens.open(measured) as results:
-        chart = results.plot_fourier_maps("mine", "photographs")
-        curve = results.curves().filter(pl.col("probe") == "fourier", pl.col("image_set") == "photographs")
-    spec = chart.to_dict()
-    assert [panel["title"] for panel in spec["concat"]] == [f"{name}, norm=15.7" for name in sorted(HOSTILE)]
-    for name, panel in zip(sorted(HOSTILE), spec["concat"], strict=True):
-        accuracies = curve.filter(pl.col("checkpoint") == name)["top1"].to_list()
-        errors = [row["top1"] for row in spec["datasets"][panel["data"]["name"]]]
-        # Each wave stands at its frequency and at the opposite one.
-        assert sorted(errors) == pytest.approx(sorted(2 * [1 - top1 for top1 in accuracies]))
-
-
 def test_channels_and_octaves_hold_the_thresholds_of_the_database(measured: Path) -> None:
     with bandlens.open(measured) as results:
         channels, octaves = (plot("mine@1", "cues") for plot in (results.plot_channels, results.plot_octaves))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -112,11 +112,6 @@ def test_the_bounds_of_the_intervals_decide(
     assert verdict_of(flips, difference) == expected
 
 
-@pytest.mark.parametrize(("flips", "expected"), [((0, 0.01), "pass"), ((0, 0.02), "undecided"), ((0.02, 0.03), "fail")])
-def test_where_accuracies_have_no_difference_the_flips_decide(flips: tuple[float, float], expected: str) -> None:
-    assert verdict_of(flips, (None, None), itself=True) == expected
-
-
 # Intervals, and how many images they need
 
 
@@ -202,14 +197,6 @@ def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_
     assert second["flips"] == 0
 
 
-def test_without_a_clean_prediction_to_agree_with_nothing_passes(store: Store) -> None:
-    images, predicted = image_set(2000), np.zeros(2000)
-    cells = cell(images, LOWPASS), cell(images, LOWPASS, precision="int8")
-    add(store, images, [part(gate_cell, predicted) for gate_cell in cells])
-    (row,) = gate_cells(store, [cells], LIMITS).rows(named=True)
-    assert (row["flips"], row["difference"], row["verdict"]) == (0, None, "undecided")
-
-
 def test_clusters_make_the_intervals_wider_as_in_the_view_of_accuracies(store: Store) -> None:
     labels, clusters = np.zeros(400, int), np.repeat(np.arange(80), 5)
     candidate = flipped(labels, slice(0, 2))
@@ -285,26 +272,6 @@ def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(st
     names = ("checkpoint", "image_set", "probe", "flips")
     assert {(c, i, f): flips for c, i, f, flips in rows.select(names).rows()} == pytest.approx(expected)
     assert sum(advances) == 4
-
-
-def test_cells_of_a_gate_are_in_no_study(store: Store) -> None:
-    labels = np.zeros(10, int)
-    images = image_set(10, labels=labels)
-    gated(store, images, [(labels, labels)])
-    assert store.frame("FROM accuracy").is_empty()
-    store_study(store, "mine", images, [part(cell(images), labels, labels)])
-    assert store.frame("FROM accuracy")["precision"].to_list() == ["fp32"]
-    assert store.frame("SELECT count(*) FROM prediction").item() == 20
-
-
-def test_each_graph_of_a_precision_agrees_with_its_own_clean_prediction(store: Store) -> None:
-    images, clean = image_set(100), np.zeros(100, int)
-    for graph, changed in (("old", 30), ("new", 0)):
-        cells = [cell(images, setting, precision="int8") for setting in (condition(), LOWPASS)]
-        cells = [replace(gate_cell, variant=replace(gate_cell.variant, sha256=graph)) for gate_cell in cells]
-        add(store, images, [part(cells[0], flipped(clean, slice(0, changed))), part(cells[1], clean)])
-    accuracies = store.frame("SELECT top1 FROM cell_accuracy JOIN cell_detail USING (cell) WHERE probe = 'lowpass'")
-    assert sorted(accuracies["top1"]) == [0.7, 1.0]
 
 
 # Which cells may be run

@@ -103,12 +103,6 @@ def test_a_cut_below_the_tested_ones_is_told_as_that(tmp_path: Path) -> None:
     )
 
 
-def test_below_one_cycle_there_is_nothing_to_add(tmp_path: Path) -> None:
-    study(tmp_path / "r.duckdb", {"net": 0.3}, cutoffs=(0.01, 0.1))
-    _, advice = sentences(tmp_path / "r.duckdb")
-    assert advice.endswith("since half or more is left even at 1 cycle per image; nothing lower can be tested.")
-
-
 def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_path: Path) -> None:
     label = study(tmp_path / "r.duckdb", {"coarse": 20, "fine": 40, "guess": 2})
     with open_store(tmp_path / "r.duckdb", read_only=True) as store:

@@ -302,8 +302,3 @@ def test_columns_of_one_name_are_numbered(store: Store, query: str, names: list[
         table = reader.read_all()
     assert table.column_names == names
     assert len(pl.DataFrame(table)) == 1
-
-
-def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(store: Store) -> None:
-    query = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
-    assert store.frame(query).rows() == [("false",)]

@@ -56,25 +56,6 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
             assert estimate[3:] == pytest.approx(expected_row[3:])
 
 
-def test_differences_are_paired_over_the_images(store: Store) -> None:
-    """The images are independent: McNemar's standard error of the difference, with one image more that differs."""
-    images = image_set(COUNT, labels=np.zeros(COUNT))
-    parts = decided(images)
-    store_study(store, "s", images, parts)
-    compute_measures(store, "s")
-    accuracies = rows(store, "accuracy")
-    assert accuracies["clean", None]["difference"] is None
-    clean = parts[0].predictions.predicted == 0
-    for setting, outcome in zip(SETTINGS[1:], parts[1:], strict=True):
-        row = accuracies[setting.probe, setting.number("cutoff")]
-        d = (outcome.predictions.predicted == 0).astype(float) - clean
-        assert row["difference"] == pytest.approx(d.mean())
-        half = 1.968 * np.sqrt((d.var() * COUNT + 1) / (COUNT - 1) / COUNT)
-        assert [row["difference_low"], row["difference_high"]] == pytest.approx(
-            [d.mean() - half, d.mean() + half], abs=2e-4
-        )
-
-
 def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)

@@ -21,7 +21,6 @@ from bandlens.analysis.measures.critical_band import (
 )
 from bandlens.analysis.measures.outcomes import subjects
 from bandlens.analysis.measures.psychometric import estimate_band
-from bandlens.core.errors import UsageError
 from bandlens.core.records import Condition, Failed, Finished
 
 COUNT, CLASSES = 80, 1000
@@ -160,19 +159,6 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     assert "no ratio to clean accuracy" in bias["note"]
 
 
-def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
-    gaps = {SPECTRAL["lowpass"][1], BAND[5]}
-    metrics = analyzed(store, {setting: right for setting, right in outcomes.items() if setting not in gaps})
-    assert metrics["low_frequency_bias"]["note"] == "lowpass lacks the cutoff 0.2"
-    assert metrics["critical_bandwidth"]["note"] == (
-        "critical_band lacks 1 of the 29 conditions that the published estimator takes; leave out noise_sd and "
-        "frequency"
-    )
-    for name in ("low_frequency_bias", "spectral_bias", "critical_bandwidth"):
-        assert (metrics[name]["value"], metrics[name]["state"]) == (None, "missing")
-    assert metrics["high_frequency_bias"]["state"] == "ok"
-
-
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
     metrics = analyzed(store, {setting: np.zeros(COUNT, bool) for setting in outcomes})
     assert metrics["critical_bandwidth"]["note"] == "nothing is right without noise"
@@ -190,18 +176,6 @@ def test_a_published_critical_band_at_chance_says_so(store: Store, outcomes: Out
     band = {name: row for name, row in metrics_in(store).items() if name.startswith("critical_")}
     assert {row["state"] for row in band.values()} == {"at_chance"}
     assert "is no more than twice that of a blind guess, 0.5" in band["critical_bandwidth"]["note"]
-
-
-def test_sets_have_the_metrics_of_their_probes_alone(store: Store, outcomes: Outcomes) -> None:
-    """A study without critical bands has none, and a set that was only run clean has those of its benchmark."""
-    renditions = image_set(COUNT, labels=np.zeros(COUNT), name="other", benchmark="imagenet-r")
-    filtered = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
-    clean = parts({CLEAN: outcomes[CLEAN]}, renditions)
-    store_study(store, "s", [labelled(), renditions], [*parts(filtered, labelled()), *clean])
-    compute_measures(store, "s")
-    names = store.frame("SELECT image_set, metric FROM metric ORDER BY ALL").rows()
-    biases = ("high_frequency_bias", "highpass_half_cut", "low_frequency_bias", "lowpass_half_cut", "spectral_bias")
-    assert names == [*(("set", name) for name in biases), (None, "Concepts"), (None, "top1_imagenet-r")]
 
 
 def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_alone(
@@ -244,17 +218,6 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
     metrics = metrics_of(compute_measures(store, "s", advance=advances.append))
     assert sum(advances) == pytest.approx(2)
     assert set(metrics["checkpoint"]) == {"one", "two"}
-
-
-def test_a_study_that_is_not_there_is_named(store: Store) -> None:
-    with pytest.raises(UsageError, match="has no complete cell to analyze"):
-        compute_measures(store, "*")
-    images = labelled()
-    store.begin_study("mine", "", [cell(images)], [images])
-    with pytest.raises(UsageError, match="unknown study 'mien'; did you mean mine"):
-        compute_measures(store, "mien")
-    with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
-        compute_measures(store, "mine")
 
 
 def test_people_stand_beside_models_on_labels_and_not_beside_agreement(store: Store, outcomes: Outcomes) -> None:

@@ -5,14 +5,12 @@ import pytest
 
 from bandlens.analysis.measures.base import State
 from bandlens.analysis.measures.critical_band import (
-    center,
     fit_band,
     integer_thresholds,
     normalized_thresholds,
     people_estimates,
 )
 from bandlens.analysis.measures.registry import MEASURES
-from bandlens.probes.critical_band import noise_bands
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
@@ -76,26 +74,6 @@ def test_what_lies_outside_the_tested_bands_is_flagged(thresholds: list[int], st
     band = fit_band(thresholds)
     assert band.state == state
     assert (band.note is None) if note is None else (note in (band.note or ""))
-
-
-def test_centres_follow_the_size_as_the_noise_does() -> None:
-    size = 384
-
-    def centroid(side: int, f: int) -> float:
-        """Mean frequency of the noise in octave f, in cycles per image."""
-        noise = np.random.default_rng(f).standard_normal((4, side, side)).astype(np.float32)
-        [band] = noise_bands(np, noise, [f], [np.empty_like(noise)])
-        power = (np.abs(np.fft.fft2(band)) ** 2).mean(axis=0)
-        cycles = np.fft.fftfreq(side, 1 / side)
-        return float((np.hypot(*np.meshgrid(cycles, cycles)) * power).sum() / power.sum())
-
-    for f in (5, 6):  # lower octaves have too few waves in an image to tell their mean
-        assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.02)
-    thresholds = [0, 1, 2, 3, 2, 1, 0]
-    assert fit_band(thresholds, size).center_frequency == pytest.approx(
-        fit_band(thresholds).center_frequency * size / 224
-    )
-    assert fit_band(thresholds, size).bandwidth == fit_band(thresholds).bandwidth
 
 
 def test_the_channel_of_people_is_the_published_one_and_stands_by_measures_of_models() -> None:

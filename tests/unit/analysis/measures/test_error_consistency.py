@@ -22,11 +22,10 @@ from bandlens.analysis.measures.error_consistency import (
     consistencies,
     judged_images,
     mean_consistencies,
-    write_consistencies,
 )
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
-from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.errors import UnknownName
 from bandlens.core.protocol import STIMULUS_PROBES
 from bandlens.core.records import Finished
 from bandlens.probes.grid import FAMILIES
@@ -323,21 +322,3 @@ def test_sets_of_one_name_are_other_images(store: Store) -> None:
     assert consistencies(store, "set (second)").select("first_subject", "second_subject").rows() == [("b", "c")]
     with pytest.raises(UnknownName, match=r"unknown image set 'set'; known: set \(first\), set \(second\)"):
         consistencies(store, "set")
-
-
-def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store) -> None:
-    """For this version, too, `analyze` takes the images that the newest versions have, under their names."""
-    old, lost = image_set(20, labels=[3] * 20, name="before"), image_set(10, labels=[3] * 10, name="dropped")
-    new = image_set(20, labels=[3] * 20, name="after")
-    right = np.arange(20) % 3 > 0
-    store_study(store, "mine", [old, lost], [answered(old, "a", right), answered(lost, "a", right[:10])])
-    store_study(store, "mine", new, [answered(new, "b", right), answered(new, "c", right)])
-    assert (judged_images(store, "mine@1"), judged_images(store)) == (["after"], ["after"])
-    write_consistencies(store, judged_images(store, "mine@1"))
-    assert store.frame("SELECT first_subject, second_subject FROM error_consistency").rows() == [("b", "c")]
-    query = "SELECT DISTINCT images, subject FROM judgement_of(?) ORDER BY ALL"
-    assert store.frame(query, ["mine@1"]).rows() == [("before", "a"), ("dropped", "a")]
-    assert store.frame(query, ["mine"]).rows() == [("after", "b"), ("after", "c")]
-    for macro in ("judgement_of", "condition_accuracy_of"):
-        with pytest.raises(UsageError, match="unknown study 'yours'"):
-            store.frame(f"FROM {macro}('yours')")

@@ -100,9 +100,3 @@ def test_another_file_of_trials_is_refused(
     assert message in result.err
     assert "trials.parquet" in result.err
     assert not (tmp_path / "results.duckdb").exists()
-
-
-def test_after_an_import_of_trials_it_says_how_models_come_beside_people(command: Command, tmp_path: Path) -> None:
-    pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
-    result = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
-    assert result.out.splitlines()[-1] == ("3 trials of people: run `bandlens analyze` again to set models beside them")

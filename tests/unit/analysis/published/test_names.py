@@ -119,19 +119,6 @@ def test_accuracies_of_one_checkpoint_agree_and_differ_where_the_testbed_crops_a
     assert (round(testbed.min(), 1), round(testbed.max(), 1)) == (1.3, 2.9)  # type: ignore[arg-type]
 
 
-def test_commands(command: Command) -> None:
-    tables = json.loads(command("published", "show", "tf_efficientnet_lite0.in1k", "--format", "json").out)
-    imagenet = {row["value"] for row in tables["figures"] if (row["benchmark"], row["source"]) == ("imagenet", "timm")}
-    assert imagenet == {74.846}
-    assert tables["places"][0]["top1"] == 74.846
-    assert (
-        "resnet50 is the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k"
-        in command("published", "show", "resnet50").out
-    )
-    unknown = command("published", "show", "resnet5")
-    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
-
-
 def placed(name: str) -> pl.DataFrame:
     values = shipped_values()
     return place(values, values_of_model(values, name))

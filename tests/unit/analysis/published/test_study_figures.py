@@ -3,7 +3,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from bandlens.analysis.measures.registry import MEASURES
 from bandlens.analysis.published.study_figures import (
@@ -13,7 +12,6 @@ from bandlens.analysis.published.study_figures import (
     correlation_table,
     shipped_figures,
 )
-from bandlens.app.cli import app
 from bandlens.core.protocol import ACCURACIES, GROUPS
 
 TOP1 = {
@@ -59,12 +57,3 @@ def test_the_shipped_figures_are_means_of_the_columns_of_the_whole_file() -> Non
     figures = order.join(whole, on="model", how="left", maintain_order="left")
     lines = SHIPPED.read_text(encoding="utf-8").splitlines(keepends=True)
     assert figures.write_csv(float_precision=6) == "".join(line for line in lines if not line.startswith("#"))
-
-
-def test_the_table_command_prints_three_tables_or_one_list() -> None:
-    printed = CliRunner().invoke(app, ["published", "table"]).output
-    for word in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "Concepts"):
-        assert word in printed
-    assert printed.count("critical_bandwidth") == 3
-    rows = json.loads(CliRunner().invoke(app, ["published", "table", "--format", "json"]).output)
-    assert rows == correlation_table(shipped_figures())

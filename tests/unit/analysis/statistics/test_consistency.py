@@ -17,7 +17,6 @@ from bandlens.analysis.statistics.consistency import (
     error_consistencies,
     kappa_range,
 )
-from bandlens.analysis.statistics.shares import mean_interval, share_of
 
 
 def observers(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -102,14 +101,6 @@ def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_non
     assert consistency_with_others(np.stack([first, second])).mean(axis=1) == pytest.approx([kappa, kappa])
     for perfect in (np.stack([first, np.ones_like(first)]), np.ones((3, 50), bool)):
         assert np.isnan(consistency_with_others(perfect)).all()
-
-
-def test_intervals_of_mean_kappas_hold_the_true_one() -> None:
-    """The true kappa is that of 200,000 images; the intervals are those of 200 samples of 150."""
-    [truth, *_] = mean_kappas(several(200_000, seed=99))
-    ends = [mean_interval(share_of(consistency_with_others(several(150, k))[0], np.arange(150))) for k in range(200)]
-    held = np.mean([low <= truth <= high for low, high in ends])
-    assert 0.91 <= held <= 0.99
 
 
 def test_many_pairs_have_the_numbers_of_each_pair_alone() -> None:
