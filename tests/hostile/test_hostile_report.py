@@ -40,19 +40,19 @@ def named(hostile: bool) -> list[str]:
     return [f"{number:02} {text if hostile else 'x' * len(text)}" for number, text in enumerate(PAYLOADS)]
 
 
-def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
-    """A database of so many models in which every text that others choose is one of the names."""
+def make(path: Path, names: list[str]) -> None:
+    """A database in which every text that others choose is one of the names."""
     paths = [f"{names[2]}/{k}" for k in range(40)]
     images = image_set(40, labels=[0] * 40, name=names[0], benchmark=names[1], paths=paths)
     models = [
         Model(
             name, names[3], names[4], digest_of(name), names[5], names[6], Path("x.onnx"), digest_of(name, 1), 224, 10
         )
-        for name in names[:count]
+        for name in names
     ]
     user_condition = condition(names[7], **{names[8]: names[9]})
     grid = make_grid(PUBLISHED, Path()).conditions
-    ranks = np.random.default_rng(0).integers(0, 3, (count, len(grid) + 1, 40))
+    ranks = np.random.default_rng(0).integers(0, 3, (len(names), len(grid) + 1, 40))
     parts = [
         part(cell(images, setting, by=by), ranks[row, column], ranks[row, column])
         for row, by in enumerate(models)
@@ -140,15 +140,10 @@ def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: ReportPag
         "UPDATE part SET right1 = -5, seconds = 'nan'",
     ],
 )
-def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(change: str, plain: Path, tmp_path: Path) -> None:
-    shutil.copy(plain, tmp_path / "results.duckdb")
+def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(
+    change: str, stored_study: Path, tmp_path: Path
+) -> None:
+    shutil.copy(stored_study, tmp_path / "results.duckdb")
     with open_store(tmp_path / "results.duckdb") as store:
         store.execute(change)
     refusal(lambda: write_report(tmp_path / "results.duckdb", tmp_path / "report.html"))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plain") / "results.duckdb"
-    make(path, named(hostile=False), 2)
-    return path

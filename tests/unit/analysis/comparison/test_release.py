@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.cells import Run, two_of
-from bandlens.analysis.comparison.gates import SAME, Gated, Limits
+from bandlens.analysis.comparison.gates import SAME, Limits
 from bandlens.analysis.comparison.release import (
     FLIPS,
     ReleasePair,
@@ -28,7 +28,7 @@ from bandlens.analysis.comparison.release import (
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import paired
-from bandlens.core.errors import UnknownName, UsageError
+from bandlens.core.errors import UsageError
 
 LOWPASS = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3)]
 SETTINGS = [condition(), *LOWPASS]
@@ -50,10 +50,6 @@ def whole(pair: ReleasePair) -> list[tuple[str, NDArray[np.int64]]]:
 
 def judge(pair: ReleasePair, limits: Limits) -> pl.DataFrame:
     return decide(pair.judge(whole(pair), limits)[0])
-
-
-def largest(pair: ReleasePair) -> NDArray[np.float64]:
-    return draw_largest(pair.judge(whole(pair), Limits())[1], pair.clusters, 1)
 
 
 def outcomes(n: int, right: int, lost: int, gained: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -148,7 +144,8 @@ def simulated(rng: np.random.Generator, losses: Sequence[float], n: int, disagre
 def test_independent_rows_have_sidaks_quantile_and_equal_rows_are_a_single_one(losses: int, copies: int) -> None:
     pair = simulated(np.random.default_rng(0), [0] * losses, 3000)
     pair = pair_of(*(np.repeat(mask, copies, axis=0) for mask in pair.hits))
-    assert np.quantile(largest(pair), 0.95) == pytest.approx(norm.ppf((1 + 0.95 ** (1 / losses)) / 2), abs=0.08)
+    largest = draw_largest(pair.judge(whole(pair), Limits())[1], pair.clusters, 1)
+    assert np.quantile(largest, 0.95) == pytest.approx(norm.ppf((1 + 0.95 ** (1 / losses)) / 2), abs=0.08)
 
 
 # Releases in the database
@@ -173,9 +170,6 @@ def released(store: Store, wrong_before: Sequence[range], wrong_now: Sequence[ra
 
 def runs(store: Store) -> tuple[Run, Run]:
     return two_of(Run(store, "v1@1"), Run(store, "v2@1"), "checkpoint", "v1", "v2")
-
-
-Gate = Callable[..., Gated]
 
 
 def test_a_release_that_lost_one_condition_fails_there_alone(store: Store) -> None:
@@ -283,28 +277,15 @@ def test_equal_keys_with_other_predictions_are_judged(store: Store, tmp_path: Pa
         assert gate_release(Run(store, "u@1"), Run(other, "u@1"), Limits()).same == 0
 
 
-def test_names_that_there_are_not_are_refused(store: Store) -> None:
-    released(store, [range(0)] * 3, [range(0)] * 3, n=20)
-    for limits, message in (
-        (Limits(measures=["confidence"]), r"gate.measures 'confidence'; known: accuracy, agreement, "),
-        (Limits(conditions=["lowpas"]), r"gate.conditions 'lowpas'; did you mean lowpass\?"),
-        (Limits(slices=["classes"]), r"gate.slices \(--slices\) 'classes'; did you mean class\?"),
-    ):
-        with pytest.raises(UnknownName, match=f"^unknown name in {message}"):
-            gate_release(*runs(store), limits)
-
-
 def test_what_lacks_is_named(store: Store) -> None:
     released(store, [range(0)], [range(0)], n=20)
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=r"no cell in common: 1 of v1@1 alone \(checkpoint v1\); 1 of v2@1 alone"):
         gate_release(Run(store, "v1@1"), Run(store, "v2@1"), Limits())
-    assert str(raised.value) == (
-        "v2@1 against v1@1: no cell in common: 1 of v1@1 alone (checkpoint v1); 1 of v2@1 alone (checkpoint v2); "
-        "run both on the same sets"
-    )
-    with pytest.raises(UsageError, match="no image has a number of accuracy_real; leave it out of gate"):
-        gate_release(*runs(store), Limits(measures=["accuracy_real"]))
-    with pytest.raises(UsageError, match="no image has a known attribute; leave it out of gate"):
-        gate_release(*runs(store), Limits(slices=["class", "attribute"]))
-    with pytest.raises(UsageError, match="v1@1 would be compared with itself; name the release before it"):
-        gate_release(Run(store, "v1@1"), Run(store, "v1@1"), Limits())
+    for limits, message in (
+        (Limits(measures=["confidence"]), "unknown name in gate.measures 'confidence'; known: accuracy, agreement, "),
+        (Limits(conditions=["lowpas"]), "unknown name in gate.conditions 'lowpas'"),
+        (Limits(measures=["accuracy_real"]), "no image has a number of accuracy_real; leave it out of gate"),
+        (Limits(slices=["class", "attribute"]), "no image has a known attribute; leave it out of gate"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            gate_release(*runs(store), limits)

@@ -13,7 +13,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 import bandlens
 from bandlens.analysis.comparison.cells import CELLS, Run, two_of
 from bandlens.analysis.comparison.runs import compare_runs
-from bandlens.analysis.comparison.verdict import NAMED_MODELS, differences_in_words, estimate_in_words, verdict
+from bandlens.analysis.comparison.verdict import NAMED_MODELS, differences_in_words, estimate_in_words
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import REMEDIES, State
 from bandlens.analysis.measures.compute import compute_measures
@@ -21,7 +21,6 @@ from bandlens.analysis.measures.registry import GRID_MEASURES
 from bandlens.core.protocol import BIAS_CUTOFFS
 
 SHAPES = {"benchmark": "cue-conflict", "decision_space": "sixteen"}
-LOWEST = condition("lowpass", cutoff=0.1)
 
 
 def study(
@@ -110,21 +109,15 @@ def test_of_two_runs_it_says_what_differs_and_what_is_not_determined_in_one(tmp_
         between = compare_runs(*two_of(run, run, "checkpoint", "coarse", "fine")).verdict
         beside = compare_runs(*two_of(run, run, "checkpoint", "fine", "guess")).verdict
     assert "; it needs more of the high frequencies to keep half of its accuracy: +" in between.findings[0]
-    assert between.findings[0].endswith("] cycles per image.")
     assert between.undetermined == []
     (advice,) = beside.undetermined
     assert advice.startswith("Not determined for guess: cut of low-passes that leaves half, since ")
-    assert advice.endswith("; add a lowpass that cuts lower.")
 
 
 def test_a_study_without_filters_says_what_to_do(tmp_path: Path) -> None:
-    images = image_set(4, labels=[1, 2, 3, 4])
-    with open_store(tmp_path / "r.duckdb") as store:
-        label = store_study(store, "s", images, [part(cell(images), [1, 2, 3, 4], [0] * 4)])
-        compute_measures(store, label)
-        assert verdict(store, label).sentences == [
-            f"Nothing is determined yet: run a study with filters, then `bandlens analyze --db {tmp_path}/r.duckdb`."
-        ]
+    study(tmp_path / "r.duckdb", {"net": 20}, cutoffs=())
+    (sentence,) = sentences(tmp_path / "r.duckdb")
+    assert sentence.startswith("Nothing is determined yet: run a study with filters, then `bandlens analyze --db ")
 
 
 def test_every_state_that_determines_nothing_says_what_to_do() -> None:
@@ -225,19 +218,16 @@ def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "unmoved"),
     [
-        (*LOW[:4], -0.034, 0.008, "ok", "ok"),
-        (*LOW[:4], None, None, "ok", "ok"),
-        (*LOW[:6], "ok", "doubtful"),
-        (*LOW[:6], "at_chance", "at_chance"),
-        ("v1, v2", "set", "critical_bandwidth", -1.0, -2.0, -0.5, "ok", "ok"),
+        ((*LOW[:4], -0.034, 0.008, "ok", "ok"), ", nor in low-frequency bias (0.042)"),
+        ((*LOW[:4], None, None, "ok", "ok"), ""),
+        ((*LOW[:6], "ok", "doubtful"), ""),
+        (("v1, v2", "set", "critical_bandwidth", -1.0, -2.0, -0.5, "ok", "ok"), ""),
     ],
 )
-def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object]) -> None:
+def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object], unmoved: str) -> None:
     tested = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
-    sound = row[5] == 0.008 and row[7] == "ok"
-    unmoved = ", nor in low-frequency bias (0.042)" if sound else ""
     assert differences_in_words(*runs, tested, metrics(row)) == (
         "No difference was found between v1 and v2 in 2 cells (one smaller than 0.050 to 0.300, by cell, could not "
         f"have been){unmoved}; the interval that reaches farthest is -0.300 [-0.310, -0.290], which is not corrected "
@@ -264,12 +254,10 @@ def test_a_model_that_recognizes_less_of_both_cues_is_not_said_to_decide_by_shap
     shape = ("v1, v2", "cue", "shape_bias", 0.261, 0.2, 0.32, "ok", "ok")
     alike = ("v1, v2", "cue", "cue_accuracy", -0.01, -0.03, 0.01, "ok", "ok")
     damaged = ("v1, v2", "cue", "cue_accuracy", -0.2, -0.24, -0.16, "ok", "ok")
-    assert (
-        differences_in_words(*runs, cells(), metrics(shape, alike))
-        == "Compared with v1, v2 decides more by shape: +0.261 [+0.200, +0.320]"
-    )
+    elsewhere = ("v1, v2", "other", *damaged[2:])
+    for accuracy in (alike, elsewhere):
+        sentence = differences_in_words(*runs, cells(), metrics(shape, accuracy))
+        assert sentence.startswith("Compared with v1, v2 decides more by shape: +0.261 [+0.200, +0.320]")
     assert differences_in_words(*runs, cells(), metrics(shape, damaged)) == (
         "Compared with v1, v2 recognizes less of the two cues: -0.200 [-0.240, -0.160]"
     )
-    elsewhere = ("v1, v2", "other", *damaged[2:])
-    assert "decides more by shape" in differences_in_words(*runs, cells(), metrics(shape, elsewhere))

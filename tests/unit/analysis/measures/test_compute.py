@@ -193,18 +193,6 @@ def test_analyzing_again_replaces_the_rows_of_a_study_and_leaves_other_studies_a
     assert (low[0], low[1] < 0.9) == (pytest.approx(1.0), True)
 
 
-def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outcomes: Outcomes) -> None:
-    subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
-    first = analyzed(store, subset)["spectral_bias"]["value"]
-    fewer = {setting: right for setting, right in subset.items() if setting.probe != "highpass"}
-    store_study(store, "s", labelled(), parts(fewer, labelled()))
-    assert store.frame("FROM metric").is_empty(), "the new version is not analyzed yet"
-    compute_measures(store, "s")
-    assert metrics_in(store)["spectral_bias"]["value"] is None
-    compute_measures(store, "s@1")
-    assert metrics_in(store, "s@1")["spectral_bias"]["value"] == first
-
-
 def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Outcomes) -> None:
     subset = {setting: right for setting, right in outcomes.items() if setting.probe == "lowpass" or setting == CLEAN}
     all_parts = [outcome for name in ("one", "two") for outcome in parts(subset, labelled(), name)]

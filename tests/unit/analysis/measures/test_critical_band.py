@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,6 @@ from bandlens.analysis.measures.critical_band import (
     people_estimates,
 )
 from bandlens.analysis.measures.registry import MEASURES
-
-PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
-needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 
 
 def accuracies(thresholds: str, top: float = 80.0) -> np.ndarray:
@@ -63,8 +58,6 @@ def test_a_fit_that_does_not_end_is_degenerate_and_gives_no_number() -> None:
     [
         ([1, 0, 1, 0, 0, 0, 0], "degenerate", "the centre lies outside the tested bands"),
         ([4, 3, 4, 4, 4, 4, 3], "degenerate", "the Gaussian is wider than the tested range"),
-        ([2, 3, 4, 4, 4, 4, 4], "degenerate", "the Gaussian is wider than the tested range"),
-        ([4, 3, 2, 1, 1, 0, 0], "degenerate", "the centre lies outside the tested bands"),
         ([1, 2, 2, 2, 3, 3, 3], "doubtful", "one of its flanks lies outside the tested bands"),
         ([1, 2, 3, 4, 4, 4, 3], "doubtful", "the peak is at its bound"),
         ([0, 1, 2, 3, 2, 1, 0], "ok", None),

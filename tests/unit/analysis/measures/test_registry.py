@@ -45,20 +45,13 @@ def determined(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[
             "critical_band lacks 7 of the 29 conditions that the published estimator takes; leave out noise_sd and "
             "frequency",
         ),
-        (grid(critical_band={"noise_sd": [0.0, 0.02, 0.12]}), "psychometric channel on set", None),
         (grid(critical_band=LEVELS | {"frequency": [0, 1, 2]}), "psychometric thresholds on set", None),
-        (
-            grid(critical_band=LEVELS | {"frequency": [0, 1]}),
-            "psychometric channel on set",
-            "critical_band has 2 levels of noise or more at 2 frequencies, and a channel takes 3",
-        ),
         (
             grid(critical_band={"noise_sd": [0.0, 0.1], "frequency": [1, 2]}),
             "psychometric_threshold_1 on set",
             "critical_band has one level of noise at frequency 1, and a threshold takes 2",
         ),
         (grid(lowpass={"cutoff": [0.1, 0.2, 0.5]}), "low_frequency_bias on set", "lowpass lacks the cutoffs 0.3, 0.4"),
-        (grid(lowpass={}), "high_frequency_bias on set", "highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5"),
         (grid(lowpass={}), "spectral_bias on set", "it is made of high_frequency_bias"),
     ],
 )

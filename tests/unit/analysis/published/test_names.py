@@ -59,15 +59,12 @@ def test_every_shipped_model_is_a_row() -> None:
     [
         ("robust_resnet50_l2_eps0", "supervised"),
         ("robust_resnet50_l2_eps0.01", "adversarial"),
-        ("robustbench:Salman2020Do_R50", "adversarial"),
         ("beit_base_patch16_224.in22k_ft_in22k_in1k", "self-supervised"),
         ("vit_base_patch16_clip_224.laion2b_ft_in1k", "fine-tuned from zero-shot"),
-        ("eva_giant_patch14_224.clip_ft_in1k", "fine-tuned from zero-shot"),
         ("testbed:resnet50_clip_zeroshot", "zero-shot"),
         ("open-clip:ViT-L-14.openai", "zero-shot"),
         ("vlm-shape-bias:gemini_pro_vision", "chat"),
         ("humans:subject-01", None),
-        ("resnet50_untrained", None),
     ],
 )
 def test_each_model_has_its_way_of_training(name: str, training: str | None) -> None:
