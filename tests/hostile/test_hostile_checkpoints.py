@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
 import struct
 import tarfile
@@ -88,19 +89,17 @@ INNOCENT = [
     "odd Thing",
 ]  # fmt: skip
 GLOBALS = [f"c{name.replace(' ', chr(10))}\n".encode() for name in CALLS + INNOCENT]
-PUSHES = [
-    b"N", b"\x88", b"K\x01", b"K\x00", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"G\x7f\xf8" + b"\0" * 6,
-    b")", b"]", b"}", b"(", b"\x8f", b"C\x02ab", b"X\x01\x00\x00\x00a", b"\x8a\x05\xff\xff\xff\xff\x01", b"2", b"0",
-    b"1", b"I99999999999\n", b"L5L\n", b"V\\u0041\n", b"S'x'\n",
-    b"X" + struct.pack("<I", len(MARKER)) + MARKER.encode(),
-]  # fmt: skip
-HUGE = b"\xff\xff\xff\xff\xff\x00\x00\x00"
-ACTIONS = [
-    b"R", b"\x81", b"\x92", b"b", b"s", b"u", b"a", b"e", b"\x90", b"\x91", b"t", b"\x85", b"\x86", b"\x87", b"l", b"d",
-    b"o", b"q\x01", b"h\x01", b"r\xff\xff\xff\x0f", b"Q", b"\x93", b"\x94", b"ios\nmkdir\n", b"P1\n", b"\x82\x01",
-    b"\x96" + HUGE, b"\x8e" + HUGE, b"\x95\x10" + bytes(7),
-]  # fmt: skip
-operations = st.sampled_from(GLOBALS) | st.sampled_from(PUSHES) | st.sampled_from(ACTIONS)
+ARGUMENTS = [
+    *(b"\x01", b"\x02ab", b"1\n", b"'x'\n", b"os\nmkdir\n", b"\xff\xff\xff\x7f", b"\x7f\xf8" + bytes(6)),
+    *(b"\xff\xff\xff\xff\xff\x00\x00\x00", b"\x01\x00\x00\x00a", struct.pack("<I", len(MARKER)) + MARKER.encode()),
+]
+OPERATIONS = [
+    opcode.code.encode("latin-1") + argument
+    for opcode in pickletools.opcodes
+    for argument in (ARGUMENTS if opcode.arg else [b""])
+]
+BARE = [operation for operation in OPERATIONS if len(operation) == 1]
+operations = st.sampled_from(GLOBALS) | st.sampled_from(BARE) | st.sampled_from(OPERATIONS)
 
 
 @fuzz(100)

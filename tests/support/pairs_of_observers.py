@@ -1,6 +1,9 @@
-"""The error consistency of two observers alone."""
+"""The error consistency of two observers alone, and the kappa of other people's code."""
 
 from __future__ import annotations
+
+import numpy as np
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.statistics import Mask, Whole
 from bandlens.analysis.statistics.consistency import Consistency, error_consistencies
@@ -12,3 +15,8 @@ def error_consistency(
     """The numbers of two observers of the same images, from whether each is right, (n,) each."""
     columns = error_consistencies(first, second[None], clusters, resamples, seed)
     return Consistency(**{name: column.item() for name, column in columns.items()})
+
+
+def kappa(first: Mask, second: Mask) -> float:
+    """Cohen's kappa of two observers, by statsmodels."""
+    return float(cohens_kappa(np.bincount(2 * first + second, minlength=4).reshape(2, 2)).kappa)

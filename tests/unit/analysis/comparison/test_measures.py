@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -14,10 +12,7 @@ from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures import error_consistency
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.measures.error_consistency import CLEAN_NAME
-from bandlens.analysis.measures.outcomes import CellOutcomes
 
 COUNT = 400
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5))
@@ -71,20 +66,6 @@ def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
         )
         assert row["low"] == pytest.approx(b - a - np.hypot(b - low_b, high_a - a))
         assert row["high"] == pytest.approx(b - a + np.hypot(high_b - b, a - low_a))
-
-
-def test_a_measure_of_conditions_may_pair_its_numbers_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, predictions = two_runs(store)
-
-    def differences(a: CellOutcomes, b: CellOutcomes) -> dict[str, tuple[float, float]]:
-        changed = float((a.decisions.predicted != b.decisions.predicted).sum())
-        return {CLEAN_NAME: (-changed, changed)}
-
-    measures = [replace(measure, differences=differences) for measure in error_consistency.MEASURES]
-    monkeypatch.setattr("bandlens.analysis.comparison.measures.CONDITION_MEASURES", measures)
-    rows = compare_measures(*runs)[1].filter(metric=CLEAN_NAME).rows(named=True)
-    changed = [(a != b).sum() for a, b in zip(*predictions, strict=True)][1:]
-    assert [(row["low"], row["high"]) for row in rows] == [(-count, count) for count in changed]
 
 
 def test_a_comparison_shows_conditions_that_moved(store: Store) -> None:

@@ -207,7 +207,6 @@ def test_clusters_make_the_intervals_wider_as_in_the_view_of_accuracies(store: S
     assert (row["flips_low"], row["flips_high"]) == pytest.approx(expected, abs=1e-7)
     (alone,) = gated(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
     assert row["high"] - row["low"] > alone["high"] - alone["low"]
-    assert row["flips_high"] > alone["flips_high"]
     assert row["needed"] > alone["needed"]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, part, store_study, store_values
+from pairs_of_observers import kappa
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells
 from bandlens.analysis.comparison.measures import compare_measures
@@ -83,8 +83,7 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     assert row["p_holm"] == row["p_bh"] == row["p"]
     error = (row["high"] - row["low"]) / (2 * norm.ppf(0.975))
     assert row["detectable"] == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * error + 1 / N)
-    kappa = cohens_kappa(np.bincount(2 * right_a + right_b, minlength=4).reshape(2, 2)).kappa
-    assert row["kappa"] == pytest.approx(kappa)
+    assert row["kappa"] == pytest.approx(kappa(right_a, right_b))
 
 
 def test_two_databases_are_compared_image_by_image(store: Store, store_b: Store, images: Images) -> None:

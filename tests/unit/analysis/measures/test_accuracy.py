@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from pairs_of_observers import kappa
 
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.calibration import calibration_gaps
@@ -33,6 +35,12 @@ def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool =
     return parts
 
 
+def measured(store: Store, images: Images, parts: Sequence[Finished], study: str = "s") -> None:
+    """Store a study of these cells, and its measures."""
+    store_study(store, study, images, parts)
+    compute_measures(store, study)
+
+
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
     estimates = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
     return {(row["probe"], row["cutoff"]): row for row in estimates}
@@ -42,8 +50,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
     labels = np.random.default_rng(1).integers(0, 10, COUNT)
     real = [[int(label), int(label + 1) % 10] if k % 4 else [] for k, label in enumerate(labels)]
     images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // 3, schemes={"real": real})
-    store_study(store, "s", images, decided(images))
-    compute_measures(store, "s")
+    measured(store, images, decided(images))
     query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
     for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
         estimates = [
@@ -59,8 +66,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store) -> 
 def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
-    store_study(store, "s", images, parts)
-    compute_measures(store, "s")
+    measured(store, images, parts)
     formulas = {
         "confidence": lambda sure, _: sure,
         "expected_calibration_error": lambda sure, right: calibration_gaps(sure, right)[0],
@@ -84,8 +90,7 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     images = image_set(100, labels=np.zeros(100))
     sure = rng.uniform(0.1, 1, 100)
     wrong = rng.random(100) > sure
-    store_study(store, "s", images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
-    compute_measures(store, "s")
+    measured(store, images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
     row = rows(store, "expected_calibration_error")["clean", None]
     assert row["state"] == "doubtful"
     assert row["note"].endswith("is expected of a network that is calibrated")
@@ -94,29 +99,20 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
 def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
-    store_study(store, "s", images, parts)
-    compute_measures(store, "s")
+    measured(store, images, parts)
     consistencies = rows(store, "clean_error_consistency")
     assert ("clean", None) not in consistencies
     clean = parts[0].predictions.predicted == 0
     for setting, outcome in zip(SETTINGS[1:], parts[1:], strict=True):
         row = consistencies[setting.probe, setting.number("cutoff")]
-        assert row["value"] == pytest.approx(cohens_kappa(clean, outcome.predictions.predicted == 0))
+        assert row["value"] == pytest.approx(kappa(clean, outcome.predictions.predicted == 0))
         assert row["low"] < row["value"] < row["high"]
         assert row["difference"] is None
 
 
-def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
-    from statsmodels.stats.inter_rater import cohens_kappa as statsmodels_kappa
-
-    table = [[np.sum((a == right_a) & (b == right_b)) for right_b in (False, True)] for right_a in (False, True)]
-    return float(statsmodels_kappa(table, return_results=False))
-
-
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
     images = image_set(COUNT)
-    store_study(store, "s", images, decided(images))
-    compute_measures(store, "s")
+    measured(store, images, decided(images))
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
     agreements = rows(store, "agreement")
     for probe, cutoff, top1, low, high in store.frame(
@@ -139,8 +135,7 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
         part(cell(images, setting), classes, (classes != shape) * 1)
         for setting, classes in zip(SETTINGS, answers, strict=True)
     ]
-    store_study(store, "s", images, parts)
-    compute_measures(store, "s")
+    measured(store, images, parts)
     apart, biases = shape != texture, []
     for setting, classes in zip(SETTINGS, answers, strict=True):
         of_shape, of_texture = ((classes == cue) & apart for cue in (shape, texture))
@@ -167,8 +162,7 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
         part(cell(images, setting), [answer] * 40, [answer] * 40)
         for setting, answer in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
-    store_study(store, "s", images, parts)
-    compute_measures(store, "s")
+    measured(store, images, parts)
     row = rows(store, "shape_bias")["lowpass", 0.1]
     assert (row["value"], row["n"], row["state"]) == (None, 0, "undetermined")
     assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
@@ -182,8 +176,7 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
     texture = np.where(rng.random(COUNT) < 0.2, labels, (labels + 1) % 10)
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()})
     parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
-    store_study(store, "s", images, [outcome for outcomes in parts.values() for outcome in outcomes])
-    compute_measures(store, "s")
+    measured(store, images, [outcome for outcomes in parts.values() for outcome in outcomes])
     judged = texture != labels
     query = "FROM condition_metric WHERE metric = 'model_error_consistency'"
     consistencies = {(row["checkpoint"], row["probe"], row["cutoff"]): row for row in store.frame(query).to_dicts()}
@@ -192,7 +185,7 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
         right = {name: (outcomes[place].predictions.label_rank == 0)[judged] for name, outcomes in parts.items()}
         for name, correct in right.items():
             row = consistencies[name, setting.probe, setting.number("cutoff")]
-            expected = np.mean([cohens_kappa(correct, right[peer]) for peer in right if peer != name])
+            expected = np.mean([kappa(correct, right[peer]) for peer in right if peer != name])
             assert (row["value"], row["n"], row["state"]) == (pytest.approx(expected), judged.sum(), "ok")
             assert row["low"] < row["value"] < row["high"]
             if place:
@@ -205,12 +198,10 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
 def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_undetermined(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     alone = decided(images, 0, "a")
-    store_study(store, "alone", images, alone)
-    compute_measures(store, "alone")
+    measured(store, images, alone, "alone")
     assert rows(store, "model_error_consistency") == {}
     perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
-    store_study(store, "both", images, [*alone, perfect])
-    compute_measures(store, "both")
+    measured(store, images, [*alone, perfect], "both")
     [(key, row)] = rows(store, "model_error_consistency").items()
     assert key == ("lowpass", 0.1)
     assert (row["value"], row["state"], row["note"]) == (

@@ -94,8 +94,6 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
     for row in means:
         assert row["low"] < row["kappa to humans"] < row["high"]
         assert row["lowest"] <= row["kappa to humans"] <= row["highest"]
-    unknown = command("consistency", "low-pas", "--db", db)
-    assert (unknown.code, "did you mean low-pass" in unknown.err) == (2, True)
 
 
 def resampled_mean_kappas(observers: NDArray[np.float64], times: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
+from pairs_of_observers import kappa
 from small import Command
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.error_consistency import consistency_under
@@ -72,10 +72,6 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     judged += judged_filters("low-pass", {"0": 0.9, "3": 0.8, "5": 0.5})
     path = tmp_path_factory.mktemp("blurred") / "r.duckdb"
     return stored(path, {condition(): rng.random(N) < 0.75} | conditions, judged), people, by_blur
-
-
-def kappa(a: np.ndarray, b: np.ndarray) -> float:
-    return float(cohens_kappa(np.bincount(2 * a + b, minlength=4).reshape(2, 2)).kappa)
 
 
 def test_the_blur_with_the_highest_kappa_is_found_with_its_interval(answers: Answers) -> None:

@@ -277,13 +277,3 @@ def test_a_curve_that_falls_within_one_step_has_no_interval() -> None:
     assert threshold.state == "no_interval"
     assert threshold.note == "the slope is at the bound of its fit"
     assert np.isnan([threshold.low, threshold.high]).all()
-
-
-def test_few_independent_images_give_numbers_without_intervals() -> None:
-    correct = observe(np.random.default_rng(11), probabilities(bell(2.6, 4.2, 1.5)), 19, size=40)
-    band = estimate_band(correct, np.repeat(np.arange(19), 40), resamples=100)
-    estimate = band["threshold_3"]
-    assert estimate.state == "no_interval"
-    assert estimate.note == "19 independent images are too few for an interval"
-    assert np.isfinite(estimate.value)
-    assert np.isnan([estimate.low, estimate.high]).all()

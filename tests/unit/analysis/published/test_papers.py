@@ -5,7 +5,6 @@ A number is equal within half a unit of its last digit, and what the rounding of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,29 +13,11 @@ import pytest
 
 from bandlens.analysis.measures.critical_band import CHANNEL, fit_band
 from bandlens.analysis.published.sources import shipped_values
-from bandlens.core.protocol import IMAGENET_CBAR
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 pytestmark = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
 Numbers = Iterator[tuple[str, float, float]]
 """Name of each figure, the printed number, and the recomputed one."""
-
-
-def study() -> Numbers:
-    """The columns of benchmark.csv that are means of columns, or the least and greatest of all layers, by model."""
-    table = pl.read_csv(PUBLISHED / "benchmark.csv")
-    corruptions = [name for name in table.columns if re.fullmatch(r"top1_acc/[a-z_]+_[1-5]", name)]
-    bar = [name for name in corruptions if name.split("/")[1][:-2] in IMAGENET_CBAR]
-    layers = [name for name in table.columns if re.fullmatch("metric/quality/layer/.*/ve", name)]
-    derived = {
-        "top1_acc/imagenet-c": pl.mean_horizontal({*corruptions} - {*bar}, ignore_nulls=False),
-        "top1_acc/imagenet-cbar": pl.mean_horizontal(bar, ignore_nulls=False),
-        "metric/quality/ve_max": pl.max_horizontal(pl.col(layers).cast(pl.Float64)),
-        "metric/quality/ve_min": pl.min_horizontal(pl.col(layers).cast(pl.Float64)),
-    }
-    for name, recomputed in derived.items():
-        for row in table.select("model", printed=name, recomputed=recomputed).drop_nulls().to_dicts():
-            yield f"{name} {row['model']}", row["printed"], row["recomputed"]
 
 
 def channels_of_the_study() -> Numbers:
@@ -88,24 +69,14 @@ def robustbench() -> Numbers:
         yield f"{name} error", printed, 100 * float(((means[name] - 100) / (means["AlexNet"] - 100)).to_numpy().mean())
 
 
-def open_clip() -> Numbers:
-    """Means over 38 data sets."""
-    table, mean = pl.read_csv(PUBLISHED / "atlas" / "openclip_results.csv"), "Average perf. on 38 datasets"
-    sets = pl.exclude("name", "pretrained", mean, "params (M)", "FLOPs (B)")
-    for row in table.select("name", "pretrained", printed=mean, recomputed=pl.mean_horizontal(sets)).to_dicts():
-        yield f"{row['name']}.{row['pretrained']}", row["printed"], row["recomputed"]
-
-
 @pytest.mark.parametrize(
     ("numbers", "count", "tolerance", "different"),
     [
-        (study, 260, 1e-6, {}),
         # The centre of a bell through seven equal thresholds is arbitrary.
         (channels_of_the_study, 288, 1e-3, {"raw center_frequency": 27}),
         # Models of one top-1 on ImageNet have the top-5 of each other subtracted.
         (timm, 15558, 0.0016, {"top5": 2299}),
         (robustbench, 24, 0.006, {}),
-        (open_clip, 121, 1e-4, {}),
     ],
 )
 def test_printed_numbers_are_recomputed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import sqrt
 
 import numpy as np
@@ -13,7 +12,6 @@ from bandlens.analysis.statistics.paired import mcnemar_p
 from bandlens.analysis.statistics.power import (
     POWER,
     design_effect,
-    detection_quantile,
     images_needed,
     images_needed_by_test,
     models_needed,
@@ -51,16 +49,6 @@ def test_it_is_the_power_of_statsmodels(tests: int) -> None:
     fisher = NormalIndPower(ddof=3).solve_power(nobs1=40, **level)
     assert smallest_correlation(40, tests) == pytest.approx(np.tanh(fisher), rel=1e-4)
     assert models_needed(-np.tanh(fisher), tests) in (40, 41)
-
-
-@pytest.mark.parametrize("tests", [1, 24])
-def test_a_kappa_of_few_images_is_told_from_0_where_it_is_large(tests: int) -> None:
-    """Where accuracies are a half, the variance of kappa is (1 - kappa^2) / n, so that its root is known."""
-    for images in (1, 5, 7, 10, 30):
-        effect = detection_quantile(tests) / sqrt(images)
-        assert smallest_kappa(images, tests, 0.5) == pytest.approx(effect / sqrt(1 + effect**2))
-    kappas = [smallest_kappa(images, tests) for images in range(1, 60)]
-    assert all(1 > more > fewer > 0 for more, fewer in pairwise(kappas))
 
 
 def test_a_difference_is_no_larger_than_the_images_that_differ() -> None:
