@@ -29,3 +29,11 @@ def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> Prete
     from pretend_gpu import pretend_gpu
 
     return pretend_gpu(monkeypatch, launcher)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CUDA driver with one H100."""
+    from pretend_driver import build_driver
+
+    return build_driver(tmp_path_factory.mktemp("driver"))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from gpu_traces import H100, build_tree
-from pretend_driver import build_driver
 from small import Command
 
 import bandlens
@@ -24,22 +23,6 @@ from bandlens.engine.device.nvidia import find_gpus
 
 def rows_of(printed: str) -> dict[str, str]:
     return {row["what"]: row["found"] for row in json.loads(printed)}
-
-
-def doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, where other libraries can be found."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "bandlens", "doctor", *words],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CUDA driver with one H100."""
-    return build_driver(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture
@@ -71,7 +54,9 @@ def test_this_machine(command: Command) -> None:
 
 
 def test_a_gpu_is_described(driver: Path) -> None:
-    rows = rows_of(doctor("--format", "json", LD_LIBRARY_PATH=str(driver.parent)).stdout)
+    command = [sys.executable, "-P", "-m", "bandlens", "doctor", "--format", "json"]
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver.parent)}
+    rows = rows_of(subprocess.check_output(command, env=environment, text=True))
     assert rows["GPU 0"].startswith(f"{H100}, 80 GiB, compute capability 9.0, driver ")
     assert rows["engine onnxruntime"].startswith("ready")
     assert rows["engine tensorrt"].startswith("not ready"), "this driver runs nothing"

@@ -10,29 +10,22 @@ import pytest
 from deferred_card import CudaError
 from pretend_cupy import PretendCupy, real
 
-from bandlens.engine.device import devices, requirements
-from bandlens.engine.device.devices import readiness
+from bandlens.core.errors import EngineError
+from bandlens.engine.device import requirements
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.probes import kernels
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
+COMPILE_ERROR = real().cuda.compiler.CompileException("cannot open source file cuda_fp16.h", "", "k.cu", ())
 
 
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
-    xp = PretendCupy(seed=0)
-    monkeypatch.setattr(requirements, "array_module", lambda _: xp)
-    monkeypatch.setattr(devices, "gpus", lambda: H100)
-    monkeypatch.setattr(kernels, "cuda_function", launcher)
-    return xp
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "array_module", lambda _: PretendCupy(seed=0))
 
 
-def test_a_card_whose_kernel_gives_numpy_s_numbers_is_ready(card: PretendCupy) -> None:
-    assert requirements.cupy_version(H100) == "0"
-
-
-def test_other_numbers_are_found_out(
-    card: PretendCupy, launcher: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_a_card_is_ready_if_its_kernel_gives_numpys_numbers_and_not_if_it_gives_others(
+    launcher: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def launch_wrongly(source: Path, name: str) -> Callable[..., None]:
         launch = launcher(source, name)
@@ -43,31 +36,22 @@ def test_other_numbers_are_found_out(
 
         return start
 
+    monkeypatch.setattr(kernels, "cuda_function", launcher)
+    assert requirements.cupy_version(H100) == "0"
     monkeypatch.setattr(kernels, "cuda_function", launch_wrongly)
-    monkeypatch.setattr(requirements, "load", lambda _: None)
-    state = readiness.__wrapped__("tensorrt")
-    assert not state.ready
-    assert state.line.startswith("a CUDA kernel gives other numbers than NumPy on this GPU; update")
+    with pytest.raises(EngineError, match=r"^a CUDA kernel gives other numbers than NumPy on this GPU; update"):
+        requirements.cupy_version(H100)
 
 
-FAULTS = {
-    "no headers": real().cuda.compiler.CompileException("cannot open source file cuda_fp16.h", "", "k.cu", ()),
-    "cache": PermissionError(13, "Permission denied", "/read-only/.cupy/kernel_cache"),
-    "lost card": CudaError("cudaErrorIllegalAddress: an illegal memory access was encountered"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_what_keeps_a_kernel_from_running_is_said(
-    card: PretendCupy, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+@pytest.mark.parametrize(
+    "fault", [COMPILE_ERROR, PermissionError("no folder for kernels"), CudaError("an illegal memory access")], ids=type
+)
+def test_what_keeps_a_kernel_from_running_is_said(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
     def fails(*_: Any) -> Any:
-        raise FAULTS[name]
+        raise fault
 
     monkeypatch.setattr(kernels, "cuda_function", fails)
-    monkeypatch.setattr(requirements, "load", lambda _: None)
-    state = readiness.__wrapped__("tensorrt")
-    assert not state.ready
-    assert state.line.startswith(f"CuPy cannot compile or run a kernel ({FAULTS[name]}); run: pip install")
-    assert state.line.endswith("see whether CUPY_CACHE_DIR, by default ~/.cupy, can be written")
-    assert "\n" not in state.line
+    with pytest.raises(EngineError) as caught:
+        requirements.cupy_version(H100)
+    assert str(caught.value).startswith(f"CuPy cannot compile or run a kernel ({fault}); run: pip install")
+    assert str(caught.value).endswith("see whether CUPY_CACHE_DIR, by default ~/.cupy, can be written")

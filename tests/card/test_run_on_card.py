@@ -307,20 +307,6 @@ def test_a_lost_card_ends_a_run_with_its_first_error_and_what_was_yielded_stays(
         assert [row[:3] for row in card_rows] == [row[:3] for row in expected]
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "tensorrt"])
-def test_a_card_that_is_lost_already_is_told_in_a_line(benches: dict[str, Bench], engine: str) -> None:
-    bench = benches["filters"]
-    with card(bench, ROOM["resident"], 0) as xp, bench.workbench() as place:
-        place.open(bench.task(engine, "fp32", 1).variants)
-        xp.card.ask(illegal)
-        with pytest.raises(CudaError, match=ILLEGAL):
-            xp.card.current().synchronize()
-        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress"):
-            place.open(bench.task(engine, "fp32", 2).variants)
-        with pytest.raises(DeviceError, match="the GPU failed: cudaErrorIllegalAddress"):
-            place.close()
-
-
 ALLOCATIONS = (0, 1, 2, 3, 5, 8, 13, 21, 55, 144, 987)
 """Numbers of the allocation that fails: as a session is opened, buffers are made, a batch is run, or parts fetched."""
 

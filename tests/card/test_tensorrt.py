@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pretend_cupy
 import pretend_tensorrt
 import pytest
 from deferred_card import KNOWN, DeferredStream, Graph
 from numpy.typing import NDArray
 from pretend_cupy import PretendCupy
 from small import make_batches, make_images, make_model, make_pictures, reference_logits
-from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import DeviceError, EngineError, ExportError, UsageError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, plan_file_of, profile_layers, variant_of
-from bandlens.engine.device.gpu_errors import is_of_cupy
 from bandlens.engine.device.nvidia import Gpu
 from bandlens.engine.device.run_images import working_bytes
 from bandlens.engine.run import make_resources
@@ -138,13 +132,6 @@ def test_a_failure_that_tensorrt_alone_knows_of_is_one_line(
             session.infer(card.asarray(make_batches(1, BATCH)[0]))
 
 
-def test_errors_of_cupy_are_known_by_their_modules() -> None:
-    cuda = pretend_cupy.real().cuda
-    for kind in (cuda.runtime.CUDARuntimeError, cuda.nvrtc.NVRTCError, cuda.compiler.CompileException):
-        assert is_of_cupy(kind.__new__(kind))
-    assert not is_of_cupy(RuntimeError())
-
-
 def test_buffers_come_before_pinned_memory_and_each_lack_has_its_own_line(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,51 +203,6 @@ def test_a_plan_that_computes_something_else_is_refused(
             open_session(variant(model), BATCH, 1)
         assert "parity" not in plan_description(tmp_path)
     assert not tensorrt_session.shared_device().sessions
-
-
-BUILDER = """
-import sys, time
-from pathlib import Path
-import pretend_tensorrt
-from bandlens.export.model_files import OnnxFile
-from bandlens.export.plans import plans
-
-folder, number = Path(sys.argv[1]), sys.argv[2]
-finding, looks = plans._find, []
-
-def find(*arguments):
-    plan = finding(*arguments)
-    looks.append(plan)
-    if len(looks) == 1:
-        assert isinstance(plan, str), plan
-        (folder / f"lacks.{number}").touch()
-        while len(list(folder.glob("lacks.*"))) < 3:  # all of them lack it
-            time.sleep(0.01)
-    return plan
-
-def build(trt, content, batch, **options):
-    (folder / f"built.{number}").touch()
-    time.sleep(0.2)
-    return pretend_tensorrt.pretend_plan(trt, content, batch, **options) + b" by " + number.encode()
-
-plans._find, plans.build_trt_plan = find, build
-onnx_file = OnnxFile("fp32", folder / "one.onnx", sys.argv[3], folder)
-print(plans.ensure_trt_plan(None, onnx_file, plans.Target("tensorrt 10.0", "Pretended (9.0)", 8)).sha256)
-"""
-
-
-def test_three_processes_that_lack_a_plan_build_one(tmp_path: Path) -> None:
-    model = make_model(tmp_path)
-    command = [sys.executable, "-P", "-c", BUILDER, tmp_path]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    builders = [
-        subprocess.Popen([*command, str(number), model.sha256], env=environment, stdout=-1, stderr=-1, text=True)
-        for number in range(3)
-    ]
-    ends = [builder.communicate(timeout=LIMIT_SECONDS) for builder in builders]
-    assert {out.strip() for out, _ in ends} == {plan_description(tmp_path)["sha256"]}
-    assert len(list(tmp_path.glob("built.*"))) == 1
-    assert [err.startswith("building a TensorRT plan: one has no fp32 plan") for _, err in ends].count(True) == 1
 
 
 def settings_of(folder: Path) -> set[str]:

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from pretend_cupy import CardArray, PretendCupy
-from small import make_batches, make_model
+from small import make_batches, make_images, make_model, make_pictures
 
 from bandlens.core.errors import DeviceError, EngineError
-from bandlens.core.records import Model, Variant
+from bandlens.core.records import Cell, Model, Variant
 from bandlens.engine.backends import torch as torch_session
-from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.base import attack_variant, open_session, variant_of
+from bandlens.engine.tasks import Task
+from bandlens.engine.workbench import Workbench
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.torch import network
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.arrays import to_numpy
+from bandlens.probes.grid import make_grid
 
 BATCH = 8
 
@@ -63,3 +66,24 @@ def test_no_room_for_a_batch_is_said_while_opening(
     with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
         open_session(variant(make_model(tmp_path)), 64, 1)
     assert "\n" not in str(caught.value)
+
+
+def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
+    card: PretendCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, room, free_bytes = make_model(tmp_path), card.free, list[int]()
+    images = make_images(tmp_path / "images.set", make_pictures(BATCH), labels=list(range(BATCH)))
+    grid = make_grid({"pgd_linf": {"eps": "1/255", "step": "2/255", "steps": 3}}, tmp_path)
+
+    def open_attacker(*_: object) -> None:
+        free_bytes.append(card.free)
+        raise EngineError("this is all")
+
+    monkeypatch.setattr("bandlens.engine.workbench.open_attacker", open_attacker)
+    clean = Cell(variant_of(model, "tensorrt", "fp32"), images.info, grid.clean[0], 0)
+    attacked = Cell(attack_variant(model, "tensorrt"), images.info, grid.attacks[0], 0)
+    with Workbench(grid, 4, 1, lambda _: images) as place:
+        list(place.compute(Task((clean,), 0, BATCH)))
+        assert card.free < room
+        list(place.compute(Task((attacked,), 0, BATCH)))
+    assert free_bytes == [room]

@@ -11,21 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deferred_card import Graph
 from pretend_cupy import PretendCupy
 from pretend_gpu import pretend_gpu
-from small import make_images, make_model, make_pictures
+from small import ask, make_images, make_model, make_pictures
 
 from bandlens.app.export import Lowering, lower
 from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study_precision
 from bandlens.app.study.resolve import resolve
 from bandlens.core.records import Variant
 from bandlens.engine import tuning
-from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.base import open_session, plan_file_of, variant_of
+from bandlens.engine.backends.tensorrt import shared_device
 from bandlens.engine.device import devices
 from bandlens.engine.device.devices import Readiness
 from bandlens.engine.device.streams import network_stream
 from bandlens.export.onnx.precisions import make_onnx_file
 from bandlens.export.photographs import photograph_crops
+from bandlens.export.plans.plans import ensure_trt_plan
 from bandlens.probes.arrays import to_numpy
 
 BATCHES = (2, 4, 8)
@@ -86,18 +90,21 @@ def test_export_builds_and_compares_the_plans_that_studies_take(
         assert (about["batch"], about["settings"], about["parity"]["images"]) == (4, "tiling", 18)
 
 
-def test_a_clock_is_read_while_networks_have_nothing_to_do(
+def test_what_is_timed_is_one_replay_while_networks_have_nothing_else_to_do(
     monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any], tmp_path: Path
 ) -> None:
-    xp, seconds, are_busy = pretend_gpu(monkeypatch, launcher, seed=1), count(), list[bool]()
+    xp, seconds = pretend_gpu(monkeypatch, launcher, seed=1), count()
+    are_busy, launches = list[bool](), list[int]()
 
     def read_clock() -> int:
         are_busy.append(bool(network_stream(xp).queue))
+        launches.append(Graph.launched)
         return next(seconds)
 
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=read_clock))
-    tuning.measure_rate(variant_of(make_model(tmp_path), "tensorrt", "fp32"), 2, 0)
+    assert tuning.measure_rate(variant_of(make_model(tmp_path), "tensorrt", "fp32"), 2, 0) == 2
     assert are_busy == [False, False]
+    assert launches[1] - launches[0] == 1
 
 
 def test_what_is_timed_are_photographs(card: PretendCupy) -> None:
@@ -108,3 +115,21 @@ def test_what_is_timed_are_photographs(card: PretendCupy) -> None:
     np.testing.assert_array_equal(images[36:], images[:14])
     assert 0 <= images.min() < images.max() <= 1
     assert 0.02 < np.abs(images[18:36] - crops).mean() < 0.2
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_gate_takes_the_batch_of_the_plans_that_a_run_will_use(
+    monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any], tmp_path: Path, precision: str
+) -> None:
+    pretend_gpu(monkeypatch, launcher)
+    make_images(tmp_path / "images.set", make_pictures(2))
+    model, probes = make_model(tmp_path / "models"), {"lowpass": {"cutoff": 0.3}}
+    make_onnx_file(model, "fp16")
+    half, device = plan_file_of(variant_of(model, "tensorrt", precision)), shared_device()
+    ensure_trt_plan(device.trt, half, device.target(8, ""))
+    folders = {"models": str(tmp_path / "models"), "images": [str(tmp_path / "images.set")]}
+    study = Study(name="gated", checkpoints=["*"], engine="tensorrt", precision=precision, probes=probes, **folders)
+    gated = gate_study_precision(study, tmp_path / "results.duckdb", "fp32", precision)
+    assert gated.run_summary["cells"] == 4
+    sessions = ask(tmp_path / "results.duckdb", "SELECT DISTINCT precision, batch FROM session ORDER BY ALL", ())
+    assert sessions == sorted([(precision, 8), ("fp32", 8)])

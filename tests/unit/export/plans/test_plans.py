@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, local
 from typing import Any
 
 import pytest
 from small import make_model
+from waiting import LIMIT_SECONDS
 
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.plans import plans
 from bandlens.export.plans.plans import Target, ensure_trt_plan, has_trt_plan
 
+LIBRARY: Any = None
+TARGET = Target("tensorrt 10.16", "NVIDIA L4 (8.9)", 8)
+
 
 def test_a_changed_file_has_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library: Any = None
     monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: b"what a library would build")
-    target = Target("tensorrt 10.16", "NVIDIA L4 (8.9)", 8)
     onnx_file = load_onnx_file(make_model(tmp_path, size=32, seed=0), "fp32")
-    ensure_trt_plan(library, onnx_file, target)
-    assert has_trt_plan(onnx_file, target)
-    assert not has_trt_plan(load_onnx_file(make_model(tmp_path, size=32, seed=1), "fp32"), target)
+    ensure_trt_plan(LIBRARY, onnx_file, TARGET)
+    assert has_trt_plan(onnx_file, TARGET)
+    assert not has_trt_plan(load_onnx_file(make_model(tmp_path, size=32, seed=1), "fp32"), TARGET)
+
+
+def test_three_runs_that_lack_a_plan_build_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them have looked for it before any of them builds it."""
+    onnx_file, builds = load_onnx_file(make_model(tmp_path, size=32), "fp32"), list[bytes]()
+    find, lacking, looks = plans._find, Barrier(3), local()
+
+    def find_together(*arguments: Any) -> Any:
+        trt_plan = find(*arguments)
+        if not hasattr(looks, "first"):
+            looks.first = trt_plan
+            lacking.wait(LIMIT_SECONDS)
+        return trt_plan
+
+    def build(*_: object, **__: object) -> bytes:
+        builds.append(b"the plan of build %d" % len(builds))
+        return builds[-1]
+
+    monkeypatch.setattr(plans, "_find", find_together)
+    monkeypatch.setattr(plans, "build_trt_plan", build)
+    with ThreadPoolExecutor(3) as runs:
+        trt_plans = list(runs.map(lambda _: ensure_trt_plan(LIBRARY, onnx_file, TARGET), range(3)))
+    assert [trt_plan.content for trt_plan in trt_plans] == builds * 3
