@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deferred_card import CudaError
-from pretend_cupy import kernel_launcher
+from pretend_cupy import illegal, kernel_launcher
 from pretend_gpu import pretend_gpu
 
 from bandlens.engine.backends import tensorrt as tensorrt_session
@@ -23,10 +22,6 @@ from bandlens.engine.processes import main
 CARD = os.environ["CUDA_VISIBLE_DEVICES"]
 BORN_WITH = Path("/proc/self/environ").read_bytes().split(b"\0")
 """The environment that the process began with, before it imported anything."""
-
-
-def illegal() -> None:
-    raise CudaError("cudaErrorIllegalAddress")
 
 
 def pretend(folder: Path) -> None:

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -269,23 +268,6 @@ class OutOfMemoryError(MemoryError):
     __module__ = "cupy.cuda.memory"
 
 
-class PretendNvtx:
-    """Ranges by thread, as NVTX has them."""
-
-    available = True
-
-    def __init__(self) -> None:
-        self.ranges: list[tuple[str, str]] = []
-        """The thread and the name of each range that has ended."""
-        self._open = threading.local()
-
-    def RangePush(self, name: str) -> None:  # noqa: N802 - CuPy's name
-        vars(self._open).setdefault("names", []).append(name)
-
-    def RangePop(self) -> None:  # noqa: N802 - CuPy's name
-        self.ranges.append((threading.current_thread().name, self._open.names.pop()))
-
-
 class PretendCupy(ModuleType):
     """CuPy on a card of which `free` bytes can be allocated, and which draws its orders by `seed`; without one it does
     at once what it is asked for.
@@ -299,6 +281,8 @@ class PretendCupy(ModuleType):
         self.free = free
         self.pooled = 0
         """Bytes that nobody holds any more, and that CuPy keeps for itself."""
+        self.ranges: list[str] = []
+        """The names of the ranges of NVTX as they began, and `end` where one ended."""
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
@@ -310,7 +294,11 @@ class PretendCupy(ModuleType):
                 CUDARuntimeError=CudaError, getDeviceCount=lambda: self._answer(1), memGetInfo=self._memory
             ),
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
-            nvtx=PretendNvtx(),
+            nvtx=SimpleNamespace(
+                available=True,
+                RangePush=lambda message: self.ranges.append(message),
+                RangePop=lambda: self.ranges.append("end"),
+            ),
         )
 
     def __getattr__(self, name: str) -> Any:

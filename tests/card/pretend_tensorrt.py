@@ -105,8 +105,6 @@ class Context:
         self.engine = engine
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
-        self.given: list[int] = []
-        """Sizes of the memory that it was given."""
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -114,7 +112,6 @@ class Context:
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.memory = (address, size)
-        self.given.append(size)
 
     def execute_async_v3(self, stream: int) -> bool:
         if self.broken or self.memory is None or self.memory[1] < self.engine.device_memory_size_v2:

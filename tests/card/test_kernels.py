@@ -83,17 +83,12 @@ def address(array: np.ndarray) -> ctypes.c_void_p:
 
 
 @pytest.fixture(scope="module")
-def pretend(library: ctypes.CDLL) -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "cuda_function", kernel_launcher(library))
-        yield PretendCupy()
-
-
-@pytest.fixture(scope="module")
-def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
+def device(library: ctypes.CDLL, xp: ModuleType) -> Iterator[ModuleType]:
     """An array module with which the package uses its kernels."""
-    module: ModuleType = request.getfixturevalue("pretend") if xp is np else xp
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        if xp is np:
+            patch.setattr(kernels, "cuda_function", kernel_launcher(library))
+        yield PretendCupy() if xp is np else xp
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
@@ -201,13 +196,6 @@ def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return grey, rng.standard_normal(grey.shape).astype(np.float32)
 
 
-def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, keys: Any) -> Any:
-    out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
-    peak = float(abs(band).max())
-    critical_band.mix_in_arrays(xp, grey, band, noise_sd, peak, critical_band.NoiseStream(seed, keys, draw), out)
-    return out
-
-
 @pytest.mark.parametrize(
     ("noise_sd", "images", "size"),
     [(0.02, [LARGEST], 128), (0.16, [3, 1, LAST - 1], 130), (0.5, [0, 2**63], 224), (1.0, [LARGEST, 7], 130)],
@@ -218,7 +206,9 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: l
     out = device.full((len(keys), 3, size, size), device.nan, device.float32)
     on_device = [device.asarray(array) for array in (grey, band)]
     critical_band.mix_in_kernel(*on_device, noise_sd, critical_band.NoiseStream(seed, device.asarray(keys), draw), out)
-    mixed, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
+    mixed, expected = to_numpy(out), np.empty((len(keys), 3, size, size), np.float32)
+    peak, stream = float(abs(band).max()), critical_band.NoiseStream(seed, keys, draw)
+    critical_band.mix_in_arrays(np, grey, band, noise_sd, peak, stream, expected)
     noise = band * np.float32(noise_sd)
     value = grey + noise
     fresh = ((value < 0) & (noise < -0.9)) | ((value > 1) & (noise > 0.9))
@@ -246,26 +236,21 @@ def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | 
 
 @fuzz(30)
 @given(
-    rows=st.integers(1, 70),
-    classes=st.integers(1, 70),
+    rows=st.integers(1, 70) | st.sampled_from([32, 129]),
+    classes=st.integers(1, 70) | st.sampled_from([32, 200, 1000]),
+    spread=st.sampled_from([0.0, 1e-3, 30.0]),
     finite=st.booleans(),
-    labelled=st.booleans(),
+    labels=st.sampled_from([None, np.int32, np.int64]),
     seed=st.integers(0),
 )
 def test_reducing_equals_array_code_ties_and_infinities_included(
-    device: ModuleType, rows: int, classes: int, finite: bool, labelled: bool, seed: int
+    device: ModuleType, rows: int, classes: int, spread: float, finite: bool, labels: Any, seed: int
 ) -> None:
+    """Ties are the rule where the values are not spread."""
     rng = np.random.default_rng(seed)
     logits = rng.choice(LOGITS[1:-2] if finite else LOGITS, (rows, classes)).astype(np.float32)
-    assert_reduced(device, logits, rng.integers(0, classes, rows, dtype=np.int32) if labelled else None)
-
-
-@pytest.mark.parametrize(("rows", "classes"), [(1, 1000), (31, 32), (32, 31), (33, 33), (129, 200)])
-def test_reducing_equals_array_code_whatever_the_shape(device: ModuleType, rows: int, classes: int) -> None:
-    rng = np.random.default_rng(rows)
-    for spread in (1e-3, 30.0):
-        logits = (spread * rng.standard_normal((rows, classes))).astype(np.float32)
-        assert_reduced(device, logits, rng.integers(0, classes, rows))  # int64, as a set's labels are not
+    logits += (spread * rng.standard_normal((rows, classes))).astype(np.float32)
+    assert_reduced(device, logits, None if labels is None else rng.integers(0, classes, rows, dtype=labels))
 
 
 def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:

@@ -90,14 +90,8 @@ CUDA = (
     "size); \n\n"
 )
 ERRORS = {
-    "no device": (
-        CUDA.format("100: no CUDA-capable device is detected"),
-        "CUDA failure 100: no CUDA-capable device is detected; ",
-    ),
-    "out of memory": (
-        CUDA.format("2: out of memory"),
-        "CUDA failure 2: out of memory; out of memory on the GPU: take a smaller batch",
-    ),
+    "no device": (CUDA.format("100: no CUDA-capable device"), "CUDA failure 100: no CUDA-capable device; "),
+    "out of memory": (CUDA.format("2: out of memory"), "2: out of memory; out of memory on the GPU: take a smaller"),
     "no memory in the arena": (
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc:376 void* onnxruntime::BFCArena::"
         "AllocateRawInternal(size_t) Failed to allocate memory for requested buffer of size 822083584",

@@ -88,20 +88,8 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
     assert digests(tmp_path) != latest
 
 
-def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Write) -> None:
-    write(FLIP)
-    write("", "masks/0.npy")
-    write("", "masks/1.npy")
-    write("import other\n", "named.py")
-    write("", "other.py")
-    table = {"file": "mine.py", "uses": ["masks/*.npy", "named.py"], "strength": 1}
-    files = make_grid({"mirror": table}, tmp_path).families["mirror"].files
-    assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
-
-
 TAKES_SIZE = "def mirror(images, size=3):\n    return images\n"
 TAKES_REST = "def mirror(images, *rest):\n    return images\n"
-FAILS_AS_IT_IS_ASKED = "def __getattr__(name):\n    raise ValueError('no')\n"
 
 
 @pytest.mark.parametrize(
@@ -113,17 +101,13 @@ FAILS_AS_IT_IS_ASKED = "def __getattr__(name):\n    raise ValueError('no')\n"
         ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
         ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),
         ("mirror = max\n", {}, "cannot be used: ValueError: no signature"),
-        (FAILS_AS_IT_IS_ASKED, {}, r"does not load: ValueError: no \(mine.py, line 2\)$"),
         (TAKES_REST, {}, "mirror in .*mine.py takes \\*rest; name each parameter"),
         (TAKES_SIZE, {}, "takes size with a default, and is given the images' side in pixels; leave the default out"),
         (FLIP, {"rng": 3}, "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the cond"),
         (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),
         (FLIP, {"strength": float("inf")}, "must be a finite number or a string, not inf"),
-        (FLIP, {"strength": [[1]]}, r"strength must be a finite number or a string, not \[1\]"),
         (FLIP, {"uses": "none.npy"}, r"mine.py uses 'none.npy', and its folder has no such file; uses = \[…\] names "),
         (FLIP, {"uses": "../here/mine.py"}, "its folder has no such file"),
-        (FLIP, {"uses": "a\0b"}, "its folder has no such file"),
-        (FLIP, {"uses": "."}, "its folder has no such file"),
         (FLIP, {"uses": [3]}, "probe mirror: uses must be a list of files beside its file, not "),
     ],
 )
@@ -189,26 +173,6 @@ def test_a_probe_is_random_where_it_takes_rng_or_seed(
     assert [parameter.name for parameter in family.parameters] == (["level"] if "level" in parameters else [])
 
 
-@pytest.mark.parametrize(
-    ("doc", "summary"),
-    [
-        ("   ", "mirror of mine.py"),
-        (3, "mirror of mine.py"),
-        ("\n    Turns it.\n    More.", "Turns it."),
-        ("Turns \x1b[31mit.", "Turns \\x1b[31mit."),
-    ],
-)
-def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summary: str) -> None:
-    write(f"def mirror(images):\n    return images\nmirror.__doc__ = {doc!r}\n")
-    assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == summary
-
-
-def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
-    write(FLIP)
-    with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
-        make_grid({"lowpass": {"file": "mine.py"}}, tmp_path)
-
-
 def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
     """Results of earlier programs are found by their digests."""
     write(FLIP)
@@ -264,7 +228,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
-@pytest.mark.parametrize("count", [2, 5, 33])
+@pytest.mark.parametrize("count", [2, 33])
 def test_what_an_image_depends_on_beside_itself_is_found_in_a_run(name: str, count: int) -> None:
     watched = Watched(f"{name}, {count}", DEPENDENT[name])
     line = r"^probe odd gives image (\d+) of the set, counted from 0, other values (.+); treat each image by itself"
@@ -297,15 +261,12 @@ class Shaped:
     ("head", "body", "message"),
     [
         ("", "return images[:, :2]", r"returned shape \(3, 2, 16, 16\); expected an array of shape \(3, 3, 16, 16\)"),
-        ("", "return None", "returned NoneType; expected an array of shape"),
         ("", "return images.tolist()", "returned list; expected an array"),
         (SHAPED, "return Shaped()", "returned Shaped; expected an array"),
-        ("", "return images * 2", r"returned values in \[0, 2\]; expected finite values in \[0, 1\], so clip them"),
         ("", "return images * 255", r"returned values in \[0, 255\]; expected finite .*, so divide them by 255"),
         ("", "return np.ma.masked_invalid(images * np.nan)", r"returned NaN or infinity; expected finite values"),
         ("", "raise ValueError('no such\\nfilter')", r"failed: ValueError: no such filter \(mine.py, line 4\)"),
         ("", "return images.astype(object)", "returned object values; expected numbers"),
-        ("", "return images * 1j", "returned complex64 values"),
         ("import torch", "return torch.from_numpy(images).to_sparse()", "returned Tensor: "),
     ],
 )
@@ -329,13 +290,6 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     results = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
     changes = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in results}
     assert changes == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
-
-
-def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
-    """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
-    write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
-    values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
-    np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
 
 
 BODIES = {
@@ -362,26 +316,6 @@ def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: W
         r"and draw random numbers from rng alone: def mirror\(images, level, rng\)"
     )
     assert re.fullmatch(line, str(caught.value))
-
-
-FREE = {
-    "an array that it fills each time": "kept[: len(images)] = images[..., ::-1]\n    return kept[: len(images)]",
-    "a mask that it keeps": (
-        "calls.append(np.random.default_rng(0).random(images.shape[2:]) < 0.2)\n"
-        "    return np.where(calls[0], 0, images)[..., ::-1]"
-    ),
-}
-
-
-@pytest.mark.parametrize("body", FREE.values(), ids=FREE)
-def test_what_a_function_keeps_does_not_matter_if_images_come_out_the_same(
-    tmp_path: Path, write: Write, body: str
-) -> None:
-    write(f"import numpy as np\n{KEPT}\ndef mirror(images):\n    {body}\n")
-    images = run(tmp_path, {}, PIXELS)["mirror"]
-    expected = PIXELS[..., ::-1] / 255
-    np.testing.assert_allclose(images, np.where(images == 0, 0, expected), atol=1e-7)
-    assert (images > 0).mean() > 0.7
 
 
 def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_with_others(
@@ -421,3 +355,32 @@ def test_a_function_that_takes_xp_gets_the_arrays_of_the_run(
     [(_, images)] = family.perturb(xp, batch, family.conditions({}), lambda: xp.empty(PIXELS.shape, xp.float32))
     np.testing.assert_array_equal(to_numpy(images), (PIXELS / np.float32(255))[..., ::-1])
     assert [parameter.name for parameter in family.parameters] == ([] if takes_xp else ["xp_name"])
+
+
+def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    write("", "masks/0.npy")
+    write("", "masks/1.npy")
+    write("import other\n", "named.py")
+    write("", "other.py")
+    table = {"file": "mine.py", "uses": ["masks/*.npy", "named.py"], "strength": 1}
+    files = make_grid({"mirror": table}, tmp_path).families["mirror"].files
+    assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
+
+
+def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
+        make_grid({"lowpass": {"file": "mine.py"}}, tmp_path)
+
+
+def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
+    """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
+    write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
+    values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
+    np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
+
+
+def test_the_first_line_of_a_docstring_is_the_summary_without_codes_of_terminals(tmp_path: Path, write: Write) -> None:
+    write("def mirror(images):\n    return images\nmirror.__doc__ = '''\n    Turns \x1b[31mit.\n    More.'''\n")
+    assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == "Turns \\x1b[31mit."

@@ -11,6 +11,7 @@ import pytest
 from small import make_model
 from waiting import LIMIT_SECONDS
 
+from bandlens.core.errors import ExportError
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.plans import plans
 from bandlens.export.plans.plans import Target, ensure_trt_plan, has_trt_plan
@@ -48,3 +49,12 @@ def test_three_runs_that_lack_a_plan_build_one(tmp_path: Path, monkeypatch: pyte
     with ThreadPoolExecutor(3) as runs:
         trt_plans = list(runs.map(lambda _: ensure_trt_plan(LIBRARY, onnx_file, TARGET), range(3)))
     assert [trt_plan.content for trt_plan in trt_plans] == builds * 3
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_minutes_of_building(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "build_trt_plan", None)
+    (tmp_path / "plans/.building").mkdir(parents=True)  # as unwritable as a folder can be for root
+    with pytest.raises(ExportError, match=r"cannot write .*plans.*: Is a directory; make room, or make its"):
+        ensure_trt_plan(LIBRARY, load_onnx_file(make_model(tmp_path, size=32), "fp32"), TARGET)

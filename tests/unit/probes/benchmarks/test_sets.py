@@ -76,7 +76,8 @@ def test_stimulus_sets_are_those_that_people_saw(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_packs_with_its_labels(name: str, tmp_path: Path) -> None:
-    miniature = make_benchmark(name, tmp_path / "in", per_class=3, size=SMALL)
+    classes = [2, 10, 999] if name == "imagenet-v2" else None  # its folders are numbers
+    miniature = make_benchmark(name, tmp_path / "in", classes=classes, per_class=3, size=SMALL)
     benchmark = miniature.benchmark
     sets = miniature.pack(tmp_path / "out")
     assert len(sets) == (4 if benchmark.corruptions else 1)
@@ -96,14 +97,6 @@ def test_every_benchmark_packs_with_its_labels(name: str, tmp_path: Path) -> Non
         check_image_set(images.folder)
     assert sum(len(images.paths) for images in sets) == len(miniature.labels)
     assert len({images.info.digest for images in sets}) == len(sets)
-
-
-def test_images_keep_their_class_where_folders_are_numbers(tmp_path: Path) -> None:
-    miniature = make_benchmark("imagenet-v2", tmp_path / "in", classes=[999, 2, 10, 100], per_class=1, size=SMALL)
-    [images] = miniature.pack(tmp_path / "out")
-    assert [path.split("/")[0] for path in images.paths] == ["2", "10", "100", "999"]
-    assert images.labels is not None
-    assert images.labels.tolist() == [2, 10, 100, 999]
 
 
 # Missing and surplus files
@@ -171,10 +164,8 @@ def test_a_whole_benchmark_needs_no_option(tmp_path: Path) -> None:
     ("name", "path", "message"),
     [
         ("imagenet-v2", "0007/a.jpeg", r"'0007/a\.jpeg'\): images lie in folders named 0 to 999, without leading zero"),
-        ("imagenet", "n01440765/a.JPEG", r"'n01440765/a\.JPEG'\): images lie in folders named by WordNet ids"),
         ("imagenet-r", "n01440764x/a.jpg", r"of none of its 200 classes \('n01440764x/a\.jpg'\)"),
         ("stylized", "dnn/session-1/0001_sty_dnn_0_plane_00_x.png", "one of the 16 classes in the fifth field"),
-        ("cue-conflict", "cat/dog1-bear2.png", "images are <shape>/<shape>N-<texture>M.png of the 16 classes"),
         ("cue-conflict", "wood/wood1-cat2.png", r"'wood/wood1-cat2\.png'"),
     ],
 )
@@ -203,17 +194,6 @@ def test_folders_of_numbers_are_not_packed_as_plain_ones(tmp_path: Path) -> None
         one_line(error)
 
 
-def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
-    miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
-    path = next(iter(miniature.labels))
-    (miniature.source / path).write_text("not an image")
-    with pytest.raises(ImageSetError, match=rf"'{path}' is broken \(not a JPEG, PNG, TIFF, WEBP file\)"):
-        miniature.pack(tmp_path / "out")
-    [images] = miniature.pack(tmp_path / "out", how=How(skip_broken=True))
-    assert images.info.count == len(miniature.labels) - 1
-    assert images.skipped == {path: "not a JPEG, PNG, TIFF, WEBP file"}
-
-
 # Corruptions
 
 
@@ -234,8 +214,6 @@ def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -
         "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise "
         "and 14 more); 6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
     )
-    with pytest.raises(ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete"):
-        pack_corrupted(subset=Subset(corruptions=("fog", "frost"), severities=(2,)))
     with pytest.raises(ImageSetError, match=r"1 severities are missing \(fog/3\)"):
         pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 3)))
     with pytest.raises(ImageSetError, match=r"fog/2: 997 of 1000 classes have no image .*; fog/4: 997 of 1000"):
@@ -488,10 +466,7 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
         ("imagenet-cbar", {"subset": Subset(severities=(6,))}, "severity 6 must be from 1 to 5"),
         ("imagenet-real", {}, "imagenet-real needs ReaL's labels; give --real real.json"),
         ("imagenet", {"labels": Labels(real=Path("real.json"))}, "imagenet has no ReaL labels; leave --real out"),
-        ("stylized", {"labels": Labels(ground_truth=Path("x"))}, "leave --ground-truth out"),
         ("imagenet", {"labels": Labels(ground_truth=Path("nowhere.txt"))}, "nowhere.txt: cannot be read"),
-        ("imagenet-c", {}, "no such folder; imagenet-c is read from one folder"),
-        ("imagenet-a", {}, "no such folder or tar archive of images"),
     ],
 )
 def test_options_that_do_not_belong(name: str, options: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -504,13 +479,12 @@ def test_room_for_all_sets_is_asked_for_first(
     corrupted: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages: list[str] = []
-    corrupted.pack(tmp_path / "said", how=How(say=messages.append))
-    corrupted.pack(tmp_path / "said", how=How(say=messages.append))  # nothing is asked for where all sets are there
+    for _ in range(2):  # nothing is asked for where all sets are there
+        corrupted.pack(tmp_path / "said", how=How(say=messages.append))
     corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=messages.append))
-    assert [text.partition(" on disk")[0] for text in messages] == [
-        f"{tmp_path / 'said'}: 12 images need 11.6 kB",
-        f"{tmp_path / 'streamed'}: 12 images need 2.4 kB",
-    ]
+    assert [text.partition(": ")[2].partition(" on disk")[0] for text in messages] == [
+        "12 images need 11.6 kB", "12 images need 2.4 kB",
+    ]  # fmt: skip
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=5000))
     with pytest.raises(ImageSetError, match=r"out: 12 images need 11\.6 kB and 5 kB are free"):
         corrupted.pack(tmp_path / "out")
@@ -552,12 +526,8 @@ def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
 
 
 def test_entry_level_folders_are_plain_sets_of_their_space(shared: Path, tmp_path: Path) -> None:
-    draw = Draw(32)
-    in_sixteen = Contents(decision_space="sixteen", draw=draw)
+    in_sixteen = Contents(decision_space="sixteen", draw=Draw(32))
     images = pack(shared / "data" / "gray16", tmp_path / "out", contents=in_sixteen)
     assert images.labels is not None
     assert set(images.labels.tolist()) == set(range(16))
     assert images.info.decision_space == "sixteen"
-    unlabelled = pack(shared / "data" / "gray16", tmp_path / "unlabelled", contents=Contents(draw=draw))
-    assert unlabelled.labels is None
-    assert unlabelled.info.digest != images.info.digest

@@ -18,7 +18,6 @@ from PIL import Image
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from bandlens.core.errors import UsageError
 from bandlens.core.records import INTERPOLATIONS, Crop
 from bandlens.probes.images.decode import cropped, pillow_warnings, planar
 from bandlens.probes.images.options import Contents, Draw
@@ -83,7 +82,6 @@ TURNED[0x0112] = 6
 FILES = {
     "progressive.jpg": bytes_of(PHOTO, "JPEG", progressive=True, subsampling=0),
     "half-sampled.jpg": bytes_of(PHOTO, "JPEG", subsampling="4:2:2"),
-    "restarts.jpg": bytes_of(PHOTO, "JPEG", restart_marker_blocks=2),
     "kept-as-rgb.jpg": bytes_of(PHOTO, "JPEG", keep_rgb=True),
     "grey.jpg": bytes_of(Image.fromarray(noise(60, 80, 1)), "JPEG"),
     "cmyk.jpg": bytes_of(PHOTO.convert("CMYK"), "JPEG"),
@@ -156,9 +154,3 @@ def test_a_fixed_frame_takes_its_own_size_only() -> None:
     for shape in ((20, 21), (19, 20), (40, 40)):
         with pytest.raises(BrokenImageError, match=f"{shape[1]} x {shape[0]} pixels, not 20 x 20"):
             planar(Image.fromarray(noise(*shape)), crop)
-
-
-@pytest.mark.parametrize(("size", "resize"), [(257, 256), (0, 256)])
-def test_a_crop_must_fit(size: int, resize: int) -> None:
-    with pytest.raises(UsageError, match="must be from 1 to resize"):
-        Crop(size, resize)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,18 +102,6 @@ def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
     assert json.loads((images.folder / "set.json").read_text())["format"] == 2
 
 
-def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
-    items = [("a", picture(1)), ("b", picture(2))]
-    sets = [
-        pack_arrays(items, tmp_path / space, crop=Crop(8, 8), labels=[1, 15], contents=Contents(decision_space=space))
-        for space in ("all", "sixteen")
-    ]
-    assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
-    assert sets[0].info.digest != sets[1].info.digest
-    for images in sets:
-        check_image_set(images.folder)
-
-
 def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
     assert packed.keys.dtype == np.uint64
     for key, pixels in zip(packed.keys.tolist(), packed.pixels, strict=True):
@@ -150,11 +137,10 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
         open_image_set(tmp_path / "whole", ["no.png"])
 
 
-@pytest.mark.parametrize("data", [b"text", None])
-def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
+def test_a_broken_image_stops_the_pack_or_is_left_out(photos: Path, tmp_path: Path) -> None:
     full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]
-    broken.write_bytes(broken.read_bytes()[:-500] if data is None else data)
+    broken.write_bytes(broken.read_bytes()[:-500])
     for seed, path in enumerate([PATHS[0], *PATHS[2:]]):
         Image.fromarray(picture(seed)).save(photos / path)
     with pytest.raises(ImageSetError, match=r"photos: 'n01440764/b\.png' is broken \(.+\); .* --skip-broken") as error:
@@ -172,11 +158,7 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos
 
 @pytest.mark.parametrize(
     ("paths", "warned"),
-    [
-        (["a/0.png", "a/1.png", "b/2.png"], True),
-        (["a/0/0.png", "a/0/1.png", "a/1/2.png", "b/2/3.png"], False),
-    ],
-    ids=["each class a folder", "several folders in a class"],
+    [(["a/0.png", "a/1.png", "b/2.png"], True), (["a/0/0.png", "a/0/1.png", "a/1/2.png", "b/2/3.png"], False)],
 )
 def test_classes_that_are_clusters_are_warned_of_in_one_line(paths: list[str], warned: bool, tmp_path: Path) -> None:
     photos, lines = photographs(tmp_path / "photos", paths), list[str]()
@@ -188,8 +170,7 @@ def test_classes_that_are_clusters_are_warned_of_in_one_line(paths: list[str], w
         "out --clusters unless all images of a class depend on each other"
     )
     assert warnings == ([expected] if warned else [])
-    independent = pack(photos, tmp_path / "independent", crop=CROP, labels=FOLDERS, how=how)
-    assert independent.info.count == len(paths)
+    pack(photos, tmp_path / "independent", crop=CROP, labels=FOLDERS, how=how)
     assert len([line for line in lines if "warning" in line]) == len(warnings)
 
 
@@ -218,27 +199,6 @@ def test_a_full_disk_is_said_beforehand(photos: Path, tmp_path: Path, monkeypatc
     assert names(tmp_path) == ["photos"]
 
 
-def test_a_disk_that_fills_up(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.pwrite", full)
-    with pytest.raises(ImageSetError, match=r"cannot be written \(No space left on device\)"):
-        pack(photos, tmp_path / "set")
-    assert names(tmp_path) == ["photos"]
-
-
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    def items() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for i in range(20):
-            yield f"{i}", picture(i)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack_arrays(items(), tmp_path / "set")
-    assert names(tmp_path) == []
-
-
 def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
     file = packed.folder / "pixels.npy"
     data = bytearray(file.read_bytes())
@@ -250,7 +210,7 @@ def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
         check_image_set(packed.folder)
 
 
-@pytest.mark.parametrize("column", ["label", "cluster", "sha256"])
+@pytest.mark.parametrize("column", ["label", "cluster"])
 def test_check_finds_changed_columns(column: str, packed: ImageSet) -> None:
     file = packed.folder / "index.parquet"
     table = pq.read_table(file)
@@ -291,7 +251,6 @@ def test_damaged_files_do_not_open(file: str, damage: str, packed: ImageSet) -> 
     [
         ({"format": 3}, "not format 1 or 2"),
         ({"count": 5}, r"index.parquet: damaged or missing \(4 rows, and not 5 or more than"),
-        ({"size": 31}, r"pixels.npy: expected"),
         ({"labelled": False}, r"index.parquet: does not fit set.json"),
         ({"name": ...}, r"set.json: damaged \(TypeError\(.*name"),
     ],
@@ -340,7 +299,6 @@ def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
     ("items", "labels", "message"),
     [
         ([("a", np.zeros((4, 4), np.uint8))], None, r"'a' must be a \(height, width, 3\) uint8 array, received \(4, 4"),
-        ([("a", np.zeros((4, 4, 3)))], None, "received .* float64"),
         ([("a", picture(1)), ("a", picture(2))], None, "2 images have 1 different paths"),
         ([], None, "no image is left"),
         ([("a", picture(1))], [-1], "labels must be 1 integers"),
@@ -352,3 +310,15 @@ def test_wrong_arrays(
     with pytest.raises(ImageSetError, match=message):
         pack_arrays(items, tmp_path / "set", labels=labels)
     assert names(tmp_path) == []
+
+
+def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
+    items = [("a", picture(1)), ("b", picture(2))]
+    sets = [
+        pack_arrays(items, tmp_path / space, crop=Crop(8, 8), labels=[1, 15], contents=Contents(decision_space=space))
+        for space in ("all", "sixteen")
+    ]
+    assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
+    assert sets[0].info.digest != sets[1].info.digest
+    for images in sets:
+        check_image_set(images.folder)

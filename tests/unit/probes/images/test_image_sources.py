@@ -64,14 +64,13 @@ def test_folder_and_archives_give_the_same_set(tmp_path: Path) -> None:
         write_folder(tmp_path / "photos", FILES | OTHERS),
         write_folder(tmp_path / "again", dict(reversed(FILES.items()))),
         write_tar(tmp_path / "photos.tar", members),
-        write_tar(tmp_path / "photos.tar.gz", members, "w:gz"),
         write_tar(tmp_path / "photos.tar.xz", dict(sorted(members.items())), "w:xz"),
     ]
     sets = [pack_small(source, tmp_path / f"{k}", how=How(workers=1 + k)) for k, source in enumerate(sources)]
     assert {images.info.digest for images in sets} == {sets[0].info.digest}
     assert all(images.paths == sorted(FILES) for images in sets)
     assert all(np.array_equal(images.pixels, sets[0].pixels) for images in sets)
-    assert [images.ignored for images in sets] == [4, 0, 4, 4, 4]
+    assert [images.ignored for images in sets] == [4, 0, 4, 4]
 
 
 def test_pictures_of_other_formats_are_named(tmp_path: Path) -> None:
@@ -109,9 +108,6 @@ def test_nothing_to_pack(tmp_path: Path) -> None:
         open_source(tmp_path / "nowhere")
     with pytest.raises(ImageSetError, match=r"no image among 4 files; images end in \.dcm, \.jpg"):
         open_source(write_folder(tmp_path / "texts", OTHERS))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageSetError, match="no image among 0 files"):
-        open_source(tmp_path / "empty")
 
 
 def test_undecodable_file_names_are_refused(tmp_path: Path) -> None:
