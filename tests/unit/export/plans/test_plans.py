@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from small import make_model
-from waiting import LIMIT_SECONDS
 
 from bandlens.core.errors import ExportError
 from bandlens.export.model_files import load_onnx_file
@@ -31,13 +30,13 @@ def test_a_changed_file_has_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_three_runs_that_lack_a_plan_build_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them have looked for it before any of them builds it."""
     onnx_file, builds = load_onnx_file(make_model(tmp_path, size=32), "fp32"), list[bytes]()
-    find, lacking, looks = plans._find, Barrier(3), local()
+    find, lacking, looks = plans._find, Barrier(3, timeout=60), local()
 
     def find_together(*arguments: Any) -> Any:
         trt_plan = find(*arguments)
         if not hasattr(looks, "first"):
             looks.first = trt_plan
-            lacking.wait(LIMIT_SECONDS)
+            lacking.wait()
         return trt_plan
 
     def build(*_: object, **__: object) -> bytes:
