@@ -8,10 +8,9 @@ from pathlib import Path
 
 import yaml
 from imports_of_folders import PACKAGE
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part
 from small import Command
 
-from bandlens.analysis.database.open import open_store
 from bandlens.app.citation import PUBLISHED, SOFTWARE, TERMS, software_entry
 from bandlens.core.protocol import BENCHMARKS
 from bandlens.export.weights.study_checkpoints import checkpoint
@@ -44,7 +43,7 @@ def test_the_program_and_the_study_are_those_of_the_citation_file_and_the_readme
 
 
 def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command: Command, tmp_path: Path) -> None:
-    db, odd = tmp_path / "results.duckdb", "a_b{50 %}"
+    odd = "a_b{50 %}"
     images = image_set(20, labels=[0] * 20, benchmark="imagenet-v2", name="v2.set")
     models = [replace(model(KNOWN), source=checkpoint(KNOWN).source), model(odd)]
     parts = [
@@ -52,8 +51,7 @@ def test_a_study_is_cited_with_its_models_and_images_and_their_licences(command:
         for by in models
         for setting in (condition(), condition("lowpass", cutoff=0.3))
     ]
-    with open_store(db) as store:
-        store_study(store, "mine", images, parts)
+    db = database_of(tmp_path, images, parts, "mine")
     answer = command("cite", "mine", "--db", db)
     assert answer.code == 0
     cited = entries(answer.out)

@@ -72,10 +72,3 @@ def test_what_has_no_spectrum_is_one_line(tmp_path: Path) -> None:
         error = run(*(tmp_path / name for name in names)).exception
         assert isinstance(error, UsageError)
         assert message in str(error)
-
-
-def test_images_without_labels_have_a_note(tmp_path: Path) -> None:
-    make_images(tmp_path / "a.set", pictures(np.zeros(4, np.int64), 4))
-    result = run(tmp_path / "a.set")
-    assert "information" not in result.stdout
-    assert result.exit_code == 0

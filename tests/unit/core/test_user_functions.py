@@ -13,7 +13,7 @@ from own_probes import PIXELS, Write, run
 
 from bandlens.core import jobs
 from bandlens.core.errors import ProbeError, StoreError, UsageError
-from bandlens.core.user_functions import UserFunction, settings_of, show_stack, user_function
+from bandlens.core.user_functions import UserFunction, show_stack, user_function
 
 Load = Callable[..., UserFunction]
 
@@ -47,17 +47,6 @@ def test_a_function_is_described_without_the_classes_of_its_file(load: Load) -> 
     assert repr(function.parameters) == (
         "{'a': (0.5,), 'b': (1,), 'c': ('a',), 'd': (True,), 'e': ((1, 2),), '*g': (), 'h': (), '**i': ()}"
     )
-
-
-def test_parameters_that_no_study_could_give_are_named(load: Load) -> None:
-    takes = load("def mirror(confidence, right, quantile=0.1, *, seed): ...\n")
-    reserved = {"confidence": "of each", "right": "which answers are right", "seed": "the study's seed"}
-    assert settings_of(takes.parameters, reserved, {}, takes) == {"quantile": (0.1,)}
-    where = rf"^measure mirror: mirror in {takes.file} takes "
-    with pytest.raises(UsageError, match=rf"{where}quantile with a default, and is given a share; leave the default"):
-        settings_of(takes.parameters, {"quantile": "a share"}, {}, takes)
-    with pytest.raises(UsageError, match=rf"{where}\*\*more; name each parameter$"):
-        settings_of({"**more": ()}, {}, {}, takes)
 
 
 RAISED = {

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_results import Images, cell, condition, database_of, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, database_of, image_set, model, part
 from small import refused_here, run_here
-
-from bandlens.analysis.database.open import open_store
 
 LOW = [condition("lowpass", cutoff=round(0.05 * k, 2)) for k in range(1, 16)]
 
@@ -20,15 +18,12 @@ def ranks(images: Images, wrong: int) -> np.ndarray:
 def db(tmp_path: Path) -> Path:
     """Version 1 has twelve cutoffs more than version 2, and one condition in int8 that is worse there."""
     images = image_set(100, labels=[0] * 100)
-    path = tmp_path / "results.duckdb"
     clean = part(cell(images), ranks(images, 10), ranks(images, 10))
     low = [part(cell(images, setting), ranks(images, 30), ranks(images, 30)) for setting in LOW]
     worse = part(cell(images, LOW[0], precision="int8"), ranks(images, 60), ranks(images, 60))
     unchanged = part(cell(images, LOW[1], precision="int8"), ranks(images, 30), ranks(images, 30))
-    with open_store(path) as store:
-        store_study(store, "s", images, [clean, *low])
-        store_study(store, "s", images, [clean, worse, unchanged])
-    return path
+    database_of(tmp_path, images, [clean, *low])
+    return database_of(tmp_path, images, [clean, worse, unchanged])
 
 
 def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
@@ -114,12 +109,11 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
 def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Path) -> None:
     images, path = image_set(100, labels=[0] * 100), tmp_path / "results.duckdb"
     attack = part(cell(images, condition("pgd_linf", eps=0.1)), ranks(images, 90), ranks(images, 90))
-    with open_store(path) as store:
-        for conditions, wrong in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
-            for precision, count in wrong.items():
-                cells = [cell(images, setting, precision=precision) for setting in (condition(), *conditions)]
-                parts = [part(cell, ranks(images, count), ranks(images, count)) for cell in cells]
-                store_study(store, "s", images, [*parts, attack])  # an attack is in fp32 whatever the study is in
+    for conditions, wrong in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
+        for precision, count in wrong.items():
+            cells = [cell(images, setting, precision=precision) for setting in (condition(), *conditions)]
+            parts = [part(cell, ranks(images, count), ranks(images, count)) for cell in cells]
+            database_of(tmp_path, images, [*parts, attack])  # an attack is in fp32 whatever the study is in
     comparison = json.loads(run_here("compare", "s", "--precisions", "fp32,int8", "--db", path, "--format", "json"))
     assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
     assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
@@ -134,9 +128,3 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     ]
     refused = refused_here("compare", "s", "--precisions", "fp32,bf16", "--db", path)
     assert refused == f"{path}: s was run in fp32, int8, and not in bf16; set that precision in its file and run it"
-
-
-def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:
-    assert "would be compared with itself" in refused_here("compare", "s", "s@2", "--db", db)
-    assert "unknown study 'z'" in refused_here("compare", "s", "z", "--db", db)
-    assert "no results database at" in refused_here("compare", db, tmp_path / "absent.duckdb")

@@ -6,26 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, condition, image_set, part, store_study
+from made_up_results import cell, condition, database_of, image_set, part
 from small import Command
-
-from bandlens.analysis.database.open import open_store
 
 IMAGES = image_set(2)
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    path = tmp_path / "results.duckdb"
-    with open_store(path) as store:
-        for cutoffs in ((0.1,), (0.1, 0.2)):
-            store_study(
-                store,
-                "mine",
-                IMAGES,
-                [part(cell(IMAGES, condition("lowpass", cutoff=cutoff)), [0, 1]) for cutoff in cutoffs],
-            )
-    return path
+    low = [part(cell(IMAGES, condition("lowpass", cutoff=cutoff)), [0, 1]) for cutoff in (0.1, 0.2)]
+    database_of(tmp_path, IMAGES, low[:1], "mine")
+    return database_of(tmp_path, IMAGES, low, "mine")
 
 
 def test_list_and_show(command: Command, database: Path) -> None:

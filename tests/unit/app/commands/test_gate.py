@@ -170,13 +170,6 @@ def test_what_a_pull_request_shows_says_the_limits_and_what_was_not_judged(comma
     assert "(image set other, probe highpass, some settings of lowpass)" in limits
 
 
-def test_equal_answers_are_told_from_a_margin_of_nothing_by_no_number_of_images(command: Command, db: Path) -> None:
-    answer = command("gate", "same", "--against", "old", "--margin", 0, "--db", db)
-    assert answer.code == 3
-    assert "3 undecided; 3 cannot say how many images would decide, since they are at the limit" in answer.err
-    assert "would decide all" not in answer.err
-
-
 def test_a_release_that_was_broken_off_does_not_pass_by_what_it_has(command: Command, db: Path) -> None:
     images = image_set(N, labels=np.zeros(N, int))
     cells = [cell(images, setting, by=model("broken")) for setting in SETTINGS]

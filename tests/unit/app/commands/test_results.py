@@ -74,13 +74,3 @@ def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Com
     answer = command("analyze", "--db", database, "--study", "a", "--conditions")
     assert "lowpass below 11 cycles/image" in answer.out
     assert "cutoff=" not in answer.out
-
-
-def test_what_cannot_be_analyzed_is_one_line(command: Command, database: Path, tmp_path: Path) -> None:
-    answer = command("analyze", "--db", database, "--study", "aa")
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith("bandlens: unknown study 'aa'; did you mean a?\n")
-    answer = command("analyze", "--db", tmp_path / "none.duckdb")
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")
-    assert not (tmp_path / "none.duckdb").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_octaves import WEIGHTS
-from made_up_results import Images, cell, database_of, image_set, model, part, store_study
+from made_up_results import cell, database_of, image_set, model, part, store_study
 from made_up_results import condition as made_up_condition
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,7 +26,6 @@ from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.recorded_images import Conditions, find_sets
 from bandlens.app.sheets import grid_of
 from bandlens.core.errors import UsageError
-from bandlens.core.records import Finished
 from bandlens.probes.images.image_set import open_image_set
 
 NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
@@ -38,17 +37,6 @@ def answering(db: Path, folder: Path | None = None, study: Path | None = None) -
     answers = Answers(db, find_sets([folder]) if folder else {}, Conditions(study and grid_of(study)))
     yield answers
     answers.close()
-
-
-@contextmanager
-def answering_of(
-    folder: Path, images: Images | Sequence[Images], parts: Sequence[Finished], **names: Any
-) -> Iterator[Answers]:
-    """Answers from a new database with a study `s` of these parts."""
-    with open_store(folder / "results.duckdb") as store:
-        store_study(store, "s", images, parts, **names)
-    with answering(folder / "results.duckdb") as answers:
-        yield answers
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +143,9 @@ def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict
 
 def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be_chosen(tmp_path: Path) -> None:
     images = image_set(3, labels=[0, 1, 2])
-    with open_store(tmp_path / "results.duckdb") as store:
-        for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
-            store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
-    with answering(tmp_path / "results.duckdb") as answers:
+    for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
+        database = database_of(tmp_path, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])], name)
+    with answering(database) as answers:
         newest, chosen = answers.study(None), answers.study("two")
     assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
     assert [[model["name"] for model in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
@@ -172,7 +159,9 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
     parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, pets)]
     names = {"all": {0: "tench", 1: "goldfish"}}
-    with answering_of(tmp_path, [plain, labelled, pets], parts, names=names) as answers:
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", [plain, labelled, pets], parts, names)
+    with answering(tmp_path / "results.duckdb") as answers:
         clean = condition(answers.study("s"), "clean")["id"]
 
         def tile_texts(images: str, by: str) -> list[list[str]]:
@@ -295,7 +284,7 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
 def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Path) -> None:
     images, blurred = image_set(4, labels=[0, 1, 2, 3]), made_up_condition("lowpass", cutoff=0.1)
     parts = [part(cell(images), [0, 1, 5, 5], [0, 0, 2, 2]), part(cell(images, blurred), [0, 7, 2, 7], [0, 3, 0, 3])]
-    with answering_of(tmp_path, images, parts) as answers:
+    with answering(database_of(tmp_path, images, parts)) as answers:
         study = answers.study(None)
         digest = next(entry["id"] for entry in study["conditions"] if entry["probe"] == "lowpass")
         tiles = answers.images(ImageQuery("s", "set", digest, "net", None, "all", None, ["net"]))["tiles"]
@@ -306,7 +295,7 @@ def test_wrong_answers_are_marked_with_and_without_the_perturbation(tmp_path: Pa
 def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> None:
     cats, elephants = 3, 7
     images = image_set(3, labels=[cats, cats, elephants], schemes={"texture": [[elephants], [cats], [cats]]})
-    with answering_of(tmp_path, images, [part(cell(images), [3, 3, 3], [0, 0, 1])]) as answers:
+    with answering(database_of(tmp_path, images, [part(cell(images), [3, 3, 3], [0, 0, 1])])) as answers:
         clean = condition(answers.study(None), "clean")["id"]
 
         def indices(scheme: str | None, label: int) -> list[int]:
@@ -323,7 +312,7 @@ def test_images_are_chosen_by_the_classes_of_every_scheme(tmp_path: Path) -> Non
 def test_images_are_chosen_by_their_attributes(tmp_path: Path) -> None:
     slices = {("site", "A"): np.array([0, 2]), ("site", "B"): np.array([1])}
     images = replace(image_set(4, labels=[0] * 4), attributes=slices)
-    with answering_of(tmp_path, images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])]) as answers:
+    with answering(database_of(tmp_path, images, [part(cell(images), [0, 1, 0, 0], [0, 1, 0, 0])])) as answers:
         clean = condition(answers.study(None), "clean")["id"]
         filters = answers.filters("s", "set")["attributes"]
         assert filters == [{"name": "site", "value": "A"}, {"name": "site", "value": "B"}]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, database_of, image_set, model, part, store_study
 from reported import report_data_of
 
 import bandlens
@@ -100,16 +100,12 @@ def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
 
 
 def test_verdicts_on_a_study_are_a_section_of_its_report_alone(tmp_path: Path) -> None:
-    db, images = tmp_path / "results.duckdb", image_set(IMAGES, labels=[0] * IMAGES)
-    with open_store(db) as store:
-        for name, lost in (("old", 0), ("new", 200)):
-            ranks = [np.zeros(IMAGES, int), (np.arange(IMAGES) < lost).astype(int)]
-            settings = [condition(), condition("lowpass", cutoff=0.3)]
-            parts = [
-                part(cell(images, setting, by=model(name)), rank, rank)
-                for setting, rank in zip(settings, ranks, strict=True)
-            ]
-            store_study(store, name, images, parts)
+    images, settings = image_set(IMAGES, labels=[0] * IMAGES), [condition(), condition("lowpass", cutoff=0.3)]
+    for name, lost in (("old", 0), ("new", 200)):
+        ranks = [np.zeros(IMAGES, int), (np.arange(IMAGES) < lost).astype(int)]
+        cells = [cell(images, setting, by=model(name)) for setting in settings]
+        parts = [part(cell, rank, rank) for cell, rank in zip(cells, ranks, strict=True)]
+        db = database_of(tmp_path, images, parts, name)
     released = bandlens.gate("new", "old", db, margin=0.05)
     assert sorted(released.rows["verdict"]) == ["fail", "pass"]
     section = releases_section(report_data_of(db, "new"))

@@ -51,13 +51,6 @@ def test_defaults(workplace: Path) -> None:
     }  # fmt: skip
 
 
-def test_without_a_models_folder_it_is_the_one_that_export_fills(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BANDLENS_HOME", str(workplace))
-    assert [model.name for model in work_of(make_study(workplace, models="")).models] == ["one"]
-
-
 def test_checkpoints_by_name_category_or_all_each_once(workplace: Path) -> None:
     folder = workplace / "models"
     make_model(folder, "two", seed=2, category="adversarial_training")

@@ -60,15 +60,6 @@ def describe_plan(model: Model, batch: int, **changed: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("engine", "batch"),
-    [("onnxruntime", 32), ("torch-cuda", 256), ("tensorrt", 256)],
-)
-def test_a_gpu_takes_more_at_once_than_a_cpu(models: list[Model], tmp_path: Path, engine: str, batch: int) -> None:
-    assert batch_of(tmp_path, engine=engine) == batch
-    assert batch_of(tmp_path, engine=engine, batch=7) == 7
-
-
 def test_the_batch_is_that_of_the_plans_that_most_models_have(models: list[Model], tmp_path: Path) -> None:
     for model in models:
         describe_plan(model, 512, built_from="0" * 64)
