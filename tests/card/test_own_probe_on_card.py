@@ -53,5 +53,4 @@ def test_images_are_copied_to_the_host_only_for_a_probe_without_xp(
     monkeypatch.setitem(sys.modules, "cupy", card)
     assert predicted("tensorrt") == expected
     assert card.card.lost is None
-    assert (max(copied, default=0) >= 4 * 3 * 128 * 128) == (name == "without xp")
     assert bool(copied) == (name == "without xp")

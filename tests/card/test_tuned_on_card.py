@@ -65,9 +65,7 @@ def test_a_sweep_keeps_the_plans_that_were_there_and_the_fastest_one(card: Prete
     keys = {"models": str(tmp_path / "models"), "precision": "fp16", "probes": {"lowpass": {"cutoff": 0.3}}}
     study = Study(name="tuned", checkpoints=["*"], images=[str(tmp_path / "images.set")], **keys)
     work = resolve(study)
-    assert (work.study.engine, work.study.batch) == ("tensorrt", 4), (
-        "neither that of the other plan, nor the larger one"
-    )
+    assert (work.study.engine, work.study.batch) == ("tensorrt", 4), "it is neither the other plan's nor the larger one"
     assert work.choices[-1] == f"batch: 4 by the tuning of {tuned.date}"
     assert tuning.usual_rate("tensorrt", "fp16", tmp_path / "models").batch == 4
     assert tuning.usual_rate("tensorrt", "fp32", tmp_path / "models").batch == 256

@@ -74,12 +74,6 @@ def test_the_best_of_several_right_classes_is_the_one_that_comes_first(xp: Modul
     assert to_numpy(rank).tolist() == expected
 
 
-def test_all_classes_are_the_models_own(xp: ModuleType) -> None:
-    logits = logits_of(2)[:, :12]
-    predicted, _, _ = decide(xp, "all", logits)
-    np.testing.assert_array_equal(predicted, logits.argmax(axis=1))
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_that_are_not_finite_stay_recognizable(xp: ModuleType, value: float) -> None:
     logits = logits_of(3)

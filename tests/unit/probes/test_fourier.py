@@ -56,12 +56,6 @@ def test_images_get_the_wave_with_a_sign_for_each_channel(xp: ModuleType) -> Non
         np.testing.assert_allclose(images, expected, rtol=0, atol=5e-7, err_msg=str(condition))
 
 
-def test_the_published_norm_is_an_rms_of_7_percent() -> None:
-    grey = np.full((1, 3, 224, 224), 128, np.uint8)  # nothing is clipped
-    (images,) = perturb(np, FOURIER_BASIS.conditions({"row": 3, "column": 8}), grey).values()
-    np.testing.assert_allclose((images - 128 / 255).std(axis=(2, 3)), 0.0701, atol=1e-4)
-
-
 def test_signs_are_fair_and_independent() -> None:
     draws = signs(np, 5, np.arange(1000, dtype=np.uint64)).reshape(1000, 3)
     assert set(draws.ravel()) == {-1.0, 1.0}

@@ -34,20 +34,8 @@ def test_clean_is_always_there_and_conditions_are_never_double() -> None:
     assert [str(condition) for condition in grid.conditions] == ["clean", "lowpass cutoff=0.5"]
 
 
-def test_a_whole_number_is_the_same_condition_as_its_float() -> None:
-    whole, real = (make_grid({"lowpass": {"cutoff": value}}, HERE).conditions for value in (1, 1.0))
-    assert whole == real
-
-
 @pytest.mark.parametrize(
-    ("probe", "table"),
-    [
-        ("lowpass", "cutoff = {0}"),
-        ("gaussian_highpass", "sigma = {0}"),
-        ("power_law_noise", "exponent = {0}\nnoise_sd = 0.1"),
-        ("pgd_linf", "eps = {0}"),
-        ("pgd_linf", "band = [{0}, 0.5]"),
-    ],
+    ("probe", "table"), [("lowpass", "cutoff = {0}"), ("pgd_linf", "eps = {0}"), ("pgd_linf", "band = [{0}, 0.5]")]
 )
 def test_zero_has_no_sign(probe: str, table: str) -> None:
     negative, positive = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
@@ -94,26 +82,18 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
         ({"mine": {}}, "unknown probe 'mine'.*a probe of your own needs `file = "),
         ({"lowpass": {"cutof": 1}}, r"unknown parameter of probe lowpass 'cutof'; did you mean cutoff\?"),
         ({"lowpass": {"cutoff": 1.5}}, r"probe lowpass: cutoff must be a number in \[0, 1\], not 1.5"),
-        ({"lowpass": {"cutoff": [0.1, -0.1]}}, r"cutoff must be a number in \[0, 1\], not -0.1"),
         ({"lowpass": {"cutoff": True}}, "cutoff must be a number"),
         ({"lowpass": {"cutoff": float("nan")}}, "cutoff must be a number"),
         ({"lowpass": {"cutoff": []}}, "cutoff is an empty list; leave it out"),
         ({"lowpass": 0.5}, r"probe lowpass must be a table of parameters, such as lowpass = \{\}, not 0.5"),
-        ({"critical_band": {"frequency": 1.0}}, r"frequency must be a whole number in \[0, 6\], not 1.0"),
         ({"critical_band": {"frequency": 7}}, r"frequency must be a whole number in \[0, 6\], not 7"),
         ({"critical_band": {"grey": "no"}}, "probe critical_band: grey must be true or false, not 'no'"),
         ({"critical_band": {"draw": "fresh"}}, "draw must be one of shared, independent, not 'fresh'"),
-        ({"gaussian_highpass": {"sigma": -1}}, r'sigma must be a number in \[0, 1000\] or "inf", not -1'),
         ({"gaussian_highpass": {"sigma": "wide"}}, r'sigma must be a number in \[0, 1000\] or "inf", not \'wide\''),
-        ({"octaves": {"keep": "7"}}, 'keep must be the digits of the octaves .* such as "0123"'),
-        ({"octaves": {"keep": "00"}}, "keep must be the digits of the octaves"),
-        ({"octaves": {"keep": 3}}, "keep must be the digits of the octaves"),
+        ({"octaves": {"keep": "00"}}, 'keep must be the digits of the octaves .* such as "0123"'),
         ({"bandpass": {"edges": [3, 3]}}, r"edges must be \[low, high\] in whole cycles per image"),
-        ({"bandpass": {"edges": [0.5, 3]}}, r"edges must be \[low, high\] in whole cycles per image"),
         ({"bandpass": {"edges": [[3, 7], [9, 8]]}}, r"edges must be \[low, high\] in whole cycles per image"),
-        ({"pgd_linf": {"band": 0.3}}, r"pgd_linf: band must be \[low, high\] with 0 <= low < high <= 1, not"),
         ({"pgd_linf": {"band": [0.3, 0.3]}}, r"band must be \[low, high\] with 0 <= low < high <= 1, not"),
-        ({"pgd_linf": {"band": [0, 1.1]}}, r"band must be \[low, high\] with 0 <= low < high <= 1, not"),
         ({"pgd_linf": {"gradients": "tf32"}}, "gradients must be one of fp32, bf16, not 'tf32'"),
     ],
 )
@@ -155,11 +135,9 @@ def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path:
 @pytest.mark.parametrize(
     ("axis", "message"),
     [
-        ("width", "unknown axis of probe blur 'width'; known: sigma, times, mode; an axis is a parameter of the probe"),
         ("sigm", "unknown axis of probe blur 'sigm'; did you mean sigma?; an axis is a parameter of the probe"),
         ("mode", "probe blur: axis mode has the value 'reflect'; name a parameter of numbers alone"),
         (["sigma", "width"], "unknown axis of probe blur 'width'; known: "),
-        (["sigma", "times", "mode"], "probe blur: axis must be a parameter, or a list of two for a map, not ["),
         (3, "probe blur: axis must be a parameter, or a list of two for a map, not 3"),
     ],
 )

@@ -21,7 +21,6 @@ from bandlens.engine.device.devices import (
     EngineChoice,
     Readiness,
     choose_engine,
-    gpus,
     processor_name,
     readiness,
 )
@@ -50,8 +49,6 @@ ON_CPU = {"onnxruntime": "onnxruntime 1.32.0", "openvino": "openvino 2026.4.1"}
 WITH_CUDA = ON_CPU | {"onnxruntime-cuda": "onnxruntime 1.31.1 with CUDA"}
 WITH_TORCH = ON_CPU | {"torch-cuda": "torch 2.14.1 with CUDA 13.0"}
 WITH_TENSORRT = WITH_CUDA | WITH_TORCH | {"tensorrt": "tensorrt 10.16.1.11"}
-
-
 WITHOUT_TENSORRT = "{} on NVIDIA H100 80GB HBM3; tensorrt is not ready, `bandlens doctor` says why"
 
 
@@ -88,7 +85,6 @@ def readiness_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Gpus], Rea
         (NONE, ON_CPU, "onnxruntime", "no NVIDIA GPU here"),
         (HIDDEN, WITH_TENSORRT, "onnxruntime", 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'),
     ],
-    ids=["TensorRT", "ONNX Runtime with CUDA", "torch", "no GPU", "hidden GPU"],
 )
 def test_auto_takes_the_best_engine(
     choose: Choose, gpus: Gpus, lines: Mapping[str, str], engine: str, why: str
@@ -109,7 +105,6 @@ def test_auto_takes_the_best_engine(
         ),
         (NONE, {}, "no NVIDIA GPU here, and for the CPU: onnxruntime is not here; install it"),
     ],
-    ids=["unusable GPU", "no packages for the GPU", "no packages"],
 )
 def test_a_gpu_never_leads_to_the_cpu_unasked(
     choose: Choose, gpus: Gpus, lines: Mapping[str, str], message: str
@@ -117,17 +112,6 @@ def test_a_gpu_never_leads_to_the_cpu_unasked(
     with pytest.raises(EngineError) as caught:
         choose(gpus, lines)
     assert str(caught.value) == message
-
-
-def test_what_several_engines_lack_is_said_once(choose: Choose) -> None:
-    with pytest.raises(EngineError, match=r"is ready: tensorrt and onnxruntime-cuda and torch-cuda \(CuPy is not"):
-        choose(H100, {}, "CuPy is not installed")
-
-
-def test_this_machine_is_asked_once() -> None:
-    assert gpus() is gpus()
-    assert readiness("onnxruntime") is readiness("onnxruntime")
-    assert readiness("onnxruntime").ready
 
 
 def test_every_backend_is_checked() -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from small import make_model, make_pictures
 from torch.nn import functional
 
@@ -66,27 +66,6 @@ def test_a_graph_is_cut_at_a_tensor_and_pooled(
     if pool is not None:
         append_pool(model, pool, features.ndim)
     np.testing.assert_allclose(onnx_logits(model.SerializeToString(), IMAGES), expected, atol=1e-6)
-
-
-def test_a_node_whose_first_output_is_left_out_is_no_source_of_an_input_that_is_left_out() -> None:
-    """Both have no name: a clip without a lower end takes nothing from an LSTM behind the cut that gives a state."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Clip", ["images", "", "most"], ["clipped"]),
-            helper.make_node("LSTM", ["clipped", "w", "r"], ["", "logits"], hidden_size=2),
-        ],
-        "g",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 2, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2, 2])],
-        [
-            numpy_helper.from_array(np.array(0.5, np.float32), "most"),
-            numpy_helper.from_array(np.ones((1, 8, 3), np.float32), "w"),
-            numpy_helper.from_array(np.ones((1, 8, 2), np.float32), "r"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    cut_graph(model, "clipped", "mine")
-    assert [node.op_type for node in model.graph.node] == ["Clip"]
 
 
 def test_an_unknown_tensor_is_named(model: onnx.ModelProto) -> None:

@@ -46,7 +46,4 @@ def test_labels_are_the_configurations_unless_they_are_imagenets() -> None:
     assert labels_of(SimpleNamespace(id2label=synonyms)) == {}
     elsewhere = dict(enumerate(reversed(synonyms.values())))
     assert labels_of(SimpleNamespace(id2label=elsewhere)) == elsewhere
-
-
-def test_labels_that_are_numbers_are_as_good_as_none() -> None:
-    assert labels_of(SimpleNamespace(id2label={0: 0, 1: 1, 2: None})) == {}
+    assert labels_of(SimpleNamespace(id2label={0: 0, 1: 1, 2: None})) == {}, "numbers are as good as none"

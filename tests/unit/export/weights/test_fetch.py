@@ -59,13 +59,6 @@ def test_a_download_is_kept_recorded_and_not_repeated(server: Any, published: An
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_both_files_of_a_checkpoint_are_fetched(server: Any, published: Any, tmp_path: Path) -> None:
-    server.files |= {"/a.pth": published(CONTENT), "/head.pth": published(CONTENT[::-1])}
-    entry = published_at(url(server, "/a.pth"), url(server, "/head.pth"))
-    assert [path.name for path in fetch(entry, tmp_path)] == ["tried.pth", "tried.head.pth"]
-    assert [row.status for row in verify(entry, tmp_path)] == ["ok", "ok"]
-
-
 def test_a_cut_connection_is_resumed(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT, cut_after=300_000)
     entry = published_at(url(server, "/a.pth"))
@@ -92,18 +85,6 @@ def test_a_changed_file_is_not_glued_to_the_old_beginning(
     server.files["/a.pth"] = published(CONTENT, **change)
     (path,) = fetch(entry, tmp_path)
     assert path.read_bytes() == CONTENT
-
-
-def test_a_beginning_that_is_too_long_is_thrown_away(server: Any, published: Any, tmp_path: Path) -> None:
-    server.files["/a.pth"] = published(CONTENT)
-    partial = tmp_path / "partial" / "tried.pth"
-    partial.parent.mkdir()
-    partial.write_bytes(CONTENT + b"more")
-    partial.with_name("tried.pth.state").write_text('"one"')
-    entry = published_at(url(server, "/a.pth"))
-    with pytest.raises(CheckpointError, match="416"):
-        fetch(entry, tmp_path)
-    assert fetch(entry, tmp_path)[0].read_bytes() == CONTENT
 
 
 def test_the_digits_in_a_file_name_are_checked(server: Any, published: Any, tmp_path: Path) -> None:
@@ -200,11 +181,6 @@ def test_a_redirect_to_plain_http_is_refused(server: Any, published: Any, tmp_pa
         fetch(published_at(url(server, "/a.pth")), tmp_path)
     assert [path for _, path, _ in server.asked] == ["/a.pth", "/b.pth"]
     assert not (tmp_path / "tried.pth").exists()
-
-
-def test_a_redirect_within_a_server_is_followed(server: Any, published: Any, tmp_path: Path) -> None:
-    server.files |= {"/a.pth": published(b"", location="/b.pth"), "/b.pth": published(CONTENT)}
-    assert fetch(published_at(url(server, "/a.pth")), tmp_path)[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("address", [ELSEWHERE, "//EXAMPLE.org/a.pth", "https:/a.pth"])

@@ -82,12 +82,11 @@ def test_nothing_is_imported_for_a_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("protocol", [2, 5])
-def test_tensors_and_plain_containers_are_read_whole(protocol: int, tmp_path: Path) -> None:
+def test_plain_containers_are_read_whole_and_a_view_shares_its_storage(protocol: int, tmp_path: Path) -> None:
     shared = torch.arange(12.0)
     content = OrderedDict(
         parameter=torch.nn.Parameter(torch.ones(2, 3)),
         view=shared[2:6].view(2, 2),
-        half=torch.ones(2, dtype=torch.float16),
         shared=shared,
         list=[1, 2.5, "text", None, True, b"bytes", {1, 2}, (3, complex(1, 2))],
         size=torch.Size([1, 2]),
@@ -172,15 +171,6 @@ def test_what_python_packs_anew_is_read(compression: int, tmp_path: Path) -> Non
     assert_equal(read_bytes(content, tmp_path), WEIGHTS, "")
 
 
-def test_archives_without_checksums_are_read(tmp_path: Path) -> None:
-    torch.serialization.set_crc32_options(False)
-    try:
-        content = saved(WEIGHTS)
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert_equal(read_bytes(content, tmp_path), WEIGHTS, "")
-
-
 def test_a_changed_byte_of_a_tensor_is_seen(tmp_path: Path) -> None:
     content = bytearray(saved({"a": torch.full((8,), 2.5)}))
     content[content.index(struct.pack("<f", 2.5))] ^= 1
@@ -195,11 +185,6 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
         archive.writestr("archive/data/0", b"")
     with pytest.raises(CheckpointError, match="two of its members have one name"):
         read(tmp_path / "weights.pth")
-
-
-def test_a_text_is_no_file_of_weights(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"it is no file of weights, or damaged; fetch the file again$"):
-        read_bytes("Ärger\n".encode(), tmp_path)
 
 
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:

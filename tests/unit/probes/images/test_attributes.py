@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.core.errors import ImageSetError, UsageError
+from bandlens.core.errors import ImageSetError
 from bandlens.probes.images.attributes import (
-    attributes_of_csv,
     make_slices,
     read_attributes,
     select_images,
@@ -60,8 +59,3 @@ def test_damaged_attributes_are_refused(tmp_path: Path, table: pl.DataFrame) -> 
     table.write_parquet(tmp_path / ATTRIBUTES)
     with pytest.raises(ImageSetError, match=r"attributes\.parquet: damaged or missing"):
         read_attributes(tmp_path, 6)
-
-
-def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.csv: cannot read the attributes \(No such file"):
-        attributes_of_csv(tmp_path / "none.csv", PATHS)

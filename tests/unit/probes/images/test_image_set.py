@@ -7,7 +7,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -190,13 +189,6 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already exists; remove it or choose another"):
         pack(photos, tmp_path / "there")
     assert names(tmp_path) == ["photos", "there"]
-
-
-def test_a_full_disk_is_said_beforehand(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
-    with pytest.raises(ImageSetError, match=r"4 images need 603 kB and 1 kB are free"):
-        pack(photos, tmp_path / "set")
-    assert names(tmp_path) == ["photos"]
 
 
 def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
