@@ -14,8 +14,7 @@ from small import ask
 
 import bandlens
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.statistics.resampling import FEWEST_CLUSTERS
-from bandlens.app.demo import CROPS, MODEL, PICTURES, crops
+from bandlens.app.demo import MODEL, PICTURES
 
 SCREEN = 24
 """Lines of a terminal."""
@@ -97,10 +96,3 @@ def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:
         ("epoch20",),
     ]
     assert "<svg" in (demo[0] / "lowpass.svg").read_text(encoding="utf-8")
-
-
-def test_there_are_pictures_enough_for_intervals_and_their_crops_lie_inside() -> None:
-    assert len(set(PICTURES)) >= FEWEST_CLUSTERS
-    made = list(crops())
-    assert len(made) == len({name for name, _ in made}) == len(PICTURES) * len(CROPS) == 80
-    assert all(image.shape[0] == image.shape[1] >= 70 and image.std() > 5 for _, image in made)

@@ -20,14 +20,11 @@ from torch.nn import functional
 import bandlens
 from bandlens.app.export import Lowering, lower
 from bandlens.core.errors import BandlensError, ExportError, UsageError
-from bandlens.core.records import Condition, Crop, Head, Model
-from bandlens.engine.backends.base import open_attacker, open_session, variant_of
-from bandlens.engine.device.devices import readiness
+from bandlens.core.records import Crop, Head, Model
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.images.image_set import open_image_set
 from bandlens.probes.images.pack import pack_arrays
 
@@ -167,32 +164,6 @@ def test_prompts_are_the_cosines_that_torch_computes(clip: Model) -> None:
     assert class_names_of(clip) == NAMES
     (row,) = lower(clip, Lowering(["fp16"]))
     assert row["relative_difference"] < 0.02
-
-
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
-def test_every_engine_runs_a_headed_transformer(engine: str, clip: Model) -> None:
-    if not readiness(engine).ready:
-        pytest.skip(readiness(engine).line)
-    images = np.ascontiguousarray(photograph_crops(64)[:4])
-    expected = onnx_logits(verify_model(clip), images)
-    with open_session(variant_of(clip, engine, "fp32"), 4, 1) as session:
-        logits = np.array(session.infer(images))
-    np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
-
-
-def test_a_headed_transformer_is_attacked_along_the_gradient_of_torch(clip: Model) -> None:
-    gradients = []
-    for logits_of in (OnnxNetwork(verify_model(clip)), partial(cosines, Tower())):
-        images = torch.from_numpy(photograph_crops(64)).requires_grad_()
-        (gradient,) = torch.autograd.grad(logits_of(images).logsumexp(1).sum(), images)
-        gradients.append(gradient)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-3 * float(gradients[1].abs().max()))
-    pixels = (photograph_crops(64) * 255).round().astype(np.uint8)
-    attack = Condition("pgd_linf", (("eps", 64 / 255), ("step", 8 / 255), ("steps", 10)), "d")
-    clean = onnx_logits(verify_model(clip), pixels.astype(np.float32) / np.float32(255)).argmax(1)
-    with open_attacker(variant_of(clip, "torch", "fp32"), len(pixels), 1) as session:
-        logits = session.attacked(attack, pixels, clean.astype(np.int32), np.zeros(pixels.shape, np.float32))
-    assert (logits.argmax(1) != clean).any()
 
 
 def refusal(act: Callable[[], Any], kind: type[BandlensError] = ExportError) -> str:

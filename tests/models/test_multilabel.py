@@ -17,7 +17,7 @@ from torch import nn
 
 import bandlens
 from bandlens.app.export import Lowering, lower
-from bandlens.core.errors import ExportError, UsageError
+from bandlens.core.errors import UsageError
 from bandlens.export.class_names import class_names_of
 from bandlens.export.model_files import LABEL_SETS, describe_model, load_model, verify_model
 from bandlens.export.onnx.parity import onnx_logits
@@ -184,12 +184,3 @@ def test_what_has_one_label_and_what_has_several_are_told_apart(folder: Path, tm
     assert command("run", study, "--db", tmp_path / "results.duckdb").code == 0
     (top1,) = ask(tmp_path / "results.duckdb", "SELECT top1 FROM accuracy WHERE probe = 'clean'")
     assert top1 == (0.8,)
-
-
-def test_probabilities_of_another_last_layer_are_refused(tmp_path: Path) -> None:
-    class Likely(Labelled):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return 1 / (1 + (-self.logits(images)).exp())
-
-    with pytest.raises(ExportError, match=r"export the network without its last sigmoid$"):
-        bandlens.export_model(bandlens.MultiLabel(Likely()), "mine", image_size=64, out=tmp_path, **PLAIN)

@@ -90,13 +90,6 @@ def test_gradients_are_those_of_the_network(exported: Exported, photographs: NDA
     assert (lengths - 1).abs().max() < 0.1
 
 
-def test_batches_of_any_size_are_taken(exported: Exported, photographs: NDArray[np.float32]) -> None:
-    network, images = OnnxNetwork(exported.content), torch.from_numpy(photographs[:5])
-    expected = network(images)
-    for rows in ([0], [4, 2, 1]):
-        assert torch.allclose(network(images[rows]), expected[rows], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
 def test_on_another_device_nothing_of_the_host_is_mixed_in(exported: Exported) -> None:
     """`meta` computes no values, but it refuses most of what a GPU would refuse."""
     images = torch.empty((2, 3, 64, 64), device="meta")
@@ -108,16 +101,6 @@ def gradient_on_meta(network: nn.Module, images: Tensor) -> Tensor:
     logits = network(images)
     assert logits.device.type == "meta"
     return torch.autograd.grad(logits.sum(), images)[0]
-
-
-def test_weights_are_buffers_in_the_layout_of_convolutions(exported: Exported) -> None:
-    network = OnnxNetwork(exported.content)
-    assert not list(network.parameters())
-    weights = list(network.buffers())
-    assert weights
-    assert not any(weight.requires_grad for weight in weights)
-    kernels = [weight for weight in weights if weight.ndim == 4]
-    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 # Operators, one by one

@@ -209,8 +209,3 @@ def test_shape_bias_is_the_share_of_shapes_among_decisions(paper: Paper, answers
     assert value == (pytest.approx(shape / (shape + texture)) if shape + texture else None)
     accuracy, _ = paper.metric("cue_accuracy")
     assert accuracy == pytest.approx((shape + texture) / conflict.sum())
-
-
-def test_predictions_have_names(paper: Paper) -> None:
-    spaces = paper.ask("SELECT decision_space, count(*) FROM class_name GROUP BY ALL ORDER BY ALL")
-    assert spaces == [("all", 1000), ("imagenet-a", 200), ("imagenet-r", 200), ("sixteen", 16)]

@@ -87,14 +87,6 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
         np.testing.assert_array_equal(to_numpy(kept[k]), alone[k], "another session wrote into this one's logits")
 
 
-def test_a_session_that_is_closed_leaves_the_others_alone(engine: str, tmp_path: Path) -> None:
-    models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batch(8)
-    with open_session(variant_of(models[0], engine, "fp32"), 8, 1) as session:
-        before = to_numpy(session.infer(place_images(engine, images))).copy()
-        logits(engine, models[1], images)
-        np.testing.assert_array_equal(to_numpy(session.infer(place_images(engine, images))), before)
-
-
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
     """A buffer that holds other images by the next call gives their logits, and another buffer its own."""
     model, images, other_images = make_model(tmp_path), batch(4), batch(4, seed=6)

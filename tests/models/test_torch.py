@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,14 @@ import pytest
 import torch
 from small import make_model, make_pictures
 
-from bandlens.core.errors import DeviceError, EngineError
+from bandlens.core.errors import EngineError
 from bandlens.core.records import Model, Variant
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.backends.torch import TorchSession, checked_network, exact, in_bfloat16
-from bandlens.engine.device.devices import gpus
-from bandlens.engine.device.nvidia import NoGpu
 from bandlens.export.model_files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
-from bandlens.export.torch.network import OnnxNetwork
 from bandlens.export.torch.operators import OPERATORS
 from bandlens.probes.attacks import PGD_ANY, PGD_LINF, uniform_start
 
@@ -62,39 +58,6 @@ def test_torch_is_refused_where_it_computes_something_else(variant: Variant, mon
         open_session(variant, 4, 1)
 
 
-def test_an_engine_without_gradients_is_not_attacked(model: Model) -> None:
-    with pytest.raises(EngineError, match=r"its engine has no gradients; attack it with torch or torch-cuda"):
-        open_attacker(variant_of(model, "onnxruntime", "fp32"), 4, 1)
-
-
-class Small:
-    """A network on a device with room for the gradient of three images."""
-
-    def __init__(self, network: OnnxNetwork) -> None:
-        self.network = network
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
-        logits: torch.Tensor = self.network(images)
-        return logits
-
-
-def test_out_of_memory_ends_with_a_line(model: Model, variant: Variant) -> None:
-    [attack] = PGD_LINF.conditions({"steps": 1})
-    pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
-    start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
-    with TorchSession(variant, 8, 1, checked_network) as session:
-        session.network = Small(OnnxNetwork(model.path.read_bytes()))
-        for labels in (None, np.zeros(8, np.int32)):
-            with pytest.raises(DeviceError) as caught:
-                session.attacked(attack, pixels, labels, start)
-            assert str(caught.value) == (
-                "one (torch fp32): out of memory on the GPU: CUDA out of memory. Tried to allocate 2 GiB.; try a "
-                "smaller batch"
-            )
-
-
 def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
     labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
@@ -125,20 +88,6 @@ def test_gradients_in_bf16_are_followed_and_fp32_judges(variant: Variant) -> Non
             expected = attack(session.network, images, classes, here, Budget(0.1, 0.02, 3), searched=searched)
             np.testing.assert_allclose(logits, expected.logits.numpy(), rtol=0, atol=1e-5)
             np.testing.assert_allclose(logits, session.network(expected.images).detach().numpy(), rtol=0, atol=1e-5)
-
-
-def test_says_what_it_runs_on(variant: Variant) -> None:
-    with open_session(variant, 8, 2) as session:
-        info = session.info
-    assert (info.batch, info.threads) == (8, 2)
-    assert info.device
-    assert json.loads(info.versions)["torch"] == torch.__version__
-
-
-@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
-def test_a_gpu_is_not_replaced_by_the_cpu(model: Model) -> None:
-    with pytest.raises(EngineError, match="GPU"):
-        open_session(attack_variant(model, "tensorrt"), 8, 2)
 
 
 def settings() -> Any:

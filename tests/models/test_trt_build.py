@@ -104,16 +104,6 @@ def test_a_process_has_one_logger_and_each_reader_its_own_lines(rtx: ModuleType)
     assert trt_logger(rtx).readers == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_networks_take_images_and_give_logits(precision: str, rtx: ModuleType, graphs: dict[str, bytes]) -> None:
-    network = Read(rtx, graphs[precision]).network
-    assert (network.num_inputs, network.num_outputs) == (1, 1)
-    images, logits = network.get_input(0), network.get_output(0)
-    assert (images.name, tuple(images.shape), images.dtype) == ("images", (BATCH, 3, 64, 64), rtx.DataType.FLOAT)
-    assert (logits.name, tuple(logits.shape), logits.dtype) == ("logits", (BATCH, 1000), rtx.DataType.FLOAT)
-    assert network.get_flag(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-
-
 def test_the_graph_decides_on_the_types_of_convolutions(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
     kinds = {}
     for precision in ("fp32", "fp16", "bf16"):
@@ -212,7 +202,3 @@ def test_what_cannot_be_read_is_refused(rtx: ModuleType, graphs: dict[str, bytes
     for content in (graphs["fp16"][:-1000], b"garbage"):
         with pytest.raises(ExportError, match=r"cannot read the ONNX file: .*Failed to parse.*export it again"):
             build_trt_plan(rtx, content, 2)
-
-
-def test_batches(rtx: ModuleType) -> None:
-    assert tuple(Read(rtx, small_graph(*MEAN), 7).network.get_output(0).shape) == (7, 3)

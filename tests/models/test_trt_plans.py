@@ -131,9 +131,3 @@ def test_the_log_of_a_failure_is_kept(rtx: ModuleType, model: Model, target: Tar
     log = Path(str(caught.value).rpartition(" ")[2])
     assert "ERROR" in log.read_text()
     assert not list(log.parent.glob("*.plan"))
-
-
-def test_a_folder_that_cannot_be_written_is_named(rtx: ModuleType, model: Model, target: Target) -> None:
-    (model.path.parent / "plans").write_text("in the way")
-    with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
-        ensure_trt_plan(rtx, load_onnx_file(model, "fp32"), target)

@@ -138,12 +138,6 @@ def test_hovering_shows_the_models_name(scatter: Any) -> None:
     assert category in tooltip[0].text
 
 
-def test_buttons_are_the_only_legend(page: Any) -> None:
-    legends = "return document.querySelectorAll(arguments[0] + ' .role-legend').length"
-    assert page.execute_script("return document.querySelectorAll('figure:has(.controls button)').length") > 5
-    assert page.execute_script(legends, "figure:has(.controls button)") == 0
-
-
 def test_picking_a_category_fades_the_others_in_every_panel(scatter: Any) -> None:
     from selenium.webdriver.common.by import By
 

@@ -21,22 +21,6 @@ from faults import Bench, bench
 from made_up_results import python
 from waiting import LIMIT_SECONDS
 
-WRITE = """
-import os, sys
-def sync(path):
-    number = os.open(path, os.O_RDONLY)
-    os.fsync(number)
-    os.close(number)
-root = sys.argv[1]
-with open(f"{root}/a", "wb") as file:
-    file.write(b"1" * 5000)
-sync(f"{root}/a")
-os.rename(f"{root}/a", f"{root}/b")
-with open(f"{root}/c", "wb") as file:
-    file.write(b"2" * 5000)
-"""
-
-
 MERGE = """
 import sys
 from pathlib import Path
@@ -60,31 +44,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
-
-
-def write(root: Path, library: Path, **variables: object) -> subprocess.CompletedProcess[str]:
-    environment = preloaded(library, root, **variables)
-    return subprocess.run(python(WRITE, root), env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-
-
-def test_what_was_synced_survives_a_loss_of_power_and_all_else_may_be_lost(library: Path, root: Path) -> None:
-    assert write(root, library, LOG=root.with_name("log")).returncode == 0
-    changes = read_log(root.with_name("log"))
-    assert lose_power(changes, Random(0), survival=1) == {"/b": b"1" * 5000, "/c": b"2" * 5000}
-    assert lose_power(changes, Random(0), survival=0) == {"/a": b"1" * 5000}
-    unsynced = [change for change in changes if change.kind != "S"]
-    assert lose_power(unsynced, Random(0), survival=0) == {}
-    ends = {tuple(sorted(lose_power(changes, Random(seed), survival=0.5))) for seed in range(50)}
-    assert ends == {("/a",), ("/b",), ("/b", "/c")}, "names change in order"
-
-
-def test_a_change_is_refused_or_the_process_is_killed_there(library: Path, root: Path) -> None:
-    failed = write(root, library, AT=3, ERRNO=28)
-    assert (failed.returncode, "No space left on device" in failed.stderr) == (1, True)
-    assert [file.name for file in root.iterdir()] == ["a"]
-    (root / "a").unlink()
-    assert write(root, library, AT=1, ERRNO=0).returncode == -9
-    assert (root / "a").read_bytes() == b""
 
 
 @pytest.fixture(scope="module")

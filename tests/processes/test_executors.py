@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from waiting import LIMIT_SECONDS, wait_until
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.study_run import run_study
-from bandlens.app.study.workers import Workers
 from bandlens.engine import schedule
 from bandlens.engine.processes import device_workers
 from bandlens.engine.schedule import Computer
@@ -44,7 +42,6 @@ blur = {file = "blur.py", uses = ["scale.txt"], strength = 0.5}
 pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8
-KINDS = {"ray": Workers(), "devices": Workers(("cpu", "cpu"))}
 RAY, DEVICES = ("--executor", "ray"), ("--devices", "cpu,cpu")
 BOTH = pytest.mark.parametrize("options", [RAY, DEVICES], ids=["ray", "devices"])
 
@@ -94,16 +91,6 @@ def assert_same(database: Path, direct: Path) -> None:
     assert ask(database, accuracy) == ask(direct, accuracy)
 
 
-@pytest.mark.parametrize(("kind", "range_seconds"), [("ray", 0.0), ("devices", 60.0)])
-def test_workers_give_the_rows_of_a_local_run(
-    work: Work, direct: Path, ray: None, tmp_path: Path, kind: str, range_seconds: float
-) -> None:
-    database = tmp_path / "results.duckdb"
-    summary = run_study(work, database, range_seconds, workers=KINDS[kind])
-    assert (summary.cells, summary.ran, summary.predictions) == (CELLS, CELLS, CELLS * COUNT)
-    assert_same(database, direct)
-
-
 @BOTH
 def test_the_command_line_spreads_a_study(
     command: Command, study: Path, direct: Path, ray: None, tmp_path: Path, options: tuple[str, ...]
@@ -115,23 +102,6 @@ def test_the_command_line_spreads_a_study(
     assert len(ran.out.splitlines()) == 1, "Ray itself says nothing"
     assert_same(database, direct)
     assert "nothing to run" in command("run", study, *options, "--db", database).out
-
-
-def test_jobs_of_an_array_are_merged_into_one_study(
-    command: Command, study: Path, direct: Path, tmp_path: Path
-) -> None:
-    """As docs/guide/cluster.md shows it: a study and a database a job, merged, and then nothing is left to run."""
-    for name in ("one", "two"):
-        alone = study.with_name(f"study-{name}.toml")
-        alone.write_text(study.read_text().replace('checkpoints = ["*"]', f'checkpoints = ["{name}"]').replace(
-            'name = "study"', f'name = "study-{name}"'
-        ))  # fmt: skip
-        assert command("run", alone, "--db", tmp_path / f"{name}.duckdb").code == 0
-    database = tmp_path / "results.duckdb"
-    merged = command("merge", tmp_path / "one.duckdb", tmp_path / "two.duckdb", "--out", database)
-    assert merged.code == 0
-    assert "nothing to run" in command("run", study, "--db", database).out
-    assert_same(database, direct)
 
 
 # Failures
@@ -198,21 +168,6 @@ def test_a_worker_that_is_stopped_or_hangs_is_replaced(
     assert (workplace / how).exists()
     assert command("run", study, "--db", workplace / "direct.duckdb").code == 0
     assert_frame_equal(rows_of(workplace / "results.duckdb"), rows_of(workplace / "direct.duckdb"))
-
-
-@BOTH
-def test_a_study_that_no_worker_can_open_is_not_begun(
-    command: Command, workplace: Path, ray: None, options: tuple[str, ...]
-) -> None:
-    database = workplace / "results.duckdb"
-    study = make_study(workplace)
-    (workplace / "models" / "one.onnx").write_bytes(b"0" * (workplace / "models" / "one.onnx").stat().st_size)
-    answer = command("run", study, *options, "--db", database)
-    assert answer.code == 1
-    where = "on " if options == RAY else ""
-    assert re.match(rf"bandlens: no worker can run the study: {where}.*one\.onnx has sha256 ", answer.err)
-    assert len(answer.err.splitlines()) == 1
-    assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
 
 # The end of a run

@@ -140,44 +140,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 # Cells that fail
 
 
-def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_path: Path) -> None:
-    make_model(tmp_path / "models", "fragile", darkest=0.05)
-    make_model(tmp_path / "models", "robust", seed=1)
-    make_images(tmp_path / "images.set", make_pictures(20))
-    study, database = make_study(tmp_path, probes="lowpass = {cutoff = [0.0, 0.5]}"), tmp_path / "results.duckdb"
-    for _ in range(2):  # the next run tries them again
-        answer = command("run", study, "--db", database)
-        assert answer.code == 1
-        assert answer.err.splitlines()[-1] == (
-            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass below 0 cycles/image: logits "
-            "are not finite at image 0; check the weights and the precision; the others are stored, and the next "
-            "run tries the failed ones again"
-        )
-    ran = command("run", study, "--db", database, "--format", "json")
-    assert ran.code == 1
-    assert json.loads(ran.out)["failed"] == [
-        {
-            "cell": "fragile, images.set, lowpass below 0 cycles/image",
-            "error": "logits are not finite at image 0; check the weights and the precision",
-        }
-    ]
-    assert ask(database, "SELECT checkpoint, cutoff FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL") == [
-        ("fragile", 0.5), ("robust", 0.0), ("robust", 0.5)
-    ]  # fmt: skip
-
-
-def test_a_probe_that_was_mended_completes_the_study(command: Command, workplace: Path) -> None:
-    probe, database = workplace / "mine.py", workplace / "results.duckdb"
-    study = make_study(workplace, probes="mine = {file = 'mine.py', level = [1, 2]}")
-    probe.write_text("def mine(images, level):\n    return images * level\n")
-    answer = command("run", study, "--db", database)
-    assert answer.code == 1
-    assert "1 of 3 cells failed, the first: one, images.set, mine level=2: probe mine returned values in" in answer.err
-    probe.write_text("def mine(images, level):\n    return (images * level).clip(0, 1)\n")
-    assert command("run", study, "--db", database).code == 0
-    assert ask(database, "SELECT count(*) FROM accuracy") == [(3,)]
-
-
 # Runs that die at each step of a commit, alone or on workers
 
 

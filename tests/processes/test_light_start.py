@@ -108,17 +108,3 @@ def test_opening_imports_neither_pillow_nor_torch(tmp_path: Path) -> None:
     assert loaded_by(code, heavy) == set()
     opening = f"import sys; from pathlib import Path; {code}; open_image_set(Path(sys.argv[1]))"
     assert loaded_by(opening, heavy, images.folder) <= {"pyarrow"}
-
-
-def test_torch_is_not_imported_for_it(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def mirror(images):\n    return images[..., ::-1]\n")
-    code = """
-import sys, numpy as np
-from pathlib import Path
-from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
-grid = make_grid({"mirror": {"file": "mine.py"}}, Path(sys.argv[1]))
-batch = Batch(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.uint64), np.arange(2), 0)
-[_] = grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 8, 8), np.float32))
-"""
-    assert loaded_by(code, ("torch", "cupy"), tmp_path) == set()

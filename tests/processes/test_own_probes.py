@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from made_up_results import python
@@ -117,13 +116,3 @@ def test_a_call_that_takes_long_is_named_by_progress_and_an_interruption(workpla
     last_line = log.read_text().splitlines()[-1]
     assert last_line.startswith("bandlens: interrupted while probe slow has been at work for ")
     assert last_line.endswith(" s; what was committed stays, run the same command to go on")
-
-
-def test_output_that_was_closed_before_stays_closed(workplace: Path) -> None:
-    """Its number may then be the database's."""
-    (workplace / "mine.py").write_text("def mine(images):\n    print('said')\n    return images\n")
-    study = make_study(workplace, probes="mine.file = 'mine.py'")
-    command = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(workplace / "results.duckdb")]
-    subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *command], timeout=LIMIT_SECONDS, check=True)
-    stored = ask(workplace / "results.duckdb", "SELECT probe, n FROM accuracy ORDER BY ALL")
-    assert stored == [("clean", 20), ("mine", 20)]

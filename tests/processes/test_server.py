@@ -93,25 +93,6 @@ def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> N
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "/api/picture?set=%FF&index=0",
-        f"/api/picture?set=x&index={10**30}",
-        "/api/picture?set=x&index=%D9%A3",
-        "/api/picture?set=x&index=0&seed=-1",
-        "/api/picture?set=x&index=0&condition=%00",
-        "/api/study?study=%00",
-        "/api/study?study=%ED%A0%80",
-        "/api/filters?study=x",
-        "/api/filters?study=&set=",
-    ],
-)
-def test_a_malformed_address_is_400_and_one_line(served: Served, path: str) -> None:
-    answer = ask(served, path, Cookie=cookie(served))
-    assert (answer.status, list(json.loads(answer.body))) == (400, ["error"])
-
-
-@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--db", "nothing.duckdb"], "bandlens: no results database at nothing.duckdb"),
@@ -246,11 +227,6 @@ def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
     settled(page)
     assert js(page, "document.getElementById('condition').value") != chosen
     assert "condition" in query(page)
-
-
-def test_the_band_is_a_map(page: Any) -> None:
-    choose(page, "probe", "critical_band")
-    assert js(page, "document.querySelectorAll('#curves .mark-rect.role-mark path').length") == 28
 
 
 def test_frequencies_that_enlarged_originals_do_not_have_are_shaded(

@@ -15,12 +15,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxruntime.quantization import quantize_dynamic
 from small import make_model
 
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model
 from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.onnxruntime import EXACT, GPU_ONLY, NO_WAIT
 from bandlens.export.model_files import save_model
 
 SIZE = 32
@@ -135,3 +137,10 @@ def test_a_file_that_scales_integers_by_the_batch_depends_on_no_number_of_thread
     for threads in (1, 2, 8):
         with open_session(variant_of(model, "onnxruntime", "fp32"), 8, threads) as session:
             np.testing.assert_array_equal(session.infer(images), expected)
+
+
+def test_settings_of_a_gpu_have_names_that_onnxruntime_knows() -> None:
+    """It takes any name, and says nothing of one that it does not know."""
+    library = Path(onnxruntime_pybind11_state.__file__).read_bytes()
+    assert {name for name in {*GPU_ONLY, *EXACT, NO_WAIT} if name.encode() + b"\0" not in library} == set()
+    assert b"session.no_such_setting\0" not in library
