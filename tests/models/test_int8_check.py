@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from required import miss
 from small import CLASSES, make_model, make_pictures
 
@@ -55,29 +55,28 @@ PRODUCTS = 27
 
 def largest_sums(folder: Path) -> Model:
     """A model whose int8 graph gives PRODUCTS for white images, or half of it where sums are cut to 16 bits."""
-    constants = {
-        "pixel": np.float32(1 / 255),
-        "from_zero": np.uint8(0),
-        "kernel": np.full((CLASSES, 3, 3, 3), 127, np.int8),
-        "weight": np.full(CLASSES, 1 / 127, np.float32),
-        "zeros": np.zeros(CLASSES, np.int8),
-        "sum": np.float32(PRODUCTS / 255),
-    }
-    nodes = [
-        helper.make_node("QuantizeLinear", ["images", "pixel", "from_zero"], ["pixels"]),
-        helper.make_node("DequantizeLinear", ["pixels", "pixel", "from_zero"], ["activations"]),
-        helper.make_node("DequantizeLinear", ["kernel", "weight", "zeros"], ["weights"], axis=0),
-        helper.make_node("Conv", ["activations", "weights"], ["sums"]),
-        helper.make_node("QuantizeLinear", ["sums", "sum", "from_zero"], ["quantized"]),
-        helper.make_node("DequantizeLinear", ["quantized", "sum", "from_zero"], ["averaged"]),
-        helper.make_node("GlobalAveragePool", ["averaged"], ["average"]),
-        helper.make_node("Flatten", ["average"], ["logits"]),
-    ]
     model = make_model(folder)
-    graph = onnx.load(model.path).graph
-    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "sums", graph.input, graph.output, initializers)
-    content = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    sums (float[batch, 3, 128, 128] images) => (float[batch, {CLASSES}] logits)
+    <float pixel = {{{1 / 255}}}, uint8 from_zero = {{0}}, float sum = {{{PRODUCTS / 255}}}>
+    {{
+        pixels = QuantizeLinear (images, pixel, from_zero)
+        activations = DequantizeLinear (pixels, pixel, from_zero)
+        weights = DequantizeLinear <axis = 0> (kernel, weight, zeros)
+        sums = Conv (activations, weights)
+        quantized = QuantizeLinear (sums, sum, from_zero)
+        averaged = DequantizeLinear (quantized, sum, from_zero)
+        average = GlobalAveragePool (averaged)
+        logits = Flatten (average)
+    }}"""
+    network = onnx.parser.parse_model(text)
+    for name, array in (
+        ("kernel", np.full((CLASSES, 3, 3, 3), 127, np.int8)),
+        ("weight", np.full(CLASSES, 1 / 127, np.float32)),
+        ("zeros", np.zeros(CLASSES, np.int8)),
+    ):
+        network.graph.initializer.append(numpy_helper.from_array(array, name))
+    content = network.SerializeToString()
     save_onnx_file(model, "int8", content, {})
     return model
 

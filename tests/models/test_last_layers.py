@@ -43,18 +43,12 @@ def narrow(network: nn.Module) -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "alexnet": lambda: narrow(tv.alexnet()),
     "squeezenet1_1": tv.squeezenet1_1,
-    "shufflenet_v2_x0_5": tv.shufflenet_v2_x0_5,
-    "mobilenet_v3_small": tv.mobilenet_v3_small,
     "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]),
     "vit of a representation": lambda: tv.VisionTransformer(224, 32, 1, 2, 32, 32, representation_size=16),
     "swin": lambda: tv.SwinTransformer([4, 4], 12, [1, 1], [1, 2], [7, 7]),
-    "maxvit": lambda: tv.MaxVit((224, 224), 8, 7, [8, 16], [1, 1], 4, stochastic_depth_prob=0),
 }
-TIMM = """
-    test_resnet test_vit test_nfnet mobilevitv2_050 deit_tiny_distilled_patch16_224 levit_128s
-    mobilenetv4_conv_small_050 resmlp_12_224
-"""
-NETWORKS |= {f"timm {name}": lambda name=name: timm.create_model(name, num_classes=1000) for name in TIMM.split()}
+TIMM = ("test_vit", "test_nfnet", "mobilevitv2_050", "levit_128s", "mobilenetv4_conv_small_050", "resmlp_12_224")
+NETWORKS |= {f"timm {name}": lambda name=name: timm.create_model(name, num_classes=1000) for name in TIMM}
 
 UNKNOWN = {"timm mobilevitv2_050"}
 """Networks whose features are pooled from a convolution without an activation, as scores of positions are."""
@@ -106,11 +100,6 @@ def does_refuse(content: bytes, width: int) -> bool:
     return False
 
 
-ACTIVATIONS = [
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, nn.Tanh),
-]
-
-
 class Limited(nn.Module):
     """Logits within limits, by a clip or by a hyperbolic tangent."""
 
@@ -130,7 +119,8 @@ class Limited(nn.Module):
 @pytest.mark.parametrize(
     ("last", "refused"),
     [
-        *((activation, True) for activation in ACTIVATIONS),
+        *((activation, True) for activation in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish)),
+        *((activation, True) for activation in (nn.Hardswish, nn.Tanh)),
         (lambda: nn.GELU("tanh"), True),
         (lambda: Limited(smooth=True), False),
         (lambda: Limited(smooth=False), False),

@@ -145,9 +145,12 @@ DARK, LIGHT = ("Less", ["images", "half"], {}), ("Greater", ["images", "third"],
 BOTH = HALF | {"third": 0.3}
 ROWS = {"rows": np.array([[0, 2], [1, -1]])}
 
+OF_IMAGES = ["Erf", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "Neg", "Sigmoid", "Sqrt", "Tanh"]
+OF_IMAGES_AND_HALF = ["Add", "Div", "Greater", "Less", "Mul", "Pow", "Sub"]
 CASES: dict[str, Case] = {
+    **{name: single(name) for name in OF_IMAGES},
+    **{name: single(name, "half", constants=HALF) for name in OF_IMAGES_AND_HALF},
     "Abs": Case([("Sub", ["images", "half"], {}), ("Abs", ["0"], {})], HALF),
-    "Add": single("Add", "half", constants=HALF),
     "Add broadcast": single("Add", "bias", constants={"bias": RANDOM.normal(size=(3, 1, 1))}),
     "And": Case([DARK, LIGHT, ("And", ["0", "1"], {})], BOTH),
     "AveragePool": single("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -164,11 +167,9 @@ CASES: dict[str, Case] = {
     "Conv strides": single("Conv", "w", constants={"w": WEIGHTS}, strides=[2, 1], dilations=[1, 2]),
     "Conv sides": single("Conv", "w", constants={"w": WEIGHTS}, pads=[0, 1, 2, 1], auto_pad="NOTSET"),
     "Conv groups": single("Conv", "w", constants={"w": WEIGHTS[:3, :1]}, group=3),
-    "Div": single("Div", "half", constants=HALF),
     "Div whole numbers": Case([("Shape", ["images"], {}), ("Div", ["0", "by"], {})], {"by": np.array([-4, 2, 4, 4])}),
     "Einsum": single("Einsum", "images", equation="bchw,bdhw->bcd"),
     "Equal": Case([("Shape", ["images"], {}), ("Equal", ["0", "six"], {})], {"six": np.array([6])}),
-    "Erf": single("Erf"),
     "Expand": Case(
         [("ReduceMean", ["images", "axis"], {}), ("Expand", ["0", "sizes"], {})],
         {"axis": np.array([2]), "sizes": np.array([4, 1, 3, 5, 1])},
@@ -185,30 +186,21 @@ CASES: dict[str, Case] = {
         [("Flatten", ["images"], {"axis": 3}), ("Gemm", ["0", "w", "b"], {"alpha": 0.5, "beta": 2.0, "transA": 1})],
         {"w": RANDOM.normal(size=(36, 4)), "b": RANDOM.normal(size=(6, 1))},
     ),
-    "GlobalAveragePool": single("GlobalAveragePool"),
-    "Greater": single("Greater", "half", constants=HALF),
-    "HardSigmoid": single("HardSigmoid"),
     "HardSigmoid sixth": single("HardSigmoid", alpha=1 / 6),
-    "HardSwish": single("HardSwish"),
-    "Identity": single("Identity"),
     "LayerNormalization": single(
         "LayerNormalization", "scale", "bias", constants={n: RANDOM.uniform(0.5, 1.5, 6) for n in ("scale", "bias")}
     ),
     "LeakyRelu": Case([("Sub", ["images", "half"], {}), ("LeakyRelu", ["0"], {"alpha": 0.2})], HALF),
-    "Less": single("Less", "half", constants=HALF),
     "MatMul": single("MatMul", "m", constants={"m": RANDOM.normal(size=(6, 2))}),
     "Max": single("Max", "half", "third", constants=BOTH),
     "MaxPool": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "MaxPool ceil": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "MaxPool sides": single("MaxPool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], dilations=[2, 1]),
     "Min": single("Min", "half", "third", constants=BOTH),
-    "Mul": single("Mul", "half", constants=HALF),
-    "Neg": single("Neg"),
     "Not": Case([DARK, ("Not", ["0"], {})], HALF),
     "Or": Case([DARK, LIGHT, ("Or", ["0", "1"], {})], BOTH),
     "Pad": single("Pad", "pads", "half", constants=HALF | {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 1])}),
     "Pad axes": single("Pad", "pads", "", "axes", constants={"pads": np.array([1, 2]), "axes": np.array([-2])}),
-    "Pow": single("Pow", "half", constants=HALF),
     "Range": Case([("Range", ["first", "end", "by"], {})], {"first": 2, "end": 11, "by": 3}),
     "ReduceL2": single("ReduceL2", "axes", constants={"axes": np.array([1, -1])}),
     "ReduceMax": single("ReduceMax", "axes", constants={"axes": np.array([1])}, keepdims=0),
@@ -236,7 +228,6 @@ CASES: dict[str, Case] = {
         "ScatterND", "where", "new", constants={"where": np.array([[1]]), "new": np.ones((1, 3, 6, 6))}
     ),
     "Shape": single("Shape", start=1, end=-1),
-    "Sigmoid": single("Sigmoid"),
     "Slice": single(
         "Slice", "a", "z", "axes", constants={"a": np.array([1, -3]), "z": np.array([2**63 - 1, -1]), "axes": [1, 3]}
     ),
@@ -246,12 +237,9 @@ CASES: dict[str, Case] = {
     "Softmax": single("Softmax", axis=1),
     "Split": single("Split", "sizes", constants={"sizes": np.array([2, 1])}, axis=1),
     "Split equally": single("Split", axis=3, num_outputs=2),
-    "Sqrt": single("Sqrt"),
     "Squeeze": Case(
         [("ReduceMean", ["images", "axes"], {}), ("Squeeze", ["0", "axes"], {})], {"axes": np.array([1, -1])}
     ),
-    "Sub": single("Sub", "half", constants=HALF),
-    "Tanh": single("Tanh"),
     "Tile": single("Tile", "times", constants={"times": np.array([1, 2, 1, 3])}),
     "Transpose": single("Transpose", perm=[0, 2, 3, 1]),
     "Transpose reversed": single("Transpose"),

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from small import Command, make_images, make_model, make_pictures, pack_folders, tune_by_hand
 
 from bandlens.app import frequency_content
@@ -36,19 +36,14 @@ def wave(down: int, across: int) -> NDArray[np.float64]:
 def linear_model(folder: Path, name: str, field: NDArray[np.float64]) -> Model:
     """Two logits: the inner product of an image with a field, and its negative."""
     matrix = np.stack([field, -field]).reshape(2, 1, -1).repeat(3, axis=1).reshape(2, -1).T * 1e-3
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["images"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "matrix"], ["logits"]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
-        [numpy_helper.from_array(matrix.astype(np.float32), "matrix")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(made)
-    content = made.SerializeToString()
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    linear (float[batch, 3, {SIZE}, {SIZE}] images) => (float[batch, 2] logits) {{
+        flat = Flatten (images)
+        logits = Gemm (flat, matrix)
+    }}"""
+    network = onnx.parser.parse_model(text)
+    network.graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float32), "matrix"))
+    content = network.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
     model = Model(name, "own", "linear", digest, "made up", "none", folder / f"{name}.onnx", digest, SIZE, 2)
     save_model(model, content, {})

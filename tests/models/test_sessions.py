@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small import CLASSES, make_model, make_pictures
 
@@ -143,14 +142,11 @@ def written(folder: Path, content: bytes) -> Model:
 
 def of_one_node(folder: Path, operator: str) -> Model:
     """A model whose one operator is of a domain that nobody knows."""
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 128, 128]) for name in ("images", "logits")
-    ]
-    graph = helper.make_graph(
-        [helper.make_node(operator, ["images"], ["logits"], domain="mine")], "one", ends[:1], ends[1:]
-    )
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
-    return written(folder, helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+    text = f"""<ir_version: 8, opset_import: ["": 17, "mine": 1]>
+    case (float[batch, 3, 128, 128] images) => (float[batch, 3, 128, 128] logits) {{
+        logits = mine.{operator} (images)
+    }}"""
+    return written(folder, onnx.parser.parse_model(text).SerializeToString())
 
 
 def test_a_damaged_file_is_refused(engine: str, tmp_path: Path) -> None:

@@ -95,9 +95,6 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
     assert_frame_equal(rows_of(database), uninterrupted)
 
 
-# Ctrl-C
-
-
 # A full disk
 
 
@@ -135,9 +132,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
-
-
-# Cells that fail
 
 
 # Runs that die at each step of a commit, alone or on workers

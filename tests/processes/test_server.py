@@ -58,16 +58,7 @@ MALFORMED_FIELDS = [
     {"condition": "\0"},
     {"other": 1},
 ]
-MALFORMED_BODIES = [
-    b"",
-    b"null",
-    b"[]",
-    b"1",
-    b"{",
-    b"\xff",
-    b"[" * 100_000,
-    b"[1e999]",
-]
+MALFORMED_BODIES = [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000]
 
 
 @pytest.mark.parametrize("path", ["/api/images", "/api/correlation"])
@@ -92,19 +83,10 @@ def test_a_malformed_request_is_400_and_one_line(served: Served, path: str) -> N
         assert "\n" not in json.loads(answer.body)["error"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--db", "nothing.duckdb"], "bandlens: no results database at nothing.duckdb"),
-        (["--images", "nowhere"], "bandlens: no folder nowhere; name with --images where"),
-        (["--db", "blur.py"], "bandlens: blur.py is not a DuckDB database"),
-    ],
-)
-def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: str) -> None:
-    answer = bandlens("explore", *words, cwd=explored)
-    assert answer.returncode in (1, 2)
-    assert answer.stderr.startswith(message)
-    assert answer.stderr.count("\n") == 1
+def test_a_folder_of_images_that_is_not_there_is_one_line(explored: Path) -> None:
+    answer = bandlens("explore", "--images", "nowhere", cwd=explored)
+    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
+    assert answer.stderr.startswith("bandlens: no folder nowhere; name with --images where")
 
 
 # By doing
@@ -270,8 +252,12 @@ def test_pictures_are_seen_clean_and_perturbed(page: Any) -> None:
 
 
 def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Served) -> None:
+    controls = ("study", "set", "probe", "condition", "bias", "group", "selection", "a")
+    assert query(page) == {name: js(page, f"document.getElementById('{name}').value") for name in controls}
     choose(page, "probe", "highpass")
+    choose(page, "b", "net_3")
     choose(page, "selection", "errors")
+    assert js(page, "document.getElementById('link').href") == page.current_url
     seen = "[...document.querySelectorAll('#wall button')].map((one) => one.dataset.index)"
     address, tiles = page.current_url, js(page, seen)
     assert tiles
@@ -286,6 +272,7 @@ def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Serve
     page.get(address)
     settled(page)
     assert js(page, seen) == tiles
+    assert js(page, "['probe', 'b'].map((name) => document.getElementById(name).value)") == ["highpass", "net_3"]
 
 
 def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: Path) -> None:
@@ -300,21 +287,6 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
         assert "accuracy" not in titles
         choose(driver, "selection", "all")
         assert js(driver, "document.getElementById('total').textContent") == "1 image"
-
-
-def test_the_address_has_everything_that_is_seen(page: Any) -> None:
-    controls = ("study", "set", "probe", "condition", "bias", "group", "selection", "a")
-    values = {name: js(page, f"document.getElementById('{name}').value") for name in controls}
-    assert query(page) == values, "a newer study, or another default, shows the same"
-    choose(page, "probe", "highpass")
-    choose(page, "b", "net_3")
-    link = js(page, "document.getElementById('link').href")
-    assert link == page.current_url
-    page.get("about:blank")
-    page.get(link)
-    settled(page)
-    assert js(page, "['probe', 'b'].map((name) => document.getElementById(name).value)") == ["highpass", "net_3"]
-    assert page.current_url == link
 
 
 def test_charts_are_dark_in_the_dark(page: Any) -> None:

@@ -29,14 +29,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_queried(tmp_path_factory.mktemp("sql"))
 
 
-@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
-@pytest.mark.parametrize("named", [False, True], ids=["by ending", "by option"])
-def test_a_file_is_written_as_asked(command: Command, database: Path, tmp_path: Path, ending: str, named: bool) -> None:
-    out = tmp_path / ("answer" if named else f"answer.{ending}")
-    answer = command("sql", QUERY, "--db", database, "--out", out, *(("--format", ending) if named else ()))
+def test_an_option_decides_on_the_format_of_a_file_whose_name_does_not(
+    command: Command, database: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answer"
+    answer = command("sql", QUERY, "--db", database, "--out", out, "--format", "parquet")
     assert (answer.code, answer.out, answer.err) == (0, "", "")
-    frame = getattr(pl, f"read_{ending}")(out)
-    assert frame.rows() == [("clean", None, 4, 0.75), ("lowpass", 0.5, 4, 0.5)]
+    assert pl.read_parquet(out).rows() == [("clean", None, 4, 0.75), ("lowpass", 0.5, 4, 0.5)]
 
 
 def test_every_table_and_view_can_be_written(command: Command, database: Path, tmp_path: Path) -> None:
@@ -78,11 +77,8 @@ def test_parquet_and_arrow_hold_one_answer(command: Command, database: Path, tmp
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT top2 FROM accuracy", 'column "top2" not found'),
         ("FROM acuracy", "Did you mean"),
-        ("SELECT * FROM accuracy WHERE probe = clean", 'column "clean" not found'),
-        ("SELECT CAST('x' AS INTEGER)", "Could not convert"),
         ("SELECT ?", "parameters"),
         ("FROM clock", "clock does not exist"),
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from made_up_results import cell, image_set, part, python, store_study
-from terminals import on_a_terminal
 
 from bandlens.analysis.database.open import open_store
 
@@ -19,6 +21,22 @@ rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k
          **{f"value{n}": k + n / 7 for n in range(12)}} for k in range(3)]
 (print_lines if "--line" in sys.argv else print_rows)(rows)
 """
+
+
+def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
+    """The lines that a command prints on stdout, which is a terminal of so many columns."""
+    control_end, terminal_end = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
+    with subprocess.Popen(command, stdout=terminal_end, env=environment):
+        os.close(terminal_end)
+        shown = b""
+        try:
+            while piece := os.read(control_end, 1 << 16):
+                shown += piece
+        except OSError:  # the other end is closed
+            pass
+    os.close(control_end)
+    return shown.decode().replace("\r", "").splitlines()
 
 
 def table(*words: str, columns: int = 80) -> list[str]:

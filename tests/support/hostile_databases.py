@@ -22,14 +22,6 @@ HUGE = (
 )
 SECRET = "(SELECT max(content) FROM read_text('/etc/hostname'))"
 LIE = "'nothing to see'"
-SHADOWED = (
-    *("string_agg", "concat_ws", "list", "if", "||", "~~", "not", "count", "sum", "coalesce", "current_database"),
-    *("current_schema", "list_contains", "length", "format", "now", "nextval", "max", "min", "hash", "row_number"),
-)
-"""Names of functions and operators that commands call, and a file may define."""
-LISTINGS = ("tables", "views", "functions", "indexes", "sequences", "triggers", "schemas", "columns", "databases")
-"""duckdb_…(): what tells of a catalogue."""
-
 Trick = Callable[[Path, Random], None]
 TRICKS: dict[str, Trick] = {}
 """Name -> what it does to a sound database."""
@@ -99,14 +91,6 @@ def _(path: Path, random: Random) -> None:
     change(path, lying_listing(path, "accuracy"), view, HIDE_MACROS)
 
 
-@trick("a hidden view that never ends")
-def _(path: Path, random: Random) -> None:
-    view = random.choice(["study_version", "cell_accuracy", "metric", "flip"])
-    change(
-        path, lying_listing(path, view), f"CREATE OR REPLACE VIEW {view} AS SELECT {payload(random)} AS x", HIDE_MACROS
-    )
-
-
 def _shadow(name: str) -> None:
     @trick(f"a macro {name}")
     def _(path: Path, random: Random) -> None:
@@ -131,17 +115,6 @@ for macro_name in ("string_agg", "concat_ws", "list", "if", "||", "current_datab
 _listing("duckdb_views", "endless")
 _listing("duckdb_functions", "huge")
 _listing("duckdb_tables", "no")
-
-
-@trick("macros of many names")
-def _(path: Path, random: Random) -> None:
-    names = random.sample(SHADOWED, 8)
-    listings = random.sample(LISTINGS, 3)
-    change(
-        path,
-        *(overloads(name, LIE) for name in names),
-        *(f"CREATE MACRO duckdb_{name}() AS TABLE SELECT 1 AS x" for name in listings),
-    )
 
 
 @trick("a replaced macro that never ends")

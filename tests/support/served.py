@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,10 +90,3 @@ def post(served: Served, path: str, body: bytes) -> Got:
 
 def cookie(served: Served) -> str:
     return f"bandlens_explorer_{served.port}={served.token}"
-
-
-def listening_addresses(port: int) -> list[str]:
-    """IPv4 addresses of this machine at which something listens on a port."""
-    rows = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    places = [place.split(":") for place, _, state in rows if state == "0A"]
-    return [socket.inet_ntoa(bytes.fromhex(place)[::-1]) for place, number in places if int(number, 16) == port]

@@ -33,7 +33,7 @@ WITHOUT_A_MODULE = {
 
 FORBIDDEN = {"multiprocessing", "os.fork", "os.kill", "ray", "selenium", "signal", "subprocess", "time.sleep"} | {
     *("made_up_results.python", "small.bandlens"),  # commands of a process
-    *("browser", "docker_image", "ray_clusters", "terminals", "waiting"),  # helpers for other folders
+    *("browser", "pty", "ray_clusters", "waiting"),  # helpers for other folders
 }
 """Modules, and names of modules, that tests/unit does without: they start processes, signal to them, or wait."""
 
