@@ -198,14 +198,3 @@ def test_groups_are_the_means_of_their_benchmarks(paper: Paper, answers: dict[st
     assert value is None
     assert note is not None
     assert "incomplete" in note, "the last 336 of 50,000 images are not there"
-
-
-def test_shape_bias_is_the_share_of_shapes_among_decisions(paper: Paper, answers: dict[str, Answers]) -> None:
-    answer = answers["cue-conflict"]
-    shapes, textures = answer.images.labels, answer.images.schemes["texture"].classes
-    conflict = shapes != textures
-    shape, texture = (int((answer.predicted == cue)[conflict].sum()) for cue in (shapes, textures))
-    value, _ = paper.metric("shape_bias")
-    assert value == (pytest.approx(shape / (shape + texture)) if shape + texture else None)
-    accuracy, _ = paper.metric("cue_accuracy")
-    assert accuracy == pytest.approx((shape + texture) / conflict.sum())

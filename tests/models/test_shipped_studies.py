@@ -10,17 +10,11 @@ from functools import cache
 from pathlib import Path
 from shutil import copytree
 
-import numpy as np
-import onnxruntime
 import pytest
 from benchmark_sets import make_benchmark
-from numpy.typing import NDArray
-from scipy import ndimage
 from small import ask
 from small import run_here as run
 
-from bandlens.app.demo import MODEL
-from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 
 CONDITIONS = {
@@ -103,25 +97,3 @@ def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) 
     for (probe,) in result.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
         anchor = "filters" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
         assert f'id="{anchor}-1"' in page
-
-
-def sixteen(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The class, by definition, whose members have the largest mean probability."""
-    shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
-    means = [shares[:, list(members)].mean(axis=1) for members in decision_space("sixteen").members]
-    return np.argmax(means, axis=0)
-
-
-def test_answers_to_a_blur_are_those_to_scipys(finish: Callable[[str], Done]) -> None:
-    result = finish("human-probes")
-    images = result.images
-    grey = (images.pixels.transpose(0, 2, 3, 1) / 255) @ np.array([0.2125, 0.7154, 0.0721])
-    session = onnxruntime.InferenceSession(result.folder / "models" / f"{MODEL}.onnx")
-    for sigma in (0, 1, 3, 5, 7, 10, 15, 40):
-        blurred = np.stack([ndimage.gaussian_filter(image, sigma, mode="constant", cval=0.4423) for image in grey])
-        shown = np.repeat(blurred[:, None], 3, axis=1).astype(np.float32)
-        rows = result.ask(
-            "SELECT predicted FROM prediction JOIN study_detail USING (cell) WHERE probe = 'gaussian_lowpass' "
-            f"AND (parameters ->> 'sigma')::DOUBLE = {sigma} ORDER BY image_index"
-        )
-        assert [predicted for (predicted,) in rows] == sixteen(session.run(None, {"images": shown})[0]).tolist()

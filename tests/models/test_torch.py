@@ -13,7 +13,7 @@ from small import make_model, make_pictures
 
 from bandlens.core.errors import EngineError
 from bandlens.core.records import Model, Variant
-from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
+from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.backends.torch import TorchSession, checked_network, exact, in_bfloat16
 from bandlens.export.model_files import load_onnx_file
@@ -138,10 +138,3 @@ def test_a_session_that_cannot_be_opened_leaves_no_settings(tmp_path: Path) -> N
     with pytest.raises(Exception, match="has sha256"):
         open_session(variant_of(model, "torch", "fp32"), 8, before[0] + 1)
     assert settings() == before
-
-
-def test_a_step_takes_time(variant: Variant) -> None:
-    with open_attacker(variant, 8, 1) as session:
-        assert isinstance(session, Attacker)
-        assert 0 < session.step_seconds() < 10
-        assert 0 < session.step_seconds("bf16") < 10

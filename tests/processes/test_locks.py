@@ -44,18 +44,15 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP], ids=errno.errorcode.get)
-def test_image_sets_say_that_their_file_system_has_no_locks(
-    library: Path, photos: Path, tmp_path: Path, number: int
-) -> None:
-    environment = os.environ | {"LD_PRELOAD": str(library), "FLOCK_ERRNO": str(number)}
+def test_image_sets_say_that_their_file_system_has_no_locks(library: Path, photos: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"LD_PRELOAD": str(library), "FLOCK_ERRNO": str(errno.ENOTSUP)}
     packed = tmp_path / "photos.set"
     assert bandlens("images", "pack", photos, "--out", packed, "--size", "32").returncode == 0
     shutil.copyfile(photos / "0.png", photos / "2.png")
     for words in (("pack", photos, "--out", tmp_path / "new.set", "--size", "32"), ("add", packed, photos)):
         answer = bandlens("-q", "images", *words, env=environment)
         assert (answer.returncode, answer.stderr.count("\n")) == (1, 1), answer.stderr
-        assert f"cannot be written ({os.strerror(number)}); make room or choose another folder" in answer.stderr
+        assert f"cannot be written ({os.strerror(errno.ENOTSUP)}); make room or choose another folder" in answer.stderr
     assert bandlens("images", "check", packed).returncode == 0
 
 

@@ -38,19 +38,6 @@ def test_an_option_decides_on_the_format_of_a_file_whose_name_does_not(
     assert pl.read_parquet(out).rows() == [("clean", None, 4, 0.75), ("lowpass", 0.5, 4, 0.5)]
 
 
-def test_every_table_and_view_can_be_written(command: Command, database: Path, tmp_path: Path) -> None:
-    tables = command("sql", "SHOW TABLES", "--db", database, "--format", "csv").out.split()[1:]
-    assert {"accuracy", "prediction", "meta", "study"} <= set(tables)
-    every = command("sql", "; ".join(f"FROM {table}" for table in tables), "--db", database, "--format", "json")
-    assert (every.code, every.err) == (0, "")
-    with open_store(database, read_only=True) as store:
-        for table in tables:
-            out = tmp_path / f"{table}.parquet"
-            with store.reader(f"FROM {table}") as reader, out.open("wb") as sink:
-                write_answer(reader, "parquet", sink)
-            assert pl.read_parquet_schema(out), table
-
-
 def test_python_variables_are_no_tables(command: Command, database: Path) -> None:
     for name in ("frame", "rows", "sql", "files"):
         assert "does not exist" in refusal(command("sql", f"FROM {name}", "--db", database))
@@ -85,13 +72,6 @@ def test_parquet_and_arrow_hold_one_answer(command: Command, database: Path, tmp
 )
 def test_a_wrong_query_is_one_line(command: Command, database: Path, query: str, message: str) -> None:
     assert message.lower() in refusal(command("sql", query, "--db", database)).lower()
-
-
-def test_csv_holds_no_lists(command: Command, database: Path) -> None:
-    query = "SELECT list(n) AS all_of_them FROM accuracy"
-    assert "cannot be written as csv" in refusal(command("sql", query, "--db", database, "--format", "csv"), 2)
-    answer = command("sql", query, "--db", database, "--format", "json")
-    assert json.loads(answer.out) == [{"all_of_them": [4, 4]}]
 
 
 NESTED_ENUMS = ("[small_enum]", "{'a': small_enum}", "map {1: small_enum}", "union_value(e := small_enum)")

@@ -6,7 +6,6 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,6 @@ def test_a_study_has_the_same_values_by_processes(tmp_path: Path, monkeypatch: p
             frames.append(compute_measures(store, "*", amounts.append))
             assert sum(amounts) == pytest.approx(3)
     assert frames[0].equals(frames[1])
-
-
-def test_what_a_process_raises_is_raised_here(compute: Callable[[Outcomes], Any]) -> None:
-    future = compute(replace(right_outcomes(right_of(0)), cells={}))
-    with pytest.raises(ValueError, match="zip"):
-        future.result()
 
 
 def _compute_after_a_kill() -> None:
